@@ -1,0 +1,3 @@
+//! EL1 test kernels.
+#![no_std]
+#![no_main]

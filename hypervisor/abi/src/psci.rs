@@ -1,0 +1,63 @@
+//! Power State Coordination Interface (DEN0022): function identifiers, status codes, states.
+
+/// `PSCI_VERSION`.
+pub const VERSION: u32 = 0x8400_0000;
+/// `CPU_SUSPEND`, SMC32 and SMC64.
+pub const CPU_SUSPEND: [u32; 2] = [0x8400_0001, 0xC400_0001];
+/// `CPU_OFF`.
+pub const CPU_OFF: u32 = 0x8400_0002;
+/// `CPU_ON`, SMC32 and SMC64.
+pub const CPU_ON: [u32; 2] = [0x8400_0003, 0xC400_0003];
+/// `AFFINITY_INFO`, SMC32 and SMC64.
+pub const AFFINITY_INFO: [u32; 2] = [0x8400_0004, 0xC400_0004];
+/// `MIGRATE_INFO_TYPE`.
+pub const MIGRATE_INFO_TYPE: u32 = 0x8400_0006;
+/// `SYSTEM_OFF`.
+pub const SYSTEM_OFF: u32 = 0x8400_0008;
+/// `SYSTEM_RESET`.
+pub const SYSTEM_RESET: u32 = 0x8400_0009;
+/// `PSCI_FEATURES`.
+pub const FEATURES: u32 = 0x8400_000A;
+/// `SYSTEM_RESET2`, SMC32 and SMC64.
+pub const SYSTEM_RESET2: [u32; 2] = [0x8400_0012, 0xC400_0012];
+
+/// The version this hypervisor implements, as `PSCI_VERSION` returns it: 1.1.
+pub const VERSION_1_1: u32 = 0x0001_0001;
+
+/// Status codes (DEN0022 5.2.2). Every call returns one, or a non-negative value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Status {
+    /// The call succeeded.
+    Success = 0,
+    /// The function is not implemented.
+    NotSupported = -1,
+    /// A parameter is invalid.
+    InvalidParameters = -2,
+    /// The call is not allowed in this state.
+    Denied = -3,
+    /// The target of CPU_ON is already on.
+    AlreadyOn = -4,
+    /// A CPU_ON for this target is already in progress.
+    OnPending = -5,
+    /// The implementation failed.
+    InternalFailure = -6,
+    /// The target does not exist on this machine.
+    NotPresent = -7,
+    /// The target is disabled.
+    Disabled = -8,
+    /// The entry point is not in the caller's memory, or not aligned.
+    InvalidAddress = -9,
+}
+
+/// What AFFINITY_INFO returns (DEN0022 5.1.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum AffinityState {
+    /// At least one core in the affinity instance is on.
+    On = 0,
+    /// All cores are off.
+    Off = 1,
+    /// A CPU_ON is in progress.
+    OnPending = 2,
+}

@@ -1,0 +1,4 @@
+//! The project's one command.
+#![forbid(unsafe_code)]
+
+fn main() {}
