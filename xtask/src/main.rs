@@ -1,4 +1,45 @@
-//! The project's one command.
+//! The project's one command: builds the hypervisor and its guests, runs them, tests them.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod console;
+mod ending;
+mod guest;
+mod qemu;
+mod run;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Builds, runs and tests the hypervisor.
+///
+/// What is built lands in target/xtask; what is downloaded or built once, in the cache that
+/// `cargo xtask doctor` names.
+#[derive(Parser)]
+#[command(name = "cargo xtask", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(run::Run),
+}
+
+fn main() -> ExitCode {
+    if !(cfg!(target_os = "linux")
+        && (cfg!(target_arch = "x86_64") || cfg!(target_arch = "aarch64")))
+    {
+        eprintln!("error: xtask runs on Linux on x86_64 or aarch64, and on nothing else yet");
+        return ExitCode::FAILURE;
+    }
+    let result = match Cli::parse().command {
+        Command::Run(run) => run.execute(),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

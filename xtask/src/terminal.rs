@@ -1,0 +1,130 @@
+//! The user's terminal, handed to the guest.
+
+use std::io::{self, IsTerminal, Read, Write};
+use std::process::ChildStdin;
+
+use anyhow::{Context, Result};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+
+use crate::qemu::Leave;
+
+/// A terminal in raw mode, put back when dropped; nothing at all if standard input is no terminal.
+pub struct Terminal {
+    before: Option<Termios>,
+}
+
+impl Terminal {
+    /// Puts the terminal into raw mode, if standard input is one.
+    pub fn take() -> Result<Self> {
+        let stdin = io::stdin();
+        if !stdin.is_terminal() {
+            return Ok(Self { before: None });
+        }
+        let before = tcgetattr(&stdin).context("cannot read the terminal's settings")?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(&stdin, OptionalActions::Now, &raw).context("cannot set the terminal")?;
+        Ok(Self {
+            before: Some(before),
+        })
+    }
+
+    /// Whether there is a terminal, which then needs CR LF at line ends.
+    pub fn is_raw(&self) -> bool {
+        self.before.is_some()
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            // Nothing is left to try if the terminal has gone away.
+            let _ = tcsetattr(io::stdin(), OptionalActions::Drain, before);
+        }
+    }
+}
+
+/// Copies standard input to the guest until it ends; with `keys`, Ctrl-A X leaves the session.
+pub fn forward(guest: ChildStdin, keys: bool, session: Leave) {
+    std::thread::spawn(move || {
+        if copy(io::stdin().lock(), guest, keys) {
+            session.leave();
+        }
+    });
+}
+
+/// Copies until the end of input; true if the user asked to leave.
+fn copy(mut input: impl Read, mut guest: impl Write, keys: bool) -> bool {
+    let mut escape = Escape::default();
+    let mut buffer = [0; 256];
+    while let Ok(count @ 1..) = input.read(&mut buffer) {
+        let bytes = &buffer[..count];
+        let (bytes, leave) = if keys {
+            escape.filter(bytes)
+        } else {
+            (bytes.to_vec(), false)
+        };
+        if guest
+            .write_all(&bytes)
+            .and_then(|()| guest.flush())
+            .is_err()
+        {
+            break;
+        }
+        if leave {
+            return true;
+        }
+    }
+    false
+}
+
+/// Ctrl-A X leaves, Ctrl-A Ctrl-A is one Ctrl-A for the guest.
+#[derive(Default)]
+struct Escape {
+    armed: bool,
+}
+
+const CTRL_A: u8 = 1;
+
+impl Escape {
+    /// What of `bytes` is for the guest, and whether the user asked to leave.
+    fn filter(&mut self, bytes: &[u8]) -> (Vec<u8>, bool) {
+        let mut guest = Vec::with_capacity(bytes.len());
+        for &byte in bytes {
+            match (std::mem::take(&mut self.armed), byte) {
+                (true, b'x' | b'X') => return (guest, true),
+                (true, CTRL_A) => guest.push(CTRL_A),
+                (true, byte) => guest.extend([CTRL_A, byte]),
+                (false, CTRL_A) => self.armed = true,
+                (false, byte) => guest.push(byte),
+            }
+        }
+        (guest, false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ctrl_a_x_leaves_and_ctrl_a_twice_is_one() {
+        let mut guest = Vec::new();
+        assert!(copy(&b"ls\x01\x01\x01b\x01xlost"[..], &mut guest, true));
+        assert_eq!(guest, b"ls\x01\x01b");
+    }
+
+    #[test]
+    fn the_two_keys_may_arrive_apart() {
+        let mut escape = Escape::default();
+        assert_eq!(escape.filter(b"a\x01"), (b"a".to_vec(), false));
+        assert_eq!(escape.filter(b"x"), (b"".to_vec(), true));
+    }
+
+    #[test]
+    fn a_pipe_passes_every_byte() {
+        let mut guest = Vec::new();
+        assert!(!copy(&b"\x01x\x00\xff"[..], &mut guest, false));
+        assert_eq!(guest, b"\x01x\x00\xff");
+    }
+}
