@@ -6,6 +6,7 @@
 
 extern crate alloc;
 
+pub mod entry;
 pub mod id;
 pub mod regs;
 pub mod time;
