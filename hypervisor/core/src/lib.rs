@@ -8,5 +8,7 @@ extern crate alloc;
 
 pub mod entry;
 pub mod id;
+pub mod psci;
 pub mod regs;
+pub mod siblings;
 pub mod time;
