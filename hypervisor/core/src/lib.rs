@@ -10,5 +10,6 @@ pub mod entry;
 pub mod id;
 pub mod psci;
 pub mod regs;
+pub mod sdei;
 pub mod siblings;
 pub mod time;

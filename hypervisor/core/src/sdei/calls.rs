@@ -1,0 +1,294 @@
+//! The calls of DEN0054 5.1, one function each, in the order of their identifiers.
+//!
+//! Numbers of events and selectors are 32 bits wide: the upper half of their register is ignored. A call
+//! that fails changes nothing, but for PRIVATE_RESET and UNREGISTER, which say so.
+
+use hv_abi::sdei::{Call, Status, feature, info, register_flags};
+
+use super::handler::{Entry, Handler, Registration};
+use super::{Event, Index, Pe, Priority};
+use crate::id::{IntId, Mpidr, VcpuId};
+use crate::regs::{El1, GuestRegs};
+use crate::siblings::Siblings;
+
+/// What a call wants done outside its vCPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Effect {
+    /// Nothing.
+    None,
+    /// Post a signal to this sibling's mailbox and make it leave its guest. Never the caller itself.
+    Signal(VcpuId),
+}
+
+impl Pe {
+    /// Performs a call that arrived by SMC or HVC with immediate 0. `regs.pc` is past the instruction. The
+    /// answer is in x0 afterwards; a successful COMPLETE or COMPLETE_AND_RESUME replaces the context instead.
+    ///
+    /// What the call makes due is dispatched before the next instruction: ask [`Pe::is_dispatchable`].
+    pub fn call(
+        &mut self,
+        call: Call,
+        regs: &mut GuestRegs,
+        el1: &mut impl El1,
+        siblings: &(impl Siblings + ?Sized),
+    ) -> Effect {
+        let [_, x1, x2, x3, x4, ..] = regs.x;
+        let mut effect = Effect::None;
+        let answer = match call {
+            _ if self.version.is_none() => Err(Status::NotSupported),
+            Call::Version => self.version(),
+            Call::EventRegister => self.event_register(x1, x2, x3, x4),
+            Call::EventEnable => self.change(x1, Handler::enable),
+            Call::EventDisable => self.change(x1, Handler::disable),
+            Call::EventContext => self.event_context(x1),
+            Call::EventComplete => match self.complete(regs) {
+                Ok(()) => return effect,
+                Err(status) => Err(status),
+            },
+            Call::EventCompleteAndResume => match self.event_complete_and_resume(regs, el1, x1) {
+                Ok(()) => return effect,
+                Err(status) => Err(status),
+            },
+            Call::EventUnregister => self.event_unregister(x1),
+            Call::EventStatus => self.event_status(x1),
+            Call::EventGetInfo => self.event_get_info(x1, x2),
+            // All events are private, and those have no routing.
+            Call::EventRoutingSet => Err(Status::InvalidParameters),
+            Call::PeMask => self.pe_mask(),
+            Call::PeUnmask => self.pe_unmask(),
+            Call::InterruptBind => Err(interrupt_bind(x1)),
+            // There is no bound event to release.
+            Call::InterruptRelease => Err(Status::InvalidParameters),
+            Call::EventSignal => match self.event_signal(x1, x2, siblings) {
+                Ok(wanted) => {
+                    effect = wanted;
+                    Ok(0)
+                }
+                Err(status) => Err(status),
+            },
+            Call::Features => self.features(x1),
+            Call::PrivateReset => self.private_reset(),
+            // There are no shared events and no bindings, so all of them are reset.
+            Call::SharedReset => Ok(0),
+        };
+        let [x0, ..] = &mut regs.x;
+        *x0 = answer.unwrap_or_else(word);
+        effect
+    }
+
+    fn version(&self) -> Result<u64, Status> {
+        let version = self.version.ok_or(Status::NotSupported)?;
+        Ok(version.bits())
+    }
+
+    /// Routing mode and affinity concern shared events only and are ignored (A5).
+    fn event_register(
+        &mut self,
+        event: u64,
+        address: u64,
+        argument: u64,
+        flags: u64,
+    ) -> Result<u64, Status> {
+        let entry = self.entry(address, flags)?;
+        let event = self.named(event)?;
+        event.handler.register(Registration { entry, argument })?;
+        // Whatever fired before there was a handler is none of its business (A13).
+        event.is_pending = false;
+        Ok(0)
+    }
+
+    /// A pending event that is enabled is dispatched from this very call.
+    fn change(
+        &mut self,
+        event: u64,
+        change: fn(&mut Handler) -> Result<(), Status>,
+    ) -> Result<u64, Status> {
+        change(&mut self.named(event)?.handler)?;
+        self.settle();
+        Ok(0)
+    }
+
+    fn event_context(&self, register: u64) -> Result<u64, Status> {
+        // No frame holds more than x0 to x17, so a wrong selector is one whoever runs.
+        let register = selector(register) as usize;
+        if register >= super::dispatch::SAVED {
+            return Err(Status::InvalidParameters);
+        }
+        let level = self.innermost().ok_or(Status::Denied)?;
+        let value = level.frame().x.get(register);
+        value.copied().ok_or(Status::InvalidParameters)
+    }
+
+    /// "No handler runs" is found before a wrong address is (A3).
+    fn event_complete_and_resume(
+        &mut self,
+        regs: &mut GuestRegs,
+        el1: &mut impl El1,
+        address: u64,
+    ) -> Result<(), Status> {
+        if self.innermost().is_none() {
+            return Err(Status::Denied);
+        }
+        if !is_code_address(address) {
+            return Err(Status::InvalidParameters);
+        }
+        self.complete_and_resume(regs, el1, address)
+    }
+
+    /// PENDING is no failure: the event is unregistered all the same.
+    fn event_unregister(&mut self, event: u64) -> Result<u64, Status> {
+        let event = self.named(event)?;
+        let result = event.handler.unregister();
+        if !event.handler.is_registered() {
+            event.is_pending = false;
+        }
+        self.settle();
+        result.map(|()| 0)
+    }
+
+    fn event_status(&mut self, event: u64) -> Result<u64, Status> {
+        Ok(self.named(event)?.handler.status())
+    }
+
+    fn event_get_info(&mut self, event: u64, info: u64) -> Result<u64, Status> {
+        let definition = self.named(event)?.definition;
+        match selector(info) {
+            info::EV_TYPE => Ok(0),
+            // The call asks whether the event can NOT be signalled (A2).
+            info::EV_SIGNALED => Ok(u64::from(
+                definition.number != hv_abi::sdei::EVENT_SIGNALLED,
+            )),
+            info::EV_PRIORITY => Ok(match definition.priority {
+                Priority::Normal => 0,
+                Priority::Critical => 1,
+            }),
+            // Routing of a private event included.
+            _ => Err(Status::InvalidParameters),
+        }
+    }
+
+    /// 1 if this call masked the PE, 0 if it was masked before (A12).
+    fn pe_mask(&mut self) -> Result<u64, Status> {
+        let was_masked = core::mem::replace(&mut self.is_masked, true);
+        self.settle();
+        Ok(u64::from(!was_masked))
+    }
+
+    fn pe_unmask(&mut self) -> Result<u64, Status> {
+        self.is_masked = false;
+        self.settle();
+        Ok(0)
+    }
+
+    /// The state of the target's event is the target's own affair: whatever it is, the signal is accepted (A1).
+    fn event_signal(
+        &mut self,
+        event: u64,
+        target: u64,
+        siblings: &(impl Siblings + ?Sized),
+    ) -> Result<Effect, Status> {
+        if selector(event) != hv_abi::sdei::EVENT_SIGNALLED {
+            return Err(Status::InvalidParameters);
+        }
+        let mpidr = target_affinity(target).ok_or(Status::InvalidParameters)?;
+        let target = siblings.resolve(mpidr).ok_or(Status::InvalidParameters)?;
+        if target == self.me {
+            self.post_signal();
+            return Ok(Effect::None);
+        }
+        Ok(Effect::Signal(target))
+    }
+
+    fn features(&self, feature: u64) -> Result<u64, Status> {
+        match selector(feature) {
+            feature::BIND_SLOTS => Ok(0),
+            feature::RELATIVE_MODE if self.has_relative_mode() => Ok(1),
+            _ => Err(Status::InvalidParameters),
+        }
+    }
+
+    /// Unregisters all private events. Those that run stay until they complete, and the call says DENIED (A9).
+    fn private_reset(&mut self) -> Result<u64, Status> {
+        let mut result = Ok(0);
+        for event in &mut self.events {
+            // Denied is one that was not registered, and that is what is wanted.
+            let _ = event.handler.unregister();
+            event.is_pending = false;
+            if event.handler.is_running() {
+                result = Err(Status::Denied);
+            }
+        }
+        self.settle();
+        result
+    }
+
+    fn entry(&self, address: u64, flags: u64) -> Result<Entry, Status> {
+        let is_relative = flags & register_flags::RELATIVE != 0;
+        let is_known = flags & !(register_flags::RM_PE | register_flags::RELATIVE) == 0;
+        if !is_known || is_relative && !self.has_relative_mode() {
+            return Err(Status::InvalidParameters);
+        }
+        if is_relative && address.is_multiple_of(INSTRUCTION) {
+            Ok(Entry::FromVbar(address))
+        } else if !is_relative && is_code_address(address) {
+            Ok(Entry::Absolute(address))
+        } else {
+            Err(Status::InvalidParameters)
+        }
+    }
+
+    /// Relative mode came with v1.1.
+    fn has_relative_mode(&self) -> bool {
+        self.version.is_some_and(|version| version.minor >= 1)
+    }
+
+    fn named(&mut self, event: u64) -> Result<&mut Event, Status> {
+        let index = self.find(selector(event));
+        index
+            .and_then(|index: Index| self.event_mut(index))
+            .ok_or(Status::InvalidParameters)
+    }
+}
+
+/// Bytes of an A64 instruction.
+const INSTRUCTION: u64 = 4;
+
+/// The Secure EL1 physical timer's interrupt (Arm BSA, PPI assignments), never a Non-secure guest's.
+const SECURE_TIMER: IntId = IntId(29);
+
+/// There are no slots, so what could be bound finds none left, and all else is wrong anyway.
+fn interrupt_bind(intid: u64) -> Status {
+    let intid = IntId(selector(intid));
+    let is_ppi = intid.is_private() && !intid.is_sgi() && intid != SECURE_TIMER;
+    if is_ppi || intid.is_spi() {
+        Status::OutOfResource
+    } else {
+        Status::InvalidParameters
+    }
+}
+
+/// The 32 bits that name an event, an interrupt or a selector (A15). Negative numbers name nothing.
+fn selector(argument: u64) -> u32 {
+    argument as u32
+}
+
+/// Whether an address can be executed from at EL1 under some translation regime: not null, aligned, and in
+/// the lower or the upper range of a 52-bit virtual address space. Whether it is mapped shows when it is
+/// fetched from.
+fn is_code_address(address: u64) -> bool {
+    address != 0 && address.is_multiple_of(INSTRUCTION) && matches!(address >> 52, 0 | 0xfff)
+}
+
+/// The PE that an affinity argument names. Clients pass MPIDR_EL1 as they read it, so RES1 `[31]`, U `[30]`
+/// and MT `[24]` are ignored; the other bits outside the affinity fields must be 0 (A16).
+fn target_affinity(argument: u64) -> Option<Mpidr> {
+    const IGNORED: u64 = 1 << 31 | 1 << 30 | 1 << 24;
+    let is_clean = argument & !(Mpidr::AFFINITY | IGNORED) == 0;
+    is_clean.then(|| Mpidr::new(argument))
+}
+
+/// A status as x0 holds it.
+fn word(status: Status) -> u64 {
+    status as i64 as u64
+}

@@ -1,0 +1,8 @@
+//! SDEI as a guest meets it. Tests that cover an item of the conformance list carry its number.
+
+mod calls;
+mod completion;
+mod delivery;
+mod nesting;
+mod table;
+mod vcpu;
