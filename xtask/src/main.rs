@@ -1,12 +1,17 @@
 //! The project's one command: builds the hypervisor and its guests, runs them, tests them.
 #![forbid(unsafe_code)]
 
+mod archive;
+mod cache;
 mod console;
 mod ending;
 mod guest;
+mod progress;
 mod qemu;
 mod run;
 mod terminal;
+mod toolchain;
+mod tools;
 
 use std::process::ExitCode;
 
@@ -25,7 +30,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Run(run::Run),
+    /// Says what is there, what was chosen, what is missing and how to get it.
+    Doctor,
+    Run(Box<run::Run>),
 }
 
 fn main() -> ExitCode {
@@ -36,10 +43,28 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let result = match Cli::parse().command {
+        Command::Doctor => doctor(),
         Command::Run(run) => run.execute(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+fn doctor() -> anyhow::Result<ExitCode> {
+    let progress = progress::Progress::new();
+    let cache = cache::Cache::open()?;
+    tools::demand(&cache, &tools::all(), &progress)?;
+    progress.say(&format!(
+        "QEMU is {}",
+        tools::qemu(&cache, &progress)?.display()
+    ));
+    let target = toolchain::Target::prepare(&cache, &progress)?;
+    progress.say(&target.describe());
+    if !target.cargo().arg("--version").status()?.success() {
+        return Ok(ExitCode::FAILURE);
+    }
+    cache.demand_space(4_000_000_000, "the guest kernel")?;
+    Ok(ExitCode::SUCCESS)
 }

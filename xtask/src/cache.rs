@@ -1,0 +1,210 @@
+//! Where everything fetched or built for the guest is kept between runs.
+//!
+//! An entry appears under its final name only when it is complete: it is made
+//! in a neighbouring `.partial` directory and renamed. An interrupted run can
+//! therefore leave work behind, but never a cache that lies.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{FlockOperation, flock};
+use sha2::{Digest, Sha256};
+
+use crate::progress::Progress;
+
+/// The cache directory of this user.
+pub struct Cache {
+    root: PathBuf,
+}
+
+/// Held while one process works on a part of the cache.
+pub struct Lock {
+    _file: fs::File,
+}
+
+impl Cache {
+    /// Opens (and creates) `$HALLIGAN_CACHE`, else `$XDG_CACHE_HOME/halligan`,
+    /// else `~/.cache/halligan`.
+    pub fn open() -> Result<Self> {
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let root = place(
+            variable("HALLIGAN_CACHE").map(PathBuf::from),
+            variable("XDG_CACHE_HOME").map(PathBuf::from),
+            variable("HOME").map(PathBuf::from),
+        )
+        .context("no place for the cache: set HALLIGAN_CACHE to a directory")?;
+        Self::at(&root)
+    }
+
+    /// Opens the cache at `root`, which is created if need be.
+    pub fn at(root: &Path) -> Result<Self> {
+        fs::create_dir_all(root).map_err(|error| unwritable(root, &error))?;
+        let root = root
+            .canonicalize()
+            .with_context(|| format!("cannot open the cache {}", root.display()))?;
+        Ok(Self { root })
+    }
+
+    /// The directory that holds it all.
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// A directory of the cache, created if need be.
+    pub fn dir(&self, name: &str) -> Result<PathBuf> {
+        let path = self.root.join(name);
+        fs::create_dir_all(&path).map_err(|error| unwritable(&path, &error))?;
+        Ok(path)
+    }
+
+    /// The entry `name`: if it is not there, `make` fills an empty directory
+    /// which then becomes the entry, whole or not at all.
+    pub fn entry(&self, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+        let entry = self.root.join(name);
+        if entry.is_dir() {
+            return Ok(entry);
+        }
+        let partial = self.root.join(format!("{name}.partial"));
+        remove(&partial)?;
+        fs::create_dir_all(&partial).map_err(|error| unwritable(&partial, &error))?;
+        make(&partial)?;
+        fs::rename(&partial, &entry).map_err(|error| unwritable(&entry, &error))?;
+        Ok(entry)
+    }
+
+    /// Waits until no other process works on the part `name`.
+    pub fn lock(&self, name: &str, progress: &Progress) -> Result<Lock> {
+        let path = self.dir("locks")?.join(name);
+        let file = fs::File::create(&path).map_err(|error| unwritable(&path, &error))?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            progress.say(&format!("waiting for another xtask that works on: {name}"));
+            flock(&file, FlockOperation::LockExclusive)
+                .with_context(|| format!("cannot lock {}", path.display()))?;
+        }
+        Ok(Lock { _file: file })
+    }
+
+    /// Fails, with the mend, unless `bytes` more can be written to the cache.
+    pub fn demand_space(&self, bytes: u64, purpose: &str) -> Result<()> {
+        let stat = rustix::fs::statvfs(&self.root)
+            .with_context(|| format!("cannot ask for the free space of {}", self.root.display()))?;
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if free < bytes {
+            bail!(
+                "{purpose} needs {} MB, but {} has only {} MB left: make room or set HALLIGAN_CACHE to another disk",
+                bytes / 1_000_000,
+                self.root.display(),
+                free / 1_000_000
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The cache's place, from the three variables that can say it.
+fn place(own: Option<PathBuf>, xdg: Option<PathBuf>, home: Option<PathBuf>) -> Option<PathBuf> {
+    own.or_else(|| xdg.map(|dir| dir.join("halligan")))
+        .or_else(|| home.map(|dir| dir.join(".cache/halligan")))
+}
+
+/// Removes a directory tree that may not be there.
+pub fn remove(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What to tell a user when writing to `path` failed.
+pub fn unwritable(path: &Path, error: &std::io::Error) -> anyhow::Error {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => anyhow::anyhow!(
+            "the disk is full at {}: make room or set HALLIGAN_CACHE to another disk",
+            path.display()
+        ),
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => anyhow::anyhow!(
+            "cannot write {}: set HALLIGAN_CACHE to a directory of yours",
+            path.display()
+        ),
+        _ => anyhow::anyhow!("cannot write {}: {error}", path.display()),
+    }
+}
+
+/// The first 16 hexadecimal digits of the SHA-256 of `parts`, each closed by a
+/// zero byte so that no two lists of parts read alike.
+pub fn fingerprint(parts: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    hash.finalize()
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch(name: &str) -> Cache {
+        let root = std::env::temp_dir().join(format!("halligan-{name}-{}", std::process::id()));
+        remove(&root).unwrap();
+        Cache::at(&root).unwrap()
+    }
+
+    #[test]
+    fn own_variable_wins_over_xdg_and_home() {
+        let path = |text: &str| Some(PathBuf::from(text));
+        assert_eq!(place(path("/a"), path("/b"), path("/c")), path("/a"));
+        assert_eq!(place(None, path("/b"), path("/c")), path("/b/halligan"));
+        assert_eq!(place(None, None, path("/c")), path("/c/.cache/halligan"));
+        assert_eq!(place(None, None, None), None);
+    }
+
+    #[test]
+    fn entry_that_fails_half_way_is_not_there_and_can_be_made_again() {
+        let cache = scratch("entry");
+        let failed = cache.entry("thing", |dir| {
+            fs::write(dir.join("half"), "x")?;
+            bail!("stopped")
+        });
+        assert!(failed.is_err());
+        assert!(!cache.path().join("thing").exists());
+        let made = cache
+            .entry("thing", |dir| Ok(fs::write(dir.join("whole"), "y")?))
+            .unwrap();
+        assert!(made.join("whole").exists());
+        assert!(!made.join("half").exists());
+        remove(cache.path()).unwrap();
+    }
+
+    #[test]
+    fn entry_that_is_there_is_not_made_again() {
+        let cache = scratch("again");
+        cache.entry("thing", |_| Ok(())).unwrap();
+        cache.entry("thing", |_| bail!("made twice")).unwrap();
+        remove(cache.path()).unwrap();
+    }
+
+    #[test]
+    fn fingerprint_depends_on_where_parts_end() {
+        assert_eq!(fingerprint(&["ab", "c"]).len(), 16);
+        assert_ne!(fingerprint(&["ab", "c"]), fingerprint(&["a", "bc"]));
+    }
+
+    #[test]
+    fn too_little_space_is_said_in_megabytes() {
+        let cache = scratch("space");
+        let error = cache.demand_space(u64::MAX, "the test").unwrap_err();
+        assert!(error.to_string().contains("HALLIGAN_CACHE"), "{error}");
+        cache.demand_space(0, "the test").unwrap();
+        remove(cache.path()).unwrap();
+    }
+}

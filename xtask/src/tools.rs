@@ -1,0 +1,256 @@
+//! The programs of the host that xtask needs, and how to get them.
+
+use std::env;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::archive::{Archive, Root, at_least};
+use crate::cache::Cache;
+use crate::progress::Progress;
+
+/// The oldest QEMU that is known to be enough.
+const QEMU_LEAST: [u32; 2] = [7, 2];
+
+/// A program and the Debian package that has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tool {
+    /// What is run.
+    pub program: &'static str,
+    /// Where Debian has it.
+    pub package: &'static str,
+}
+
+const fn tool(program: &'static str, package: &'static str) -> Tool {
+    Tool { program, package }
+}
+
+/// The machine that everything runs on.
+pub const QEMU: Tool = tool("qemu-system-aarch64", "qemu-system-arm");
+
+/// What building the guest kernel takes, besides the compiler.
+const KERNEL: [Tool; 9] = [
+    tool("make", "make"),
+    tool("gcc", "gcc"),
+    tool("flex", "flex"),
+    tool("bison", "bison"),
+    tool("bc", "bc"),
+    tool("perl", "perl"),
+    tool("tar", "tar"),
+    tool("xz", "xz-utils"),
+    tool("gzip", "gzip"),
+];
+
+/// The prefix of the compiler that builds arm64 kernels on this host.
+pub const fn cross_prefix() -> &'static str {
+    if cfg!(target_arch = "aarch64") {
+        ""
+    } else {
+        "aarch64-linux-gnu-"
+    }
+}
+
+/// Everything that building the guest kernel takes on this host.
+pub fn kernel_tools() -> Vec<Tool> {
+    let mut tools = KERNEL.to_vec();
+    if !cross_prefix().is_empty() {
+        tools.push(tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"));
+    }
+    tools
+}
+
+/// Everything that any command needs.
+pub fn all() -> Vec<Tool> {
+    let mut tools = kernel_tools();
+    tools.push(QEMU);
+    tools
+}
+
+/// Finds a program as a shell would.
+pub fn find(program: &str) -> Option<PathBuf> {
+    if program.contains('/') {
+        let path = PathBuf::from(program);
+        return is_program(&path).then_some(path);
+    }
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path)
+        .map(|dir| dir.join(program))
+        .find(|path| is_program(path))
+}
+
+fn is_program(path: &Path) -> bool {
+    path.metadata()
+        .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+}
+
+/// QEMU for arm64, new enough; installed if it is not there and may be.
+pub fn qemu(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
+    demand(cache, &[QEMU], progress)?;
+    let path = find(QEMU.program).context("qemu-system-aarch64 is not in the PATH")?;
+    let version = qemu_version(&path)?;
+    if !at_least(&version, &QEMU_LEAST) {
+        bail!(
+            "{} is version {version}, but 7.2 or later is needed: bring package {} up to date",
+            path.display(),
+            QEMU.package
+        );
+    }
+    Ok(path)
+}
+
+/// The version that a QEMU says it has.
+pub fn qemu_version(path: &Path) -> Result<String> {
+    let output = Command::new(path)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot run {}", path.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    parse_version(&text).with_context(|| format!("{} does not say its version", path.display()))
+}
+
+fn parse_version(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once("version ")?;
+    rest.split_whitespace().next().map(str::to_owned)
+}
+
+/// Sees to it that `tools` are there: installs what is missing when run by
+/// root, else fails with the one command to run.
+pub fn demand(cache: &Cache, tools: &[Tool], progress: &Progress) -> Result<()> {
+    let missing = missing(tools);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages = packages(&missing);
+    if !rustix::process::geteuid().is_root() {
+        bail!(
+            "{} not installed: run `{}`",
+            names(&missing),
+            install_command(&packages)
+        );
+    }
+    let root = Archive::open(cache)
+        .with_context(|| format!("{} not installed", names(&missing)))?
+        .host_root(progress)?;
+    install(&root, &packages, progress)?;
+    let still = self::missing(tools);
+    if !still.is_empty() {
+        bail!(
+            "{} not found, although installed: look at the PATH",
+            names(&still)
+        );
+    }
+    Ok(())
+}
+
+/// Those of `tools` that are not in the PATH.
+pub fn missing(tools: &[Tool]) -> Vec<Tool> {
+    let absent = tools.iter().filter(|tool| find(tool.program).is_none());
+    absent.copied().collect()
+}
+
+/// The command that a user without root's rights asks root to run.
+pub fn install_command(packages: &[&str]) -> String {
+    format!(
+        "sudo apt-get install --no-install-recommends {}",
+        packages.join(" ")
+    )
+}
+
+/// The packages of `tools`, each once. A cross compiler needs its C library's
+/// headers for nothing here, a host compiler does.
+pub fn packages(tools: &[Tool]) -> Vec<&'static str> {
+    let mut packages: Vec<&str> = tools.iter().map(|tool| tool.package).collect();
+    if packages.contains(&"gcc") {
+        packages.push("libc6-dev");
+    }
+    packages.sort_unstable();
+    packages.dedup();
+    packages
+}
+
+fn names(tools: &[Tool]) -> String {
+    let names: Vec<&str> = tools.iter().map(|tool| tool.program).collect();
+    let verb = if names.len() == 1 { "is" } else { "are" };
+    format!("{} {verb}", names.join(", "))
+}
+
+/// Installs packages through a private root: the machine's sources stay as
+/// they are, and QEMU may come from the release's backports.
+fn install(root: &Root, packages: &[&str], progress: &Progress) -> Result<()> {
+    let mut step = progress.step(format!("install {}", packages.join(" ")));
+    let backports = packages.contains(&QEMU.package)
+        && root
+            .offers(&[QEMU.package])?
+            .iter()
+            .any(|offer| offer.version.contains("~bpo"));
+    let mut command = Command::new("apt-get");
+    command.arg("-c").arg(root.config());
+    if backports {
+        command.args(["-t", &root.suite]);
+    }
+    let mut child = command
+        .args(["-qq", "-y", "--no-install-recommends", "install"])
+        .args(packages)
+        .env("LC_ALL", "C")
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot run apt-get")?;
+    let mut complaints = child.stderr.take();
+    let reader = std::thread::spawn(move || {
+        let mut text = String::new();
+        if let Some(pipe) = complaints.as_mut() {
+            // What cannot be read cannot be shown; the status still counts.
+            let _ = std::io::Read::read_to_string(pipe, &mut text);
+        }
+        text
+    });
+    let status = step.wait(&mut child, || "working".to_owned())?;
+    let complaint = reader.join().unwrap_or_default();
+    if !status.success() {
+        bail!(
+            "installing {}: {}",
+            packages.join(" "),
+            crate::archive::explain(&complaint)
+        );
+    }
+    step.done();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn qemu_says_its_version() {
+        let text = "QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)\nCopyright\n";
+        assert_eq!(parse_version(text).as_deref(), Some("10.0.2"));
+        assert_eq!(parse_version("nothing"), None);
+    }
+
+    #[test]
+    fn packages_are_named_once_and_a_host_compiler_brings_its_headers() {
+        let tools = [
+            tool("gcc", "gcc"),
+            tool("xz", "xz-utils"),
+            tool("unxz", "xz-utils"),
+        ];
+        assert_eq!(packages(&tools), ["gcc", "libc6-dev", "xz-utils"]);
+        assert_eq!(names(&tools[..1]), "gcc is");
+        let command = install_command(&packages(&tools));
+        assert!(command.ends_with("gcc libc6-dev xz-utils"), "{command}");
+    }
+
+    #[test]
+    fn program_is_found_in_the_path_and_a_directory_is_none() {
+        assert!(find("sh").is_some());
+        assert!(find("/").is_none());
+        assert!(find("no-such-program-anywhere").is_none());
+    }
+}
