@@ -8,8 +8,10 @@ extern crate alloc;
 
 pub mod entry;
 pub mod id;
+pub mod pl011;
 pub mod psci;
 pub mod regs;
 pub mod sdei;
 pub mod siblings;
 pub mod time;
+pub mod vgic;

@@ -1,0 +1,368 @@
+//! The virtual GICv3 of one VM: its distributor and every redistributor, in one value behind the VM's lock
+//! (IHI0069). The CPU interface is the hardware's own; this is what stands behind it.
+//!
+//! # Who owns what
+//!
+//! The list registers of a vCPU live in its pCPU, which alone can read and write them. An interrupt is
+//! therefore either in the shared state here or in *one* list register, its [seat](irq::Seat), and moves by
+//! two verbs that only the owner may use: [`fold`](Vgic::fold) brings everything from the list registers
+//! back, [`populate`](Vgic::populate) chooses anew. Everybody else changes the shared state and kicks the
+//! owner, which folds and populates; [`Effects::kick`] says whom.
+//!
+//! * A write that concerns an interrupt in another vCPU's list register is noted in the seat and applied
+//!   when that vCPU folds. GICD_CTLR.RWP and GICR_CTLR.RWP read 1 until it has, for GICD_ICENABLER as for
+//!   the group enables.
+//! * A read of the pending or active state of such an interrupt waits for that vCPU's next fold: the read is
+//!   answered [`Read::Again`], the guest runs the same load again, and a polling guest
+//!   (Linux's `synchronize_hardirq`) never sees a state older than its load.
+//!
+//! # Pending again
+//!
+//! An edge that arrives while its interrupt is in a list register stays in the latch and joins at the next
+//! fold: as "pending and active" if HW = 0, which needs no further exit. With HW = 1 that state is not allowed
+//! (IHI0069 12.4.4), so the list register becomes HW = 0 with its EOI bit set, and the physical interrupt is
+//! deactivated when the maintenance interrupt comes.
+//!
+//! A level sensitive line of an emulated device can still be high at the guest's EOI, which does not exit. A
+//! list register that carries a line therefore has its EOI bit set: the maintenance interrupt at the end is the
+//! moment to sample the line again. "Pending and active" would save that exit, but delivers an interrupt
+//! whose line may have dropped since.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use crate::id::{IntId, Mpidr, VcpuId, VcpuSet};
+
+pub mod affinity;
+pub mod effects;
+mod irq;
+pub mod lr;
+mod mmio;
+mod register;
+mod seating;
+
+pub use affinity::{Affinities, Sgi};
+pub use effects::{Deactivations, Effects, Physical, SpiMask};
+use irq::Irq;
+pub use lr::{ICH_VMCR_RESET, ListReg, LrSource, LrState, hcr};
+pub use mmio::{Frame, Read};
+pub use seating::Entry;
+
+/// The most list registers a GICv3 has (ICH_VTR_EL2.ListRegs).
+pub const MAX_LIST_REGS: usize = 16;
+
+/// The highest SPI is 1019, so at most 31 blocks of 32 (the last one short).
+const MAX_SPIS: u32 = 988;
+
+/// What a VM's GIC looks like.
+#[derive(Clone, Copy, Debug)]
+pub struct Config<'a> {
+    /// vCPU `i` has affinity `mpidrs[i]`.
+    pub mpidrs: &'a [Mpidr],
+    /// Whose redistributor is the last of a contiguous region (GICR_TYPER.Last).
+    pub last: VcpuSet,
+    /// How many SPIs; rounded up to a multiple of 32, at most 988.
+    pub spis: u32,
+    /// PPIs and SPIs that come from the physical interrupt of the same INTID.
+    pub passed_through: &'a [IntId],
+    /// How many bits of priority the hardware's virtual interface has (ICH_VTR_EL2.PRIbits + 1).
+    pub priority_bits: u32,
+    /// How many list registers it has (ICH_VTR_EL2.ListRegs + 1).
+    pub list_regs: usize,
+}
+
+/// The virtual GIC of one VM.
+#[derive(Clone, Debug)]
+pub struct Vgic {
+    affinities: Affinities,
+    last: VcpuSet,
+    priority_mask: u8,
+    list_regs: usize,
+    /// GICD_CTLR.EnableGrp0 and EnableGrp1.
+    groups: [bool; 2],
+    locals: Vec<Local>,
+    /// From INTID 32 on; as many as the distributor's registers have room for.
+    spis: Vec<Irq>,
+    /// GICD_IROUTER of each.
+    routes: Vec<Mpidr>,
+    /// Which SPIs are not idle: bit n of word b is INTID 32 * (b + 1) + n.
+    live: Box<[u32]>,
+    /// Who must populate.
+    dirty: VcpuSet,
+    /// Who must fold before a write that has taken effect here has taken effect there.
+    unsynced: VcpuSet,
+}
+
+/// What is one vCPU's own.
+#[derive(Clone, Debug)]
+struct Local {
+    irqs: [Irq; 32],
+    /// Which of them are not idle.
+    live: u32,
+    /// The INTID in each list register.
+    slots: [Option<IntId>; MAX_LIST_REGS],
+    /// GICR_WAKER.ProcessorSleep.
+    asleep: bool,
+    /// Whose reads wait for this vCPU to fold.
+    asked: VcpuSet,
+    /// The read of this vCPU that waits.
+    wait: mmio::Wait,
+}
+
+impl Local {
+    fn new(vcpu: VcpuId, passed_through: u32) -> Self {
+        Self {
+            irqs: core::array::from_fn(|n| {
+                // SGIs are edge triggered, PPIs start level sensitive.
+                Irq::new(n < 16, passed_through >> n & 1 != 0, Some(vcpu))
+            }),
+            live: 0,
+            slots: [None; MAX_LIST_REGS],
+            asleep: true,
+            asked: VcpuSet::EMPTY,
+            wait: mmio::Wait::default(),
+        }
+    }
+}
+
+impl Vgic {
+    /// A GIC after reset: nothing enabled, every SPI routed to affinity 0.0.0.0. The only allocations.
+    pub fn new(config: &Config) -> Self {
+        let affinities = Affinities::new(config.mpidrs);
+        let blocks = config.spis.min(MAX_SPIS).div_ceil(32).max(1);
+        let passed = |intid: u32| config.passed_through.contains(&IntId(intid));
+        let ppis = (16..32).fold(0, |mask, n| mask | u32::from(passed(n)) << n);
+        let home = affinities.find(Mpidr::new(0));
+        let spis = 32..(32 + 32 * blocks).min(32 + MAX_SPIS);
+        let shift = 8u32.saturating_sub(config.priority_bits);
+        Self {
+            last: config.last,
+            priority_mask: 0xffu8.checked_shl(shift).unwrap_or(0),
+            list_regs: config.list_regs.clamp(1, MAX_LIST_REGS),
+            groups: [false; 2],
+            locals: (0u8..)
+                .map(VcpuId)
+                .take(affinities.len())
+                .map(|vcpu| Local::new(vcpu, ppis))
+                .collect(),
+            routes: spis.clone().map(|_| Mpidr::new(0)).collect(),
+            spis: spis
+                .map(|intid| Irq::new(false, passed(intid), home))
+                .collect(),
+            live: (0..blocks).map(|_| 0).collect(),
+            affinities,
+            dirty: VcpuSet::EMPTY,
+            unsynced: VcpuSet::EMPTY,
+        }
+    }
+
+    /// The affinities it was made with.
+    pub fn affinities(&self) -> &Affinities {
+        &self.affinities
+    }
+
+    /// A physical interrupt was acknowledged, and its priority dropped, on the pCPU of `vcpu`.
+    pub fn forward(&mut self, vcpu: VcpuId, intid: IntId) -> Effects {
+        let mut effects = Effects::NONE;
+        if self.irq(vcpu, intid).is_some_and(|irq| irq.passed_through) {
+            self.update(vcpu, intid, &mut effects, Irq::fire);
+        } else {
+            effects.deactivate.push(vcpu, intid);
+        }
+        effects
+    }
+
+    /// The interrupt line of an emulated device is now `level`; `vcpu` says whose, for a PPI.
+    pub fn set_line(&mut self, intid: IntId, vcpu: Option<VcpuId>, level: bool) -> Effects {
+        let mut effects = Effects::NONE;
+        let vcpu = vcpu.unwrap_or(VcpuId(0));
+        if self
+            .irq(vcpu, intid)
+            .is_some_and(|irq| irq.line != level && !irq.passed_through)
+        {
+            self.update(vcpu, intid, &mut effects, |irq| {
+                irq.line = level;
+                irq.latch |= level && irq.edge;
+            });
+        }
+        effects
+    }
+
+    /// Takes over the SGIs (bit n is SGI n) that siblings posted to `vcpu`. It must then populate.
+    pub fn take_sgis(&mut self, vcpu: VcpuId, bits: u16) {
+        let mut effects = Effects::NONE;
+        for intid in bits_of(u32::from(bits)) {
+            self.update(vcpu, IntId(intid), &mut effects, |irq| irq.latch = true);
+        }
+    }
+
+    /// An SGI sent through ICC_SGI0R_EL1 or ICC_ASGI1R_EL1: it reaches those targets that have it in group 0.
+    /// (ICC_SGI1R_EL1 reaches either group and needs no look: IHI0069 table 12-14, GICD_CTLR.DS = 1.)
+    pub fn send_sgi_group0(&mut self, sgi: Sgi) -> Effects {
+        let mut effects = Effects::NONE;
+        for vcpu in sgi.targets.iter() {
+            if self.irq(vcpu, sgi.intid).is_some_and(|irq| !irq.group1) {
+                self.update(vcpu, sgi.intid, &mut effects, |irq| irq.latch = true);
+            }
+        }
+        effects
+    }
+
+    /// ICC_DIR_EL1 by `vcpu`, which has folded.
+    pub fn deactivate(&mut self, vcpu: VcpuId, intid: IntId) -> Effects {
+        let mut effects = Effects::NONE;
+        if self.irq(vcpu, intid).is_some_and(Irq::shows_active) {
+            self.update(vcpu, intid, &mut effects, Irq::clear_active);
+        }
+        effects
+    }
+
+    /// Whether `vcpu` has to populate before it enters its guest again.
+    pub fn needs_populate(&self, vcpu: VcpuId) -> bool {
+        self.dirty.contains(vcpu)
+    }
+
+    /// Takes `vcpu` back to reset, when it is turned off or before it is turned on: its list registers come
+    /// back empty (the shell writes them), SGIs and PPIs are as after reset, SPIs it had are as they were.
+    /// An SPI it had acknowledged stays active until somebody clears that, as with a real CPU that is off.
+    /// SGIs still in its mailbox are the shell's to drop.
+    pub fn reset_vcpu(&mut self, vcpu: VcpuId, lrs: &mut [ListReg]) -> Effects {
+        let mut effects = self.fold(vcpu, lrs, 0);
+        lrs.fill(ListReg::EMPTY);
+        for n in 0..32 {
+            self.update(vcpu, IntId(n), &mut effects, |irq| {
+                let mut fresh = Irq::new(n < 16, irq.passed_through, Some(vcpu));
+                fresh.held = irq.held;
+                fresh.line = irq.line && !irq.passed_through;
+                *irq = fresh;
+            });
+        }
+        for block in 0..self.live.len() {
+            for bit in bits_of(self.live.get(block).copied().unwrap_or(0)) {
+                let intid = spi(block, bit);
+                if let Some(irq) = self.irq_mut(vcpu, intid)
+                    && irq.home == Some(vcpu)
+                {
+                    irq.home = None;
+                }
+            }
+        }
+        if let Some(local) = self.locals.get_mut(vcpu.index()) {
+            local.asleep = true;
+            local.wait = mmio::Wait::default();
+        }
+        effects.kick.remove(vcpu);
+        effects
+    }
+
+    /// The blocks of SPIs, for [`reset_spis`](Self::reset_spis).
+    pub fn spi_blocks(&self) -> core::ops::RangeInclusive<u32> {
+        1..=self.live.len() as u32
+    }
+
+    /// Takes a block of SPIs and GICD_CTLR back to reset, after every vCPU has been.
+    pub fn reset_spis(&mut self, block: u32) -> Effects {
+        self.groups = [false; 2];
+        let mut effects = Effects::NONE;
+        let home = self.affinities.find(Mpidr::new(0));
+        let mut bits = 0;
+        for bit in 0..32 {
+            let intid = IntId(block.saturating_mul(32).saturating_add(bit));
+            if !intid.is_spi() {
+                continue;
+            }
+            if let Some(route) = self.routes.get_mut(intid.0 as usize - 32) {
+                *route = Mpidr::new(0);
+            }
+            self.update(VcpuId(0), intid, &mut effects, |irq| {
+                let mut fresh = Irq::new(false, irq.passed_through, home);
+                fresh.line = irq.line && !irq.passed_through;
+                bits |= u32::from(irq.passed_through) << bit;
+                *irq = fresh;
+            });
+        }
+        if bits != 0 {
+            effects.phys = Some(Physical::Reset(SpiMask { block, bits }));
+        }
+        effects
+    }
+
+    fn irq(&self, vcpu: VcpuId, intid: IntId) -> Option<&Irq> {
+        if intid.is_private() {
+            let local = self.locals.get(vcpu.index())?;
+            local.irqs.get(intid.0 as usize)
+        } else {
+            self.spis.get((intid.0 as usize).wrapping_sub(32))
+        }
+    }
+
+    fn irq_mut(&mut self, vcpu: VcpuId, intid: IntId) -> Option<&mut Irq> {
+        if intid.is_private() {
+            let local = self.locals.get_mut(vcpu.index())?;
+            local.irqs.get_mut(intid.0 as usize)
+        } else {
+            self.spis.get_mut((intid.0 as usize).wrapping_sub(32))
+        }
+    }
+
+    /// Changes one interrupt, and sees to all that follows from it: every change comes through here.
+    fn update(
+        &mut self,
+        vcpu: VcpuId,
+        intid: IntId,
+        effects: &mut Effects,
+        change: impl FnOnce(&mut Irq),
+    ) {
+        let groups = self.groups;
+        let Some(irq) = self.irq_mut(vcpu, intid) else {
+            return;
+        };
+        change(irq);
+        if irq.settle() {
+            effects.deactivate.push(vcpu, intid);
+        }
+        let concerned = match irq.seat {
+            Some(seat) => Some(seat.vcpu),
+            None if irq.is_ready() && enabled(groups, irq) => irq.target,
+            None => None,
+        };
+        let idle = irq.is_idle();
+        if let Some(concerned) = concerned {
+            effects.kick.insert(concerned);
+            self.dirty.insert(concerned);
+        }
+        let (word, bit) = if intid.is_private() {
+            let local = self.locals.get_mut(vcpu.index());
+            (local.map(|local| &mut local.live), intid.0)
+        } else {
+            let block = (intid.0 / 32) as usize - 1;
+            (self.live.get_mut(block), intid.0 % 32)
+        };
+        if let Some(word) = word {
+            *word = *word & !(1 << bit) | u32::from(!idle) << bit;
+        }
+    }
+}
+
+/// Whether the interrupt's group is enabled in GICD_CTLR.
+fn enabled(groups: [bool; 2], irq: &Irq) -> bool {
+    let [group0, group1] = groups;
+    if irq.group1 { group1 } else { group0 }
+}
+
+/// The INTID of bit `bit` of word `block` of [`Vgic::live`].
+fn spi(block: usize, bit: u32) -> IntId {
+    IntId((block as u32 + 1) * 32 + bit)
+}
+
+/// The numbers of the bits that are set, lowest first.
+fn bits_of(mut word: u32) -> impl Iterator<Item = u32> {
+    core::iter::from_fn(move || {
+        if word == 0 {
+            return None;
+        }
+        let lowest = word.trailing_zeros();
+        word &= word - 1;
+        Some(lowest)
+    })
+}

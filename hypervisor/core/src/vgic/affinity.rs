@@ -1,0 +1,123 @@
+//! Which vCPU an affinity names, and whom a software generated interrupt reaches. Made once per VM and
+//! never changed, so it is read without a lock.
+
+use alloc::vec::Vec;
+
+use crate::id::{IntId, MAX_VCPUS, Mpidr, VcpuId, VcpuSet};
+
+/// The affinities of a VM's vCPUs.
+#[derive(Clone, Debug)]
+pub struct Affinities {
+    mpidrs: Vec<Mpidr>,
+    /// Groups of 16 neighbours at Aff0, by [`neighbourhood`]; what one ICC_SGI1R_EL1 can name.
+    groups: Vec<Group>,
+}
+
+#[derive(Clone, Debug)]
+struct Group {
+    key: u64,
+    members: [Option<VcpuId>; 16],
+}
+
+/// A software generated interrupt and whom it goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sgi {
+    /// 0 to 15.
+    pub intid: IntId,
+    /// The vCPUs named that exist; the sender may be one.
+    pub targets: VcpuSet,
+}
+
+/// The affinity without the four lowest bits of Aff0.
+const fn neighbourhood(mpidr: Mpidr) -> u64 {
+    mpidr.bits() & !0xf
+}
+
+impl Affinities {
+    /// vCPU `i` has `mpidrs[i]`. Only the first [`MAX_VCPUS`] count; of two alike the first wins.
+    pub fn new(mpidrs: &[Mpidr]) -> Self {
+        let mpidrs: Vec<Mpidr> = mpidrs.iter().copied().take(MAX_VCPUS).collect();
+        let mut groups: Vec<Group> = Vec::new();
+        for (vcpu, &mpidr) in (0u8..).map(VcpuId).zip(&mpidrs) {
+            let key = neighbourhood(mpidr);
+            let at = match groups.binary_search_by_key(&key, |group| group.key) {
+                Ok(at) => at,
+                Err(at) => {
+                    let members = [None; 16];
+                    groups.insert(at, Group { key, members });
+                    at
+                }
+            };
+            let member = groups
+                .get_mut(at)
+                .and_then(|group| group.members.get_mut(usize::from(mpidr.aff(0) & 0xf)));
+            if let Some(member @ None) = member {
+                *member = Some(vcpu);
+            }
+        }
+        Self { mpidrs, groups }
+    }
+
+    /// The vCPU with this affinity.
+    pub fn find(&self, mpidr: Mpidr) -> Option<VcpuId> {
+        let group = self.group(neighbourhood(mpidr))?;
+        *group.members.get(usize::from(mpidr.aff(0) & 0xf))?
+    }
+
+    /// The affinity of a vCPU.
+    pub fn mpidr(&self, vcpu: VcpuId) -> Option<Mpidr> {
+        self.mpidrs.get(vcpu.index()).copied()
+    }
+
+    /// How many vCPUs there are.
+    pub fn len(&self) -> usize {
+        self.mpidrs.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.mpidrs.is_empty()
+    }
+
+    /// Every vCPU.
+    pub fn all(&self) -> VcpuSet {
+        match self.mpidrs.len() {
+            count @ 0..MAX_VCPUS => VcpuSet((1u128 << count) - 1),
+            _ => VcpuSet(u128::MAX),
+        }
+    }
+
+    /// What a write of `value` to ICC_SGI1R_EL1, ICC_SGI0R_EL1 or ICC_ASGI1R_EL1 by `from` asks for
+    /// (IHI0069 12.2.26).
+    pub fn sgi(&self, from: VcpuId, value: u64) -> Sgi {
+        let intid = IntId((value >> 24 & 0xf) as u32);
+        if value >> 40 & 1 != 0 {
+            // IRM: everybody else.
+            let mut targets = self.all();
+            targets.remove(from);
+            return Sgi { intid, targets };
+        }
+        let aff1 = value >> 16 & 0xff;
+        let aff2 = value >> 32 & 0xff;
+        let aff3 = value >> 48 & 0xff;
+        let range = value >> 44 & 0xf;
+        let key = aff3 << 32 | aff2 << 16 | aff1 << 8 | range << 4;
+        let mut targets = VcpuSet::EMPTY;
+        if let Some(group) = self.group(key) {
+            for (bit, member) in group.members.iter().enumerate() {
+                if let (Some(vcpu), 1) = (member, value >> bit & 1) {
+                    targets.insert(*vcpu);
+                }
+            }
+        }
+        Sgi { intid, targets }
+    }
+
+    fn group(&self, key: u64) -> Option<&Group> {
+        let at = self
+            .groups
+            .binary_search_by_key(&key, |group| group.key)
+            .ok()?;
+        self.groups.get(at)
+    }
+}

@@ -1,0 +1,110 @@
+//! What the shell must do after the virtual GIC changed: values, not calls.
+
+use crate::id::{IntId, VcpuId, VcpuSet};
+
+/// What is to be done to the machine. `phys` and `deactivate` are performed while the VM's lock is still
+/// held, or two vCPUs' changes could cross; `kick` after it is released.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Effects {
+    /// Whose list registers must be folded and populated anew. May contain the caller.
+    pub kick: VcpuSet,
+    /// A change of the physical distributor.
+    pub phys: Option<Physical>,
+    /// Physical interrupts to deactivate.
+    pub deactivate: Deactivations,
+}
+
+impl Effects {
+    /// Nothing to do.
+    pub const NONE: Self = Self {
+        kick: VcpuSet::EMPTY,
+        phys: None,
+        deactivate: Deactivations::NONE,
+    };
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::NONE
+    }
+}
+
+/// One change of the physical distributor, for passed-through SPIs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Physical {
+    /// Set these bits of GICD_ISENABLER<block>.
+    Enable(SpiMask),
+    /// Set these bits of GICD_ICENABLER<block>, and wait for GICD_CTLR.RWP.
+    Disable(SpiMask),
+    /// Set these bits of GICD_ICPENDR<block>.
+    ClearPending(SpiMask),
+    /// Make these edge triggered or level sensitive in GICD_ICFGR (bits as in the other registers).
+    Trigger {
+        /// INTID / 32.
+        block: u32,
+        /// These become edge triggered.
+        edge: u32,
+        /// These become level sensitive.
+        level: u32,
+    },
+    /// Set GICD_IROUTER<spi> to the pCPU of this vCPU.
+    Route {
+        /// Which SPI.
+        spi: IntId,
+        /// Whose pCPU.
+        to: VcpuId,
+    },
+    /// Disable, clear pending and active, make level sensitive, route to vCPU 0's pCPU.
+    Reset(SpiMask),
+}
+
+/// Some of the 32 interrupts that share a register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpiMask {
+    /// INTID / 32.
+    pub block: u32,
+    /// Bit n is INTID 32 * block + n.
+    pub bits: u32,
+}
+
+/// The most physical interrupts one step can deactivate: what 16 list registers held and 31 EOIs of
+/// interrupts outside them (EOIcount has 5 bits), or the 32 of one register.
+const MOST: usize = 48;
+
+/// Physical interrupts to deactivate, each once. PPIs on the pCPU of [`owner`](Self::owner), SPIs anywhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deactivations {
+    owner: VcpuId,
+    count: u8,
+    intids: [u16; MOST],
+}
+
+impl Deactivations {
+    const NONE: Self = Self {
+        owner: VcpuId(0),
+        count: 0,
+        intids: [0; MOST],
+    };
+
+    /// Whose PPIs are meant.
+    pub const fn owner(&self) -> VcpuId {
+        self.owner
+    }
+
+    /// Which interrupts.
+    pub fn iter(&self) -> impl Iterator<Item = IntId> {
+        let used = self.intids.get(..usize::from(self.count)).unwrap_or(&[]);
+        used.iter().map(|&intid| IntId(u32::from(intid)))
+    }
+
+    /// Adds one; `owner` matters for a PPI.
+    pub(super) fn push(&mut self, owner: VcpuId, intid: IntId) {
+        debug_assert!(usize::from(self.count) < MOST);
+        let at = usize::from(self.count);
+        if let (Some(slot), Ok(intid)) = (self.intids.get_mut(at), u16::try_from(intid.0)) {
+            *slot = intid;
+            self.owner = owner;
+            self.count = self.count.saturating_add(1);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! One virtual interrupt: what the guest programmed, what its source says, and where it sits.
+//!
+//! # The two halves of a passed-through interrupt
+//!
+//! A physical interrupt that EL2 acknowledged stays *active* in the physical GIC, so it cannot fire again,
+//! until somebody deactivates it. [`Irq::held`] says that it is active on our account. Whoever ends the
+//! virtual interrupt must end that too:
+//!
+//! * the usual end is the guest's own EOI of a list register with HW = 1, seen at the next fold;
+//! * every other end (the guest clears it, a reset) goes through [`Irq::settle`]: an interrupt that is held but
+//!   neither pending nor active is deactivated, at once.
+//!
+//! A level sensitive one that fires while the guest has it disabled stays held and keeps its `line`: it can
+//! not fire again, and costs nothing. [`Irq::enable`] then forgets the line and deactivates instead of
+//! injecting, so that the physical GIC samples the line as it is now: high fires at once, low is no stale
+//! interrupt. This is how PPIs 27 and 30 can stay enabled on the machine for good, whatever the guest does.
+//! An edge is another matter: it happened, so it stays pending until it is enabled, as in the real GIC.
+
+use crate::id::VcpuId;
+
+/// The state of one interrupt.
+#[derive(Clone, Debug)]
+pub(super) struct Irq {
+    pub enabled: bool,
+    /// Group 1 rather than 0.
+    pub group1: bool,
+    /// Edge triggered rather than level sensitive.
+    pub edge: bool,
+    /// Comes from the physical interrupt of the same INTID.
+    pub passed_through: bool,
+    /// An edge, or GICD_ISPENDR, not yet acknowledged; while in a list register, one more of them.
+    pub latch: bool,
+    /// Level sensitive: the emulated line is high; or the physical one was when it fired, and the guest
+    /// has not acknowledged that.
+    pub line: bool,
+    /// Acknowledged and not deactivated, outside any list register.
+    pub active: bool,
+    /// The physical interrupt is active on our account.
+    pub held: bool,
+    pub priority: u8,
+    /// Who may take it: the vCPU that GICD_IROUTER names, or the one it is private to.
+    pub target: Option<VcpuId>,
+    /// Who acknowledged it, while it is `active`; nobody if that vCPU has been reset since.
+    pub home: Option<VcpuId>,
+    /// The list register it is in.
+    pub seat: Option<Seat>,
+}
+
+/// What is known of an interrupt in a list register. The truth is in that pCPU's hardware.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seat {
+    /// Whose list register.
+    pub vcpu: VcpuId,
+    /// A latch travels in it as pending.
+    pub latch: bool,
+    /// The line travels in it as pending.
+    pub line: bool,
+    /// HW = 1: its end deactivates the physical interrupt.
+    pub hardware: bool,
+    /// Active when it was put there.
+    pub active: bool,
+    /// GICD_ICACTIVER since: what comes back is not active.
+    pub drop_active: bool,
+}
+
+impl Irq {
+    /// After reset (IHI0069 12.9: everything off, group 0, priority 0, level sensitive but for SGIs).
+    pub fn new(edge: bool, passed_through: bool, target: Option<VcpuId>) -> Self {
+        Self {
+            enabled: false,
+            group1: false,
+            edge,
+            passed_through,
+            latch: false,
+            line: false,
+            active: false,
+            held: false,
+            priority: 0,
+            target,
+            home: None,
+            seat: None,
+        }
+    }
+
+    /// Whether it is pending outside its list register, deliverable or not.
+    pub fn is_pending(&self) -> bool {
+        self.latch || (self.line && !self.edge)
+    }
+
+    /// What GICD_ISPENDR reads: the last known state.
+    pub fn shows_pending(&self) -> bool {
+        self.is_pending() || self.seat.is_some_and(|seat| seat.latch)
+    }
+
+    /// What GICD_ISACTIVER reads: the last known state.
+    pub fn shows_active(&self) -> bool {
+        self.active
+            || self
+                .seat
+                .is_some_and(|seat| seat.active && !seat.drop_active)
+    }
+
+    /// Whether nothing about it waits for anybody.
+    pub fn is_idle(&self) -> bool {
+        !(self.latch || self.line || self.active || self.held || self.seat.is_some())
+    }
+
+    /// Whether it is pending, enabled and not active, outside a list register.
+    pub fn is_ready(&self) -> bool {
+        self.enabled && self.is_pending() && !self.active && self.seat.is_none()
+    }
+
+    /// The physical interrupt fired.
+    pub fn fire(&mut self) {
+        if let Some(seat) = &mut self.seat
+            && seat.hardware
+        {
+            // It could only fire again because the guest's EOI deactivated it: what the list register
+            // held is over, though its owner has not folded yet.
+            seat.hardware = false;
+            seat.latch = false;
+            seat.line = false;
+            seat.active = false;
+        }
+        self.held = true;
+        if self.edge {
+            self.latch = true;
+        } else {
+            self.line = true;
+        }
+    }
+
+    /// GICD_ISENABLER. A line that fired before is sampled anew.
+    pub fn enable(&mut self) {
+        if !self.enabled {
+            self.enabled = true;
+            if self.passed_through && self.seat.is_none() && !self.active {
+                self.line = false;
+            }
+        }
+    }
+
+    /// GICD_ICPENDR.
+    pub fn clear_pending(&mut self) {
+        self.latch = false;
+        if self.passed_through {
+            self.line = false;
+        }
+        if let Some(seat) = &mut self.seat {
+            seat.latch = false;
+            seat.line &= !self.passed_through;
+        }
+    }
+
+    /// GICD_ISACTIVER.
+    pub fn set_active(&mut self) {
+        if !self.shows_active() {
+            self.active = true;
+            self.home = self.target;
+        }
+    }
+
+    /// GICD_ICACTIVER, ICC_DIR_EL1.
+    pub fn clear_active(&mut self) {
+        self.active = false;
+        self.home = None;
+        if let Some(seat) = &mut self.seat {
+            seat.drop_active = true;
+        }
+    }
+
+    /// GICD_ICFGR. An edge or level already seen is not lost.
+    pub fn set_edge(&mut self, edge: bool) {
+        if edge && !self.edge && self.passed_through && self.line {
+            self.latch = true;
+            self.line = false;
+        }
+        self.edge = edge;
+    }
+
+    /// If nothing virtual is left of a held interrupt, lets go of it: true if the physical interrupt must
+    /// now be deactivated.
+    pub fn settle(&mut self) -> bool {
+        let done = self.held && !self.is_pending() && !self.active && self.seat.is_none();
+        if done {
+            self.held = false;
+        }
+        done
+    }
+}

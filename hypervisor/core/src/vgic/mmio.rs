@@ -1,0 +1,357 @@
+//! The guest's loads and stores of GICD and GICR.
+
+use super::irq::Irq;
+use super::register::{Bank, Part, Register};
+use super::{Effects, Physical, SpiMask, Vgic};
+use crate::id::{IntId, Mpidr, VcpuId, VcpuSet};
+
+/// Which register file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// GICD, 64 KiB.
+    Distributor,
+    /// GICR of this vCPU: RD_base and SGI_base, 128 KiB together.
+    Redistributor(VcpuId),
+}
+
+/// The answer to a load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Read {
+    /// What it reads.
+    Value(u64),
+    /// That lies in the list registers of siblings: kick them, and let the guest run the same load again.
+    Again {
+        /// Who has to fold first.
+        kick: VcpuSet,
+    },
+}
+
+/// A load that was answered [`Read::Again`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wait {
+    /// Which load.
+    of: Option<(Frame, u64)>,
+    /// Who has folded since it was first tried.
+    pub answered: VcpuSet,
+}
+
+/// GICD_CTLR with GICD_CTLR.DS = 1: one security state (IHI0069 12.9.4).
+const CTLR_GROUP0: u64 = 1 << 0;
+const CTLR_GROUP1: u64 = 1 << 1;
+const CTLR_ARE: u64 = 1 << 4;
+const CTLR_DS: u64 = 1 << 6;
+const CTLR_RWP: u64 = 1 << 31;
+/// GICR_CTLR.RWP (12.11.2).
+const REDIST_RWP: u64 = 1 << 3;
+/// GICD_TYPER (12.9.38): 10 bits of INTID, Aff3, no "1 of N" routing, range selector.
+const TYPER: u64 = 9 << 19 | 1 << 24 | 1 << 25 | 1 << 26;
+/// Arm, and no product that has errata to work around.
+const IIDR: u64 = 0x43b;
+/// GICR_WAKER (12.11.42).
+const WAKER_PROCESSOR_SLEEP: u64 = 1 << 1;
+const WAKER_CHILDREN_ASLEEP: u64 = 1 << 2;
+
+impl Vgic {
+    /// A load of `size` bytes by `me`, which has folded.
+    pub fn read(&mut self, me: VcpuId, frame: Frame, offset: u64, size: u8) -> Read {
+        let (owner, register) = match frame {
+            Frame::Distributor => (me, Register::of_distributor(offset, size)),
+            Frame::Redistributor(owner) => (owner, Register::of_redistributor(offset, size)),
+        };
+        let shared = frame == Frame::Distributor;
+        let Some(register) = register.filter(|register| register.belongs(shared)) else {
+            return Read::Value(0);
+        };
+        Read::Value(match register {
+            Register::Control if shared => self.read_ctlr(),
+            Register::Control if self.unsynced.contains(owner) => REDIST_RWP,
+            Register::Control => 0,
+            Register::Type(_) if shared => TYPER | self.live.len() as u64,
+            Register::Type(part) => part.of(self.read_redist_typer(owner)),
+            Register::Implementer => IIDR,
+            Register::Waker => match self.locals.get(owner.index()) {
+                Some(local) if local.asleep => WAKER_PROCESSOR_SLEEP | WAKER_CHILDREN_ASLEEP,
+                _ => 0,
+            },
+            Register::Identification(byte) => u64::from(byte),
+            Register::Bits { bank, block } => {
+                if matches!(
+                    bank,
+                    Bank::SetPending | Bank::ClearPending | Bank::SetActive | Bank::ClearActive
+                ) && let Some(kick) = self.unanswered(me, owner, block, (frame, offset))
+                {
+                    return Read::Again { kick };
+                }
+                self.read_bits(owner, bank, block)
+            }
+            Register::Priority { intid, count } => (0..count).fold(0, |value, n| {
+                let irq = self.irq(owner, IntId(intid + n));
+                value | irq.map_or(0, |irq| u64::from(irq.priority)) << (8 * n)
+            }),
+            Register::Trigger { intid } => (0..16).fold(0, |value, n| {
+                let edge = self
+                    .irq(owner, IntId(intid + n))
+                    .is_some_and(|irq| irq.edge);
+                value | u64::from(edge) << (2 * n + 1)
+            }),
+            Register::Route { intid, part } => {
+                let route = self.routes.get((intid as usize).wrapping_sub(32));
+                part.of(route.map_or(0, |route| route.bits()))
+            }
+        })
+    }
+
+    /// A store of `size` bytes, by a vCPU that has folded.
+    pub fn write(&mut self, frame: Frame, offset: u64, size: u8, value: u64) -> Effects {
+        let (owner, register) = match frame {
+            Frame::Distributor => (VcpuId(0), Register::of_distributor(offset, size)),
+            Frame::Redistributor(owner) => (owner, Register::of_redistributor(offset, size)),
+        };
+        let shared = frame == Frame::Distributor;
+        let mut effects = Effects::NONE;
+        let Some(register) = register.filter(|register| register.belongs(shared)) else {
+            return effects;
+        };
+        match register {
+            Register::Control if shared => self.write_ctlr(value, &mut effects),
+            Register::Waker => {
+                if let Some(local) = self.locals.get_mut(owner.index()) {
+                    local.asleep = value & WAKER_PROCESSOR_SLEEP != 0;
+                }
+            }
+            Register::Bits { bank, block } => {
+                self.write_bits(owner, bank, block, value as u32, &mut effects);
+            }
+            Register::Priority { intid, count } => {
+                for n in 0..count {
+                    let priority = (value >> (8 * n)) as u8 & self.priority_mask;
+                    let intid = IntId(intid + n);
+                    if self
+                        .irq(owner, intid)
+                        .is_some_and(|irq| irq.priority != priority)
+                    {
+                        self.update(owner, intid, &mut effects, |irq| irq.priority = priority);
+                    }
+                }
+            }
+            Register::Trigger { intid } => {
+                self.write_trigger(owner, intid, value as u32, &mut effects);
+            }
+            Register::Route { intid, part } => {
+                self.write_route(IntId(intid), part, value, &mut effects);
+            }
+            Register::Control
+            | Register::Type(_)
+            | Register::Implementer
+            | Register::Identification(_) => {}
+        }
+        effects
+    }
+
+    fn read_ctlr(&self) -> u64 {
+        let [group0, group1] = self.groups;
+        let bit = |on: bool, bit: u64| if on { bit } else { 0 };
+        CTLR_ARE
+            | CTLR_DS
+            | bit(group0, CTLR_GROUP0)
+            | bit(group1, CTLR_GROUP1)
+            | bit(!self.unsynced.is_empty(), CTLR_RWP)
+    }
+
+    fn write_ctlr(&mut self, value: u64, effects: &mut Effects) {
+        let groups = [value & CTLR_GROUP0 != 0, value & CTLR_GROUP1 != 0];
+        if groups == self.groups {
+            return;
+        }
+        self.groups = groups;
+        let seated = self.seated();
+        self.unsynced = self.unsynced.union(seated);
+        effects.kick = self.disturb(self.affinities.all());
+    }
+
+    fn read_redist_typer(&self, owner: VcpuId) -> u64 {
+        let Some(mpidr) = self.affinities.mpidr(owner) else {
+            return 0;
+        };
+        let last = u64::from(self.last.contains(owner));
+        u64::from(packed(mpidr)) << 32 | u64::from(owner.0) << 8 | last << 4
+    }
+
+    fn read_bits(&self, owner: VcpuId, bank: Bank, block: u32) -> u64 {
+        (0..32).fold(0, |value, n| {
+            let irq = self.irq(owner, IntId(block * 32 + n));
+            let bit = irq.is_some_and(|irq| match bank {
+                Bank::Group => irq.group1,
+                Bank::SetEnable | Bank::ClearEnable => irq.enabled,
+                Bank::SetPending | Bank::ClearPending => irq.shows_pending(),
+                Bank::SetActive | Bank::ClearActive => irq.shows_active(),
+            });
+            value | u64::from(bit) << n
+        })
+    }
+
+    /// Whom a load of the pending or active state of a block has to wait for, if anybody: those in whose list
+    /// registers one of its interrupts is, and who have not folded since the load was first tried.
+    fn unanswered(
+        &mut self,
+        me: VcpuId,
+        owner: VcpuId,
+        block: u32,
+        of: (Frame, u64),
+    ) -> Option<VcpuSet> {
+        let mut holders = VcpuSet::EMPTY;
+        for n in 0..32 {
+            if let Some(seat) = self
+                .irq(owner, IntId(block * 32 + n))
+                .and_then(|irq| irq.seat)
+            {
+                holders.insert(seat.vcpu);
+            }
+        }
+        holders.remove(me);
+        let local = self.locals.get_mut(me.index())?;
+        if local.wait.of != Some(of) {
+            local.wait = Wait {
+                of: Some(of),
+                answered: VcpuSet::EMPTY,
+            };
+        }
+        let missing = VcpuSet(holders.0 & !local.wait.answered.0);
+        if missing.is_empty() {
+            local.wait = Wait::default();
+            return None;
+        }
+        for holder in missing.iter() {
+            if let Some(holder) = self.locals.get_mut(holder.index()) {
+                holder.asked.insert(me);
+            }
+        }
+        Some(self.disturb(missing))
+    }
+
+    fn write_bits(
+        &mut self,
+        owner: VcpuId,
+        bank: Bank,
+        block: u32,
+        value: u32,
+        effects: &mut Effects,
+    ) {
+        // Passed-through SPIs whose physical counterpart changes as well.
+        let mut bits = 0;
+        for n in 0..32 {
+            let intid = IntId(block * 32 + n);
+            let one = value >> n & 1 != 0;
+            let Some(irq) = self.irq(owner, intid) else {
+                break;
+            };
+            let change: fn(&mut Irq) = match bank {
+                Bank::Group if one == irq.group1 => continue,
+                Bank::Group if one => |irq| irq.group1 = true,
+                Bank::Group => |irq| irq.group1 = false,
+                _ if !one => continue,
+                Bank::SetEnable if irq.enabled => continue,
+                Bank::SetEnable => Irq::enable,
+                Bank::ClearEnable if !irq.enabled => continue,
+                Bank::ClearEnable => |irq| irq.enabled = false,
+                Bank::SetPending => |irq| irq.latch = true,
+                Bank::ClearPending => Irq::clear_pending,
+                Bank::SetActive => Irq::set_active,
+                Bank::ClearActive => Irq::clear_active,
+            };
+            bits |= u32::from(irq.passed_through) << n;
+            if bank == Bank::ClearEnable
+                && let Some(seat) = irq.seat
+            {
+                self.unsynced.insert(seat.vcpu);
+            }
+            if !(bank == Bank::ClearPending || bank == Bank::ClearActive)
+                || !self.is_idle(owner, intid)
+            {
+                self.update(owner, intid, effects, change);
+            }
+        }
+        let mask = SpiMask { block, bits };
+        if block != 0 && bits != 0 {
+            effects.phys = match bank {
+                Bank::SetEnable => Some(Physical::Enable(mask)),
+                Bank::ClearEnable => Some(Physical::Disable(mask)),
+                Bank::ClearPending => Some(Physical::ClearPending(mask)),
+                Bank::Group | Bank::SetPending | Bank::SetActive | Bank::ClearActive => None,
+            };
+        }
+    }
+
+    fn is_idle(&self, owner: VcpuId, intid: IntId) -> bool {
+        self.irq(owner, intid).is_none_or(Irq::is_idle)
+    }
+
+    fn write_trigger(&mut self, owner: VcpuId, first: u32, value: u32, effects: &mut Effects) {
+        // [0] to level, [1] to edge.
+        let mut changed = [0u32; 2];
+        for n in 0..16 {
+            let intid = IntId(first + n);
+            let edge = value >> (2 * n + 1) & 1 != 0;
+            let Some(irq) = self.irq(owner, intid) else {
+                break;
+            };
+            if intid.is_sgi() || irq.edge == edge {
+                continue;
+            }
+            if irq.passed_through
+                && let Some(mask) = changed.get_mut(usize::from(edge))
+            {
+                *mask |= 1 << (intid.0 % 32);
+            }
+            self.update(owner, intid, effects, |irq| irq.set_edge(edge));
+        }
+        let [level, edge] = changed;
+        if first >= 32 && level | edge != 0 {
+            let block = first / 32;
+            effects.phys = Some(Physical::Trigger { block, edge, level });
+        }
+    }
+
+    fn write_route(&mut self, intid: IntId, part: Part, value: u64, effects: &mut Effects) {
+        let Some(route) = self.routes.get_mut((intid.0 as usize).wrapping_sub(32)) else {
+            return;
+        };
+        // The routing mode bit 31 is RES0 (GICD_TYPER.No1N).
+        let new = Mpidr::new(part.replace(route.bits(), value));
+        if new == *route {
+            return;
+        }
+        *route = new;
+        let target = self.affinities.find(new);
+        self.update(VcpuId(0), intid, effects, |irq| irq.target = target);
+        let passed_through = self
+            .irq(VcpuId(0), intid)
+            .is_some_and(|irq| irq.passed_through);
+        if let (true, Some(to)) = (passed_through, target) {
+            effects.phys = Some(Physical::Route { spi: intid, to });
+        }
+    }
+}
+
+impl Register {
+    /// Whether it is in the distributor (`shared`) or in a redistributor. With affinity routing the
+    /// distributor's registers of INTID 0 to 31 are RAZ/WI (IHI0069 12.9).
+    fn belongs(self, shared: bool) -> bool {
+        match self {
+            Self::Bits { block, .. } => (block != 0) == shared,
+            Self::Priority { intid, .. } | Self::Trigger { intid } => (intid >= 32) == shared,
+            Self::Route { .. }
+            | Self::Control
+            | Self::Type(_)
+            | Self::Implementer
+            | Self::Waker
+            | Self::Identification(_) => true,
+        }
+    }
+}
+
+/// An affinity in 32 bits, as GICR_TYPER has it.
+fn packed(mpidr: Mpidr) -> u32 {
+    u32::from_be_bytes([mpidr.aff(3), mpidr.aff(2), mpidr.aff(1), mpidr.aff(0)])
+}

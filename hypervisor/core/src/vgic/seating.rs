@@ -1,0 +1,271 @@
+//! Moving interrupts between the shared state and the list registers of one vCPU.
+
+use super::irq::{Irq, Seat};
+use super::lr::{ListReg, LrSource, LrState, hcr};
+use super::{Effects, MAX_LIST_REGS, Vgic, bits_of, enabled, spi};
+use crate::id::{IntId, VcpuId, VcpuSet};
+
+/// What a vCPU enters its guest with, beside its list registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Entry {
+    /// How many list registers are in use, from the first on.
+    pub used: usize,
+    /// ICH_HCR_EL2: the interface on, writes of ICC_DIR_EL1 trapped (the shell clears [`hcr::TDIR`] where
+    /// ICH_VTR_EL2.TDS is 0), a maintenance interrupt when there is more to place than there was room for.
+    pub hcr: u64,
+}
+
+/// Interrupts in the order in which they get a list register, at most as many as there are.
+struct Queue {
+    keys: [u32; MAX_LIST_REGS],
+    used: usize,
+    limit: usize,
+}
+
+/// The waiting room: who is first is by class, priority, INTID, which is also the order of the words.
+mod key {
+    /// Active interrupts go first: their end must find them in a list register.
+    pub const PENDING: u32 = 1 << 24;
+
+    pub const fn new(active: bool, priority: u8, intid: u32) -> u32 {
+        (if active { 0 } else { PENDING }) | (priority as u32) << 16 | intid & 0xffff
+    }
+
+    pub const fn intid(key: u32) -> u32 {
+        key & 0xffff
+    }
+}
+
+impl Queue {
+    fn new(limit: usize) -> Self {
+        Self {
+            keys: [u32::MAX; MAX_LIST_REGS],
+            used: 0,
+            limit,
+        }
+    }
+
+    fn insert(&mut self, new: u32) {
+        let mut carried = new;
+        for slot in self.keys.iter_mut().take(self.limit) {
+            if carried < *slot {
+                core::mem::swap(slot, &mut carried);
+            }
+        }
+        self.used = self.limit.min(self.used + 1);
+    }
+
+    fn keys(&self) -> &[u32] {
+        self.keys.get(..self.used).unwrap_or(&[])
+    }
+
+    fn last_mut(&mut self) -> Option<&mut u32> {
+        self.keys.get_mut(..self.used)?.last_mut()
+    }
+}
+
+impl Vgic {
+    /// Brings what the list registers of `vcpu` hold back into the shared state. They count as empty from
+    /// then on, and `vcpu` must [`populate`](Self::populate) before it enters its guest. `eoi_count` is
+    /// EOIcount of ICH_HCR_EL2 ([`hcr::eoi_count`]).
+    pub fn fold(&mut self, vcpu: VcpuId, lrs: &[ListReg], eoi_count: u32) -> Effects {
+        let mut effects = Effects::NONE;
+        let Some(local) = self.locals.get_mut(vcpu.index()) else {
+            return effects;
+        };
+        let slots = core::mem::replace(&mut local.slots, [None; MAX_LIST_REGS]);
+        let asked = core::mem::take(&mut local.asked);
+        for reader in asked.iter() {
+            if let Some(reader) = self.locals.get_mut(reader.index()) {
+                reader.wait.answered.insert(vcpu);
+            }
+        }
+        self.unsynced.remove(vcpu);
+        self.dirty.insert(vcpu);
+        for (slot, lr) in slots.iter().zip(lrs) {
+            if let Some(intid) = *slot {
+                self.update(vcpu, intid, &mut effects, |irq| unseat(irq, vcpu, lr.state));
+            }
+        }
+        for _ in 0..eoi_count.min(31) {
+            let Some(intid) = self.first_active(vcpu) else {
+                break;
+            };
+            self.update(vcpu, intid, &mut effects, Irq::clear_active);
+        }
+        effects.kick.remove(vcpu);
+        effects
+    }
+
+    /// Chooses what goes into the list registers of `vcpu`, after folding what is still in them (nothing, if
+    /// it has just folded). All of `lrs` is written.
+    pub fn populate(
+        &mut self,
+        vcpu: VcpuId,
+        lrs: &mut [ListReg],
+        eoi_count: u32,
+    ) -> (Entry, Effects) {
+        let mut effects = self.fold(vcpu, lrs, eoi_count);
+        self.dirty.remove(vcpu);
+        lrs.fill(ListReg::EMPTY);
+        let mut hcr = hcr::EN | hcr::TDIR;
+        let queue = self.line_up(vcpu, self.list_regs.min(lrs.len()), &mut hcr);
+        for (index, (lr, &key)) in lrs.iter_mut().zip(queue.keys()).enumerate() {
+            let intid = IntId(key::intid(key));
+            let groups = self.groups;
+            if let Some(irq) = self.irq_mut(vcpu, intid) {
+                let on = enabled(groups, irq);
+                *lr = seat(irq, vcpu, intid, on);
+            }
+            if let Some(slot) = self
+                .locals
+                .get_mut(vcpu.index())
+                .and_then(|local| local.slots.get_mut(index))
+            {
+                *slot = Some(intid);
+            }
+        }
+        effects.kick.remove(vcpu);
+        let used = queue.used;
+        (Entry { used, hcr }, effects)
+    }
+
+    /// Whether `vcpu` would be interrupted by something that is not in its list registers.
+    pub fn has_pending(&self, vcpu: VcpuId) -> bool {
+        self.candidates(vcpu).any(|(_, active)| !active)
+    }
+
+    /// Who gets a list register. If not all of them do, at least one that is pending and not active is among
+    /// those who do, so that "no list register pending" means progress, and never fires for ever.
+    fn line_up(&self, vcpu: VcpuId, limit: usize, hcr: &mut u64) -> Queue {
+        let mut queue = Queue::new(limit);
+        let mut first_pending = u32::MAX;
+        let (mut active, mut pending) = (0usize, 0usize);
+        for (key, is_active) in self.candidates(vcpu) {
+            if is_active {
+                active += 1;
+            } else {
+                pending += 1;
+                first_pending = first_pending.min(key);
+            }
+            queue.insert(key);
+        }
+        if pending > 0
+            && active >= limit
+            && let Some(last) = queue.last_mut()
+        {
+            *last = first_pending;
+        }
+        let placed_pending = queue
+            .keys()
+            .iter()
+            .filter(|&&key| key & key::PENDING != 0)
+            .count();
+        let placed_active = queue.used - placed_pending;
+        if pending > placed_pending {
+            *hcr |= hcr::NPIE;
+        }
+        if active > placed_active {
+            *hcr |= hcr::LRENPIE;
+        }
+        queue
+    }
+
+    /// What could be in a list register of `vcpu` and is in none: its key, and whether it is active.
+    fn candidates(&self, vcpu: VcpuId) -> impl Iterator<Item = (u32, bool)> {
+        let live = self.locals.get(vcpu.index()).map_or(0, |local| local.live);
+        let private = bits_of(live).map(IntId);
+        let shared = self
+            .live
+            .iter()
+            .enumerate()
+            .flat_map(|(block, &word)| bits_of(word).map(move |bit| spi(block, bit)));
+        private.chain(shared).filter_map(move |intid| {
+            let irq = self.irq(vcpu, intid)?;
+            let active = irq.active && irq.home == Some(vcpu) && irq.seat.is_none();
+            let ready = irq.is_ready() && irq.target == Some(vcpu) && enabled(self.groups, irq);
+            (active || ready).then(|| (key::new(active, irq.priority, intid.0), active))
+        })
+    }
+
+    /// The active interrupt of highest priority that `vcpu` has outside its list registers: the one that an
+    /// EOI which found no list register was for (EOImode 0: priorities end in order).
+    fn first_active(&self, vcpu: VcpuId) -> Option<IntId> {
+        self.candidates(vcpu)
+            .filter(|&(_, active)| active)
+            .map(|(key, _)| key)
+            .min()
+            .map(|key| IntId(key::intid(key)))
+    }
+
+    /// Marks everybody in `vcpus` as having to populate, and returns them.
+    pub(super) fn disturb(&mut self, vcpus: VcpuSet) -> VcpuSet {
+        self.dirty = self.dirty.union(vcpus);
+        vcpus
+    }
+
+    /// Those who have something in their list registers.
+    pub(super) fn seated(&self) -> VcpuSet {
+        let mut seated = VcpuSet::EMPTY;
+        for (vcpu, local) in (0u8..).map(VcpuId).zip(&self.locals) {
+            if local.slots.iter().any(Option::is_some) {
+                seated.insert(vcpu);
+            }
+        }
+        seated
+    }
+}
+
+/// Puts `irq` into a list register of `vcpu`; `group_on` says whether it may be pending there.
+fn seat(irq: &mut Irq, vcpu: VcpuId, intid: IntId, group_on: bool) -> ListReg {
+    let active = irq.active;
+    let deliverable = irq.enabled && group_on && irq.target == Some(vcpu);
+    let latch = deliverable && irq.latch;
+    let line = deliverable && irq.line && !irq.edge && !active;
+    irq.active = false;
+    irq.latch &= !latch;
+    // Something that cannot go into this list register is to be delivered after it.
+    let waits = active && irq.enabled && irq.is_pending();
+    let state = LrState::new(latch || line, active);
+    let hardware = irq.held && state != LrState::PendingActive && !waits;
+    irq.seat = Some(Seat {
+        vcpu,
+        latch,
+        line,
+        hardware,
+        active,
+        drop_active: false,
+    });
+    ListReg {
+        vintid: intid.0,
+        priority: irq.priority,
+        group1: irq.group1,
+        state,
+        source: if hardware {
+            LrSource::Hardware { pintid: intid.0 }
+        } else {
+            LrSource::Software {
+                eoi: irq.held || waits || line,
+            }
+        },
+    }
+}
+
+/// Takes `irq` out of a list register of `vcpu` whose state is now `state`.
+fn unseat(irq: &mut Irq, vcpu: VcpuId, state: LrState) {
+    let Some(seat) = irq.seat.take() else {
+        return;
+    };
+    if state.is_pending() {
+        irq.latch |= seat.latch;
+    } else if seat.line && irq.passed_through {
+        // Acknowledged: what the physical line said has been delivered.
+        irq.line = false;
+    }
+    irq.active |= state.is_active() && !seat.drop_active;
+    irq.home = irq.active.then_some(vcpu);
+    if seat.hardware && state == LrState::Invalid {
+        irq.held = false;
+    }
+}
