@@ -1,0 +1,50 @@
+//! Lines on the PL011 that `/chosen/stdout-path` names (DDI0183 3.3).
+
+use core::fmt;
+
+use spin::{Mutex, Once};
+
+use super::mmio::Device;
+use super::text::Text;
+
+const UARTDR: u64 = 0x00;
+const UARTFR: u64 = 0x18;
+/// Transmit FIFO full.
+const TXFF: u32 = 1 << 5;
+
+static UART: Once<Device> = Once::new();
+static LINE: Mutex<()> = Mutex::new(());
+
+/// Says where the console is.
+pub fn open(uart: Device) {
+    UART.call_once(|| uart);
+}
+
+/// Writes a whole line (the caller ends it with a line feed), not mixed with another CPU's.
+pub fn say(line: fmt::Arguments<'_>) {
+    let text = Text::<512>::format(line);
+    let _whole_line = LINE.lock();
+    write(text.as_str());
+}
+
+/// Writes without the lock, for a CPU that is about to stop the machine.
+pub fn say_last(line: fmt::Arguments<'_>) {
+    write(Text::<512>::format(line).as_str());
+}
+
+fn write(text: &str) {
+    let Some(uart) = UART.get() else { return };
+    for byte in text.bytes() {
+        if byte == b'\n' {
+            write_byte(*uart, b'\r');
+        }
+        write_byte(*uart, byte);
+    }
+}
+
+fn write_byte(uart: Device, byte: u8) {
+    while uart.read32(UARTFR) & TXFF != 0 {
+        core::hint::spin_loop();
+    }
+    uart.write32(UARTDR, u32::from(byte));
+}

@@ -1,0 +1,225 @@
+//! GICv3 as a guest drives it (IHI0069): distributor, this CPU's redistributor and CPU interface.
+
+use super::machine::machine;
+use super::mmio::Device;
+use super::sysreg::{self, read, write};
+
+/// INTIDs the tests keep count of.
+pub const INTIDS: usize = 128;
+/// What the acknowledge register says when nothing is pending (IHI0069 2.2.1).
+pub const NONE: u32 = 1023;
+/// Priority of everything, unless a test says otherwise.
+pub const PRIORITY: u8 = 0xa0;
+/// ICC_RPR_EL1 when nothing is active.
+pub const IDLE_PRIORITY: u64 = 0xff;
+
+/// Distributor registers (IHI0069 12.8).
+pub mod gicd {
+    #![allow(missing_docs, reason = "the names are IHI0069's")]
+    pub const CTLR: u64 = 0x0000;
+    pub const TYPER: u64 = 0x0004;
+    pub const IIDR: u64 = 0x0008;
+    pub const IGROUPR: u64 = 0x0080;
+    pub const ISENABLER: u64 = 0x0100;
+    pub const ICENABLER: u64 = 0x0180;
+    pub const ISPENDR: u64 = 0x0200;
+    pub const ICPENDR: u64 = 0x0280;
+    pub const ISACTIVER: u64 = 0x0300;
+    pub const ICACTIVER: u64 = 0x0380;
+    pub const IPRIORITYR: u64 = 0x0400;
+    pub const ICFGR: u64 = 0x0c00;
+    pub const IROUTER: u64 = 0x6000;
+    pub const PIDR2: u64 = 0xffe8;
+}
+
+/// Redistributor type register (IHI0069 12.11).
+pub const GICR_TYPER: u64 = 0x0008;
+const GICR_WAKER: u64 = 0x0014;
+/// Two 64 KiB frames a CPU; four with virtual LPIs (IHI0069 12.10).
+const GICR_FRAME: u64 = 0x1_0000;
+const TYPER_VLPIS: u64 = 1 << 1;
+const TYPER_LAST: u64 = 1 << 4;
+const WAKER_PROCESSOR_SLEEP: u32 = 1 << 1;
+const WAKER_CHILDREN_ASLEEP: u32 = 1 << 2;
+const CTLR_RWP: u32 = 1 << 31;
+/// EnableGrp1, its non-secure alias, and affinity routing: right whichever view this is.
+const CTLR_ON: u32 = 1 << 0 | 1 << 1 | 1 << 4;
+
+/// The distributor.
+pub fn distributor() -> Device {
+    machine().gicd
+}
+
+/// Turns the distributor on, everything disabled, group 1, no shared interrupt routed.
+pub fn start_distributor() {
+    let gicd = distributor();
+    let registers = (gicd.read32(gicd::TYPER) & 0x1f) + 1;
+    gicd.write32(gicd::CTLR, 0);
+    wait_for_writes();
+    for n in 1..u64::from(registers) {
+        gicd.write32(gicd::ICENABLER + 4 * n, !0);
+        gicd.write32(gicd::ICPENDR + 4 * n, !0);
+        gicd.write32(gicd::ICACTIVER + 4 * n, !0);
+        gicd.write32(gicd::IGROUPR + 4 * n, !0);
+    }
+    for n in 8..8 * u64::from(registers) {
+        gicd.write32(gicd::IPRIORITYR + 4 * n, u32::from(PRIORITY) * 0x0101_0101);
+    }
+    gicd.write32(gicd::CTLR, CTLR_ON);
+    wait_for_writes();
+}
+
+fn wait_for_writes() {
+    while distributor().read32(gicd::CTLR) & CTLR_RWP != 0 {
+        core::hint::spin_loop();
+    }
+}
+
+/// This CPU's redistributor: RD_base, with SGI_base 64 KiB above.
+pub fn redistributor() -> Device {
+    let all = machine().gicr;
+    let me = sysreg::affinity();
+    let affinity = (me >> 32 & 0xff) << 24 | me & 0xff_ffff;
+    let mut offset = 0;
+    loop {
+        let typer = all.read64(offset + GICR_TYPER);
+        if typer >> 32 == affinity {
+            return all.part(offset, 2 * GICR_FRAME);
+        }
+        assert!(
+            typer & TYPER_LAST == 0,
+            "no redistributor for {affinity:#x}"
+        );
+        offset += GICR_FRAME * if typer & TYPER_VLPIS != 0 { 4 } else { 2 };
+    }
+}
+
+/// The redistributor's SGI and PPI registers, which lie as the distributor's do.
+pub fn private() -> Device {
+    redistributor().part(GICR_FRAME, GICR_FRAME)
+}
+
+/// The registers that hold `intid`.
+pub fn bank(intid: u32) -> Device {
+    if intid < 32 { private() } else { distributor() }
+}
+
+/// Wakes this CPU's interface: SGIs enabled, PPIs not, everything let through.
+pub fn start_cpu() {
+    let waker = redistributor();
+    waker.write32(
+        GICR_WAKER,
+        waker.read32(GICR_WAKER) & !WAKER_PROCESSOR_SLEEP,
+    );
+    while waker.read32(GICR_WAKER) & WAKER_CHILDREN_ASLEEP != 0 {
+        core::hint::spin_loop();
+    }
+    let private = private();
+    private.write32(gicd::ICENABLER, !0xffff);
+    private.write32(gicd::IGROUPR, !0);
+    private.write32(gicd::ICPENDR, !0);
+    private.write32(gicd::ICACTIVER, !0);
+    for n in 0..8 {
+        private.write32(gicd::IPRIORITYR + 4 * n, u32::from(PRIORITY) * 0x0101_0101);
+    }
+    private.write32(gicd::ISENABLER, 0xffff);
+    start_interface();
+}
+
+/// The CPU interface alone (IHI0069 12.2).
+pub fn start_interface() {
+    write!("icc_sre_el1", 1 | read!("icc_sre_el1"));
+    write!("icc_ctlr_el1", 0);
+    write!("icc_bpr1_el1", 0);
+    write!("icc_pmr_el1", 0xf0);
+    write!("icc_igrpen1_el1", 1);
+}
+
+/// Lets nothing through to this CPU any more.
+pub fn stop_cpu() {
+    write!("icc_igrpen1_el1", 0);
+    private().write32(gicd::ICENABLER, !0);
+}
+
+/// Takes the highest pending interrupt, or [`NONE`].
+pub fn acknowledge() -> u32 {
+    let intid = read!("icc_iar1_el1");
+    sysreg::isb();
+    intid as u32 & 0xff_ffff
+}
+
+/// Ends `intid`: priority drop and deactivation.
+pub fn end(intid: u32) {
+    write!("icc_eoir1_el1", u64::from(intid));
+}
+
+/// The running priority.
+pub fn running_priority() -> u64 {
+    read!("icc_rpr_el1")
+}
+
+/// The highest pending interrupt, not taken.
+pub fn highest_pending() -> u32 {
+    read!("icc_hppir1_el1") as u32 & 0xff_ffff
+}
+
+/// Sets the priority mask.
+pub fn set_priority_mask(priority: u8) {
+    write!("icc_pmr_el1", u64::from(priority));
+}
+
+/// Sends `sgi` to the CPU with `affinity` (IHI0069 12.2 ICC_SGI1R_EL1).
+pub fn send_sgi_to(affinity: u64, sgi: u32) {
+    let aff0 = affinity & 0xff;
+    let value = (affinity >> 32 & 0xff) << 48
+        | aff0 >> 4 << 44
+        | (affinity >> 16 & 0xff) << 32
+        | u64::from(sgi) << 24
+        | (affinity >> 8 & 0xff) << 16
+        | 1 << (aff0 & 0xf);
+    send_sgi_raw(value);
+}
+
+/// Sends `sgi` to every CPU but this one.
+pub fn send_sgi_to_others(sgi: u32) {
+    send_sgi_raw(1 << 40 | u64::from(sgi) << 24);
+}
+
+/// Writes ICC_SGI1R_EL1, earlier stores first.
+pub fn send_sgi_raw(value: u64) {
+    sysreg::store_barrier();
+    write!("icc_sgi1r_el1", value);
+}
+
+/// Lets `intid` through.
+pub fn enable(intid: u32) {
+    bank(intid).write32(gicd::ISENABLER + word(intid), bit(intid));
+}
+
+/// Holds `intid` back, from when this returns.
+pub fn disable(intid: u32) {
+    bank(intid).write32(gicd::ICENABLER + word(intid), bit(intid));
+    if intid >= 32 {
+        wait_for_writes();
+    }
+}
+
+/// Offset of the 32-bit register that holds `intid`, one bit each.
+pub fn word(intid: u32) -> u64 {
+    u64::from(intid / 32) * 4
+}
+
+/// The bit of `intid` in that register.
+pub fn bit(intid: u32) -> u32 {
+    1 << (intid % 32)
+}
+
+/// Whether the bit of `intid` is set in the registers at `offset`.
+pub fn is_set(offset: u64, intid: u32) -> bool {
+    bank(intid).read32(offset + word(intid)) & bit(intid) != 0
+}
+
+/// Routes a shared interrupt to the CPU with `affinity`.
+pub fn route(intid: u32, affinity: u64) {
+    distributor().write64(gicd::IROUTER + 8 * u64::from(intid), affinity);
+}

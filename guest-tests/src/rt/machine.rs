@@ -1,0 +1,212 @@
+//! What the devicetree says about the machine the tests run on.
+
+use dtoolkit::fdt::{Fdt, FdtNode};
+use dtoolkit::standard::NodeStandard;
+use dtoolkit::{Node, Property, ToCellInt};
+use spin::Once;
+
+use super::call::Conduit;
+use super::cpu::MAX_CPUS;
+use super::mmio::{Device, Region};
+use super::sysreg;
+use super::text::Text;
+
+/// First INTID of the private peripheral and of the shared peripheral interrupts (IHI0069 2.2.1).
+const FIRST_INTID: [u32; 2] = [32, 16];
+
+/// The machine, as far as the tests care.
+pub struct Machine {
+    /// GIC distributor.
+    pub gicd: Device,
+    /// GIC redistributors, all frames.
+    pub gicr: Device,
+    /// The console's PL011.
+    pub uart: Device,
+    /// Its interrupt.
+    pub uart_intid: Option<u32>,
+    /// The PL031 clock, if the machine has one.
+    pub rtc: Option<(Device, u32)>,
+    /// All RAM the guest may use.
+    pub memory: [Option<Region>; 8],
+    /// Affinity of every CPU, the boot CPU first.
+    pub cpus: [u64; MAX_CPUS],
+    /// How many of `cpus` there are.
+    pub cpu_count: usize,
+    /// How PSCI is called.
+    pub conduit: Conduit,
+    /// How SDEI is called, if there is a node for it.
+    pub sdei_conduit: Option<Conduit>,
+    /// Virtual timer interrupt.
+    pub virtual_timer_intid: u32,
+    /// Non-secure EL1 physical timer interrupt.
+    pub physical_timer_intid: u32,
+    bootargs: Text<512>,
+    tree: Fdt<'static>,
+}
+
+static MACHINE: Once<Machine> = Once::new();
+
+/// The machine. `discover` ran before any test.
+pub fn machine() -> &'static Machine {
+    match MACHINE.get() {
+        Some(machine) => machine,
+        None => sysreg::park(),
+    }
+}
+
+/// Reads the devicetree at `address`; without a usable one there is no console to complain on.
+pub fn discover(address: u64) {
+    match read_tree(address).and_then(read_machine) {
+        Some(machine) => MACHINE.call_once(|| machine),
+        None => sysreg::park(),
+    };
+}
+
+impl Machine {
+    /// Whether `word` is one of the boot arguments.
+    pub fn has_argument(&self, word: &str) -> bool {
+        self.arguments().any(|argument| argument == word)
+    }
+
+    /// The boot arguments.
+    pub fn arguments(&self) -> impl Iterator<Item = &str> {
+        self.bootargs.as_str().split_whitespace()
+    }
+
+    /// Whether some node of the devicetree describes `address`.
+    pub fn describes(&self, address: u64) -> bool {
+        describes(self.tree.root(), address)
+    }
+
+    /// The memory region that holds this image.
+    pub fn home(&self) -> Region {
+        let here = discover as *const () as u64;
+        let mut regions = self.memory.iter().flatten();
+        match regions.find(|region| region.contains(here)) {
+            Some(region) => *region,
+            None => sysreg::park(),
+        }
+    }
+}
+
+fn describes(node: FdtNode<'static>, address: u64) -> bool {
+    let here = regions(node).any(|region| region.contains(address));
+    // Buses without `ranges` translation have their own address spaces; `virt` has none with a reg.
+    here || node.children().any(|child| describes(child, address))
+}
+
+fn read_tree(address: u64) -> Option<Fdt<'static>> {
+    // SAFETY: the boot protocol hands over a devicetree at this address, in memory that nothing else
+    // uses; the first eight bytes are its magic and size.
+    let header = unsafe { core::slice::from_raw_parts(address as *const u8, 8) };
+    let size = u32::from_be_bytes(header.get(4..8)?.try_into().ok()?) as usize;
+    if header.get(..4)? != [0xd0, 0x0d, 0xfe, 0xed] {
+        return None;
+    }
+    // SAFETY: as above; `size` is what the header says the whole tree takes.
+    let bytes = unsafe { core::slice::from_raw_parts(address as *const u8, size) };
+    Fdt::new(bytes).ok()
+}
+
+fn read_machine(tree: Fdt<'static>) -> Option<Machine> {
+    let gic = find_compatible(tree, "arm,gic-v3")?;
+    let mut gic_regions = regions(gic);
+    let (gicd, gicr) = (gic_regions.next()?, gic_regions.next()?);
+    let stdout = text(tree.find_node("/chosen")?, "stdout-path")?;
+    let uart = tree.find_node(stdout.split(':').next()?)?;
+    let timer = find_compatible(tree, "arm,armv8-timer")?;
+    let psci = tree.find_node("/psci")?;
+    let sdei = find_compatible_in(tree.find_node("/firmware"), "arm,sdei-1.0");
+    let (cpus, cpu_count) = read_cpus(tree)?;
+    Some(Machine {
+        gicd: device(gicd),
+        gicr: device(gicr),
+        uart: device(regions(uart).next()?),
+        uart_intid: interrupt(uart, 0),
+        rtc: find_compatible(tree, "arm,pl031")
+            .and_then(|node| Some((device(regions(node).next()?), interrupt(node, 0)?))),
+        memory: read_memory(tree),
+        cpus,
+        cpu_count,
+        conduit: Conduit::from_method(text(psci, "method")?)?,
+        sdei_conduit: sdei.and_then(|node| Conduit::from_method(text(node, "method")?)),
+        virtual_timer_intid: interrupt(timer, 2)?,
+        physical_timer_intid: interrupt(timer, 1)?,
+        bootargs: Text::format(format_args!(
+            "{}",
+            text(tree.find_node("/chosen")?, "bootargs").unwrap_or("")
+        )),
+        tree,
+    })
+}
+
+fn device(region: Region) -> Device {
+    // SAFETY: the devicetree names it as a device's registers, and memory nodes are not devices.
+    unsafe { Device::new(region) }
+}
+
+fn find_compatible(tree: Fdt<'static>, wanted: &str) -> Option<FdtNode<'static>> {
+    find_compatible_in(Some(tree.root()), wanted)
+}
+
+fn find_compatible_in(parent: Option<FdtNode<'static>>, wanted: &str) -> Option<FdtNode<'static>> {
+    let parent = parent?;
+    let mut children = parent.children();
+    children.find(|node| node.is_compatible(wanted))
+}
+
+fn text(node: FdtNode<'static>, property: &str) -> Option<&'static str> {
+    node.property(property)?.value_as::<&'static str>().ok()
+}
+
+fn regions(node: FdtNode<'static>) -> impl Iterator<Item = Region> {
+    let list = node.reg().ok().flatten();
+    list.into_iter().flatten().filter_map(|reg| {
+        Some(Region {
+            base: reg.address().ok()?,
+            size: reg.size().ok()?,
+        })
+    })
+}
+
+/// The INTID of interrupt `index` of a node: cells of kind, number, flags (GICv3 binding).
+fn interrupt(node: FdtNode<'static>, index: usize) -> Option<u32> {
+    let property = node.property("interrupts")?;
+    let cell = |n: usize| -> Option<u32> {
+        let bytes = property.value().get(n * 4..n * 4 + 4)?;
+        Some(u32::from_be_bytes(bytes.try_into().ok()?))
+    };
+    let kind = cell(index * 3)? as usize;
+    Some(FIRST_INTID.get(kind)? + cell(index * 3 + 1)?)
+}
+
+fn read_memory(tree: Fdt<'static>) -> [Option<Region>; 8] {
+    let mut memory = [None; 8];
+    let root = tree.root();
+    let nodes = root.children().filter(|node| {
+        node.property("device_type")
+            .is_some_and(|kind| kind.value() == b"memory\0")
+    });
+    for (slot, region) in memory.iter_mut().zip(nodes.flat_map(regions)) {
+        *slot = Some(region);
+    }
+    memory
+}
+
+fn read_cpus(tree: Fdt<'static>) -> Option<([u64; MAX_CPUS], usize)> {
+    let boot = sysreg::affinity();
+    let mut cpus = [boot; MAX_CPUS];
+    let mut count = 1;
+    for cpu in tree.cpus().ok()?.cpus() {
+        let id: u64 = cpu.ids().ok()?.next()?.to_int().ok()?;
+        if id == boot {
+            continue;
+        }
+        let Some(slot) = cpus.get_mut(count) else {
+            break;
+        };
+        *slot = id;
+        count += 1;
+    }
+    Some((cpus, count))
+}

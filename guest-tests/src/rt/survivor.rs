@@ -1,0 +1,45 @@
+//! One word of RAM outside the image, which a reset does not clear: how a test knows it booted before.
+
+use super::machine::machine;
+
+unsafe extern "C" {
+    static __image_end: u8;
+}
+
+/// Far enough above the image that no loader puts anything of ours there.
+const DISTANCE: u64 = 8 << 20;
+
+fn word() -> *mut u64 {
+    let end = &raw const __image_end as u64;
+    let address = (end + DISTANCE) & !0xfff;
+    assert!(
+        machine().home().contains(address),
+        "no RAM {DISTANCE:#x} above the image"
+    );
+    address as *mut u64
+}
+
+/// Counts this boot of the test that `name` stands for: 1 for the first.
+pub fn count_boot(name: &str) -> u64 {
+    // FNV-1a, so that what was in RAM by accident, or by another test, counts as nothing.
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    }) & !0xff;
+    // SAFETY: aligned RAM of ours that Rust uses for nothing else.
+    let before = unsafe { word().read_volatile() };
+    let boots = if before & !0xff == hash {
+        (before & 0xff) + 1
+    } else {
+        1
+    };
+    // SAFETY: as above.
+    unsafe { word().write_volatile(hash | boots) };
+    super::sysreg::clean_to_memory(word() as u64);
+    boots
+}
+
+/// Lets the next boot be the first again.
+pub fn forget() {
+    // SAFETY: as in `count_boot`.
+    unsafe { word().write_volatile(0) };
+}

@@ -1,0 +1,116 @@
+//! System registers, barriers and hints, by intent.
+
+use core::arch::asm;
+
+/// Reads a system register by name.
+macro_rules! read {
+    ($name:literal) => {{
+        let value: u64;
+        // SAFETY: reading this register has no side effect on memory or control flow.
+        unsafe { ::core::arch::asm!(concat!("mrs {}, ", $name), out(reg) value, options(nostack, nomem)) };
+        value
+    }};
+}
+
+/// Writes a system register by name and waits until it took effect (DDI0487 D24.1.2: ISB).
+macro_rules! write {
+    ($name:literal, $value:expr) => {{
+        let value: u64 = $value;
+        // SAFETY: the callers in this room write registers that change neither the translation of
+        // Rust's memory nor where Rust executes.
+        unsafe { ::core::arch::asm!(concat!("msr ", $name, ", {}"), "isb", in(reg) value, options(nostack)) };
+    }};
+}
+
+pub(crate) use {read, write};
+
+/// This CPU's affinity fields, as PSCI and the redistributors name it.
+pub fn affinity() -> u64 {
+    read!("mpidr_el1") & 0xff_00ff_ffff
+}
+
+/// MPIDR_EL1 as it reads.
+pub fn mpidr() -> u64 {
+    read!("mpidr_el1")
+}
+
+/// DAIF as MRS shows it: bits 9 to 6.
+pub fn daif() -> u64 {
+    read!("daif")
+}
+
+/// Masks D, A, I and F.
+pub fn mask_all() {
+    // SAFETY: masking interrupts breaks no code here; the default `nomem` is left out as a barrier.
+    unsafe { asm!("msr daifset, #0xf", options(nostack)) };
+}
+
+/// Lets interrupts in; D, A and F stay as they are.
+pub fn unmask_interrupts() {
+    // SAFETY: the vectors are installed before the first call, and save every register.
+    unsafe { asm!("msr daifclr, #2", "isb", options(nostack)) };
+}
+
+/// Runs `body` with interrupts let in, and puts DAIF back.
+pub fn with_interrupts<T>(body: impl FnOnce() -> T) -> T {
+    let before = daif();
+    unmask_interrupts();
+    let value = body();
+    // SAFETY: puts back what was there before.
+    unsafe { asm!("msr daif, {}", in(reg) before, options(nostack)) };
+    value
+}
+
+/// Waits until an interrupt is pending, masked or not.
+pub fn wfi() {
+    // SAFETY: a hint; DSB first, as DDI0487 B2.3.12 wants earlier stores seen before the wait.
+    unsafe { asm!("dsb sy", "wfi", options(nostack)) };
+}
+
+/// Wakes every CPU that waits for an event, earlier stores first.
+pub fn sev() {
+    // SAFETY: a barrier and a hint.
+    unsafe { asm!("dsb ish", "sev", options(nostack)) };
+}
+
+/// One turn of a waiting loop: lets an emulator run the other CPUs.
+pub fn relax() {
+    // SAFETY: a hint.
+    unsafe { asm!("yield", options(nostack)) };
+}
+
+/// Completes all earlier stores.
+pub fn store_barrier() {
+    // SAFETY: a barrier.
+    unsafe { asm!("dsb ishst", options(nostack)) };
+}
+
+/// Writes the cache line of `address` back to memory, for who reads it with caches off.
+pub fn clean_to_memory(address: u64) {
+    // SAFETY: maintenance changes no memory content.
+    unsafe { asm!("dc cvac, {}", "dsb sy", in(reg) address, options(nostack)) };
+}
+
+/// Context synchronisation.
+pub fn isb() {
+    // SAFETY: a barrier.
+    unsafe { asm!("isb", options(nostack)) };
+}
+
+/// The CPU's index, which `cpu` keeps in TPIDR_EL1.
+pub fn cpu_index() -> usize {
+    read!("tpidr_el1") as usize
+}
+
+/// Notes the CPU's index.
+pub fn set_cpu_index(index: usize) {
+    write!("tpidr_el1", index as u64);
+}
+
+/// Stays here for ever, masked.
+pub fn park() -> ! {
+    mask_all();
+    loop {
+        wfi();
+    }
+}

@@ -1,0 +1,13 @@
+//! The tests, by the part of the contract they check.
+
+mod gic;
+mod gic_registers;
+mod idreg;
+mod isolation;
+mod metrics;
+mod psci;
+mod psci_errors;
+mod reset;
+mod sdei;
+mod smccc;
+mod timer;

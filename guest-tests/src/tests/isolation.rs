@@ -1,0 +1,180 @@
+//! What a guest was not given: every access is an external abort, and life goes on.
+
+use crate::harness::{TestResult, needs_hypervisor};
+use crate::rt::exception::Fault;
+use crate::rt::gic::{self, gicd};
+use crate::rt::machine::machine;
+use crate::rt::probe;
+use crate::rt::timer::Timer;
+use crate::tests::timer::takes_interrupts;
+
+/// Exception classes of aborts taken from the same level (DDI0487 D24.2 ESR_ELx).
+const DATA_ABORT: u64 = 0x25;
+const FETCH_ABORT: u64 = 0x21;
+/// Synchronous external abort, not on a table walk.
+const EXTERNAL: u64 = 0x10;
+/// Synchronous external abort on a walk, level 2.
+const EXTERNAL_ON_WALK: u64 = 0x16;
+/// The access was a write.
+const WNR: u64 = 1 << 6;
+
+/// Devices of QEMU `virt` that no guest gets, and holes.
+const NOT_OURS: [u64; 16] = [
+    0x0000_0000,    // flash
+    0x0400_0000,    // flash
+    0x0801_0000,    // GICC
+    0x0802_0000,    // GICv2m
+    0x0803_0000,    // GICH
+    0x0804_0000,    // GICV
+    0x0808_0000,    // ITS
+    0x0902_0000,    // fw_cfg
+    0x0903_0000,    // GPIO
+    0x0904_0000,    // secure UART
+    0x0905_0000,    // SMMU
+    0x0b00_0000,    // nothing
+    0x1000_0000,    // PCIe memory
+    0x3eff_0000,    // PCIe ports
+    0x3f00_0000,    // PCIe configuration
+    0x40_1000_0000, // PCIe configuration, high
+];
+
+/// Addresses that are neither memory nor in the devicetree.
+fn holes() -> impl Iterator<Item = u64> {
+    let end = machine().home().end();
+    let above = [end, end + 0x1000, end + 0xf_fff0, end + (1 << 30)];
+    let bare = machine().has_argument("bare");
+    let devices = NOT_OURS.into_iter().filter(move |_| !bare);
+    above
+        .into_iter()
+        .chain(devices)
+        .filter(|address| !probe::is_memory(*address) && !machine().describes(*address))
+}
+
+fn expect_abort<T: core::fmt::Debug>(
+    result: Result<T, Fault>,
+    class: u64,
+    status: u64,
+    address: u64,
+) -> TestResult {
+    match result {
+        Ok(value) => fail!("the access at {address:#x} gave {value:x?}"),
+        Err(fault) => {
+            expect_eq!(fault.class(), class, "at {address:#x}, {fault:#x?}");
+            expect_eq!(fault.status(), status, "at {address:#x}, {fault:#x?}");
+            expect_eq!(fault.far, address, "{fault:#x?}");
+        }
+    }
+    Ok(())
+}
+
+guest_test!(a_read_outside_is_an_external_abort);
+fn a_read_outside_is_an_external_abort() -> TestResult {
+    for address in holes() {
+        expect_abort(probe::read32(address), DATA_ABORT, EXTERNAL, address)?;
+        expect_abort(probe::read64(address), DATA_ABORT, EXTERNAL, address)?;
+    }
+    expect_that!(takes_interrupts(Timer::Virtual, 3));
+    Ok(())
+}
+
+guest_test!(a_write_outside_is_an_external_abort_and_says_it_was_a_write);
+fn a_write_outside_is_an_external_abort_and_says_it_was_a_write() -> TestResult {
+    for address in holes() {
+        let result = probe::write32(address, 0);
+        expect_abort(result, DATA_ABORT, EXTERNAL, address)?;
+        let fault = result.err().map_or(0, |fault| fault.esr & WNR);
+        expect_eq!(fault, WNR, "at {address:#x}");
+    }
+    Ok(())
+}
+
+guest_test!(odd_loads_and_stores_outside_are_external_aborts);
+fn odd_loads_and_stores_outside_are_external_aborts() -> TestResult {
+    for address in holes() {
+        expect_abort(probe::read_pair(address), DATA_ABORT, EXTERNAL, address)?;
+        expect_abort(
+            probe::write_and_step(address, 0),
+            DATA_ABORT,
+            EXTERNAL,
+            address,
+        )?;
+    }
+    Ok(())
+}
+
+guest_test!(a_fetch_outside_is_an_external_abort);
+fn a_fetch_outside_is_an_external_abort() -> TestResult {
+    // Below the image's gigabyte stage 1 itself forbids execution.
+    for address in holes().filter(|address| address % 4 == 0 && *address >= machine().home().base) {
+        expect_abort(probe::execute(address), FETCH_ABORT, EXTERNAL, address)?;
+    }
+    expect_that!(takes_interrupts(Timer::Virtual, 3));
+    Ok(())
+}
+
+guest_test!(a_table_walk_outside_is_an_external_abort_on_the_walk);
+fn a_table_walk_outside_is_an_external_abort_on_the_walk() -> TestResult {
+    for table in holes().filter(|address| address % 4096 == 0) {
+        match probe::read_through_table(table) {
+            Ok(value) => fail!("a table at {table:#x} gave {value:#x}"),
+            Err(fault) => {
+                expect_eq!(fault.class(), DATA_ABORT, "table {table:#x}, {fault:#x?}");
+                expect_eq!(
+                    fault.status(),
+                    EXTERNAL_ON_WALK,
+                    "table {table:#x}, {fault:#x?}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+guest_test!(maintenance_and_exclusives_outside_harm_nobody);
+fn maintenance_and_exclusives_outside_harm_nobody() -> TestResult {
+    for address in holes().filter(|address| address % 8 == 0) {
+        if let Err(fault) = probe::clean_and_invalidate(address) {
+            expect_eq!(fault.class(), DATA_ABORT, "{fault:#x?}");
+        }
+        if let Err(fault) = probe::read_exclusive(address) {
+            expect_eq!(fault.class(), DATA_ABORT, "{fault:#x?}");
+        } else {
+            fail!("an exclusive load at {address:#x} gave something");
+        }
+    }
+    expect_that!(takes_interrupts(Timer::Virtual, 3));
+    Ok(())
+}
+
+guest_test!(accesses_no_syndrome_describes_do_not_kill_the_distributor);
+fn accesses_no_syndrome_describes_do_not_kill_the_distributor() -> TestResult {
+    let iidr = gic::distributor().address(gicd::IIDR);
+    let before = gic::distributor().read32(gicd::IIDR);
+    // Either the value or an abort; QEMU gives the first, a trapping hypervisor the second.
+    if let Err(fault) = probe::read_pair(iidr) {
+        expect_eq!(fault.class(), DATA_ABORT, "{fault:#x?}");
+    }
+    if let Err(fault) = probe::write_and_step(iidr, 0) {
+        expect_eq!(fault.class(), DATA_ABORT, "{fault:#x?}");
+    }
+    expect_eq!(gic::distributor().read32(gicd::IIDR), before);
+    expect_that!(takes_interrupts(Timer::Virtual, 3));
+    Ok(())
+}
+
+guest_test!(
+    a_hundred_thousand_stray_reads_change_nothing,
+    cpus = 1,
+    boot = shared,
+    icount = false,
+    timeout = 60
+);
+fn a_hundred_thousand_stray_reads_change_nothing() -> TestResult {
+    needs_hypervisor()?;
+    let address = machine().home().end();
+    for _ in 0..100_000 {
+        expect_abort(probe::read32(address), DATA_ABORT, EXTERNAL, address)?;
+    }
+    expect_that!(takes_interrupts(Timer::Virtual, 3));
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! The end of the machine: off, reset, and reset again. One boot each.
+
+use hv_abi::psci::{self as abi, Status};
+
+use crate::harness::{TestResult, done_before_the_end, needs_hypervisor};
+use crate::rt::sync::{Flag, watch_for_ms};
+use crate::rt::{cpu, exception, psci, survivor, sysreg};
+
+/// Boots a reset test sees before it is content.
+const BOOTS: u64 = 3;
+
+guest_test!(
+    system_reset_boots_the_machine_again_and_again,
+    cpus = 1,
+    boot = own,
+    icount = false,
+    timeout = 40
+);
+fn system_reset_boots_the_machine_again_and_again() -> TestResult {
+    if survivor::count_boot("system_reset") < BOOTS {
+        psci::system_reset();
+    }
+    survivor::forget();
+    Ok(())
+}
+
+guest_test!(
+    system_reset2_resets_the_machine_too,
+    cpus = 1,
+    boot = own,
+    icount = false,
+    timeout = 40
+);
+fn system_reset2_resets_the_machine_too() -> TestResult {
+    needs_hypervisor()?;
+    if survivor::count_boot("system_reset2") < BOOTS {
+        let status = psci::call_psci(abi::SYSTEM_RESET2[1], &[0, 0]);
+        fail!("SYSTEM_RESET2 returned {status}");
+    }
+    survivor::forget();
+    Ok(())
+}
+
+guest_test!(
+    system_reset_while_others_run_leaves_them_off,
+    cpus = 4,
+    boot = own,
+    icount = false,
+    timeout = 40
+);
+fn system_reset_while_others_run_leaves_them_off() -> TestResult {
+    let boots = survivor::count_boot("system_reset_others");
+    for index in 1..cpu::count() {
+        expect_that!(cpu::is_off(index), "CPU {index} in boot {boots}");
+    }
+    if boots < BOOTS {
+        static ON: Flag = Flag::new();
+        for index in 1..cpu::count() {
+            ON.lower();
+            // One spins masked, one waits, one takes interrupts: none is in the way.
+            let status = cpu::start(index, || {
+                ON.raise();
+                match sysreg::cpu_index() {
+                    1 => loop {
+                        core::hint::spin_loop();
+                    },
+                    2 => sysreg::park(),
+                    _ => sysreg::with_interrupts(|| {
+                        loop {
+                            sysreg::wfi();
+                        }
+                    }),
+                }
+            });
+            expect_eq!(status, Status::Success as i32);
+            expect_that!(ON.wait());
+        }
+        psci::system_reset();
+    }
+    survivor::forget();
+    Ok(())
+}
+
+guest_test!(
+    system_reset_forgets_interrupts,
+    cpus = 1,
+    boot = own,
+    icount = false,
+    timeout = 40
+);
+fn system_reset_forgets_interrupts() -> TestResult {
+    let boots = survivor::count_boot("system_reset_irq");
+    sysreg::with_interrupts(|| ());
+    expect_eq!(exception::count(0, 5), 0, "in boot {boots}");
+    if boots < BOOTS {
+        crate::rt::gic::send_sgi_to(cpu::affinity(0), 5);
+        psci::system_reset();
+    }
+    survivor::forget();
+    Ok(())
+}
+
+guest_test!(
+    system_off_from_a_secondary_stops_a_machine_that_spins,
+    cpus = 2,
+    boot = own
+);
+fn system_off_from_a_secondary_stops_a_machine_that_spins() -> TestResult {
+    let status = cpu::start(1, || {
+        done_before_the_end();
+        psci::system_off();
+    });
+    expect_eq!(status, Status::Success as i32);
+    watch_for_ms(5000);
+    fail!("the machine is still on");
+}
