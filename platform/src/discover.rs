@@ -1,0 +1,218 @@
+//! From a devicetree blob to a [`Machine`]. A broken or incomplete blob is an [`Error`], never a panic:
+//! `blob` validates all of it before `tree` reads any.
+
+mod blob;
+mod devices;
+mod gic;
+mod interrupt;
+mod memory;
+mod tree;
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use fdt::Fdt;
+
+pub use self::blob::dtb_size;
+use self::gic::Controller;
+use self::tree::{Node, Tree};
+use crate::{Conduit, Cpu, Error, MAX_CPUS, Machine, Range, Start, Timers, Uart, UartKind};
+
+/// The affinity fields of MPIDR_EL1 (DDI0487 D24.2.120).
+const AFFINITY: u64 = 0xff_00ff_ffff;
+
+const CORRECT: &str = "correct the devicetree";
+
+impl Machine {
+    /// Reads the machine from its devicetree. `dtb` may be longer than the blob; the rest is ignored.
+    ///
+    /// # Errors
+    ///
+    /// If the blob is damaged, or lacks something the hypervisor cannot do without.
+    pub fn discover(dtb: &[u8]) -> Result<Self, Error> {
+        let blob = blob::check(dtb)?;
+        let fdt = open(&blob)?;
+        let tree = Tree::new(&fdt);
+        let psci = psci(&tree)?;
+        let gic = Controller::find(&tree)?;
+        let chosen = tree.find("/chosen");
+        let bootargs = match chosen {
+            Some(chosen) => chosen.string("bootargs")?,
+            None => None,
+        };
+        Ok(Self {
+            model: model(&tree)?,
+            ram: memory::ram(&tree)?,
+            reserved: memory::reserved(&fdt, &tree)?,
+            cpus: cpus(&tree, psci)?,
+            psci,
+            timers: timers(&tree, &gic)?,
+            console: devices::console(&tree, &gic)?,
+            bootargs: String::from(bootargs.unwrap_or_default()),
+            initrd: memory::initrd(chosen)?,
+            devices: devices::passable(&tree, &gic)?,
+            gic: gic.kind()?,
+        })
+    }
+}
+
+impl Uart {
+    /// Finds only the console's registers, so that a machine [`Machine::discover`] refuses can still
+    /// be told why.
+    ///
+    /// # Errors
+    ///
+    /// If the blob is damaged, or has no UART there is a driver for.
+    pub fn locate(dtb: &[u8]) -> Result<(UartKind, Range), Error> {
+        let blob = blob::check(dtb)?;
+        let fdt = open(&blob)?;
+        let tree = Tree::new(&fdt);
+        let (_, kind, base) = devices::uart(&tree)?;
+        Ok((kind, base))
+    }
+}
+
+fn open(blob: &[u8]) -> Result<Fdt<'_>, Error> {
+    Fdt::new(blob).map_err(|_| {
+        Error::new(
+            "blob",
+            "is not readable",
+            "have the loader hand it over unaltered",
+        )
+    })
+}
+
+fn model(tree: &Tree<'_>) -> Result<String, Error> {
+    let Some(root) = tree.find("/") else {
+        return Ok(String::new());
+    };
+    if let Some(model) = root.string("model")? {
+        return Ok(String::from(model));
+    }
+    let first = root
+        .property("compatible")
+        .and_then(|names| names.split(|&byte| byte == 0).next())
+        .and_then(|name| core::str::from_utf8(name).ok());
+    Ok(String::from(first.unwrap_or_default()))
+}
+
+/// How to call PSCI. Version 0.1, which has no fixed function ids, does not count.
+fn psci(tree: &Tree<'_>) -> Result<Option<Conduit>, Error> {
+    let known =
+        |node: &Node<'_>| node.is_compatible("arm,psci-1.0") || node.is_compatible("arm,psci-0.2");
+    let Some(node) = tree.enabled().find(known) else {
+        return Ok(None);
+    };
+    match node.string("method")? {
+        Some("smc") => Ok(Some(Conduit::Smc)),
+        Some("hvc") => Ok(Some(Conduit::Hvc)),
+        _ => Err(node.error("method", "is neither \"smc\" nor \"hvc\"", CORRECT)),
+    }
+}
+
+fn cpus(tree: &Tree<'_>, psci: Option<Conduit>) -> Result<Vec<Cpu>, Error> {
+    let Some(parent) = tree.find("/cpus") else {
+        return Err(Error::new("/cpus", "is missing", CORRECT));
+    };
+    let mut cpus: Vec<Cpu> = Vec::new();
+    let mut stuck = None;
+    for node in parent.children().filter(|node| is_cpu(*node)) {
+        let mpidr = node.unit_address()?;
+        if mpidr & !AFFINITY != 0 {
+            return Err(node.error("reg", "has bits that MPIDR_EL1's affinity has not", CORRECT));
+        }
+        if cpus.iter().any(|cpu| cpu.mpidr == mpidr) {
+            return Err(node.error("reg", "is another CPU's too", CORRECT));
+        }
+        if cpus.len() == MAX_CPUS {
+            return Err(Error::new(
+                "/cpus",
+                "has more than 128 CPUs",
+                "start the machine with 128 or fewer",
+            ));
+        }
+        let start = start(node, psci)?;
+        if start == Start::Running {
+            stuck = Some(node);
+        }
+        cpus.push(Cpu { mpidr, start });
+    }
+    match stuck {
+        _ if cpus.is_empty() => Err(Error::new("/cpus", "has no CPU", CORRECT)),
+        Some(node) if cpus.len() > 1 => Err(node.error(
+            "enable-method",
+            "is missing, so that this CPU cannot be started",
+            "use firmware with PSCI or a spin table",
+        )),
+        _ => Ok(cpus),
+    }
+}
+
+/// Whether a child of `/cpus` is a CPU that works. `status = "disabled"` is one that waits to be
+/// started (Devicetree Specification 3.8.1), `"fail"` is one that never will.
+fn is_cpu(node: Node<'_>) -> bool {
+    let named = node.name().split('@').next() == Some("cpu")
+        || node.property("device_type") == Some(b"cpu\0");
+    named
+        && !node
+            .property("status")
+            .is_some_and(|status| status.starts_with(b"fail"))
+}
+
+fn start(node: Node<'_>, psci: Option<Conduit>) -> Result<Start, Error> {
+    match (node.string("enable-method")?, psci) {
+        (Some("psci") | None, Some(_)) => Ok(Start::Psci),
+        (None, None) => Ok(Start::Running),
+        (Some("spin-table"), _) => match node.number("cpu-release-addr")? {
+            Some(release_pa) => Ok(Start::SpinTable { release_pa }),
+            None => Err(node.error("cpu-release-addr", "is missing", CORRECT)),
+        },
+        (Some("psci"), None) => Err(node.error(
+            "enable-method",
+            "is \"psci\", but there is no PSCI 0.2 or later",
+            "start QEMU with virtualization=on, or use firmware with PSCI",
+        )),
+        (Some(_), _) => Err(node.error(
+            "enable-method",
+            "is neither \"psci\" nor \"spin-table\"",
+            "use firmware with PSCI or a spin table",
+        )),
+    }
+}
+
+/// The generic timer's interrupts, by name or else in the binding's order.
+fn timers(tree: &Tree<'_>, gic: &Controller<'_>) -> Result<Timers, Error> {
+    let Some(node) = tree
+        .enabled()
+        .find(|node| node.is_compatible("arm,armv8-timer"))
+    else {
+        return Err(Error::new(
+            "/timer",
+            "is missing (compatible \"arm,armv8-timer\")",
+            CORRECT,
+        ));
+    };
+    let found = node.interrupts(gic.node)?.unwrap_or_default();
+    let names = node.property("interrupt-names");
+    let intid = |name: &'static str, place: usize| {
+        let index = match names {
+            Some(names) => names
+                .split(|&byte| byte == 0)
+                .position(|own| own == name.as_bytes()),
+            None => Some(place),
+        };
+        match index.and_then(|index| found.get(index)) {
+            Some(interrupt) => Ok(interrupt.intid),
+            None => Err(node.error(
+                "interrupts",
+                "lacks one of the physical, virtual and hypervisor timers",
+                CORRECT,
+            )),
+        }
+    };
+    Ok(Timers {
+        physical: intid("phys", 1)?,
+        virt: intid("virt", 2)?,
+        hyp_physical: intid("hyp-phys", 3)?,
+    })
+}

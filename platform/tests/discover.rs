@@ -1,0 +1,344 @@
+//! What discovery makes of whole devicetrees, and that it says what is wrong with incomplete ones.
+
+#[path = "data/trees.rs"]
+mod trees;
+
+use dtoolkit::model::{DeviceTree, DeviceTreeProperty};
+use platform::{
+    Conduit, Cpu, DeviceKind, Gic, Machine, Range, Spi, Start, Timers, Uart, UartKind, dtb_size,
+};
+use trees::{GicVersion, With, node, pi, virt};
+
+fn discover(tree: &DeviceTree) -> Machine {
+    Machine::discover(&tree.to_dtb()).expect("a complete tree")
+}
+
+fn refusal(tree: &DeviceTree) -> String {
+    Machine::discover(&tree.to_dtb())
+        .expect_err("an incomplete tree")
+        .to_string()
+}
+
+/// Changes one property of `virt` and returns what discovery says to that.
+fn refusal_with(path: &str, property: DeviceTreeProperty) -> String {
+    let mut tree = virt(4, GicVersion::V3);
+    tree.find_node_mut(path)
+        .expect("a node of virt")
+        .add_property(property);
+    refusal(&tree)
+}
+
+fn property(name: &str, value: impl dtoolkit::ToPropertyValue) -> DeviceTreeProperty {
+    DeviceTreeProperty::new(name, value).expect("a valid name")
+}
+
+/// Removes the node or property at `path` of `virt` and returns what discovery says to that.
+fn refusal_without(path: &str) -> String {
+    let mut tree = virt(4, GicVersion::V3);
+    let (parent, last) = path.rsplit_once('/').expect("an absolute path");
+    let parent = tree
+        .find_node_mut(if parent.is_empty() { "/" } else { parent })
+        .expect("a node of virt");
+    assert!(parent.remove_property(last).is_some() || parent.remove_child(last).is_some());
+    refusal(&tree)
+}
+
+#[test]
+fn virt_with_gicv3_is_understood() {
+    let machine = discover(&virt(4, GicVersion::V3));
+    assert_eq!(machine.model, "linux,dummy-virt");
+    assert_eq!(machine.ram, [Range::new(0x4000_0000, 0x8000_0000)]);
+    assert_eq!(machine.reserved, []);
+    assert_eq!(machine.psci, Some(Conduit::Smc));
+    let mpidrs: Vec<u64> = machine.cpus.iter().map(|cpu| cpu.mpidr).collect();
+    assert_eq!(mpidrs, [0, 1, 2, 3]);
+    assert!(machine.cpus.iter().all(|cpu| cpu.start == Start::Psci));
+    assert_eq!(
+        machine.gic,
+        Gic::V3 {
+            dist: Range::new(0x0800_0000, 0x1_0000),
+            redists: vec![Range::new(0x080a_0000, 0x00f6_0000)],
+            redist_stride: None,
+            maintenance: 25,
+        }
+    );
+    assert_eq!(
+        machine.timers,
+        Timers {
+            hyp_physical: 26,
+            virt: 27,
+            physical: 30
+        }
+    );
+    assert_eq!(
+        machine.console,
+        Uart {
+            kind: UartKind::Pl011,
+            base: Range::new(0x0900_0000, 0x1000),
+            intid: 33,
+            path: "/pl011@9000000".into(),
+        }
+    );
+    assert_eq!(machine.bootargs, "loglevel=7");
+    assert_eq!(machine.initrd, Some(Range::new(0x4800_0000, 0x0100_0000)));
+}
+
+#[test]
+fn virt_offers_its_virtio_slots_clock_and_gpio() {
+    let machine = discover(&virt(1, GicVersion::V3));
+    let count = |kind| {
+        machine
+            .devices
+            .iter()
+            .filter(|device| device.kind == kind)
+            .count()
+    };
+    assert_eq!(count(DeviceKind::VirtioMmio), 32);
+    assert_eq!(count(DeviceKind::Rtc), 1);
+    assert_eq!(count(DeviceKind::Gpio), 1);
+    let slot = machine
+        .devices
+        .iter()
+        .find(|device| device.path == "/virtio_mmio@a000200")
+        .expect("the second slot");
+    assert_eq!(slot.compatible, "virtio,mmio");
+    assert_eq!(slot.mmio, [Range::new(0x0a00_0200, 0x200)]);
+    assert_eq!(
+        slot.spis,
+        [Spi {
+            intid: 49,
+            edge: true
+        }]
+    );
+}
+
+#[test]
+fn virt_with_gicv2_is_understood() {
+    let machine = discover(&virt(2, GicVersion::V2));
+    assert_eq!(
+        machine.gic,
+        Gic::V2 {
+            dist: Range::new(0x0800_0000, 0x1_0000),
+            cpu: Range::new(0x0801_0000, 0x1_0000),
+            hyp: Range::new(0x0803_0000, 0x1_0000),
+            vcpu: Range::new(0x0804_0000, 0x1_0000),
+            maintenance: 25,
+        }
+    );
+}
+
+#[test]
+fn a_board_with_a_translated_bus_and_a_spin_table_is_understood() {
+    let machine = discover(&pi());
+    assert_eq!(machine.model, "Raspberry Pi 4 Model B");
+    assert_eq!(
+        machine.ram,
+        [
+            Range::new(0, 0x3b40_0000),
+            Range::new(0x4000_0000, 0xbc00_0000)
+        ]
+    );
+    assert_eq!(machine.reserved, [Range::new(0, 0x8_0000)]);
+    assert_eq!(machine.psci, None);
+    assert_eq!(
+        machine.cpus.last(),
+        Some(&Cpu {
+            mpidr: 3,
+            start: Start::SpinTable { release_pa: 0xf0 }
+        })
+    );
+    assert_eq!(
+        machine.gic,
+        Gic::V2 {
+            dist: Range::new(0xff84_1000, 0x1000),
+            cpu: Range::new(0xff84_2000, 0x2000),
+            hyp: Range::new(0xff84_4000, 0x2000),
+            vcpu: Range::new(0xff84_6000, 0x2000),
+            maintenance: 25,
+        }
+    );
+    assert_eq!(machine.console.path, "/soc/serial@7e201000");
+    assert_eq!(machine.console.base, Range::new(0xfe20_1000, 0x200));
+    assert_eq!(machine.console.intid, 153);
+    assert_eq!(machine.initrd, None);
+    assert_eq!(machine.bootargs, "");
+}
+
+#[test]
+fn a_hundred_and_twenty_eight_cpus_fit_and_one_more_does_not() {
+    assert_eq!(discover(&virt(128, GicVersion::V3)).cpus.len(), 128);
+    assert_eq!(
+        refusal(&virt(129, GicVersion::V3)),
+        "the machine's devicetree: /cpus has more than 128 CPUs; start the machine with 128 or fewer"
+    );
+}
+
+#[test]
+fn a_lone_cpu_needs_no_way_to_be_started() {
+    let mut tree = virt(1, GicVersion::V3);
+    tree.root.remove_child("psci");
+    assert_eq!(discover(&tree).cpus[0].start, Start::Running);
+    let mut tree = virt(2, GicVersion::V3);
+    tree.root.remove_child("psci");
+    assert!(refusal(&tree).contains("/cpus/cpu@0 enable-method"));
+}
+
+#[test]
+fn psci_0_1_alone_does_not_count() {
+    let psci = property("compatible", "arm,psci");
+    assert!(refusal_with("/psci", psci).contains("there is no PSCI 0.2 or later"));
+}
+
+#[test]
+fn each_missing_node_is_named() {
+    for path in [
+        "/timer",
+        "/timer/interrupts",
+        "/memory@40000000",
+        "/memory@40000000/reg",
+        "/cpus",
+        "/cpus/cpu@2/reg",
+        "/intc@8000000/interrupts",
+        "/intc@8000000/reg",
+        "/intc@8000000/#interrupt-cells",
+        "/psci/method",
+        "/chosen/linux,initrd-end",
+    ] {
+        let said = refusal_without(path);
+        let node = path.split('/').nth(1).unwrap_or_default();
+        let node = node.split('@').next().unwrap_or_default();
+        assert!(said.contains(node), "{path}: {said}");
+        assert!(said.contains("; "), "{path}: no mend in {said}");
+    }
+}
+
+#[test]
+fn a_cpu_number_that_is_no_affinity_is_refused() {
+    let said = refusal_with("/cpus/cpu@1", property("reg", 0x8000_0001u32));
+    assert!(said.contains("/cpus/cpu@1 reg"), "{said}");
+    let said = refusal_with("/cpus/cpu@1", property("reg", 0u32));
+    assert!(said.contains("is another CPU's too"), "{said}");
+}
+
+#[test]
+fn memory_beyond_the_physical_address_space_is_refused() {
+    let reg = property("reg", [0xffff_ffffu32, 0, 0xffff_ffff, 0]);
+    assert!(refusal_with("/memory@40000000", reg).contains("/memory@40000000 reg"));
+    let reg = property("reg", [0x0010_0000u32, 0, 0, 0x1000]);
+    assert!(refusal_with("/memory@40000000", reg).contains("/memory@40000000 reg"));
+}
+
+#[test]
+fn disabled_devices_and_everything_below_them_do_not_count() {
+    let mut tree = virt(1, GicVersion::V3);
+    for name in ["virtio_mmio@a000000", "pl031@9010000"] {
+        let node = tree.root.child_mut(name).expect("a device of virt");
+        node.add_property(property("status", "disabled"));
+    }
+    assert_eq!(discover(&tree).devices.len(), 32);
+}
+
+#[test]
+fn a_device_whose_interrupts_go_elsewhere_is_not_offered() {
+    let mut tree = virt(1, GicVersion::V3);
+    let device = tree.root.child_mut("pl031@9010000").expect("the clock");
+    device.add_property(property("interrupt-parent", trees::GPIO_PHANDLE));
+    assert_eq!(discover(&tree).devices.len(), 33);
+}
+
+#[test]
+fn timers_are_found_by_name_when_they_have_names() {
+    let mut tree = virt(1, GicVersion::V3);
+    let timer = tree.root.child_mut("timer").expect("the timer");
+    timer.add_property(property("interrupts", [1u32, 1, 4, 1, 2, 4, 1, 3, 4]));
+    timer.add_property(property(
+        "interrupt-names",
+        &["virt", "hyp-phys", "phys"][..],
+    ));
+    assert_eq!(
+        discover(&tree).timers,
+        Timers {
+            virt: 17,
+            hyp_physical: 18,
+            physical: 19
+        }
+    );
+}
+
+#[test]
+fn interrupts_extended_leads_to_the_gic_by_itself() {
+    let mut tree = virt(1, GicVersion::V3);
+    let uart = tree.root.child_mut("pl011@9000000").expect("the UART");
+    uart.remove_property("interrupts");
+    uart.add_property(property(
+        "interrupts-extended",
+        [trees::GIC_PHANDLE, 0, 5, 4],
+    ));
+    assert_eq!(discover(&tree).console.intid, 37);
+}
+
+#[test]
+fn without_stdout_path_the_first_known_uart_is_the_console() {
+    let mut tree = virt(1, GicVersion::V3);
+    tree.root.remove_child("chosen");
+    let machine = discover(&tree);
+    assert_eq!(machine.console.path, "/pl011@9000000");
+    assert_eq!(machine.initrd, None);
+    tree.root.remove_child("pl011@9000000");
+    assert!(refusal(&tree).contains("stdout-path"));
+}
+
+#[test]
+fn the_console_is_found_even_if_the_rest_is_not() {
+    let mut tree = virt(1, GicVersion::V3);
+    tree.root.remove_child("intc@8000000");
+    assert_eq!(
+        Uart::locate(&tree.to_dtb()),
+        Ok((UartKind::Pl011, Range::new(0x0900_0000, 0x1000)))
+    );
+}
+
+#[test]
+fn nodes_blanked_out_by_firmware_do_not_disturb() {
+    let mut dtb = virt(4, GicVersion::V3).to_dtb();
+    let whole = Machine::discover(&dtb).expect("a complete tree");
+    let mut tree = dtoolkit::fdt_mut::FdtMut::from_slice(&mut dtb).expect("a valid blob");
+    for name in ["pl061@9030000", "gpio-keys", "flash@0", "pmu"] {
+        assert!(tree.root_mut().remove_child(name), "{name}");
+    }
+    // QEMU leaves the rest of a mebibyte empty.
+    dtb.resize(0x10_0000, 0);
+    dtb[4..8].copy_from_slice(&0x10_0000u32.to_be_bytes());
+    let machine = Machine::discover(&dtb).expect("NOPs are no damage");
+    assert_eq!(machine.devices.len() + 1, whole.devices.len());
+    assert_eq!(machine.cpus, whole.cpus);
+}
+
+#[test]
+fn bytes_behind_the_blob_are_ignored() {
+    let mut dtb = virt(1, GicVersion::V3).to_dtb();
+    let size = dtb.len();
+    dtb.resize(size + 4096, 0xa5);
+    assert_eq!(dtb_size(&dtb[..40]), Ok(size));
+    assert!(Machine::discover(&dtb).is_ok());
+}
+
+#[test]
+fn a_blob_cut_short_anywhere_is_refused() {
+    let dtb = virt(2, GicVersion::V3).to_dtb();
+    for length in 0..dtb.len() {
+        assert!(Machine::discover(&dtb[..length]).is_err(), "{length}");
+    }
+}
+
+#[test]
+fn nodes_nested_beyond_reason_are_refused() {
+    let nested = |depth: usize| {
+        let mut tree = virt(1, GicVersion::V3);
+        let inner = (0..depth).fold(node("leaf"), |inner, _| node("nest").holding(inner));
+        tree.root.add_child(inner);
+        Machine::discover(&tree.to_dtb())
+    };
+    assert!(nested(29).is_ok());
+    assert!(nested(200).is_err());
+}
