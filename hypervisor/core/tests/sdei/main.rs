@@ -3,6 +3,7 @@
 mod calls;
 mod completion;
 mod delivery;
+mod model;
 mod nesting;
 mod table;
 mod vcpu;
