@@ -91,10 +91,8 @@ impl Pe {
         flags: u64,
     ) -> Result<u64, Status> {
         let entry = self.entry(address, flags)?;
-        let event = self.named(event)?;
-        event.handler.register(Registration { entry, argument })?;
-        // Whatever fired before there was a handler is none of its business (A13).
-        event.is_pending = false;
+        let registration = Registration { entry, argument };
+        self.named(event)?.handler.register(registration)?;
         Ok(0)
     }
 
