@@ -213,6 +213,8 @@ fn step() -> impl Strategy<Value = Step> {
         Step::Call(Call::EventEnable, [NORMAL.into(), 0, 0, 0, 0]),
         Step::Call(Call::EventEnable, [CRITICAL.into(), 0, 0, 0, 0]),
         Step::Call(Call::EventSignal, [0; 5]),
+        Step::Call(Call::EventUnregister, [0; 5]),
+        Step::Call(Call::PeMask, [0; 5]),
     ]);
     prop_oneof![
         4 => useful,

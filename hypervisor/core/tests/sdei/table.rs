@@ -1,6 +1,7 @@
 //! DEN0054 6.1.2, table 13, as literal rows against what a guest gets.
 
 use hv_abi::sdei::Call;
+use hv_core::sdei::handler::{Entry, Handler, Registration};
 
 use crate::vcpu::*;
 
@@ -177,4 +178,21 @@ fn c042_calls_that_are_always_available_answer_alike_in_every_state() {
         assert_eq!(vcpu.smc(Call::PeUnmask, &[]), OK);
         assert_eq!(vcpu.status(0), state);
     }
+}
+
+#[test]
+fn a_handler_starts_only_if_it_is_enabled_and_idle() {
+    let registration = Registration {
+        entry: Entry::Absolute(ENTRY),
+        argument: ARGUMENT,
+    };
+    let mut handler = Handler::default();
+    assert_eq!(handler.start(), None);
+    assert_eq!(handler.register(registration), Ok(()));
+    assert_eq!(handler.start(), None);
+    assert_eq!(handler.enable(), Ok(()));
+    assert_eq!(handler.start(), Some(registration));
+    assert_eq!(handler.start(), None, "it runs already");
+    handler.finish();
+    assert_eq!(handler.start(), Some(registration));
 }
