@@ -2,16 +2,23 @@
 #![forbid(unsafe_code)]
 
 mod archive;
+mod build;
 mod cache;
 mod console;
 mod ending;
 mod guest;
 mod progress;
+mod protocol;
 mod qemu;
 mod run;
+mod symbolize;
+mod symbols;
 mod terminal;
+mod test;
+mod tidy;
 mod toolchain;
 mod tools;
+mod workshop;
 
 use std::process::ExitCode;
 
@@ -33,6 +40,10 @@ enum Command {
     /// Says what is there, what was chosen, what is missing and how to get it.
     Doctor,
     Run(Box<run::Run>),
+    Build(build::Build),
+    Test(test::Test),
+    Symbolize(symbolize::Symbolize),
+    Tidy(tidy::Tidy),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +56,10 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Doctor => doctor(),
         Command::Run(run) => run.execute(),
+        Command::Build(build) => build.execute(),
+        Command::Test(test) => test.execute(),
+        Command::Symbolize(symbolize) => symbolize.execute(),
+        Command::Tidy(tidy) => tidy.execute(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -1,0 +1,40 @@
+//! `cargo xtask test`: everything that is checked, one line each.
+
+mod checks;
+mod guests;
+mod ledger;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+
+use ledger::Ledger;
+
+use crate::workshop::Workshop;
+
+/// Run the tests: format, lints, documentation, host tests, guest tests in QEMU, Linux end to end.
+///
+/// Each is one line, `ok` or `FAILED`, with the time it took; a failure is followed by what it said,
+/// the last lines of the console and the QEMU command. The last line reads `N passed, M failed`.
+#[derive(Args)]
+pub struct Test {
+    /// Run only what has this in its name, such as `clippy`, `guest/max/` or `linux/kdump`.
+    filter: Option<String>,
+    /// Run the test guests on bare QEMU at EL1, without the hypervisor: a test of the tests.
+    #[arg(long)]
+    bare: bool,
+}
+
+impl Test {
+    /// Runs them; fails if one does, or if the filter left none.
+    pub fn execute(self) -> Result<ExitCode> {
+        let workshop = Workshop::open()?;
+        let mut ledger = Ledger::new(self.filter.clone());
+        if !self.bare {
+            checks::run(&workshop, &mut ledger);
+        }
+        guests::run(&workshop, &mut ledger, self.bare);
+        Ok(ledger.close())
+    }
+}

@@ -1,0 +1,90 @@
+//! What needs no machine: format, lints, documentation, host tests, the house rules.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use super::ledger::Ledger;
+use crate::build::{self, Program};
+use crate::tidy;
+use crate::workshop::Workshop;
+
+/// The crates of the bare machine, which the host cannot build.
+const BARE: [&str; 2] = [Program::Hypervisor.name(), Program::GuestTests.name()];
+
+/// Runs them.
+pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
+    ledger.check("fmt", || cargo(workshop, &["fmt", "--all", "--check"]));
+    ledger.check("tidy", || {
+        tidy::check(workshop.root()).map(|()| String::new())
+    });
+    ledger.check("clippy/host", || {
+        let mut arguments = hosted("clippy");
+        arguments.extend(["--all-targets", "--", "-D", "warnings"]);
+        cargo(workshop, &arguments)
+    });
+    for name in BARE {
+        ledger.check(&format!("clippy/{name}"), || {
+            let mut command = workshop.target.cargo();
+            command.args(["clippy", "--quiet", "--release", "--package", name]);
+            command.args(["--", "-D", "warnings"]);
+            complete(workshop, command)
+        });
+    }
+    ledger.check("doc", || {
+        let mut arguments = hosted("doc");
+        arguments.extend(["--no-deps", "--document-private-items"]);
+        let mut command = own_cargo();
+        command.args(arguments).env("RUSTDOCFLAGS", "-D warnings");
+        complete(workshop, command)
+    });
+    ledger.check("host", || {
+        let mut arguments = hosted("test");
+        arguments.push("--all-targets");
+        cargo(workshop, &arguments)
+    });
+    for program in [Program::Hypervisor, Program::GuestTests] {
+        ledger.check(&format!("build/{}", program.name()), || {
+            let built = build::build(workshop, program)?;
+            let size = std::fs::metadata(&built.image)?.len();
+            Ok(format!("{size} bytes"))
+        });
+    }
+}
+
+/// `subcommand` on every crate that the host can build.
+fn hosted(subcommand: &str) -> Vec<&str> {
+    let mut arguments = vec![subcommand, "--quiet", "--workspace"];
+    for name in BARE {
+        arguments.extend(["--exclude", name]);
+    }
+    arguments
+}
+
+/// The cargo that runs us.
+fn own_cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+fn cargo(workshop: &Workshop, arguments: &[&str]) -> Result<String> {
+    let mut command = own_cargo();
+    command.args(arguments);
+    complete(workshop, command)
+}
+
+/// Runs `command` to its end; what it printed is the error if it fails.
+fn complete(workshop: &Workshop, mut command: Command) -> Result<String> {
+    let output = command
+        .current_dir(workshop.root())
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot run cargo")?;
+    if !output.status.success() {
+        bail!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(String::new())
+}

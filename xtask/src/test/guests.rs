@@ -1,0 +1,328 @@
+//! The test guests, booted in QEMU on each CPU model and with few and many CPUs.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+
+use super::ledger::Ledger;
+use crate::build::{self, Program};
+use crate::console::GuestLines;
+use crate::ending::{Ending, Watch};
+use crate::protocol::{Outcome, Results, Test};
+use crate::qemu::{Happening, Machine};
+use crate::tools;
+use crate::workshop::Workshop;
+
+/// The model on which every test runs.
+const EVERY_TEST: &str = "max";
+
+/// The others, each with a number of CPUs, on which the tests that share a boot run.
+const SHARED_TESTS: [(&str, u32); 4] = [
+    ("cortex-a53", 1),
+    ("cortex-a72", 2),
+    ("neoverse-n1", 8),
+    ("max", 16),
+];
+
+/// How much longer than on an idle host a test may take: other work on the host, many CPUs on two.
+const PATIENCE: u32 = 6;
+
+/// How long a machine may take to reach its first test.
+const BOOT: Duration = Duration::from_secs(60);
+
+/// Runs them.
+pub fn run(workshop: &Workshop, ledger: &mut Ledger, bare: bool) {
+    // The filter may name a test, which only the test guest itself can list.
+    let prepared = Bench::prepare(workshop, bare).and_then(|bench| {
+        let tests = bench.list()?;
+        Ok((bench, tests))
+    });
+    let (bench, tests) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            let name = "guest/list";
+            ledger.failed(name, Duration::ZERO, &format!("{error:#}"));
+            return;
+        }
+    };
+    for boot in plan(&tests, bare) {
+        bench.enter(&boot, ledger);
+    }
+}
+
+/// One boot of the test guest.
+#[derive(Clone, Debug)]
+struct Boot {
+    /// Stands before the names of its tests.
+    label: String,
+    model: &'static str,
+    cpus: u32,
+    /// The guest's command line.
+    words: String,
+    sdei: bool,
+    icount: bool,
+    tests: Vec<Test>,
+    /// Whether a test that skips has failed: the machine has all that tests may want.
+    strict: bool,
+}
+
+/// The boots that run `tests`, each once on one model, the shared ones on the others as well.
+fn plan(tests: &[Test], bare: bool) -> Vec<Boot> {
+    let shared: Vec<Test> = tests
+        .iter()
+        .filter(|test| !test.own_boot && !test.icount)
+        .cloned()
+        .collect();
+    let counted: Vec<Test> = tests
+        .iter()
+        .filter(|test| !test.own_boot && test.icount)
+        .cloned()
+        .collect();
+    let most = |tests: &[Test]| tests.iter().map(|test| test.cpus).max().unwrap_or(1);
+    let boot = |label: &str, cpus: u32, words: &str, tests: &[Test]| Boot {
+        label: format!("guest/{label}"),
+        model: EVERY_TEST,
+        cpus,
+        words: words.to_owned(),
+        sdei: true,
+        icount: false,
+        tests: tests.to_vec(),
+        strict: !bare,
+    };
+    let mut boots = vec![boot(EVERY_TEST, most(&shared), "test=shared", &shared)];
+    for test in tests.iter().filter(|test| test.own_boot) {
+        let mut own = boot(
+            EVERY_TEST,
+            test.cpus,
+            &format!("test={}", test.name),
+            std::slice::from_ref(test),
+        );
+        own.icount = test.icount;
+        boots.push(own);
+    }
+    if !counted.is_empty() {
+        let mut boot = boot("icount", most(&counted), "test=metrics", &counted);
+        boot.icount = true;
+        boots.push(boot);
+    }
+    for (model, cpus) in SHARED_TESTS {
+        let mut boot = boot(&format!("{model}-x{cpus}"), cpus, "test=shared", &shared);
+        boot.model = model;
+        boot.strict = false;
+        boots.push(boot);
+    }
+    if !bare {
+        let mut boot = boot("no-sdei", most(&shared), "test=shared nosdei", &shared);
+        boot.sdei = false;
+        boot.strict = false;
+        boots.push(boot);
+    }
+    for boot in &mut boots {
+        if boot.icount {
+            boot.words.push_str(" icount");
+        }
+        if bare {
+            boot.words.push_str(" bare");
+        }
+    }
+    boots.retain(|boot| !boot.tests.is_empty());
+    boots
+}
+
+/// What the boots have in common.
+struct Bench {
+    qemu: PathBuf,
+    /// None if the test guest runs on the bare machine.
+    hypervisor: Option<PathBuf>,
+    guest: PathBuf,
+}
+
+/// What came of one boot.
+struct Booted {
+    lines: Vec<String>,
+    results: Results,
+    ending: String,
+    tail: Vec<String>,
+    command: String,
+}
+
+impl Bench {
+    fn prepare(workshop: &Workshop, bare: bool) -> Result<Self> {
+        Ok(Self {
+            qemu: tools::qemu(&workshop.cache, &workshop.progress)?,
+            hypervisor: if bare {
+                None
+            } else {
+                Some(build::build(workshop, Program::Hypervisor)?.image)
+            },
+            guest: build::build(workshop, Program::GuestTests)?.image,
+        })
+    }
+
+    /// The tests that there are, as the test guest itself lists them.
+    fn list(&self) -> Result<Vec<Test>> {
+        let boot = Boot {
+            label: "guest/list".into(),
+            model: EVERY_TEST,
+            cpus: 1,
+            words: if self.hypervisor.is_some() {
+                "list".into()
+            } else {
+                "list bare".into()
+            },
+            sdei: true,
+            icount: false,
+            tests: Vec::new(),
+            strict: true,
+        };
+        let booted = self.boot(&boot)?;
+        ensure!(
+            booted.results.done,
+            "the test guest did not list its tests: {}\n{}",
+            booted.ending,
+            booted.evidence()
+        );
+        let lines = booted.lines.iter();
+        let tests: Vec<Test> = lines
+            .filter_map(|line| Test::parse(line))
+            .collect::<Result<_>>()?;
+        if tests.is_empty() {
+            bail!("the test guest lists no tests\n{}", booted.evidence());
+        }
+        Ok(tests)
+    }
+
+    /// Runs a boot if the ledger wants one of its tests, and enters what came of each.
+    fn enter(&self, boot: &Boot, ledger: &mut Ledger) {
+        let name = |test: &str| format!("{}/{test}", boot.label);
+        let wanted: Vec<Test> = boot
+            .tests
+            .iter()
+            .filter(|test| ledger.wants(&name(&test.name)))
+            .cloned()
+            .collect();
+        let mut boot = boot.clone();
+        match &wanted[..] {
+            [] => return,
+            [test] if ledger.is_filtered() => {
+                let rest = boot.words.split_once(' ').map_or("", |(_, rest)| rest);
+                boot.words = format!("test={} {rest}", test.name);
+                boot.tests = wanted;
+            }
+            _ => {}
+        }
+        let started = Instant::now();
+        let booted = match self.boot(&boot) {
+            Ok(booted) => booted,
+            Err(error) => {
+                ledger.failed(&name("boot"), started.elapsed(), &format!("{error:#}"));
+                return;
+            }
+        };
+        let share = started.elapsed() / u32::try_from(boot.tests.len()).unwrap_or(1);
+        let mut shown = false;
+        for (test, outcome) in &booted.results.outcomes {
+            let name = name(test);
+            if !ledger.wants(&name) {
+                continue;
+            }
+            match outcome {
+                Outcome::Passed(metrics) => ledger.passed(&name, share, metrics),
+                Outcome::Skipped(why) if boot.strict => {
+                    ledger.failed(&name, share, &format!("it must not skip here: {why}"));
+                }
+                Outcome::Skipped(why) => ledger.skipped(&name, why),
+                Outcome::Failed(why) => {
+                    let mut details = why.clone();
+                    if !std::mem::replace(&mut shown, true) {
+                        details.push('\n');
+                        details.push_str(&booted.evidence());
+                    }
+                    ledger.failed(&name, share, &details);
+                }
+            }
+        }
+    }
+
+    /// Boots the test guest and collects what it says.
+    fn boot(&self, boot: &Boot) -> Result<Booted> {
+        let machine = self.machine(boot)?;
+        let command = machine.command_line();
+        let mut session = machine.start(Some(BOOT))?;
+        let mut watch = Watch::default();
+        let mut guest = GuestLines::default();
+        let mut lines = Vec::new();
+        let mut results = Results::default();
+        let timeout = |name: Option<&str>| {
+            let test = boot
+                .tests
+                .iter()
+                .find(|test| Some(test.name.as_str()) == name);
+            test.map_or(BOOT, |test| test.timeout * PATIENCE)
+        };
+        let timed_out = loop {
+            match session.next()? {
+                Happening::Guest(bytes) => {
+                    for line in guest.push(&bytes) {
+                        if results.note(&line) {
+                            session.allow(timeout(results.running.as_deref()));
+                        }
+                        lines.push(line);
+                    }
+                }
+                Happening::Line(line) => watch.follow(&line, &mut session)?,
+                Happening::Complaint(_) => {}
+                Happening::Ended(_) | Happening::Left => break false,
+                Happening::TimedOut => break true,
+            }
+        };
+        let ending = match watch.ending(timed_out) {
+            // Without the hypervisor nobody records the power-off; DONE stands for it.
+            Ending::Gone if self.hypervisor.is_none() && results.done => Ending::PowerOff,
+            ending => ending,
+        };
+        if ending != Ending::PowerOff && results.running.is_none() && results.done {
+            // All tests are through, but the machine did not end as it must.
+            let outcome = Outcome::Failed(ending.to_string());
+            results.outcomes.push(("power_off".into(), outcome));
+        }
+        let ending = ending.to_string();
+        let expected: Vec<String> = boot.tests.iter().map(|test| test.name.clone()).collect();
+        results.close(&expected, &ending);
+        Ok(Booted {
+            lines,
+            results,
+            ending,
+            tail: session.tail(),
+            command,
+        })
+    }
+
+    fn machine(&self, boot: &Boot) -> Result<Machine> {
+        const MEMORY_MIB: u64 = 256;
+        let mut machine = match &self.hypervisor {
+            Some(_) => bail!("only --bare can be run yet"),
+            None => {
+                let mut machine = Machine::new(&self.qemu, &self.guest);
+                machine.el2 = false;
+                machine.append = boot.words.clone();
+                machine
+            }
+        };
+        machine.cpu = boot.model.to_owned();
+        machine.cpus = boot.cpus;
+        machine.memory_mib = MEMORY_MIB;
+        machine.icount = boot.icount;
+        Ok(machine)
+    }
+}
+
+impl Booted {
+    /// What somebody who looks for the cause needs.
+    fn evidence(&self) -> String {
+        let mut lines: Vec<String> = self.tail.iter().map(|line| format!("| {line}")).collect();
+        lines.push(format!("QEMU was: {}", self.command));
+        lines.join("\n")
+    }
+}
