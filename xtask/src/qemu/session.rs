@@ -1,0 +1,289 @@
+//! A running QEMU: what comes out of it, one happening after the other, until it ends or the time is over.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::console::{GuestLines, Line, Part, Splitter};
+
+/// What happened next on a running machine.
+#[derive(Debug)]
+pub enum Happening {
+    /// The guest wrote these bytes.
+    Guest(Vec<u8>),
+    /// The hypervisor said something.
+    Line(Line),
+    /// QEMU itself said something.
+    Complaint(String),
+    /// QEMU ended.
+    Ended(ExitStatus),
+    /// The time is over; QEMU has been killed.
+    TimedOut,
+    /// The user left; QEMU has been killed.
+    Left,
+}
+
+/// A running machine.
+pub struct Session {
+    child: Child,
+    input: Option<ChildStdin>,
+    received: Receiver<Received>,
+    sender: Sender<Received>,
+    /// Pipes from QEMU that are still open.
+    pipes: u32,
+    splitter: Splitter,
+    parts: VecDeque<Part>,
+    started: Instant,
+    deadline: Option<Instant>,
+    log: Option<File>,
+    tail: Tail,
+}
+
+enum Received {
+    Output(Vec<u8>),
+    Complaint(String),
+    Closed,
+    Leave,
+}
+
+/// Lets another thread say that the user has had enough.
+pub struct Leave(Sender<Received>);
+
+impl Leave {
+    /// Ends the session.
+    pub fn leave(&self) {
+        // Nobody listens only if the session is over.
+        let _ = self.0.send(Received::Leave);
+    }
+}
+
+impl Session {
+    /// Starts `command`; it is killed when the session is dropped.
+    pub fn spawn(mut command: Command, timeout: Option<Duration>) -> Result<Self> {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let input = child.stdin.take();
+        let output = child.stdout.take().context("QEMU has no output")?;
+        let errors = child.stderr.take().context("QEMU has no error output")?;
+        let (sender, received) = mpsc::channel();
+        let (outputs, complaints) = (sender.clone(), sender.clone());
+        std::thread::spawn(move || read_output(output, &outputs));
+        std::thread::spawn(move || read_errors(errors, &complaints));
+        let started = Instant::now();
+        Ok(Self {
+            child,
+            input,
+            received,
+            sender,
+            pipes: 2,
+            splitter: Splitter::default(),
+            parts: VecDeque::new(),
+            started,
+            deadline: timeout.map(|timeout| started + timeout),
+            log: None,
+            tail: Tail::default(),
+        })
+    }
+
+    /// Copies the raw serial stream into `log`.
+    pub fn log_to(&mut self, log: File) {
+        self.log = Some(log);
+    }
+
+    /// The way to the guest's console; may be taken once.
+    pub fn take_input(&mut self) -> Option<ChildStdin> {
+        self.input.take()
+    }
+
+    /// A way to end the session from another thread.
+    pub fn leave(&self) -> Leave {
+        Leave(self.sender.clone())
+    }
+
+    /// From now on, no more than `limit`; never later than the timeout given at the start.
+    pub fn shorten(&mut self, limit: Duration) {
+        let limit = Instant::now() + limit;
+        self.deadline = Some(self.deadline.map_or(limit, |deadline| deadline.min(limit)));
+    }
+
+    /// From now on, up to `limit`, whatever was said before.
+    pub fn allow(&mut self, limit: Duration) {
+        self.deadline = Some(Instant::now() + limit);
+    }
+
+    /// Time since QEMU was started.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The last lines of the console, of both sides, oldest first.
+    pub fn tail(&self) -> Vec<String> {
+        self.tail.lines()
+    }
+
+    /// Waits for the next thing to happen. After `Ended` or `TimedOut` nothing more does.
+    pub fn next(&mut self) -> Result<Happening> {
+        loop {
+            if let Some(part) = self.parts.pop_front() {
+                self.tail.push(&part);
+                return Ok(match part {
+                    Part::Guest(bytes) => Happening::Guest(bytes),
+                    Part::Line(line) => Happening::Line(line),
+                });
+            }
+            let left = self.deadline.map_or(Duration::MAX, |deadline| {
+                deadline.saturating_duration_since(Instant::now())
+            });
+            match self.received.recv_timeout(left) {
+                Ok(Received::Output(bytes)) => {
+                    if let Some(log) = &mut self.log {
+                        log.write_all(&bytes).context("cannot write the log")?;
+                    }
+                    self.parts.extend(self.splitter.push(&bytes));
+                }
+                Ok(Received::Complaint(text)) => {
+                    self.tail.keep(format!("qemu: {text}"));
+                    return Ok(Happening::Complaint(text));
+                }
+                Ok(Received::Closed) => {
+                    self.pipes -= 1;
+                    if self.pipes == 0 {
+                        let status = self.child.wait().context("cannot wait for QEMU")?;
+                        return Ok(Happening::Ended(status));
+                    }
+                }
+                Ok(Received::Leave) => {
+                    self.kill();
+                    return Ok(Happening::Left);
+                }
+                // The session holds a sender, so the channel is never disconnected.
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    self.kill();
+                    return Ok(Happening::TimedOut);
+                }
+            }
+        }
+    }
+
+    /// Ends the machine at once.
+    pub fn kill(&mut self) {
+        // Both fail only if QEMU has ended and been waited for, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn read_output(mut output: impl Read, sender: &Sender<Received>) {
+    let mut buffer = [0; 4096];
+    // An error means that QEMU is gone, as does the end. A send fails only if nobody listens.
+    while let Ok(count @ 1..) = output.read(&mut buffer) {
+        if sender
+            .send(Received::Output(buffer[..count].to_vec()))
+            .is_err()
+        {
+            return;
+        }
+    }
+    let _ = sender.send(Received::Closed);
+}
+
+fn read_errors(errors: impl Read, sender: &Sender<Received>) {
+    for line in BufReader::new(errors).lines().map_while(Result::ok) {
+        if sender.send(Received::Complaint(line)).is_err() {
+            return;
+        }
+    }
+    let _ = sender.send(Received::Closed);
+}
+
+/// The end of a console, for whoever has to say what went wrong.
+#[derive(Default)]
+struct Tail {
+    lines: VecDeque<String>,
+    guest: GuestLines,
+}
+
+impl Tail {
+    const LINES: usize = 30;
+
+    fn push(&mut self, part: &Part) {
+        match part {
+            Part::Guest(bytes) => {
+                for line in self.guest.push(bytes) {
+                    self.keep(line);
+                }
+            }
+            Part::Line(line) => self.keep(format!("hv: {line}")),
+        }
+    }
+
+    fn keep(&mut self, line: String) {
+        if self.lines.len() == Self::LINES {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(line);
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let open = self.guest.open();
+        let open = (!open.is_empty()).then_some(open);
+        self.lines.iter().cloned().chain(open).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tail_keeps_the_last_lines_of_both_sides() {
+        let mut tail = Tail::default();
+        for number in 0..40 {
+            tail.push(&Part::Guest(format!("{number}\n").into_bytes()));
+        }
+        tail.push(&Part::Line(Line::parse("[    0.000001 p0] bye")));
+        tail.push(&Part::Guest(b"open".to_vec()));
+        let lines = tail.lines();
+        assert_eq!(lines.len(), 31);
+        assert_eq!(lines[0], "11");
+        assert_eq!(lines[29], "hv: [    0.000001 p0] bye");
+        assert_eq!(lines[30], "open");
+    }
+
+    fn shell(script: &str, timeout: Duration) -> Session {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]);
+        Session::spawn(command, Some(timeout)).unwrap()
+    }
+
+    #[test]
+    fn a_silent_machine_times_out_and_is_killed() {
+        let mut session = shell("exec cat", Duration::from_millis(50));
+        assert!(matches!(session.next().unwrap(), Happening::TimedOut));
+        assert!(session.child.try_wait().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_session_tells_what_was_written_then_how_it_ended() {
+        let mut session = shell("printf 'a\\036b\\n'; exit 3", Duration::from_secs(10));
+        assert!(matches!(session.next().unwrap(), Happening::Guest(bytes) if bytes == b"a"));
+        assert!(matches!(session.next().unwrap(), Happening::Line(line) if line.text == "b"));
+        assert!(
+            matches!(session.next().unwrap(), Happening::Ended(status) if status.code() == Some(3))
+        );
+    }
+}
