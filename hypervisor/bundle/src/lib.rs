@@ -1,3 +1,25 @@
 //! What a guest is: the bundle it arrives in, where its parts go, and the devicetree it sees.
+//!
+//! A bundle is checked as a whole before any of it is believed; nothing in it, and nothing in the
+//! machine's devicetree, can make this crate panic.
 #![no_std]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod bundle;
+mod config;
+mod digest;
+mod error;
+mod fit;
+mod guest_dtb;
+mod kernel;
+mod layout;
+
+pub use bundle::{Bundle, Guest};
+pub use config::{GuestConfig, MAX_VCPUS, parse_size};
+pub use error::Error;
+pub use fit::write;
+pub use guest_dtb::{GuestSpec, HEADROOM, build as build_guest_dtb};
+pub use kernel::{Compression, Format, Kernel};
+pub use layout::Layout;

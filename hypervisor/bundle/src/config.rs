@@ -1,0 +1,211 @@
+//! What a guest asks for.
+
+use alloc::string::String;
+
+use crate::Error;
+
+/// The most vCPUs a guest can have.
+pub const MAX_VCPUS: u32 = 128;
+
+/// Linux keeps this many bytes of its command line, NUL included (arm64 `COMMAND_LINE_SIZE`).
+const BOOTARGS_LIMIT: usize = 2048;
+
+/// Memory is mapped in blocks of this size, so that is what guests get it in.
+const MEMORY_UNIT: u64 = 2 << 20;
+
+/// The configuration of one guest, as the bundle carries it and a guest file says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(default, deny_unknown_fields)
+)]
+pub struct GuestConfig {
+    /// What to call it: letters, digits, `.`, `_` and `-`, at most 31.
+    pub name: String,
+    /// How many vCPUs, at most [`MAX_VCPUS`]; 0 for as many as the machine has.
+    pub vcpus: u32,
+    /// How many bytes of memory, in units of 2 MiB; 0 for all there is.
+    pub memory: u64,
+    /// Its kernel's command line.
+    pub bootargs: String,
+    /// Whether it is offered SDEI.
+    pub sdei: bool,
+}
+
+impl Default for GuestConfig {
+    fn default() -> Self {
+        Self {
+            name: String::from("guest"),
+            vcpus: 0,
+            memory: 0,
+            bootargs: String::new(),
+            sdei: true,
+        }
+    }
+}
+
+impl GuestConfig {
+    /// Checks what can be checked without a machine.
+    ///
+    /// # Errors
+    ///
+    /// Names the first key that makes no sense.
+    pub fn check(&self) -> Result<(), Error> {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if self.name.is_empty() || self.name.len() > 31 || !self.name.bytes().all(fits) {
+            return Err(Error::invalid(
+                "name",
+                "is not 1 to 31 letters, digits, '.', '_' or '-'",
+                "choose another name",
+            ));
+        }
+        if self.vcpus > MAX_VCPUS {
+            return Err(Error::invalid(
+                "vcpus",
+                "is more than 128",
+                "ask for 128 or fewer",
+            ));
+        }
+        if !self.memory.is_multiple_of(MEMORY_UNIT) {
+            return Err(Error::invalid(
+                "memory",
+                "is not a multiple of 2 MiB",
+                "round it up",
+            ));
+        }
+        if self.bootargs.len() >= BOOTARGS_LIMIT || self.bootargs.chars().any(char::is_control) {
+            return Err(Error::invalid(
+                "bootargs",
+                "is not one line of fewer than 2048 bytes",
+                "shorten it",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Checks that a machine with this many CPUs and this much memory for guests has what is asked for.
+    ///
+    /// # Errors
+    ///
+    /// Names what there is too little of.
+    pub fn check_against(&self, cpus: u32, memory: u64) -> Result<(), Error> {
+        let too_many = |key, wanted, available| {
+            Err(Error::TooMany {
+                key,
+                wanted,
+                available,
+            })
+        };
+        if self.vcpus > cpus {
+            return too_many("vcpus", self.vcpus.into(), cpus.into());
+        }
+        if self.memory > memory {
+            return too_many("memory", self.memory, memory);
+        }
+        Ok(())
+    }
+}
+
+/// Reads a size such as `512M`, `2G`, `64K`, `0x200000` or a number of bytes.
+///
+/// # Errors
+///
+/// If it is none, or more than 64 bits hold.
+pub fn parse_size(text: &str) -> Result<u64, Error> {
+    let refusal = || {
+        Error::invalid(
+            text,
+            "is no size",
+            "write it like 512M, 2G or a number of bytes",
+        )
+    };
+    let (digits, shift) = match text.as_bytes().last() {
+        Some(b'k' | b'K') => (text.get(..text.len() - 1), 10),
+        Some(b'm' | b'M') => (text.get(..text.len() - 1), 20),
+        Some(b'g' | b'G') => (text.get(..text.len() - 1), 30),
+        _ => (Some(text), 0),
+    };
+    let (digits, radix) = match digits.and_then(|digits| digits.strip_prefix("0x")) {
+        Some(hex) => (hex, 16),
+        None => (digits.unwrap_or_default(), 10),
+    };
+    u64::from_str_radix(digits, radix)
+        .ok()
+        .filter(|_| !digits.starts_with('+'))
+        .and_then(|number| number.checked_mul(1 << shift))
+        .ok_or_else(refusal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_with_their_units() {
+        assert_eq!(parse_size("512M"), Ok(512 << 20));
+        assert_eq!(parse_size("2g"), Ok(2 << 30));
+        assert_eq!(parse_size("64K"), Ok(64 << 10));
+        assert_eq!(parse_size("0x200000"), Ok(2 << 20));
+        assert_eq!(parse_size("4096"), Ok(4096));
+    }
+
+    #[test]
+    fn what_is_no_size_is_refused() {
+        for text in [
+            "",
+            "M",
+            "12Q",
+            "-1",
+            "+1",
+            "0x",
+            "1.5G",
+            "é",
+            "99999999999G",
+            "0x+1",
+        ] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_default_makes_sense() {
+        assert_eq!(GuestConfig::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn each_senseless_key_is_named() {
+        let refused = |change: fn(&mut GuestConfig)| {
+            let mut config = GuestConfig::default();
+            change(&mut config);
+            match config.check() {
+                Err(Error::Invalid { place, .. }) => place,
+                other => panic!("accepted: {other:?}"),
+            }
+        };
+        assert_eq!(refused(|config| config.name = "a b".into()), "name");
+        assert_eq!(refused(|config| config.name.clear()), "name");
+        assert_eq!(refused(|config| config.vcpus = 129), "vcpus");
+        assert_eq!(refused(|config| config.memory = 3 << 20), "memory");
+        assert_eq!(
+            refused(|config| config.bootargs = "a\nb".into()),
+            "bootargs"
+        );
+        assert_eq!(
+            refused(|config| config.bootargs = "a".repeat(2048)),
+            "bootargs"
+        );
+    }
+
+    #[test]
+    fn more_than_the_machine_has_is_refused() {
+        let config = GuestConfig {
+            vcpus: 4,
+            memory: 1 << 30,
+            ..GuestConfig::default()
+        };
+        assert_eq!(config.check_against(4, 1 << 30), Ok(()));
+        assert!(config.check_against(3, 1 << 30).is_err());
+        assert!(config.check_against(4, 512 << 20).is_err());
+    }
+}

@@ -1,0 +1,124 @@
+//! The guest bundle, written.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+use dtoolkit::{Node, Property, ToPropertyValue};
+
+use crate::bundle::{key, open};
+use crate::digest::{self, DIGEST};
+use crate::{Error, Format, Guest, Kernel};
+
+/// Makes a bundle of one or more guests. The same guests always make the same bytes.
+///
+/// # Errors
+///
+/// If a configuration makes no sense, a kernel is none, or there is no guest.
+pub fn write(guests: &[Guest<'_>]) -> Result<Vec<u8>, Error> {
+    if guests.is_empty() {
+        return Err(Error::invalid(
+            "the guest bundle",
+            "would hold no guest",
+            "give it one",
+        ));
+    }
+    let size: usize = guests
+        .iter()
+        .map(|guest| guest.kernel.len() + guest.ramdisk.map_or(0, <[u8]>::len))
+        .sum();
+    if u32::try_from(size).is_err() {
+        return Err(Error::invalid(
+            "the guest bundle",
+            "would be larger than 4 GiB",
+            "give smaller ramdisks",
+        ));
+    }
+    let mut images = node("images");
+    let mut configurations = node("configurations");
+    set(&mut configurations, "default", "guest-1");
+    for (number, guest) in (1..).zip(guests) {
+        guest.config.check()?;
+        images.add_child(kernel_image(number, guest)?);
+        if let Some(ramdisk) = guest.ramdisk {
+            images.add_child(image(
+                &format!("ramdisk-{number}"),
+                "ramdisk",
+                "linux",
+                ramdisk,
+            ));
+        }
+        configurations.add_child(configuration(number, guest));
+    }
+    let mut tree = DeviceTree::new();
+    set(&mut tree.root, "description", "halligan guest bundle");
+    // U-Boot's tools want one; a fixed one keeps bundles reproducible.
+    set(&mut tree.root, "timestamp", 0u32);
+    set(&mut tree.root, "#address-cells", 1u32);
+    set(&mut tree.root, DIGEST, [0u8; 32]);
+    tree.root.add_child(images);
+    tree.root.add_child(configurations);
+    seal(tree.to_dtb())
+}
+
+/// Fills in the digest.
+fn seal(mut bytes: Vec<u8>) -> Result<Vec<u8>, Error> {
+    let fit = open(&bytes)?;
+    let frame = digest::frame(fit);
+    let place = fit
+        .root()
+        .property(DIGEST)
+        .map(|property| digest::place(&bytes, property.value()));
+    if let Some(own) = place.and_then(|place| bytes.get_mut(place)) {
+        own.copy_from_slice(&frame);
+    }
+    Ok(bytes)
+}
+
+fn configuration(number: usize, guest: &Guest<'_>) -> DeviceTreeNode {
+    let config = &guest.config;
+    let mut node = node(&format!("guest-{number}"));
+    set(&mut node, key::NAME, config.name.as_str());
+    set(&mut node, key::KERNEL, format!("kernel-{number}"));
+    if guest.ramdisk.is_some() {
+        set(&mut node, key::RAMDISK, format!("ramdisk-{number}"));
+    }
+    set(&mut node, key::BOOTARGS, config.bootargs.as_str());
+    set(&mut node, key::VCPUS, config.vcpus);
+    set(&mut node, key::MEMORY, config.memory);
+    set(&mut node, key::SDEI, u32::from(config.sdei));
+    node
+}
+
+fn kernel_image(number: usize, guest: &Guest<'_>) -> Result<DeviceTreeNode, Error> {
+    let name = format!("kernel-{number}");
+    Ok(match Kernel::recognise(guest.kernel)?.format {
+        Format::Image { .. } => image(&name, "kernel", "linux", guest.kernel),
+        Format::Flat => image(&name, "standalone", "u-boot", guest.kernel),
+    })
+}
+
+/// An image node with the properties that U-Boot's `dumpimage` lists.
+fn image(name: &str, kind: &str, os: &str, data: &[u8]) -> DeviceTreeNode {
+    let mut hash = node("hash-1");
+    set(&mut hash, "algo", "sha256");
+    set(&mut hash, "value", digest::hash(data));
+    let mut image = node(name);
+    set(&mut image, "description", name);
+    set(&mut image, "type", kind);
+    set(&mut image, "arch", "arm64");
+    set(&mut image, "os", os);
+    set(&mut image, "compression", "none");
+    set(&mut image, "data", data);
+    image.add_child(hash);
+    image
+}
+
+fn node(name: &str) -> DeviceTreeNode {
+    DeviceTreeNode::new_unchecked(name)
+}
+
+fn set(node: &mut DeviceTreeNode, name: &str, value: impl ToPropertyValue) {
+    node.add_property(DeviceTreeProperty::new_unchecked(String::from(name), value));
+}

@@ -1,0 +1,276 @@
+//! A bundle is read back as it was written, or not at all.
+
+use hv_bundle::{Bundle, Error, Guest, GuestConfig, write};
+use proptest::prelude::*;
+
+fn image() -> Vec<u8> {
+    let mut bytes: Vec<u8> = (0..300u32).map(|byte| byte as u8).collect();
+    bytes[8..32].fill(0);
+    bytes[16..24].copy_from_slice(&4096u64.to_le_bytes());
+    bytes[0x38..0x3c].copy_from_slice(b"ARM\x64");
+    bytes
+}
+
+fn config() -> GuestConfig {
+    GuestConfig {
+        name: "kdump".into(),
+        vcpus: 4,
+        memory: 1 << 30,
+        bootargs: "console=ttyAMA0 crashkernel=128M".into(),
+        sdei: false,
+    }
+}
+
+fn bundle(kernel: &[u8]) -> Vec<u8> {
+    write(&[Guest {
+        config: config(),
+        kernel,
+        ramdisk: Some(b"ramdisk"),
+    }])
+    .expect("a sensible guest")
+}
+
+fn refusal(bytes: &[u8]) -> String {
+    Bundle::parse(bytes)
+        .expect_err("an unsound bundle")
+        .to_string()
+}
+
+#[test]
+fn a_bundle_is_read_back_as_it_was_written() {
+    let kernel = image();
+    let bytes = bundle(&kernel);
+    let bundle = Bundle::parse(&bytes).expect("a sound bundle");
+    assert_eq!(
+        bundle.guests,
+        [Guest {
+            config: config(),
+            kernel: &kernel,
+            ramdisk: Some(b"ramdisk"),
+        }]
+    );
+}
+
+#[test]
+fn several_guests_keep_their_order_and_their_own_parts() {
+    let kernel = image();
+    let guest = |name: &str, ramdisk| Guest {
+        config: GuestConfig {
+            name: name.into(),
+            ..GuestConfig::default()
+        },
+        kernel: &kernel,
+        ramdisk,
+    };
+    let guests = [guest("first", None), guest("second", Some(&b"two"[..]))];
+    let bytes = write(&guests).expect("sensible guests");
+    assert_eq!(
+        Bundle::parse(&bytes).expect("a sound bundle").guests,
+        guests
+    );
+}
+
+#[test]
+fn the_same_guest_makes_the_same_bytes() {
+    assert_eq!(bundle(&image()), bundle(&image()));
+}
+
+#[test]
+fn a_flat_kernel_is_bundled_too() {
+    let bytes = bundle(&[0xd2, 0x80, 0, 0, 1, 2, 3, 4, 5]);
+    let bundle = Bundle::parse(&bytes).expect("a sound bundle");
+    assert_eq!(bundle.guests[0].kernel.len(), 9);
+}
+
+#[test]
+fn bytes_behind_a_bundle_are_ignored() {
+    let kernel = image();
+    let mut bytes = bundle(&kernel);
+    bytes.extend([0xff; 100]);
+    assert!(Bundle::parse(&bytes).is_ok());
+}
+
+#[test]
+fn a_bundle_cut_short_anywhere_is_refused() {
+    let bytes = bundle(&image());
+    for length in 40..bytes.len() {
+        assert_eq!(
+            Bundle::parse(&bytes[..length]),
+            Err(Error::CutShort {
+                has: length as u64,
+                needs: bytes.len() as u64
+            })
+        );
+    }
+    for length in 0..40 {
+        assert!(Bundle::parse(&bytes[..length]).is_err());
+    }
+    assert_eq!(
+        refusal(&bytes[..100]),
+        format!(
+            "the guest bundle is cut short: 100 of {} bytes; make or copy it again",
+            bytes.len()
+        )
+    );
+}
+
+#[test]
+fn any_flipped_bit_is_refused() {
+    let mut bytes = bundle(&image());
+    for byte in 0..bytes.len() {
+        for bit in 0..8 {
+            bytes[byte] ^= 1 << bit;
+            assert!(Bundle::parse(&bytes).is_err(), "byte {byte} bit {bit}");
+            bytes[byte] ^= 1 << bit;
+        }
+    }
+    assert!(Bundle::parse(&bytes).is_ok());
+}
+
+#[test]
+fn an_altered_part_is_named() {
+    let kernel = image();
+    let mut bytes = bundle(&kernel);
+    let at = bytes
+        .windows(kernel.len())
+        .position(|window| window == kernel)
+        .expect("the kernel");
+    bytes[at + 100] ^= 1;
+    assert_eq!(
+        refusal(&bytes),
+        "the guest bundle is altered: kernel-1 does not match its hash; make or copy it again"
+    );
+    bytes[at + 100] ^= 1;
+    let at = bytes
+        .windows(7)
+        .position(|window| window == b"ttyAMA0")
+        .expect("the command line");
+    bytes[at] ^= 1;
+    assert!(refusal(&bytes).contains("its description of the guest"));
+}
+
+#[test]
+fn what_is_no_bundle_is_named_as_such() {
+    assert_eq!(
+        refusal(&[0x1f; 64]),
+        "the guest bundle is no FIT image; hand over, as the initrd, the bundle that xtask makes"
+    );
+    assert!(Bundle::parse(&[]).is_err());
+}
+
+#[test]
+fn a_guest_that_makes_no_sense_is_not_written() {
+    let kernel = image();
+    let guest = |config, kernel| Guest {
+        config,
+        kernel,
+        ramdisk: None,
+    };
+    let many = GuestConfig {
+        vcpus: 200,
+        ..config()
+    };
+    assert!(write(&[guest(many, &kernel)]).is_err());
+    assert!(write(&[guest(config(), b"\x7fELF and so on")]).is_err());
+    assert!(write(&[]).is_err());
+}
+
+mod sealed {
+    //! Bundles whose hashes are right and whose contents are not: what another version may have made.
+
+    use super::*;
+    use dtoolkit::fdt::Fdt;
+    use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+    use dtoolkit::{Node, Property};
+    use sha2::{Digest, Sha256};
+
+    /// Changes the guest's configuration node and makes the digest right again.
+    fn refusal_after(change: impl Fn(&mut DeviceTreeNode)) -> String {
+        let bytes = bundle(&image());
+        let mut tree = DeviceTree::from_fdt(&Fdt::new(&bytes).expect("a blob"));
+        change(
+            tree.find_node_mut("/configurations/guest-1")
+                .expect("the guest"),
+        );
+        let mut bytes = tree.to_dtb();
+        let fit = Fdt::new(&bytes).expect("a blob");
+        let mut parts = Vec::new();
+        let offset = |value: &[u8]| value.as_ptr().addr() - bytes.as_ptr().addr();
+        for image in fit.find_node("/images").expect("images").children() {
+            let data = image.property("data").expect("data");
+            parts.push((offset(data.value()), data.value().len()));
+        }
+        let own = fit.root().property("halligan,digest").expect("the digest");
+        let digest_at = offset(own.value());
+        parts.push((digest_at, 32));
+        parts.sort_unstable();
+        let mut hasher = Sha256::new();
+        let mut at = 0;
+        for (start, length) in parts {
+            hasher.update(&bytes[at..start]);
+            at = start + length;
+        }
+        hasher.update(&bytes[at..]);
+        let digest = hasher.finalize();
+        bytes[digest_at..digest_at + 32].copy_from_slice(&digest);
+        refusal(&bytes)
+    }
+
+    fn property(name: &str, value: impl dtoolkit::ToPropertyValue) -> DeviceTreeProperty {
+        DeviceTreeProperty::new(name, value).expect("a valid name")
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name() {
+        let said = refusal_after(|guest| guest.add_property(property("halligan,colour", 7u32)));
+        assert_eq!(
+            said,
+            "the guest bundle's guest-1 halligan,colour is not known to this hypervisor; \
+             make the bundle with this version's xtask"
+        );
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_by_name() {
+        let vcpus = refusal_after(|guest| guest.add_property(property("halligan,vcpus", 129u32)));
+        assert!(vcpus.starts_with("vcpus is more than 128"), "{vcpus}");
+        let vcpus = refusal_after(|guest| {
+            guest.add_property(property("halligan,vcpus", 0x1_0000_0001u64));
+        });
+        assert!(vcpus.starts_with("vcpus is more than 128"), "{vcpus}");
+        let memory = refusal_after(|guest| {
+            guest.add_property(property("halligan,memory", &[1u8, 2, 3][..]));
+        });
+        assert!(memory.contains("halligan,memory is no number"), "{memory}");
+    }
+
+    #[test]
+    fn a_kernel_that_is_not_there_is_refused() {
+        let absent = refusal_after(|guest| guest.add_property(property("kernel", "kernel-7")));
+        assert!(absent.contains("names an image that is not there"));
+        let missing = refusal_after(|guest| {
+            guest.remove_property("kernel");
+        });
+        assert!(missing.contains("kernel is missing"));
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_reading_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+        prop_assert!(Bundle::parse(&bytes).is_err());
+    }
+
+    #[test]
+    fn no_overwritten_words_go_unnoticed(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u32>()), 1..4),
+    ) {
+        let sound = bundle(&image());
+        let mut bytes = sound.clone();
+        for (place, word) in changes {
+            let at = place.index(bytes.len() / 4) * 4;
+            bytes[at..at + 4].copy_from_slice(&word.to_be_bytes());
+        }
+        prop_assert_eq!(Bundle::parse(&bytes).is_ok(), bytes == sound);
+    }
+}
