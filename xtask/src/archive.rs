@@ -74,6 +74,11 @@ impl Archive {
         &self.host
     }
 
+    /// Name of the machine's release, e.g. `bookworm`.
+    pub fn release(&self) -> &str {
+        &self.mirror.release
+    }
+
     /// The suites worth asking, small lists first: backports before releases,
     /// the machine's own before later ones. Some may not exist.
     pub fn suites(&self) -> Vec<String> {
@@ -283,6 +288,18 @@ impl Root {
             "apt-cache madison",
         )?;
         Ok(Offer::parse_all(&answer))
+    }
+    /// The names of what `package` depends on, alternatives included.
+    pub fn depends(&self, package: &str) -> Result<Vec<String>> {
+        let answer = apt(
+            Command::new("apt-cache").arg("-c").arg(&self.config).args([
+                "depends",
+                "--important",
+                package,
+            ]),
+            "apt-cache depends",
+        )?;
+        Ok(answers::dependencies(&answer))
     }
 }
 

@@ -142,11 +142,16 @@ pub fn fingerprint(parts: &[&str]) -> String {
         hash.update(part.as_bytes());
         hash.update([0]);
     }
-    hash.finalize()
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hexadecimal(&hash.finalize())[..16].to_owned()
+}
+
+/// The SHA-256 of `data` in hexadecimal.
+pub fn digest(data: &[u8]) -> String {
+    hexadecimal(&Sha256::digest(data))
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

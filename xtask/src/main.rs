@@ -5,8 +5,11 @@ mod archive;
 mod build;
 mod cache;
 mod console;
+mod doctor;
 mod ending;
 mod guest;
+mod initramfs;
+mod kernel;
 mod progress;
 mod protocol;
 mod qemu;
@@ -37,8 +40,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Says what is there, what was chosen, what is missing and how to get it.
-    Doctor,
+    Doctor(doctor::Doctor),
+    GuestKernel(kernel::GuestKernel),
     Run(Box<run::Run>),
     Build(build::Build),
     Test(test::Test),
@@ -54,7 +57,8 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let result = match Cli::parse().command {
-        Command::Doctor => doctor(),
+        Command::Doctor(doctor) => doctor.execute(),
+        Command::GuestKernel(kernel) => kernel.execute(),
         Command::Run(run) => run.execute(),
         Command::Build(build) => build.execute(),
         Command::Test(test) => test.execute(),
@@ -65,21 +69,4 @@ fn main() -> ExitCode {
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })
-}
-
-fn doctor() -> anyhow::Result<ExitCode> {
-    let progress = progress::Progress::new();
-    let cache = cache::Cache::open()?;
-    tools::demand(&cache, &tools::all(), &progress)?;
-    progress.say(&format!(
-        "QEMU is {}",
-        tools::qemu(&cache, &progress)?.display()
-    ));
-    let target = toolchain::Target::prepare(&cache, &progress)?;
-    progress.say(&target.describe());
-    if !target.cargo().arg("--version").status()?.success() {
-        return Ok(ExitCode::FAILURE);
-    }
-    cache.demand_space(4_000_000_000, "the guest kernel")?;
-    Ok(ExitCode::SUCCESS)
 }

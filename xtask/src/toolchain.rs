@@ -72,16 +72,30 @@ impl Target {
     /// Finds or makes what the target needs.
     pub fn prepare(cache: &Cache, progress: &Progress) -> Result<Self> {
         let compiler = Compiler::find()?;
-        let library = if compiler.has_target()? {
-            Library::Installed
-        } else if has_sources(&compiler.sysroot) {
-            Library::Sysroot
-        } else {
-            Library::Shadow(shadow(cache, &compiler, progress)?)
+        let library = match Library::find(cache, &compiler)? {
+            Some(library) => library,
+            None => Library::Shadow(shadow(cache, &compiler, progress)?),
         };
+        Self::new(cache, library, compiler)
+    }
+
+    /// Finds the target without making anything; the inner error says what
+    /// [`Target::prepare`] would do first.
+    pub fn look(cache: &Cache) -> Result<Result<Self, String>> {
+        let compiler = Compiler::find()?;
+        if let Some(library) = Library::find(cache, &compiler)? {
+            return Self::new(cache, library, compiler).map(Ok);
+        }
+        Ok(Err(format!(
+            "rustc {} has no {TRIPLE}: Debian's rust-src of that version will be fetched",
+            compiler.release
+        )))
+    }
+
+    fn new(cache: &Cache, library: Library, compiler: Compiler) -> Result<Self> {
         Ok(Self {
-            library,
             linker: choose_linker(cache, &compiler)?,
+            library,
             rustc: compiler.release,
         })
     }
@@ -138,7 +152,28 @@ impl Target {
     }
 }
 
+impl Library {
+    /// What is there already.
+    fn find(cache: &Cache, compiler: &Compiler) -> Result<Option<Self>> {
+        if compiler.has_target()? {
+            return Ok(Some(Self::Installed));
+        }
+        if has_sources(&compiler.sysroot) {
+            return Ok(Some(Self::Sysroot));
+        }
+        let shadow = cache.path().join(compiler.entry());
+        Ok(shadow.is_dir().then_some(Self::Shadow(shadow)))
+    }
+}
+
 impl Compiler {
+    /// The cache's entry for this compiler's sources.
+    fn entry(&self) -> String {
+        let sysroot = self.sysroot.to_string_lossy();
+        let key = fingerprint(&[&self.release, &self.commit, &sysroot]);
+        format!("rust-{}-{key}", self.release)
+    }
+
     fn find() -> Result<Self> {
         let program = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
         let version = ask(&program, &["-vV"])?;
@@ -204,12 +239,7 @@ fn has_sources(sysroot: &Path) -> bool {
 
 /// Makes the shadow sysroot of `compiler`: `DIR/sysroot` and `DIR/rustc`.
 fn shadow(cache: &Cache, compiler: &Compiler, progress: &Progress) -> Result<PathBuf> {
-    let key = fingerprint(&[
-        &compiler.release,
-        &compiler.commit,
-        &compiler.sysroot.to_string_lossy(),
-    ]);
-    let name = format!("rust-{}-{key}", compiler.release);
+    let name = compiler.entry();
     let _lock = cache.lock("rust", progress)?;
     cache.entry(&name, |dir| {
         let package = fetch_sources(cache, compiler, progress)?;

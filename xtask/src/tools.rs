@@ -12,7 +12,7 @@ use crate::cache::Cache;
 use crate::progress::Progress;
 
 /// The oldest QEMU that is known to be enough.
-const QEMU_LEAST: [u32; 2] = [7, 2];
+pub const QEMU_LEAST: [u32; 2] = [7, 2];
 
 /// A program and the Debian package that has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,13 +58,6 @@ pub fn kernel_tools() -> Vec<Tool> {
     if !cross_prefix().is_empty() {
         tools.push(tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"));
     }
-    tools
-}
-
-/// Everything that any command needs.
-pub fn all() -> Vec<Tool> {
-    let mut tools = kernel_tools();
-    tools.push(QEMU);
     tools
 }
 

@@ -118,6 +118,19 @@ impl File {
     }
 }
 
+/// Reads `apt-cache depends`: names after "Depends:" or "PreDepends:", of
+/// which those in angle brackets are virtual.
+pub fn dependencies(answer: &str) -> Vec<String> {
+    let names = answer.lines().filter_map(|line| {
+        let line = line.trim_start_matches([' ', '|']);
+        let name = line
+            .strip_prefix("Depends: ")
+            .or_else(|| line.strip_prefix("PreDepends: "))?;
+        (!name.starts_with('<')).then(|| name.split(':').next().unwrap_or(name).to_owned())
+    });
+    names.collect()
+}
+
 /// A field of os-release(5).
 pub fn field<'a>(os_release: &'a str, name: &str) -> Option<&'a str> {
     os_release.lines().find_map(|line| {
@@ -241,6 +254,13 @@ mod tests {
         assert_eq!(File::parse(&answer.replace("SHA256:", "MD5Sum:")), None);
         assert_eq!(File::parse(&answer.replace(" x_", " ../x_")), None);
         assert_eq!(File::parse(""), None);
+    }
+
+    #[test]
+    fn dependencies_keep_alternatives_and_leave_virtual_packages() {
+        let answer = "kexec-tools\n  Depends: libc6\n |Depends: debconf\n  \
+            Depends: <debconf-2.0>\n    cdebconf\n  PreDepends: libx:arm64\n  Suggests: y\n";
+        assert_eq!(dependencies(answer), ["libc6", "debconf", "libx"]);
     }
 
     #[test]

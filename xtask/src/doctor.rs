@@ -1,0 +1,183 @@
+//! What is there, what was chosen, what is missing and how to get it. Looks
+//! only: nothing is fetched, installed or built.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::archive::{Archive, at_least};
+use crate::cache::Cache;
+use crate::{kernel, toolchain, tools};
+
+/// How a finding bears on the other commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Ready.
+    Ok,
+    /// Not there, but xtask gets it when it is needed.
+    Later,
+    /// Not there, and only the user can mend it.
+    Missing,
+}
+
+struct Finding {
+    state: State,
+    what: &'static str,
+    text: String,
+}
+
+/// Say what is there, what was chosen, what is missing and how to get it.
+///
+/// Looks only: nothing is fetched, installed or built. "later" is what other commands get by
+/// themselves when they need it; "MISSING" is what only you can mend, and fails this command.
+#[derive(clap::Args)]
+pub struct Doctor {}
+
+impl Doctor {
+    /// Prints the findings; fails if something is missing.
+    pub fn execute(self) -> Result<ExitCode> {
+        report()
+    }
+}
+
+fn report() -> Result<ExitCode> {
+    let cache = Cache::open()?;
+    let findings = [
+        Finding {
+            state: State::Ok,
+            what: "cache",
+            text: cache.path().display().to_string(),
+        },
+        archive(&cache),
+        target(&cache),
+        host_tools(),
+        qemu(),
+        guest(&cache),
+    ];
+    for finding in &findings {
+        println!("{}", line(finding));
+    }
+    let missing = findings.iter().any(|has| has.state == State::Missing);
+    Ok(if missing {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn line(finding: &Finding) -> String {
+    let state = match finding.state {
+        State::Ok => "ok",
+        State::Later => "later",
+        State::Missing => "MISSING",
+    };
+    format!("{state:<8}{:<14}{}", finding.what, finding.text)
+}
+
+/// Turns a result into a finding; an error says its own mend.
+fn judged(what: &'static str, result: Result<(State, String)>) -> Finding {
+    let (state, text) = result.unwrap_or_else(|error| (State::Missing, format!("{error:#}")));
+    Finding { state, what, text }
+}
+
+fn archive(cache: &Cache) -> Finding {
+    let found = Archive::open(cache).map(|archive| {
+        let text = format!(
+            "Debian {}, {}, through the mirror of this machine's apt",
+            archive.release(),
+            archive.host_architecture()
+        );
+        (State::Ok, text)
+    });
+    judged("packages", found)
+}
+
+fn target(cache: &Cache) -> Finding {
+    let found = toolchain::Target::look(cache).map(|target| match target {
+        Ok(target) => (State::Ok, target.describe()),
+        Err(plan) => (State::Later, plan),
+    });
+    judged("Rust target", found)
+}
+
+fn host_tools() -> Finding {
+    let missing = tools::missing(&tools::kernel_tools());
+    let (state, text) = if missing.is_empty() {
+        (State::Ok, "all that building Linux takes".to_owned())
+    } else {
+        getting(&missing)
+    };
+    Finding {
+        state,
+        what: "host tools",
+        text,
+    }
+}
+
+fn qemu() -> Finding {
+    let Some(path) = tools::find(tools::QEMU.program) else {
+        let (state, text) = getting(&[tools::QEMU]);
+        return Finding {
+            state,
+            what: "QEMU",
+            text,
+        };
+    };
+    let found = tools::qemu_version(&path).map(|version| {
+        if at_least(&version, &tools::QEMU_LEAST) {
+            (State::Ok, format!("{version}, {}", path.display()))
+        } else {
+            let package = tools::QEMU.package;
+            let text = format!("{version} is too old: 7.2 is needed; bring {package} up to date");
+            (State::Missing, text)
+        }
+    });
+    judged("QEMU", found)
+}
+
+/// How the tools will come, or how to get them.
+fn getting(missing: &[tools::Tool]) -> (State, String) {
+    let packages = tools::packages(missing);
+    if rustix::process::geteuid().is_root() {
+        let text = format!("will be installed when needed: {}", packages.join(" "));
+        (State::Later, text)
+    } else {
+        let names: Vec<&str> = missing.iter().map(|tool| tool.program).collect();
+        let command = tools::install_command(&packages);
+        (
+            State::Missing,
+            format!("{}: run `{command}`", names.join(", ")),
+        )
+    }
+}
+
+fn guest(cache: &Cache) -> Finding {
+    let (state, text) = match kernel::ready(cache) {
+        Some(kernel) => (
+            State::Ok,
+            format!("Linux {}, {}", kernel.release, kernel.image.display()),
+        ),
+        None => (
+            State::Later,
+            "Linux is fetched (170 MB) and built at its first use, or by `cargo xtask guest-kernel`"
+                .to_owned(),
+        ),
+    };
+    Finding {
+        state,
+        what: "guest kernel",
+        text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_is_a_missing_thing_with_its_own_words() {
+        let finding = judged("packages", Err(anyhow::anyhow!("no archive: do this")));
+        assert_eq!(finding.state, State::Missing);
+        assert_eq!(line(&finding), "MISSING packages      no archive: do this");
+    }
+}

@@ -1,0 +1,433 @@
+//! The guest kernel: Linux from Debian's source package, configured by
+//! `guest-tests/linux/kernel.config` and built once per version and
+//! configuration.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::archive::{Archive, Offer, Root, at_least, unpack, upstream};
+use crate::cache::{Cache, fingerprint, remove, unwritable};
+use crate::progress::Progress;
+use crate::{initramfs, tools};
+
+/// The configuration; everything else that can be left out is.
+const FRAGMENT: &str = include_str!("../../guest-tests/linux/kernel.config");
+/// The first Linux that stops CPUs through SDEI (CONFIG_ARM_SDEI_NMI).
+const LEAST: [u32; 2] = [7, 3];
+/// Source, objects and debug information together, with some room.
+const SPACE: u64 = 3_500_000_000;
+/// What a build prints, in lines; only for the display.
+const BUILD_LINES: usize = 1300;
+/// Large parts of the source that no arm64 build without modules reads.
+const UNREAD: [&str; 5] = [
+    "*/drivers/gpu/*.[ch]",
+    "*/drivers/media/*.[ch]",
+    "*/sound/*.[ch]",
+    "*/tools/testing",
+    "*/Documentation/translations",
+];
+
+/// Fetch and build the guest's kernel and initramfs, unless the cache has them.
+///
+/// Prints three paths: the Image, the vmlinux with symbols and debug information, and the initramfs.
+/// Other commands do this by themselves when they need it. Interrupted, it goes on where it was.
+#[derive(clap::Args)]
+pub struct GuestKernel {
+    /// Take the newest source that Debian's archive has now, rather than the one in the cache.
+    #[arg(long)]
+    update: bool,
+}
+
+impl GuestKernel {
+    /// Fetches, builds and prints.
+    pub fn execute(self) -> Result<ExitCode> {
+        let progress = Progress::new();
+        let cache = Cache::open()?;
+        if self.update {
+            update(&cache, &progress)?;
+        }
+        let kernel = ensure(&cache, &progress)?;
+        let initramfs = initramfs::ensure(&cache, &kernel.image, &progress)?;
+        for path in [&kernel.image, &kernel.vmlinux, &initramfs] {
+            println!("{}", path.display());
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// A guest kernel that is ready to boot.
+#[derive(Debug, Clone)]
+pub struct Kernel {
+    /// The arm64 Image.
+    pub image: PathBuf,
+    /// The same with symbols and debug information.
+    pub vmlinux: PathBuf,
+    /// Its version as it tells it, e.g. `7.3.4`.
+    pub release: String,
+}
+
+/// Builds the guest kernel unless the cache has it.
+pub fn ensure(cache: &Cache, progress: &Progress) -> Result<Kernel> {
+    let _lock = cache.lock("kernel", progress)?;
+    let key = fingerprint(&[FRAGMENT]);
+    if let Some(kernel) = chosen(cache, &key) {
+        return Ok(kernel);
+    }
+    let archive = Archive::open(cache)?;
+    let (root, offer) = choose(&archive, progress)?;
+    let entry = format!("linux-{}-{key}", upstream(&offer.version));
+    let built = cache.path().join(&entry);
+    if !built.is_dir() {
+        build(cache, &archive, &root, &offer, &built, progress)?;
+    }
+    let pointer = pointer(cache, &key);
+    fs::write(&pointer, &entry).map_err(|error| unwritable(&pointer, &error))?;
+    open(&built)
+}
+
+/// Forgets which source version was chosen and reads the package lists anew,
+/// so that [`ensure`] takes the newest that the archive has.
+fn update(cache: &Cache, progress: &Progress) -> Result<()> {
+    let archive = Archive::open(cache)?;
+    for suite in archive.suites() {
+        if let Some(root) = archive.root(&suite, archive.host_architecture(), progress)? {
+            root.update(progress)?;
+        }
+    }
+    match fs::remove_file(pointer(cache, &fingerprint(&[FRAGMENT]))) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// The file that names the kernel chosen for a configuration: later runs use
+/// it without asking the archive again.
+fn pointer(cache: &Cache, key: &str) -> PathBuf {
+    cache.path().join(format!("linux-for-{key}"))
+}
+
+/// The kernel that an earlier run chose and built.
+pub fn ready(cache: &Cache) -> Option<Kernel> {
+    chosen(cache, &fingerprint(&[FRAGMENT]))
+}
+
+fn chosen(cache: &Cache, key: &str) -> Option<Kernel> {
+    let entry = fs::read_to_string(pointer(cache, key)).ok()?;
+    open(&cache.path().join(entry)).ok()
+}
+
+/// A finished kernel of the cache.
+fn open(dir: &Path) -> Result<Kernel> {
+    let release = fs::read_to_string(dir.join("release"))
+        .with_context(|| format!("{} has no kernel", dir.display()))?;
+    Ok(Kernel {
+        image: dir.join("Image"),
+        vmlinux: dir.join("vmlinux"),
+        release: release.trim().to_owned(),
+    })
+}
+
+/// Finds the source package to build from.
+fn choose(archive: &Archive, progress: &Progress) -> Result<(Root, Offer)> {
+    for suite in archive.suites() {
+        let Some(root) = archive.root(&suite, archive.host_architecture(), progress)? else {
+            continue;
+        };
+        let offers = root.offers(&["^linux-source-[0-9.]+$"])?;
+        if let Some(offer) = best(&offers) {
+            return Ok((root, offer.clone()));
+        }
+    }
+    bail!(
+        "Debian's archive has no linux-source of 7.3 or later: bring your own kernel with --kernel"
+    )
+}
+
+/// The lowest series that is new enough, hence the one best tried, and of it
+/// the version that apt names first, which is the newest.
+fn best(offers: &[Offer]) -> Option<&Offer> {
+    let series = |offer: &Offer| {
+        let name = offer.package.strip_prefix("linux-source-")?;
+        let mut numbers = name.split('.').map(str::parse::<u32>);
+        let major = numbers.next()?.ok()?;
+        Some((major, numbers.next()?.ok()?))
+    };
+    offers
+        .iter()
+        .filter(|offer| at_least(upstream(&offer.version), &LEAST))
+        .filter(|offer| series(offer).is_some())
+        .min_by_key(|offer| series(offer))
+}
+
+/// Fetches, unpacks, configures and builds; `built` appears when all is done.
+fn build(
+    cache: &Cache,
+    archive: &Archive,
+    root: &Root,
+    offer: &Offer,
+    built: &Path,
+    progress: &Progress,
+) -> Result<()> {
+    tools::demand(cache, &tools::kernel_tools(), progress)?;
+    let name = format!("{}-{}", offer.package, offer.version);
+    let source = cache.path().join("build").join(&name);
+    if !source.is_dir() {
+        cache.demand_space(SPACE, "building the guest kernel")?;
+    }
+    let package = archive.fetch(root, offer, progress)?;
+    let source = cache.entry(&format!("build/{name}"), |dir| {
+        unpack_source(&package, dir, progress)
+    })?;
+    let objects = source.with_file_name(format!("{name}-{}", fingerprint(&[FRAGMENT])));
+    fs::create_dir_all(&objects).map_err(|error| unwritable(&objects, &error))?;
+    configure(&source, &objects)?;
+    make(&source, &objects, progress)?;
+
+    let partial = built.with_extension("partial");
+    remove(&partial)?;
+    fs::create_dir_all(&partial).map_err(|error| unwritable(&partial, &error))?;
+    for (from, to) in [
+        ("arch/arm64/boot/Image", "Image"),
+        ("vmlinux", "vmlinux"),
+        (".config", "config"),
+        ("include/config/kernel.release", "release"),
+    ] {
+        let to = partial.join(to);
+        fs::copy(objects.join(from), &to).map_err(|error| unwritable(&to, &error))?;
+    }
+    fs::rename(&partial, built).map_err(|error| unwritable(built, &error))?;
+    // Two gigabytes that no later run reads.
+    remove(&objects)?;
+    remove(&source)
+}
+
+/// Unpacks the source tree from Debian's package into `dir`.
+fn unpack_source(package: &Path, dir: &Path, progress: &Progress) -> Result<()> {
+    let mut step = progress.step("unpack the Linux source");
+    let parts = dir.join("package");
+    fs::create_dir_all(&parts).map_err(|error| unwritable(&parts, &error))?;
+    unpack(package, &parts)?;
+    let tarball = fs::read_dir(parts.join("usr/src"))
+        .context("Debian's linux-source has no usr/src")?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.to_string_lossy().contains(".tar."))
+        .context("Debian's linux-source has no source archive")?;
+    let mut tar = Command::new("tar");
+    tar.arg("-x").arg("-f").arg(&tarball).arg("-C").arg(dir);
+    tar.args(["--strip-components=1"]);
+    for pattern in UNREAD {
+        tar.arg(format!("--exclude={pattern}"));
+    }
+    run(&mut tar, &dir.join("unpack.log"), "tar", |child| {
+        step.wait(child, || "unpacking".to_owned())
+    })?;
+    remove(&parts)?;
+    step.done();
+    Ok(())
+}
+
+/// The build system, with everything of the machine kept out of its output.
+fn kbuild(source: &Path, objects: &Path) -> Command {
+    let mut make = Command::new("make");
+    make.arg("-C")
+        .arg(source)
+        .arg(format!("O={}", objects.display()))
+        .arg("ARCH=arm64")
+        .arg(format!("CROSS_COMPILE={}", tools::cross_prefix()))
+        .env("KBUILD_BUILD_USER", "halligan")
+        .env("KBUILD_BUILD_HOST", "halligan")
+        .env("KBUILD_BUILD_TIMESTAMP", "1970-01-01")
+        // cargo's own jobserver is not for make.
+        .env_remove("MAKEFLAGS")
+        .env_remove("CARGO_MAKEFLAGS")
+        .env("LC_ALL", "C");
+    make
+}
+
+/// Makes the configuration and sees that it has all that the fragment asks.
+fn configure(source: &Path, objects: &Path) -> Result<()> {
+    let fragment = objects.join("fragment");
+    let config = objects.join(".config");
+    if config.exists() && fs::read_to_string(&fragment).ok().as_deref() == Some(FRAGMENT) {
+        // A build that was interrupted goes on with the same file.
+        return Ok(());
+    }
+    fs::write(&fragment, FRAGMENT).map_err(|error| unwritable(&fragment, &error))?;
+    let mut make = kbuild(source, objects);
+    make.arg("allnoconfig").env("KCONFIG_ALLCONFIG", &fragment);
+    let configured = run(
+        &mut make,
+        &objects.join("configure.log"),
+        "make allnoconfig",
+        std::process::Child::wait,
+    )
+    .and_then(|()| {
+        let text = fs::read_to_string(&config).context("make allnoconfig wrote nothing")?;
+        let absent = absent(FRAGMENT, &text);
+        if !absent.is_empty() {
+            bail!("this Linux cannot be configured with {}", absent.join(" "));
+        }
+        Ok(())
+    });
+    if configured.is_err() {
+        // So that the next run configures again.
+        fs::remove_file(&fragment)?;
+    }
+    configured
+}
+
+/// The lines of the fragment that the configuration lacks.
+fn absent<'a>(fragment: &'a str, config: &str) -> Vec<&'a str> {
+    let wanted = fragment.lines().filter(|line| line.starts_with("CONFIG_"));
+    wanted
+        .filter(|line| !config.lines().any(|has| has == *line))
+        .collect()
+}
+
+/// Builds Image and vmlinux; what an interrupted run has done is kept.
+fn make(source: &Path, objects: &Path, progress: &Progress) -> Result<()> {
+    let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut step = progress.step(format!("build Linux with {jobs} jobs"));
+    let log = objects.join("build.log");
+    let mut make = kbuild(source, objects);
+    make.arg(format!("-j{jobs}")).args(["Image", "vmlinux"]);
+    let mut lines = Lines::of(&log);
+    run(&mut make, &log, "make Image", |child| {
+        step.wait(child, || {
+            let done = (lines.count() * 100 / BUILD_LINES).min(99);
+            format!("about {done} %")
+        })
+    })?;
+    step.done();
+    Ok(())
+}
+
+/// Counts the lines of a file that grows.
+struct Lines {
+    path: PathBuf,
+    at: u64,
+    lines: usize,
+}
+
+impl Lines {
+    fn of(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            at: 0,
+            lines: 0,
+        }
+    }
+
+    fn count(&mut self) -> usize {
+        let mut new = Vec::new();
+        if let Ok(mut file) = File::open(&self.path)
+            && file.seek(SeekFrom::Start(self.at)).is_ok()
+            && let Ok(read) = file.read_to_end(&mut new)
+        {
+            self.at += read as u64;
+            self.lines += new.iter().filter(|byte| **byte == b'\n').count();
+        }
+        self.lines
+    }
+}
+
+/// Runs a command with its output in `log`, waiting by `wait`.
+fn run(
+    command: &mut Command,
+    log: &Path,
+    what: &str,
+    wait: impl FnOnce(&mut std::process::Child) -> std::io::Result<std::process::ExitStatus>,
+) -> Result<()> {
+    let file = File::create(log).map_err(|error| unwritable(log, &error))?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(file.try_clone()?)
+        .stderr(file)
+        .spawn()
+        .with_context(|| format!("cannot run {}", command.get_program().to_string_lossy()))?;
+    if wait(&mut child)?.success() {
+        return Ok(());
+    }
+    let lines: Vec<String> = BufReader::new(File::open(log)?)
+        .lines()
+        .map_while(Result::ok)
+        .collect();
+    if lines
+        .iter()
+        .any(|line| line.contains("No space left on device"))
+    {
+        bail!("{what}: the disk is full: make room or set HALLIGAN_CACHE to another disk");
+    }
+    let error = lines.iter().find(|line| line.contains("rror:"));
+    bail!(
+        "{what} failed: {}; all of its output is in {}",
+        error.or(lines.last()).map_or("no output", String::as_str),
+        log.display()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer(package: &str, version: &str) -> Offer {
+        Offer {
+            package: package.to_owned(),
+            version: version.to_owned(),
+        }
+    }
+
+    #[test]
+    fn lowest_series_that_is_new_enough_is_chosen() {
+        let offers = [
+            offer("linux-source-7.10", "7.10.1-1"),
+            offer("linux-source-7.3", "7.3.9-1"),
+            offer("linux-source-7.3", "7.3.4-1~bpo13+1"),
+            offer("linux-source-7.2", "7.2.13-1"),
+            offer("linux-source", "7.3.9-1"),
+        ];
+        assert_eq!(best(&offers), Some(&offers[1]));
+        assert_eq!(best(&offers[..1]), Some(&offers[0]));
+        assert_eq!(best(&offers[3..]), None);
+    }
+
+    #[test]
+    fn options_that_kconfig_dropped_are_named() {
+        let fragment = "# a comment\nCONFIG_A=y\nCONFIG_B=y\nCONFIG_N=128\n";
+        let config = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_N=1280\n";
+        assert_eq!(absent(fragment, config), ["CONFIG_B=y", "CONFIG_N=128"]);
+    }
+
+    #[test]
+    fn fragment_asks_for_what_the_project_is_about() {
+        for option in [
+            "ARM_SDEI_NMI",
+            "KEXEC_FILE",
+            "PROC_VMCORE",
+            "LKDTM",
+            "ARM64_VA_BITS_48",
+        ] {
+            let line = format!("CONFIG_{option}=y");
+            assert!(FRAGMENT.lines().any(|has| has == line), "{line}");
+        }
+    }
+
+    #[test]
+    fn failed_command_names_its_error_and_its_log() {
+        let log = std::env::temp_dir().join(format!("halligan-run-{}", std::process::id()));
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo x.c:1: error: no; echo last; exit 1"]);
+        let wait = std::process::Child::wait;
+        let error = run(&mut command, &log, "make", wait)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("x.c:1: error: no"), "{error}");
+        assert!(error.contains(&*log.to_string_lossy()), "{error}");
+        fs::remove_file(log).unwrap();
+    }
+}
