@@ -5,14 +5,21 @@ mod archive;
 mod build;
 mod cache;
 mod console;
+mod cpulist;
 mod doctor;
 mod ending;
+mod evidence;
 mod guest;
 mod initramfs;
+mod kdump;
 mod kernel;
+mod lab;
+mod ladder;
+mod payload;
 mod progress;
 mod protocol;
 mod qemu;
+mod registers;
 mod run;
 mod symbolize;
 mod symbols;
@@ -21,6 +28,8 @@ mod test;
 mod tidy;
 mod toolchain;
 mod tools;
+mod verdict;
+mod vmcore;
 mod workshop;
 
 use std::process::ExitCode;
@@ -32,7 +41,12 @@ use clap::{Parser, Subcommand};
 /// What is built lands in target/xtask; what is downloaded or built once, in the cache that
 /// `cargo xtask doctor` names.
 #[derive(Parser)]
-#[command(name = "cargo xtask", version, max_term_width = 100)]
+#[command(
+    name = "xtask",
+    bin_name = "cargo xtask",
+    version,
+    max_term_width = 100
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -40,6 +54,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Kdump(Box<kdump::Kdump>),
     Doctor(doctor::Doctor),
     GuestKernel(kernel::GuestKernel),
     Run(Box<run::Run>),
@@ -57,6 +72,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let result = match Cli::parse().command {
+        Command::Kdump(kdump) => kdump.execute(),
         Command::Doctor(doctor) => doctor.execute(),
         Command::GuestKernel(kernel) => kernel.execute(),
         Command::Run(run) => run.execute(),

@@ -2,18 +2,22 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 
+use crate::build::{self, Program};
 use crate::console::Line;
 use crate::ending::{Ending, Watch};
-use crate::guest::Options;
+use crate::guest::{Options, Switch};
+use crate::payload::Payload;
 use crate::qemu::{DEFAULT_CPU, Happening, Machine, Session};
 use crate::terminal::{self, Terminal};
+use crate::workshop::Workshop;
+use crate::{initramfs, kernel, tools};
 
 /// Boot a guest and give it the terminal.
 ///
@@ -81,21 +85,75 @@ impl Run {
     }
 }
 
-/// The machine that `options` describe.
+/// Builds what is needed, and answers the machine that `options` describe.
 fn machine(options: &Options, bare: bool) -> Result<Machine> {
-    let Some(kernel) = options.kernel.as_deref().filter(|_| bare) else {
-        bail!("only --bare with a --kernel can be run yet");
+    let (cpus, memory_mib) = (options.cpus()?, options.memory_mib()?);
+    let workshop = Workshop::open()?;
+    let qemu = tools::qemu(&workshop.cache, &workshop.progress)?;
+    let given = Given::of(options, &workshop)?;
+    let mut machine = if bare {
+        let kernel = match &options.kernel {
+            // QEMU unpacks and places it by its own rules.
+            Some(kernel) => kernel,
+            None => &given.kernel,
+        };
+        let mut machine = Machine::new(&qemu, kernel);
+        machine.el2 = false;
+        machine.initrd = given.initrd;
+        machine.append = given.bootargs;
+        machine
+    } else {
+        let bundle = workshop.output("run.itb")?;
+        Payload {
+            kernel: &given.kernel,
+            initrd: given.initrd.as_deref(),
+            bootargs: &given.bootargs,
+            sdei: options.sdei != Some(Switch::Off),
+        }
+        .write(&bundle)?;
+        let hypervisor = build::build(&workshop, Program::Hypervisor)?.image;
+        let mut machine = Machine::new(&qemu, &hypervisor);
+        machine.initrd = Some(bundle);
+        machine
     };
-    let mut machine = Machine::new(Path::new("qemu-system-aarch64"), kernel);
-    machine.el2 = !bare;
     machine.cpu = options.cpu.clone().unwrap_or(DEFAULT_CPU.to_owned());
-    machine.cpus = options.cpus()?;
-    machine.memory_mib = options.memory_mib()?;
-    machine.initrd = options.initrd.clone();
-    machine.append = options.append.clone().unwrap_or_default();
+    machine.cpus = cpus;
+    machine.memory_mib = memory_mib;
     machine.disks = options.disks.clone();
     machine.extra = options.qemu_args.iter().map(Into::into).collect();
     Ok(machine)
+}
+
+/// The guest's parts: those that were given, and ours in place of a kernel that was not.
+struct Given {
+    kernel: PathBuf,
+    initrd: Option<PathBuf>,
+    bootargs: String,
+}
+
+impl Given {
+    fn of(options: &Options, workshop: &Workshop) -> Result<Self> {
+        let words = options.append.as_deref().unwrap_or_default();
+        if let Some(kernel) = &options.kernel {
+            return Ok(Self {
+                kernel: kernel.clone(),
+                initrd: options.initrd.clone(),
+                bootargs: words.to_owned(),
+            });
+        }
+        let kernel = kernel::ensure(&workshop.cache, &workshop.progress)?.image;
+        let initrd = match &options.initrd {
+            Some(initrd) => initrd.clone(),
+            None => initramfs::ensure(&workshop.cache, &kernel, &workshop.progress)?,
+        };
+        Ok(Self {
+            kernel,
+            initrd: Some(initrd),
+            bootargs: format!("console=ttyAMA0 lab.do=shell {words}")
+                .trim()
+                .to_owned(),
+        })
+    }
 }
 
 /// Lets user and guest talk until the end.

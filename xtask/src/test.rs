@@ -3,6 +3,7 @@
 mod checks;
 mod guests;
 mod ledger;
+mod linux;
 
 use std::process::ExitCode;
 
@@ -21,6 +22,9 @@ use crate::workshop::Workshop;
 pub struct Test {
     /// Run only what has this in its name, such as `clippy`, `guest/max/` or `linux/kdump`.
     filter: Option<String>,
+    /// Leave out what needs Linux.
+    #[arg(long)]
+    quick: bool,
     /// Run the test guests on bare QEMU at EL1, without the hypervisor: a test of the tests.
     #[arg(long)]
     bare: bool,
@@ -35,6 +39,9 @@ impl Test {
             checks::run(&workshop, &mut ledger);
         }
         guests::run(&workshop, &mut ledger, self.bare);
+        if !self.quick && !self.bare {
+            linux::run(&workshop, &mut ledger);
+        }
         Ok(ledger.close())
     }
 }

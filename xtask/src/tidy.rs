@@ -79,8 +79,8 @@ const BANNED_NAMES: [&str; 8] = [
 /// What is left in the code by mistake.
 const BANNED_WORDS: [&str; 4] = ["todo!(", "unimplemented!(", "dbg!(", "FIXME"];
 
-/// Lines a file may have, its tests aside.
-const LONGEST_FILE: usize = 400;
+/// Lines a file may have, its tests aside; some 400 are the aim.
+const LONGEST_FILE: usize = 450;
 
 /// A source file.
 struct Source {
@@ -312,10 +312,10 @@ mod tests {
         assert_eq!(faults("platform/src/a.rs", "    todo!()\n").len(), 1);
         assert_eq!(faults("platform/src/a.rs", "println!(\"x\")\n").len(), 1);
         assert_eq!(faults("xtask/src/a.rs", "println!(\"x\")\n"), [""; 0]);
-        let long = "//\n".repeat(401);
+        let long = "//\n".repeat(451);
         assert_eq!(faults("platform/src/a.rs", &long).len(), 1);
         assert_eq!(faults("platform/src/a/tests.rs", &long), [""; 0]);
-        let tested = format!("{}\n#[cfg(test)]\n{long}", "//\n".repeat(399));
+        let tested = format!("{}\n#[cfg(test)]\n{long}", "//\n".repeat(449));
         assert_eq!(faults("platform/src/a.rs", &tested), [""; 0]);
     }
 

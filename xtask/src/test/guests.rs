@@ -9,6 +9,7 @@ use super::ledger::Ledger;
 use crate::build::{self, Program};
 use crate::console::GuestLines;
 use crate::ending::{Ending, Watch};
+use crate::payload::Payload;
 use crate::protocol::{Outcome, Results, Test};
 use crate::qemu::{Happening, Machine};
 use crate::tools;
@@ -131,7 +132,8 @@ fn plan(tests: &[Test], bare: bool) -> Vec<Boot> {
 }
 
 /// What the boots have in common.
-struct Bench {
+struct Bench<'a> {
+    workshop: &'a Workshop,
     qemu: PathBuf,
     /// None if the test guest runs on the bare machine.
     hypervisor: Option<PathBuf>,
@@ -147,9 +149,10 @@ struct Booted {
     command: String,
 }
 
-impl Bench {
-    fn prepare(workshop: &Workshop, bare: bool) -> Result<Self> {
+impl<'a> Bench<'a> {
+    fn prepare(workshop: &'a Workshop, bare: bool) -> Result<Self> {
         Ok(Self {
+            workshop,
             qemu: tools::qemu(&workshop.cache, &workshop.progress)?,
             hypervisor: if bare {
                 None
@@ -302,7 +305,19 @@ impl Bench {
     fn machine(&self, boot: &Boot) -> Result<Machine> {
         const MEMORY_MIB: u64 = 256;
         let mut machine = match &self.hypervisor {
-            Some(_) => bail!("only --bare can be run yet"),
+            Some(hypervisor) => {
+                let bundle = self.workshop.output("guest-tests.itb")?;
+                Payload {
+                    kernel: &self.guest,
+                    initrd: None,
+                    bootargs: &boot.words,
+                    sdei: boot.sdei,
+                }
+                .write(&bundle)?;
+                let mut machine = Machine::new(&self.qemu, hypervisor);
+                machine.initrd = Some(bundle);
+                machine
+            }
             None => {
                 let mut machine = Machine::new(&self.qemu, &self.guest);
                 machine.el2 = false;

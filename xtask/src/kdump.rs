@@ -1,0 +1,352 @@
+//! `cargo xtask kdump`: the main job.
+
+mod report;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+
+use crate::build::{self, Program};
+use crate::cpulist::CpuList;
+use crate::ending::Ending;
+use crate::evidence::Story;
+use crate::guest::Switch;
+use crate::lab::{self, Folder, Plan, Scenario, Seen};
+use crate::ladder::Ladder;
+use crate::payload::{self, Payload};
+use crate::qemu::{DEFAULT_CPU, Machine};
+use crate::symbols::Symbols;
+use crate::verdict::{Evidence, Verdict, WEDGE_FUNCTION};
+use crate::vmcore::{self, Vmcore};
+use crate::workshop::Workshop;
+use crate::{initramfs, kernel, tools};
+
+use report::Judged;
+pub use report::Report;
+
+/// Wedge CPUs of a Linux guest, let another panic, and verify the dump register by register.
+///
+/// Builds everything, boots Linux on the hypervisor on QEMU, wedges CPUs with interrupts masked and
+/// panics from another. Then prints the stop ladder as it happened and the verdict for each CPU: its
+/// registers must be in the vmcore, and those of a CPU that was stopped by SDEI must be, one by one,
+/// what the hypervisor recorded when it interrupted it.
+///
+/// Exit codes: 0 all is as it must be, 1 something is not (which is named), 2 wrong usage.
+#[derive(Args)]
+pub struct Kdump {
+    /// Number of CPUs.
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    cpus: u32,
+    /// CPUs to wedge, such as 2 or 1,3-5 [default: 2, or the last of fewer than 3].
+    #[arg(long, value_name = "LIST")]
+    wedge: Option<CpuList>,
+    /// CPU that panics or asks for backtraces [default: the first that is not wedged].
+    #[arg(long, value_name = "CPU")]
+    panic: Option<u32>,
+    /// CPU model as QEMU names it.
+    #[arg(long, value_name = "MODEL", default_value = DEFAULT_CPU)]
+    cpu: String,
+    /// What is done to the guest.
+    #[arg(long, value_enum, default_value = "kdump")]
+    scenario: Scenario,
+    /// Whether the guest is offered SDEI. With `off` the wedged CPUs must be missing, and this fails.
+    #[arg(long, value_name = "on|off", default_value = "on")]
+    sdei: Switch,
+    /// Another kernel than ours; it needs what guest-tests/linux/kernel.config asks for.
+    #[arg(long, value_name = "PATH")]
+    kernel: Option<PathBuf>,
+    /// The vmlinux of that kernel [default: the file of that name beside it].
+    #[arg(long, value_name = "PATH", requires = "kernel")]
+    vmlinux: Option<PathBuf>,
+    /// Write all that was found to this file, as JSON.
+    #[arg(long, value_name = "FILE.json")]
+    report: Option<PathBuf>,
+    /// Leave vmcore, serial log and bundle in this folder.
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+    /// Give up after so many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
+    timeout: u64,
+    /// Print the guest's whole console, not only what matters.
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+impl Kdump {
+    /// Runs the scenario and says what came of it.
+    pub fn execute(self) -> Result<ExitCode> {
+        let plan = self.plan();
+        plan.check()?;
+        let workshop = Workshop::open()?;
+        let lab = Lab::prepare(&workshop, self.kernel.as_deref(), self.vmlinux.as_deref())?;
+        let request = Request {
+            plan,
+            timeout: Duration::from_secs(self.timeout),
+            keep: self.keep.as_deref(),
+        };
+        let verbose = self.verbose;
+        let report = lab.run(&workshop, &request, |line| {
+            if verbose || matters(line) {
+                println!("  | {line}");
+            }
+        })?;
+        println!("{}", report.text());
+        if let Some(path) = &self.report {
+            let json = serde_json::to_string_pretty(&report)?;
+            fs::write(path, json)
+                .with_context(|| format!("cannot write the report {}", path.display()))?;
+        }
+        Ok(if report.passed {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+
+    fn plan(&self) -> Plan {
+        let last = self.cpus.saturating_sub(1);
+        let wedge = self
+            .wedge
+            .clone()
+            .unwrap_or_else(|| [last.min(2)].into_iter().collect());
+        let first_left = (0..self.cpus).find(|&cpu| !wedge.contains(cpu));
+        Plan {
+            scenario: self.scenario,
+            cpus: self.cpus,
+            model: self.cpu.clone(),
+            panic: self.panic.or(first_left).unwrap_or(0),
+            wedge,
+            sdei: self.sdei == Switch::On,
+        }
+    }
+}
+
+/// Whether a line of the guest's console belongs to the story.
+fn matters(line: &str) -> bool {
+    const MARKS: [&str; 9] = [
+        "LAB: ",
+        "sdei: ",
+        "sdei_nmi: ",
+        "Kernel panic",
+        "SMP: ",
+        "hard LOCKUP",
+        "NMI backtrace for cpu",
+        "Starting crashdump kernel",
+        "qemu: ",
+    ];
+    MARKS.iter().any(|mark| line.contains(mark))
+}
+
+/// What every run needs, built once.
+pub struct Lab {
+    qemu: PathBuf,
+    hypervisor: PathBuf,
+    kernel: PathBuf,
+    initramfs: PathBuf,
+    /// The functions of the guest kernel.
+    symbols: Symbols,
+}
+
+/// One run that is asked for.
+pub struct Request<'a> {
+    /// What to do.
+    pub plan: Plan,
+    /// Give up after this.
+    pub timeout: Duration,
+    /// Where to leave everything, if it is to be left.
+    pub keep: Option<&'a Path>,
+}
+
+impl Lab {
+    /// Builds the hypervisor, and the guest unless `kernel` is one.
+    pub fn prepare(
+        workshop: &Workshop,
+        kernel: Option<&Path>,
+        vmlinux: Option<&Path>,
+    ) -> Result<Self> {
+        let qemu = tools::qemu(&workshop.cache, &workshop.progress)?;
+        let hypervisor = build::build(workshop, Program::Hypervisor)?.image;
+        let (kernel, vmlinux) = match kernel {
+            Some(kernel) => {
+                // The capture kernel is the same one, and kexec takes no packed Image.
+                let image = workshop.output("kernel.img")?;
+                build::write_if_new(&image, &payload::read_kernel(kernel)?)?;
+                (image, beside(kernel, vmlinux)?)
+            }
+            None => {
+                let ours = kernel::ensure(&workshop.cache, &workshop.progress)?;
+                (ours.image, ours.vmlinux)
+            }
+        };
+        let initramfs = initramfs::ensure(&workshop.cache, &kernel, &workshop.progress)?;
+        let symbols = Symbols::load(&vmlinux)?;
+        Ok(Self {
+            qemu,
+            hypervisor,
+            kernel,
+            initramfs,
+            symbols,
+        })
+    }
+
+    /// Runs a scenario and judges it. An error is what kept it from being judged.
+    pub fn run(
+        &self,
+        workshop: &Workshop,
+        request: &Request<'_>,
+        show: impl FnMut(&str),
+    ) -> Result<Report> {
+        let plan = &request.plan;
+        let mut folder = Folder::create(request.keep, &workshop.output("runs")?)?;
+        let machine = self.machine(plan, &folder)?;
+        let seen = lab::watch(&machine, request.timeout, &folder.file("serial.log"), show)?;
+        let judged = self.judge(plan, &folder, &seen);
+        let mut report = Report::of(plan, seen, judged);
+        if !report.passed {
+            report.command = machine.command_line();
+            report.folder = Some(folder.keep().to_owned());
+        }
+        Ok(report)
+    }
+
+    fn machine(&self, plan: &Plan, folder: &Folder) -> Result<Machine> {
+        const MEMORY_MIB: u64 = 512;
+        let bundle = folder.file("bundle.itb");
+        let bootargs = plan.bootargs();
+        Payload {
+            kernel: &self.kernel,
+            initrd: Some(&self.initramfs),
+            bootargs: &bootargs,
+            sdei: plan.sdei,
+        }
+        .write(&bundle)?;
+        let disk = folder.file("disk.img");
+        // Room for the whole memory, should it have to be copied as it is.
+        lab::create_disk(&disk, 2 * MEMORY_MIB)?;
+        let mut machine = Machine::new(&self.qemu, &self.hypervisor);
+        machine.cpu = plan.model.clone();
+        machine.cpus = plan.cpus;
+        machine.memory_mib = MEMORY_MIB;
+        machine.initrd = Some(bundle);
+        machine.disks = vec![disk];
+        Ok(machine)
+    }
+
+    fn judge(&self, plan: &Plan, folder: &Folder, seen: &Seen) -> Result<Option<Judged>> {
+        check_run(plan, seen)?;
+        if !plan.scenario.dumps() {
+            check_backtraces(plan, &seen.story)?;
+            return Ok(None);
+        }
+        let path = folder.file("vmcore");
+        let mut disk = File::open(folder.file("disk.img"))?;
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        let bytes = vmcore::extract(&mut disk, &mut file)?;
+        let dump = Vmcore::read(&file).context("cannot read the vmcore")?;
+        let ladder = Ladder::of(plan.cpus, &seen.story, &seen.drain);
+        let evidence = Evidence {
+            cpus: plan.cpus,
+            wedge: &plan.wedge,
+            story: &seen.story,
+            drain: &seen.drain,
+            notes: &dump.notes,
+            symbols: &self.symbols,
+            kaslr_offset: dump.kaslr_offset()?,
+        };
+        let verdict = Verdict::of(&evidence, &ladder);
+        Ok(Some(Judged {
+            format: dump.format,
+            bytes,
+            release: dump.release()?.to_owned(),
+            ladder,
+            verdict,
+        }))
+    }
+}
+
+/// The vmlinux that belongs to `kernel`.
+fn beside(kernel: &Path, vmlinux: Option<&Path>) -> Result<PathBuf> {
+    let path = match vmlinux {
+        Some(vmlinux) => vmlinux.to_owned(),
+        None => kernel.with_file_name("vmlinux"),
+    };
+    ensure!(
+        path.is_file(),
+        "there is no {}; say with --vmlinux where the vmlinux of {} is",
+        path.display(),
+        kernel.display()
+    );
+    Ok(path)
+}
+
+/// That the run went to its end.
+fn check_run(plan: &Plan, seen: &Seen) -> Result<()> {
+    let story = &seen.story;
+    if let Some(failure) = &story.failure {
+        bail!("the guest gave up: {failure}");
+    }
+    if let Ending::GuestCrash(_) | Ending::HypervisorCrash(_) = seen.ending {
+        bail!("{}", seen.ending);
+    }
+    if !story.done {
+        let stage = if story.captured {
+            "the capture kernel came up but did not finish"
+        } else if story.panic.is_some() {
+            "the kernel panicked but no capture kernel came up"
+        } else if !story.wedged.is_empty() {
+            "CPUs were wedged but nothing came of it"
+        } else {
+            "no CPU was wedged"
+        };
+        bail!("{}: {stage}", seen.ending);
+    }
+    if plan.scenario.dumps() {
+        ensure!(
+            seen.ending == Ending::PowerOff && seen.drain.complete,
+            "{} before the hypervisor had written its records",
+            seen.ending
+        );
+    }
+    if plan.scenario == Scenario::Hardlockup {
+        let panic = story.panic.as_deref().unwrap_or("nothing");
+        ensure!(
+            panic.contains("Hard LOCKUP") || panic.contains("hard LOCKUP"),
+            "the hard-lockup detector was to panic, but the kernel panicked for: {panic}"
+        );
+    }
+    Ok(())
+}
+
+/// That the guest's log shows each wedged CPU where it is.
+fn check_backtraces(plan: &Plan, story: &Story) -> Result<()> {
+    for cpu in plan.wedge.iter() {
+        ensure!(
+            story.wedged.contains(cpu),
+            "CPU {cpu} was to be wedged, but the guest did not find it wedged"
+        );
+        let places: Vec<&str> = story
+            .backtraces
+            .iter()
+            .filter(|(of, _)| *of == cpu)
+            .map(|(_, place)| place.as_str())
+            .collect();
+        ensure!(
+            places.iter().any(|place| place.starts_with(WEDGE_FUNCTION)),
+            "the guest's log has no backtrace of CPU {cpu} in {WEDGE_FUNCTION}, only of {places:?}"
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

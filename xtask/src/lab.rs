@@ -1,0 +1,272 @@
+//! One run of Linux in which CPUs are wedged: booted, watched to its end, its dump fetched.
+//!
+//! The scenario travels on the kernel's command line (`lab.do=`, `lab.wedge=`, `lab.panic=`); our init
+//! in the guest carries it out and says so in `LAB:` lines.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::console::GuestLines;
+use crate::cpulist::CpuList;
+use crate::ending::{Ending, Watch};
+use crate::evidence::{Drain, Story};
+use crate::qemu::{Happening, Machine};
+
+/// What is done to the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scenario {
+    /// CPUs are wedged, another panics, the capture kernel dumps.
+    Kdump,
+    /// CPUs are wedged, sysrq-l shows their backtraces, the system lives on.
+    SysrqL,
+    /// CPUs are wedged, the hard-lockup detector panics from a timer interrupt, the capture kernel dumps.
+    Hardlockup,
+}
+
+impl Scenario {
+    /// Its name for our init.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Kdump => "kdump",
+            Self::SysrqL => "sysrq-l",
+            Self::Hardlockup => "hardlockup",
+        }
+    }
+
+    /// Whether it ends in a dump.
+    pub const fn dumps(self) -> bool {
+        matches!(self, Self::Kdump | Self::Hardlockup)
+    }
+}
+
+/// What is to be done, and to which CPUs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// What is done.
+    pub scenario: Scenario,
+    /// Number of CPUs.
+    pub cpus: u32,
+    /// CPU model.
+    pub model: String,
+    /// CPUs that are wedged.
+    pub wedge: CpuList,
+    /// The CPU that panics or asks for backtraces.
+    pub panic: u32,
+    /// Whether the guest is offered SDEI.
+    pub sdei: bool,
+}
+
+impl Plan {
+    /// That there are such CPUs, and that one is left to do the rest.
+    pub fn check(&self) -> Result<()> {
+        let last = self.cpus.saturating_sub(1);
+        ensure!(
+            self.cpus >= 2,
+            "one CPU cannot be wedged and watched; use 2 or more"
+        );
+        ensure!(!self.wedge.is_empty(), "--wedge names no CPU");
+        for cpu in self.wedge.iter().chain([self.panic]) {
+            ensure!(
+                cpu <= last,
+                "there is no CPU {cpu}: {} CPUs are 0 to {last}",
+                self.cpus
+            );
+        }
+        ensure!(
+            !self.wedge.contains(self.panic),
+            "CPU {} is to be wedged and cannot panic; choose another with --panic",
+            self.panic
+        );
+        Ok(())
+    }
+
+    /// The kernel's command line.
+    pub fn bootargs(&self) -> String {
+        format!(
+            "console=ttyAMA0 crashkernel=192M lab.do={} lab.wedge={} lab.panic={} lab.maxcpus=1",
+            self.scenario.name(),
+            self.wedge
+                .iter()
+                .map(|cpu| cpu.to_string())
+                .collect::<Vec<_>>()
+                .join(","),
+            self.panic
+        )
+    }
+}
+
+/// What was seen of a run.
+#[derive(Debug)]
+pub struct Seen {
+    /// What the guest said.
+    pub story: Story,
+    /// What the hypervisor recorded.
+    pub drain: Drain,
+    /// How it ended.
+    pub ending: Ending,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// The last lines of the console.
+    pub tail: Vec<String>,
+}
+
+/// How long the guest may take to switch itself off once its init has said that it is done; after
+/// sysrq-l the way out is a panic, whose IPI rung takes long.
+const LEAVE: Duration = Duration::from_secs(60);
+
+/// How long it may take once its init has said that it failed; with a wedged CPU it can only reboot.
+const GIVE_UP: Duration = Duration::from_secs(5);
+
+/// Boots `machine` and watches until it ends; `show` is given the guest's lines as they come.
+pub fn watch(
+    machine: &Machine,
+    timeout: Duration,
+    log: &Path,
+    mut show: impl FnMut(&str),
+) -> Result<Seen> {
+    let mut session = machine.start(Some(timeout))?;
+    let log_file =
+        File::create(log).with_context(|| format!("cannot write the log {}", log.display()))?;
+    session.log_to(log_file);
+    let mut story = Story::default();
+    let mut drain = Drain::default();
+    let mut ends = Watch::default();
+    let mut lines = GuestLines::default();
+    let timed_out = loop {
+        match session.next()? {
+            Happening::Guest(bytes) => {
+                for line in lines.push(&bytes) {
+                    show(&line);
+                    let (was_done, had_failed) = (story.done, story.failure.is_some());
+                    story.note(&line);
+                    if story.failure.is_some() && !had_failed {
+                        session.shorten(GIVE_UP);
+                    } else if story.done && !was_done {
+                        session.shorten(LEAVE);
+                    }
+                }
+            }
+            Happening::Line(line) => {
+                if let Some(record) = line.record().transpose()? {
+                    drain.note(&record)?;
+                }
+                ends.follow(&line, &mut session)?;
+            }
+            Happening::Complaint(text) => show(&format!("qemu: {text}")),
+            Happening::Ended(_) | Happening::Left => break false,
+            Happening::TimedOut => break true,
+        }
+    };
+    Ok(Seen {
+        story,
+        drain,
+        ending: ends.ending(timed_out),
+        elapsed: session.elapsed(),
+        tail: session.tail(),
+    })
+}
+
+/// A folder for one run, so that runs do not meet. Removed when dropped, unless kept.
+pub struct Folder {
+    path: PathBuf,
+    keep: bool,
+}
+
+impl Folder {
+    /// `path` if it is given, which then stays; else a folder of this process below `parent`.
+    pub fn create(keep: Option<&Path>, parent: &Path) -> Result<Self> {
+        let path = match keep {
+            Some(path) => path.to_owned(),
+            None => parent.join(std::process::id().to_string()),
+        };
+        fs::create_dir_all(&path)
+            .with_context(|| format!("cannot make the folder {}", path.display()))?;
+        Ok(Self {
+            path,
+            keep: keep.is_some(),
+        })
+    }
+
+    /// Where `name` is in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Lets it stay, and says where it is.
+    pub fn keep(&mut self) -> &Path {
+        self.keep = true;
+        &self.path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if !self.keep {
+            // What cannot be removed lies below target, where `cargo clean` gets it.
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+/// An empty raw disk that takes no room until it is written.
+pub fn create_disk(path: &Path, mib: u64) -> Result<()> {
+    File::create(path)
+        .and_then(|disk| disk.set_len(mib << 20))
+        .with_context(|| format!("cannot make the disk {}; is the disk full?", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(cpus: u32, wedge: &str, panic: u32) -> Plan {
+        Plan {
+            scenario: Scenario::Kdump,
+            cpus,
+            model: "max".into(),
+            wedge: wedge.parse().unwrap(),
+            panic,
+            sdei: true,
+        }
+    }
+
+    #[test]
+    fn a_plan_needs_a_cpu_that_is_left() {
+        assert!(plan(4, "1-3", 0).check().is_ok());
+        assert!(plan(4, "0", 3).check().is_ok());
+        for (cpus, wedge, panic) in [(4, "4", 0), (4, "2", 4), (4, "0-3", 0), (1, "0", 0)] {
+            assert!(plan(cpus, wedge, panic).check().is_err(), "{wedge} {panic}");
+        }
+    }
+
+    #[test]
+    fn the_scenario_is_on_the_command_line() {
+        let bootargs = plan(4, "1,2,3", 0).bootargs();
+        assert!(
+            bootargs.contains("lab.do=kdump lab.wedge=1,2,3 lab.panic=0"),
+            "{bootargs}"
+        );
+    }
+
+    #[test]
+    fn a_folder_goes_unless_it_is_kept() {
+        let parent = std::env::temp_dir().join(format!("xtask-folder-{}", std::process::id()));
+        let folder = Folder::create(None, &parent).unwrap();
+        let path = folder.file("a");
+        create_disk(&path, 1).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().len(), 1 << 20);
+        drop(folder);
+        assert!(!path.exists());
+        let mut folder = Folder::create(None, &parent).unwrap();
+        let path = folder.keep().to_owned();
+        drop(folder);
+        assert!(path.exists());
+        fs::remove_dir_all(&parent).unwrap();
+    }
+}

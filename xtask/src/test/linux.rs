@@ -1,0 +1,161 @@
+//! Linux end to end: dumps that must be whole, and one that must not be.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+
+use super::ledger::Ledger;
+use crate::kdump::{Lab, Report, Request};
+use crate::lab::{Plan, Scenario};
+use crate::workshop::Workshop;
+
+/// A run that must pass.
+struct Case {
+    name: &'static str,
+    scenario: Scenario,
+    model: &'static str,
+    cpus: u32,
+    wedge: &'static str,
+    panic: u32,
+}
+
+const CASES: [Case; 5] = [
+    Case {
+        name: "linux/kdump/one-of-4",
+        scenario: Scenario::Kdump,
+        model: "neoverse-n1",
+        cpus: 4,
+        wedge: "2",
+        panic: 0,
+    },
+    Case {
+        name: "linux/kdump/three-of-4",
+        scenario: Scenario::Kdump,
+        model: "max",
+        cpus: 4,
+        wedge: "1-3",
+        panic: 0,
+    },
+    Case {
+        name: "linux/kdump/boot-cpu-of-8",
+        scenario: Scenario::Kdump,
+        model: "cortex-a72",
+        cpus: 8,
+        wedge: "0",
+        panic: 5,
+    },
+    Case {
+        name: "linux/sysrq-l",
+        scenario: Scenario::SysrqL,
+        model: "cortex-a53",
+        cpus: 4,
+        wedge: "2",
+        panic: 0,
+    },
+    Case {
+        name: "linux/hardlockup",
+        scenario: Scenario::Hardlockup,
+        model: "neoverse-n1",
+        cpus: 4,
+        wedge: "2",
+        panic: 0,
+    },
+];
+
+/// The name of the run with SDEI off, whose dump must lack the wedged CPU.
+const CONTROL: &str = "linux/kdump/without-sdei-fails";
+
+/// How long a run may take, with other work on the host.
+const TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Runs them.
+pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
+    let names = CASES.iter().map(|case| case.name).chain([CONTROL]);
+    if !names.into_iter().any(|name| ledger.wants(name)) {
+        return;
+    }
+    let lab = match Lab::prepare(workshop, None, None) {
+        Ok(lab) => lab,
+        Err(error) => {
+            ledger.failed("linux/prepare", Duration::ZERO, &format!("{error:#}"));
+            return;
+        }
+    };
+    for case in &CASES {
+        ledger.check(case.name, || {
+            let report = run_plan(workshop, &lab, plan(case)?, None)?;
+            ensure!(report.passed, "{}", report.text());
+            Ok(remark(&report))
+        });
+    }
+    ledger.check(CONTROL, || {
+        let plan = Plan {
+            sdei: false,
+            ..plan(&CASES[0])?
+        };
+        control(&run_plan(workshop, &lab, plan, None)?)
+    });
+}
+
+fn plan(case: &Case) -> Result<Plan> {
+    Ok(Plan {
+        scenario: case.scenario,
+        cpus: case.cpus,
+        model: case.model.to_owned(),
+        wedge: case.wedge.parse().map_err(anyhow::Error::msg)?,
+        panic: case.panic,
+        sdei: true,
+    })
+}
+
+fn run_plan(workshop: &Workshop, lab: &Lab, plan: Plan, keep: Option<&Path>) -> Result<Report> {
+    plan.check()?;
+    let request = Request {
+        plan,
+        timeout: TIMEOUT,
+        keep,
+    };
+    lab.run(workshop, &request, |_| ())
+}
+
+/// What is worth knowing of a run that passed.
+fn remark(report: &Report) -> String {
+    let Some(dump) = &report.dump else {
+        return String::new();
+    };
+    let sdei = dump.ladder.sdei_us.map_or("none".to_owned(), |micros| {
+        format!("{:.1} ms", micros as f64 / 1000.0)
+    });
+    format!("SDEI rung {sdei}")
+}
+
+/// The run without SDEI must fail for one reason alone: the wedged CPUs are missing.
+fn control(report: &Report) -> Result<String> {
+    let Some(dump) = &report.dump else {
+        bail!(
+            "it failed for another reason than a missing CPU\n{}",
+            report.text()
+        );
+    };
+    ensure!(
+        !report.passed,
+        "it passed, so the check proves nothing\n{}",
+        report.text()
+    );
+    ensure!(
+        dump.verdict.missing == report.plan.wedge,
+        "CPUs {} should be missing, but {} are\n{}",
+        report.plan.wedge,
+        dump.verdict.missing,
+        report.text()
+    );
+    if let Some(folder) = &report.folder {
+        // It failed as it had to: nothing is to be looked at.
+        std::fs::remove_dir_all(folder)?;
+    }
+    Ok(format!(
+        "CPU {} is missing, as it must be",
+        dump.verdict.missing
+    ))
+}

@@ -1,0 +1,287 @@
+//! The verdict on a dump: every CPU there, every register as the hypervisor recorded it.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::cpulist::CpuList;
+use crate::evidence::{Drain, Story};
+use crate::ladder::{Ladder, Stopped};
+use crate::registers::{PSTATE_I, Registers};
+use crate::symbols::Symbols;
+use crate::vmcore::Prstatus;
+
+/// All that is known of one run.
+pub struct Evidence<'a> {
+    /// Number of CPUs of the guest.
+    pub cpus: u32,
+    /// Those that were to be wedged.
+    pub wedge: &'a CpuList,
+    /// What the guest said.
+    pub story: &'a Story,
+    /// What the hypervisor recorded.
+    pub drain: &'a Drain,
+    /// The notes of the vmcore, in its order.
+    pub notes: &'a [Prstatus],
+    /// The guest kernel's functions.
+    pub symbols: &'a Symbols,
+    /// How far the kernel had moved itself.
+    pub kaslr_offset: u64,
+}
+
+/// What became of one CPU.
+#[derive(Clone, Debug, Serialize)]
+pub struct Cpu {
+    /// Its number.
+    pub cpu: u32,
+    /// Whether it was wedged.
+    pub wedged: bool,
+    /// How it was stopped.
+    pub stopped: Stopped,
+    /// The function it stood in, by the vmcore.
+    pub stood_in: Option<String>,
+    /// Its registers, by the vmcore.
+    pub registers: Option<Registers>,
+    /// How many registers were compared with the hypervisor's record and found equal.
+    pub equal: usize,
+    /// What is wrong; empty if nothing is.
+    pub faults: Vec<String>,
+}
+
+/// The verdict.
+#[derive(Clone, Debug, Serialize)]
+pub struct Verdict {
+    /// CPU by CPU.
+    pub cpus: Vec<Cpu>,
+    /// CPUs that the vmcore has no registers of.
+    pub missing: CpuList,
+    /// What is wrong with the whole.
+    pub faults: Vec<String>,
+}
+
+/// The function in which LKDTM's HARDLOCKUP spins with interrupts masked.
+pub const WEDGE_FUNCTION: &str = "lkdtm_HARDLOCKUP";
+
+impl Verdict {
+    /// Judges `evidence`.
+    pub fn of(evidence: &Evidence<'_>, ladder: &Ladder) -> Self {
+        let mut faults = Vec::new();
+        let (notes, missing) = match assign(evidence) {
+            Ok(assigned) => assigned,
+            Err(fault) => {
+                faults.push(fault);
+                (Vec::new(), CpuList::default())
+            }
+        };
+        let cpus: Vec<Cpu> = (0..evidence.cpus)
+            .map(|cpu| {
+                let note = notes.iter().find(|(number, _)| *number == cpu);
+                judge(evidence, ladder, cpu, note.map(|(_, note)| *note))
+            })
+            .collect();
+        if evidence.story.panicked.is_none() {
+            faults.push("the guest never said which CPU panicked".into());
+        }
+        Self {
+            cpus,
+            missing,
+            faults,
+        }
+    }
+
+    /// All that is wrong, one sentence each.
+    pub fn faults(&self) -> Vec<String> {
+        let of_cpus = self.cpus.iter().flat_map(|cpu| {
+            let number = cpu.cpu;
+            cpu.faults
+                .iter()
+                .map(move |fault| format!("CPU {number} {fault}"))
+        });
+        of_cpus.chain(self.faults.iter().cloned()).collect()
+    }
+}
+
+impl fmt::Display for Verdict {
+    /// One line per CPU; no line end after the last.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, cpu) in self.cpus.iter().enumerate() {
+            let line_end = if number == 0 { "" } else { "\n" };
+            write!(f, "{line_end}  CPU {:<3} {cpu}", cpu.cpu)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Cpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = if self.faults.is_empty() { "ok" } else { "BAD" };
+        let wedged = if self.wedged { "wedged" } else { "" };
+        let stopped = self.stopped.to_string();
+        let place = self.stood_in.as_deref().unwrap_or("no registers");
+        write!(f, "{verdict:3} {wedged:6} {stopped:16} {place}")?;
+        if self.equal > 0 {
+            write!(
+                f,
+                ", {} of {} registers as recorded",
+                self.equal,
+                Registers::COUNT
+            )?;
+        }
+        Ok(())
+    }
+}
+
+type Assigned<'a> = (Vec<(u32, &'a Prstatus)>, CpuList);
+
+/// Gives each note to its CPU.
+///
+/// The notes come in the order of CPU numbers, and a CPU that was not stopped has none, which moves
+/// those after it. So the count must fit what the guest said it could not stop.
+fn assign<'a>(evidence: &Evidence<'a>) -> Result<Assigned<'a>, String> {
+    let count = evidence.notes.len();
+    let all: CpuList = (0..evidence.cpus).collect();
+    let failed = &evidence.story.failed;
+    let present: CpuList = all.iter().filter(|&cpu| !failed.contains(cpu)).collect();
+    let (owners, missing) = if count == all.len() {
+        (all, CpuList::default())
+    } else if count == present.len() {
+        (present, failed.clone())
+    } else {
+        let said = if failed.is_empty() {
+            "says it stopped them all".to_owned()
+        } else {
+            format!("says it failed to stop {failed}")
+        };
+        return Err(format!(
+            "the vmcore has registers of {count} CPUs, not of {}, and the guest {said}: {}",
+            all.len(),
+            unmatched(evidence)
+        ));
+    };
+    Ok((owners.iter().zip(evidence.notes).collect(), missing))
+}
+
+/// Says which CPUs' recorded registers occur in no note, when notes cannot be given to CPUs.
+fn unmatched(evidence: &Evidence<'_>) -> String {
+    let known = |cpu: u32| {
+        evidence.drain.stopped_in(cpu).is_some_and(|frame| {
+            let mut notes = evidence.notes.iter();
+            notes.any(|note| note.registers == frame.registers)
+        })
+    };
+    let lost: CpuList = evidence.wedge.iter().filter(|&cpu| !known(cpu)).collect();
+    if lost.is_empty() {
+        "the wedged CPUs are among them, another is missing".into()
+    } else {
+        format!("wedged CPU {lost} is missing")
+    }
+}
+
+fn judge(evidence: &Evidence<'_>, ladder: &Ladder, cpu: u32, note: Option<&Prstatus>) -> Cpu {
+    let wedged = evidence.wedge.contains(cpu);
+    let stopped = ladder.stopped.get(cpu as usize).copied();
+    let stopped = stopped.unwrap_or(Stopped::Not);
+    let mut faults = Vec::new();
+    if stopped == Stopped::Not {
+        faults.push("was not stopped, as the guest itself reports".into());
+    }
+    let Some(note) = note else {
+        faults.push("is missing from the vmcore".into());
+        return Cpu {
+            cpu,
+            wedged,
+            stopped,
+            stood_in: None,
+            registers: None,
+            equal: 0,
+            faults,
+        };
+    };
+    let place = Place::of(evidence, note.registers.pc);
+    if wedged {
+        faults.extend(judge_wedge(evidence, cpu, stopped, &note.registers, &place));
+    }
+    let mut equal = 0;
+    if wedged || matches!(stopped, Stopped::Sdei { .. }) {
+        match evidence.drain.stopped_in(cpu) {
+            Some(frame) => {
+                let differences = frame.registers.differences(&note.registers);
+                equal = Registers::COUNT - differences.len();
+                for (name, recorded, dumped) in differences {
+                    faults.push(format!(
+                        "has {name} = {dumped:#x} in the vmcore, but the hypervisor recorded \
+                         {recorded:#x}"
+                    ));
+                }
+            }
+            None => faults.push(
+                "was interrupted by no SDEI event that the hypervisor recorded and that is still \
+                 open"
+                    .into(),
+            ),
+        }
+    }
+    Cpu {
+        cpu,
+        wedged,
+        stopped,
+        stood_in: Some(place.text),
+        registers: Some(note.registers.clone()),
+        equal,
+        faults,
+    }
+}
+
+fn judge_wedge(
+    evidence: &Evidence<'_>,
+    cpu: u32,
+    stopped: Stopped,
+    registers: &Registers,
+    place: &Place,
+) -> Vec<String> {
+    let mut faults = Vec::new();
+    if !evidence.story.wedged.contains(cpu) {
+        faults.push("was to be wedged, but the guest did not find it wedged".into());
+    }
+    if let Stopped::Ipi { .. } = stopped {
+        faults.push("was to be wedged, but was stopped by the IPI".into());
+    }
+    if place.function.as_deref() != Some(WEDGE_FUNCTION) {
+        faults.push(format!(
+            "was wedged in {WEDGE_FUNCTION}, but the vmcore has it in {}",
+            place.text
+        ));
+    }
+    if registers.pstate & PSTATE_I == 0 {
+        faults.push(format!(
+            "was wedged with interrupts masked, but the vmcore has pstate {:#x}",
+            registers.pstate
+        ));
+    }
+    faults
+}
+
+/// Where a CPU stood.
+struct Place {
+    text: String,
+    function: Option<String>,
+}
+
+impl Place {
+    fn of(evidence: &Evidence<'_>, pc: u64) -> Self {
+        let linked = pc.wrapping_sub(evidence.kaslr_offset);
+        match evidence.symbols.function(linked) {
+            Some((name, offset)) => Self {
+                text: format!("{name}+{offset:#x}"),
+                function: Some(name.to_owned()),
+            },
+            None => Self {
+                text: format!("{pc:#x}"),
+                function: None,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

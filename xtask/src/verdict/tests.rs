@@ -1,0 +1,146 @@
+use super::*;
+use crate::evidence::tests::{LOG, drain, story};
+use crate::ladder::tests::records;
+use crate::registers::tests::{frame_line, sample};
+use crate::symbols::tests::program;
+
+/// sample(n) stands at pc n * 0x10000 + 32; with this offset, CPU 2 in the wedge function.
+const OFFSET: u64 = 0x1_0000;
+
+fn notes() -> Vec<Prstatus> {
+    let note = |cpu| Prstatus {
+        pid: 0,
+        registers: sample(cpu),
+    };
+    (0..4).map(note).collect()
+}
+
+fn judge_run(log: &str, records: &[String], notes: &[Prstatus]) -> Verdict {
+    let (story, drain) = (story(log), drain(records));
+    let symbols = program(&[(0x1_0000, WEDGE_FUNCTION), (0x2_0000, "default_idle_call")]);
+    let evidence = Evidence {
+        cpus: 4,
+        wedge: &"2".parse().unwrap(),
+        story: &story,
+        drain: &drain,
+        notes,
+        symbols: &symbols,
+        kaslr_offset: OFFSET,
+    };
+    Verdict::of(&evidence, &Ladder::of(4, &story, &drain))
+}
+
+fn only_fault(verdict: &Verdict) -> String {
+    let faults = verdict.faults();
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    faults[0].clone()
+}
+
+#[test]
+fn a_faithful_dump_passes_and_says_where_each_cpu_stood() {
+    let verdict = judge_run(LOG, &records(), &notes());
+    assert_eq!(verdict.faults(), [""; 0]);
+    let text = verdict.to_string();
+    let place = "lkdtm_HARDLOCKUP+0x20, 34 of 34 registers as recorded";
+    assert!(text.lines().nth(2).unwrap().ends_with(place), "{text}");
+    assert!(text.contains("default_idle_call+0x20"), "{text}");
+}
+
+#[test]
+fn every_single_flipped_register_fails_and_is_named() {
+    for number in 0..Registers::COUNT {
+        let mut notes = notes();
+        let named: Vec<_> = notes[2].registers.named().collect();
+        let mut words = [0; Registers::COUNT];
+        for (word, (_, value)) in words.iter_mut().zip(&named) {
+            *word = *value;
+        }
+        words[number] ^= 1;
+        notes[2].registers = Registers::from_words(&words);
+        let fault = only_fault(&judge_run(LOG, &records(), &notes));
+        let name = &named[number].0;
+        assert!(
+            fault.starts_with(&format!("CPU 2 has {name} = ")),
+            "{fault}"
+        );
+    }
+}
+
+#[test]
+fn a_missing_note_fails_and_names_the_cpu_the_guest_lost() {
+    let log = LOG.replace(
+        "[    8.705751] Starting",
+        "[    8.705700] SMP: failed to stop secondary CPUs 2\n[    8.705751] Starting",
+    );
+    let mut notes = notes();
+    notes.remove(2);
+    let verdict = judge_run(&log, &records(), &notes);
+    assert_eq!(verdict.missing.to_string(), "2");
+    let faults = verdict.faults();
+    assert!(faults.contains(&"CPU 2 is missing from the vmcore".to_owned()));
+    // The note after the gap belongs to CPU 3, not to CPU 2.
+    assert_eq!(verdict.cpus[3].registers, Some(sample(3)));
+    assert_eq!(
+        verdict
+            .cpus
+            .iter()
+            .filter(|cpu| cpu.faults.is_empty())
+            .count(),
+        3
+    );
+}
+
+#[test]
+fn a_missing_note_that_the_guest_does_not_admit_fails_and_names_the_wedged_cpu() {
+    let mut notes = notes();
+    notes.remove(2);
+    let verdict = judge_run(LOG, &records(), &notes);
+    let faults = verdict.faults().join("\n");
+    assert!(faults.contains("of 3 CPUs, not of 4"), "{faults}");
+    assert!(faults.contains("wedged CPU 2 is missing"), "{faults}");
+}
+
+#[test]
+fn a_cpu_reported_as_not_stopped_fails_even_with_its_note() {
+    let log = LOG.replace(
+        "[    8.705751] Starting",
+        "[    8.705700] SMP: failed to stop secondary CPUs 3\n[    8.705751] Starting",
+    );
+    let fault = only_fault(&judge_run(&log, &records(), &notes()));
+    assert!(fault.starts_with("CPU 3 was not stopped"), "{fault}");
+}
+
+#[test]
+fn without_the_hypervisors_record_nothing_is_proven() {
+    let records: Vec<String> = records()
+        .into_iter()
+        .filter(|line| !line.starts_with("@frame"))
+        .collect();
+    let fault = only_fault(&judge_run(LOG, &records, &notes()));
+    assert!(fault.starts_with("CPU 2 was interrupted by no"), "{fault}");
+}
+
+#[test]
+fn a_wedge_elsewhere_or_with_interrupts_open_is_no_wedge() {
+    let mut registers = sample(3);
+    registers.pstate &= !PSTATE_I;
+    let mut notes = notes();
+    notes[2].registers = registers.clone();
+    let mut records = records();
+    records.retain(|line| !line.starts_with("@frame"));
+    records.push(frame_line(2, "running", &registers));
+    let faults = judge_run(LOG, &records, &notes).faults();
+    assert_eq!(faults.len(), 2, "{faults:?}");
+    assert!(
+        faults[0].contains("in default_idle_call+0x20"),
+        "{faults:?}"
+    );
+    assert!(faults[1].contains("pstate 0x60400045"), "{faults:?}");
+}
+
+#[test]
+fn a_wedge_that_the_guest_did_not_prove_fails() {
+    let log = LOG.replace("LAB: wedged cpu=2\n", "");
+    let fault = only_fault(&judge_run(&log, &records(), &notes()));
+    assert!(fault.contains("did not find it wedged"), "{fault}");
+}

@@ -1,0 +1,261 @@
+//! A vmcore: which kernel it is of, and the registers of each CPU that was stopped.
+//!
+//! Two formats: what makedumpfile writes ("kdump-compressed", described in makedumpfile's
+//! IMPLEMENTATION file) and ELF, as `/proc/vmcore` itself is. Only headers and notes are read.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::registers::Registers;
+
+/// A dump, readable at any place.
+pub trait ReadAt {
+    /// Exactly `size` bytes from `offset`.
+    fn read_at(&self, offset: u64, size: usize) -> Result<Vec<u8>>;
+}
+
+impl ReadAt for File {
+    fn read_at(&self, offset: u64, size: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; size];
+        self.read_exact_at(&mut bytes, offset)
+            .with_context(|| format!("the dump is cut short at offset {offset:#x}"))?;
+        Ok(bytes)
+    }
+}
+
+/// What a dump's headers and notes say.
+#[derive(Debug)]
+pub struct Vmcore {
+    /// How the dump is written, in words.
+    pub format: &'static str,
+    /// One note per CPU that was stopped, in the order of the dumped kernel's CPU numbers.
+    pub notes: Vec<Prstatus>,
+    info: BTreeMap<String, String>,
+}
+
+/// The note of one CPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prstatus {
+    /// The task it ran.
+    pub pid: u32,
+    /// Its registers.
+    pub registers: Registers,
+}
+
+impl Vmcore {
+    /// Reads the headers and notes of `dump`.
+    pub fn read(dump: &impl ReadAt) -> Result<Self> {
+        let magic = dump.read_at(0, 8)?;
+        if magic == *b"KDUMP   " {
+            Self::read_compressed(dump)
+        } else if magic.starts_with(b"\x7fELF") {
+            Self::read_elf(dump)
+        } else {
+            bail!("the dump is neither kdump-compressed nor ELF; it begins with {magic:02x?}");
+        }
+    }
+
+    /// The release of the dumped kernel.
+    pub fn release(&self) -> Result<&str> {
+        self.info("OSRELEASE")
+    }
+
+    /// How far the dumped kernel had moved itself from where it was linked.
+    pub fn kaslr_offset(&self) -> Result<u64> {
+        let digits = self.info("KERNELOFFSET")?;
+        u64::from_str_radix(digits, 16)
+            .with_context(|| format!("KERNELOFFSET={digits} of the dump is no hexadecimal number"))
+    }
+
+    fn info(&self, key: &str) -> Result<&str> {
+        self.info
+            .get(key)
+            .map(String::as_str)
+            .with_context(|| format!("the dump's VMCOREINFO has no {key}"))
+    }
+
+    fn read_compressed(dump: &impl ReadAt) -> Result<Self> {
+        // struct disk_dump_header: signature, header_version, utsname, timestamp, status, block_size.
+        const STATUS: usize = 424;
+        const BLOCK_SIZE: usize = 428;
+        const INCOMPLETE: u32 = 8;
+        // struct kdump_sub_header, one block further on.
+        const VMCOREINFO: usize = 32;
+        const NOTES: usize = 48;
+        let header = dump.read_at(0, 464)?;
+        let version = word(&header, 8)?;
+        ensure!(
+            version >= 4,
+            "the dump has header version {version}, which carries no notes; version 4 or later does"
+        );
+        ensure!(
+            word(&header, STATUS)? & INCOMPLETE == 0,
+            "makedumpfile marked the dump as incomplete; give it a larger disk"
+        );
+        let sub_header = dump.read_at(u64::from(word(&header, BLOCK_SIZE)?), 64)?;
+        let notes = part(dump, &sub_header, NOTES).context("in the dump's notes")?;
+        let info = part(dump, &sub_header, VMCOREINFO).context("in the dump's VMCOREINFO")?;
+        let mut vmcore = Self {
+            format: "kdump-compressed",
+            notes: Vec::new(),
+            info: parse_info(&info),
+        };
+        vmcore.add_notes(&notes)?;
+        Ok(vmcore)
+    }
+
+    fn read_elf(dump: &impl ReadAt) -> Result<Self> {
+        // ELF64: e_phoff, e_phentsize, e_phnum; p_type, p_offset, p_filesz.
+        const PT_NOTE: u32 = 4;
+        let header = dump.read_at(0, 64)?;
+        ensure!(
+            header[4] == 2 && header[5] == 1,
+            "the dump is no 64-bit little-endian ELF file"
+        );
+        let table = long(&header, 32)?;
+        let size = half(&header, 54)?;
+        let mut vmcore = Self {
+            format: "ELF",
+            notes: Vec::new(),
+            info: BTreeMap::new(),
+        };
+        for number in 0..u64::from(half(&header, 56)?) {
+            let entry = dump.read_at(table + number * u64::from(size), 56)?;
+            if word(&entry, 0)? == PT_NOTE {
+                let size = part_size(long(&entry, 32)?)?;
+                let notes = dump.read_at(long(&entry, 8)?, size)?;
+                vmcore.add_notes(&notes)?;
+            }
+        }
+        Ok(vmcore)
+    }
+
+    /// Takes the notes that matter out of a row of ELF notes.
+    fn add_notes(&mut self, mut bytes: &[u8]) -> Result<()> {
+        const NT_PRSTATUS: u32 = 1;
+        while bytes.len() >= 12 {
+            let name_size = word(bytes, 0)? as usize;
+            let size = word(bytes, 4)? as usize;
+            let kind = word(bytes, 8)?;
+            if name_size == 0 && size == 0 {
+                break;
+            }
+            let start = 12 + name_size.next_multiple_of(4);
+            let name = bytes
+                .get(12..12 + name_size)
+                .context("a note is cut short")?;
+            let content = start
+                .checked_add(size)
+                .and_then(|end| bytes.get(start..end))
+                .context("a note is cut short")?;
+            match (name, kind) {
+                (b"CORE\0", NT_PRSTATUS) => self.notes.push(Prstatus::parse(content)?),
+                (b"VMCOREINFO\0", 0) => self.info = parse_info(content),
+                _ => {}
+            }
+            let next = start + size.next_multiple_of(4);
+            bytes = bytes.get(next..).unwrap_or_default();
+        }
+        Ok(())
+    }
+}
+
+impl Prstatus {
+    /// Reads `struct elf_prstatus` of arm64: pr_pid at 32, pr_reg at 112.
+    fn parse(content: &[u8]) -> Result<Self> {
+        const PID: usize = 32;
+        const REGISTERS: usize = 112;
+        let mut words = [0; Registers::COUNT];
+        for (number, value) in words.iter_mut().enumerate() {
+            *value = long(content, REGISTERS + 8 * number).context("in a CPU's note")?;
+        }
+        Ok(Self {
+            pid: word(content, PID).context("in a CPU's note")?,
+            registers: Registers::from_words(&words),
+        })
+    }
+}
+
+fn parse_info(bytes: &[u8]) -> BTreeMap<String, String> {
+    String::from_utf8_lossy(bytes)
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
+}
+
+/// The part of the dump whose offset and size stand at `place` in the sub header.
+fn part(dump: &impl ReadAt, sub_header: &[u8], place: usize) -> Result<Vec<u8>> {
+    let size = part_size(long(sub_header, place + 8)?)?;
+    ensure!(size > 0, "it is empty");
+    dump.read_at(long(sub_header, place)?, size)
+}
+
+/// Notes are some hundred bytes per CPU; what claims to be larger than this is no such thing.
+fn part_size(size: u64) -> Result<usize> {
+    const LIMIT: u64 = 16 << 20;
+    ensure!(size <= LIMIT, "the dump claims {size} bytes of notes");
+    Ok(usize::try_from(size)?)
+}
+
+fn bytes<const N: usize>(bytes: &[u8], offset: usize) -> Result<[u8; N]> {
+    bytes
+        .get(offset..)
+        .and_then(|rest| rest.first_chunk::<N>())
+        .copied()
+        .with_context(|| format!("it is cut short at offset {offset}"))
+}
+
+fn half(from: &[u8], offset: usize) -> Result<u16> {
+    Ok(u16::from_le_bytes(bytes(from, offset)?))
+}
+
+fn word(from: &[u8], offset: usize) -> Result<u32> {
+    Ok(u32::from_le_bytes(bytes(from, offset)?))
+}
+
+fn long(from: &[u8], offset: usize) -> Result<u64> {
+    Ok(u64::from_le_bytes(bytes(from, offset)?))
+}
+
+/// Copies the vmcore off a disk on which the guest wrote it, as the one member of a tar stream.
+/// Answers its size.
+pub fn extract(disk: &mut File, vmcore: &mut File) -> Result<u64> {
+    let mut header = [0; 512];
+    disk.seek(SeekFrom::Start(0))?;
+    disk.read_exact(&mut header)
+        .context("the dump disk is empty")?;
+    ensure!(
+        header[257..262] == *b"ustar",
+        "the guest has written no dump to its disk"
+    );
+    let name = header[..100].split(|&byte| byte == 0).next();
+    ensure!(
+        name == Some(b"vmcore"),
+        "the dump disk holds something that is not named vmcore"
+    );
+    let size = tar_size(&header[124..136]).context("the dump disk's tar header is damaged")?;
+    let copied = io::copy(&mut disk.take(size), vmcore).context("cannot copy the vmcore")?;
+    ensure!(
+        copied == size,
+        "the vmcore is cut short: {copied} bytes of {size} are on the disk"
+    );
+    vmcore.flush()?;
+    Ok(size)
+}
+
+/// A size in a tar header: octal digits, or big-endian binary if the first bit is set (from 8 GiB).
+fn tar_size(field: &[u8]) -> Option<u64> {
+    if field.first()? & 0x80 != 0 {
+        return Some(u64::from_be_bytes(*field.last_chunk()?));
+    }
+    let digits = std::str::from_utf8(field).ok()?;
+    u64::from_str_radix(digits.trim_matches(['\0', ' ']), 8).ok()
+}
+
+#[cfg(test)]
+mod tests;
