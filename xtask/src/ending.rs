@@ -95,6 +95,11 @@ impl Watch {
         Ok(None)
     }
 
+    /// Whether the hypervisor has crashed: what it says from now on is the report.
+    pub fn has_crashed(&self) -> bool {
+        matches!(self.crash, Some(Ending::HypervisorCrash(_)))
+    }
+
     /// The verdict once QEMU has ended by itself, or was killed because the time was over.
     pub fn ending(&self, timed_out: bool) -> Ending {
         if let Some(crash) = &self.crash {

@@ -61,6 +61,9 @@ impl Story {
             self.left_us = log_time(line);
         } else if let Some(cpu) = after("NMI backtrace for cpu ") {
             self.backtrace_of = first_number(cpu).filter(|_| !cpu.contains("skipped"));
+        } else if line.contains("Call trace:") {
+            // The backtrace of the CPU that asks for them has no registers.
+            self.backtrace_of = None;
         } else if let Some(place) = after("pc : ") {
             if let Some(cpu) = self.backtrace_of.take() {
                 self.backtraces.push((cpu, place.to_owned()));
@@ -281,7 +284,9 @@ LAB: done";
     #[test]
     fn backtraces_say_who_stood_where() {
         let story = story(
-            "[    5.0] NMI backtrace for cpu 2\n\
+            "[    4.8] NMI backtrace for cpu 0\n\
+             [    4.9] Call trace:\n\
+             [    5.0] NMI backtrace for cpu 2\n\
              [    5.1] CPU: 2 UID: 0 PID: 108 Comm: sh\n\
              [    5.2] pc : lkdtm_HARDLOCKUP+0x4/0x10\n\
              [    5.3] NMI backtrace for cpu 1 skipped: idling at cpu_do_idle+0x8\n\

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
-use crate::build::{self, Program};
+use crate::build::{self, Built, Program};
 use crate::cpulist::CpuList;
 use crate::ending::Ending;
 use crate::evidence::Story;
@@ -19,6 +19,7 @@ use crate::lab::{self, Folder, Plan, Scenario, Seen};
 use crate::ladder::Ladder;
 use crate::payload::{self, Payload};
 use crate::qemu::{DEFAULT_CPU, Machine};
+use crate::symbolize::annotate_tail;
 use crate::symbols::Symbols;
 use crate::verdict::{Evidence, Verdict, WEDGE_FUNCTION};
 use crate::vmcore::{self, Vmcore};
@@ -144,8 +145,9 @@ fn matters(line: &str) -> bool {
 /// What every run needs, built once.
 pub struct Lab {
     qemu: PathBuf,
-    hypervisor: PathBuf,
+    hypervisor: Built,
     kernel: PathBuf,
+    vmlinux: PathBuf,
     initramfs: PathBuf,
     /// The functions of the guest kernel.
     symbols: Symbols,
@@ -169,7 +171,7 @@ impl Lab {
         vmlinux: Option<&Path>,
     ) -> Result<Self> {
         let qemu = tools::qemu(&workshop.cache, &workshop.progress)?;
-        let hypervisor = build::build(workshop, Program::Hypervisor)?.image;
+        let hypervisor = build::build(workshop, Program::Hypervisor)?;
         let (kernel, vmlinux) = match kernel {
             Some(kernel) => {
                 // The capture kernel is the same one, and kexec takes no packed Image.
@@ -188,9 +190,15 @@ impl Lab {
             qemu,
             hypervisor,
             kernel,
+            vmlinux,
             initramfs,
             symbols,
         })
+    }
+
+    /// The guest kernel with its symbols.
+    pub fn vmlinux(&self) -> &Path {
+        &self.vmlinux
     }
 
     /// Runs a scenario and judges it. An error is what kept it from being judged.
@@ -207,6 +215,7 @@ impl Lab {
         let judged = self.judge(plan, &folder, &seen);
         let mut report = Report::of(plan, seen, judged);
         if !report.passed {
+            report.console = annotate_tail(&report.console, &self.hypervisor.elf);
             report.command = machine.command_line();
             report.folder = Some(folder.keep().to_owned());
         }
@@ -227,7 +236,7 @@ impl Lab {
         let disk = folder.file("disk.img");
         // Room for the whole memory, should it have to be copied as it is.
         lab::create_disk(&disk, 2 * MEMORY_MIB)?;
-        let mut machine = Machine::new(&self.qemu, &self.hypervisor);
+        let mut machine = Machine::new(&self.qemu, &self.hypervisor.image);
         machine.cpu = plan.model.clone();
         machine.cpus = plan.cpus;
         machine.memory_mib = MEMORY_MIB;

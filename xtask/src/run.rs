@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,8 +15,10 @@ use crate::ending::{Ending, Watch};
 use crate::guest::{Options, Switch};
 use crate::payload::Payload;
 use crate::qemu::{DEFAULT_CPU, Happening, Machine, Session};
+use crate::symbolize::annotate;
+use crate::symbols::Symbols;
 use crate::terminal::{self, Terminal};
-use crate::workshop::Workshop;
+use crate::workshop::{self, Workshop};
 use crate::{initramfs, kernel, tools};
 
 /// Boot a guest and give it the terminal.
@@ -57,6 +59,7 @@ impl Run {
         };
         options.check_files()?;
         let mut machine = machine(&options, self.bare)?;
+        let symbols = workshop::output("hypervisor.elf")?;
         machine.gdb = self.gdb;
         if self.dry_run {
             println!("{}", machine.command_line());
@@ -76,7 +79,7 @@ impl Run {
         if let Some(log) = log {
             session.log_to(log);
         }
-        let ending = converse(&mut session)?;
+        let ending = converse(&mut session, self.bare, &symbols)?;
         eprintln!(
             "xtask: {ending} after {:.1} s",
             session.elapsed().as_secs_f64()
@@ -156,14 +159,15 @@ impl Given {
     }
 }
 
-/// Lets user and guest talk until the end.
-fn converse(session: &mut Session) -> Result<Ending> {
+/// Lets user and guest talk until the end. `hypervisor` is the ELF file that explains a crash report.
+fn converse(session: &mut Session, bare: bool, hypervisor: &Path) -> Result<Ending> {
     let terminal = Terminal::take()?;
     if let Some(input) = session.take_input() {
         terminal::forward(input, terminal.is_raw(), session.leave());
     }
     let line_end = if terminal.is_raw() { "\r\n" } else { "\n" };
     let mut watch = Watch::default();
+    let mut symbols = None;
     loop {
         match session.next()? {
             Happening::Guest(bytes) => {
@@ -175,8 +179,16 @@ fn converse(session: &mut Session) -> Result<Ending> {
             }
             Happening::Line(line) => {
                 watch.follow(&line, session)?;
+                if symbols.is_none() && watch.has_crashed() {
+                    symbols = Symbols::load(hypervisor).ok();
+                }
                 if is_for_people(&line) {
-                    eprint!("{line}{line_end}");
+                    let text = line.to_string();
+                    let text = match &symbols {
+                        Some(symbols) => annotate(&text, symbols, 0),
+                        None => text,
+                    };
+                    eprint!("{text}{line_end}");
                 }
             }
             Happening::Complaint(text) => eprint!("qemu: {text}{line_end}"),
@@ -184,7 +196,11 @@ fn converse(session: &mut Session) -> Result<Ending> {
                 if !status.success() {
                     eprint!("xtask: QEMU failed: {status}{line_end}");
                 }
-                return Ok(watch.ending(false));
+                return Ok(match watch.ending(false) {
+                    // Without the hypervisor nobody records the power-off, which ends QEMU well.
+                    Ending::Gone if bare && status.success() => Ending::PowerOff,
+                    ending => ending,
+                });
             }
             Happening::Left => return Ok(watch.ending(false)),
             Happening::TimedOut => return Ok(watch.ending(true)),

@@ -1,7 +1,7 @@
 //! `cargo xtask symbolize`: addresses of a crash report become functions.
 
 use std::io::{self, BufRead};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
@@ -61,6 +61,22 @@ impl Symbolize {
 fn hexadecimal(text: &str) -> Option<u64> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
     u64::from_str_radix(digits, 16).ok()
+}
+
+/// `lines` of a console with the functions of the hypervisor behind the addresses in its own.
+pub fn annotate_tail(lines: &[String], hypervisor: &Path) -> Vec<String> {
+    // Without symbols the addresses have to do.
+    let Ok(symbols) = Symbols::load(hypervisor) else {
+        return lines.to_vec();
+    };
+    let annotated = lines.iter().map(|line| {
+        if line.starts_with("hv: ") {
+            annotate(line, &symbols, 0)
+        } else {
+            line.clone()
+        }
+    });
+    annotated.collect()
 }
 
 /// `line` with the function behind each hexadecimal number that is an address in one.

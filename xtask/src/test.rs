@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything that is checked, one line each.
 
 mod checks;
+mod drgn;
 mod guests;
 mod ledger;
 mod linux;

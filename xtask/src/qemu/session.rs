@@ -215,10 +215,13 @@ fn read_errors(errors: impl Read, sender: &Sender<Received>) {
 struct Tail {
     lines: VecDeque<String>,
     guest: GuestLines,
+    /// Whether a crash report has begun, which is kept to its end.
+    report: bool,
 }
 
 impl Tail {
     const LINES: usize = 30;
+    const WITH_REPORT: usize = 200;
 
     fn push(&mut self, part: &Part) {
         match part {
@@ -227,12 +230,20 @@ impl Tail {
                     self.keep(line);
                 }
             }
-            Part::Line(line) => self.keep(format!("hv: {line}")),
+            Part::Line(line) => {
+                self.report |= line.text.starts_with("@hv-crash ");
+                self.keep(format!("hv: {line}"));
+            }
         }
     }
 
     fn keep(&mut self, line: String) {
-        if self.lines.len() == Self::LINES {
+        let most = if self.report {
+            Self::WITH_REPORT
+        } else {
+            Self::LINES
+        };
+        if self.lines.len() >= most {
             self.lines.pop_front();
         }
         self.lines.push_back(line);
@@ -262,6 +273,16 @@ mod tests {
         assert_eq!(lines[0], "11");
         assert_eq!(lines[29], "hv: [    0.000001 p0] bye");
         assert_eq!(lines[30], "open");
+    }
+
+    #[test]
+    fn tail_keeps_a_whole_crash_report() {
+        let mut tail = Tail::default();
+        tail.push(&Part::Line(Line::parse("@hv-crash pcpu=1 cause=panic")));
+        for number in 0..100 {
+            tail.push(&Part::Line(Line::parse(&format!("x{number}"))));
+        }
+        assert_eq!(tail.lines().len(), 101);
     }
 
     fn shell(script: &str, timeout: Duration) -> Session {

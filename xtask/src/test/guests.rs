@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 
 use super::ledger::Ledger;
-use crate::build::{self, Program};
+use crate::build::{self, Built, Program};
 use crate::console::GuestLines;
 use crate::ending::{Ending, Watch};
 use crate::payload::Payload;
 use crate::protocol::{Outcome, Results, Test};
 use crate::qemu::{Happening, Machine};
+use crate::symbolize::annotate_tail;
 use crate::tools;
 use crate::workshop::Workshop;
 
@@ -136,7 +137,7 @@ struct Bench<'a> {
     workshop: &'a Workshop,
     qemu: PathBuf,
     /// None if the test guest runs on the bare machine.
-    hypervisor: Option<PathBuf>,
+    hypervisor: Option<Built>,
     guest: PathBuf,
 }
 
@@ -157,7 +158,7 @@ impl<'a> Bench<'a> {
             hypervisor: if bare {
                 None
             } else {
-                Some(build::build(workshop, Program::Hypervisor)?.image)
+                Some(build::build(workshop, Program::Hypervisor)?)
             },
             guest: build::build(workshop, Program::GuestTests)?.image,
         })
@@ -297,7 +298,10 @@ impl<'a> Bench<'a> {
             lines,
             results,
             ending,
-            tail: session.tail(),
+            tail: match &self.hypervisor {
+                Some(hypervisor) => annotate_tail(&session.tail(), &hypervisor.elf),
+                None => session.tail(),
+            },
             command,
         })
     }
@@ -314,7 +318,7 @@ impl<'a> Bench<'a> {
                     sdei: boot.sdei,
                 }
                 .write(&bundle)?;
-                let mut machine = Machine::new(&self.qemu, hypervisor);
+                let mut machine = Machine::new(&self.qemu, &hypervisor.image);
                 machine.initrd = Some(bundle);
                 machine
             }

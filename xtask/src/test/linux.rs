@@ -1,10 +1,11 @@
 //! Linux end to end: dumps that must be whole, and one that must not be.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 
+use super::drgn::Drgn;
 use super::ledger::Ledger;
 use crate::kdump::{Lab, Report, Request};
 use crate::lab::{Plan, Scenario};
@@ -66,12 +67,18 @@ const CASES: [Case; 5] = [
 /// The name of the run with SDEI off, whose dump must lack the wedged CPU.
 const CONTROL: &str = "linux/kdump/without-sdei-fails";
 
+/// The dump of the first case, opened by a debugger that is not ours.
+const DEBUGGER: &str = "linux/drgn";
+
 /// How long a run may take, with other work on the host.
 const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Runs them.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
-    let names = CASES.iter().map(|case| case.name).chain([CONTROL]);
+    let names = CASES
+        .iter()
+        .map(|case| case.name)
+        .chain([CONTROL, DEBUGGER]);
     if !names.into_iter().any(|name| ledger.wants(name)) {
         return;
     }
@@ -82,11 +89,10 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
             return;
         }
     };
-    for case in &CASES {
+    open_dump(workshop, &lab, ledger);
+    for case in &CASES[1..] {
         ledger.check(case.name, || {
-            let report = run_plan(workshop, &lab, plan(case)?, None)?;
-            ensure!(report.passed, "{}", report.text());
-            Ok(remark(&report))
+            run_case(workshop, &lab, case, None).map(|report| remark(&report))
         });
     }
     ledger.check(CONTROL, || {
@@ -96,6 +102,49 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
         };
         control(&run_plan(workshop, &lab, plan, None)?)
     });
+}
+
+/// Runs the first case, and opens its dump with drgn if drgn can be had.
+fn open_dump(workshop: &Workshop, lab: &Lab, ledger: &mut Ledger) {
+    let case = &CASES[0];
+    if !ledger.wants(case.name) && !ledger.wants(DEBUGGER) {
+        return;
+    }
+    let started = Instant::now();
+    let folder = workshop.output("runs").map(|runs| runs.join("drgn"));
+    let run = folder.and_then(|folder| {
+        let report = run_case(workshop, lab, case, Some(&folder))?;
+        Ok((folder, report))
+    });
+    let (folder, report) = match run {
+        Ok(run) => run,
+        Err(error) => {
+            ledger.failed(case.name, started.elapsed(), &format!("{error:#}"));
+            return;
+        }
+    };
+    ledger.passed(case.name, started.elapsed(), &remark(&report));
+    if ledger.wants(DEBUGGER) {
+        match Drgn::ensure(workshop) {
+            Ok(drgn) => ledger.check(DEBUGGER, || {
+                let vmcore = folder.join("vmcore");
+                let mut stacks = Vec::new();
+                for cpu in report.plan.wedge.iter() {
+                    stacks.push(drgn.check(&vmcore, lab.vmlinux(), cpu)?);
+                }
+                Ok(stacks.join("; "))
+            }),
+            Err(error) => ledger.skipped(DEBUGGER, &format!("drgn cannot be had: {error:#}")),
+        }
+    }
+    // What stays is below target, and the next run writes over it.
+    let _ = std::fs::remove_dir_all(&folder);
+}
+
+fn run_case(workshop: &Workshop, lab: &Lab, case: &Case, keep: Option<&Path>) -> Result<Report> {
+    let report = run_plan(workshop, lab, plan(case)?, keep)?;
+    ensure!(report.passed, "{}", report.text());
+    Ok(report)
 }
 
 fn plan(case: &Case) -> Result<Plan> {

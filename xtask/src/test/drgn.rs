@@ -1,0 +1,85 @@
+//! drgn, a debugger that is not ours, opens the dump and finds the wedged CPU where it is.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::tools::{self, Tool};
+use crate::verdict::WEDGE_FUNCTION;
+use crate::workshop::Workshop;
+
+/// drgn in a folder of the cache, for the host's Python.
+pub struct Drgn {
+    folder: PathBuf,
+}
+
+/// The host's Python.
+const PYTHON: &str = "python3";
+
+/// Its way to fetch packages, by Debian's name for it.
+const PIP: Tool = Tool {
+    program: "pip3",
+    package: "python3-pip",
+};
+
+impl Drgn {
+    /// Fetches it from Python's package index, unless the cache has it.
+    pub fn ensure(workshop: &Workshop) -> Result<Self> {
+        if run(Command::new(PYTHON).args(["-m", "pip", "--version"])).is_err() {
+            tools::demand(&workshop.cache, &[PIP], &workshop.progress)?;
+        }
+        let version = "import sys; print('%d.%d' % sys.version_info[:2])";
+        let version = run(Command::new(PYTHON).args(["-c", version]))?;
+        let name = format!("drgn-python{}", version.trim());
+        let folder = workshop.cache.entry(&name, |folder| {
+            let mut pip = Command::new(PYTHON);
+            pip.args(["-m", "pip", "install", "--quiet", "--only-binary", ":all:"]);
+            pip.arg("--target").arg(folder).arg("drgn");
+            run(&mut pip).map(|_| ())
+        })?;
+        Ok(Self { folder })
+    }
+
+    /// The functions on the stack of `cpu`, innermost first.
+    fn stack(&self, vmcore: &Path, vmlinux: &Path, cpu: u32) -> Result<Vec<String>> {
+        let mut python = Command::new(PYTHON);
+        python
+            .env("PYTHONPATH", &self.folder)
+            .args(["-c", include_str!("stack.py")])
+            .args([vmcore, vmlinux])
+            .arg(cpu.to_string());
+        Ok(run(&mut python)?.lines().map(str::to_owned).collect())
+    }
+
+    /// That the stack of wedged `cpu` leads from the wedge out to user space; answers its innermost part.
+    pub fn check(&self, vmcore: &Path, vmlinux: &Path, cpu: u32) -> Result<String> {
+        let stack = self.stack(vmcore, vmlinux, cpu)?;
+        let whole = stack.join(" <- ");
+        ensure!(
+            stack.first().is_some_and(|name| name == WEDGE_FUNCTION),
+            "drgn finds CPU {cpu} not in {WEDGE_FUNCTION} but in: {whole}"
+        );
+        ensure!(
+            stack.iter().any(|name| name == "el0t_64_sync"),
+            "drgn finds no way from {WEDGE_FUNCTION} to user space: {whole}"
+        );
+        Ok(format!(
+            "CPU {cpu}: {} <- ...",
+            stack[..stack.len().min(3)].join(" <- ")
+        ))
+    }
+}
+
+/// Runs `command` to its end and answers what it wrote.
+fn run(command: &mut Command) -> Result<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot run {PYTHON}"))?;
+    if !output.status.success() {
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        bail!("{PYTHON} failed: {}", complaint.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
