@@ -16,6 +16,7 @@ pub mod exception;
 pub mod gic;
 pub mod machine;
 pub mod mmio;
+pub mod patterns;
 pub mod probe;
 pub mod psci;
 pub mod survivor;

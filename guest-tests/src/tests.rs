@@ -7,6 +7,7 @@ mod isolation;
 mod metrics;
 mod psci;
 mod psci_errors;
+mod registers;
 mod reset;
 mod sdei;
 mod smccc;

@@ -24,6 +24,47 @@ macro_rules! write {
 
 pub(crate) use {read, write};
 
+macro_rules! plantable {
+    ($($name:literal & $mask:literal),+ $(,)?) => {
+        /// Registers of EL1 and EL0 that nothing here reads between [`plant`] and [`harvest`].
+        pub const PLANTED: [&str; [$($name),+].len()] = [$($name),+];
+
+        /// Writes a value made from `seed` into each of them, and returns what they then read.
+        pub fn plant(seed: u64) -> [u64; PLANTED.len()] {
+            let mut value = seed;
+            $(
+                value = value.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23) ^ seed;
+                write!($name, value & $mask);
+            )+
+            harvest()
+        }
+
+        /// Reads each of them.
+        pub fn harvest() -> [u64; PLANTED.len()] {
+            [$(read!($name)),+]
+        }
+    };
+}
+
+plantable!(
+    "elr_el1" & 0xffff_ffff_ffff_fffc,
+    "spsr_el1" & 0xf000_03c5,
+    "esr_el1" & 0xffff_ffff,
+    "far_el1" & 0xffff_ffff_ffff_ffff,
+    "afsr0_el1" & 0xffff_ffff,
+    "afsr1_el1" & 0xffff_ffff,
+    "contextidr_el1" & 0xffff_ffff,
+    "tpidr_el0" & 0xffff_ffff_ffff_ffff,
+    "tpidrro_el0" & 0xffff_ffff_ffff_ffff,
+    "sp_el0" & 0xffff_ffff_ffff_fff0,
+    "ttbr1_el1" & 0x0000_ffff_ffff_f000,
+    "cntkctl_el1" & 0x3,
+    "cntv_cval_el0" & 0xffff_ffff_ffff_ffff,
+    "cntp_cval_el0" & 0xffff_ffff_ffff_ffff,
+    "csselr_el1" & 0x3,
+    "mdscr_el1" & 0x1000,
+);
+
 /// This CPU's affinity fields, as PSCI and the redistributors name it.
 pub fn affinity() -> u64 {
     read!("mpidr_el1") & 0xff_00ff_ffff
