@@ -13,7 +13,13 @@ fn main() {
     println!("cargo:rustc-link-arg-bins=-T{}", script.display());
     // The prebuilt `core` is compiled for a static link, so its constants keep pointers in read-only
     // sections: `notext` lets the linker describe those with relative relocations, which start.S applies.
-    for argument in ["-pie", "-znotext", "--no-dynamic-linker", "--build-id=none"] {
+    for argument in [
+        "-pie",
+        "-znotext",
+        "-znorelro",
+        "--no-dynamic-linker",
+        "--build-id=none",
+    ] {
         println!("cargo:rustc-link-arg-bins={argument}");
     }
 }

@@ -6,7 +6,7 @@ use spin::Mutex;
 
 use crate::rt::machine::machine;
 use crate::rt::text::Text;
-use crate::rt::{console, cpu, exception, gic, psci, sysreg, timer};
+use crate::rt::{console, cpu, exception, gic, psci, sdei, sysreg, timer};
 
 /// Whether a test can share its boot with others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,6 +180,14 @@ pub fn needs_hypervisor() -> TestResult {
     Ok(())
 }
 
+/// Skips unless there is an SDEI; that there must be one is a test of its own.
+pub fn needs_sdei() -> TestResult {
+    if !sdei::is_available() {
+        skip!("there is no SDEI here");
+    }
+    Ok(())
+}
+
 /// Skips unless instructions are counted.
 pub fn needs_icount() -> TestResult {
     if !machine().has_argument("icount") {
@@ -265,6 +273,7 @@ fn tidy_up() -> Result<(), usize> {
         timer.stop();
     }
     cpu::stop_others()?;
+    sdei::forget();
     gic::start_distributor();
     gic::start_cpu();
     exception::forget();

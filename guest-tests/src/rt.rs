@@ -19,11 +19,13 @@ pub mod mmio;
 pub mod patterns;
 pub mod probe;
 pub mod psci;
+pub mod sdei;
 pub mod survivor;
 pub mod sync;
 pub mod sysreg;
 pub mod text;
 pub mod timer;
+pub mod wedge;
 
 /// Bytes of stack each CPU has.
 const STACK_BYTES: usize = 32 * 1024;

@@ -12,3 +12,4 @@ mod reset;
 mod sdei;
 mod smccc;
 mod timer;
+mod wedge;

@@ -6,7 +6,7 @@ use spin::Mutex;
 
 use super::cpu::{self, MAX_CPUS};
 use super::sysreg;
-use super::{gic, timer};
+use super::{gic, sdei, timer};
 
 unsafe extern "C" {
     static vectors_table: u8;
@@ -76,6 +76,7 @@ impl Fault {
 
 struct Catch {
     armed: AtomicBool,
+    in_event: AtomicBool,
     happened: AtomicBool,
     esr: AtomicU64,
     far: AtomicU64,
@@ -97,6 +98,7 @@ pub enum Source {
 static CATCHES: [Catch; MAX_CPUS] = [const {
     Catch {
         armed: AtomicBool::new(false),
+        in_event: AtomicBool::new(false),
         happened: AtomicBool::new(false),
         esr: AtomicU64::new(0),
         far: AtomicU64::new(0),
@@ -129,6 +131,16 @@ pub fn catch<T>(body: impl FnOnce() -> T) -> Result<T, Fault> {
         far: catch.far.load(Ordering::SeqCst),
         elr: catch.elr.load(Ordering::SeqCst),
     })
+}
+
+/// As [`catch`], for a body that makes an event handler fault on its first instruction: the exception
+/// completes the event, and the body goes on.
+pub fn catch_in_event(body: impl FnOnce()) -> Result<(), Fault> {
+    let catch = &CATCHES[sysreg::cpu_index()];
+    catch.in_event.store(true, Ordering::SeqCst);
+    let result = self::catch(body);
+    catch.in_event.store(false, Ordering::SeqCst);
+    result
 }
 
 /// Runs `hook` on every interrupt of this CPU from now on.
@@ -173,6 +185,9 @@ fn take_fault(frame: &mut Frame) {
     catch.far.store(fault.far, Ordering::SeqCst);
     catch.elr.store(fault.elr, Ordering::SeqCst);
     catch.happened.store(true, Ordering::SeqCst);
+    if catch.in_event.load(Ordering::SeqCst) {
+        sdei::complete_from_exception(frame);
+    }
     const FETCH_ABORT: u64 = 0x21;
     frame.elr = if fault.class() == FETCH_ABORT {
         frame.x[30]

@@ -1,7 +1,6 @@
 //! All registers filled with patterns across one exit, and what they were afterwards.
 
 use core::arch::global_asm;
-use core::cell::UnsafeCell;
 use core::mem::offset_of;
 
 use spin::Mutex;
@@ -33,18 +32,12 @@ struct Held {
     saved_sp: u64,
 }
 
-struct Shared(UnsafeCell<Held>);
-
-// SAFETY: only the holder of `TURN` touches it.
-unsafe impl Sync for Shared {}
-
-static HELD: Shared = Shared(UnsafeCell::new(Held {
+static HELD: Mutex<Held> = Mutex::new(Held {
     room: [0; 2048],
     before: Context::ZERO,
     after: Context::ZERO,
     saved_sp: 0,
-}));
-static TURN: Mutex<()> = Mutex::new(());
+});
 
 const BEFORE: usize = offset_of!(Held, before);
 
@@ -191,20 +184,17 @@ impl Context {
 
 /// Loads `before`, exits, and returns what was in the registers then. Panics when SP_EL1 or DAIF changed.
 pub fn run(across: Across, before: &Context) -> Context {
-    let _turn = TURN.lock();
-    let held = HELD.0.get();
-    // SAFETY: `_turn` makes this CPU the only user.
-    unsafe { (&raw mut (*held).before).write(*before) };
-    // SAFETY: in bounds of `held`.
-    let block = unsafe { &raw mut (*held).before };
+    let mut held = HELD.lock();
+    held.before = *before;
+    let whole: *mut Held = &raw mut *held;
+    let block = whole.wrapping_byte_add(BEFORE).cast::<Context>();
     let daif = super::sysreg::daif();
-    // SAFETY: the routine keeps the C calling convention; what it loads and stores by the patterns
-    // is at addresses the tests put there, devices or holes.
+    // SAFETY: the routine keeps the C calling convention and stays inside `held`; what it loads and
+    // stores by the patterns is at addresses the tests put there, devices or holes.
     let ending = unsafe { across.routine()(block) };
     assert!(ending.sp == block as u64, "SP_EL1 became {:#x}", ending.sp);
     assert!(ending.daif == daif, "DAIF became {:#x}", ending.daif);
-    // SAFETY: as above.
-    unsafe { (&raw const (*held).after).read() }
+    held.after
 }
 
 /// Where [`Across::Spin`] spins.

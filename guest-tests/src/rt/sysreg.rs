@@ -75,6 +75,16 @@ pub fn mpidr() -> u64 {
     read!("mpidr_el1")
 }
 
+/// Where the vectors are.
+pub fn vector_base() -> u64 {
+    read!("vbar_el1")
+}
+
+/// ELR_EL1 and SPSR_EL1.
+pub fn exception_return() -> [u64; 2] {
+    [read!("elr_el1"), read!("spsr_el1")]
+}
+
 /// DAIF as MRS shows it: bits 9 to 6.
 pub fn daif() -> u64 {
     read!("daif")

@@ -1,0 +1,226 @@
+//! What must hold whichever comes first.
+
+use hv_abi::sdei::Call;
+
+use super::*;
+use crate::harness::needs_sdei;
+
+/// Rounds of each race.
+const ROUNDS: u64 = 3000;
+
+/// CPU 0 signals CPU 1 until that had enough.
+fn signal_until_enough() -> TestResult {
+    while !ENOUGH.is_up() {
+        expect_eq!(sdei::signal(cpu::affinity(1)), SUCCESS);
+        if cpu::is_off(1) {
+            break;
+        }
+    }
+    expect_that!(cpu::wait_off(1));
+    Ok(())
+}
+
+/// Whether the handler of CPU 1 stays out for as long as some calls take.
+fn stays_out() -> bool {
+    let before = sdei::slot(1).runs();
+    for _ in 0..5 {
+        sdei::call(Call::Version, &[]);
+    }
+    sdei::slot(1).runs() == before
+}
+
+guest_test!(
+    c175_after_disable_returns_no_handler_starts,
+    cpus = 2,
+    boot = shared,
+    icount = false,
+    timeout = 40
+);
+fn c175_after_disable_returns_no_handler_starts() -> TestResult {
+    needs_sdei()?;
+    start_target(|| {
+        if sdei::get_ready() {
+            READY.raise();
+        }
+        let mut wrong = 0;
+        for _ in 0..ROUNDS {
+            wrong += i64::from(sdei::disable() != SUCCESS || !stays_out());
+            wrong += i64::from(sdei::enable() != SUCCESS);
+        }
+        note(0, wrong);
+        ENOUGH.raise();
+    })?;
+    signal_until_enough()?;
+    expect_eq!(noted(0), 0);
+    expect_that!(sdei::slot(1).runs() > 0);
+    Ok(())
+}
+
+guest_test!(
+    c176_after_unregister_returns_no_handler_starts,
+    cpus = 2,
+    boot = shared,
+    icount = false,
+    timeout = 40
+);
+fn c176_after_unregister_returns_no_handler_starts() -> TestResult {
+    needs_sdei()?;
+    start_target(|| {
+        if sdei::get_ready() {
+            READY.raise();
+        }
+        let mut wrong = 0;
+        for _ in 0..ROUNDS {
+            wrong += i64::from(sdei::unregister() != SUCCESS || !stays_out());
+            wrong += i64::from(sdei::register() != SUCCESS || sdei::enable() != SUCCESS);
+        }
+        note(0, wrong);
+        ENOUGH.raise();
+    })?;
+    signal_until_enough()?;
+    expect_eq!(noted(0), 0);
+    Ok(())
+}
+
+guest_test!(
+    c177_after_mask_returns_no_handler_starts,
+    cpus = 2,
+    boot = shared,
+    icount = false,
+    timeout = 40
+);
+fn c177_after_mask_returns_no_handler_starts() -> TestResult {
+    needs_sdei()?;
+    start_target(|| {
+        if sdei::get_ready() {
+            READY.raise();
+        }
+        let mut wrong = 0;
+        for _ in 0..ROUNDS {
+            wrong += i64::from(sdei::mask() != 1 || !stays_out());
+            wrong += i64::from(sdei::unmask() != SUCCESS);
+        }
+        note(0, wrong);
+        ENOUGH.raise();
+    })?;
+    signal_until_enough()?;
+    expect_eq!(noted(0), 0);
+    expect_that!(sdei::slot(1).runs() > 0);
+    Ok(())
+}
+
+guest_test!(
+    c178_a_handler_never_runs_with_the_argument_of_another,
+    cpus = 2,
+    boot = shared,
+    icount = false,
+    timeout = 40
+);
+fn c178_a_handler_never_runs_with_the_argument_of_another() -> TestResult {
+    needs_sdei()?;
+    start_target(|| {
+        if sdei::get_ready() {
+            READY.raise();
+        }
+        let mut wrong = 0;
+        for round in 0..ROUNDS {
+            wrong += i64::from(sdei::unregister() != SUCCESS);
+            // In turns with CPU 1's slot and CPU 2's: each notes in x1 which it was given.
+            let [entry, argument] = sdei::entry_of(1 + round as usize % 2);
+            let status = sdei::call(Call::EventRegister, &[0, entry, argument, 0, 0]);
+            wrong += i64::from(status != SUCCESS || sdei::enable() != SUCCESS);
+        }
+        for index in [1, 2] {
+            let slot = sdei::slot(index);
+            wrong += i64::from(slot.runs() > 0 && slot.x(1) != sdei::entry_of(index)[1]);
+        }
+        note(0, wrong);
+        ENOUGH.raise();
+    })?;
+    signal_until_enough()?;
+    expect_eq!(noted(0), 0);
+    Ok(())
+}
+
+guest_test!(
+    c179_a_signal_that_races_with_cpu_off_leaves_no_ghost,
+    cpus = 2,
+    boot = shared,
+    icount = false,
+    timeout = 40
+);
+fn c179_a_signal_that_races_with_cpu_off_leaves_no_ghost() -> TestResult {
+    needs_sdei()?;
+    for round in 0..100 {
+        start_target(|| {
+            note(0, sdei::status());
+            note(1, sdei::mask());
+            if sdei::get_ready() {
+                READY.raise();
+            }
+        })?;
+        while !cpu::is_off(1) {
+            expect_eq!(sdei::signal(cpu::affinity(1)), SUCCESS, "round {round}");
+        }
+        expect_eq!([noted(0), noted(1)], [0, 0], "round {round}");
+    }
+    // What was sent to the CPU while it was off is not there now.
+    let before = sdei::slot(1).runs();
+    start_target(|| {
+        note(0, i64::from(sdei::get_ready()));
+        READY.raise();
+    })?;
+    expect_that!(cpu::wait_off(1));
+    expect_eq!(noted(0), 1);
+    expect_eq!(sdei::slot(1).runs(), before);
+    Ok(())
+}
+
+guest_test!(
+    c270_random_calls_get_legal_answers_and_nothing_else,
+    cpus = 1,
+    boot = shared,
+    icount = false,
+    timeout = 60
+);
+fn c270_random_calls_get_legal_answers_and_nothing_else() -> TestResult {
+    needs_sdei()?;
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let legal = [NOT_SUPPORTED, INVALID, DENIED, PENDING, OUT_OF_RESOURCE];
+    for round in 0..50_000 {
+        let id = 0xc400_0020 | (random() & 0x1f) as u32;
+        if id == Call::PeUnmask as u32 {
+            // Everything may get registered; unmasked, it would run.
+            continue;
+        }
+        let mut argument = || match random() % 4 {
+            0 => 0,
+            1 => random() & 0xff,
+            2 => cpu::affinity(0),
+            _ => random(),
+        };
+        let arguments = [argument(), argument(), argument(), argument(), argument()];
+        let answer = crate::rt::call::call(sdei::conduit(), id, &arguments);
+        let fine = legal.contains(&answer)
+            || match Call::from_id(id) {
+                Some(Call::Version) => answer > 0,
+                Some(Call::EventStatus) => (0..=3).contains(&answer),
+                Some(_) => (0..=1).contains(&answer),
+                None => false,
+            };
+        expect_that!(
+            fine,
+            "round {round}: {id:#x} {arguments:x?} answered {answer}"
+        );
+    }
+    expect_eq!(sdei::slot(0).runs(), 0);
+    // PE_MASK answered 0 all along, as this CPU was masked from the start.
+    expect_eq!(sdei::mask(), 0);
+    Ok(())
+}

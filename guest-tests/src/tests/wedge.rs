@@ -1,0 +1,394 @@
+//! A CPU that is stuck, and event 0 that reaches it all the same. One boot each.
+
+use core::ops::Range;
+
+use hv_abi::psci::{AffinityState, Status as Psci};
+
+use crate::harness::{TestResult, needs_sdei};
+use crate::rt::exception::{self, Source};
+use crate::rt::sdei::End;
+use crate::rt::sync::{Cell64, Flag, eventually, watch_for_ms};
+use crate::rt::timer::Timer;
+use crate::rt::wedge::{self, Wedge};
+use crate::rt::{cpu, gic, psci, sdei, sysreg};
+use crate::tests::timer::takes_interrupts;
+
+/// How each CPU is to be stuck.
+static PLANS: [spin::Mutex<Option<Wedge>>; cpu::MAX_CPUS] =
+    [const { spin::Mutex::new(None) }; cpu::MAX_CPUS];
+/// CPUs that are about to be stuck.
+static READY: Cell64 = Cell64::new(0);
+/// CPUs that got out and found their timers and events in order.
+static WHOLE: Cell64 = Cell64::new(0);
+
+/// Gets stuck as planned, and once out, shows that interrupts and events still work here.
+fn get_stuck() {
+    let me = sysreg::cpu_index();
+    let Some(wedge) = *PLANS[me].lock() else {
+        return;
+    };
+    sdei::set_hook(me, Some(|_| End::Resume(wedge::escape())));
+    if !sdei::get_ready() {
+        return;
+    }
+    READY.add(1);
+    wedge::enter(wedge);
+    sdei::set_hook(me, None);
+    let before = sdei::slot(me).runs();
+    let event = sdei::signal(cpu::affinity(me)) == 0 && sdei::slot(me).runs() == before + 1;
+    if event && takes_interrupts(Timer::Virtual, 3) && takes_interrupts(Timer::Physical, 3) {
+        WHOLE.add(1);
+    }
+}
+
+/// Where the handler may find the CPU: in the loop, or, for vectors that are nowhere, there.
+fn expected_code(wedge: Wedge) -> Range<u64> {
+    match wedge {
+        Wedge::Vectors => wedge::nowhere()..wedge::nowhere() + 0x800,
+        wedge => wedge.code(),
+    }
+}
+
+/// Waits until CPU `index` is stuck: it was about to be, and then had time for a few instructions.
+fn wait_until_stuck(count: u64) -> TestResult {
+    expect_that!(
+        eventually(|| READY.get() == count),
+        "{} CPUs are ready",
+        READY.get()
+    );
+    watch_for_ms(20);
+    Ok(())
+}
+
+fn expect_reached(index: usize, wedge: Wedge) -> TestResult {
+    expect_that!(
+        eventually(|| sdei::slot(index).runs() >= 1),
+        "CPU {index} in {wedge:?}"
+    );
+    let (pc, code) = (sdei::slot(index).pc(), expected_code(wedge));
+    expect_that!(code.contains(&pc), "x2 is {pc:#x}, {wedge:?} is {code:#x?}");
+    expect_eq!(
+        sdei::slot(index).pstate() >> 6 & 0xf,
+        0xf,
+        "DAIF in x3, {wedge:?}"
+    );
+    Ok(())
+}
+
+/// CPU 0 signals CPU 1, which is stuck in `wedge`.
+fn reaches(wedge: Wedge) -> TestResult {
+    needs_sdei()?;
+    *PLANS[1].lock() = Some(wedge);
+    expect_eq!(cpu::start(1, get_stuck), 0);
+    wait_until_stuck(1)?;
+    expect_eq!(sdei::slot(1).runs(), 0);
+    expect_that!(!cpu::is_off(1), "CPU 1 is not stuck");
+    expect_eq!(sdei::signal(cpu::affinity(1)), 0);
+    expect_reached(1, wedge)?;
+    expect_that!(cpu::wait_off(1), "CPU 1 did not get out of {wedge:?}");
+    expect_eq!(WHOLE.get(), 1, "CPU 1 is out, but not whole");
+    Ok(())
+}
+
+guest_test!(
+    c180_event_0_reaches_a_cpu_that_spins_masked,
+    cpus = 2,
+    boot = own
+);
+fn c180_event_0_reaches_a_cpu_that_spins_masked() -> TestResult {
+    reaches(Wedge::Spin)
+}
+
+guest_test!(
+    event_0_reaches_a_cpu_that_waits_for_a_lock_masked,
+    cpus = 2,
+    boot = own
+);
+fn event_0_reaches_a_cpu_that_waits_for_a_lock_masked() -> TestResult {
+    reaches(Wedge::Lock)
+}
+
+guest_test!(
+    c181_event_0_reaches_a_cpu_in_wfi_masked,
+    cpus = 2,
+    boot = own
+);
+fn c181_event_0_reaches_a_cpu_in_wfi_masked() -> TestResult {
+    reaches(Wedge::Wfi)
+}
+
+guest_test!(
+    c182_event_0_reaches_a_cpu_whose_wfi_falls_through,
+    cpus = 2,
+    boot = own
+);
+fn c182_event_0_reaches_a_cpu_whose_wfi_falls_through() -> TestResult {
+    needs_sdei()?;
+    // An SGI that stays pending: the CPU enables its interface before it gets stuck, masked.
+    *PLANS[1].lock() = Some(Wedge::Wfi);
+    expect_eq!(cpu::start(1, get_stuck), 0);
+    wait_until_stuck(1)?;
+    gic::send_sgi_to(cpu::affinity(1), 3);
+    watch_for_ms(20);
+    expect_eq!(sdei::signal(cpu::affinity(1)), 0);
+    expect_reached(1, Wedge::Wfi)?;
+    expect_that!(cpu::wait_off(1));
+    expect_eq!(WHOLE.get(), 1);
+    expect_eq!(exception::count(1, 3), 1, "the SGI came when it could");
+    Ok(())
+}
+
+guest_test!(c183_event_0_reaches_a_cpu_in_wfe, cpus = 2, boot = own);
+fn c183_event_0_reaches_a_cpu_in_wfe() -> TestResult {
+    reaches(Wedge::Wfe)
+}
+
+guest_test!(
+    c082_event_0_reaches_a_cpu_without_a_stack,
+    cpus = 2,
+    boot = own
+);
+fn c082_event_0_reaches_a_cpu_without_a_stack() -> TestResult {
+    reaches(Wedge::Stack)?;
+    expect_eq!(sdei::slot(1).sp(), 0xdead_5ead_0000_0001);
+    Ok(())
+}
+
+guest_test!(
+    c196_event_0_reaches_a_cpu_with_its_mmu_off,
+    cpus = 2,
+    boot = own
+);
+fn c196_event_0_reaches_a_cpu_with_its_mmu_off() -> TestResult {
+    reaches(Wedge::Mmu)?;
+    expect_eq!(sdei::slot(1).sctlr() & 1, 0);
+    Ok(())
+}
+
+guest_test!(
+    c189_event_0_reaches_a_cpu_that_faults_for_ever,
+    cpus = 2,
+    boot = own
+);
+fn c189_event_0_reaches_a_cpu_that_faults_for_ever() -> TestResult {
+    reaches(Wedge::Vectors)
+}
+
+guest_test!(
+    c190_event_0_reaches_a_cpu_that_calls_for_ever,
+    cpus = 2,
+    boot = own
+);
+fn c190_event_0_reaches_a_cpu_that_calls_for_ever() -> TestResult {
+    reaches(Wedge::Call)
+}
+
+guest_test!(
+    event_0_reaches_a_cpu_on_its_other_stack_pointer,
+    cpus = 2,
+    boot = own
+);
+fn event_0_reaches_a_cpu_on_its_other_stack_pointer() -> TestResult {
+    reaches(Wedge::Thread)
+}
+
+guest_test!(
+    c184_event_0_reaches_a_cpu_in_an_interrupt_handler,
+    cpus = 2,
+    boot = own
+);
+fn c184_event_0_reaches_a_cpu_in_an_interrupt_handler() -> TestResult {
+    needs_sdei()?;
+    static OUT: Flag = Flag::new();
+    static PRIORITIES: [Cell64; 2] = [const { Cell64::new(0) }; 2];
+    let status = cpu::start(1, || {
+        sdei::set_hook(1, Some(|_| End::Resume(wedge::escape())));
+        exception::set_hook(Some(|_, intid| {
+            if intid == 4 {
+                PRIORITIES[0].set(gic::running_priority());
+                READY.add(1);
+                wedge::enter(Wedge::Spin);
+                PRIORITIES[1].set(gic::running_priority());
+            }
+            Source::Silence
+        }));
+        if sdei::get_ready() {
+            gic::send_sgi_to(cpu::affinity(1), 4);
+            // A second one stays pending behind the active one.
+            sysreg::with_interrupts(|| {
+                if eventually(|| exception::count(1, 5) == 1) {
+                    OUT.raise();
+                }
+            });
+        }
+    });
+    expect_eq!(status, 0);
+    wait_until_stuck(1)?;
+    gic::send_sgi_to(cpu::affinity(1), 5);
+    watch_for_ms(5);
+    expect_eq!(exception::count(1, 5), 0);
+    expect_eq!(sdei::signal(cpu::affinity(1)), 0);
+    expect_reached(1, Wedge::Spin)?;
+    expect_that!(
+        OUT.wait(),
+        "the second interrupt came after the end of the first"
+    );
+    expect_eq!(exception::count(1, 4), 1);
+    for priority in &PRIORITIES {
+        expect_eq!(priority.get(), u64::from(gic::PRIORITY));
+    }
+    expect_that!(cpu::wait_off(1));
+    Ok(())
+}
+
+guest_test!(
+    c185_event_0_reaches_a_cpu_that_masks_by_priority,
+    cpus = 2,
+    boot = own
+);
+fn c185_event_0_reaches_a_cpu_that_masks_by_priority() -> TestResult {
+    needs_sdei()?;
+    let status = cpu::start(1, || {
+        // Interrupts open in PSTATE, and all held back by the priority mask, as pseudo-NMI does.
+        gic::set_priority_mask(0);
+        if sdei::get_ready() {
+            READY.add(1);
+        }
+        sysreg::with_interrupts(|| {
+            if eventually(|| sdei::slot(1).runs() == 1) {
+                gic::set_priority_mask(0xf0);
+                if takes_interrupts(Timer::Virtual, 3) {
+                    WHOLE.add(1);
+                }
+            }
+        });
+    });
+    expect_eq!(status, 0);
+    wait_until_stuck(1)?;
+    expect_eq!(sdei::signal(cpu::affinity(1)), 0);
+    expect_that!(cpu::wait_off(1));
+    expect_eq!(WHOLE.get(), 1);
+    Ok(())
+}
+
+guest_test!(
+    c188_a_cpu_parked_in_its_handler_holds_the_event_and_harms_nobody,
+    cpus = 3,
+    boot = own
+);
+fn c188_a_cpu_parked_in_its_handler_holds_the_event_and_harms_nobody() -> TestResult {
+    needs_sdei()?;
+    static PARKED: Flag = Flag::new();
+    let status = cpu::start(1, || {
+        // What Linux does with a CPU that it stops by event 0.
+        sdei::set_hook(
+            1,
+            Some(|_| {
+                sdei::mask();
+                PARKED.raise();
+                sysreg::park()
+            }),
+        );
+        if sdei::get_ready() {
+            READY.add(1);
+        }
+        wedge::enter(Wedge::Spin);
+    });
+    expect_eq!(status, 0);
+    wait_until_stuck(1)?;
+    expect_eq!(sdei::signal(cpu::affinity(1)), 0);
+    expect_that!(PARKED.wait());
+    expect_reached(1, Wedge::Spin)?;
+    for _ in 0..3 {
+        expect_eq!(
+            sdei::signal(cpu::affinity(1)),
+            0,
+            "the signal stays pending"
+        );
+    }
+    watch_for_ms(20);
+    expect_eq!(sdei::slot(1).runs(), 1);
+    let on = cpu::try_cpu_on(cpu::affinity(1), cpu::entry_address());
+    expect_eq!(on, Psci::AlreadyOn as i32);
+    expect_eq!(
+        psci::affinity_info(cpu::affinity(1)),
+        AffinityState::On as i32
+    );
+    // The others are as alive as before: one that gets stuck can be reached, timers tick.
+    *PLANS[2].lock() = Some(Wedge::Spin);
+    expect_eq!(cpu::start(2, get_stuck), 0);
+    wait_until_stuck(2)?;
+    expect_eq!(sdei::signal(cpu::affinity(2)), 0);
+    expect_reached(2, Wedge::Spin)?;
+    expect_that!(cpu::wait_off(2));
+    expect_eq!(WHOLE.get(), 1);
+    expect_that!(takes_interrupts(Timer::Virtual, 10));
+    expect_that!(takes_interrupts(Timer::Physical, 10));
+    Ok(())
+}
+
+guest_test!(
+    event_0_reaches_the_boot_cpu_when_another_signals_it,
+    cpus = 2,
+    boot = own
+);
+fn event_0_reaches_the_boot_cpu_when_another_signals_it() -> TestResult {
+    needs_sdei()?;
+    static STATUS: Cell64 = Cell64::new(u64::MAX);
+    let status = cpu::start(1, || {
+        if eventually(|| READY.get() == 1) {
+            watch_for_ms(20);
+            STATUS.set(sdei::signal(cpu::affinity(0)) as u64);
+        }
+    });
+    expect_eq!(status, 0);
+    *PLANS[0].lock() = Some(Wedge::Spin);
+    get_stuck();
+    expect_eq!(STATUS.get(), 0);
+    expect_reached(0, Wedge::Spin)?;
+    expect_eq!(WHOLE.get(), 1);
+    Ok(())
+}
+
+guest_test!(
+    event_0_reaches_all_others_stuck_in_different_ways,
+    cpus = 4,
+    boot = own
+);
+fn event_0_reaches_all_others_stuck_in_different_ways() -> TestResult {
+    needs_sdei()?;
+    let ways = [Wedge::Lock, Wedge::Wfi, Wedge::Mmu];
+    for (index, wedge) in (1..).zip(ways) {
+        *PLANS[index].lock() = Some(wedge);
+        expect_eq!(cpu::start(index, get_stuck), 0);
+    }
+    wait_until_stuck(3)?;
+    for index in 1..4 {
+        expect_eq!(sdei::signal(cpu::affinity(index)), 0, "CPU {index}");
+    }
+    for (index, wedge) in (1..).zip(ways) {
+        expect_reached(index, wedge)?;
+        expect_that!(cpu::wait_off(index), "CPU {index}");
+    }
+    expect_eq!(WHOLE.get(), 3);
+    Ok(())
+}
+
+guest_test!(
+    without_a_signal_a_stuck_cpu_stays_stuck,
+    cpus = 2,
+    boot = own
+);
+fn without_a_signal_a_stuck_cpu_stays_stuck() -> TestResult {
+    needs_sdei()?;
+    *PLANS[1].lock() = Some(Wedge::Spin);
+    expect_eq!(cpu::start(1, get_stuck), 0);
+    wait_until_stuck(1)?;
+    // The negative control: an SGI does not get through, however long one waits.
+    gic::send_sgi_to(cpu::affinity(1), 3);
+    watch_for_ms(200);
+    expect_eq!(exception::count(1, 3), 0);
+    expect_eq!(sdei::slot(1).runs(), 0);
+    expect_that!(!cpu::is_off(1));
+    Ok(())
+}
