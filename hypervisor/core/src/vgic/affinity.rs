@@ -4,6 +4,7 @@
 use alloc::vec::Vec;
 
 use crate::id::{IntId, MAX_VCPUS, Mpidr, VcpuId, VcpuSet};
+use crate::siblings::Siblings;
 
 /// The affinities of a VM's vCPUs.
 #[derive(Clone, Debug)]
@@ -119,5 +120,11 @@ impl Affinities {
             .binary_search_by_key(&key, |group| group.key)
             .ok()?;
         self.groups.get(at)
+    }
+}
+
+impl Siblings for Affinities {
+    fn resolve(&self, mpidr: Mpidr) -> Option<VcpuId> {
+        self.find(mpidr)
     }
 }

@@ -165,9 +165,14 @@ impl Vgic {
             return;
         }
         self.groups = groups;
-        let seated = self.seated();
-        self.unsynced = self.unsynced.union(seated);
-        effects.kick = self.disturb(self.affinities.all());
+        let mut concerned = self.seated();
+        self.unsynced = self.unsynced.union(concerned);
+        for vcpu in self.affinities.all().iter() {
+            if self.has_pending(vcpu) {
+                concerned.insert(vcpu);
+            }
+        }
+        effects.kick = self.disturb(concerned);
     }
 
     fn read_redist_typer(&self, owner: VcpuId) -> u64 {

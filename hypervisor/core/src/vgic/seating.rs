@@ -68,7 +68,7 @@ impl Queue {
 impl Vgic {
     /// Brings what the list registers of `vcpu` hold back into the shared state. They count as empty from
     /// then on, and `vcpu` must [`populate`](Self::populate) before it enters its guest. `eoi_count` is
-    /// EOIcount of ICH_HCR_EL2 ([`hcr::eoi_count`]).
+    /// EOIcount of ICH_HCR_EL2 ([`hcr::eoi_count`]); it counts once, so the populate that follows gets 0.
     pub fn fold(&mut self, vcpu: VcpuId, lrs: &[ListReg], eoi_count: u32) -> Effects {
         let mut effects = Effects::NONE;
         let Some(local) = self.locals.get_mut(vcpu.index()) else {
@@ -83,16 +83,17 @@ impl Vgic {
         }
         self.unsynced.remove(vcpu);
         self.dirty.insert(vcpu);
-        for (slot, lr) in slots.iter().zip(lrs) {
-            if let Some(intid) = *slot {
-                self.update(vcpu, intid, &mut effects, |irq| unseat(irq, vcpu, lr.state));
-            }
-        }
+        // First, since only what was in no list register can be meant.
         for _ in 0..eoi_count.min(31) {
             let Some(intid) = self.first_active(vcpu) else {
                 break;
             };
             self.update(vcpu, intid, &mut effects, Irq::clear_active);
+        }
+        for (slot, lr) in slots.iter().zip(lrs) {
+            if let Some(intid) = *slot {
+                self.update(vcpu, intid, &mut effects, |irq| unseat(irq, vcpu, lr.state));
+            }
         }
         effects.kick.remove(vcpu);
         effects

@@ -1,0 +1,673 @@
+//! A machine to run the virtual GIC on: a physical GIC, pCPUs with list registers that change under our
+//! hands, mailboxes, and a guest that acknowledges and ends interrupts. Nothing happens unless a step says
+//! so: a kick that was posted is not yet taken, and other steps may come between.
+//!
+//! The machine also keeps the books: what each source fired and what each vCPU acknowledged, so that an
+//! interrupt that is lost or invented is found at the step where it happens.
+
+use std::collections::BTreeMap;
+
+use hv_core::id::{IntId, Mpidr, VcpuId, VcpuSet};
+use hv_core::vgic::{
+    Config, Effects, Frame, ListReg, LrSource, LrState, Physical, Read, SpiMask, Vgic, hcr,
+};
+
+pub const VCPUS: u8 = 3;
+/// A line of an emulated device, level sensitive.
+pub const UART: IntId = IntId(33);
+/// A line of an emulated device, edge triggered.
+pub const PULSE: IntId = IntId(34);
+/// Passed through.
+pub const TIMER: IntId = IntId(27);
+pub const EDGE: IntId = IntId(48);
+pub const LEVEL: IntId = IntId(49);
+pub const SGIS: std::ops::Range<u32> = 0..4;
+pub const SPIS: [IntId; 4] = [UART, PULSE, EDGE, LEVEL];
+const IDLE_PRIORITY: u8 = 0xff;
+
+/// One physical interrupt.
+#[derive(Clone, Debug, Default)]
+struct Wire {
+    enabled: bool,
+    edge: bool,
+    pending: bool,
+    level: bool,
+    active: bool,
+    route: u8,
+}
+
+impl Wire {
+    fn fires(&self) -> bool {
+        self.enabled && !self.active && if self.edge { self.pending } else { self.level }
+    }
+}
+
+/// One pCPU and the vCPU on it.
+#[derive(Clone, Debug)]
+struct Pcpu {
+    /// ICH_LR<n>_EL2.
+    lrs: Vec<u64>,
+    hcr: u64,
+    eoi_count: u32,
+    sync: bool,
+    sgis: u16,
+    /// What the guest is handling, innermost last, with its priority.
+    running: Vec<(IntId, u8)>,
+    timer: Wire,
+}
+
+/// What the sources did and the guest saw.
+#[derive(Clone, Debug, Default)]
+struct Account {
+    fired: u32,
+    acknowledged: u32,
+    /// Fired since it was last acknowledged or cleared: at least one acknowledge is due.
+    owed: bool,
+    /// How often the guest made it pending itself, and no acknowledge was put down to that.
+    asked: u32,
+}
+
+/// What the guest programmed.
+#[derive(Clone, Debug)]
+struct Programmed {
+    enabled: bool,
+    target: u8,
+}
+
+#[derive(Clone, Debug)]
+pub struct Machine {
+    pub vgic: Vgic,
+    pcpus: Vec<Pcpu>,
+    wires: BTreeMap<u32, Wire>,
+    /// Lines of emulated devices.
+    lines: BTreeMap<u32, bool>,
+    accounts: BTreeMap<(u32, u8), Account>,
+    programmed: BTreeMap<(u32, u8), Programmed>,
+    group1: bool,
+}
+
+/// The key of a per-interrupt table: whose, if private.
+fn key(intid: IntId, vcpu: u8) -> (u32, u8) {
+    (intid.0, if intid.is_private() { vcpu } else { 0 })
+}
+
+fn frame(intid: IntId, vcpu: u8) -> (Frame, u64) {
+    if intid.is_private() {
+        (Frame::Redistributor(VcpuId(vcpu)), 0x1_0000)
+    } else {
+        (Frame::Distributor, 0)
+    }
+}
+
+impl Machine {
+    /// A machine whose guest has set up its GIC: all interrupts enabled, SPIs on vCPU 0.
+    pub fn new(list_regs: usize) -> Self {
+        let mpidrs: Vec<_> = (0..VCPUS).map(|n| Mpidr::new(n.into())).collect();
+        let vgic = Vgic::new(&Config {
+            mpidrs: &mpidrs,
+            last: VcpuSet::only(VcpuId(VCPUS - 1)),
+            spis: 32,
+            passed_through: &[TIMER, EDGE, LEVEL],
+            priority_bits: 5,
+            list_regs,
+        });
+        let pcpu = Pcpu {
+            lrs: vec![0; list_regs],
+            hcr: hcr::EN,
+            eoi_count: 0,
+            sync: false,
+            sgis: 0,
+            running: Vec::new(),
+            timer: Wire {
+                enabled: true,
+                ..Wire::default()
+            },
+        };
+        let mut machine = Self {
+            vgic,
+            pcpus: vec![pcpu; VCPUS.into()],
+            wires: BTreeMap::from([(EDGE.0, Wire::default()), (LEVEL.0, Wire::default())]),
+            lines: BTreeMap::from([(UART.0, false), (PULSE.0, false)]),
+            accounts: BTreeMap::new(),
+            programmed: BTreeMap::new(),
+            group1: false,
+        };
+        let spi_edges = 0b10 << (2 * (PULSE.0 - 32));
+        machine.store(0, Frame::Distributor, 0xc08, 4, spi_edges);
+        machine.store(0, Frame::Distributor, 0xc0c, 4, 0b10);
+        machine.store(0, Frame::Distributor, 0x84, 4, 0xffff_ffff);
+        machine.set_group1(0, true);
+        for vcpu in 0..VCPUS {
+            machine.power_on(vcpu);
+        }
+        for intid in SPIS {
+            machine.set_priority(0, intid, 0, (0x40 + 8 * (intid.0 & 7)) as u8);
+            machine.route(0, intid, 0);
+            machine.enable(0, intid, 0);
+        }
+        machine
+    }
+
+    /// What a guest programs when its CPU comes up: groups, priorities, enables.
+    pub fn power_on(&mut self, vcpu: u8) {
+        let own = Frame::Redistributor(VcpuId(vcpu));
+        self.store(vcpu, own, 0x1_0080, 4, 0xffff_ffff);
+        for n in SGIS.chain([TIMER.0]) {
+            self.set_priority(vcpu, IntId(n), vcpu, (0x20 + 8 * (n % 8)) as u8);
+            self.enable(vcpu, IntId(n), vcpu);
+        }
+    }
+
+    // --- The guest's stores and loads ---
+
+    fn store(&mut self, me: u8, frame: Frame, offset: u64, size: u8, value: u64) {
+        self.fold(me);
+        let effects = self.vgic.write(frame, offset, size, value);
+        self.perform(effects);
+        self.populate(me);
+    }
+
+    fn store_bit(&mut self, me: u8, bank: u64, intid: IntId, owner: u8) {
+        let (frame, base) = frame(intid, owner);
+        let offset = base + bank + u64::from(intid.0 / 32) * 4;
+        self.store(me, frame, offset, 4, 1 << (intid.0 % 32));
+    }
+
+    pub fn set_group1(&mut self, me: u8, on: bool) {
+        self.group1 = on;
+        self.store(me, Frame::Distributor, 0, 4, u64::from(on) << 1);
+    }
+
+    /// Only of what no vCPU is handling: priorities must end in the order in which they began.
+    pub fn set_priority(&mut self, me: u8, intid: IntId, owner: u8, priority: u8) {
+        if self.is_handled(intid, owner) {
+            return;
+        }
+        let (frame, base) = frame(intid, owner);
+        let offset = base + 0x400 + u64::from(intid.0);
+        self.store(me, frame, offset, 1, priority.into());
+    }
+
+    pub fn enable(&mut self, me: u8, intid: IntId, owner: u8) {
+        self.programmed_mut(intid, owner).enabled = true;
+        self.store_bit(me, 0x100, intid, owner);
+    }
+
+    /// Also checks that when RWP says the disable is complete, it is.
+    pub fn disable(&mut self, me: u8, intid: IntId, owner: u8) {
+        self.programmed_mut(intid, owner).enabled = false;
+        self.store_bit(me, 0x180, intid, owner);
+        let complete = match self.vgic.read(VcpuId(me), Frame::Distributor, 0, 4) {
+            Read::Value(ctlr) => ctlr >> 31 & 1 == 0,
+            Read::Again { .. } => panic!("GICD_CTLR waits for nobody"),
+        };
+        if complete {
+            for (vcpu, pcpu) in (0u8..).zip(&self.pcpus) {
+                if intid.is_spi() || vcpu == owner {
+                    assert!(
+                        !pcpu.holds(intid).is_some_and(|lr| lr.state.is_pending()),
+                        "{intid:?} is disabled and RWP is 0, yet vCPU {vcpu} may take it"
+                    );
+                }
+            }
+        }
+    }
+
+    pub fn set_pending(&mut self, me: u8, intid: IntId, owner: u8) {
+        self.fire(intid, owner);
+        self.accounts.entry(key(intid, owner)).or_default().asked += 1;
+        self.store_bit(me, 0x200, intid, owner);
+    }
+
+    pub fn clear_pending(&mut self, me: u8, intid: IntId, owner: u8) {
+        self.accounts.entry(key(intid, owner)).or_default().owed = false;
+        self.store_bit(me, 0x280, intid, owner);
+    }
+
+    /// Only for what no vCPU is handling: a guest that deactivates what it will end again confuses itself.
+    pub fn clear_active(&mut self, me: u8, intid: IntId, owner: u8) {
+        if !self.is_handled(intid, owner) {
+            self.store_bit(me, 0x380, intid, owner);
+        }
+    }
+
+    fn is_handled(&self, intid: IntId, owner: u8) -> bool {
+        (0u8..).zip(&self.pcpus).any(|(vcpu, pcpu)| {
+            (intid.is_spi() || vcpu == owner) && pcpu.running.iter().any(|&(it, _)| it == intid)
+        })
+    }
+
+    pub fn route(&mut self, me: u8, intid: IntId, target: u8) {
+        self.programmed_mut(intid, 0).target = target;
+        let offset = 0x6000 + 8 * u64::from(intid.0);
+        self.store(me, Frame::Distributor, offset, 8, target.into());
+    }
+
+    /// One load of ISPENDR or ISACTIVER; `None` if it has to be run again.
+    pub fn load_bit(&mut self, me: u8, bank: u64, intid: IntId, owner: u8) -> Option<bool> {
+        let (frame, base) = frame(intid, owner);
+        let offset = base + bank + u64::from(intid.0 / 32) * 4;
+        self.fold(me);
+        let read = self.vgic.read(VcpuId(me), frame, offset, 4);
+        self.populate(me);
+        match read {
+            Read::Value(value) => Some(value >> (intid.0 % 32) & 1 != 0),
+            Read::Again { kick } => {
+                assert!(!kick.contains(VcpuId(me)) && !kick.is_empty());
+                self.kick(kick);
+                None
+            }
+        }
+    }
+
+    /// Loads until there is an answer, with the kicked vCPUs running: it must be the truth.
+    pub fn poll_active(&mut self, me: u8, intid: IntId, owner: u8) {
+        // It may move to one after the other while it is looked for.
+        for _ in 0..VCPUS {
+            if let Some(shown) = self.load_bit(me, 0x300, intid, owner) {
+                let truth = (0u8..).zip(&self.pcpus).any(|(vcpu, pcpu)| {
+                    (intid.is_spi() || vcpu == owner)
+                        && pcpu.holds(intid).is_some_and(|lr| lr.state.is_active())
+                });
+                // What is active and found no list register is not visible here.
+                assert!(shown || !truth, "{intid:?} is active and reads as not");
+                return;
+            }
+            for vcpu in 0..VCPUS {
+                self.sync(vcpu);
+            }
+        }
+        panic!("the load of {intid:?} finds no end");
+    }
+
+    // --- The guest's CPU interface ---
+
+    /// The guest takes the interrupt that its list registers offer, if any.
+    pub fn acknowledge(&mut self, vcpu: u8) -> Option<IntId> {
+        let pcpu = &mut self.pcpus[usize::from(vcpu)];
+        let running = pcpu.running.last().map_or(IDLE_PRIORITY, |&(_, it)| it);
+        let (index, lr) = pcpu
+            .lrs
+            .iter()
+            .map(|&raw| ListReg::decode_v3(raw))
+            .enumerate()
+            .filter(|(_, lr)| lr.state == LrState::Pending && lr.priority < running)
+            .min_by_key(|(_, lr)| (lr.priority, lr.vintid))?;
+        let active = ListReg {
+            state: LrState::Active,
+            ..lr
+        };
+        pcpu.lrs[index] = active.encode_v3();
+        let intid = IntId(lr.vintid);
+        pcpu.running.push((intid, lr.priority));
+        let told = pcpu.sync;
+        self.check_acknowledge(vcpu, intid, told);
+        Some(intid)
+    }
+
+    /// `late`: the vCPU has been kicked and has not come to it yet, so it may act on old news.
+    fn check_acknowledge(&mut self, vcpu: u8, intid: IntId, late: bool) {
+        let programmed = self.programmed_mut(intid, vcpu).clone();
+        if !late {
+            assert!(programmed.enabled, "{intid:?} is disabled");
+            assert!(self.group1, "{intid:?} is in a group that is off");
+            assert!(
+                intid.is_private() || programmed.target == vcpu,
+                "{intid:?} is routed elsewhere"
+            );
+        }
+        let line = self.lines.get(&intid.0).copied();
+        let account = self.accounts.entry(key(intid, vcpu)).or_default();
+        account.acknowledged += 1;
+        if intid == UART {
+            if line == Some(false) && !late {
+                assert_ne!(account.asked, 0, "{intid:?} came though its line is low");
+                account.asked -= 1;
+            }
+        } else {
+            assert!(
+                account.acknowledged <= account.fired,
+                "{intid:?} was invented: {account:?}"
+            );
+        }
+        account.owed = false;
+    }
+
+    /// The guest ends what it is handling.
+    pub fn end(&mut self, vcpu: u8) {
+        let pcpu = &mut self.pcpus[usize::from(vcpu)];
+        let Some((intid, _)) = pcpu.running.pop() else {
+            return;
+        };
+        for raw in &mut pcpu.lrs {
+            let lr = ListReg::decode_v3(*raw);
+            if lr.vintid == intid.0 && lr.state.is_active() {
+                let state = LrState::new(lr.state.is_pending(), false);
+                *raw = ListReg { state, ..lr }.encode_v3();
+                if let LrSource::Hardware { pintid } = lr.source {
+                    self.deactivate(vcpu, IntId(pintid));
+                }
+                return;
+            }
+        }
+        pcpu.eoi_count += 1;
+    }
+
+    /// A new kernel starts on this vCPU without ending what the old one was handling.
+    pub fn kexec(&mut self, vcpu: u8) {
+        let running = std::mem::take(&mut self.pcpus[usize::from(vcpu)].running);
+        for (intid, _) in running {
+            self.store_bit(vcpu, 0x380, intid, vcpu);
+        }
+    }
+
+    // --- Sources ---
+
+    fn fire(&mut self, intid: IntId, vcpu: u8) {
+        let account = self.accounts.entry(key(intid, vcpu)).or_default();
+        account.fired += 1;
+        account.owed = true;
+    }
+
+    pub fn send_sgi(&mut self, from: u8, intid: u32, targets: u16) {
+        let value = u64::from(intid) << 24 | u64::from(targets & 0b111);
+        let sgi = self.vgic.affinities().sgi(VcpuId(from), value);
+        for vcpu in sgi.targets.iter() {
+            self.fire(sgi.intid, vcpu.0);
+            self.pcpus[vcpu.index()].sgis |= 1 << intid;
+        }
+    }
+
+    /// The emulated device's line, moved by an exit of some vCPU.
+    pub fn set_line(&mut self, intid: IntId, level: bool) {
+        if self.lines.insert(intid.0, level) != Some(level) {
+            if level && intid == PULSE {
+                self.fire(intid, 0);
+            }
+            let effects = self.vgic.set_line(intid, None, level);
+            self.perform(effects);
+        }
+    }
+
+    /// An edge on a passed-through wire.
+    pub fn pulse(&mut self) {
+        self.fire(EDGE, 0);
+        self.wire_mut(0, EDGE).pending = true;
+    }
+
+    pub fn set_level(&mut self, intid: IntId, vcpu: u8, level: bool) {
+        self.wire_mut(vcpu, intid).level = level;
+    }
+
+    // --- The shell ---
+
+    /// The physical interrupts that wait on this pCPU are taken.
+    pub fn interrupt(&mut self, vcpu: u8) {
+        for intid in [TIMER, EDGE, LEVEL] {
+            let wire = self.wire_mut(vcpu, intid);
+            if wire.fires() && (intid.is_private() || wire.route == vcpu) {
+                wire.active = true;
+                wire.pending = false;
+                if intid != EDGE {
+                    // Each time a level is forwarded is one more that may be acknowledged.
+                    self.accounts.entry(key(intid, vcpu)).or_default().fired += 1;
+                }
+                let effects = self.vgic.forward(VcpuId(vcpu), intid);
+                self.perform(effects);
+            }
+        }
+        if self.pcpus[usize::from(vcpu)].maintenance() {
+            self.populate(vcpu);
+        }
+        self.sync(vcpu);
+    }
+
+    /// The vCPU looks at its mailbox, as before every entry.
+    pub fn sync(&mut self, vcpu: u8) {
+        let pcpu = &mut self.pcpus[usize::from(vcpu)];
+        let sgis = std::mem::take(&mut pcpu.sgis);
+        let sync = std::mem::take(&mut pcpu.sync);
+        if sync || sgis != 0 {
+            self.vgic.take_sgis(VcpuId(vcpu), sgis);
+            self.populate(vcpu);
+        }
+        assert!(
+            !self.vgic.needs_populate(VcpuId(vcpu)),
+            "nobody told vCPU {vcpu}"
+        );
+    }
+
+    pub fn reset_vcpu(&mut self, vcpu: u8) {
+        let pcpu = &mut self.pcpus[usize::from(vcpu)];
+        let mut lrs = pcpu.decode();
+        pcpu.running.clear();
+        pcpu.sgis = 0;
+        pcpu.eoi_count = 0;
+        let effects = self.vgic.reset_vcpu(VcpuId(vcpu), &mut lrs);
+        self.pcpus[usize::from(vcpu)].load(&lrs, hcr::EN);
+        self.perform(effects);
+        for n in SGIS.chain([TIMER.0]) {
+            self.accounts.entry((n, vcpu)).or_default().owed = false;
+            self.programmed_mut(IntId(n), vcpu).enabled = false;
+        }
+        self.populate(vcpu);
+    }
+
+    fn fold(&mut self, vcpu: u8) {
+        let pcpu = &mut self.pcpus[usize::from(vcpu)];
+        let lrs = pcpu.decode();
+        let eoi_count = std::mem::take(&mut pcpu.eoi_count);
+        // From here to the next populate the guest does not run, and what its list registers hold is void.
+        pcpu.lrs.fill(0);
+        let effects = self.vgic.fold(VcpuId(vcpu), &lrs, eoi_count);
+        self.perform(effects);
+    }
+
+    fn populate(&mut self, vcpu: u8) {
+        let pcpu = &mut self.pcpus[usize::from(vcpu)];
+        let mut lrs = pcpu.decode();
+        let eoi_count = std::mem::take(&mut pcpu.eoi_count);
+        let (entry, effects) = self.vgic.populate(VcpuId(vcpu), &mut lrs, eoi_count);
+        for (index, lr) in lrs.iter().enumerate() {
+            assert_eq!(index < entry.used, lr.state != LrState::Invalid, "{lrs:?}");
+        }
+        let pcpu = &mut self.pcpus[usize::from(vcpu)];
+        pcpu.load(&lrs, entry.hcr);
+        pcpu.sync = false;
+        self.perform(effects);
+        assert!(
+            !self.pcpus[usize::from(vcpu)].maintenance(),
+            "a maintenance interrupt that populating does not end: {lrs:?} {:#x}",
+            entry.hcr
+        );
+        self.check();
+    }
+
+    fn perform(&mut self, effects: Effects) {
+        let owner = effects.deactivate.owner();
+        for intid in effects.deactivate.iter() {
+            for pcpu in &self.pcpus {
+                let lr = pcpu.holds(intid);
+                assert!(
+                    intid.is_private()
+                        || !lr.is_some_and(|lr| lr.state != LrState::Invalid
+                            && matches!(lr.source, LrSource::Hardware { .. })),
+                    "{intid:?} is deactivated under a list register"
+                );
+            }
+            assert!(
+                self.wire_mut(owner.0, intid).active,
+                "{intid:?} is not active"
+            );
+            self.deactivate(owner.0, intid);
+        }
+        match effects.phys {
+            Some(Physical::Enable(mask)) => self.wires_in(mask, |wire| wire.enabled = true),
+            Some(Physical::Disable(mask)) => self.wires_in(mask, |wire| wire.enabled = false),
+            Some(Physical::ClearPending(mask)) => self.wires_in(mask, |wire| wire.pending = false),
+            Some(Physical::Trigger { block, edge, level }) => {
+                self.wires_in(SpiMask { block, bits: edge }, |wire| wire.edge = true);
+                self.wires_in(SpiMask { block, bits: level }, |wire| wire.edge = false);
+            }
+            Some(Physical::Route { spi, to }) => self.wire_mut(0, spi).route = to.0,
+            Some(Physical::Reset(mask)) => self.wires_in(mask, |wire| {
+                *wire = Wire {
+                    level: wire.level,
+                    ..Wire::default()
+                }
+            }),
+            None => {}
+        }
+        self.kick(effects.kick);
+    }
+
+    fn kick(&mut self, kick: VcpuSet) {
+        for vcpu in kick.iter() {
+            self.pcpus[vcpu.index()].sync = true;
+        }
+    }
+
+    fn deactivate(&mut self, vcpu: u8, intid: IntId) {
+        self.wire_mut(vcpu, intid).active = false;
+    }
+
+    fn wires_in(&mut self, mask: SpiMask, change: impl Fn(&mut Wire)) {
+        for (intid, wire) in &mut self.wires {
+            if intid / 32 == mask.block && mask.bits >> (intid % 32) & 1 != 0 {
+                change(wire);
+            }
+        }
+    }
+
+    fn wire_mut(&mut self, vcpu: u8, intid: IntId) -> &mut Wire {
+        if intid.is_private() {
+            assert_eq!(intid, TIMER);
+            &mut self.pcpus[usize::from(vcpu)].timer
+        } else {
+            self.wires.get_mut(&intid.0).expect("a passed-through SPI")
+        }
+    }
+
+    fn programmed_mut(&mut self, intid: IntId, vcpu: u8) -> &mut Programmed {
+        let fresh = Programmed {
+            enabled: false,
+            target: 0,
+        };
+        self.programmed.entry(key(intid, vcpu)).or_insert(fresh)
+    }
+
+    // --- What must hold ---
+
+    /// After every change of list registers.
+    fn check(&self) {
+        let mut seen = BTreeMap::new();
+        for (vcpu, pcpu) in (0u8..).zip(&self.pcpus) {
+            for lr in pcpu.decode() {
+                if lr.state == LrState::Invalid {
+                    continue;
+                }
+                let intid = IntId(lr.vintid);
+                let other = seen.insert(key(intid, vcpu), vcpu);
+                assert_eq!(other, None, "{intid:?} is in two list registers");
+                if let LrSource::Hardware { pintid } = lr.source {
+                    assert_ne!(lr.state, LrState::PendingActive, "IHI0069 12.4.4");
+                    assert_eq!(pintid, lr.vintid);
+                    let wire = match intid {
+                        TIMER => &pcpu.timer,
+                        _ => &self.wires[&intid.0],
+                    };
+                    assert!(wire.active, "{intid:?} has HW = 1 and is not active");
+                }
+            }
+        }
+    }
+
+    /// The guest takes what there is, the device is content, and the guest ends it. Whether there was any.
+    fn serve(&mut self, vcpu: u8) -> bool {
+        self.interrupt(vcpu);
+        let mut busy = false;
+        while let Some(intid) = self.acknowledge(vcpu) {
+            busy = true;
+            match intid {
+                UART | PULSE => self.set_line(intid, false),
+                TIMER | LEVEL => self.set_level(intid, vcpu, false),
+                _ => {}
+            }
+            self.interrupt(vcpu);
+        }
+        busy |= !self.pcpus[usize::from(vcpu)].running.is_empty();
+        self.end(vcpu);
+        self.interrupt(vcpu);
+        busy
+    }
+
+    /// Lets the guest serve everything there is, with all enabled; then nothing may be owed or left over.
+    pub fn drain(&mut self) {
+        self.set_group1(0, true);
+        for vcpu in 0..VCPUS {
+            self.power_on(vcpu);
+        }
+        for intid in SPIS {
+            self.clear_active(0, intid, 0);
+            self.route(0, intid, 0);
+            self.enable(0, intid, 0);
+        }
+        let served = (0..100).find(|_| {
+            let mut busy = false;
+            for vcpu in 0..VCPUS {
+                busy |= self.serve(vcpu);
+            }
+            !busy && self.pcpus.iter().all(|pcpu| !pcpu.sync)
+        });
+        assert!(served.is_some(), "interrupts without end");
+        for (key, account) in &self.accounts {
+            assert!(!account.owed, "{key:?} was lost: {account:?}");
+        }
+        for pcpu in &self.pcpus {
+            assert_eq!(pcpu.running, []);
+            assert!(!pcpu.timer.level, "the timer's interrupt was lost");
+            assert!(!pcpu.timer.active, "the timer is active for ever");
+            let left = pcpu
+                .decode()
+                .into_iter()
+                .find(|lr| lr.state != LrState::Invalid);
+            assert_eq!(left, None);
+        }
+        for (intid, wire) in &self.wires {
+            assert!(!wire.active, "{intid} is active for ever");
+            assert!(!wire.level && !wire.pending, "{intid} was lost");
+        }
+        assert!(!self.lines[&UART.0], "the UART's interrupt was lost");
+    }
+}
+
+impl Pcpu {
+    fn decode(&self) -> Vec<ListReg> {
+        self.lrs
+            .iter()
+            .map(|&raw| ListReg::decode_v3(raw))
+            .collect()
+    }
+
+    fn load(&mut self, lrs: &[ListReg], hcr: u64) {
+        self.lrs = lrs.iter().map(|lr| lr.encode_v3()).collect();
+        self.hcr = hcr;
+    }
+
+    fn holds(&self, intid: IntId) -> Option<ListReg> {
+        let mut lrs = self.decode().into_iter();
+        lrs.find(|lr| lr.vintid == intid.0 && lr.state != LrState::Invalid)
+    }
+
+    /// ICH_MISR_EL2 is not zero (IHI0069 12.4.6).
+    fn maintenance(&self) -> bool {
+        let lrs = self.decode();
+        let no_pending = lrs.iter().all(|lr| lr.state != LrState::Pending);
+        let ended = lrs.iter().any(|lr| {
+            lr.state == LrState::Invalid && lr.source == LrSource::Software { eoi: true }
+        });
+        ended
+            || self.hcr & hcr::NPIE != 0 && no_pending
+            || self.hcr & hcr::LRENPIE != 0 && self.eoi_count != 0
+    }
+}
