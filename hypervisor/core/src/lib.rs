@@ -7,11 +7,17 @@
 extern crate alloc;
 
 pub mod entry;
+pub mod exit;
 pub mod id;
+pub mod idreg;
+pub mod mailbox;
 pub mod pl011;
 pub mod psci;
 pub mod regs;
 pub mod sdei;
 pub mod siblings;
+pub mod smc;
 pub mod time;
+pub mod trace;
 pub mod vgic;
+pub mod vm;

@@ -1,0 +1,263 @@
+//! Why a guest stopped: ESR_EL2, FAR_EL2 and HPFAR_EL2 decoded once, here and nowhere else.
+
+/// A synchronous exit (DDI0487 D24.2, ESR_EL2; the exception classes are in its table of EC values).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// SMC with this immediate. A trapped SMC leaves ELR_EL2 *at* the instruction (HCR_EL2.TSC).
+    Smc(u16),
+    /// HVC with this immediate. ELR_EL2 is already behind the instruction.
+    Hvc(u16),
+    /// A trapped MSR or MRS.
+    Sysreg(SysregAccess),
+    /// A load or store at an IPA that stage 2 does not map, with the access described.
+    Mmio(MmioAccess),
+    /// Another data access, or an instruction fetch, at an IPA that stage 2 does not map.
+    Abort(Abort),
+    /// A trapped WFI, WFE, WFIT or WFET.
+    Wfx,
+    /// Anything else: the guest used something it was not given.
+    Unknown(u8),
+}
+
+/// A trapped system register access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SysregAccess {
+    /// Which register.
+    pub register: Sysreg,
+    /// General register it is read into or written from; 31 is the zero register.
+    pub rt: u8,
+    /// MRS rather than MSR.
+    pub is_read: bool,
+}
+
+/// A system register by its encoding (op0, op1, CRn, CRm, op2), as ISS has it with Rt and direction clear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sysreg(u32);
+
+impl Sysreg {
+    /// The register with this encoding.
+    pub const fn new(op0: u32, op1: u32, crn: u32, crm: u32, op2: u32) -> Self {
+        Self(op0 << 20 | op2 << 17 | op1 << 14 | crn << 10 | crm << 1)
+    }
+
+    /// CRm.
+    pub const fn crm(self) -> u32 {
+        self.0 >> 1 & 0xf
+    }
+
+    /// op2.
+    pub const fn op2(self) -> u32 {
+        self.0 >> 17 & 7
+    }
+
+    /// Whether it is in the identification space that HCR_EL2.TID3 traps: op0 3, op1 0, CRn 0, CRm 1 to 7.
+    pub const fn is_id(self) -> bool {
+        self.0 & Self::new(3, 7, 15, 0, 0).0 == Self::new(3, 0, 0, 0, 0).0
+            && matches!(self.crm(), 1..=7)
+    }
+}
+
+/// A data access that the syndrome describes (ISV).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MmioAccess {
+    /// Where, in the guest's physical space.
+    pub ipa: u64,
+    /// 1, 2, 4 or 8 bytes.
+    pub size: u8,
+    /// The register; 31 is the zero register.
+    pub rt: u8,
+    /// Store rather than load.
+    pub is_write: bool,
+    /// A load extends its sign.
+    pub sign_extend: bool,
+    /// A load fills 64 bits rather than 32.
+    pub is_64bit: bool,
+}
+
+impl MmioAccess {
+    /// What a load leaves in its register.
+    pub const fn extend(self, value: u64) -> u64 {
+        let bits = 8 * self.size as u32;
+        let value = if bits >= 64 {
+            value
+        } else {
+            value & ((1 << bits) - 1)
+        };
+        if !self.sign_extend || bits >= 64 {
+            return value;
+        }
+        let shift = 64 - bits;
+        let signed = ((value << shift) as i64 >> shift) as u64;
+        if self.is_64bit {
+            signed
+        } else {
+            signed & 0xffff_ffff
+        }
+    }
+}
+
+/// An access that nobody answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abort {
+    /// Where, in the guest's physical space; the page only when the guest was walking its tables.
+    pub ipa: u64,
+    /// An instruction fetch.
+    pub is_fetch: bool,
+}
+
+const EC_WFX: u8 = 0x01;
+const EC_HVC64: u8 = 0x16;
+const EC_SMC64: u8 = 0x17;
+const EC_SYSREG: u8 = 0x18;
+const EC_FETCH_ABORT_LOWER: u8 = 0x20;
+const EC_DATA_ABORT_LOWER: u8 = 0x24;
+
+const ISV: u64 = 1 << 24;
+const S1PTW: u64 = 1 << 7;
+const WNR: u64 = 1 << 6;
+
+/// The exception class of a syndrome.
+pub const fn class(esr: u64) -> u8 {
+    (esr >> 26 & 0x3f) as u8
+}
+
+/// Decodes a synchronous exception from a lower level.
+pub const fn decode(esr: u64, far: u64, hpfar: u64) -> Exit {
+    match class(esr) {
+        EC_SMC64 => Exit::Smc(esr as u16),
+        EC_HVC64 => Exit::Hvc(esr as u16),
+        EC_SYSREG => Exit::Sysreg(SysregAccess {
+            register: Sysreg(esr as u32 & 0x3f_fc1e),
+            rt: (esr >> 5 & 0x1f) as u8,
+            is_read: esr & 1 != 0,
+        }),
+        EC_DATA_ABORT_LOWER => {
+            let ipa = ipa(far, hpfar);
+            if esr & ISV != 0 && esr & S1PTW == 0 && is_translation_fault(esr) {
+                Exit::Mmio(MmioAccess {
+                    ipa,
+                    size: 1 << (esr >> 22 & 3),
+                    rt: (esr >> 16 & 0x1f) as u8,
+                    is_write: esr & WNR != 0,
+                    sign_extend: esr & 1 << 21 != 0,
+                    is_64bit: esr & 1 << 15 != 0,
+                })
+            } else {
+                Exit::Abort(Abort {
+                    ipa,
+                    is_fetch: false,
+                })
+            }
+        }
+        EC_FETCH_ABORT_LOWER => Exit::Abort(Abort {
+            ipa: ipa(far, hpfar),
+            is_fetch: true,
+        }),
+        EC_WFX => Exit::Wfx,
+        other => Exit::Unknown(other),
+    }
+}
+
+/// The faulting page from HPFAR_EL2.FIPA and the offset from FAR_EL2 (DDI0487 D24.2, HPFAR_EL2).
+const fn ipa(far: u64, hpfar: u64) -> u64 {
+    (hpfar & 0xfff_ffff_fff0) << 8 | far & 0xfff
+}
+
+/// DFSC 0b0001xx: translation fault, at any level.
+const fn is_translation_fault(esr: u64) -> bool {
+    esr & 0b11_1100 == 0b00_0100
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn smc_and_hvc_carry_their_immediate() {
+        assert_eq!(decode(0x17 << 26 | 1 << 25, 0, 0), Exit::Smc(0));
+        assert_eq!(
+            decode(0x16 << 26 | 1 << 25 | 0xabcd, 0, 0),
+            Exit::Hvc(0xabcd)
+        );
+    }
+
+    #[test]
+    fn a_write_of_icc_sgi1r_is_recognised() {
+        // MSR ICC_SGI1R_EL1 (S3_0_C12_C11_5), x7.
+        let esr = 0x18 << 26 | 1 << 25 | 3 << 20 | 5 << 17 | 12 << 10 | 7 << 5 | 11 << 1;
+        let Exit::Sysreg(access) = decode(esr, 0, 0) else {
+            panic!("not a register access");
+        };
+        assert_eq!(access.register, Sysreg::new(3, 0, 12, 11, 5));
+        assert_eq!((access.rt, access.is_read), (7, false));
+        assert!(!access.register.is_id());
+    }
+
+    #[test]
+    fn the_identification_space_is_what_tid3_traps() {
+        assert!(Sysreg::new(3, 0, 0, 4, 0).is_id());
+        assert!(Sysreg::new(3, 0, 0, 7, 7).is_id());
+        assert!(!Sysreg::new(3, 0, 0, 0, 5).is_id(), "MPIDR_EL1");
+        assert!(!Sysreg::new(3, 0, 0, 8, 0).is_id());
+        assert!(!Sysreg::new(3, 1, 0, 4, 0).is_id());
+        assert!(!Sysreg::new(2, 0, 0, 4, 0).is_id());
+        assert!(!Sysreg::new(3, 0, 1, 4, 0).is_id());
+    }
+
+    #[test]
+    fn a_described_store_to_a_hole_is_mmio() {
+        // STRH w3, DFSC translation fault level 3, page 0x08000000, offset 0x104.
+        let esr = 0x24 << 26 | 1 << 25 | ISV | 1 << 22 | 3 << 16 | WNR | 7;
+        let exit = decode(esr, 0xffff_8000_0000_0104, 0x08_0000);
+        let Exit::Mmio(access) = exit else {
+            panic!("{exit:?}");
+        };
+        assert_eq!(access.ipa, 0x0800_0104);
+        assert_eq!((access.size, access.rt, access.is_write), (2, 3, true));
+    }
+
+    #[test]
+    fn what_the_syndrome_does_not_describe_is_an_abort() {
+        let esr = 0x24 << 26 | 1 << 25 | 7;
+        assert_eq!(
+            decode(esr, 0x10, 0x08_0000),
+            Exit::Abort(Abort {
+                ipa: 0x0800_0010,
+                is_fetch: false
+            })
+        );
+        // A walk of the guest's own tables that leaves its memory.
+        let walk = esr | ISV | S1PTW;
+        assert!(matches!(decode(walk, 0, 0), Exit::Abort(_)));
+    }
+
+    #[test]
+    fn loads_extend_as_the_instruction_says() {
+        let load = MmioAccess {
+            ipa: 0,
+            size: 1,
+            rt: 0,
+            is_write: false,
+            sign_extend: true,
+            is_64bit: false,
+        };
+        assert_eq!(load.extend(0x1_80), 0xffff_ff80);
+        assert_eq!(
+            MmioAccess {
+                is_64bit: true,
+                ..load
+            }
+            .extend(0x80),
+            0xffff_ffff_ffff_ff80
+        );
+        assert_eq!(
+            MmioAccess {
+                sign_extend: false,
+                ..load
+            }
+            .extend(0x180),
+            0x80
+        );
+        assert_eq!(MmioAccess { size: 8, ..load }.extend(u64::MAX), u64::MAX);
+    }
+}

@@ -1,0 +1,94 @@
+//! What others ask of a vCPU: one word of bits, posted by anyone, taken by its own pCPU.
+//!
+//! Posting is a single atomic OR, so it needs no lock and cannot fail; asking twice before the word is
+//! taken is asking once. The poster rings the pCPU's doorbell afterwards.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+/// A set of requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Requests(pub u32);
+
+impl Requests {
+    /// Nothing.
+    pub const NONE: Self = Self(0);
+    /// SDEI event 0 was signalled.
+    pub const SDEI_SIGNAL: Self = Self(1 << 16);
+    /// The virtual GIC changed something this vCPU's list registers hold or should hold.
+    pub const SYNC: Self = Self(1 << 17);
+    /// CPU_ON: start as the VM's power table says.
+    pub const START: Self = Self(1 << 18);
+    /// The VM stops: leave the guest for good.
+    pub const STOP: Self = Self(1 << 19);
+
+    /// SGI `intid` (0 to 15) is pending.
+    pub const fn sgi(intid: u32) -> Self {
+        Self(1 << (intid & 15))
+    }
+
+    /// Both.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether all of `other` is in here.
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether nothing is asked.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The pending SGIs, bit n for INTID n.
+    pub const fn sgis(self) -> u16 {
+        self.0 as u16
+    }
+}
+
+/// One vCPU's word.
+#[derive(Debug, Default)]
+pub struct Mailbox(AtomicU32);
+
+impl Mailbox {
+    /// An empty one.
+    pub const fn new() -> Self {
+        Self(AtomicU32::new(0))
+    }
+
+    /// Adds requests. What the caller wrote before is visible to whoever takes them.
+    pub fn post(&self, requests: Requests) {
+        self.0.fetch_or(requests.0, Ordering::Release);
+    }
+
+    /// Takes all there is.
+    pub fn take(&self) -> Requests {
+        Requests(self.0.swap(0, Ordering::Acquire))
+    }
+
+    /// Whether there is anything, without ordering: a doorbell follows every post.
+    pub fn is_empty(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn posts_merge_and_are_taken_once() {
+        let mailbox = Mailbox::new();
+        assert!(mailbox.is_empty());
+        mailbox.post(Requests::sgi(2));
+        mailbox.post(Requests::sgi(15).and(Requests::SDEI_SIGNAL));
+        mailbox.post(Requests::SDEI_SIGNAL);
+        let taken = mailbox.take();
+        assert_eq!(taken.sgis(), 1 << 2 | 1 << 15);
+        assert!(taken.has(Requests::SDEI_SIGNAL));
+        assert!(!taken.has(Requests::STOP));
+        assert!(mailbox.take().is_empty());
+    }
+}

@@ -1,0 +1,447 @@
+//! One vCPU's life between two entries: an exit comes in, and either it is settled here or an
+//! [`Action`] says what the shell must do. Nothing here takes the VM's lock; what needs it is an action.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use hv_abi::sdei;
+
+use crate::entry::{self, Features};
+use crate::exit::{Exit, MmioAccess, Sysreg, SysregAccess};
+use crate::id::{IntId, Mpidr, VcpuId, VcpuSet};
+use crate::idreg;
+use crate::psci;
+use crate::regs::{El1, GuestRegs};
+use crate::sdei::{Config, Effect, Interrupted, Pe};
+use crate::siblings::Siblings;
+use crate::smc::{self, Service};
+use crate::time::Instant;
+use crate::trace::{Event, Ring};
+use crate::vgic::Frame;
+use crate::vgic::affinity::{Affinities, Sgi};
+
+/// What a vCPU's own pCPU can be asked.
+pub trait Pcpu: El1 {
+    /// The identification register with this CRm and op2, as the hardware has it.
+    fn id_register(&self, crm: u32, op2: u32) -> u64;
+    /// The time.
+    fn now(&self) -> Instant;
+}
+
+/// A range of guest physical addresses, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IpaRange {
+    /// First byte.
+    pub start: u64,
+    /// Length.
+    pub size: u64,
+}
+
+impl IpaRange {
+    /// How far into the range `ipa` lies, if it does.
+    pub const fn offset_of(self, ipa: u64) -> Option<u64> {
+        let offset = ipa.wrapping_sub(self.start);
+        if offset < self.size {
+            Some(offset)
+        } else {
+            None
+        }
+    }
+}
+
+/// What one VM looks like to its guest; does not change while it runs.
+#[derive(Debug)]
+pub struct GuestMap {
+    /// Its vCPUs by affinity.
+    pub affinities: Affinities,
+    /// Its RAM.
+    pub ram: Vec<IpaRange>,
+    /// The emulated PL011.
+    pub uart: IpaRange,
+    /// The distributor.
+    pub distributor: IpaRange,
+    /// Regions of redistributors, filled in vCPU order.
+    pub redistributors: Vec<IpaRange>,
+}
+
+/// Size of a redistributor's two frames, RD_base and SGI_base (IHI0069 12.10).
+pub const REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
+
+impl GuestMap {
+    /// The vCPUs whose redistributor is the last of its region.
+    pub fn last_redistributors(&self, vcpus: usize) -> VcpuSet {
+        let mut last = VcpuSet::EMPTY;
+        let mut first = 0;
+        for region in &self.redistributors {
+            let frames = (region.size / REDISTRIBUTOR_SIZE) as usize;
+            let end = (first + frames).min(vcpus);
+            if end > first {
+                last.insert(VcpuId((end - 1) as u8));
+            }
+            first = end;
+        }
+        last
+    }
+
+    /// Which interrupt controller frame an access meets, and where in it.
+    fn frame(&self, ipa: u64) -> Option<(Frame, u64)> {
+        if let Some(offset) = self.distributor.offset_of(ipa) {
+            return Some((Frame::Distributor, offset));
+        }
+        let mut first = 0;
+        for region in &self.redistributors {
+            if let Some(offset) = region.offset_of(ipa) {
+                let vcpu = VcpuId(u8::try_from(first + offset / REDISTRIBUTOR_SIZE).ok()?);
+                self.affinities.mpidr(vcpu)?;
+                return Some((Frame::Redistributor(vcpu), offset % REDISTRIBUTOR_SIZE));
+            }
+            first += region.size / REDISTRIBUTOR_SIZE;
+        }
+        None
+    }
+
+    /// Whether `ipa` is RAM.
+    pub fn is_ram(&self, ipa: u64) -> bool {
+        self.ram.iter().any(|range| range.offset_of(ipa).is_some())
+    }
+}
+
+impl Siblings for GuestMap {
+    fn resolve(&self, mpidr: Mpidr) -> Option<VcpuId> {
+        self.affinities.find(mpidr)
+    }
+}
+
+/// What the shell must do before the guest goes on.
+#[derive(Debug, PartialEq)]
+#[must_use]
+pub enum Action {
+    /// Nothing.
+    Resume,
+    /// Post [`crate::mailbox::Requests::SDEI_SIGNAL`] to this vCPU and ring.
+    Signal(VcpuId),
+    /// Post this SGI to its targets and ring.
+    Sgi(Sgi),
+    /// Send this SGI as group 0, under the VM's lock.
+    SgiGroup0(Sgi),
+    /// Deactivate this interrupt (a trapped ICC_DIR_EL1), under the VM's lock.
+    Deactivate(IntId),
+    /// Ask the VM's power table.
+    Psci(psci::Call),
+    /// Access the virtual GIC, under the VM's lock, with the list registers folded; the pc still stands
+    /// at the instruction.
+    Gic {
+        /// Whose registers.
+        frame: Frame,
+        /// Where in the frame, in bytes.
+        offset: u64,
+        /// How.
+        access: MmioAccess,
+    },
+    /// Access the emulated UART; the pc still stands at the instruction.
+    Uart {
+        /// Register offset in bytes.
+        offset: u64,
+        /// How.
+        access: MmioAccess,
+    },
+}
+
+const ICC_SGI1R: Sysreg = Sysreg::new(3, 0, 12, 11, 5);
+const ICC_ASGI1R: Sysreg = Sysreg::new(3, 0, 12, 11, 6);
+const ICC_SGI0R: Sysreg = Sysreg::new(3, 0, 12, 11, 7);
+const ICC_DIR: Sysreg = Sysreg::new(3, 0, 12, 11, 1);
+
+/// How many dispatches a vCPU remembers in full.
+const RECORDS: usize = 2;
+
+/// A dispatch, as it was when it happened.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// When.
+    pub at: Instant,
+    /// Every register of the interrupted context.
+    pub interrupted: Interrupted,
+    /// The handler has completed.
+    pub is_complete: bool,
+}
+
+/// The part of a vCPU that only its own pCPU touches.
+#[derive(Debug)]
+pub struct Vcpu {
+    /// Its number in the VM.
+    pub id: VcpuId,
+    /// Its SDEI state.
+    pub sdei: Pe,
+    features: Features,
+    trace: Ring,
+    records: Box<[Option<Record>; RECORDS]>,
+    next_record: usize,
+}
+
+impl Vcpu {
+    /// A vCPU that is off.
+    pub fn new(id: VcpuId, features: Features, sdei: &Config<'_>) -> Self {
+        Self {
+            id,
+            sdei: Pe::new(id, features, sdei),
+            features,
+            trace: Ring::new(),
+            records: Box::new([const { None }; RECORDS]),
+            next_record: 0,
+        }
+    }
+
+    /// What is remembered of it, oldest first.
+    pub fn trace(&self) -> impl Iterator<Item = (Instant, Event)> + '_ {
+        self.trace.iter()
+    }
+
+    /// The dispatches remembered in full, oldest first.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        let (newer, older) = self.records.split_at(self.next_record);
+        older.iter().chain(newer).flatten()
+    }
+
+    /// Forgets what is remembered; the VM was reset.
+    pub fn forget(&mut self) {
+        self.trace = Ring::new();
+        self.records.fill(None);
+        self.next_record = 0;
+    }
+
+    /// Remembers an event.
+    pub fn note(&mut self, now: Instant, event: Event) {
+        self.trace.push(now, event);
+    }
+
+    /// Starts from power-off: what CPU_ON promises of the registers hv-core holds (DEN0022 6.4).
+    pub fn start(&mut self, regs: &mut GuestRegs, start: psci::Start, now: Instant) {
+        use crate::regs::pstate;
+        self.sdei.reset();
+        *regs = GuestRegs {
+            pc: start.entry,
+            pstate: pstate::EL1H | pstate::DAIF,
+            ..GuestRegs::default()
+        };
+        regs.x[0] = start.context;
+        self.note(now, Event::Started { entry: start.entry });
+    }
+
+    /// CPU_OFF and the end of the VM: every handler is over, whether it completed or not.
+    pub fn power_off(&mut self) {
+        self.sdei.reset();
+        for record in self.records.iter_mut().flatten() {
+            record.is_complete = true;
+        }
+    }
+
+    /// Settles an exit. `esr` and `far` are what it came with.
+    #[inline]
+    pub fn handle_exit(
+        &mut self,
+        exit: Exit,
+        (esr, far): (u64, u64),
+        regs: &mut GuestRegs,
+        pcpu: &mut impl Pcpu,
+        map: &GuestMap,
+    ) -> Action {
+        match exit {
+            Exit::Smc(immediate) => {
+                regs.pc = regs.pc.wrapping_add(4);
+                self.handle_call(immediate, regs, pcpu, map)
+            }
+            Exit::Hvc(immediate) => self.handle_call(immediate, regs, pcpu, map),
+            Exit::Sysreg(access) => self.handle_sysreg(access, esr, regs, pcpu, map),
+            Exit::Mmio(access) => self.handle_mmio(access, (esr, far), regs, pcpu, map),
+            Exit::Abort(abort) => self.refuse_access(abort.is_fetch, (esr, far), regs, pcpu),
+            Exit::Wfx => {
+                regs.pc = regs.pc.wrapping_add(4);
+                Action::Resume
+            }
+            Exit::Unknown(_) => {
+                entry::inject_undefined(regs, pcpu, self.features, esr);
+                Action::Resume
+            }
+        }
+    }
+
+    /// Takes the events that are due; the last thing before an entry.
+    #[inline]
+    pub fn dispatch_events(&mut self, regs: &mut GuestRegs, pcpu: &impl Pcpu) {
+        while self.sdei.is_dispatchable() {
+            let Some(dispatch) = self.sdei.dispatch(regs, pcpu) else {
+                return;
+            };
+            let interrupted = dispatch.interrupted(regs, pcpu);
+            let at = pcpu.now();
+            self.trace.push(
+                at,
+                Event::SdeiDispatch {
+                    event: interrupted.event,
+                    pc: interrupted.pc,
+                },
+            );
+            if let Some(slot) = self.records.get_mut(self.next_record) {
+                *slot = Some(Record {
+                    at,
+                    interrupted,
+                    is_complete: false,
+                });
+            }
+            self.next_record = (self.next_record + 1) % RECORDS;
+        }
+    }
+
+    #[inline]
+    fn handle_call(
+        &mut self,
+        immediate: u16,
+        regs: &mut GuestRegs,
+        pcpu: &mut impl Pcpu,
+        map: &GuestMap,
+    ) -> Action {
+        let [function, x1, x2, x3, ..] = regs.x;
+        match smc::route(immediate, function as u32, [x1, x2, x3]) {
+            Service::Answer(value) => {
+                regs.x[0] = value as u64;
+                Action::Resume
+            }
+            Service::Psci(call) => Action::Psci(call),
+            Service::Sdei(call) => self.handle_sdei(call, regs, pcpu, map),
+        }
+    }
+
+    fn handle_sdei(
+        &mut self,
+        call: sdei::Call,
+        regs: &mut GuestRegs,
+        pcpu: &mut impl Pcpu,
+        map: &GuestMap,
+    ) -> Action {
+        let was_running = self.sdei.running();
+        let effect = self.sdei.call(call, regs, pcpu, map);
+        match call {
+            sdei::Call::PeMask => self.note(pcpu.now(), Event::PeMask),
+            sdei::Call::PeUnmask => self.note(pcpu.now(), Event::PeUnmask),
+            sdei::Call::EventComplete if was_running.is_some() => {
+                self.finish_record();
+                self.note(pcpu.now(), Event::SdeiComplete);
+            }
+            sdei::Call::EventCompleteAndResume if was_running != self.sdei.running() => {
+                self.finish_record();
+                self.note(pcpu.now(), Event::SdeiResume { pc: regs.pc });
+            }
+            _ => {}
+        }
+        match effect {
+            Effect::None => Action::Resume,
+            Effect::Signal(target) => {
+                self.note(pcpu.now(), Event::SdeiSignal { target: target.0 });
+                Action::Signal(target)
+            }
+        }
+    }
+
+    /// Marks the innermost running dispatch as completed.
+    fn finish_record(&mut self) {
+        let running = self
+            .records
+            .iter_mut()
+            .flatten()
+            .filter(|record| !record.is_complete)
+            .max_by_key(|record| record.at);
+        if let Some(record) = running {
+            record.is_complete = true;
+        }
+    }
+
+    fn handle_sysreg(
+        &mut self,
+        access: SysregAccess,
+        esr: u64,
+        regs: &mut GuestRegs,
+        pcpu: &mut impl Pcpu,
+        map: &GuestMap,
+    ) -> Action {
+        let SysregAccess {
+            register,
+            rt,
+            is_read,
+        } = access;
+        let value = read_register(regs, rt);
+        let action = match (register, is_read) {
+            (register, true) if register.is_id() => {
+                let (crm, op2) = (register.crm(), register.op2());
+                write_register(
+                    regs,
+                    rt,
+                    idreg::filter(crm, op2, pcpu.id_register(crm, op2)),
+                );
+                Action::Resume
+            }
+            (ICC_SGI1R, false) => Action::Sgi(map.affinities.sgi(self.id, value)),
+            (ICC_SGI0R | ICC_ASGI1R, false) => {
+                Action::SgiGroup0(map.affinities.sgi(self.id, value))
+            }
+            (ICC_DIR, false) => Action::Deactivate(IntId(value as u32 & 0xff_ffff)),
+            // Whatever else traps was hidden from the guest, so it does not exist.
+            _ => {
+                entry::inject_undefined(regs, pcpu, self.features, esr);
+                return Action::Resume;
+            }
+        };
+        regs.pc = regs.pc.wrapping_add(4);
+        action
+    }
+
+    fn handle_mmio(
+        &mut self,
+        access: MmioAccess,
+        syndrome: (u64, u64),
+        regs: &mut GuestRegs,
+        pcpu: &mut impl Pcpu,
+        map: &GuestMap,
+    ) -> Action {
+        if let Some((frame, offset)) = map.frame(access.ipa) {
+            return Action::Gic {
+                frame,
+                offset,
+                access,
+            };
+        }
+        if let Some(offset) = map.uart.offset_of(access.ipa) {
+            return Action::Uart { offset, access };
+        }
+        self.refuse_access(false, syndrome, regs, pcpu)
+    }
+
+    /// Nobody answers at that address: the guest takes the external abort a bus would give it.
+    fn refuse_access(
+        &mut self,
+        is_fetch: bool,
+        (esr, far): (u64, u64),
+        regs: &mut GuestRegs,
+        pcpu: &mut impl Pcpu,
+    ) -> Action {
+        let access = if is_fetch {
+            entry::Access::Fetch
+        } else {
+            entry::Access::Data
+        };
+        entry::inject_external_abort(regs, pcpu, self.features, access, esr, far);
+        Action::Resume
+    }
+}
+
+/// Register `rt`; 31 reads as zero.
+pub fn read_register(regs: &GuestRegs, rt: u8) -> u64 {
+    regs.x.get(rt as usize).copied().unwrap_or(0)
+}
+
+/// Sets register `rt`; 31 is ignored.
+pub fn write_register(regs: &mut GuestRegs, rt: u8, value: u64) {
+    if let Some(register) = regs.x.get_mut(rt as usize) {
+        *register = value;
+    }
+}

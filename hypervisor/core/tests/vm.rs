@@ -1,0 +1,331 @@
+//! One vCPU from exit to entry, as the shell drives it, on the host.
+
+use hv_abi::sdei;
+use hv_core::entry::Features;
+use hv_core::exit::{self, Exit};
+use hv_core::id::{Mpidr, VcpuId, VcpuSet};
+use hv_core::psci::{self, Start};
+use hv_core::regs::{El1, El1Values, GuestRegs, pstate};
+use hv_core::sdei::Config;
+use hv_core::time::Instant;
+use hv_core::trace::Event;
+use hv_core::vgic::Frame;
+use hv_core::vgic::affinity::Affinities;
+use hv_core::vm::{Action, GuestMap, IpaRange, Pcpu, REDISTRIBUTOR_SIZE, Vcpu};
+
+/// A pCPU in memory.
+struct Bench {
+    el1: El1Values,
+    id: u64,
+}
+
+impl El1 for Bench {
+    fn vbar(&self) -> u64 {
+        self.el1.vbar
+    }
+    fn sctlr(&self) -> u64 {
+        self.el1.sctlr
+    }
+    fn stack_pointers(&self) -> [u64; 2] {
+        self.el1.sp
+    }
+    fn set_return(&mut self, elr: u64, spsr: u64) {
+        self.el1.set_return(elr, spsr);
+    }
+    fn set_syndrome(&mut self, esr: u64, far: u64) {
+        self.el1.set_syndrome(esr, far);
+    }
+}
+
+impl Pcpu for Bench {
+    fn id_register(&self, _: u32, _: u32) -> u64 {
+        self.id
+    }
+    fn now(&self) -> Instant {
+        Instant(7)
+    }
+}
+
+struct Rig {
+    vcpu: Vcpu,
+    regs: GuestRegs,
+    bench: Bench,
+    map: GuestMap,
+}
+
+const ENTRY: u64 = 0x4020_0000;
+const VBAR: u64 = 0xffff_8000_0800_0000;
+
+fn rig() -> Rig {
+    let range = |start, size| IpaRange { start, size };
+    let mpidrs: Vec<Mpidr> = (0..4).map(Mpidr::new).collect();
+    let map = GuestMap {
+        affinities: Affinities::new(&mpidrs),
+        ram: vec![range(0x4000_0000, 0x1000_0000)],
+        uart: range(0x0900_0000, 0x1000),
+        distributor: range(0x0800_0000, 0x1_0000),
+        redistributors: vec![range(0x080a_0000, 0x00f6_0000)],
+    };
+    let mut rig = Rig {
+        vcpu: Vcpu::new(VcpuId(1), Features::default(), &Config::default()),
+        regs: GuestRegs::default(),
+        bench: Bench {
+            el1: El1Values {
+                vbar: VBAR,
+                sp: [0x1000, 0x2000],
+                ..El1Values::default()
+            },
+            id: 0,
+        },
+        map,
+    };
+    let start = Start {
+        vcpu: VcpuId(1),
+        entry: ENTRY,
+        context: 0x4000_0000,
+    };
+    rig.vcpu.start(&mut rig.regs, start, Instant(1));
+    rig
+}
+
+impl Rig {
+    fn exit(&mut self, esr: u64, far: u64, hpfar: u64) -> Action {
+        self.take(exit::decode(esr, far, hpfar), esr, far)
+    }
+
+    fn take(&mut self, exit: Exit, esr: u64, far: u64) -> Action {
+        let Self {
+            vcpu,
+            regs,
+            bench,
+            map,
+        } = self;
+        vcpu.handle_exit(exit, (esr, far), regs, bench, map)
+    }
+
+    fn smc(&mut self, function: u32, args: [u64; 3]) -> Action {
+        self.regs.x[0] = u64::from(function);
+        self.regs.x[1..4].copy_from_slice(&args);
+        self.exit(0x17 << 26 | 1 << 25, 0, 0)
+    }
+
+    fn sdei(&mut self, call: sdei::Call, args: [u64; 3]) -> u64 {
+        let action = self.smc(call as u32, args);
+        assert_eq!(action, Action::Resume);
+        self.regs.x[0]
+    }
+
+    fn arm_event_0(&mut self, handler: u64) {
+        assert_eq!(self.sdei(sdei::Call::EventRegister, [0, handler, 0xa4]), 0);
+        assert_eq!(self.sdei(sdei::Call::EventEnable, [0; 3]), 0);
+        assert_eq!(self.sdei(sdei::Call::PeUnmask, [0; 3]), 0);
+    }
+
+    fn dispatch(&mut self) {
+        self.vcpu.dispatch_events(&mut self.regs, &self.bench);
+    }
+}
+
+#[test]
+fn a_vcpu_starts_as_cpu_on_promises() {
+    let rig = rig();
+    assert_eq!(rig.regs.pc, ENTRY);
+    assert_eq!(rig.regs.pstate, pstate::EL1H | pstate::DAIF);
+    assert_eq!(rig.regs.x[0], 0x4000_0000);
+    assert!(rig.regs.x[1..].iter().all(|&x| x == 0));
+}
+
+#[test]
+fn c009_a_trapped_smc_is_stepped_over_and_an_hvc_is_not_stepped_over_twice() {
+    let mut rig = rig();
+    rig.regs.x[0] = 0x8000_0000;
+    assert_eq!(rig.exit(0x17 << 26, 0, 0), Action::Resume);
+    assert_eq!((rig.regs.pc, rig.regs.x[0]), (ENTRY + 4, 0x1_0001));
+    rig.regs.x[0] = 0x8000_0000;
+    assert_eq!(rig.exit(0x16 << 26, 0, 0), Action::Resume);
+    assert_eq!((rig.regs.pc, rig.regs.x[0]), (ENTRY + 4, 0x1_0001));
+}
+
+#[test]
+fn c005_the_upper_half_of_x0_is_ignored() {
+    let mut rig = rig();
+    rig.regs.x[0] = 0xdead_beef_8000_0000;
+    assert_eq!(rig.exit(0x17 << 26, 0, 0), Action::Resume);
+    assert_eq!(rig.regs.x[0], 0x1_0001);
+}
+
+#[test]
+fn psci_goes_to_the_vm() {
+    assert_eq!(
+        rig().smc(0x8400_0000, [0; 3]),
+        Action::Psci(psci::Call::Version)
+    );
+}
+
+#[test]
+fn signalling_a_sibling_is_an_action_and_signalling_oneself_is_not() {
+    let mut rig = rig();
+    rig.arm_event_0(0x4030_0000);
+    let signal = sdei::Call::EventSignal as u32;
+    assert_eq!(rig.smc(signal, [0, 3, 0]), Action::Signal(VcpuId(3)));
+    assert_eq!(rig.regs.x[0], 0);
+    assert_eq!(rig.smc(signal, [0, 9, 0]), Action::Resume);
+    assert_eq!(rig.regs.x[0] as i64, -2);
+    assert_eq!(rig.smc(signal, [0, 1, 0]), Action::Resume);
+    rig.dispatch();
+    assert_eq!(rig.regs.pc, 0x4030_0000, "before the next instruction");
+}
+
+#[test]
+fn c180_event_0_enters_a_wedged_vcpu_and_its_registers_are_on_record() {
+    let mut rig = rig();
+    rig.arm_event_0(0x4030_0000);
+    for (n, x) in rig.regs.x.iter_mut().enumerate() {
+        *x = 0x1111 * n as u64;
+    }
+    rig.regs.pc = 0x4040_0000;
+    rig.regs.pstate = pstate::EL1H | pstate::DAIF | 1 << 29;
+    let wedged = rig.regs.clone();
+
+    rig.dispatch();
+    assert_eq!(rig.regs, wedged, "nothing is due");
+    rig.vcpu.sdei.post_signal();
+    rig.dispatch();
+
+    assert_eq!(rig.regs.pc, 0x4030_0000);
+    assert_eq!(rig.regs.x[..4], [0, 0xa4, wedged.pc, wedged.pstate]);
+    assert_eq!(rig.regs.x[4..], wedged.x[4..]);
+    let record = rig.vcpu.records().last().expect("a record");
+    assert_eq!(record.interrupted.x, wedged.x);
+    assert_eq!(record.interrupted.pc, wedged.pc);
+    assert_eq!(record.interrupted.pstate, wedged.pstate);
+    assert_eq!(record.interrupted.sp, [0x1000, 0x2000]);
+    assert!(!record.is_complete);
+
+    assert_eq!(
+        rig.smc(sdei::Call::EventComplete as u32, [0; 3]),
+        Action::Resume
+    );
+    assert_eq!(rig.regs, wedged);
+    assert!(rig.vcpu.records().all(|record| record.is_complete));
+    let events: Vec<Event> = rig.vcpu.trace().map(|(_, event)| event).collect();
+    assert_eq!(
+        events,
+        [
+            Event::Started { entry: ENTRY },
+            Event::PeUnmask,
+            Event::SdeiDispatch {
+                event: 0,
+                pc: wedged.pc
+            },
+            Event::SdeiComplete
+        ]
+    );
+}
+
+#[test]
+fn c202_switching_off_in_a_handler_ends_it() {
+    let mut rig = rig();
+    rig.arm_event_0(0x4030_0000);
+    rig.vcpu.sdei.post_signal();
+    rig.dispatch();
+    rig.vcpu.power_off();
+    assert_eq!(rig.vcpu.sdei.running(), None);
+    assert!(rig.vcpu.sdei.is_masked());
+    assert!(rig.vcpu.records().all(|record| record.is_complete));
+}
+
+#[test]
+fn what_a_guest_was_not_given_is_undefined_to_it() {
+    let mut rig = rig();
+    // MSR of an EL2 register, an unknown class, a write of an ID register.
+    for esr in [
+        0x18 << 26 | 3 << 20 | 4 << 14 | 1 << 10,
+        0x19 << 26,
+        0x18 << 26 | 3 << 20 | 4 << 1,
+    ] {
+        rig.regs.pc = ENTRY;
+        assert_eq!(rig.exit(esr | 1 << 25, 0, 0), Action::Resume);
+        assert_eq!(rig.regs.pc, VBAR + 0x200);
+        assert_eq!((rig.bench.el1.esr >> 26, rig.bench.el1.elr), (0, ENTRY));
+    }
+}
+
+#[test]
+fn id_registers_are_read_through_the_filter() {
+    let mut rig = rig();
+    rig.bench.id = u64::MAX >> 4;
+    // MRS x5, ID_AA64PFR0_EL1.
+    let esr = 0x18 << 26 | 1 << 25 | 3 << 20 | 5 << 5 | 4 << 1 | 1;
+    assert_eq!(rig.exit(esr, 0, 0), Action::Resume);
+    assert_eq!(rig.regs.x[5] >> 32 & 0xf, 0, "SVE");
+    assert_eq!(rig.regs.pc, ENTRY + 4);
+}
+
+#[test]
+fn an_sgi_goes_to_whom_it_names() {
+    let mut rig = rig();
+    rig.regs.x[7] = 2 << 24 | 0b1101;
+    let esr = 0x18 << 26 | 1 << 25 | 3 << 20 | 5 << 17 | 12 << 10 | 7 << 5 | 11 << 1;
+    let Action::Sgi(sgi) = rig.exit(esr, 0, 0) else {
+        panic!("not an SGI");
+    };
+    assert_eq!(sgi.intid.0, 2);
+    assert_eq!(sgi.targets, VcpuSet(0b1101));
+}
+
+/// LDR w3 that faults on translation at `ipa`.
+fn load(ipa: u64) -> (u64, u64, u64) {
+    (
+        0x24 << 26 | 1 << 25 | 1 << 24 | 2 << 22 | 3 << 16 | 7,
+        ipa & 0xfff,
+        ipa >> 12 << 4,
+    )
+}
+
+#[test]
+fn devices_are_found_by_address() {
+    let mut rig = rig();
+    let (esr, far, hpfar) = load(0x0900_0018);
+    assert!(matches!(
+        rig.exit(esr, far, hpfar),
+        Action::Uart { offset: 0x18, .. }
+    ));
+    let (esr, far, hpfar) = load(0x0800_0008);
+    let action = rig.exit(esr, far, hpfar);
+    assert!(matches!(
+        action,
+        Action::Gic {
+            frame: Frame::Distributor,
+            offset: 8,
+            ..
+        }
+    ));
+    let (esr, far, hpfar) = load(0x080a_0000 + 3 * REDISTRIBUTOR_SIZE + 0x1_0100);
+    let action = rig.exit(esr, far, hpfar);
+    let Action::Gic { frame, offset, .. } = action else {
+        panic!("{action:?}");
+    };
+    assert_eq!((frame, offset), (Frame::Redistributor(VcpuId(3)), 0x1_0100));
+    assert_eq!(rig.regs.pc, ENTRY, "the access has not happened yet");
+}
+
+#[test]
+fn an_address_nobody_answers_gives_an_external_abort() {
+    let mut rig = rig();
+    // A hole, RAM that is not the guest's, and the redistributor of a vCPU that does not exist.
+    for ipa in [0x1000, 0x5000_0000, 0x080a_0000 + 4 * REDISTRIBUTOR_SIZE] {
+        rig.regs.pc = ENTRY;
+        rig.regs.pstate = pstate::EL1H;
+        let (esr, far, hpfar) = load(ipa);
+        assert_eq!(rig.exit(esr, far, hpfar), Action::Resume);
+        assert_eq!(rig.bench.el1.esr >> 26, 0x25, "data abort from EL1");
+        assert_eq!(rig.bench.el1.esr & 0x3f, 0x10, "synchronous external abort");
+        assert_eq!(rig.bench.el1.elr, ENTRY);
+        assert_eq!(rig.regs.pc, VBAR + 0x200);
+    }
+    rig.regs.pc = 0x1000;
+    let fetch = 0x20 << 26 | 1 << 25 | 7;
+    assert_eq!(rig.exit(fetch, 0, 0x10), Action::Resume);
+    assert_eq!(rig.bench.el1.esr >> 26, 0x21, "instruction abort from EL1");
+}
