@@ -1,3 +1,43 @@
-//! The hypervisor: entry, exceptions and hardware; the rules are in hv-core.
+//! halligan: a type-1 hypervisor for arm64 that can stop any vCPU, whatever it masks.
+//!
+//! The rules are in `hv-core`; this crate is the thin shell around them: it enters guests, reads and
+//! writes hardware, and performs what the rules decide. Start reading at `run.rs`.
+//!
+//! `unsafe` is denied in the workspace. The modules below that carry an `expect` are all the rooms where
+//! it lives, each with its reason.
 #![no_std]
 #![no_main]
+
+extern crate alloc;
+
+#[expect(
+    unsafe_code,
+    reason = "entry from the loader, MMU on and off, early tables"
+)]
+mod boot;
+#[expect(unsafe_code, reason = "the UART's registers, also past the lock")]
+mod console;
+#[expect(unsafe_code, reason = "EL2's own exceptions and their stacks")]
+mod fault;
+#[expect(unsafe_code, reason = "calls EL3")]
+mod firmware;
+mod gic;
+#[expect(unsafe_code, reason = "the world switch")]
+mod guest;
+#[expect(unsafe_code, reason = "hands memory to the allocator")]
+mod heap;
+#[expect(unsafe_code, reason = "addresses of linker symbols")]
+mod memory;
+#[expect(unsafe_code, reason = "TPIDR_EL2 to this pCPU's block")]
+mod percpu;
+mod run;
+mod stage2;
+#[expect(
+    unsafe_code,
+    reason = "moves the image and the bundle, starts the drivers"
+)]
+mod start;
+#[expect(unsafe_code, reason = "system registers, barriers and SMC")]
+mod sysregs;
+#[expect(unsafe_code, reason = "writes the guest's RAM before it runs")]
+mod vm;

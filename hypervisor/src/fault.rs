@@ -1,0 +1,217 @@
+//! The end: EL2's own exceptions and panics become one readable report, and everybody stops.
+//!
+//! This path takes no lock and allocates nothing; it prints past the console's lock.
+
+use core::arch::global_asm;
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use crate::gic::v3;
+use crate::percpu::{self, Percpu};
+use crate::{console, memory, sysregs};
+
+/// EL2's registers when an exception of its own was taken. Written by `vectors.S`.
+#[repr(C)]
+struct FaultFrame {
+    x: [u64; 31],
+    sp: u64,
+    pc: u64,
+    pstate: u64,
+    esr: u64,
+    far: u64,
+    slot: u64,
+    _pad: u64,
+}
+
+const EARLY_STACK_SIZE: usize = 8 * 1024;
+
+#[repr(C, align(4096))]
+struct EarlyStack(core::cell::UnsafeCell<[u8; EARLY_STACK_SIZE]>);
+
+// SAFETY: only `vectors.S` uses it, as a stack, on the one pCPU that runs before the blocks exist.
+unsafe impl Sync for EarlyStack {}
+
+static EARLY_STACK: EarlyStack = EarlyStack(core::cell::UnsafeCell::new([0; EARLY_STACK_SIZE]));
+
+/// Vectors as `guest_enter` returns them.
+pub mod vector {
+    /// Synchronous exception.
+    pub const SYNC: u32 = 0;
+    /// IRQ.
+    pub const IRQ: u32 = 1;
+    /// FIQ.
+    pub const FIQ: u32 = 2;
+    /// SError.
+    pub const SERROR: u32 = 3;
+}
+
+global_asm!(
+    include_str!("vectors.S"),
+    SYNC = const vector::SYNC,
+    IRQ = const vector::IRQ,
+    FIQ = const vector::FIQ,
+    SERROR = const vector::SERROR,
+    EMERGENCY_TOP = const offset_of!(Percpu, emergency_top),
+    EARLY_STACK = sym EARLY_STACK,
+    EARLY_STACK_SIZE = const EARLY_STACK_SIZE,
+    FRAME_SIZE = const size_of::<FaultFrame>(),
+    FRAME_X = const offset_of!(FaultFrame, x),
+    FRAME_SP = const offset_of!(FaultFrame, sp),
+    FRAME_PC = const offset_of!(FaultFrame, pc),
+    FRAME_PSTATE = const offset_of!(FaultFrame, pstate),
+    FRAME_ESR = const offset_of!(FaultFrame, esr),
+    FRAME_FAR = const offset_of!(FaultFrame, far),
+    FRAME_SLOT = const offset_of!(FaultFrame, slot),
+    report = sym report_fault,
+);
+
+const _: () = assert!(size_of::<FaultFrame>() % 16 == 0, "SP stays aligned");
+
+/// The first pCPU to crash reports; the others' reports would only interleave with it.
+static IS_CRASHING: AtomicBool = AtomicBool::new(false);
+
+macro_rules! say {
+    ($($argument:tt)*) => {
+        console::write_emergency(format_args!($($argument)*))
+    };
+}
+
+extern "C" fn report_fault(frame: &FaultFrame) -> ! {
+    enter_crash();
+    let vectors = ["synchronous exception", "IRQ", "FIQ", "SError"];
+    let vector = vectors[frame.slot as usize & 3];
+    let cause = if memory::is_stack_guard(frame.far) && frame.slot & 3 == 0 {
+        "stack-overflow"
+    } else {
+        "fault"
+    };
+    say!("@hv-crash pcpu={} cause={cause}", percpu::index());
+    if cause == "stack-overflow" {
+        say!(
+            "EL2 stack overflow: an access to the guard page at {:#x}",
+            frame.far
+        );
+    } else {
+        say!(
+            "EL2 took a {vector} of its own (vector {}): {}",
+            frame.slot,
+            class(frame.esr)
+        );
+    }
+    say!(
+        "esr {:#x}  far {:#x}  pc {:#x}  pstate {:#x}",
+        frame.esr,
+        frame.far,
+        frame.pc,
+        frame.pstate
+    );
+    for (row, registers) in frame.x.chunks(4).enumerate() {
+        let [a, b, c] = [0, 1, 2].map(|i| registers.get(i).copied().unwrap_or(0));
+        match registers.get(3) {
+            Some(d) => say!("x{:<2} {a:016x} {b:016x} {c:016x} {d:016x}", row * 4),
+            None => say!(
+                "x{:<2} {a:016x} {b:016x} {c:016x}  sp {:016x}",
+                row * 4,
+                frame.sp
+            ),
+        }
+    }
+    say!("backtrace (cargo xtask symbolize):");
+    say!("  {:#x}", frame.pc);
+    backtrace(frame.x[29]);
+    finish()
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    enter_crash();
+    say!("@hv-crash pcpu={} cause=panic", percpu::index());
+    match info.location() {
+        Some(at) => say!(
+            "EL2 panicked at {}:{}: {}",
+            at.file(),
+            at.line(),
+            info.message()
+        ),
+        None => say!("EL2 panicked: {}", info.message()),
+    }
+    say!("backtrace (cargo xtask symbolize):");
+    backtrace(sysregs::frame_pointer());
+    finish()
+}
+
+/// Only the first crash is reported; a crash while reporting ends here.
+fn enter_crash() {
+    if let Some(percpu) = percpu::this()
+        && percpu.is_crashing.replace(true)
+    {
+        say!("crashed again while reporting");
+        park();
+    }
+    if IS_CRASHING.swap(true, Ordering::Relaxed) {
+        park();
+    }
+}
+
+fn finish() -> ! {
+    if let Some(percpu) = percpu::this() {
+        say!("last exits of the guest on this pCPU, newest first:");
+        for exit in percpu.last_exits.iter() {
+            let vector = ["sync", "irq", "fiq", "serror"][exit.vector as usize & 3];
+            say!(
+                "  at {} ticks: {vector} esr {:#x} guest pc {:#x}",
+                exit.at,
+                exit.esr,
+                exit.pc
+            );
+        }
+    }
+    sysregs::send_sgi_to_others(v3::STOP);
+    say!("all other pCPUs were told to stop; this machine is halted");
+    say!("@hv-crash-end");
+    park()
+}
+
+/// The exception class in words (DDI0487 D24.2, ESR_ELx.EC).
+fn class(esr: u64) -> &'static str {
+    match hv_core::exit::class(esr) {
+        0x00 => "undefined instruction",
+        0x0e => "illegal execution state",
+        0x21 => "instruction abort",
+        0x22 => "pc alignment fault",
+        0x25 => "data abort",
+        0x26 => "sp alignment fault",
+        0x2f => "SError",
+        0x3c => "BRK instruction",
+        _ => "unexpected class",
+    }
+}
+
+/// Follows frame records as long as they lie on a stack of ours and climb.
+fn backtrace(mut frame: u64) {
+    for _ in 0..32 {
+        if frame & 7 != 0 || frame < memory::HV_BASE || memory::is_stack_guard(frame) {
+            return;
+        }
+        let record = core::ptr::with_exposed_provenance::<[u64; 2]>(frame as usize);
+        // SAFETY: an aligned address in EL2's window; should it be unmapped after all, the fault ends in
+        // `enter_crash`, which stops.
+        let [next, pc] = unsafe { record.read_volatile() };
+        if !memory::is_text(pc) {
+            return;
+        }
+        say!("  {pc:#x}");
+        if next <= frame {
+            return;
+        }
+        frame = next;
+    }
+}
+
+/// Never runs anything again: interrupts off, memory left alone.
+pub fn park() -> ! {
+    sysregs::disable_cpu_interface();
+    loop {
+        sysregs::wait_for_event();
+    }
+}

@@ -1,0 +1,89 @@
+// Into the guest and back: two mirror images. A guest is a function call: guest_enter returns when the
+// guest exits.
+//
+// While the guest runs, SP_EL2 points at the frame guest_enter made:
+//   [sp, #0]   x19 .. x30 of the hypervisor (12 registers)
+//   [sp, #96]  the GuestRegs
+// FP and SIMD belong to the guest throughout: the hypervisor is compiled without them.
+
+    .macro speculation_barrier
+    dsb     nsh                                 // nothing behind an ERET is to be executed
+    isb
+    .endm
+
+    .section .text.guest, "ax"
+
+// x0 = GuestRegs. Returns in w0 which vector the guest left by (GUEST_EXIT_*).
+    .global guest_enter
+    .type guest_enter, %function
+    .balign 64
+guest_enter:
+    sub     sp, sp, #112
+    stp     x19, x20, [sp, #0]
+    stp     x21, x22, [sp, #16]
+    stp     x23, x24, [sp, #32]
+    stp     x25, x26, [sp, #48]
+    stp     x27, x28, [sp, #64]
+    stp     x29, x30, [sp, #80]
+    str     x0, [sp, #96]
+
+    ldp     x1, x2, [x0, #{PC}]
+    msr     elr_el2, x1
+    msr     spsr_el2, x2
+
+    ldp     x2, x3, [x0, #({X} + 16)]
+    ldp     x4, x5, [x0, #({X} + 32)]
+    ldp     x6, x7, [x0, #({X} + 48)]
+    ldp     x8, x9, [x0, #({X} + 64)]
+    ldp     x10, x11, [x0, #({X} + 80)]
+    ldp     x12, x13, [x0, #({X} + 96)]
+    ldp     x14, x15, [x0, #({X} + 112)]
+    ldp     x16, x17, [x0, #({X} + 128)]
+    ldp     x18, x19, [x0, #({X} + 144)]
+    ldp     x20, x21, [x0, #({X} + 160)]
+    ldp     x22, x23, [x0, #({X} + 176)]
+    ldp     x24, x25, [x0, #({X} + 192)]
+    ldp     x26, x27, [x0, #({X} + 208)]
+    ldp     x28, x29, [x0, #({X} + 224)]
+    ldr     x30, [x0, #({X} + 240)]
+    ldp     x0, x1, [x0, #{X}]
+    eret
+    speculation_barrier
+
+// From the vectors of a lower level. x0 and x1 are on the stack, w1 says which vector.
+    .global guest_leave
+    .type guest_leave, %function
+    .balign 64
+guest_leave:
+    ldr     x0, [sp, #(16 + 96)]
+    stp     x2, x3, [x0, #({X} + 16)]
+    stp     x4, x5, [x0, #({X} + 32)]
+    stp     x6, x7, [x0, #({X} + 48)]
+    stp     x8, x9, [x0, #({X} + 64)]
+    stp     x10, x11, [x0, #({X} + 80)]
+    stp     x12, x13, [x0, #({X} + 96)]
+    stp     x14, x15, [x0, #({X} + 112)]
+    stp     x16, x17, [x0, #({X} + 128)]
+    stp     x18, x19, [x0, #({X} + 144)]
+    stp     x20, x21, [x0, #({X} + 160)]
+    stp     x22, x23, [x0, #({X} + 176)]
+    stp     x24, x25, [x0, #({X} + 192)]
+    stp     x26, x27, [x0, #({X} + 208)]
+    stp     x28, x29, [x0, #({X} + 224)]
+    str     x30, [x0, #({X} + 240)]
+    ldp     x2, x3, [sp], #16
+    stp     x2, x3, [x0, #{X}]
+
+    mrs     x2, elr_el2
+    mrs     x3, spsr_el2
+    stp     x2, x3, [x0, #{PC}]
+
+    ldp     x19, x20, [sp, #0]
+    ldp     x21, x22, [sp, #16]
+    ldp     x23, x24, [sp, #32]
+    ldp     x25, x26, [sp, #48]
+    ldp     x27, x28, [sp, #64]
+    ldp     x29, x30, [sp, #80]
+    add     sp, sp, #112
+    mov     w0, w1
+    ret

@@ -1,0 +1,465 @@
+//! Every system register and barrier the hypervisor touches, by what it is for. Nobody else names one.
+//!
+//! `aarch64-cpu` lets the compiler move memory accesses across a register write, so each write that
+//! memory accesses depend on is followed here by its barrier.
+
+use core::arch::asm;
+
+use aarch64_cpu::asm::barrier;
+use aarch64_cpu::registers::*;
+use hv_core::id::Mpidr;
+use hv_core::regs::El1;
+use hv_core::time::{Frequency, Instant};
+use hv_core::vgic::lr::{ListReg, hcr};
+
+/// Reads a register that `aarch64-cpu` does not have.
+macro_rules! read {
+    ($($register:tt)+) => {{
+        let value: u64;
+        // SAFETY: an MRS of a register that has no side effect when read.
+        unsafe { asm!(concat!("mrs {}, ", $($register)+), out(reg) value, options(nomem, nostack, preserves_flags)) };
+        value
+    }};
+}
+
+/// Writes a register that `aarch64-cpu` does not have.
+macro_rules! write {
+    ($register:literal, $value:expr) => {{
+        let value: u64 = $value;
+        // SAFETY: an MSR of a register that holds guest state or traps, never EL2's own addresses.
+        unsafe { asm!(concat!("msr ", $register, ", {}"), in(reg) value, options(nostack, preserves_flags)) };
+    }};
+}
+
+/// HCR_EL2 while a guest runs (DDI0487 D24.2): stage 2 on; IRQ, FIQ and SError to EL2; SMC, ID registers,
+/// implementation defined, LOR and RAS registers trapped; set/way operations clean too; pointer
+/// authentication left to the guest; EL1 is AArch64.
+const HCR_GUEST: u64 = 1
+    | 1 << 1 // SWIO
+    | 1 << 3 // FMO
+    | 1 << 4 // IMO
+    | 1 << 5 // AMO
+    | 1 << 18 // TID3
+    | 1 << 19 // TSC
+    | 1 << 20 // TIDCP
+    | 1 << 31 // RW
+    | 1 << 35 // TLOR
+    | 1 << 36 // TERR
+    | 1 << 40 // APK
+    | 1 << 41; // API
+/// HCR_EL2.VSE: a virtual SError is pending.
+const HCR_VSE: u64 = 1 << 8;
+/// CPTR_EL2 without VHE: RES1 bits, and SVE, SME, trace and activity monitors trapped; FP is not.
+const CPTR_GUEST: u64 = 0x33ff | 1 << 20 | 1 << 30;
+/// MDCR_EL2: PMU (TPM, TPMCR), SPE (TPMS) and trace filter (TTRF) trapped; debug registers are not.
+const MDCR_GUEST: u64 = 1 << 5 | 1 << 6 | 1 << 14 | 1 << 19;
+/// CNTHCTL_EL2: EL1 owns the physical counter and timer.
+const CNTHCTL_GUEST: u64 = 0b11;
+/// SCTLR_EL1 out of reset: the RES1 bits of Armv8.0, MMU and caches off.
+const SCTLR_EL1_RESET: u64 = 0x30d0_0800;
+
+/// This pCPU's affinity.
+pub fn mpidr() -> Mpidr {
+    Mpidr::new(MPIDR_EL1.get())
+}
+
+/// The rate of the system counter.
+pub fn counter_frequency() -> Frequency {
+    Frequency(CNTFRQ_EL0.get())
+}
+
+/// The time. Not ordered with anything: a stamp, not a synchronisation.
+#[inline]
+pub fn now() -> Instant {
+    Instant(CNTPCT_EL0.get())
+}
+
+/// Syndrome of the last exit: ESR_EL2 and FAR_EL2.
+#[inline]
+pub fn syndrome() -> (u64, u64) {
+    (ESR_EL2.get(), FAR_EL2.get())
+}
+
+/// HPFAR_EL2.
+#[inline]
+pub fn fault_ipa_register() -> u64 {
+    HPFAR_EL2.get()
+}
+
+/// The address of this pCPU's block; 0 before it has one.
+#[inline]
+pub fn percpu_address() -> u64 {
+    TPIDR_EL2.get()
+}
+
+/// Sets the address of this pCPU's block.
+pub fn set_percpu_address(address: u64) {
+    TPIDR_EL2.set(address);
+    barrier::isb(barrier::SY);
+}
+
+/// Frame pointer and link register of the caller, for a backtrace.
+#[inline(always)]
+pub fn frame_pointer() -> u64 {
+    let value;
+    // SAFETY: reads a general register.
+    unsafe { asm!("mov {}, x29", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Sleeps until an interrupt is pending, masked or not.
+#[inline]
+pub fn wait_for_interrupt() {
+    // What was written before must be seen by whoever wakes us (DDI0487 D1.6.1).
+    barrier::dsb(barrier::SY);
+    aarch64_cpu::asm::wfi();
+}
+
+/// Sleeps until an event or an interrupt.
+#[inline]
+pub fn wait_for_event() {
+    aarch64_cpu::asm::wfe();
+}
+
+/// Makes earlier stores visible before a doorbell is rung: a store to memory and an SGI are ordered by
+/// DSB only (IHI0069 12.1.6).
+#[inline]
+pub fn order_before_doorbell() {
+    barrier::dsb(barrier::ISHST);
+}
+
+/// Makes stores to translation tables visible to the walker of this pCPU (DDI0487 D8.17).
+pub fn publish_tables() {
+    barrier::dsb(barrier::ISHST);
+    barrier::isb(barrier::SY);
+}
+
+/// Cleans and invalidates `[address, address + size)` to the point of coherency, for a reader with its
+/// caches off, and makes instruction fetches see it.
+pub fn clean_to_poc(address: u64, size: u64) {
+    // CTR_EL0.DminLine: log2 of words in the smallest data cache line.
+    let line = 4u64 << (read!("ctr_el0") >> 16 & 0xf);
+    let mut at = address & !(line - 1);
+    while at < address + size {
+        // SAFETY: cache maintenance by address changes no value a coherent reader sees.
+        unsafe { asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)) };
+        at += line;
+    }
+    barrier::dsb(barrier::SY);
+    // SAFETY: invalidating instruction caches changes no value.
+    unsafe { asm!("ic ialluis", options(nostack, preserves_flags)) };
+    barrier::dsb(barrier::ISH);
+    barrier::isb(barrier::SY);
+}
+
+/// How many bits of physical address this pCPU has, at most 48 (ID_AA64MMFR0_EL1.PARange).
+pub fn physical_address_bits() -> u32 {
+    match ID_AA64MMFR0_EL1.get() & 0xf {
+        0 => 32,
+        1 => 36,
+        2 => 40,
+        3 => 42,
+        4 => 44,
+        _ => 48,
+    }
+}
+
+/// Sets the stage 2 tables of the guest that is to run: `root` (pa of level 1), VMID, bits of IPA.
+pub fn set_stage2(root: u64, vmid: u8, ipa_bits: u32) {
+    // PS as the hardware has it, 4 KiB granule, inner shareable write-back walks, start at level 1.
+    let range = (ID_AA64MMFR0_EL1.get() & 0xf).min(5);
+    VTCR_EL2.set(
+        1 << 31 | range << 16 | 3 << 12 | 1 << 10 | 1 << 8 | 1 << 6 | u64::from(64 - ipa_bits),
+    );
+    VTTBR_EL2.set(root | u64::from(vmid) << 48);
+    barrier::isb(barrier::SY);
+    // SAFETY: forgetting translations of this VMID is always allowed.
+    unsafe { asm!("tlbi vmalls12e1", options(nostack, preserves_flags)) };
+    barrier::dsb(barrier::NSH);
+    barrier::isb(barrier::SY);
+}
+
+/// Sets what EL1 may and may not do on this pCPU. Once, before the first guest entry.
+pub fn confine_el1(mpidr: Mpidr) {
+    HCR_EL2.set(HCR_GUEST);
+    CPTR_EL2.set(CPTR_GUEST);
+    let debug = read!("id_aa64dfr0_el1");
+    // Without a PMU, HPMN must stay 0; with one, all counters belong to EL1 (and are trapped).
+    let pmu = debug >> 8 & 0xf;
+    let counters = if pmu != 0 && pmu != 0xf {
+        read!("pmcr_el0") >> 11 & 0x1f
+    } else {
+        0
+    };
+    MDCR_EL2.set(MDCR_GUEST | counters);
+    write!("hstr_el2", 0);
+    CNTHCTL_EL2.set(CNTHCTL_GUEST);
+    CNTVOFF_EL2.set(0);
+    CNTHP_CTL_EL2.set(0);
+    write!("vpidr_el2", MIDR_EL1.get());
+    // Bit 31 is RES1; U and MT as the hardware has them (DDI0487 D24.2, MPIDR_EL1).
+    VMPIDR_EL2.set(MPIDR_EL1.get() & !Mpidr::AFFINITY | mpidr.bits() | 1 << 31);
+    // FEAT_FGT (ID_AA64MMFR0_EL1[59:56]) and FEAT_HCX (ID_AA64MMFR1_EL1[43:40]): trap nothing finer,
+    // enable nothing new. Their reset values are unknown.
+    if ID_AA64MMFR0_EL1.get() >> 56 & 0xf != 0 {
+        write!("S3_4_C1_C1_4", 0); // HFGRTR_EL2
+        write!("S3_4_C1_C1_5", 0); // HFGWTR_EL2
+        write!("S3_4_C1_C1_6", 0); // HFGITR_EL2
+        write!("S3_4_C3_C1_4", 0); // HDFGRTR_EL2
+        write!("S3_4_C3_C1_5", 0); // HDFGWTR_EL2
+    }
+    if ID_AA64MMFR1_EL1.get() >> 40 & 0xf != 0 {
+        write!("S3_4_C1_C2_2", 0); // HCRX_EL2
+    }
+    barrier::isb(barrier::SY);
+}
+
+/// Whether the guest's SError line is to be held up.
+pub fn set_virtual_serror(pending: bool) {
+    HCR_EL2.set(HCR_GUEST | if pending { HCR_VSE } else { 0 });
+    barrier::isb(barrier::SY);
+}
+
+/// Puts EL1 and EL0 into the state a core has out of reset, and forgets the guest's translations on
+/// this pCPU.
+pub fn reset_el1() {
+    SCTLR_EL1.set(SCTLR_EL1_RESET);
+    CPACR_EL1.set(0);
+    TCR_EL1.set(0);
+    TTBR0_EL1.set(0);
+    TTBR1_EL1.set(0);
+    MAIR_EL1.set(0);
+    write!("amair_el1", 0);
+    VBAR_EL1.set(0);
+    ESR_EL1.set(0);
+    FAR_EL1.set(0);
+    write!("afsr0_el1", 0);
+    write!("afsr1_el1", 0);
+    write!("contextidr_el1", 0);
+    PAR_EL1.set(0);
+    ELR_EL1.set(0);
+    write!("spsr_el1", 0);
+    SP_EL0.set(0);
+    SP_EL1.set(0);
+    TPIDR_EL0.set(0);
+    write!("tpidrro_el0", 0);
+    TPIDR_EL1.set(0);
+    write!("csselr_el1", 0);
+    write!("cntkctl_el1", 0);
+    CNTV_CTL_EL0.set(0);
+    CNTP_CTL_EL0.set(0);
+    write!("mdscr_el1", 0);
+    set_virtual_serror(false);
+    // SAFETY: forgetting translations of this VMID is always allowed.
+    unsafe { asm!("tlbi vmalle1", options(nostack, preserves_flags)) };
+    // SAFETY: invalidating instruction caches changes no value.
+    unsafe { asm!("ic iallu", options(nostack, preserves_flags)) };
+    barrier::dsb(barrier::NSH);
+    barrier::isb(barrier::SY);
+}
+
+/// The identification register (op0 3, op1 0, CRn 0) with this CRm and op2.
+pub fn id_register(crm: u32, op2: u32) -> u64 {
+    macro_rules! table {
+        ($($crm:literal: $($op2:literal)*;)*) => {
+            match (crm, op2) {
+                $($(($crm, $op2) => read!(concat!("S3_0_C0_C", $crm, "_", $op2)),)*)*
+                _ => 0,
+            }
+        };
+    }
+    table! {
+        1: 0 1 2 3 4 5 6 7;
+        2: 0 1 2 3 4 5 6 7;
+        3: 0 1 2 3 4 5 6 7;
+        4: 0 1 2 3 4 5 6 7;
+        5: 0 1 2 3 4 5 6 7;
+        6: 0 1 2 3 4 5 6 7;
+        7: 0 1 2 3 4 5 6 7;
+    }
+}
+
+/// The EL1 registers that are live on this pCPU.
+pub struct LiveEl1;
+
+impl El1 for LiveEl1 {
+    fn vbar(&self) -> u64 {
+        VBAR_EL1.get()
+    }
+
+    #[inline]
+    fn sctlr(&self) -> u64 {
+        SCTLR_EL1.get()
+    }
+
+    #[inline]
+    fn stack_pointers(&self) -> [u64; 2] {
+        [SP_EL0.get(), SP_EL1.get()]
+    }
+
+    fn set_return(&mut self, elr: u64, spsr: u64) {
+        ELR_EL1.set(elr);
+        write!("spsr_el1", spsr);
+    }
+
+    fn set_syndrome(&mut self, esr: u64, far: u64) {
+        ESR_EL1.set(esr);
+        FAR_EL1.set(far);
+    }
+}
+
+impl hv_core::vm::Pcpu for LiveEl1 {
+    fn id_register(&self, crm: u32, op2: u32) -> u64 {
+        id_register(crm, op2)
+    }
+
+    #[inline]
+    fn now(&self) -> Instant {
+        now()
+    }
+}
+
+/// Turns the CPU interface on for EL2, with EOI split into priority drop and deactivation, and lets
+/// EL1 use its virtual one (IHI0069 12.2).
+pub fn enable_cpu_interface() {
+    write!("S3_4_C12_C9_5", 0b1111); // ICC_SRE_EL2: Enable, DIB, DFB, SRE
+    barrier::isb(barrier::SY);
+    write!("S3_0_C12_C12_5", 0b111); // ICC_SRE_EL1: the guest has no choice either
+    write!("S3_0_C4_C6_0", 0xff); // ICC_PMR_EL1: everything passes
+    write!("S3_0_C12_C12_3", 0); // ICC_BPR1_EL1
+    write!("S3_0_C12_C12_4", 0b10); // ICC_CTLR_EL1.EOImode
+    write!("S3_0_C12_C12_7", 1); // ICC_IGRPEN1_EL1
+    barrier::isb(barrier::SY);
+}
+
+/// Turns the CPU interface off for good: this pCPU takes no interrupt any more.
+pub fn disable_cpu_interface() {
+    write!("S3_0_C12_C12_7", 0);
+    barrier::isb(barrier::SY);
+}
+
+/// Deactivates `intid` (ICC_DIR_EL1).
+#[inline]
+pub fn deactivate(intid: u32) {
+    write!("S3_0_C12_C11_1", u64::from(intid));
+}
+
+/// Drops the priority of `intid` (ICC_EOIR1_EL1 with EOImode set).
+#[inline]
+pub fn drop_priority(intid: u32) {
+    write!("S3_0_C12_C12_1", u64::from(intid));
+}
+
+/// Acknowledges the highest pending interrupt (ICC_IAR1_EL1); 1023 when there is none.
+#[inline]
+pub fn acknowledge() -> u32 {
+    let intid = read!("S3_0_C12_C12_0") as u32 & 0xff_ffff;
+    // The read has side effects; accesses to the device come after it (IHI0069 4.2.4).
+    barrier::dsb(barrier::SY);
+    intid
+}
+
+/// Rings: an SGI to one pCPU (ICC_SGI1R_EL1, IHI0069 12.2.19).
+#[inline]
+pub fn send_sgi(intid: u32, to: Mpidr) {
+    let value = u64::from(to.aff(3)) << 48
+        | u64::from(to.aff(0) >> 4) << 44
+        | u64::from(to.aff(2)) << 32
+        | u64::from(intid & 0xf) << 24
+        | u64::from(to.aff(1)) << 16
+        | 1 << (to.aff(0) & 0xf);
+    write!("S3_0_C12_C11_5", value);
+    barrier::isb(barrier::SY);
+}
+
+/// An SGI to every pCPU but this one.
+pub fn send_sgi_to_others(intid: u32) {
+    write!("S3_0_C12_C11_5", 1 << 40 | u64::from(intid & 0xf) << 24);
+    barrier::isb(barrier::SY);
+}
+
+/// Number of list registers and of priority bits (ICH_VTR_EL2).
+pub fn virtual_interface() -> (usize, u32) {
+    let vtr = ICH_VTR_EL2.get();
+    ((vtr & 0x1f) as usize + 1, (vtr >> 29 & 7) as u32 + 1)
+}
+
+/// ICH_HCR_EL2.
+#[inline]
+pub fn ich_hcr() -> u64 {
+    ICH_HCR_EL2.get()
+}
+
+/// Sets ICH_HCR_EL2; TDIR only where the hardware can trap ICC_DIR_EL1 alone (ICH_VTR_EL2.TDS).
+#[inline]
+pub fn set_ich_hcr(value: u64) {
+    let has_tdir = ICH_VTR_EL2.get() & 1 << 19 != 0;
+    ICH_HCR_EL2.set(if has_tdir { value } else { value & !hcr::TDIR });
+}
+
+/// The virtual CPU interface out of reset: everything disabled, nothing active.
+pub fn reset_virtual_interface() {
+    ICH_HCR_EL2.set(0);
+    ICH_VMCR_EL2.set(0);
+    let priority_bits = virtual_interface().1;
+    ICH_AP0R0_EL2.set(0);
+    ICH_AP1R0_EL2.set(0);
+    if priority_bits >= 6 {
+        ICH_AP0R1_EL2.set(0);
+        ICH_AP1R1_EL2.set(0);
+    }
+    if priority_bits >= 7 {
+        ICH_AP0R2_EL2.set(0);
+        ICH_AP1R2_EL2.set(0);
+        ICH_AP0R3_EL2.set(0);
+        ICH_AP1R3_EL2.set(0);
+    }
+    barrier::isb(barrier::SY);
+}
+
+macro_rules! list_registers {
+    ($($index:literal $register:ident),*) => {
+        /// List register `index`.
+        #[inline]
+        pub fn list_register(index: usize) -> ListReg {
+            ListReg::decode_v3(match index {
+                $($index => $register.get(),)*
+                _ => 0,
+            })
+        }
+
+        /// Sets list register `index`.
+        #[inline]
+        pub fn set_list_register(index: usize, value: ListReg) {
+            let value = value.encode_v3();
+            match index {
+                $($index => $register.set(value),)*
+                _ => {}
+            }
+        }
+    };
+}
+list_registers!(
+    0 ICH_LR0_EL2, 1 ICH_LR1_EL2, 2 ICH_LR2_EL2, 3 ICH_LR3_EL2, 4 ICH_LR4_EL2, 5 ICH_LR5_EL2,
+    6 ICH_LR6_EL2, 7 ICH_LR7_EL2, 8 ICH_LR8_EL2, 9 ICH_LR9_EL2, 10 ICH_LR10_EL2, 11 ICH_LR11_EL2,
+    12 ICH_LR12_EL2, 13 ICH_LR13_EL2, 14 ICH_LR14_EL2, 15 ICH_LR15_EL2
+);
+
+/// SMC to EL3 (DEN0028 2.7). Returns x0.
+///
+/// # Safety
+///
+/// There is firmware at EL3 that answers `function`, and the call does to this machine what the
+/// caller intends.
+pub unsafe fn smc(function: u32, args: [u64; 3]) -> u64 {
+    let result;
+    // SAFETY: the caller answers for the call; SMCCC 1.0 preserves x18 to x30, the rest is clobbered.
+    unsafe {
+        asm!("smc #0", inout("x0") u64::from(function) => result,
+            inout("x1") args[0] => _, inout("x2") args[1] => _, inout("x3") args[2] => _,
+            out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _, out("x9") _,
+            out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _, out("x15") _,
+            out("x16") _, out("x17") _, options(nostack));
+    }
+    result
+}
