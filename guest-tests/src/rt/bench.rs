@@ -1,6 +1,8 @@
 //! What one operation costs, in instructions: meaningful under `-icount shift=0` only, where the
 //! counter advances a nanosecond an instruction, whoever executes it.
 
+pub mod latency;
+
 use core::arch::asm;
 
 use super::call::Conduit;

@@ -3,14 +3,17 @@
 use hv_abi::psci as abi;
 use hv_abi::sdei;
 
-use crate::harness::{TestResult, metric, needs_hypervisor, needs_icount};
+use crate::harness::{TestResult, metric, needs_hypervisor, needs_icount, needs_sdei};
 use crate::rt::bench;
+use crate::rt::bench::latency::{self, Latency};
 use crate::rt::call::Conduit;
 use crate::rt::gic::{self, gicd};
 use crate::rt::machine::machine;
 
 /// Promised for an SMC that asks for PSCI_VERSION.
 const SMC_BUDGET: u64 = 200;
+/// Promised from SDEI_EVENT_SIGNAL to the first instruction of a wedged CPU's handler.
+const SIGNAL_BUDGET: u64 = 1000;
 /// An identifier nobody answers.
 const UNKNOWN: u32 = 0x8200_0000;
 
@@ -101,5 +104,60 @@ fn the_cost_of_an_identification_register() -> TestResult {
         bench::read_identification(),
         "instructions",
     );
+    Ok(())
+}
+
+/// Prints mean and worst; a measurement that did not end is a failure.
+fn report(name: &str, latency: Option<Latency>) -> Result<Latency, crate::harness::TestError> {
+    let Some(latency) = latency else {
+        fail!("{name}: the other CPU did not do its part");
+    };
+    metric(name, latency.mean, "instructions");
+    Ok(latency)
+}
+
+guest_test!(
+    event_0_reaches_a_wedged_cpu_within_1000_instructions,
+    cpus = 2,
+    boot = shared,
+    icount = true,
+    timeout = 60
+);
+fn event_0_reaches_a_wedged_cpu_within_1000_instructions() -> TestResult {
+    needs_icount()?;
+    needs_sdei()?;
+    let latency = report("sdei_signal_to_wedged", latency::signal_to_wedged())?;
+    metric("sdei_signal_to_wedged_worst", latency.worst, "instructions");
+    expect_that!(latency.worst <= SIGNAL_BUDGET, "{latency:?}");
+    Ok(())
+}
+
+guest_test!(
+    the_latency_of_interrupts,
+    cpus = 2,
+    boot = shared,
+    icount = true,
+    timeout = 60
+);
+fn the_latency_of_interrupts() -> TestResult {
+    needs_icount()?;
+    report("sgi_to_self", latency::sgi_to_self())?;
+    report("virtual_timer_in_wfi", latency::timer_in_wfi())?;
+    report("sgi_to_spinning", latency::sgi_to_other(false))?;
+    report("sgi_to_wfi", latency::sgi_to_other(true))?;
+    Ok(())
+}
+
+guest_test!(
+    the_latency_of_cpus,
+    cpus = 2,
+    boot = shared,
+    icount = true,
+    timeout = 60
+);
+fn the_latency_of_cpus() -> TestResult {
+    needs_icount()?;
+    report("cpu_on_to_first_instruction", latency::cpu_on())?;
+    report("cpu_off_until_off", latency::cpu_off())?;
     Ok(())
 }

@@ -1,0 +1,195 @@
+//! How long until the effect: from the instruction that causes it to the first one that it runs.
+
+use core::arch::global_asm;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use hv_abi::sdei::Call;
+
+use super::instructions_of;
+use crate::rt::call::Conduit;
+use crate::rt::sync::{Flag, eventually};
+use crate::rt::{cpu, exception, gic, psci, sdei, sysreg, timer};
+
+global_asm!(include_str!("../bench.S"), complete = const Call::EventComplete as u32);
+
+unsafe extern "C" {
+    static bench_vectors: u8;
+    fn bench_sgi_to_self(value: u64) -> u64;
+    fn bench_send_sgi(value: u64) -> u64;
+    fn bench_wait_spinning(waiting: *const AtomicU64) -> u64;
+    fn bench_wait_in_wfi(waiting: *const AtomicU64) -> u64;
+    fn bench_timer_in_wfi(ahead: u64) -> u64;
+    fn bench_sdei_entry();
+    fn bench_signal(function: u64, affinity: u64, by_smc: u64) -> u64;
+}
+
+/// Rounds of each measurement.
+const ROUNDS: u64 = 32;
+/// The SGI that is measured.
+const SGI: u64 = 1;
+
+/// Mean and worst of several rounds, in instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Latency {
+    /// Of all rounds.
+    pub mean: u64,
+    /// The longest.
+    pub worst: u64,
+}
+
+/// What the measured CPU and the measuring one share. The first two words are known to bench.S.
+#[repr(C)]
+struct Meeting {
+    tick: AtomicU64,
+    by_smc: AtomicU64,
+    waiting: AtomicU64,
+}
+
+static MEETING: Meeting = Meeting {
+    tick: AtomicU64::new(0),
+    by_smc: AtomicU64::new(0),
+    waiting: AtomicU64::new(0),
+};
+static ENOUGH: Flag = Flag::new();
+
+/// Repeats `round`, which gives ticks; the first, which warms up, does not count.
+fn measure(mut round: impl FnMut() -> Option<u64>) -> Option<Latency> {
+    round()?;
+    let (mut sum, mut worst) = (0, 0);
+    for _ in 0..ROUNDS {
+        let ticks = round()?;
+        sum += ticks;
+        worst = worst.max(ticks);
+    }
+    Some(Latency {
+        mean: instructions_of(sum) / ROUNDS,
+        worst: instructions_of(worst),
+    })
+}
+
+fn use_bench_vectors() {
+    let table = &raw const bench_vectors as u64;
+    sysreg::write!("vbar_el1", table);
+}
+
+/// The tick the other CPU left, once it did.
+fn arrival() -> Option<u64> {
+    eventually(|| MEETING.tick.load(Ordering::Acquire) != 0)
+        .then(|| MEETING.tick.swap(0, Ordering::AcqRel))
+}
+
+/// An SGI to this CPU.
+pub fn sgi_to_self() -> Option<Latency> {
+    use_bench_vectors();
+    let value = SGI << 24 | 1 << (cpu::affinity(0) & 0xf);
+    // SAFETY: the routine keeps the C calling convention; its handler uses x16 and x17 only.
+    let result = measure(|| Some(unsafe { bench_sgi_to_self(value) }));
+    exception::install_vectors();
+    result
+}
+
+/// The virtual timer, while this CPU is in WFI.
+pub fn timer_in_wfi() -> Option<Latency> {
+    gic::enable(timer::Timer::Virtual.intid());
+    use_bench_vectors();
+    // SAFETY: as in `sgi_to_self`.
+    let result = measure(|| Some(unsafe { bench_timer_in_wfi(timer::ticks_of_us(100)) }));
+    exception::install_vectors();
+    result
+}
+
+fn receive(wait: unsafe extern "C" fn(*const AtomicU64) -> u64) {
+    use_bench_vectors();
+    for _ in 0..=ROUNDS {
+        // SAFETY: as in `sgi_to_self`; the word lives for ever.
+        let tick = unsafe { wait(&raw const MEETING.waiting) };
+        MEETING.tick.store(tick, Ordering::Release);
+    }
+    exception::install_vectors();
+}
+
+/// An SGI to CPU 1, which spins or sits in WFI.
+pub fn sgi_to_other(in_wfi: bool) -> Option<Latency> {
+    let work = match in_wfi {
+        true => || receive(bench_wait_in_wfi),
+        false => || receive(bench_wait_spinning),
+    };
+    if cpu::start(1, work) != 0 {
+        return None;
+    }
+    let value = SGI << 24 | (cpu::affinity(1) & 0xff00) << 8 | 1 << (cpu::affinity(1) & 0xf);
+    let result = measure(|| {
+        let waits = || MEETING.waiting.swap(0, Ordering::AcqRel) == 1;
+        if !eventually(waits) {
+            return None;
+        }
+        // Some turns, so that the other one surely is where it waits.
+        crate::rt::sync::watch_for_ms(1);
+        // SAFETY: sends an SGI, as `gic::send_sgi_raw` does.
+        let start = unsafe { bench_send_sgi(value) };
+        Some(arrival()? - start)
+    });
+    cpu::wait_off(1).then_some(result).flatten()
+}
+
+/// SDEI_EVENT_SIGNAL to the first instruction of the handler on CPU 1, which spins with all masked.
+pub fn signal_to_wedged() -> Option<Latency> {
+    ENOUGH.lower();
+    let by_smc = u64::from(sdei::conduit() == Conduit::Smc);
+    MEETING.by_smc.store(by_smc, Ordering::Release);
+    MEETING.waiting.store(0, Ordering::Release);
+    let status = cpu::start(1, || {
+        let entry = bench_sdei_entry as *const () as u64;
+        let argument = &raw const MEETING as u64;
+        let registered = sdei::call(Call::EventRegister, &[0, entry, argument, 0, 0]);
+        if registered == 0 && sdei::enable() == 0 && sdei::unmask() == 0 {
+            MEETING.waiting.store(1, Ordering::Release);
+        }
+        while !ENOUGH.is_up() {
+            core::hint::spin_loop();
+        }
+    });
+    if status != 0 || !eventually(|| MEETING.waiting.load(Ordering::Acquire) == 1) {
+        return None;
+    }
+    let function = Call::EventSignal as u64;
+    let result = measure(|| {
+        crate::rt::sync::watch_for_ms(1);
+        // SAFETY: a call by SMCCC; the handler on the other CPU keeps all but x0-x17 there.
+        let start = unsafe { bench_signal(function, cpu::affinity(1), by_smc) };
+        Some(arrival()? - start)
+    });
+    ENOUGH.raise();
+    cpu::wait_off(1).then_some(result).flatten()
+}
+
+/// CPU_ON to the first instruction of CPU 1.
+pub fn cpu_on() -> Option<Latency> {
+    measure(|| {
+        MEETING.waiting.store(0, Ordering::Release);
+        let context = cpu::prepare(1, || MEETING.waiting.store(1, Ordering::Release))?;
+        let start = timer::counter();
+        if cpu::race_to_start(1, context) != 0 {
+            return None;
+        }
+        let on = eventually(|| MEETING.waiting.load(Ordering::Acquire) == 1);
+        let first = cpu::entry_state(1).first_tick;
+        (on && cpu::wait_off(1)).then(|| first - start)
+    })
+}
+
+/// CPU_OFF of CPU 1 until AFFINITY_INFO says so.
+pub fn cpu_off() -> Option<Latency> {
+    measure(|| {
+        let status = cpu::start(1, || {
+            gic::stop_cpu();
+            MEETING.tick.store(timer::counter(), Ordering::Release);
+            psci::cpu_off();
+        });
+        if status != 0 {
+            return None;
+        }
+        let start = arrival()?;
+        cpu::wait_off(1).then(|| timer::counter() - start)
+    })
+}
