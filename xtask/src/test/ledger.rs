@@ -35,6 +35,11 @@ impl Ledger {
         self.filter.is_some()
     }
 
+    /// Whether something has been entered.
+    pub fn has_run(&self) -> bool {
+        self.passed + self.failed > 0
+    }
+
     /// Runs `check` if it is wanted. What it answers stands behind the line, an error below it.
     pub fn check(&mut self, name: &str, check: impl FnOnce() -> Result<String>) {
         if self.wants(name) {
@@ -68,7 +73,7 @@ impl Ledger {
 
     /// Prints the count and answers whether all is well.
     pub fn close(self) -> ExitCode {
-        if self.passed + self.failed == 0 {
+        if !self.has_run() {
             let filter = self.filter.unwrap_or_default();
             eprintln!("error: nothing has `{filter}` in its name");
         }

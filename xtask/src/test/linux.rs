@@ -73,13 +73,15 @@ const DEBUGGER: &str = "linux/drgn";
 /// How long a run may take, with other work on the host.
 const TIMEOUT: Duration = Duration::from_secs(300);
 
+/// The names of all of them.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    let cases = CASES.iter().map(|case| case.name);
+    cases.chain([CONTROL, DEBUGGER])
+}
+
 /// Runs them.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
-    let names = CASES
-        .iter()
-        .map(|case| case.name)
-        .chain([CONTROL, DEBUGGER]);
-    if !names.into_iter().any(|name| ledger.wants(name)) {
+    if !names().any(|name| ledger.wants(name)) {
         return;
     }
     let lab = match Lab::prepare(workshop, None, None) {
