@@ -45,6 +45,7 @@ pub use affinity::{Affinities, Sgi};
 pub use effects::{Deactivations, Effects, Physical, SpiMask};
 use irq::Irq;
 pub use lr::{ICH_VMCR_RESET, ListReg, LrSource, LrState, hcr};
+use mmio::Wait;
 pub use mmio::{Frame, Read};
 pub use seating::Entry;
 
@@ -106,7 +107,7 @@ struct Local {
     /// Whose reads wait for this vCPU to fold.
     asked: VcpuSet,
     /// The read of this vCPU that waits.
-    wait: mmio::Wait,
+    wait: Wait,
 }
 
 impl Local {
@@ -120,13 +121,14 @@ impl Local {
             slots: [None; MAX_LIST_REGS],
             asleep: true,
             asked: VcpuSet::EMPTY,
-            wait: mmio::Wait::default(),
+            wait: Wait::default(),
         }
     }
 }
 
 impl Vgic {
-    /// A GIC after reset: nothing enabled, every SPI routed to affinity 0.0.0.0. The only allocations.
+    /// A GIC after reset: nothing enabled, every SPI routed to affinity 0.0.0.0. The only allocations. For the
+    /// physical distributor to agree, the shell performs [`reset_spis`](Self::reset_spis) once.
     pub fn new(config: &Config) -> Self {
         let affinities = Affinities::new(config.mpidrs);
         let blocks = config.spis.min(MAX_SPIS).div_ceil(32).max(1);
@@ -249,7 +251,7 @@ impl Vgic {
         }
         if let Some(local) = self.locals.get_mut(vcpu.index()) {
             local.asleep = true;
-            local.wait = mmio::Wait::default();
+            local.wait = Wait::default();
         }
         effects.kick.remove(vcpu);
         effects

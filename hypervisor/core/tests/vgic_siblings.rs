@@ -4,9 +4,11 @@
 mod turns;
 
 use hv_core::id::{IntId, VcpuSet};
-use hv_core::vgic::{Frame, LrState, Physical, Read, Sgi, SpiMask, Vgic};
+use hv_core::vgic::{Frame, LrSource, LrState, Physical, Read, Sgi, SpiMask, Vgic};
 use turns::*;
 
+/// GICD_ISPENDR.
+const SET_PENDING: u64 = 0x200;
 /// GICD_ICACTIVER.
 const CLEAR_ACTIVE: u64 = 0x380;
 
@@ -86,6 +88,22 @@ fn a_poll_of_the_active_state_follows_the_hardware() {
 }
 
 #[test]
+fn an_answer_does_not_outlive_what_the_reader_does_in_between() {
+    let (mut vgic, mut lrs) = (vgic(), Hardware::new());
+    let _ = vgic.forward(V0, EDGE);
+    let _ = lrs.populate(&mut vgic, V0);
+    let mut others = Hardware::new();
+    let load = |vgic: &mut Vgic| vgic.read(V1, Frame::Distributor, 0x304, 4);
+    let kick = VcpuSet::only(V0);
+    assert_eq!(load(&mut vgic), Read::Again { kick });
+    let _ = others.populate(&mut vgic, V1);
+    let _ = lrs.populate(&mut vgic, V0);
+    let _ = others.populate(&mut vgic, V1);
+    lrs.set(EDGE, LrState::Active);
+    assert_eq!(load(&mut vgic), Read::Again { kick });
+}
+
+#[test]
 fn a_pending_spi_follows_its_route() {
     let (mut vgic, mut lrs) = (vgic(), Hardware::new());
     let _ = vgic.forward(V0, EDGE);
@@ -117,6 +135,29 @@ fn an_active_spi_ends_where_it_was_taken() {
     let (_, effects) = lrs.populate(&mut vgic, V0);
     assert!(effects.kick.is_empty());
     assert_eq!(lrs.contents(), [(EDGE, LrState::Active, hardware(EDGE))]);
+}
+
+#[test]
+fn an_edge_that_waits_for_another_vcpu_is_handed_over_at_the_end() {
+    let (mut vgic, mut lrs) = (vgic(), Hardware::new());
+    let _ = vgic.forward(V0, EDGE);
+    let _ = lrs.populate(&mut vgic, V0);
+    lrs.set(EDGE, LrState::Active);
+    let offset = 0x6000 + 8 * u64::from(EDGE.0);
+    let _ = vgic.write(Frame::Distributor, offset, 8, 1);
+    let _ = write_bit(&mut vgic, SET_PENDING, EDGE);
+    let _ = lrs.populate(&mut vgic, V0);
+    let maintained = LrSource::Software { eoi: true };
+    assert_eq!(lrs.contents(), [(EDGE, LrState::Active, maintained)]);
+    lrs.set(EDGE, LrState::Invalid);
+    let (_, effects) = lrs.populate(&mut vgic, V0);
+    assert_eq!(effects.kick, VcpuSet::only(V1));
+    let mut others = Hardware::new();
+    let _ = others.populate(&mut vgic, V1);
+    assert_eq!(
+        others.contents(),
+        [(EDGE, LrState::Pending, hardware(EDGE))]
+    );
 }
 
 #[test]

@@ -34,6 +34,9 @@ pub(super) struct Wait {
     of: Option<(Frame, u64)>,
     /// Who has folded since it was first tried.
     pub answered: VcpuSet,
+    /// It was tried since its vCPU last populated. If not, the guest did something else in between, may
+    /// never come back to this load, and a later one must not get an answer that old.
+    pub tried: bool,
 }
 
 /// GICD_CTLR with GICD_CTLR.DS = 1: one security state (IHI0069 12.9.4).
@@ -219,9 +222,10 @@ impl Vgic {
         if local.wait.of != Some(of) {
             local.wait = Wait {
                 of: Some(of),
-                answered: VcpuSet::EMPTY,
+                ..Wait::default()
             };
         }
+        local.wait.tried = true;
         let missing = VcpuSet(holders.0 & !local.wait.answered.0);
         if missing.is_empty() {
             local.wait = Wait::default();

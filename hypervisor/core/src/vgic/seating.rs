@@ -2,6 +2,7 @@
 
 use super::irq::{Irq, Seat};
 use super::lr::{ListReg, LrSource, LrState, hcr};
+use super::mmio::Wait;
 use super::{Effects, MAX_LIST_REGS, Vgic, bits_of, enabled, spi};
 use crate::id::{IntId, VcpuId, VcpuSet};
 
@@ -126,6 +127,11 @@ impl Vgic {
             {
                 *slot = Some(intid);
             }
+        }
+        if let Some(local) = self.locals.get_mut(vcpu.index())
+            && !core::mem::take(&mut local.wait.tried)
+        {
+            local.wait = Wait::default();
         }
         effects.kick.remove(vcpu);
         let used = queue.used;

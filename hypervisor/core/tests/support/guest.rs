@@ -119,8 +119,8 @@ impl Machine {
 
     /// Loads until there is an answer, with the kicked vCPUs running: it must be the truth.
     pub fn poll_active(&mut self, me: u8, intid: IntId, owner: u8) {
-        // It may move to one after the other while it is looked for.
-        for _ in 0..VCPUS {
+        // It may move to one after the other while it is looked for, and what else `me` does starts it anew.
+        for _ in 0..2 * VCPUS {
             if let Some(shown) = self.load_bit(me, 0x300, intid, owner) {
                 let truth = (0u8..).zip(&self.pcpus).any(|(vcpu, pcpu)| {
                     (intid.is_spi() || vcpu == owner)
