@@ -201,6 +201,28 @@ fn an_edge_disabled_while_pending_is_kept() {
 }
 
 #[test]
+fn a_level_that_becomes_an_edge_is_kept() {
+    let (mut vgic, mut lrs) = (vgic(), Hardware::new());
+    let _ = vgic.forward(V0, LEVEL);
+    let _ = vgic.write(Frame::Distributor, 0xc0c, 4, 0b1010);
+    let _ = lrs.populate(&mut vgic, V0);
+    assert_eq!(lrs.contents(), [(LEVEL, LrState::Pending, hardware(LEVEL))]);
+}
+
+#[test]
+fn what_fires_while_its_group_is_off_comes_when_it_is_on() {
+    let (mut vgic, mut lrs) = (vgic(), Hardware::new());
+    let _ = vgic.write(Frame::Distributor, 0, 4, 0);
+    assert!(vgic.forward(V0, EDGE).is_empty());
+    let _ = lrs.populate(&mut vgic, V0);
+    assert_eq!(lrs.contents(), []);
+    let effects = vgic.write(Frame::Distributor, 0, 4, 0b10);
+    assert_eq!(effects.kick, VcpuSet::only(V0));
+    let _ = lrs.populate(&mut vgic, V0);
+    assert_eq!(lrs.contents(), [(EDGE, LrState::Pending, hardware(EDGE))]);
+}
+
+#[test]
 fn clearing_a_pending_edge_lets_go_of_the_wire() {
     let mut vgic = vgic();
     let _ = vgic.forward(V0, EDGE);

@@ -9,6 +9,8 @@ use turns::*;
 
 /// GICD_ISPENDR.
 const SET_PENDING: u64 = 0x200;
+/// GICD_ICPENDR.
+const CLEAR_PENDING: u64 = 0x280;
 /// GICD_ICACTIVER.
 const CLEAR_ACTIVE: u64 = 0x380;
 
@@ -42,6 +44,20 @@ fn a_sibling_clears_what_is_active_elsewhere_at_the_next_fold() {
     let (_, effects) = lrs.populate(&mut vgic, V0);
     assert_eq!(deactivated(&effects), [EDGE]);
     assert_eq!(lrs.contents(), []);
+}
+
+#[test]
+fn a_sibling_clears_what_is_pending_elsewhere_at_the_next_fold() {
+    let (mut vgic, mut lrs) = (vgic(), Hardware::new());
+    let _ = vgic.forward(V0, EDGE);
+    let _ = lrs.populate(&mut vgic, V0);
+    assert_eq!(
+        write_bit(&mut vgic, CLEAR_PENDING, EDGE).kick,
+        VcpuSet::only(V0)
+    );
+    let (_, effects) = lrs.populate(&mut vgic, V0);
+    assert_eq!(lrs.contents(), []);
+    assert_eq!(deactivated(&effects), [EDGE]);
 }
 
 #[test]
@@ -188,6 +204,8 @@ fn a_vcpu_that_goes_off_leaves_nothing_behind() {
     let offset = 0x6000 + 8 * u64::from(EDGE.0);
     let effects = vgic.write(Frame::Distributor, offset, 8, 1);
     assert_eq!(effects.kick, VcpuSet::only(V1));
+    let _ = lrs.populate(&mut vgic, V0);
+    assert_eq!(lrs.contents(), [], "nobody is left to end it");
     let effects = write_bit(&mut vgic, CLEAR_ACTIVE, LEVEL);
     assert_eq!(deactivated(&effects), [LEVEL]);
 }
