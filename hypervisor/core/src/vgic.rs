@@ -20,7 +20,7 @@
 //!
 //! An edge that arrives while its interrupt is in a list register stays in the latch and joins at the next
 //! fold: as "pending and active" if HW = 0, which needs no further exit. With HW = 1 that state is not allowed
-//! (IHI0069 12.4.4), so the list register becomes HW = 0 with its EOI bit set, and the physical interrupt is
+//! (IHI0069 12.4, ICH_LR<n>_EL2), so the list register becomes HW = 0 with its EOI bit set, and the physical interrupt is
 //! deactivated when the maintenance interrupt comes.
 //!
 //! A level sensitive line of an emulated device can still be high at the guest's EOI, which does not exit. A
@@ -199,7 +199,7 @@ impl Vgic {
     }
 
     /// An SGI sent through ICC_SGI0R_EL1 or ICC_ASGI1R_EL1: it reaches those targets that have it in group 0.
-    /// (ICC_SGI1R_EL1 reaches either group and needs no look: IHI0069 table 12-14, GICD_CTLR.DS = 1.)
+    /// (ICC_SGI1R_EL1 reaches either group and needs no look: IHI0069, GICD_CTLR.DS = 1.)
     pub fn send_sgi_group0(&mut self, sgi: Sgi) -> Effects {
         let mut effects = Effects::NONE;
         for vcpu in sgi.targets.iter() {

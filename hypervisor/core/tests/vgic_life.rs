@@ -10,7 +10,7 @@ use turns::*;
 const SOFTWARE: LrSource = LrSource::Software { eoi: false };
 const MAINTAINED: LrSource = LrSource::Software { eoi: true };
 
-// GICD_ISENABLER and its neighbours (IHI0069 12.8).
+// GICD_ISENABLER and its neighbours (IHI0069 12.9).
 const ENABLE: u64 = 0x100;
 const SET_PENDING: u64 = 0x200;
 const CLEAR_PENDING: u64 = 0x280;

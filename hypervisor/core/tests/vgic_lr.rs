@@ -4,7 +4,7 @@ use hv_core::vgic::{ListReg, LrSource, LrState, hcr};
 use proptest::prelude::*;
 
 #[test]
-fn a_hardware_interrupt_encodes_as_ihi0069_12_4_4_says() {
+fn a_hardware_interrupt_encodes_as_ihi0069_says() {
     let lr = ListReg {
         vintid: 27,
         priority: 0xa0,

@@ -89,7 +89,7 @@ impl Affinities {
     }
 
     /// What a write of `value` to ICC_SGI1R_EL1, ICC_SGI0R_EL1 or ICC_ASGI1R_EL1 by `from` asks for
-    /// (IHI0069 12.2.26).
+    /// (IHI0069 12.2, ICC_SGI1R_EL1).
     pub fn sgi(&self, from: VcpuId, value: u64) -> Sgi {
         let intid = IntId((value >> 24 & 0xf) as u32);
         if value >> 40 & 1 != 0 {

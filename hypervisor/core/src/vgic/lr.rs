@@ -1,4 +1,4 @@
-//! A list register as a value, and its two spellings. GICv3 writes ICH_LR<n>_EL2 (IHI0069 12.4.4); a
+//! A list register as a value, and its two spellings. GICv3 writes ICH_LR<n>_EL2 (IHI0069 12.4); a
 //! GICv2 machine writes GICH_LR<n> from the same value.
 
 /// What one list register holds.
@@ -25,7 +25,7 @@ pub enum LrState {
     Pending,
     /// Acknowledged, not yet deactivated.
     Active,
-    /// Acknowledged, and waiting again. Not allowed with [`LrSource::Hardware`] (IHI0069 12.4.4).
+    /// Acknowledged, and waiting again. Not allowed with [`LrSource::Hardware`] (IHI0069 12.4).
     PendingActive,
 }
 
@@ -66,7 +66,7 @@ impl LrState {
     }
 }
 
-// ICH_LR<n>_EL2 (IHI0069 12.4.4).
+// ICH_LR<n>_EL2 (IHI0069 12.4).
 const V3_PINTID: u32 = 32;
 const V3_EOI: u32 = 41;
 const V3_PRIORITY: u32 = 48;
@@ -131,7 +131,7 @@ impl ListReg {
     }
 }
 
-/// ICH_HCR_EL2 (IHI0069 12.4.3). GICH_HCR has the same bits, less TDIR (IHI0048 5.3.1).
+/// ICH_HCR_EL2 (IHI0069 12.4). GICH_HCR has the same bits, less TDIR (IHI0048 5.3).
 pub mod hcr {
     /// The virtual CPU interface works.
     pub const EN: u64 = 1 << 0;
@@ -149,5 +149,5 @@ pub mod hcr {
 }
 
 /// What ICH_VMCR_EL2 must be when a vCPU starts: everything masked, both groups off, EOImode 0
-/// (IHI0069 12.4.8). The binary points read back as the least the hardware has.
+/// (IHI0069 12.4, ICH_VMCR_EL2). The binary points read back as the least the hardware has.
 pub const ICH_VMCR_RESET: u64 = 0;

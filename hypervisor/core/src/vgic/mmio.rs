@@ -39,19 +39,19 @@ pub(super) struct Wait {
     pub tried: bool,
 }
 
-/// GICD_CTLR with GICD_CTLR.DS = 1: one security state (IHI0069 12.9.4).
+/// GICD_CTLR with GICD_CTLR.DS = 1: one security state (IHI0069 12.9).
 const CTLR_GROUP0: u64 = 1 << 0;
 const CTLR_GROUP1: u64 = 1 << 1;
 const CTLR_ARE: u64 = 1 << 4;
 const CTLR_DS: u64 = 1 << 6;
 const CTLR_RWP: u64 = 1 << 31;
-/// GICR_CTLR.RWP (12.11.2).
+/// GICR_CTLR.RWP (IHI0069 12.11).
 const REDIST_RWP: u64 = 1 << 3;
-/// GICD_TYPER (12.9.38): 10 bits of INTID, Aff3, no "1 of N" routing, range selector.
+/// GICD_TYPER (IHI0069 12.9): 10 bits of INTID, Aff3, no "1 of N" routing, range selector.
 const TYPER: u64 = 9 << 19 | 1 << 24 | 1 << 25 | 1 << 26;
 /// Arm, and no product that has errata to work around.
 const IIDR: u64 = 0x43b;
-/// GICR_WAKER (12.11.42).
+/// GICR_WAKER (IHI0069 12.11).
 const WAKER_PROCESSOR_SLEEP: u64 = 1 << 1;
 const WAKER_CHILDREN_ASLEEP: u64 = 1 << 2;
 

@@ -76,7 +76,7 @@ pub(super) enum Part {
 const FRAME: u64 = 0x1_0000;
 
 /// The identification registers from 0xffd0 on, ArchRev 3 (PIDR2); the rest as Arm's own parts have
-/// (IHI0069 12.1.13, DDI0516 3.2).
+/// (IHI0069, identification registers).
 const IDENTIFICATION: [u8; 12] = [
     0x44, 0, 0, 0, // PIDR4 to 7
     0x92, 0xb4, 0x3b, 0, // PIDR0 to 3

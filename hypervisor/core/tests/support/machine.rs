@@ -287,7 +287,11 @@ impl Machine {
                 let other = seen.insert(key(intid, vcpu), vcpu);
                 assert_eq!(other, None, "{intid:?} is in two list registers");
                 if let LrSource::Hardware { pintid } = lr.source {
-                    assert_ne!(lr.state, LrState::PendingActive, "IHI0069 12.4.4");
+                    assert_ne!(
+                        lr.state,
+                        LrState::PendingActive,
+                        "not allowed (IHI0069 12.4, ICH_LR<n>_EL2)"
+                    );
                     assert_eq!(pintid, lr.vintid);
                     let wire = match intid {
                         TIMER => &pcpu.timer,

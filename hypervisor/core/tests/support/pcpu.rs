@@ -52,7 +52,7 @@ impl Pcpu {
         lrs.find(|lr| lr.vintid == intid.0 && lr.state != LrState::Invalid)
     }
 
-    /// ICH_MISR_EL2 is not zero (IHI0069 12.4.6).
+    /// ICH_MISR_EL2 is not zero (IHI0069 12.4).
     pub fn maintenance(&self) -> bool {
         let lrs = self.decode();
         let no_pending = lrs.iter().all(|lr| lr.state != LrState::Pending);
