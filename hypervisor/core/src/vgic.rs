@@ -4,7 +4,7 @@
 //! # Who owns what
 //!
 //! The list registers of a vCPU live in its pCPU, which alone can read and write them. An interrupt is
-//! therefore either in the shared state here or in *one* list register, its [seat](irq::Seat), and moves by
+//! therefore either in the shared state here or in *one* list register, its *seat*, and moves by
 //! two verbs that only the owner may use: [`fold`](Vgic::fold) brings everything from the list registers
 //! back, [`populate`](Vgic::populate) chooses anew. Everybody else changes the shared state and kicks the
 //! owner, which folds and populates; [`Effects::kick`] says whom.
