@@ -20,7 +20,7 @@
 //!
 //! An edge that arrives while its interrupt is in a list register stays in the latch and joins at the next
 //! fold: as "pending and active" if HW = 0, which needs no further exit. With HW = 1 that state is not allowed
-//! (IHI0069 12.4, ICH_LR<n>_EL2), so the list register becomes HW = 0 with its EOI bit set, and the physical interrupt is
+//! (IHI0069 12.4), so the list register becomes HW = 0 with its EOI bit set, and the physical interrupt is
 //! deactivated when the maintenance interrupt comes.
 //!
 //! A level sensitive line of an emulated device can still be high at the guest's EOI, which does not exit. A

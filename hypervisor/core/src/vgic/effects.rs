@@ -32,11 +32,11 @@ impl Effects {
 /// One change of the physical distributor, for passed-through SPIs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Physical {
-    /// Set these bits of GICD_ISENABLER<block>.
+    /// Set these bits of `GICD_ISENABLER<block>`.
     Enable(SpiMask),
-    /// Set these bits of GICD_ICENABLER<block>, and wait for GICD_CTLR.RWP.
+    /// Set these bits of `GICD_ICENABLER<block>`, and wait for GICD_CTLR.RWP.
     Disable(SpiMask),
-    /// Set these bits of GICD_ICPENDR<block>.
+    /// Set these bits of `GICD_ICPENDR<block>`.
     ClearPending(SpiMask),
     /// Make these edge triggered or level sensitive in GICD_ICFGR (bits as in the other registers).
     Trigger {
@@ -47,7 +47,7 @@ pub enum Physical {
         /// These become level sensitive.
         level: u32,
     },
-    /// Set GICD_IROUTER<spi> to the pCPU of this vCPU.
+    /// Set `GICD_IROUTER<spi>` to the pCPU of this vCPU.
     Route {
         /// Which SPI.
         spi: IntId,

@@ -1,5 +1,5 @@
-//! A list register as a value, and its two spellings. GICv3 writes ICH_LR<n>_EL2 (IHI0069 12.4); a
-//! GICv2 machine writes GICH_LR<n> from the same value.
+//! A list register as a value, and its two spellings. GICv3 writes `ICH_LR<n>_EL2` (IHI0069 12.4); a
+//! GICv2 machine writes `GICH_LR<n>` from the same value.
 
 /// What one list register holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +85,7 @@ impl ListReg {
         source: LrSource::Software { eoi: false },
     };
 
-    /// As ICH_LR<n>_EL2. An empty one is all zeroes.
+    /// As `ICH_LR<n>_EL2`. An empty one is all zeroes.
     pub const fn encode_v3(self) -> u64 {
         let state = match self.state {
             LrState::Invalid => 0u64,
@@ -106,7 +106,7 @@ impl ListReg {
             | source
     }
 
-    /// Out of ICH_LR<n>_EL2.
+    /// Out of `ICH_LR<n>_EL2`.
     pub const fn decode_v3(raw: u64) -> Self {
         Self {
             vintid: raw as u32,
