@@ -27,6 +27,7 @@ impl Build {
         for program in [Program::Hypervisor, Program::GuestTests] {
             let built = build(&workshop, program)?;
             println!("{}\n{}", built.image.display(), Sizes::of(&built)?);
+            program.check_size(&built)?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -51,11 +52,23 @@ impl Program {
     }
 
     /// How large its file may be, in bytes.
-    const fn limit(self) -> Option<usize> {
+    const fn limit(self) -> u64 {
         match self {
-            Self::Hypervisor => Some(192 << 10),
-            Self::GuestTests => None,
+            Self::Hypervisor => 192 << 10,
+            Self::GuestTests => u64::MAX,
         }
+    }
+
+    /// That the image is no larger than it may be; answers its size in bytes.
+    pub fn check_size(self, built: &Built) -> Result<u64> {
+        let (size, limit) = (fs::metadata(&built.image)?.len(), self.limit());
+        ensure!(
+            size <= limit,
+            "the image of the {} has {size} bytes and may have {limit}; \
+             `cargo xtask build` says where they go",
+            self.name()
+        );
+        Ok(size)
     }
 }
 
@@ -75,13 +88,6 @@ pub fn build(workshop: &Workshop, program: Program) -> Result<Built> {
     let bytes = fs::read(&elf).with_context(|| format!("cannot read {}", elf.display()))?;
     let flat = flatten(&bytes).with_context(|| format!("in {}", elf.display()))?;
     Header::read(&flat).with_context(|| format!("in {}", elf.display()))?;
-    if let Some(limit) = program.limit() {
-        ensure!(
-            flat.len() <= limit,
-            "the image of {name} has {} bytes and may have {limit}; make it smaller",
-            flat.len()
-        );
-    }
     let built = Built {
         image: workshop.output(&format!("{name}.img"))?,
         elf: workshop.output(&format!("{name}.elf"))?,

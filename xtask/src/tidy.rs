@@ -49,9 +49,11 @@ const SAFE_CRATES: [&str; 5] = [
     "xtask/src/main.rs",
 ];
 
-/// Files that may let others, or themselves, contain unsafe code: each is the census of its crate.
-const UNSAFE_CENSUS: [&str; 3] = [
+/// Files that may let their modules, or a single item, contain unsafe code: the census of their crates.
+const UNSAFE_CENSUS: [&str; 5] = [
     "hypervisor/src/main.rs",
+    "hypervisor/src/boot.rs",
+    "hypervisor/src/gic.rs",
     "guest-tests/src/main.rs",
     "guest-tests/src/harness.rs",
 ];
@@ -60,16 +62,10 @@ const UNSAFE_CENSUS: [&str; 3] = [
 const TEST_GUESTS: &str = "guest-tests/";
 
 /// Files of the hypervisor that may contain assembly.
-const ASSEMBLY: [&str; 5] = [
-    "boot.rs",
-    "fault.rs",
-    "firmware.rs",
-    "guest.rs",
-    "sysregs.rs",
-];
+const ASSEMBLY: [&str; 4] = ["boot.rs", "fault.rs", "guest.rs", "sysregs.rs"];
 
 /// The only file of the hypervisor that may call what is above it.
-const FIRMWARE: &str = "hypervisor/src/firmware.rs";
+const FIRMWARE: &str = "hypervisor/src/sysregs.rs";
 
 /// Names that say nothing of what is inside.
 const BANNED_NAMES: [&str; 8] = [
@@ -132,7 +128,7 @@ impl Source {
             }
             let prints = line.contains("println!(") || line.contains("print!(");
             if prints && !self.path.starts_with("xtask/") && !self.is_test() && self.is_rust() {
-                let own = line.contains("macro_rules!") || self.path.starts_with(TEST_GUESTS);
+                let own = self.path.ends_with("/build.rs") || self.path.starts_with(TEST_GUESTS);
                 if !own {
                     faults.push(self.fault(format_args!("line {number} prints; log or return it")));
                 }
@@ -151,7 +147,8 @@ impl Source {
             return faults;
         }
         let lifts = ["expect(unsafe_code", "allow(unsafe_code"];
-        if lifts.iter().any(|lift| self.text.contains(lift)) && !UNSAFE_CENSUS.contains(&path) {
+        let dense: String = self.text.split_whitespace().collect();
+        if lifts.iter().any(|lift| dense.contains(lift)) && !UNSAFE_CENSUS.contains(&path) {
             faults.push(self.fault(format_args!(
                 "it lifts the ban on unsafe code; only {} may, where all rooms are listed",
                 UNSAFE_CENSUS.join(", ")
@@ -291,7 +288,7 @@ mod tests {
 
     #[test]
     fn unsafe_code_stays_in_its_rooms() {
-        let text = "#![expect(unsafe_code, reason = \"x\")]\n";
+        let text = "#![expect(\n    unsafe_code,\n    reason = \"x\"\n)]\n";
         assert_eq!(faults("hypervisor/src/main.rs", text), [""; 0]);
         assert_eq!(faults("hypervisor/src/vm.rs", text).len(), 1);
         assert_eq!(faults("platform/src/lib.rs", "//! A crate.\n").len(), 1);

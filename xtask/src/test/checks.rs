@@ -46,8 +46,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     for program in [Program::Hypervisor, Program::GuestTests] {
         ledger.check(&format!("build/{}", program.name()), || {
             let built = build::build(workshop, program)?;
-            let size = std::fs::metadata(&built.image)?.len();
-            Ok(format!("{size} bytes"))
+            Ok(format!("{} bytes", program.check_size(&built)?))
         });
     }
 }
