@@ -232,7 +232,11 @@ impl Tail {
             }
             Part::Line(line) => {
                 self.report |= line.text.starts_with("@hv-crash ");
-                self.keep(format!("hv: {line}"));
+                // What is drained at the end would push everything else out.
+                let drained = ["@trace ", "@frame "];
+                if !drained.iter().any(|name| line.text.starts_with(name)) {
+                    self.keep(format!("hv: {line}"));
+                }
             }
         }
     }
