@@ -1,21 +1,15 @@
-//! From a devicetree blob to a [`Machine`]. A broken or incomplete blob is an [`Error`], never a panic:
-//! `blob` validates all of it before `tree` reads any.
+//! From a devicetree blob to a [`Machine`]. A broken or incomplete blob is an [`Error`], never a panic.
+//!
+//! What runs once is kept out of its callers, which may be built for speed rather than size.
 
-mod blob;
 mod devices;
 mod gic;
-mod interrupt;
 mod memory;
-mod tree;
 
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use fdt::Fdt;
-
-pub use self::blob::dtb_size;
-use self::gic::Controller;
-use self::tree::{Node, Tree};
+use crate::devicetree::{Blob, Fdt, Node, Tree, strings};
 use crate::{Conduit, Cpu, Error, MAX_CPUS, Machine, Range, Start, Timers, Uart, UartKind};
 
 /// The affinity fields of MPIDR_EL1 (DDI0487 D24.2.120).
@@ -29,12 +23,13 @@ impl Machine {
     /// # Errors
     ///
     /// If the blob is damaged, or lacks something the hypervisor cannot do without.
+    #[inline(never)]
     pub fn discover(dtb: &[u8]) -> Result<Self, Error> {
-        let blob = blob::check(dtb)?;
-        let fdt = open(&blob)?;
+        let blob = Blob::check(dtb)?.settle();
+        let fdt = Fdt::open(&blob)?;
         let tree = Tree::new(&fdt);
         let psci = psci(&tree)?;
-        let gic = Controller::find(&tree)?;
+        let gic = gic::find(&tree)?;
         let chosen = tree.find("/chosen");
         let bootargs = match chosen {
             Some(chosen) => chosen.string("bootargs")?,
@@ -46,12 +41,12 @@ impl Machine {
             reserved: memory::reserved(&fdt, &tree)?,
             cpus: cpus(&tree, psci)?,
             psci,
-            timers: timers(&tree, &gic)?,
-            console: devices::console(&tree, &gic)?,
+            timers: timers(&tree, gic)?,
+            console: devices::console(&tree, gic)?,
             bootargs: String::from(bootargs.unwrap_or_default()),
             initrd: memory::initrd(chosen)?,
-            devices: devices::passable(&tree, &gic)?,
-            gic: gic.kind()?,
+            devices: devices::passable(&tree, gic)?,
+            gic: gic::read(gic)?,
         })
     }
 }
@@ -63,26 +58,17 @@ impl Uart {
     /// # Errors
     ///
     /// If the blob is damaged, or has no UART there is a driver for.
+    #[inline(never)]
     pub fn locate(dtb: &[u8]) -> Result<(UartKind, Range), Error> {
-        let blob = blob::check(dtb)?;
-        let fdt = open(&blob)?;
+        let blob = Blob::check(dtb)?.settle();
+        let fdt = Fdt::open(&blob)?;
         let tree = Tree::new(&fdt);
         let (_, kind, base) = devices::uart(&tree)?;
         Ok((kind, base))
     }
 }
 
-fn open(blob: &[u8]) -> Result<Fdt<'_>, Error> {
-    Fdt::new(blob).map_err(|_| {
-        Error::new(
-            "blob",
-            "is not readable",
-            "have the loader hand it over unaltered",
-        )
-    })
-}
-
-fn model(tree: &Tree<'_>) -> Result<String, Error> {
+fn model(tree: &Tree<'_, '_>) -> Result<String, Error> {
     let Some(root) = tree.find("/") else {
         return Ok(String::new());
     };
@@ -91,26 +77,25 @@ fn model(tree: &Tree<'_>) -> Result<String, Error> {
     }
     let first = root
         .property("compatible")
-        .and_then(|names| names.split(|&byte| byte == 0).next())
+        .and_then(|names| strings(names).next())
         .and_then(|name| core::str::from_utf8(name).ok());
     Ok(String::from(first.unwrap_or_default()))
 }
 
 /// How to call PSCI. Version 0.1, which has no fixed function ids, does not count.
-fn psci(tree: &Tree<'_>) -> Result<Option<Conduit>, Error> {
-    let known =
-        |node: &Node<'_>| node.is_compatible("arm,psci-1.0") || node.is_compatible("arm,psci-0.2");
-    let Some(node) = tree.enabled().find(known) else {
+fn psci(tree: &Tree<'_, '_>) -> Result<Option<Conduit>, Error> {
+    let known = ["arm,psci-1.0", "arm,psci-0.2"];
+    let Some(node) = known.iter().find_map(|name| tree.compatible(name)) else {
         return Ok(None);
     };
     match node.string("method")? {
         Some("smc") => Ok(Some(Conduit::Smc)),
         Some("hvc") => Ok(Some(Conduit::Hvc)),
-        _ => Err(node.error("method", "is neither \"smc\" nor \"hvc\"", CORRECT)),
+        _ => Err(node.fault("method", "is neither \"smc\" nor \"hvc\"")),
     }
 }
 
-fn cpus(tree: &Tree<'_>, psci: Option<Conduit>) -> Result<Vec<Cpu>, Error> {
+fn cpus(tree: &Tree<'_, '_>, psci: Option<Conduit>) -> Result<Vec<Cpu>, Error> {
     let Some(parent) = tree.find("/cpus") else {
         return Err(Error::new("/cpus", "is missing", CORRECT));
     };
@@ -119,10 +104,10 @@ fn cpus(tree: &Tree<'_>, psci: Option<Conduit>) -> Result<Vec<Cpu>, Error> {
     for node in parent.children().filter(|node| is_cpu(*node)) {
         let mpidr = node.unit_address()?;
         if mpidr & !AFFINITY != 0 {
-            return Err(node.error("reg", "has bits that MPIDR_EL1's affinity has not", CORRECT));
+            return Err(node.fault("reg", "has bits that MPIDR_EL1's affinity has not"));
         }
         if cpus.iter().any(|cpu| cpu.mpidr == mpidr) {
-            return Err(node.error("reg", "is another CPU's too", CORRECT));
+            return Err(node.fault("reg", "is another CPU's too"));
         }
         if cpus.len() == MAX_CPUS {
             return Err(Error::new(
@@ -150,22 +135,21 @@ fn cpus(tree: &Tree<'_>, psci: Option<Conduit>) -> Result<Vec<Cpu>, Error> {
 
 /// Whether a child of `/cpus` is a CPU that works. `status = "disabled"` is one that waits to be
 /// started (Devicetree Specification 3.8.1), `"fail"` is one that never will.
-fn is_cpu(node: Node<'_>) -> bool {
-    let named = node.name().split('@').next() == Some("cpu")
-        || node.property("device_type") == Some(b"cpu\0");
+fn is_cpu(node: Node<'_, '_>) -> bool {
+    let named = node.base_name() == "cpu" || node.property("device_type") == Some(b"cpu\0");
     named
         && !node
             .property("status")
             .is_some_and(|status| status.starts_with(b"fail"))
 }
 
-fn start(node: Node<'_>, psci: Option<Conduit>) -> Result<Start, Error> {
+fn start(node: Node<'_, '_>, psci: Option<Conduit>) -> Result<Start, Error> {
     match (node.string("enable-method")?, psci) {
         (Some("psci") | None, Some(_)) => Ok(Start::Psci),
         (None, None) => Ok(Start::Running),
         (Some("spin-table"), _) => match node.number("cpu-release-addr")? {
             Some(release_pa) => Ok(Start::SpinTable { release_pa }),
-            None => Err(node.error("cpu-release-addr", "is missing", CORRECT)),
+            None => Err(node.fault("cpu-release-addr", "is missing")),
         },
         (Some("psci"), None) => Err(node.error(
             "enable-method",
@@ -181,32 +165,26 @@ fn start(node: Node<'_>, psci: Option<Conduit>) -> Result<Start, Error> {
 }
 
 /// The generic timer's interrupts, by name or else in the binding's order.
-fn timers(tree: &Tree<'_>, gic: &Controller<'_>) -> Result<Timers, Error> {
-    let Some(node) = tree
-        .enabled()
-        .find(|node| node.is_compatible("arm,armv8-timer"))
-    else {
+fn timers(tree: &Tree<'_, '_>, gic: Node<'_, '_>) -> Result<Timers, Error> {
+    let Some(node) = tree.compatible("arm,armv8-timer") else {
         return Err(Error::new(
             "/timer",
             "is missing (compatible \"arm,armv8-timer\")",
             CORRECT,
         ));
     };
-    let found = node.interrupts(gic.node)?.unwrap_or_default();
+    let found = node.interrupts(gic)?.unwrap_or_default();
     let names = node.property("interrupt-names");
     let intid = |name: &'static str, place: usize| {
         let index = match names {
-            Some(names) => names
-                .split(|&byte| byte == 0)
-                .position(|own| own == name.as_bytes()),
+            Some(names) => strings(names).position(|own| own == name.as_bytes()),
             None => Some(place),
         };
         match index.and_then(|index| found.get(index)) {
             Some(interrupt) => Ok(interrupt.intid),
-            None => Err(node.error(
+            None => Err(node.fault(
                 "interrupts",
                 "lacks one of the physical, virtual and hypervisor timers",
-                CORRECT,
             )),
         }
     };

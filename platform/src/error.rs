@@ -5,7 +5,8 @@ use core::fmt::{self, Display, Formatter};
 
 use dtoolkit::error::FdtParseError;
 
-/// What is wrong with a devicetree, as one sentence that names the place and the mend.
+/// What is wrong with a devicetree, as one sentence that names the place and the mend, and can be
+/// prefixed with whose it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
     /// The blob is no devicetree, or a damaged one.
@@ -22,9 +23,11 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn new(place: impl Into<String>, what: &'static str, mend: &'static str) -> Self {
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn new(place: &str, what: &'static str, mend: &'static str) -> Self {
         Self::Unusable {
-            place: place.into(),
+            place: String::from(place),
             what,
             mend,
         }
@@ -33,14 +36,14 @@ impl Error {
 
 impl Display for Error {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str("the machine's devicetree: ")?;
         match self {
             Self::Malformed(error) => {
+                f.write_str("devicetree blob is damaged: ")?;
                 error.fmt(f)?;
                 f.write_str("; have the loader hand it over unaltered")
             }
             Self::Unusable { place, what, mend } => {
-                for part in [place, " ", what, "; ", mend] {
+                for part in ["devicetree ", place, " ", what, "; ", mend] {
                     f.write_str(part)?;
                 }
                 Ok(())

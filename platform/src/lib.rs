@@ -7,12 +7,13 @@
 
 extern crate alloc;
 
+pub mod devicetree;
 mod discover;
 mod error;
 mod machine;
 mod range;
 
-pub use discover::dtb_size;
+pub use devicetree::dtb_size;
 pub use error::Error;
 pub use machine::{
     Conduit, Cpu, Device, DeviceKind, Gic, MAX_CPUS, Machine, Spi, Start, Timers, Uart, UartKind,

@@ -4,8 +4,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use dtoolkit::fdt::{Fdt, FdtNode};
-use dtoolkit::{Node, Property};
+use platform::devicetree::{Blob, Fdt, Node, Tree, number};
 
 use crate::digest::{self, DIGEST, Hash};
 use crate::{Error, GuestConfig};
@@ -47,20 +46,17 @@ impl<'a> Bundle<'a> {
     /// # Errors
     ///
     /// If it is none, cut short or altered, or asks for what is not known here.
+    #[inline(never)]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Error> {
-        let fit = open(bytes)?;
-        verify(fit)?;
-        let Some(configurations) = fit.find_node("/configurations") else {
-            return Err(Error::invalid(
-                "the guest bundle's /configurations",
-                "is missing",
-                MAKE_AGAIN,
-            ));
-        };
-        let guests = configurations
-            .children()
-            .map(|node| guest(fit, node))
-            .collect::<Result<Vec<_>, _>>()?;
+        let bytes = check(bytes)?;
+        let fdt = Fdt::open(bytes).map_err(unreadable)?;
+        let tree = Tree::new(&fdt);
+        verify(bytes, &tree)?;
+        let configurations = tree.find("/configurations").map(Node::children);
+        let mut guests = Vec::new();
+        for node in configurations.into_iter().flatten() {
+            guests.push(guest(&tree, node)?);
+        }
         if guests.is_empty() {
             return Err(Error::invalid(
                 "the guest bundle's /configurations",
@@ -72,71 +68,77 @@ impl<'a> Bundle<'a> {
     }
 }
 
-/// Is this a whole and sound devicetree blob?
-pub fn open(bytes: &[u8]) -> Result<Fdt<'_>, Error> {
-    let needs = platform::dtb_size(bytes).map_err(|_| {
-        Error::invalid(
+/// Returns the bundle that `bytes` begin with if it is whole and a sound devicetree blob.
+pub fn check(bytes: &[u8]) -> Result<&[u8], Error> {
+    let Ok(needs) = platform::dtb_size(bytes) else {
+        return Err(Error::invalid(
             "the guest bundle",
             "is no FIT image",
             "hand over, as the initrd, the bundle that xtask makes",
-        )
-    })?;
-    let Some(bytes) = bytes.get(..needs) else {
+        ));
+    };
+    if bytes.len() < needs {
         return Err(Error::CutShort {
             has: bytes.len() as u64,
             needs: needs as u64,
         });
-    };
-    Fdt::new(bytes).map_err(|error| Error::Malformed {
-        what: "the guest bundle",
+    }
+    let blob = Blob::check(bytes).map_err(unreadable)?;
+    // A bundle is too large to be copied, and nobody blanks out parts of one.
+    let what = "has parts blanked out";
+    blob.settled()
+        .ok_or_else(|| Error::invalid("the guest bundle", what, MAKE_AGAIN))
+}
+
+pub fn unreadable(error: platform::Error) -> Error {
+    Error::Devicetree {
+        whose: "the guest bundle's",
         error,
-    })
+    }
 }
 
 /// Compares every hash.
-fn verify(fit: Fdt<'_>) -> Result<(), Error> {
-    let altered = |place: &str| Error::Altered {
-        place: String::from(place),
-    };
-    let frame = digest::frame(fit);
-    let matches = |node: &FdtNode<'_>, key: &str, hash: Hash| {
-        node.property(key).is_some_and(|own| own.value() == hash)
-    };
-    if !matches(&fit.root(), DIGEST, frame) {
+fn verify(bytes: &[u8], tree: &Tree<'_, '_>) -> Result<(), Error> {
+    let root = tree.find("/");
+    let sealed = root.is_some_and(|root| holds(root, DIGEST, digest::frame(bytes, tree)));
+    if !sealed {
         return Err(altered("its description of the guest"));
     }
-    for image in digest::images(fit) {
-        let Some(hash) = image.child("hash-1") else {
-            return Err(altered(image.name()));
-        };
-        let is_sha256 = text(&hash, "algo")? == Some("sha256");
-        if !is_sha256 || !matches(&hash, "value", digest::hash(data(&image)?)) {
+    for image in digest::images(tree) {
+        let data = image.property("data").unwrap_or_default();
+        let sound = image.child("hash-1").is_some_and(|hash| {
+            hash.property("algo") == Some(b"sha256\0") && holds(hash, "value", digest::hash(data))
+        });
+        if !sound {
             return Err(altered(image.name()));
         }
     }
     Ok(())
 }
 
-fn guest<'a>(fit: Fdt<'a>, node: FdtNode<'a>) -> Result<Guest<'a>, Error> {
-    let mut config = GuestConfig {
-        name: String::from(node.name()),
-        ..GuestConfig::default()
-    };
+fn holds(node: Node<'_, '_>, key: &str, hash: Hash) -> bool {
+    node.property(key) == Some(&hash[..])
+}
+
+fn altered(place: &str) -> Error {
+    Error::Altered {
+        place: String::from(place),
+    }
+}
+
+fn guest<'a>(tree: &Tree<'_, 'a>, node: Node<'_, 'a>) -> Result<Guest<'a>, Error> {
+    let mut config = GuestConfig::default();
     let (mut kernel, mut ramdisk) = (None, None);
-    for property in node.properties() {
-        let name = property.name();
-        match name {
-            key::VCPUS => {
-                let vcpus = number(&node, name, property.value())?;
-                config.vcpus = u32::try_from(vcpus).unwrap_or(u32::MAX);
-            }
-            key::MEMORY => config.memory = number(&node, name, property.value())?,
-            key::SDEI => config.sdei = number(&node, name, property.value())? != 0,
-            key::NAME => config.name = String::from(text(&node, name)?.unwrap_or_default()),
-            key::BOOTARGS => config.bootargs = String::from(text(&node, name)?.unwrap_or_default()),
-            key::KERNEL => kernel = Some(image(fit, &node, name)?),
-            key::RAMDISK => ramdisk = Some(image(fit, &node, name)?),
-            _ => return Err(wrong(&node, name, "is not known to this hypervisor")),
+    for (key, value) in node.properties() {
+        match key {
+            key::VCPUS => config.vcpus = cells(node, key, value)?.try_into().unwrap_or(u32::MAX),
+            key::MEMORY => config.memory = cells(node, key, value)?,
+            key::SDEI => config.sdei = cells(node, key, value)? != 0,
+            key::NAME => config.name = String::from(text(node, key)?),
+            key::BOOTARGS => config.bootargs = String::from(text(node, key)?),
+            key::KERNEL => kernel = Some(image(tree, node, key)?),
+            key::RAMDISK => ramdisk = Some(image(tree, node, key)?),
+            _ => return Err(wrong(node, key, "is not known to this hypervisor")),
         }
     }
     config.check()?;
@@ -146,48 +148,40 @@ fn guest<'a>(fit: Fdt<'a>, node: FdtNode<'a>) -> Result<Guest<'a>, Error> {
             kernel,
             ramdisk,
         }),
-        None => Err(wrong(&node, key::KERNEL, "is missing")),
+        None => Err(wrong(node, key::KERNEL, "is missing")),
     }
 }
 
 /// The data of the image that a configuration's property names.
-fn image<'a>(fit: Fdt<'a>, node: &FdtNode<'a>, key: &str) -> Result<&'a [u8], Error> {
-    let name = text(node, key)?.unwrap_or_default();
-    match digest::images(fit).find(|image| image.name() == name) {
-        Some(image) => data(&image),
+fn image<'a>(tree: &Tree<'_, 'a>, node: Node<'_, 'a>, key: &str) -> Result<&'a [u8], Error> {
+    let name = text(node, key)?;
+    let mut images = digest::images(tree).filter(|image| image.name() == name);
+    match images.next().and_then(|image| image.property("data")) {
+        Some(data) => Ok(data),
         None => Err(wrong(node, key, "names an image that is not there")),
     }
 }
 
-fn data<'a>(image: &FdtNode<'a>) -> Result<&'a [u8], Error> {
-    image
-        .property("data")
-        .map(|data| data.value_as::<&[u8]>().unwrap_or_default())
-        .ok_or_else(|| wrong(image, "data", "is missing"))
-}
-
-fn text<'a>(node: &FdtNode<'a>, key: &str) -> Result<Option<&'a str>, Error> {
-    match node.property(key).map(|property| property.value_as()) {
-        None => Ok(None),
-        Some(Ok(text)) => Ok(Some(text)),
-        Some(Err(_)) => Err(wrong(node, key, "is no string")),
+fn text<'a>(node: Node<'_, 'a>, key: &str) -> Result<&'a str, Error> {
+    match node.string(key) {
+        Ok(text) => Ok(text.unwrap_or_default()),
+        Err(_) => Err(wrong(node, key, "is no string")),
     }
 }
 
-/// A number of one or two cells.
-fn number(node: &FdtNode<'_>, key: &str, value: &[u8]) -> Result<u64, Error> {
+fn cells(node: Node<'_, '_>, key: &str, value: &[u8]) -> Result<u64, Error> {
     match value.len() {
-        4 | 8 => Ok(value
-            .iter()
-            .fold(0, |number, &byte| number << 8 | u64::from(byte))),
+        4 | 8 => Ok(number(value)),
         _ => Err(wrong(node, key, "is no number")),
     }
 }
 
-fn wrong(node: &FdtNode<'_>, key: &str, what: &'static str) -> Error {
+#[cold]
+#[inline(never)]
+fn wrong(node: Node<'_, '_>, key: &str, what: &'static str) -> Error {
     let mut place = String::from("the guest bundle's ");
-    place.push_str(node.name());
-    place.push(' ');
-    place.push_str(key);
-    Error::invalid(place, what, MAKE_AGAIN)
+    for part in [node.name(), " ", key] {
+        place.push_str(part);
+    }
+    Error::invalid(&place, what, MAKE_AGAIN)
 }

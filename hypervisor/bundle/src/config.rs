@@ -51,6 +51,7 @@ impl GuestConfig {
     /// # Errors
     ///
     /// Names the first key that makes no sense.
+    #[inline(never)]
     pub fn check(&self) -> Result<(), Error> {
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         if self.name.is_empty() || self.name.len() > 31 || !self.name.bytes().all(fits) {

@@ -2,11 +2,9 @@
 //! it; our own [`DIGEST`] in the root covers all the rest, the configurations and the header included,
 //! so that no bit of a bundle can change unnoticed and none is hashed twice.
 
-use alloc::vec::Vec;
 use core::ops::Range;
 
-use dtoolkit::fdt::Fdt;
-use dtoolkit::{Node, Property};
+use platform::devicetree::{Node, Tree};
 use sha2::{Digest, Sha256};
 
 /// The root's property with the hash of everything but images' data and itself.
@@ -20,30 +18,26 @@ pub fn hash(bytes: &[u8]) -> Hash {
     Sha256::digest(bytes).into()
 }
 
-/// The hash of the parts of a bundle that no image's hash covers.
-pub fn frame(fit: Fdt<'_>) -> Hash {
-    let bytes = fit.data();
-    let mut left_out: Vec<Range<usize>> = images(fit)
-        .filter_map(|image| image.property("data"))
-        .chain(fit.root().property(DIGEST))
-        .map(|property| place(bytes, property.value()))
-        .collect();
-    left_out.sort_unstable_by_key(|range| range.start);
+/// The hash of the parts of the bundle `bytes` that no image's hash covers.
+pub fn frame(bytes: &[u8], tree: &Tree<'_, '_>) -> Hash {
+    let own = tree.find("/").and_then(|root| root.property(DIGEST));
+    let data = images(tree).filter_map(|image| image.property("data"));
     let mut hasher = Sha256::new();
     let mut at = 0;
-    for part in left_out {
-        hasher.update(bytes.get(at..part.start).unwrap_or_default());
-        at = part.end;
+    // In the order of the structure block, where properties come before children.
+    for left_out in own.into_iter().chain(data) {
+        let left_out = place(bytes, left_out);
+        hasher.update(bytes.get(at..left_out.start).unwrap_or_default());
+        at = left_out.end;
     }
     hasher.update(bytes.get(at..).unwrap_or_default());
     hasher.finalize().into()
 }
 
 /// The nodes below `/images`.
-pub fn images(fit: Fdt<'_>) -> impl Iterator<Item = dtoolkit::fdt::FdtNode<'_>> {
-    fit.find_node("/images")
-        .into_iter()
-        .flat_map(|images| images.children())
+pub fn images<'t, 'a>(tree: &'t Tree<'t, 'a>) -> impl Iterator<Item = Node<'t, 'a>> {
+    let images = tree.find("/images").map(Node::children);
+    images.into_iter().flatten()
 }
 
 /// Where `part`, a piece of `whole`, is in it.

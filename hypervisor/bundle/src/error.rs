@@ -3,8 +3,6 @@
 use alloc::string::String;
 use core::fmt::{self, Display, Formatter};
 
-use dtoolkit::error::FdtParseError;
-
 use crate::Compression;
 
 /// What is wrong, as one sentence that names the thing and the mend.
@@ -17,12 +15,12 @@ pub enum Error {
         /// Bytes there should be.
         needs: u64,
     },
-    /// A devicetree blob (a bundle is one too) is damaged.
-    Malformed {
-        /// Which blob.
-        what: &'static str,
-        /// What `dtoolkit` found.
-        error: FdtParseError,
+    /// A devicetree (a bundle is one too) is damaged or incomplete.
+    Devicetree {
+        /// Whose it is.
+        whose: &'static str,
+        /// What is wrong with it.
+        error: platform::Error,
     },
     /// A part of the bundle is not what its hash was made from.
     Altered {
@@ -68,13 +66,11 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn invalid(
-        place: impl Into<String>,
-        what: &'static str,
-        mend: &'static str,
-    ) -> Self {
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn invalid(place: &str, what: &'static str, mend: &'static str) -> Self {
         Self::Invalid {
-            place: place.into(),
+            place: String::from(place),
             what,
             mend,
         }
@@ -88,9 +84,7 @@ impl Display for Error {
                 f,
                 "the guest bundle is cut short: {has} of {needs} bytes; make or copy it again"
             ),
-            Self::Malformed { what, error } => {
-                write!(f, "{what} is damaged: {error}; make or copy it again")
-            }
+            Self::Devicetree { whose, error } => write!(f, "{whose} {error}"),
             Self::Altered { place } => write!(
                 f,
                 "the guest bundle is altered: {place} does not match its hash; make or copy it again"

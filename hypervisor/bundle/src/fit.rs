@@ -4,10 +4,11 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use dtoolkit::ToPropertyValue;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
-use dtoolkit::{Node, Property, ToPropertyValue};
+use platform::devicetree::{Fdt, Tree};
 
-use crate::bundle::{key, open};
+use crate::bundle::{check, key, unreadable};
 use crate::digest::{self, DIGEST};
 use crate::{Error, Format, Guest, Kernel};
 
@@ -64,13 +65,15 @@ pub fn write(guests: &[Guest<'_>]) -> Result<Vec<u8>, Error> {
 
 /// Fills in the digest.
 fn seal(mut bytes: Vec<u8>) -> Result<Vec<u8>, Error> {
-    let fit = open(&bytes)?;
-    let frame = digest::frame(fit);
-    let place = fit
-        .root()
-        .property(DIGEST)
-        .map(|property| digest::place(&bytes, property.value()));
-    if let Some(own) = place.and_then(|place| bytes.get_mut(place)) {
+    let (place, frame) = {
+        let whole = check(&bytes)?;
+        let fdt = Fdt::open(whole).map_err(unreadable)?;
+        let tree = Tree::new(&fdt);
+        let own = tree.find("/").and_then(|root| root.property(DIGEST));
+        let place = digest::place(whole, own.unwrap_or_default());
+        (place, digest::frame(whole, &tree))
+    };
+    if let Some(own) = bytes.get_mut(place) {
         own.copy_from_slice(&frame);
     }
     Ok(bytes)

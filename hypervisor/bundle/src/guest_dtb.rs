@@ -2,24 +2,21 @@
 //! in by being asked for; what a guest is not given, it does not read of.
 
 use alloc::format;
-use alloc::string::String;
 use alloc::vec::Vec;
 
-use dtoolkit::fdt::{Fdt, FdtNode};
-use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
-use dtoolkit::standard::NodeStandard;
-use dtoolkit::{Node, Property, ToPropertyValue};
+use platform::devicetree::{Blob, Fdt, Node, Tree, number};
 use platform::{Conduit, Range};
 
 use crate::Error;
+use crate::writer::Writer;
 
 /// Bytes left free behind a guest's devicetree for a bootloader to add to it; its size includes them.
 pub const HEADROOM: usize = 4096;
 
-/// How deep to look for nodes in the machine's devicetree.
-const MAX_DEPTH: usize = 16;
-
 const CORRECT: &str = "correct the machine's devicetree";
+
+const GIC_V3: &str = "arm,gic-v3";
+const GICS: [&str; 3] = [GIC_V3, "arm,gic-400", "arm,cortex-a15-gic"];
 
 /// What a guest is given.
 #[derive(Clone, Copy, Debug)]
@@ -47,101 +44,172 @@ pub struct GuestSpec<'a> {
 /// # Errors
 ///
 /// If the machine's is damaged or has no node for something `spec` names.
+#[inline(never)]
 pub fn build(machine_dtb: &[u8], spec: &GuestSpec<'_>) -> Result<Vec<u8>, Error> {
-    let mut graft = Graft::new(machine_dtb)?;
-    graft.add_cpus(spec.cpus)?;
-    graft.add_ram(spec.ram)?;
-    graft.add_gic()?;
-    graft.add_timer()?;
-    graft.add(spec.console)?;
-    for path in spec.devices {
-        graft.add(path)?;
-    }
-    graft.add_clocks()?;
-    graft.add_keys()?;
-    graft.add_firmware(spec);
-    graft.add_aliases();
-    graft.add_chosen(spec);
-    Ok(with_headroom(graft.tree.to_dtb()))
+    let blob = Blob::check(machine_dtb).map_err(unusable)?.settle();
+    let fdt = Fdt::open(&blob).map_err(unusable)?;
+    let tree = Tree::new(&fdt);
+    let mut graft = Graft::new(&tree, spec)?;
+    graft.root()?;
+    Ok(graft.guest.finish(HEADROOM))
 }
 
-/// A guest's devicetree in the making, and the machine's that it is taken from.
-struct Graft<'a> {
-    machine: Fdt<'a>,
-    tree: DeviceTree,
+fn unusable(error: platform::Error) -> Error {
+    Error::Devicetree {
+        whose: "the machine's",
+        error,
+    }
 }
 
-impl<'a> Graft<'a> {
-    /// Starts with the root's properties.
-    fn new(machine_dtb: &'a [u8]) -> Result<Self, Error> {
-        let size = platform::dtb_size(machine_dtb).unwrap_or(usize::MAX);
-        let bytes = machine_dtb.get(..size).unwrap_or(machine_dtb);
-        let machine = Fdt::new(bytes).map_err(|error| Error::Malformed {
-            what: "the machine's devicetree",
-            error,
-        })?;
-        let mut tree = DeviceTree::new();
-        tree.root = bare(&machine.root());
-        Ok(Self { machine, tree })
-    }
+/// Whether a CPU's property describes its caches: `i-cache-size`, `next-level-cache` and such.
+fn is_about_cache(name: &str) -> bool {
+    name.as_bytes().windows(6).any(|part| part == b"-cache")
+}
 
-    /// Adds the node at `path` with all below it, and the buses above it.
-    fn add(&mut self, path: &str) -> Result<&mut DeviceTreeNode, Error> {
-        let source = self.source(path)?;
-        let target = self.add_bare(path)?;
-        for child in source.children() {
-            target.add_child(copy(&child, MAX_DEPTH));
+/// The machine's devicetree, what of it the guest is given, and the guest's own in the making.
+struct Graft<'t, 'a, 's> {
+    machine: &'t Tree<'t, 'a>,
+    gic: Node<'t, 'a>,
+    console: Node<'t, 'a>,
+    /// Nodes that are taken over whole.
+    given: Vec<Node<'t, 'a>>,
+    spec: &'s GuestSpec<'s>,
+    guest: Writer,
+}
+
+impl<'t, 'a, 's> Graft<'t, 'a, 's> {
+    /// Looks up what the guest is given.
+    fn new(machine: &'t Tree<'t, 'a>, spec: &'s GuestSpec<'s>) -> Result<Self, Error> {
+        let missing =
+            |place: &str| Error::invalid(place, "is not in the machine's devicetree", CORRECT);
+        let find = |path: &str| machine.find(path).ok_or_else(|| missing(path));
+        let compatible = |name: &str| machine.compatible(name).ok_or_else(|| missing(name));
+        let console = find(spec.console)?;
+        let gic = GICS.iter().find_map(|name| machine.compatible(name));
+        let mut graft = Self {
+            machine,
+            gic: gic.ok_or_else(|| missing("a GIC"))?,
+            console,
+            given: Vec::from([console, compatible("arm,armv8-timer")?]),
+            spec,
+            guest: Writer::default(),
+        };
+        for path in spec.devices {
+            graft.given.push(find(path)?);
         }
-        Ok(target)
-    }
-
-    /// Adds the node at `path` without children, and the buses above it.
-    fn add_bare(&mut self, path: &str) -> Result<&mut DeviceTreeNode, Error> {
-        let missing = || Error::invalid(path, "is not in the machine's devicetree", CORRECT);
-        let mut source = self.machine.root();
-        let mut target = &mut self.tree.root;
-        for name in path.split('/').filter(|name| !name.is_empty()) {
-            source = source
-                .children()
-                .find(|child| child.name() == name)
-                .ok_or_else(missing)?;
-            if target.child(name).is_none_or(|child| child.name() != name) {
-                target.add_child(bare(&source));
+        for node in machine.all() {
+            // Clocks that need no driver of a device the guest has not got, and keys on a GPIO
+            // controller that it has, such as QEMU's power button.
+            if node.is_compatible("fixed-clock")
+                || node.is_compatible("gpio-keys") && graft.has_wired(node)
+            {
+                graft.given.push(node);
             }
-            target = target.child_mut(name).ok_or_else(missing)?;
         }
-        Ok(target)
+        Ok(graft)
     }
 
-    fn source(&self, path: &str) -> Result<FdtNode<'a>, Error> {
-        let mut node = self.machine.root();
-        for name in path.split('/').filter(|name| !name.is_empty()) {
-            node = node
-                .children()
-                .find(|child| child.name() == name)
-                .ok_or_else(|| {
-                    Error::invalid(path, "is not in the machine's devicetree", CORRECT)
-                })?;
+    /// Whether any of these keys is on a GPIO controller that is given.
+    fn has_wired(&self, keys: Node<'_, '_>) -> bool {
+        keys.children().any(|key| {
+            let gpio = key.property("gpios").and_then(|gpios| gpios.get(..4));
+            gpio.is_some_and(|gpio| {
+                let phandle = Some(number(gpio) as u32);
+                self.given.iter().any(|node| node.phandle() == phandle)
+            })
+        })
+    }
+
+    /// Whether the guest has this node or part of it.
+    fn is_given(&self, node: Node<'_, '_>) -> bool {
+        let touches = |given: &Node<'_, '_>| node.is_within(*given) || given.is_within(node);
+        touches(&self.gic) || self.given.iter().any(touches)
+    }
+
+    fn root(&mut self) -> Result<(), Error> {
+        let Some(root) = self.machine.find("/") else {
+            return Ok(());
+        };
+        self.guest.begin("");
+        self.properties(root);
+        self.firmware();
+        self.ram(root)?;
+        self.cpus()?;
+        self.children(root)?;
+        self.aliases();
+        self.chosen();
+        self.guest.end();
+        Ok(())
+    }
+
+    fn properties(&mut self, node: Node<'_, '_>) {
+        for (name, value) in node.properties() {
+            self.guest.property(name, value);
         }
-        Ok(node)
     }
 
-    /// The paths of all nodes that have one of these `compatible`s.
-    fn compatible(&self, names: &[&str]) -> Vec<String> {
-        let mut paths = Vec::new();
-        collect(&self.machine.root(), "", MAX_DEPTH, names, &mut paths);
-        paths
+    /// What is given below a node.
+    fn children(&mut self, node: Node<'_, '_>) -> Result<(), Error> {
+        for child in node.children() {
+            if child == self.gic {
+                self.gic(child)?;
+            } else if self.given.contains(&child) {
+                self.whole(child);
+            } else if self.is_given(child) {
+                // A bus.
+                self.guest.begin(child.name());
+                self.properties(child);
+                self.children(child)?;
+                self.guest.end();
+            }
+        }
+        Ok(())
     }
 
-    fn first_compatible(&self, names: &[&str], place: &str) -> Result<String, Error> {
-        self.compatible(names)
-            .into_iter()
-            .next()
-            .ok_or_else(|| Error::invalid(place, "is not in the machine's devicetree", CORRECT))
+    fn whole(&mut self, node: Node<'_, '_>) {
+        self.guest.begin(node.name());
+        self.properties(node);
+        for child in node.children() {
+            self.whole(child);
+        }
+        self.guest.end();
+    }
+
+    /// The GIC as it is without virtualisation: no maintenance interrupt, no registers of ours, no
+    /// message-signalled interrupts.
+    fn gic(&mut self, gic: Node<'_, '_>) -> Result<(), Error> {
+        const OURS: [&str; 5] = [
+            "interrupts",
+            "interrupts-extended",
+            "msi-controller",
+            "mbi-ranges",
+            "mbi-alias",
+        ];
+        let regions = gic.u32("#redistributor-regions").map_err(unusable)?;
+        let blocks = if gic.is_compatible(GIC_V3) {
+            1 + regions.unwrap_or(1) as usize
+        } else {
+            2
+        };
+        let (address, size) = match gic.parent() {
+            Some(bus) => bus.cells().map_err(unusable)?,
+            None => (0, 0),
+        };
+        self.guest.begin(gic.name());
+        for (name, value) in gic.properties() {
+            if name == "reg" {
+                let end = (address + size) * 4 * blocks;
+                self.guest.property(name, value.get(..end).unwrap_or(value));
+            } else if !OURS.contains(&name) {
+                self.guest.property(name, value);
+            }
+        }
+        self.guest.end();
+        Ok(())
     }
 
     /// `/cpus` with the guest's CPUs only, all of them started by PSCI.
-    fn add_cpus(&mut self, mpidrs: &[u64]) -> Result<(), Error> {
+    fn cpus(&mut self) -> Result<(), Error> {
         const KEPT: [&str; 5] = [
             "device_type",
             "compatible",
@@ -149,269 +217,117 @@ impl<'a> Graft<'a> {
             "phandle",
             "capacity-dmips-mhz",
         ];
-        let source = self.source("/cpus")?;
-        let target = self.add_bare("/cpus")?;
-        for &mpidr in mpidrs {
-            let cpu = source
-                .children()
-                .find(|cpu| {
-                    cpu.name_without_address() == "cpu" && number(cpu, "reg") == Some(mpidr)
-                })
-                .ok_or_else(|| {
-                    Error::invalid(format!("/cpus: CPU {mpidr:#x}"), "is missing", CORRECT)
-                })?;
-            let mut node = DeviceTreeNode::new_unchecked(cpu.name());
-            for property in cpu.properties() {
-                if KEPT.contains(&property.name()) || property.name().contains("-cache") {
-                    node.add_property(DeviceTreeProperty::from_property(&property));
+        let Some(cpus) = self.machine.find("/cpus") else {
+            return Err(Error::invalid("/cpus", "is missing", CORRECT));
+        };
+        self.guest.begin(cpus.name());
+        self.properties(cpus);
+        for &mpidr in self.spec.cpus {
+            let is_it =
+                |cpu: &Node<'_, '_>| cpu.base_name() == "cpu" && cpu.unit_address() == Ok(mpidr);
+            let Some(cpu) = cpus.children().find(is_it) else {
+                let place = format!("CPU {mpidr:#x}");
+                let what = "is not in the machine's devicetree";
+                return Err(Error::invalid(&place, what, CORRECT));
+            };
+            self.guest.begin(cpu.name());
+            for (name, value) in cpu.properties() {
+                if KEPT.contains(&name) || is_about_cache(name) {
+                    self.guest.property(name, value);
                 }
             }
-            set(&mut node, "enable-method", "psci");
-            target.add_child(node);
+            self.guest.text("enable-method", &["psci"]);
+            self.guest.end();
         }
-        for node in source.children() {
-            if node.name_without_address() != "cpu" && node.is_compatible("cache") {
-                target.add_child(copy(&node, MAX_DEPTH));
+        for cache in cpus.children() {
+            if cache.base_name() != "cpu" && cache.is_compatible("cache") {
+                self.whole(cache);
             }
         }
+        self.guest.end();
         Ok(())
     }
 
     /// A `/memory` node for each piece of RAM.
-    fn add_ram(&mut self, ram: &[Range]) -> Result<(), Error> {
-        let root = self.machine.root().address_space();
-        for range in ram {
+    fn ram(&mut self, root: Node<'_, '_>) -> Result<(), Error> {
+        let (address, size) = root.cells().map_err(unusable)?;
+        for range in self.spec.ram {
             let mut reg = Vec::new();
-            for (value, cells) in [
-                (range.start, root.address_cells),
-                (range.size, root.size_cells),
-            ] {
-                match (cells, u32::try_from(value)) {
-                    (2, _) => reg.extend([(value >> 32) as u32, value as u32]),
-                    (1, Ok(value)) => reg.push(value),
+            for (value, cells) in [(range.start, address), (range.size, size)] {
+                let bytes = value.to_be_bytes();
+                match bytes.split_at_checked(8 - cells * 4) {
+                    Some((beyond, bytes)) if beyond.iter().all(|&byte| byte == 0) => {
+                        reg.extend_from_slice(bytes);
+                    }
                     _ => {
-                        return Err(Error::invalid(
-                            "/ #address-cells or #size-cells",
-                            "cannot hold the guest's memory",
-                            CORRECT,
-                        ));
+                        let place = "/ #address-cells or #size-cells";
+                        let what = "cannot hold the guest's memory";
+                        return Err(Error::invalid(place, what, CORRECT));
                     }
                 }
             }
-            let mut node = DeviceTreeNode::new_unchecked(format!("memory@{:x}", range.start));
-            set(&mut node, "device_type", "memory");
-            set(&mut node, "reg", reg);
-            self.tree.root.add_child(node);
-        }
-        Ok(())
-    }
-
-    /// The GIC as it is without virtualisation: no maintenance interrupt, no registers of ours, no
-    /// message-signalled interrupts.
-    fn add_gic(&mut self) -> Result<(), Error> {
-        const V3: &str = "arm,gic-v3";
-        let names = [V3, "arm,gic-400", "arm,cortex-a15-gic"];
-        let path = self.first_compatible(&names, "the GIC")?;
-        let source = self.source(&path)?;
-        let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
-        let bus = self.source(parent)?.address_space();
-        let entry = (bus.address_cells + bus.size_cells) as usize * 4;
-        let blocks = if source.is_compatible(V3) {
-            1 + number(&source, "#redistributor-regions").unwrap_or(1) as usize
-        } else {
-            2
-        };
-        let reg = source.property("reg").map(|reg| reg.value().to_vec());
-        let target = self.add_bare(&path)?;
-        if let Some(mut reg) = reg {
-            reg.truncate(entry.saturating_mul(blocks));
-            set(target, "reg", reg);
-        }
-        for ours in [
-            "interrupts",
-            "interrupts-extended",
-            "msi-controller",
-            "mbi-ranges",
-            "mbi-alias",
-        ] {
-            target.remove_property(ours);
-        }
-        Ok(())
-    }
-
-    fn add_timer(&mut self) -> Result<(), Error> {
-        let path = self.first_compatible(&["arm,armv8-timer"], "the timer")?;
-        self.add(&path).map(|_| ())
-    }
-
-    /// Clocks that need no driver of a device the guest has not got.
-    fn add_clocks(&mut self) -> Result<(), Error> {
-        for path in self.compatible(&["fixed-clock"]) {
-            self.add(&path)?;
-        }
-        Ok(())
-    }
-
-    /// Keys on a GPIO controller that the guest has, such as QEMU's power button.
-    fn add_keys(&mut self) -> Result<(), Error> {
-        for path in self.compatible(&["gpio-keys"]) {
-            let source = self.source(&path)?;
-            let has = |phandle: u32| owns(&self.tree.root, phandle);
-            let wired = source.children().any(|key| {
-                key.property("gpios")
-                    .and_then(|gpios| gpios.value().first_chunk::<4>().copied())
-                    .is_some_and(|phandle| has(u32::from_be_bytes(phandle)))
-            });
-            if wired {
-                self.add(&path)?;
-            }
+            self.guest.begin(&format!("memory@{:x}", range.start));
+            self.guest.text("device_type", &["memory"]);
+            self.guest.property("reg", &reg);
+            self.guest.end();
         }
         Ok(())
     }
 
     /// `psci` (Linux bindings `arm,psci`), and `sdei` (`arm,sdei`) if it is offered.
-    fn add_firmware(&mut self, spec: &GuestSpec<'_>) {
-        let method = spec.conduit.name();
-        let mut psci = DeviceTreeNode::new_unchecked("psci");
-        set(
-            &mut psci,
-            "compatible",
-            &["arm,psci-1.0", "arm,psci-0.2"][..],
-        );
-        set(&mut psci, "method", method);
-        self.tree.root.add_child(psci);
-        if spec.sdei {
-            let mut sdei = DeviceTreeNode::new_unchecked("sdei");
-            set(&mut sdei, "compatible", "arm,sdei-1.0");
-            set(&mut sdei, "method", method);
-            let mut firmware = DeviceTreeNode::new_unchecked("firmware");
-            firmware.add_child(sdei);
-            self.tree.root.add_child(firmware);
+    fn firmware(&mut self) {
+        let method = self.spec.conduit.name();
+        self.guest.begin("psci");
+        let compatible = ["arm,psci-1.0", "arm,psci-0.2"];
+        self.guest.text("compatible", &compatible);
+        self.guest.text("method", &[method]);
+        self.guest.end();
+        if self.spec.sdei {
+            self.guest.begin("firmware");
+            self.guest.begin("sdei");
+            self.guest.text("compatible", &["arm,sdei-1.0"]);
+            self.guest.text("method", &[method]);
+            self.guest.end();
+            self.guest.end();
         }
     }
 
     /// The machine's aliases for what the guest has got.
-    fn add_aliases(&mut self) {
-        let Some(source) = self.machine.find_node("/aliases") else {
+    fn aliases(&mut self) {
+        let Some(aliases) = self.machine.find("/aliases") else {
             return;
         };
-        let mut aliases = DeviceTreeNode::new_unchecked("aliases");
-        for alias in source.properties() {
-            let path = alias.value_as::<&str>().unwrap_or_default();
-            if self.tree.find_node(path).is_some() {
-                aliases.add_property(DeviceTreeProperty::from_property(&alias));
+        self.guest.begin(aliases.name());
+        for (name, value) in aliases.properties() {
+            let node = aliases.string(name).ok().flatten();
+            let node = node.and_then(|path| self.machine.find(path));
+            if node.is_some_and(|node| self.is_given(node)) {
+                self.guest.property(name, value);
             }
         }
-        self.tree.root.add_child(aliases);
+        self.guest.end();
     }
 
     /// `/chosen`: what the guest boots with, and the machine's seeds.
-    fn add_chosen(&mut self, spec: &GuestSpec<'_>) {
-        let mut chosen = DeviceTreeNode::new_unchecked("chosen");
-        if !spec.bootargs.is_empty() {
-            set(&mut chosen, "bootargs", spec.bootargs);
+    fn chosen(&mut self) {
+        self.guest.begin("chosen");
+        if !self.spec.bootargs.is_empty() {
+            self.guest.text("bootargs", &[self.spec.bootargs]);
         }
-        if let Some(initrd) = spec.initrd {
-            set(&mut chosen, "linux,initrd-start", initrd.start);
-            set(&mut chosen, "linux,initrd-end", initrd.end());
+        if let Some(initrd) = self.spec.initrd {
+            self.guest.number("linux,initrd-start", initrd.start);
+            self.guest.number("linux,initrd-end", initrd.end());
         }
-        set(&mut chosen, "stdout-path", self.stdout(spec.console));
-        if let Some(source) = self.machine.find_node("/chosen") {
-            for seed in ["kaslr-seed", "rng-seed"] {
-                if let Some(seed) = source.property(seed) {
-                    chosen.add_property(DeviceTreeProperty::from_property(&seed));
-                }
+        // The machine's own may set a speed; it counts if it means the guest's console.
+        let own = self.machine.stdout().filter(|own| own.0 == self.console);
+        let stdout = own.map_or(self.spec.console, |own| own.1);
+        self.guest.text("stdout-path", &[stdout]);
+        let machine = self.machine.find("/chosen");
+        for seed in ["kaslr-seed", "rng-seed"] {
+            if let Some(value) = machine.and_then(|chosen| chosen.property(seed)) {
+                self.guest.property(seed, value);
             }
         }
-        self.tree.root.add_child(chosen);
+        self.guest.end();
     }
-
-    /// The machine's `stdout-path`, which may set a speed, if it means the guest's console; else that.
-    fn stdout(&self, console: &str) -> String {
-        let own = self
-            .machine
-            .find_node("/chosen")
-            .and_then(|chosen| chosen.property("stdout-path"))
-            .and_then(|path| path.value_as::<String>().ok());
-        match own {
-            Some(own) => {
-                let target = own.split(':').next().unwrap_or_default();
-                let alias = self
-                    .machine
-                    .find_node("/aliases")
-                    .and_then(|aliases| aliases.property(target))
-                    .and_then(|path| path.value_as::<String>().ok());
-                if target == console || alias.as_deref() == Some(console) {
-                    own
-                } else {
-                    String::from(console)
-                }
-            }
-            None => String::from(console),
-        }
-    }
-}
-
-/// Appends the paths of `node`'s descendants that are compatible with one of `names`.
-fn collect(node: &FdtNode<'_>, path: &str, depth: usize, names: &[&str], paths: &mut Vec<String>) {
-    if depth == 0 {
-        return;
-    }
-    for child in node.children() {
-        let path = format!("{path}/{}", child.name());
-        collect(&child, &path, depth - 1, names, paths);
-        if names.iter().any(|name| child.is_compatible(name)) {
-            paths.push(path);
-        }
-    }
-}
-
-/// Whether `node` or one below it has this phandle.
-fn owns(node: &DeviceTreeNode, phandle: u32) -> bool {
-    node.phandle() == Ok(Some(phandle)) || node.children().any(|child| owns(child, phandle))
-}
-
-/// A node without its children.
-fn bare(node: &FdtNode<'_>) -> DeviceTreeNode {
-    let mut copy = DeviceTreeNode::new_unchecked(node.name());
-    for property in node.properties() {
-        copy.add_property(DeviceTreeProperty::from_property(&property));
-    }
-    copy
-}
-
-/// A node with its children, `depth` levels of them.
-fn copy(node: &FdtNode<'_>, depth: usize) -> DeviceTreeNode {
-    let mut whole = bare(node);
-    if depth > 0 {
-        for child in node.children() {
-            whole.add_child(copy(&child, depth - 1));
-        }
-    }
-    whole
-}
-
-/// A property of one or two cells.
-fn number(node: &FdtNode<'_>, name: &str) -> Option<u64> {
-    let value = node.property(name)?;
-    let value = value.value();
-    matches!(value.len(), 4 | 8).then(|| {
-        value
-            .iter()
-            .fold(0, |number, &byte| number << 8 | u64::from(byte))
-    })
-}
-
-fn set(node: &mut DeviceTreeNode, name: &str, value: impl ToPropertyValue) {
-    node.add_property(DeviceTreeProperty::new_unchecked(String::from(name), value));
-}
-
-/// Makes room behind the strings and says so in the header (Devicetree Specification 5.2).
-fn with_headroom(mut dtb: Vec<u8>) -> Vec<u8> {
-    dtb.resize(dtb.len() + HEADROOM, 0);
-    let size = dtb.len() as u32;
-    if let Some(total) = dtb.get_mut(4..8) {
-        total.copy_from_slice(&size.to_be_bytes());
-    }
-    dtb
 }

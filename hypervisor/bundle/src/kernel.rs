@@ -128,6 +128,7 @@ impl Kernel {
     /// # Errors
     ///
     /// If it is something known that is not an arm64 Image of this byte order, or damaged or empty.
+    #[inline(never)]
     pub fn recognise(bytes: &[u8]) -> Result<Self, Error> {
         let size = bytes.len() as u64;
         if has(bytes, IMAGE_MAGIC.0, IMAGE_MAGIC.1) {

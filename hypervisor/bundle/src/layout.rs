@@ -42,6 +42,7 @@ impl Layout {
     /// # Errors
     ///
     /// If they do not fit.
+    #[inline(never)]
     pub fn place(
         ram: Range,
         kernel: &Kernel,

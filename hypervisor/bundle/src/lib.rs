@@ -1,7 +1,8 @@
 //! What a guest is: the bundle it arrives in, where its parts go, and the devicetree it sees.
 //!
 //! A bundle is checked as a whole before any of it is believed; nothing in it, and nothing in the
-//! machine's devicetree, can make this crate panic.
+//! machine's devicetree, can make this crate panic. What runs once is kept out of its callers, which may
+//! be built for speed rather than size.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -15,6 +16,7 @@ mod fit;
 mod guest_dtb;
 mod kernel;
 mod layout;
+mod writer;
 
 pub use bundle::{Bundle, Guest};
 pub use config::{GuestConfig, MAX_VCPUS, parse_size};

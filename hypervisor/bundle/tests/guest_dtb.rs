@@ -303,7 +303,7 @@ fn a_machines_damaged_devicetree_is_refused_without_panic() {
     for length in (0..sound.len()).step_by(5) {
         assert!(matches!(
             build_guest_dtb(&sound[..length], &spec()),
-            Err(Error::Malformed { .. })
+            Err(Error::Devicetree { .. })
         ));
     }
     let mut dtb = sound;

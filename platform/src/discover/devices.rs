@@ -2,9 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::CORRECT;
-use super::gic::Controller;
-use super::tree::{Node, Tree};
+use crate::devicetree::{Node, Tree};
 use crate::{Device, DeviceKind, Error, Range, Spi, Uart, UartKind};
 
 /// The UARTs there are drivers for.
@@ -22,27 +20,25 @@ const PASSABLE: [(&str, DeviceKind); 3] = [
 ];
 
 /// The console with its interrupt.
-pub fn console(tree: &Tree<'_>, gic: &Controller<'_>) -> Result<Uart, Error> {
+pub fn console(tree: &Tree<'_, '_>, gic: Node<'_, '_>) -> Result<Uart, Error> {
     let (node, kind, base) = uart(tree)?;
-    match node.interrupts(gic.node)?.unwrap_or_default().first() {
+    match node.interrupts(gic)?.unwrap_or_default().first() {
         Some(interrupt) => Ok(Uart {
             kind,
             base,
             intid: interrupt.intid,
             path: node.path(),
         }),
-        None => Err(node.error("interrupts", "leads to no interrupt of the GIC", CORRECT)),
+        None => Err(node.fault("interrupts", "leads to no interrupt of the GIC")),
     }
 }
 
 /// The UART that `/chosen stdout-path` names, else the first one there is a driver for.
-pub fn uart<'t>(tree: &'t Tree<'t>) -> Result<(Node<'t>, UartKind, Range), Error> {
-    let named = stdout(tree).and_then(|node| Some((node, uart_kind(node)?)));
-    let found = named.or_else(|| {
-        tree.enabled()
-            .find_map(|node| Some((node, uart_kind(node)?)))
-    });
-    let Some((node, kind)) = found else {
+pub fn uart<'t, 'a>(tree: &'t Tree<'t, 'a>) -> Result<(Node<'t, 'a>, UartKind, Range), Error> {
+    let known = |node: &Node<'_, '_>| row(&UARTS, *node).is_some();
+    let named = tree.stdout().map(|(node, _)| node).filter(known);
+    let found = named.or_else(|| tree.all().find(|node| known(node) && node.is_enabled()));
+    let Some((node, (_, kind))) = found.and_then(|node| Some((node, row(&UARTS, node)?))) else {
         return Err(Error::new(
             "/chosen stdout-path",
             "leads to no UART there is a driver for",
@@ -51,51 +47,47 @@ pub fn uart<'t>(tree: &'t Tree<'t>) -> Result<(Node<'t>, UartKind, Range), Error
     };
     match node.reg()?.first() {
         Some(&base) => Ok((node, kind, base)),
-        None => Err(node.error("reg", "is empty", CORRECT)),
+        None => Err(node.fault("reg", "is empty")),
     }
-}
-
-/// The node `/chosen stdout-path` leads to: a path or an alias, options behind a colon
-/// (Devicetree Specification 3.6).
-fn stdout<'t>(tree: &'t Tree<'t>) -> Option<Node<'t>> {
-    let path = tree.find("/chosen")?.string("stdout-path").ok()??;
-    let path = path.split(':').next()?;
-    if path.starts_with('/') {
-        return tree.find(path);
-    }
-    tree.find(tree.find("/aliases")?.string(path).ok()??)
-}
-
-fn uart_kind(node: Node<'_>) -> Option<UartKind> {
-    let row = UARTS.iter().find(|(name, _)| node.is_compatible(name));
-    row.map(|&(_, kind)| kind)
 }
 
 /// The enabled devices of the table whose interrupts lead straight to the GIC.
-pub fn passable(tree: &Tree<'_>, gic: &Controller<'_>) -> Result<Vec<Device>, Error> {
+pub fn passable(tree: &Tree<'_, '_>, gic: Node<'_, '_>) -> Result<Vec<Device>, Error> {
     let mut devices = Vec::new();
-    for node in tree.enabled() {
-        let Some(&(compatible, kind)) = PASSABLE.iter().find(|(name, _)| node.is_compatible(name))
-        else {
+    for node in tree.all() {
+        let Some((compatible, kind)) = row(&PASSABLE, node) else {
             continue;
         };
-        let Some(interrupts) = node.interrupts(gic.node)? else {
+        if !node.is_enabled() {
+            continue;
+        }
+        let Some(interrupts) = node.interrupts(gic)? else {
             continue;
         };
-        let spis = interrupts
-            .into_iter()
-            .filter(|interrupt| interrupt.is_shared())
-            .map(|interrupt| Spi {
-                intid: interrupt.intid,
-                edge: interrupt.edge,
-            });
+        let mut spis = Vec::new();
+        for interrupt in interrupts {
+            if interrupt.is_shared() {
+                spis.push(Spi {
+                    intid: interrupt.intid,
+                    edge: interrupt.edge,
+                });
+            }
+        }
         devices.push(Device {
             path: node.path(),
             compatible,
             kind,
             mmio: node.reg()?,
-            spis: spis.collect(),
+            spis,
         });
     }
     Ok(devices)
+}
+
+/// The row of a table that fits a node's `compatible`.
+fn row<T: Copy>(table: &[(&'static str, T)], node: Node<'_, '_>) -> Option<(&'static str, T)> {
+    table
+        .iter()
+        .find(|(name, _)| node.is_compatible(name))
+        .copied()
 }

@@ -2,21 +2,19 @@
 
 use alloc::vec::Vec;
 
-use fdt::Fdt;
-
-use super::CORRECT;
-use super::tree::{Node, Tree};
+use crate::devicetree::{Fdt, Node, Tree};
 use crate::{Error, Range};
 
 /// The machine's memory, ascending and merged.
-pub fn ram(tree: &Tree<'_>) -> Result<Vec<Range>, Error> {
+pub fn ram(tree: &Tree<'_, '_>) -> Result<Vec<Range>, Error> {
     let mut ram = Vec::new();
-    for node in tree.enabled() {
-        if node.property("device_type") == Some(b"memory\0") {
-            ram.extend(node.reg()?);
+    for node in tree.all() {
+        if node.property("device_type") == Some(b"memory\0") && node.is_enabled() {
+            for range in node.reg()? {
+                add(&mut ram, range);
+            }
         }
     }
-    let ram = merge(ram);
     if ram.is_empty() {
         return Err(Error::new(
             "/memory",
@@ -28,31 +26,24 @@ pub fn ram(tree: &Tree<'_>) -> Result<Vec<Range>, Error> {
 }
 
 /// The reservation block and the children of `/reserved-memory` that have a fixed place.
-pub fn reserved(fdt: &Fdt<'_>, tree: &Tree<'_>) -> Result<Vec<Range>, Error> {
+pub fn reserved(fdt: &Fdt<'_>, tree: &Tree<'_, '_>) -> Result<Vec<Range>, Error> {
     let mut reserved = Vec::new();
-    for entry in fdt.memory_reservations() {
-        let (start, size) = (entry.address().addr() as u64, entry.size() as u64);
-        if start.checked_add(size).is_none() {
-            return Err(Error::new(
-                "memory reservation block",
-                "reserves what lies beyond all memory",
-                CORRECT,
-            ));
-        }
-        reserved.push(Range::new(start, size));
+    for range in fdt.reservations() {
+        add(&mut reserved, range);
     }
-    if let Some(parent) = tree.find("/reserved-memory") {
-        for node in parent.children().filter(|node| node.is_enabled()) {
-            if node.property("reg").is_some() {
-                reserved.extend(node.reg()?);
+    let children = tree.find("/reserved-memory").map(Node::children);
+    for node in children.into_iter().flatten() {
+        if node.property("reg").is_some() && node.is_enabled() {
+            for range in node.reg()? {
+                add(&mut reserved, range);
             }
         }
     }
-    Ok(merge(reserved))
+    Ok(reserved)
 }
 
 /// Where the loader put the initrd.
-pub fn initrd(chosen: Option<Node<'_>>) -> Result<Option<Range>, Error> {
+pub fn initrd(chosen: Option<Node<'_, '_>>) -> Result<Option<Range>, Error> {
     let Some(chosen) = chosen else {
         return Ok(None);
     };
@@ -69,39 +60,43 @@ pub fn initrd(chosen: Option<Node<'_>>) -> Result<Option<Range>, Error> {
     }
 }
 
-/// Sorts ranges and joins those that touch or overlap; drops empty ones.
-fn merge(mut ranges: Vec<Range>) -> Vec<Range> {
-    ranges.retain(|range| !range.is_empty());
-    ranges.sort_unstable_by_key(|range| range.start);
-    let mut merged: Vec<Range> = Vec::with_capacity(ranges.len());
-    for range in ranges {
-        match merged.last_mut() {
-            Some(last) if range.start <= last.end() => {
-                *last = Range::between(last.start, last.end().max(range.end()));
-            }
-            _ => merged.push(range),
-        }
+/// Adds a range to ascending ones, and joins it with those it touches.
+fn add(ranges: &mut Vec<Range>, mut range: Range) {
+    if range.is_empty() {
+        return;
     }
-    merged
+    ranges.retain(|other| {
+        let apart = other.end() < range.start || range.end() < other.start;
+        if !apart {
+            let start = range.start.min(other.start);
+            range = Range::between(start, range.end().max(other.end()));
+        }
+        apart
+    });
+    let place = ranges.iter().take_while(|other| other.start < range.start);
+    ranges.insert(place.count(), range);
 }
 
 #[cfg(test)]
 mod tests {
-    use super::merge;
+    use super::add;
     use crate::Range;
-    use alloc::vec;
+    use alloc::vec::Vec;
 
     #[test]
     fn what_touches_becomes_one() {
-        let ranges = vec![
+        let mut ranges = Vec::new();
+        for range in [
             Range::new(0x3000, 0x1000),
             Range::new(0x1000, 0x1000),
             Range::new(0x9000, 0),
             Range::new(0x2000, 0x1000),
             Range::new(0x1800, 0x100),
             Range::new(0x5000, 0x1000),
-        ];
+        ] {
+            add(&mut ranges, range);
+        }
         let merged = [Range::new(0x1000, 0x3000), Range::new(0x5000, 0x1000)];
-        assert_eq!(merge(ranges), merged);
+        assert_eq!(ranges, merged);
     }
 }
