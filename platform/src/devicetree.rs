@@ -1,8 +1,8 @@
 //! Reading devicetree blobs: the machine's, and the guest bundle, which is one too.
 //!
-//! A blob goes through [`Blob::check`] first, which validates all of it; what the `fdt` crate silently
-//! relies on beyond that is checked or made true there, because `fdt` panics where it is not. Then
-//! [`Fdt::open`] and [`Tree::new`] give its nodes.
+//! A blob goes through [`Blob::check`] first, which validates all of it, and has NOPs removed: the `fdt`
+//! crate silently relies on either and panics without. Then [`Fdt::open`] and [`Tree::new`] give its
+//! nodes.
 
 mod blob;
 mod bus;

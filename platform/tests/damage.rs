@@ -16,9 +16,9 @@ fn read(dtb: &[u8]) {
 #[test]
 fn no_flipped_bit_makes_discovery_panic() {
     for mut dtb in [virt(1, GicVersion::V3).to_dtb(), pi().to_dtb()] {
-        // Every third byte, each time another bit: all places within a word, all kinds of token.
-        for byte in (0..dtb.len()).step_by(3) {
-            let bit = 1 << (byte / 3 % 8);
+        // Every seventh byte, each time another bit: all places within a word, all kinds of token.
+        for byte in (0..dtb.len()).step_by(7) {
+            let bit = 1 << (byte / 7 % 8);
             dtb[byte] ^= bit;
             read(&dtb);
             dtb[byte] ^= bit;
@@ -27,7 +27,7 @@ fn no_flipped_bit_makes_discovery_panic() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn no_bytes_make_discovery_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {

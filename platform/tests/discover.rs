@@ -315,6 +315,20 @@ fn nodes_blanked_out_by_firmware_do_not_disturb() {
 }
 
 #[test]
+fn names_as_long_as_real_boards_have_them_are_read() {
+    let mut tree = virt(1, GicVersion::V3);
+    let mut device = dtoolkit::model::DeviceTreeNode::new_unchecked(
+        "an-uncommonly-long-name-for-a-small-device@1234",
+    );
+    device.add_property(DeviceTreeProperty::new_unchecked(
+        "vendor,constant-charge-current-max-microamp",
+        1u32,
+    ));
+    tree.root.add_child(device);
+    assert!(Machine::discover(&tree.to_dtb()).is_ok());
+}
+
+#[test]
 fn bytes_behind_the_blob_are_ignored() {
     let mut dtb = virt(1, GicVersion::V3).to_dtb();
     let size = dtb.len();
