@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use crate::archive::{Archive, upstream};
 use crate::cache::{Cache, fingerprint};
 use crate::progress::Progress;
-use crate::tools::find;
+use crate::tools::{self, find};
 
 /// The target that hypervisor and test guests are built for.
 pub const TRIPLE: &str = "aarch64-unknown-none-softfloat";
@@ -76,28 +76,38 @@ impl Target {
             Some(library) => library,
             None => Library::Shadow(shadow(cache, &compiler, progress)?),
         };
-        Self::new(cache, library, compiler)
+        if choose_linker(cache, &compiler)?.is_none() {
+            tools::demand(cache, &[tools::GNU_LINKER], progress)?;
+        }
+        let linker = choose_linker(cache, &compiler)?.context("no linker was found")?;
+        Ok(Self::new(library, linker, compiler))
     }
 
     /// Finds the target without making anything; the inner error says what
     /// [`Target::prepare`] would do first.
     pub fn look(cache: &Cache) -> Result<Result<Self, String>> {
         let compiler = Compiler::find()?;
-        if let Some(library) = Library::find(cache, &compiler)? {
-            return Self::new(cache, library, compiler).map(Ok);
-        }
-        Ok(Err(format!(
-            "rustc {} has no {TRIPLE}: Debian's rust-src of that version will be fetched",
-            compiler.release
-        )))
+        let library = Library::find(cache, &compiler)?;
+        let linker = choose_linker(cache, &compiler)?;
+        Ok(match (library, linker) {
+            (Some(library), Some(linker)) => Ok(Self::new(library, linker, compiler)),
+            (None, _) => Err(format!(
+                "rustc {} has no {TRIPLE}: Debian's rust-src of that version will be fetched",
+                compiler.release
+            )),
+            (_, None) => Err(format!(
+                "no linker: {} will be used",
+                tools::GNU_LINKER.package
+            )),
+        })
     }
 
-    fn new(cache: &Cache, library: Library, compiler: Compiler) -> Result<Self> {
-        Ok(Self {
-            linker: choose_linker(cache, &compiler)?,
+    fn new(library: Library, linker: Linker, compiler: Compiler) -> Self {
+        Self {
             library,
+            linker,
             rustc: compiler.release,
-        })
+        }
     }
 
     /// A cargo that builds for the target; add the subcommand and the rest.
@@ -315,14 +325,14 @@ fn make_sysroot(real: &Path, shadow: &Path, library: &Path) -> Result<()> {
 }
 
 /// Chooses the linker: the compiler's, LLVM's, GNU's.
-fn choose_linker(cache: &Cache, compiler: &Compiler) -> Result<Linker> {
+fn choose_linker(cache: &Cache, compiler: &Compiler) -> Result<Option<Linker>> {
     let own = compiler
         .sysroot
         .join("lib/rustlib")
         .join(&compiler.host)
         .join("bin/rust-lld");
     if own.exists() || find("rust-lld").is_some() {
-        return Ok(Linker::Own);
+        return Ok(Some(Linker::Own));
     }
     if let Some(lld) = find("ld.lld") {
         let dir = cache.dir("linker")?;
@@ -331,19 +341,9 @@ fn choose_linker(cache: &Cache, compiler: &Compiler) -> Result<Linker> {
             let _ = fs::remove_file(&link);
             symlink(&lld, &link).with_context(|| format!("cannot make {}", link.display()))?;
         }
-        return Ok(Linker::Lld(dir));
+        return Ok(Some(Linker::Lld(dir)));
     }
-    for name in ["aarch64-linux-gnu-ld", "aarch64-linux-gnu-ld.bfd"] {
-        if let Some(path) = find(name) {
-            return Ok(Linker::Gnu(path));
-        }
-    }
-    if env::consts::ARCH == "aarch64"
-        && let Some(path) = find("ld")
-    {
-        return Ok(Linker::Gnu(path));
-    }
-    bail!("no linker for {TRIPLE}: install lld or gcc-aarch64-linux-gnu")
+    Ok(find(tools::GNU_LINKER.program).map(Linker::Gnu))
 }
 
 /// `dir` before the directories of `path`.

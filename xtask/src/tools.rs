@@ -43,6 +43,13 @@ const KERNEL: [Tool; 9] = [
     tool("gzip", "gzip"),
 ];
 
+/// GNU's linker for arm64, for a Rust that comes without one.
+pub const GNU_LINKER: Tool = if cfg!(target_arch = "aarch64") {
+    tool("ld", "binutils")
+} else {
+    tool("aarch64-linux-gnu-ld", "binutils-aarch64-linux-gnu")
+};
+
 /// The prefix of the compiler that builds arm64 kernels on this host.
 pub const fn cross_prefix() -> &'static str {
     if cfg!(target_arch = "aarch64") {

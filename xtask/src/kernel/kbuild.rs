@@ -120,14 +120,16 @@ impl Lines {
     }
 }
 
-/// Runs a command with its output in `log`, waiting by `wait`.
+/// Runs a command with its output at the end of `log`, waiting by `wait`.
 pub fn run(
     command: &mut Command,
     log: &Path,
     what: &str,
     wait: impl FnOnce(&mut Child) -> std::io::Result<ExitStatus>,
 ) -> Result<()> {
-    let file = File::create(log).map_err(|error| unwritable(log, &error))?;
+    let file = File::options().create(true).append(true).open(log);
+    let file = file.map_err(|error| unwritable(log, &error))?;
+    let start = file.metadata()?.len();
     let mut child = command
         .stdin(Stdio::null())
         .stdout(file.try_clone()?)
@@ -137,7 +139,9 @@ pub fn run(
     if wait(&mut child)?.success() {
         return Ok(());
     }
-    let lines: Vec<String> = BufReader::new(File::open(log)?)
+    let mut output = File::open(log)?;
+    output.seek(SeekFrom::Start(start))?;
+    let lines: Vec<String> = BufReader::new(output)
         .lines()
         .map_while(Result::ok)
         .collect();
