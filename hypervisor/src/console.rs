@@ -15,7 +15,10 @@ use spin::Mutex;
 
 use crate::{percpu, sysregs};
 
-static CONSOLE: Mutex<Option<Console>> = Mutex::new(None);
+static CONSOLE: Mutex<Console> = Mutex::new(Console {
+    uart: None,
+    is_mid_line: false,
+});
 /// Address of the UART's registers, for the emergency way; 0 before there is one.
 static REGISTERS: AtomicU64 = AtomicU64::new(0);
 
@@ -24,17 +27,19 @@ const BAUD_RATE: u32 = 115_200;
 const CLOCK_HZ: u32 = 24_000_000;
 
 struct Console {
-    uart: Uart<'static>,
+    uart: Option<Uart<'static>>,
     /// The guest's last byte did not end a line.
     is_mid_line: bool,
 }
 
 impl Console {
     fn put(&mut self, byte: u8) {
-        while self.uart.is_tx_fifo_full() {
-            core::hint::spin_loop();
+        if let Some(uart) = &mut self.uart {
+            while uart.is_tx_fifo_full() {
+                core::hint::spin_loop();
+            }
+            uart.write_word(byte);
         }
-        self.uart.write_word(byte);
     }
 }
 
@@ -66,49 +71,43 @@ pub unsafe fn start(base: u64) {
     let _ = uart.enable(line, BAUD_RATE, CLOCK_HZ);
     uart.set_interrupt_masks(Interrupts::empty());
     REGISTERS.store(base, Ordering::Relaxed);
-    *CONSOLE.lock() = Some(Console {
-        uart,
-        is_mid_line: false,
-    });
+    CONSOLE.lock().uart = Some(uart);
 }
 
 /// Writes a byte of the guest's.
 pub fn write_guest(byte: u8) {
-    if let Some(console) = CONSOLE.lock().as_mut() {
-        if byte == RS {
-            console.put(RS);
-        }
-        console.put(byte);
-        console.is_mid_line = byte != b'\n';
+    let mut console = CONSOLE.lock();
+    if byte == RS {
+        console.put(RS);
     }
+    console.put(byte);
+    console.is_mid_line = byte != b'\n';
 }
 
 /// Lets received bytes interrupt, or not.
 pub fn set_receive(on: bool) {
-    if let Some(console) = CONSOLE.lock().as_mut() {
+    if let Some(uart) = CONSOLE.lock().uart.as_mut() {
         let masks = if on {
             Interrupts::RXI | Interrupts::RTI
         } else {
             Interrupts::empty()
         };
-        console.uart.set_interrupt_masks(masks);
+        uart.set_interrupt_masks(masks);
     }
 }
 
 /// Takes a received byte.
 pub fn read() -> Option<u8> {
     let mut console = CONSOLE.lock();
-    let uart = &mut console.as_mut()?.uart;
     // A framing or parity error loses the byte it happened to, not the line.
-    uart.read_word().unwrap_or(None)
+    console.uart.as_mut()?.read_word().unwrap_or(None)
 }
 
 /// Writes one framed line of ours. Use `log!`.
 pub fn write_line(text: fmt::Arguments<'_>) {
-    if let Some(console) = CONSOLE.lock().as_mut() {
-        let break_line = core::mem::take(&mut console.is_mid_line);
-        frame(console, break_line, text);
-    }
+    let mut console = CONSOLE.lock();
+    let break_line = core::mem::take(&mut console.is_mid_line);
+    frame(&mut *console, break_line, text);
 }
 
 fn frame(to: &mut impl Write, break_line: bool, text: fmt::Arguments<'_>) {

@@ -65,7 +65,10 @@ global_asm!(
     report = sym report_fault,
 );
 
-const _: () = assert!(size_of::<FaultFrame>() % 16 == 0, "SP stays aligned");
+const _: () = assert!(
+    size_of::<FaultFrame>().is_multiple_of(16),
+    "SP stays aligned"
+);
 
 /// The first pCPU to crash reports; the others' reports would only interleave with it.
 static IS_CRASHING: AtomicBool = AtomicBool::new(false);

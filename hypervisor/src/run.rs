@@ -261,7 +261,7 @@ impl Runner {
     /// CPU_OFF, in a handler or not: nothing of this vCPU's life so far is left behind.
     fn power_off(&mut self) {
         self.vcpu.note(sysregs::now(), Event::CpuOff);
-        self.vcpu.power_off();
+        self.vcpu.sdei.reset();
         sysregs::reset_el1();
         self.leave_vgic();
         self.vm.lock().power.stopped(self.me);
@@ -333,9 +333,9 @@ impl Runner {
         }
         for record in self.vcpu.records() {
             let t = record.at.as_us(rate);
-            log!("@frame vm={vm} vcpu={vcpu} t={t} {}", RecordWords(record));
+            log!("@frame vm={vm} vcpu={vcpu} t={t} {}", RecordWords(&record));
         }
-        self.vcpu.power_off();
+        self.vcpu.sdei.reset();
         self.vcpu.forget();
     }
 
@@ -550,7 +550,7 @@ impl Runner {
 }
 
 /// The words of a `@frame` record.
-struct RecordWords<'a>(&'a Record);
+struct RecordWords<'a>(&'a Record<'a>);
 
 impl core::fmt::Display for RecordWords<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {

@@ -355,7 +355,7 @@ fn build_vms(
         layout,
     };
     log!(
-        "vm0 {:?}: {vcpus} vCPUs, {} MiB at {:#x}, {} devices, SDEI {}",
+        "vm0 ({}): {vcpus} vCPUs, {} MiB at {:#x}, {} devices, SDEI {}",
         guest.config.name,
         ram.size >> 20,
         ram.start,
@@ -387,7 +387,7 @@ fn keep_bundle(initrd: Range, kept: u64) -> &'static [u8] {
 /// The devicetree the loader handed over, which `boot.S` has mapped.
 fn devicetree(pa: u64) -> &'static [u8] {
     let start = core::ptr::with_exposed_provenance::<u8>(pa as usize);
-    if pa == 0 || pa % 8 != 0 {
+    if pa == 0 || !pa.is_multiple_of(8) {
         // Nobody is known to tell.
         fault::park();
     }

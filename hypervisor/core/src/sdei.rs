@@ -20,7 +20,7 @@ use dispatch::Level;
 use handler::Handler;
 
 pub use calls::Effect;
-pub use dispatch::{Dispatch, Frame, Interrupted};
+pub use dispatch::Interrupted;
 
 /// What SDEI_VERSION reports. The major version is 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,6 +170,11 @@ impl Pe {
         }
         self.is_masked = true;
         self.next = None;
+    }
+
+    /// Forgets what was last interrupted; no handler runs.
+    pub fn forget(&mut self) {
+        self.levels = Default::default();
     }
 
     /// Makes event 0 pending: a sibling has signalled this vCPU. Signals merge until the handler starts

@@ -24,23 +24,39 @@ impl Instant {
         if rate.0 == 0 {
             return 0;
         }
-        let us = self.0 as u128 * 1_000_000 / rate.0 as u128;
-        if us > u64::MAX as u128 {
-            u64::MAX
-        } else {
-            us as u64
-        }
+        // Seconds and the rest apart: no 128-bit division, which is code for little use.
+        let (seconds, rest) = (self.0 / rate.0, self.0 % rate.0);
+        let micros = rest.saturating_mul(1_000_000) / rate.0;
+        seconds.saturating_mul(1_000_000).saturating_add(micros)
     }
 }
 
 impl Frequency {
     /// The number of ticks in `us` microseconds; saturates.
     pub const fn ticks_in_us(self, us: u64) -> u64 {
-        let ticks = us as u128 * self.0 as u128 / 1_000_000;
-        if ticks > u64::MAX as u128 {
-            u64::MAX
-        } else {
-            ticks as u64
+        let (seconds, rest) = (us / 1_000_000, us % 1_000_000);
+        let ticks = rest.saturating_mul(self.0) / 1_000_000;
+        seconds.saturating_mul(self.0).saturating_add(ticks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_and_microseconds_convert_at_common_rates() {
+        for rate in [19_200_000, 54_000_000, 62_500_000, 1_000_000_000] {
+            let rate = Frequency(rate);
+            assert_eq!(Instant(rate.0 * 3 + rate.0 / 2).as_us(rate), 3_500_000);
+            assert_eq!(rate.ticks_in_us(2_500_000), rate.0 * 5 / 2);
         }
+    }
+
+    #[test]
+    fn the_ends_of_the_range_saturate() {
+        assert_eq!(Instant(u64::MAX).as_us(Frequency(1)), u64::MAX);
+        assert_eq!(Frequency(u64::MAX).ticks_in_us(u64::MAX), u64::MAX);
+        assert_eq!(Instant(5).as_us(Frequency(0)), 0);
     }
 }

@@ -1,7 +1,6 @@
 //! One vCPU's life between two entries: an exit comes in, and either it is settled here or an
 //! [`Action`] says what the shell must do. Nothing here takes the VM's lock; what needs it is an action.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use hv_abi::sdei;
@@ -12,7 +11,7 @@ use crate::id::{IntId, Mpidr, VcpuId, VcpuSet};
 use crate::idreg;
 use crate::psci;
 use crate::regs::{El1, GuestRegs};
-use crate::sdei::{Config, Effect, Interrupted, Pe};
+use crate::sdei::{Config, Effect, Interrupted, Pe, Priority};
 use crate::siblings::Siblings;
 use crate::smc::{self, Service};
 use crate::time::Instant;
@@ -152,16 +151,13 @@ const ICC_ASGI1R: Sysreg = Sysreg::new(3, 0, 12, 11, 6);
 const ICC_SGI0R: Sysreg = Sysreg::new(3, 0, 12, 11, 7);
 const ICC_DIR: Sysreg = Sysreg::new(3, 0, 12, 11, 1);
 
-/// How many dispatches a vCPU remembers in full.
-const RECORDS: usize = 2;
-
 /// A dispatch, as it was when it happened.
-#[derive(Clone, Debug)]
-pub struct Record {
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
     /// When.
     pub at: Instant,
     /// Every register of the interrupted context.
-    pub interrupted: Interrupted,
+    pub interrupted: &'a Interrupted,
     /// The handler has completed.
     pub is_complete: bool,
 }
@@ -175,8 +171,8 @@ pub struct Vcpu {
     pub sdei: Pe,
     features: Features,
     trace: Ring,
-    records: Box<[Option<Record>; RECORDS]>,
-    next_record: usize,
+    /// When the last event of each priority was dispatched.
+    dispatched: [Instant; 2],
 }
 
 impl Vcpu {
@@ -187,8 +183,7 @@ impl Vcpu {
             sdei: Pe::new(id, features, sdei),
             features,
             trace: Ring::new(),
-            records: Box::new([const { None }; RECORDS]),
-            next_record: 0,
+            dispatched: [Instant(0); 2],
         }
     }
 
@@ -197,17 +192,26 @@ impl Vcpu {
         self.trace.iter()
     }
 
-    /// The dispatches remembered in full, oldest first.
-    pub fn records(&self) -> impl Iterator<Item = &Record> {
-        let (newer, older) = self.records.split_at(self.next_record);
-        older.iter().chain(newer).flatten()
+    /// The last dispatch of each priority, in full.
+    pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
+        let priorities = [Priority::Normal, Priority::Critical];
+        priorities
+            .into_iter()
+            .zip(self.dispatched)
+            .filter_map(|(priority, at)| {
+                let (interrupted, is_running) = self.sdei.last_interrupted(priority)?;
+                Some(Record {
+                    at,
+                    interrupted,
+                    is_complete: !is_running,
+                })
+            })
     }
 
     /// Forgets what is remembered; the VM was reset.
     pub fn forget(&mut self) {
         self.trace = Ring::new();
-        self.records.fill(None);
-        self.next_record = 0;
+        self.sdei.forget();
     }
 
     /// Remembers an event.
@@ -226,14 +230,6 @@ impl Vcpu {
         };
         regs.x[0] = start.context;
         self.note(now, Event::Started { entry: start.entry });
-    }
-
-    /// CPU_OFF and the end of the VM: every handler is over, whether it completed or not.
-    pub fn power_off(&mut self) {
-        self.sdei.reset();
-        for record in self.records.iter_mut().flatten() {
-            record.is_complete = true;
-        }
     }
 
     /// Settles an exit. `esr` and `far` are what it came with.
@@ -270,26 +266,18 @@ impl Vcpu {
     #[inline]
     pub fn dispatch_events(&mut self, regs: &mut GuestRegs, pcpu: &impl Pcpu) {
         while self.sdei.is_dispatchable() {
-            let Some(dispatch) = self.sdei.dispatch(regs, pcpu) else {
+            let pc = regs.pc;
+            let Some(priority) = self.sdei.dispatch(regs, pcpu) else {
                 return;
             };
-            let interrupted = dispatch.interrupted(regs, pcpu);
             let at = pcpu.now();
-            self.trace.push(
-                at,
-                Event::SdeiDispatch {
-                    event: interrupted.event,
-                    pc: interrupted.pc,
-                },
-            );
-            if let Some(slot) = self.records.get_mut(self.next_record) {
-                *slot = Some(Record {
-                    at,
-                    interrupted,
-                    is_complete: false,
-                });
+            let [normal, critical] = &mut self.dispatched;
+            match priority {
+                Priority::Normal => *normal = at,
+                Priority::Critical => *critical = at,
             }
-            self.next_record = (self.next_record + 1) % RECORDS;
+            let event = regs.x[0] as u32;
+            self.trace.push(at, Event::SdeiDispatch { event, pc });
         }
     }
 
@@ -325,11 +313,9 @@ impl Vcpu {
             sdei::Call::PeMask => self.note(pcpu.now(), Event::PeMask),
             sdei::Call::PeUnmask => self.note(pcpu.now(), Event::PeUnmask),
             sdei::Call::EventComplete if was_running.is_some() => {
-                self.finish_record();
                 self.note(pcpu.now(), Event::SdeiComplete);
             }
             sdei::Call::EventCompleteAndResume if was_running != self.sdei.running() => {
-                self.finish_record();
                 self.note(pcpu.now(), Event::SdeiResume { pc: regs.pc });
             }
             _ => {}
@@ -340,19 +326,6 @@ impl Vcpu {
                 self.note(pcpu.now(), Event::SdeiSignal { target: target.0 });
                 Action::Signal(target)
             }
-        }
-    }
-
-    /// Marks the innermost running dispatch as completed.
-    fn finish_record(&mut self) {
-        let running = self
-            .records
-            .iter_mut()
-            .flatten()
-            .filter(|record| !record.is_complete)
-            .max_by_key(|record| record.at);
-        if let Some(record) = running {
-            record.is_complete = true;
         }
     }
 

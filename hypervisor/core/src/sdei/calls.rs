@@ -114,8 +114,7 @@ impl Pe {
             return Err(Status::InvalidParameters);
         }
         let level = self.innermost().ok_or(Status::Denied)?;
-        let value = level.frame().x.get(register);
-        value.copied().ok_or(Status::InvalidParameters)
+        level.context(register).ok_or(Status::InvalidParameters)
     }
 
     /// "No handler runs" is found before a wrong address is (A3).

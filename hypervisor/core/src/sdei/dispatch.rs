@@ -11,37 +11,9 @@ use crate::regs::{El1, GuestRegs};
 /// How many registers, from x0, the dispatcher saves; the handler preserves the others (DEN0054 5.2.1).
 pub const SAVED: usize = 18;
 
-/// An interrupted context.
+/// An interrupted context, whole: x0 to x17, pc and PSTATE come back when the handler completes, the rest
+/// is on record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Frame {
-    /// x0 to x17.
-    pub x: [u64; SAVED],
-    /// Where it goes on.
-    pub pc: u64,
-    /// Its process state, in SPSR format.
-    pub pstate: u64,
-}
-
-/// A priority level of a PE: which event runs there, and over what.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Level {
-    pub(super) running: Option<Index>,
-    /// Meaningful while `running` is.
-    frame: Frame,
-}
-
-/// An event that has just been dispatched.
-#[derive(Debug)]
-#[must_use]
-pub struct Dispatch<'a> {
-    /// Its number.
-    pub event: u32,
-    /// What it interrupted, as far as the dispatcher had to save it.
-    pub frame: &'a Frame,
-}
-
-/// All general registers of an interrupted context.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interrupted {
     /// The event that interrupted it.
     pub event: u32,
@@ -55,41 +27,32 @@ pub struct Interrupted {
     pub pstate: u64,
 }
 
-impl Dispatch<'_> {
-    /// The whole interrupted context. `regs` and `el1` are those of the dispatch: the handler has not run
-    /// yet, so what the dispatcher did not save is still in place.
-    pub fn interrupted(&self, regs: &GuestRegs, el1: &impl El1) -> Interrupted {
-        let mut x = regs.x;
-        for (to, from) in x.iter_mut().zip(self.frame.x) {
-            *to = from;
-        }
-        Interrupted {
-            event: self.event,
-            x,
-            sp: el1.stack_pointers(),
-            pc: self.frame.pc,
-            pstate: self.frame.pstate,
-        }
-    }
+/// A priority level of a PE: which event runs there, and over what.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Level {
+    pub(super) running: Option<Index>,
+    /// What the last event of this level interrupted; `None` before the first.
+    interrupted: Option<Interrupted>,
 }
 
 impl Pe {
-    /// Makes the guest take the next event, if one is due: `regs` become those of the handler's first
+    /// Makes the guest take the next event, if one is due, and says at which level: `regs` become those of the handler's first
     /// instruction. x4 to x30 and both stack pointers keep the interrupted values (DEN0054 5.2.1).
-    pub fn dispatch(&mut self, regs: &mut GuestRegs, el1: &impl El1) -> Option<Dispatch<'_>> {
+    pub fn dispatch(&mut self, regs: &mut GuestRegs, el1: &impl El1) -> Option<Priority> {
         let index = self.next.take()?;
         let event = self.events.get_mut(usize::from(index.0))?;
         let registration = event.handler.start()?;
         event.is_pending = false;
         let number = event.definition.number;
+        let priority = event.definition.priority;
         let [normal, critical] = &mut self.levels;
-        let level = match event.definition.priority {
+        let level = match priority {
             Priority::Normal => normal,
             Priority::Critical => critical,
         };
 
         level.running = Some(index);
-        level.frame.save(regs);
+        level.save(number, regs, el1.stack_pointers());
         let [x0, x1, x2, x3, ..] = &mut regs.x;
         *x0 = u64::from(number);
         *x1 = registration.argument;
@@ -102,10 +65,17 @@ impl Pe {
         regs.pstate = exception_pstate(regs.pstate, el1.sctlr(), self.features);
 
         self.settle();
-        Some(Dispatch {
-            event: number,
-            frame: self.innermost()?.frame(),
-        })
+        Some(priority)
+    }
+
+    /// What the last event of this priority interrupted, and whether its handler still runs.
+    pub fn last_interrupted(&self, priority: Priority) -> Option<(&Interrupted, bool)> {
+        let [normal, critical] = &self.levels;
+        let level = match priority {
+            Priority::Normal => normal,
+            Priority::Critical => critical,
+        };
+        Some((level.interrupted.as_ref()?, level.running.is_some()))
     }
 
     /// The level whose handler runs; CONTEXT and COMPLETE speak of this one.
@@ -145,7 +115,7 @@ impl Pe {
             normal
         };
         let index = level.running.take().ok_or(Status::Denied)?;
-        level.frame.restore(regs);
+        level.restore(regs);
         if let Some(event) = self.event_mut(index) {
             event.handler.finish();
         }
@@ -155,25 +125,29 @@ impl Pe {
 }
 
 impl Level {
-    pub(super) fn frame(&self) -> &Frame {
-        &self.frame
+    /// The interrupted x`register`, of those that the dispatcher puts back.
+    pub(super) fn context(&self, register: usize) -> Option<u64> {
+        let saved = self.interrupted.as_ref()?.x.get(..SAVED)?;
+        saved.get(register).copied()
     }
-}
 
-impl Frame {
-    fn save(&mut self, regs: &GuestRegs) {
-        for (to, from) in self.x.iter_mut().zip(&regs.x) {
-            *to = *from;
-        }
-        self.pc = regs.pc;
-        self.pstate = regs.pstate;
+    /// Fills the record in place: it is large, and this is the path of an NMI.
+    fn save(&mut self, event: u32, regs: &GuestRegs, sp: [u64; 2]) {
+        let to = self.interrupted.get_or_insert_default();
+        to.event = event;
+        to.x = regs.x;
+        to.sp = sp;
+        to.pc = regs.pc;
+        to.pstate = regs.pstate;
     }
 
     fn restore(&self, regs: &mut GuestRegs) {
-        for (to, from) in regs.x.iter_mut().zip(&self.x) {
-            *to = *from;
+        if let Some(from) = &self.interrupted {
+            for (to, from) in regs.x.iter_mut().zip(&from.x).take(SAVED) {
+                *to = *from;
+            }
+            regs.pc = from.pc;
+            regs.pstate = from.pstate;
         }
-        regs.pc = self.pc;
-        regs.pstate = self.pstate;
     }
 }

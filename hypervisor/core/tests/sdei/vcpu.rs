@@ -128,9 +128,11 @@ impl Vcpu {
     /// Goes back to the guest: takes the event that is due, if there is one.
     pub fn enter(&mut self) -> Option<Interrupted> {
         let is_due = self.pe.is_dispatchable();
-        let dispatch = self.pe.dispatch(&mut self.regs, &self.el1);
-        assert_eq!(is_due, dispatch.is_some());
-        dispatch.map(|dispatch| dispatch.interrupted(&self.regs, &self.el1))
+        let priority = self.pe.dispatch(&mut self.regs, &self.el1);
+        assert_eq!(is_due, priority.is_some());
+        let (interrupted, is_running) = self.pe.last_interrupted(priority?)?;
+        assert!(is_running);
+        Some(interrupted.clone())
     }
 
     /// A sibling has signalled this vCPU.
