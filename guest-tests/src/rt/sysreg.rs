@@ -85,6 +85,16 @@ pub fn exception_return() -> [u64; 2] {
     [read!("elr_el1"), read!("spsr_el1")]
 }
 
+/// Runs `body` with CPACR_EL1 trapping neither FP nor SVE nor SME (DDI0487 D24.2: FPEN, ZEN, SMEN),
+/// so that what is not there is undefined rather than trapped to EL1.
+pub fn with_all_units_open<T>(body: impl FnOnce() -> T) -> T {
+    let before = read!("cpacr_el1");
+    write!("cpacr_el1", before | 0b11 << 16 | 0b11 << 20 | 0b11 << 24);
+    let value = body();
+    write!("cpacr_el1", before);
+    value
+}
+
 /// DAIF as MRS shows it: bits 9 to 6.
 pub fn daif() -> u64 {
     read!("daif")

@@ -192,8 +192,10 @@ fn exactly_one_of_many_racing_cpu_ons_wins() -> TestResult {
         expect_eq!(cpu::start(index, racer), SUCCESS);
     }
     for round in 1..=ROUNDS {
+        // It stays on until all have their answer; a late racer could win otherwise.
         let Some(context) = cpu::prepare(1, || {
             STARTED.add(1);
+            let _in_time = eventually(|| ANSWERS.get() == 3 * ROUND.get());
         }) else {
             fail!("CPU 1 is not off before round {round}");
         };
@@ -209,27 +211,25 @@ fn exactly_one_of_many_racing_cpu_ons_wins() -> TestResult {
     Ok(())
 }
 
-guest_test!(cpu_suspend_returns_on_an_interrupt_that_is_masked);
-fn cpu_suspend_returns_on_an_interrupt_that_is_masked() -> TestResult {
+guest_test!(cpu_suspend_sleeps_until_an_interrupt_is_pending_masked_or_not);
+fn cpu_suspend_sleeps_until_an_interrupt_is_pending_masked_or_not() -> TestResult {
     let timer = Timer::Virtual;
     gic::enable(timer.intid());
     for id in abi::CPU_SUSPEND {
-        let before = timer::counter();
-        timer.fire_in(timer::ticks_of_us(20_000));
-        // Power state 0: standby of this CPU (DEN0022 5.4.2).
-        expect_eq!(psci::call_psci(id, &[0, 0, 0]), SUCCESS);
-        expect_that!(
-            timer.has_expired(),
-            "after {} ticks",
-            timer::counter() - before
-        );
+        let mut calls = 0;
+        timer.fire_in(timer::ticks_of_us(50_000));
+        while !timer.has_expired() {
+            // Power state 0: standby of this CPU (DEN0022 5.4.2).
+            expect_eq!(psci::call_psci(id, &[0, 0, 0]), SUCCESS);
+            calls += 1;
+        }
+        // Taken now, so that nothing is pending when the next one begins.
+        sysreg::with_interrupts(|| ());
         timer.stop();
+        // Like WFI it may end early, but whoever spins instead of sleeping gets through more.
+        expect_that!((1..100).contains(&calls), "{calls} calls in 50 ms");
     }
-    expect_eq!(
-        exception::count(0, timer.intid()),
-        0,
-        "interrupts were masked"
-    );
+    expect_eq!(exception::count(0, timer.intid()), 2);
     Ok(())
 }
 

@@ -36,7 +36,7 @@ fn c071_the_handler_sees_the_interrupted_registers() -> TestResult {
         0 => Call::EventSignal as u64,
         1 => 0,
         2 => cpu::affinity(0),
-        n => 0x1111_1111_1111_1111 * n as u64,
+        n => 0x0f0f_1111_2222_3333_u64.wrapping_mul(n as u64),
     });
     let mut expected = x;
     expected[0] = 0;

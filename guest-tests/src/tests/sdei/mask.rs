@@ -4,9 +4,10 @@ use hv_abi::sdei::Call;
 
 use super::*;
 use crate::harness::needs_sdei;
-use crate::rt::exception;
 use crate::rt::sdei::End;
+use crate::rt::sync::watch_for_ms;
 use crate::rt::timer::{self, Timer};
+use crate::rt::{exception, psci};
 use crate::tests::timer::takes_interrupts;
 
 guest_test!(c145_a_cpu_starts_masked, cpus = 2);
@@ -170,17 +171,19 @@ fn c211_an_event_wakes_a_cpu_from_cpu_suspend() -> TestResult {
         if sdei::get_ready() {
             READY.raise();
         }
-        let status = crate::rt::psci::call_psci(hv_abi::psci::CPU_SUSPEND[1], &[0, 0, 0]);
-        note(0, i64::from(status));
+        let mut refused = 0;
+        while sdei::slot(1).runs() == 0 {
+            let status = psci::call_psci(hv_abi::psci::CPU_SUSPEND[1], &[0, 0, 0]);
+            refused += i64::from(status != 0);
+        }
+        note(0, refused);
         note(1, sdei::slot(1).runs() as i64);
-        note(2, sdei::slot(1).x(0) as i64);
     })?;
-    crate::rt::sync::watch_for_ms(20);
+    watch_for_ms(20);
     expect_that!(!cpu::is_off(1), "it sleeps");
-    expect_eq!(noted(0) as u64, NOTHING, "it sleeps");
     expect_eq!(sdei::signal(cpu::affinity(1)), SUCCESS);
     expect_that!(cpu::wait_off(1));
-    expect_eq!([noted(0), noted(1)], [SUCCESS, 1]);
+    expect_eq!([noted(0), noted(1)], [0, 1]);
     Ok(())
 }
 
@@ -191,10 +194,12 @@ fn an_event_ends_a_wfi_that_nothing_else_would_end() -> TestResult {
         if sdei::get_ready() {
             READY.raise();
         }
-        sysreg::wfi();
+        while sdei::slot(1).runs() == 0 {
+            sysreg::wfi();
+        }
         note(0, sdei::slot(1).runs() as i64);
     })?;
-    crate::rt::sync::watch_for_ms(20);
+    watch_for_ms(20);
     expect_that!(!cpu::is_off(1));
     expect_eq!(sdei::signal(cpu::affinity(1)), SUCCESS);
     expect_that!(cpu::wait_off(1), "C087: PC is past the WFI after COMPLETE");
