@@ -34,6 +34,7 @@ pub struct Story {
     pub failure: Option<String>,
     /// CPUs whose backtrace the kernel printed, and where each stood.
     pub backtraces: Vec<(u32, String)>,
+    #[serde(skip)]
     backtrace_of: Option<u32>,
 }
 

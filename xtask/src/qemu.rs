@@ -109,7 +109,8 @@ impl Machine {
             push("-global", "virtio-mmio.force-legacy=false".into());
         }
         for (number, disk) in self.disks.iter().enumerate() {
-            let mut drive: OsString = format!("if=none,format=raw,id=disk{number},file=").into();
+            let mut drive: OsString =
+                format!("if=none,format=raw,werror=report,id=disk{number},file=").into();
             drive.push(doubled_commas(disk));
             push("-drive", drive);
             push(
