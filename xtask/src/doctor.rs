@@ -101,9 +101,9 @@ fn target(cache: &Cache) -> Finding {
 }
 
 fn host_tools() -> Finding {
-    let missing = tools::missing(&tools::kernel_tools());
+    let missing = tools::missing(&tools::all());
     let (state, text) = if missing.is_empty() {
-        (State::Ok, "all that building Linux takes".to_owned())
+        (State::Ok, "all there".to_owned())
     } else {
         getting(&missing)
     };
@@ -116,11 +116,10 @@ fn host_tools() -> Finding {
 
 fn qemu() -> Finding {
     let Some(path) = tools::find(tools::QEMU.program) else {
-        let (state, text) = getting(&[tools::QEMU]);
         return Finding {
-            state,
+            state: getting(&[tools::QEMU]).0,
             what: "QEMU",
-            text,
+            text: "not installed; see the host tools".to_owned(),
         };
     };
     let found = tools::qemu_version(&path).map(|version| {

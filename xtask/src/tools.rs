@@ -68,6 +68,13 @@ pub fn kernel_tools() -> Vec<Tool> {
     tools
 }
 
+/// Everything that any command needs.
+pub fn all() -> Vec<Tool> {
+    let mut tools = kernel_tools();
+    tools.push(QEMU);
+    tools
+}
+
 /// Finds a program as a shell would.
 pub fn find(program: &str) -> Option<PathBuf> {
     if program.contains('/') {
@@ -123,14 +130,17 @@ pub fn demand(cache: &Cache, tools: &[Tool], progress: &Progress) -> Result<()> 
     if missing.is_empty() {
         return Ok(());
     }
-    let packages = packages(&missing);
     if !rustix::process::geteuid().is_root() {
+        // All that later commands would ask for, so that root is asked once.
+        let mut all = self::missing(&all());
+        all.extend(missing.iter().copied());
         bail!(
             "{} not installed: run `{}`",
             names(&missing),
-            install_command(&packages)
+            install_command(&packages(&all))
         );
     }
+    let packages = packages(&missing);
     let root = Archive::open(cache)
         .with_context(|| format!("{} not installed", names(&missing)))?
         .host_root(progress)?;
