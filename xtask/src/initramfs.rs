@@ -66,6 +66,14 @@ pub fn ensure(cache: &Cache, image: &Path, progress: &Progress) -> Result<PathBu
     Ok(entry.join("initramfs.cpio.gz"))
 }
 
+/// Reads the package list of the guest's programs anew.
+pub fn update(archive: &Archive, progress: &Progress) -> Result<()> {
+    if let Some(root) = archive.root(SUITE, ARCHITECTURE, progress)? {
+        root.update(progress)?;
+    }
+    Ok(())
+}
+
 /// The guest's programs and libraries, as a directory of the cache.
 fn programs(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
     let name = format!(

@@ -81,13 +81,12 @@ pub fn ensure(cache: &Cache, progress: &Progress) -> Result<Kernel> {
     let archive = Archive::open(cache)?;
     let (root, offer) = choose(&archive, progress)?;
     let entry = format!("linux-{}-{key}", upstream(&offer.version));
-    let built = cache.path().join(&entry);
-    if !built.is_dir() {
-        build(cache, &archive, &root, &offer, &built, progress)?;
+    if !cache.path().join(&entry).is_dir() {
+        build(cache, &archive, &root, &offer, &entry, progress)?;
     }
     let pointer = pointer(cache, &key);
     fs::write(&pointer, &entry).map_err(|error| unwritable(&pointer, &error))?;
-    open(&built)
+    open(&cache.path().join(entry))
 }
 
 /// Forgets which source version was chosen and reads the package lists anew,
@@ -99,6 +98,7 @@ fn update(cache: &Cache, progress: &Progress) -> Result<()> {
             root.update(progress)?;
         }
     }
+    initramfs::update(&archive, progress)?;
     match fs::remove_file(pointer(cache, &fingerprint(&[FRAGMENT]))) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),
@@ -164,13 +164,13 @@ fn best(offers: &[Offer]) -> Option<&Offer> {
         .min_by_key(|offer| series(offer))
 }
 
-/// Fetches, unpacks, configures and builds; `built` appears when all is done.
+/// Fetches, unpacks, configures and builds the cache's `entry`.
 fn build(
     cache: &Cache,
     archive: &Archive,
     root: &Root,
     offer: &Offer,
-    built: &Path,
+    entry: &str,
     progress: &Progress,
 ) -> Result<()> {
     tools::demand(cache, &tools::kernel_tools(), progress)?;
@@ -188,22 +188,28 @@ fn build(
     configure(&source, &objects)?;
     make(&source, &objects, progress)?;
 
-    let partial = built.with_extension("partial");
-    remove(&partial)?;
-    fs::create_dir_all(&partial).map_err(|error| unwritable(&partial, &error))?;
+    cache.entry(entry, |dir| keep(&objects, dir))?;
+    // Two gigabytes that no later run reads.
+    remove(&objects)?;
+    remove(&source)
+}
+
+/// Copies what is wanted of a finished build to `dir`.
+fn keep(objects: &Path, dir: &Path) -> Result<()> {
     for (from, to) in [
         ("arch/arm64/boot/Image", "Image"),
         ("vmlinux", "vmlinux"),
         (".config", "config"),
         ("include/config/kernel.release", "release"),
     ] {
-        let to = partial.join(to);
-        fs::copy(objects.join(from), &to).map_err(|error| unwritable(&to, &error))?;
+        let from = objects.join(from);
+        if !from.is_file() {
+            bail!("the build of Linux left no {}", from.display());
+        }
+        let to = dir.join(to);
+        fs::copy(from, &to).map_err(|error| unwritable(&to, &error))?;
     }
-    fs::rename(&partial, built).map_err(|error| unwritable(built, &error))?;
-    // Two gigabytes that no later run reads.
-    remove(&objects)?;
-    remove(&source)
+    Ok(())
 }
 
 /// Unpacks the source tree from Debian's package into `dir`.
@@ -255,5 +261,26 @@ mod tests {
         assert_eq!(best(&offers), Some(&offers[1]));
         assert_eq!(best(&offers[..1]), Some(&offers[0]));
         assert_eq!(best(&offers[3..]), None);
+    }
+
+    #[test]
+    fn finished_build_is_kept_whole_or_refused() {
+        let base = std::env::temp_dir().join(format!("halligan-keep-{}", std::process::id()));
+        remove(&base).unwrap();
+        let (objects, dir) = (base.join("objects"), base.join("kept"));
+        for path in ["arch/arm64/boot", "include/config"] {
+            fs::create_dir_all(objects.join(path)).unwrap();
+        }
+        fs::create_dir_all(&dir).unwrap();
+        for path in ["arch/arm64/boot/Image", "vmlinux", ".config"] {
+            fs::write(objects.join(path), path).unwrap();
+        }
+        assert!(keep(&objects, &dir).is_err());
+        fs::write(objects.join("include/config/kernel.release"), "7.3.4\n").unwrap();
+        keep(&objects, &dir).unwrap();
+        let kernel = open(&dir).unwrap();
+        assert_eq!(kernel.release, "7.3.4");
+        assert!(kernel.image.is_file() && kernel.vmlinux.is_file());
+        remove(&base).unwrap();
     }
 }
