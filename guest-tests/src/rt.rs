@@ -25,6 +25,7 @@ pub mod sync;
 pub mod sysreg;
 pub mod text;
 pub mod timer;
+pub mod user;
 pub mod wedge;
 
 /// Bytes of stack each CPU has.

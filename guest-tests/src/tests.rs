@@ -2,6 +2,7 @@
 
 mod gic;
 mod gic_registers;
+mod hostile;
 mod idreg;
 mod isolation;
 mod metrics;

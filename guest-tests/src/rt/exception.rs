@@ -6,7 +6,7 @@ use spin::Mutex;
 
 use super::cpu::{self, MAX_CPUS};
 use super::sysreg;
-use super::{gic, sdei, timer};
+use super::{gic, sdei, timer, user};
 
 unsafe extern "C" {
     static vectors_table: u8;
@@ -32,6 +32,8 @@ pub struct Frame {
 /// Slots of the vector table, in its order.
 const SYNC_SPX: u64 = 4;
 const IRQ_SPX: u64 = 5;
+const SYNC_EL0: u64 = 8;
+const IRQ_EL0: u64 = 9;
 const SLOTS: [&str; 16] = [
     "synchronous, SP0",
     "IRQ, SP0",
@@ -166,7 +168,8 @@ pub fn forget() {
 /// Every vector ends here.
 pub extern "C" fn enter(frame: &mut Frame, slot: u64) {
     match slot {
-        IRQ_SPX => take_interrupt(frame),
+        IRQ_SPX | IRQ_EL0 => take_interrupt(frame),
+        SYNC_EL0 => user::come_back(frame),
         SYNC_SPX if CATCHES[sysreg::cpu_index()].armed.load(Ordering::SeqCst) => {
             take_fault(frame);
         }

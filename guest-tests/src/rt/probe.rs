@@ -104,7 +104,8 @@ pub fn read_through_table(table: u64) -> Result<u32, Fault> {
     result
 }
 
-fn flush_translations() {
+/// Forgets translations on every CPU, after a change of the table.
+pub(super) fn flush_translations() {
     // SAFETY: drops cached translations; the tables in memory are whole.
     unsafe {
         asm!(

@@ -75,6 +75,56 @@ pub fn mpidr() -> u64 {
     read!("mpidr_el1")
 }
 
+/// A field of PSTATE that has its own register, and when a CPU has it.
+pub struct Pstate {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether this CPU has it.
+    pub exists: fn() -> bool,
+    /// Its value, 0 or 1.
+    pub get: fn() -> u64,
+    /// Sets or clears it.
+    pub set: fn(u64),
+}
+
+macro_rules! pstate {
+    ($name:literal, $id:literal >> $shift:literal, $register:literal, $bit:literal) => {
+        Pstate {
+            name: $name,
+            exists: || read!($id) >> $shift & 0xf != 0,
+            get: || read!($register) >> $bit & 1,
+            set: |value| write!($register, value << $bit),
+        }
+    };
+}
+
+/// Privileged access never (DDI0487 C5.2, as the others).
+pub const PAN: Pstate = pstate!("PAN", "s3_0_c0_c7_1" >> 20, "s3_0_c4_c2_3", 22);
+/// User access override.
+pub const UAO: Pstate = pstate!("UAO", "s3_0_c0_c7_2" >> 4, "s3_0_c4_c2_4", 23);
+/// Data-independent timing.
+pub const DIT: Pstate = pstate!("DIT", "s3_0_c0_c4_0" >> 48, "s3_3_c4_c2_5", 24);
+/// Speculative store bypass safe.
+pub const SSBS: Pstate = pstate!("SSBS", "s3_0_c0_c4_1" >> 4, "s3_3_c4_c2_6", 12);
+
+/// SCTLR_EL1.SPAN: PAN is left alone on exceptions.
+pub const SPAN: u64 = 1 << 23;
+/// SCTLR_EL1.DSSBS: what SSBS becomes on exceptions.
+pub const DSSBS: u64 = 1 << 44;
+
+/// Runs `body` with the bits of `mask` in SCTLR_EL1 as in `bits`; only SPAN and DSSBS may be in `mask`.
+pub fn with_sctlr<T>(mask: u64, bits: u64, body: impl FnOnce() -> T) -> T {
+    assert!(
+        mask & !(SPAN | DSSBS) == 0,
+        "{mask:#x} could break the runtime"
+    );
+    let before = read!("sctlr_el1");
+    write!("sctlr_el1", before & !mask | bits & mask);
+    let value = body();
+    write!("sctlr_el1", before);
+    value
+}
+
 /// Where the vectors are.
 pub fn vector_base() -> u64 {
     read!("vbar_el1")

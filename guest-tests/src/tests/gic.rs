@@ -83,7 +83,7 @@ fn wait_with_interrupts() {
 
 fn sgis_reach(receiver: fn()) -> TestResult {
     start_receivers(&[1], receiver)?;
-    for n in 1..=200 {
+    for n in 1..=100 {
         gic::send_sgi_to(cpu::affinity(1), 1);
         expect_that!(eventually(|| exception::count(1, 1) == n), "SGI {n}");
     }

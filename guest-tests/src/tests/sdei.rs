@@ -6,10 +6,12 @@ mod delivery;
 mod discovery;
 mod mask;
 mod power;
+mod pstate;
 mod races;
 mod registers;
 mod reset;
 mod signal;
+mod user;
 
 use hv_abi::sdei::Status;
 

@@ -128,7 +128,7 @@ guest_test!(
     cpus = 2
 );
 fn the_virtual_count_never_goes_back_from_one_cpu_to_the_next() -> TestResult {
-    const TURNS: u64 = 2000;
+    const TURNS: u64 = 400;
     static TURN: Cell64 = Cell64::new(0);
     static LATEST: Cell64 = Cell64::new(0);
     static BACK: Cell64 = Cell64::new(0);

@@ -1,8 +1,8 @@
 //! A CPU that is stuck, and event 0 that reaches it all the same. One boot each.
 
-use core::ops::Range;
+mod company;
 
-use hv_abi::psci::{AffinityState, Status as Psci};
+use core::ops::Range;
 
 use crate::harness::{TestResult, needs_sdei};
 use crate::rt::exception::{self, Source};
@@ -10,7 +10,7 @@ use crate::rt::sdei::End;
 use crate::rt::sync::{Cell64, Flag, eventually, watch_for_ms};
 use crate::rt::timer::Timer;
 use crate::rt::wedge::{self, Wedge};
-use crate::rt::{cpu, gic, psci, sdei, sysreg};
+use crate::rt::{cpu, gic, sdei, sysreg};
 use crate::tests::timer::takes_interrupts;
 
 /// How each CPU is to be stuck.
@@ -299,128 +299,5 @@ fn c185_event_0_reaches_a_cpu_that_masks_by_priority() -> TestResult {
     expect_eq!(sdei::signal(cpu::affinity(1)), 0);
     expect_that!(cpu::wait_off(1));
     expect_eq!(WHOLE.get(), 1);
-    Ok(())
-}
-
-guest_test!(
-    c188_a_cpu_parked_in_its_handler_holds_the_event_and_harms_nobody,
-    cpus = 3,
-    boot = own
-);
-fn c188_a_cpu_parked_in_its_handler_holds_the_event_and_harms_nobody() -> TestResult {
-    needs_sdei()?;
-    static PARKED: Flag = Flag::new();
-    let status = cpu::start(1, || {
-        // What Linux does with a CPU that it stops by event 0.
-        sdei::set_hook(
-            1,
-            Some(|slot| {
-                note_found(slot);
-                sdei::mask();
-                PARKED.raise();
-                sysreg::park()
-            }),
-        );
-        if sdei::get_ready() {
-            READY.add(1);
-        }
-        wedge::enter(Wedge::Spin);
-    });
-    expect_eq!(status, 0);
-    wait_until_stuck(1)?;
-    expect_eq!(sdei::signal(cpu::affinity(1)), 0);
-    expect_that!(PARKED.wait());
-    expect_reached(1, Wedge::Spin)?;
-    for _ in 0..3 {
-        expect_eq!(
-            sdei::signal(cpu::affinity(1)),
-            0,
-            "the signal stays pending"
-        );
-    }
-    watch_for_ms(20);
-    expect_eq!(sdei::slot(1).runs(), 1);
-    let on = cpu::try_cpu_on(cpu::affinity(1), cpu::entry_address());
-    expect_eq!(on, Psci::AlreadyOn as i32);
-    expect_eq!(
-        psci::affinity_info(cpu::affinity(1)),
-        AffinityState::On as i32
-    );
-    // The others are as alive as before: one that gets stuck can be reached, timers tick.
-    *PLANS[2].lock() = Some(Wedge::Spin);
-    expect_eq!(cpu::start(2, get_stuck), 0);
-    wait_until_stuck(2)?;
-    expect_eq!(sdei::signal(cpu::affinity(2)), 0);
-    expect_reached(2, Wedge::Spin)?;
-    expect_that!(cpu::wait_off(2));
-    expect_eq!(WHOLE.get(), 1);
-    expect_that!(takes_interrupts(Timer::Virtual, 10));
-    expect_that!(takes_interrupts(Timer::Physical, 10));
-    Ok(())
-}
-
-guest_test!(
-    event_0_reaches_the_boot_cpu_when_another_signals_it,
-    cpus = 2,
-    boot = own
-);
-fn event_0_reaches_the_boot_cpu_when_another_signals_it() -> TestResult {
-    needs_sdei()?;
-    static STATUS: Cell64 = Cell64::new(u64::MAX);
-    let status = cpu::start(1, || {
-        if eventually(|| READY.get() == 1) {
-            watch_for_ms(20);
-            STATUS.set(sdei::signal(cpu::affinity(0)) as u64);
-        }
-    });
-    expect_eq!(status, 0);
-    *PLANS[0].lock() = Some(Wedge::Spin);
-    get_stuck();
-    expect_eq!(STATUS.get(), 0);
-    expect_reached(0, Wedge::Spin)?;
-    expect_eq!(WHOLE.get(), 1);
-    Ok(())
-}
-
-guest_test!(
-    event_0_reaches_all_others_stuck_in_different_ways,
-    cpus = 4,
-    boot = own
-);
-fn event_0_reaches_all_others_stuck_in_different_ways() -> TestResult {
-    needs_sdei()?;
-    let ways = [Wedge::Lock, Wedge::Wfi, Wedge::Mmu];
-    for (index, wedge) in (1..).zip(ways) {
-        *PLANS[index].lock() = Some(wedge);
-        expect_eq!(cpu::start(index, get_stuck), 0);
-    }
-    wait_until_stuck(3)?;
-    for index in 1..4 {
-        expect_eq!(sdei::signal(cpu::affinity(index)), 0, "CPU {index}");
-    }
-    for (index, wedge) in (1..).zip(ways) {
-        expect_reached(index, wedge)?;
-        expect_that!(cpu::wait_off(index), "CPU {index}");
-    }
-    expect_eq!(WHOLE.get(), 3);
-    Ok(())
-}
-
-guest_test!(
-    without_a_signal_a_stuck_cpu_stays_stuck,
-    cpus = 2,
-    boot = own
-);
-fn without_a_signal_a_stuck_cpu_stays_stuck() -> TestResult {
-    needs_sdei()?;
-    *PLANS[1].lock() = Some(Wedge::Spin);
-    expect_eq!(cpu::start(1, get_stuck), 0);
-    wait_until_stuck(1)?;
-    // The negative control: an SGI does not get through, however long one waits.
-    gic::send_sgi_to(cpu::affinity(1), 3);
-    watch_for_ms(200);
-    expect_eq!(exception::count(1, 3), 0);
-    expect_eq!(sdei::slot(1).runs(), 0);
-    expect_that!(!cpu::is_off(1));
     Ok(())
 }

@@ -89,7 +89,7 @@ fn c114_resuming_at_the_interrupt_vector_is_as_if_an_interrupt_had_come() -> Tes
         sdei::set_hook(
             1,
             Some(|slot| match slot.runs() {
-                100.. => End::Resume(patterns::spin_end()),
+                40.. => End::Resume(patterns::spin_end()),
                 _ => End::Resume(sysreg::vector_base() + IRQ_VECTOR),
             }),
         );
@@ -100,7 +100,7 @@ fn c114_resuming_at_the_interrupt_vector_is_as_if_an_interrupt_had_come() -> Tes
         let after = sysreg::with_interrupts(|| patterns::run(patterns::Across::Spin, &before));
         note(0, i64::from(after.first_difference(&before, &[]).is_some()));
     })?;
-    for run in 1..100 {
+    for run in 1..40 {
         expect_eq!(sdei::signal(cpu::affinity(1)), SUCCESS);
         expect_that!(ran(1, run), "run {run}");
         // An interrupt in between shows that nothing is stuck.

@@ -10,7 +10,7 @@ use crate::rt::{exception, gic};
 
 const SEED: u64 = 0x0f1e_2d3c_4b5a_6978;
 /// Events that hit the spinning loop before it ends.
-const EVENTS: u64 = 200;
+const EVENTS: u64 = 100;
 
 /// Whether the handler sees the patterns, in registers and by CONTEXT. Only counts in the loop.
 fn sees_patterns(slot: &Slot) -> bool {

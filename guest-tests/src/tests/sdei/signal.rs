@@ -287,7 +287,7 @@ fn c171_what_was_stored_before_the_signal_is_seen_by_the_handler() -> TestResult
         );
         spin_ready();
     })?;
-    for n in 1..=500 {
+    for n in 1..=150 {
         STORED.store(n, Relaxed);
         expect_eq!(signal_raw(0, cpu::affinity(1)), SUCCESS);
         expect_that!(ran(1, n), "signal {n}");
