@@ -169,7 +169,7 @@ fn finish() -> ! {
             );
         }
     }
-    sysregs::send_sgi_to_others(v3::STOP);
+    sysregs::gic::send_sgi_to_others(v3::STOP);
     say!("all other pCPUs were told to stop; this machine is halted");
     say!("@hv-crash-end");
     park()
@@ -213,7 +213,7 @@ fn backtrace(mut frame: u64) {
 
 /// Never runs anything again: interrupts off, memory left alone.
 pub fn park() -> ! {
-    sysregs::disable_cpu_interface();
+    sysregs::gic::disable_cpu_interface();
     loop {
         sysregs::wait_for_event();
     }

@@ -1,27 +1,29 @@
 //! Bring-up, in numbered stages. Each says what may not be touched yet.
 
-use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use hv_bundle::{Bundle, GuestSpec, Kernel, Layout, build_guest_dtb};
 use hv_core::entry::Features;
-use hv_core::id::{IntId, Mpidr, PcpuId, VcpuId, VmId};
+use hv_core::id::{Mpidr, PcpuId, VcpuId};
 use hv_core::sdei;
-use hv_core::vgic::affinity::Affinities;
-use hv_core::vgic::{Config, Vgic};
-use hv_core::vm::{GuestMap, IpaRange, Vcpu};
+use hv_core::vm::Vcpu;
 use hv_core::{idreg, time::Instant};
-use platform::{DeviceKind, Gic, Machine, Range, Start, Uart, UartKind};
+use platform::{Gic, Machine, Range, Start, Uart, UartKind};
 use spin::Once;
 
 use crate::gic::v3;
 use crate::memory::{self, BLOCK_SIZE, HV_BASE, Identity};
 use crate::percpu;
 use crate::run::Runner;
-use crate::vm::{GuestImage, VMS, Vm};
-use crate::{boot, fault, firmware, heap, log, stage2, sysregs};
+use crate::vm::VMS;
+use crate::{boot, fault, firmware, heap, log, sysregs};
+
+mod guests;
+mod space;
+
+use guests::build_vms;
+use space::{highest_free, without};
 
 /// What the pCPUs need to know once they are up.
 struct Board {
@@ -249,141 +251,6 @@ fn start_pcpus(boot_index: usize, entry: u64) {
     }
 }
 
-/// Reads the bundle, keeps a copy of it out of the guests' reach, and makes the VMs it describes.
-fn build_vms(
-    machine: &Machine,
-    blob: &[u8],
-    home: Range,
-    spis: u32,
-    (distributor, redistributors): (Range, &[Range]),
-) -> Result<Vec<Vm>, alloc::string::String> {
-    let Some(initrd) = machine.initrd else {
-        return Err(
-            "there is no guest: /chosen has no linux,initrd-start; load a bundle as the initrd"
-                .into(),
-        );
-    };
-    let dtb = Range::new(blob.as_ptr().addr() as u64, blob.len() as u64);
-    let size = initrd.size.next_multiple_of(BLOCK_SIZE);
-    let Some(kept) = highest_free(machine, &[home, initrd, dtb], size) else {
-        return Err("no RAM is left to keep the bundle in; give the machine more memory".into());
-    };
-    let bytes = keep_bundle(initrd, kept);
-    let bundle = Bundle::parse(bytes).map_err(|error| error.to_string())?;
-    let [guest] = bundle.guests.as_slice() else {
-        return Err("the bundle has several guests; one is supported so far".into());
-    };
-
-    let kept = Range::new(kept, size);
-    let Some(ram) = guest_ram(machine, &[home, kept]) else {
-        return Err("no RAM is left for the guest; give the machine more memory".into());
-    };
-    let ram = match guest.config.memory {
-        0 => ram,
-        bytes => Range::new(ram.start, ram.size.min(bytes)),
-    };
-    guest
-        .config
-        .check_against(machine.cpus.len() as u32, ram.size)
-        .map_err(|error| error.to_string())?;
-    let vcpus = match guest.config.vcpus as usize {
-        0 => machine.cpus.len(),
-        count => count,
-    };
-    let affinities: Vec<u64> = machine.cpus.iter().take(vcpus).map(|c| c.mpidr).collect();
-    let pcpus: Vec<Mpidr> = affinities.iter().map(|&mpidr| Mpidr::new(mpidr)).collect();
-
-    let mut stage2 = stage2::Tables::new();
-    stage2.map_ram(ram.start, ram.size);
-    let mut passed = vec![IntId(machine.timers.virt), IntId(machine.timers.physical)];
-    let mut paths = Vec::new();
-    let mut transports = Vec::new();
-    for device in &machine.devices {
-        for range in &device.mmio {
-            stage2.map_device(range.start, range.size);
-        }
-        passed.extend(device.spis.iter().map(|spi| IntId(spi.intid)));
-        paths.push(device.path.as_str());
-        if device.kind == DeviceKind::VirtioMmio {
-            transports.extend(device.mmio.iter().map(|range| range.start));
-        }
-    }
-
-    let spec = |initrd| GuestSpec {
-        ram: core::slice::from_ref(&ram),
-        cpus: &affinities,
-        bootargs: &guest.config.bootargs,
-        initrd,
-        sdei: guest.config.sdei,
-        conduit: platform::Conduit::Smc,
-        console: &machine.console.path,
-        devices: &paths,
-    };
-    // The tree says where the ramdisk is, and where that is depends on the tree's size: build it twice.
-    let ramdisk_size = guest.ramdisk.map(|ramdisk| ramdisk.len() as u64);
-    let placeholder = ramdisk_size.map(|size| Range::new(ram.start, size));
-    let draft = build_guest_dtb(blob, &spec(placeholder)).map_err(|error| error.to_string())?;
-    let kernel = Kernel::recognise(guest.kernel).map_err(|error| error.to_string())?;
-    let layout = Layout::place(ram, &kernel, ramdisk_size, draft.len() as u64)
-        .map_err(|error| error.to_string())?;
-    let dtb = build_guest_dtb(blob, &spec(layout.ramdisk)).map_err(|error| error.to_string())?;
-
-    let ipa = |range: Range| IpaRange {
-        start: range.start,
-        size: range.size,
-    };
-    let map = GuestMap {
-        affinities: Affinities::new(&pcpus),
-        ram: vec![ipa(ram)],
-        uart: ipa(machine.console.base),
-        distributor: ipa(distributor),
-        redistributors: redistributors.iter().copied().map(ipa).collect(),
-    };
-    let (list_regs, priority_bits) = sysregs::virtual_interface();
-    let vgic = Vgic::new(&Config {
-        mpidrs: &pcpus,
-        last: map.last_redistributors(vcpus),
-        spis,
-        passed_through: &passed,
-        priority_bits,
-        list_regs,
-    });
-    let image = GuestImage {
-        kernel: guest.kernel,
-        ramdisk: guest.ramdisk,
-        dtb,
-        layout,
-    };
-    log!(
-        "vm0 ({}): {vcpus} vCPUs, {} MiB at {:#x}, {} devices, SDEI {}",
-        guest.config.name,
-        ram.size >> 20,
-        ram.start,
-        paths.len(),
-        if guest.config.sdei { "on" } else { "off" }
-    );
-    let identity = (map, pcpus, machine.console.intid);
-    let payload = (image, guest.config.sdei);
-    Ok(vec![Vm::new(
-        VmId(0),
-        identity,
-        payload,
-        transports,
-        vgic,
-        stage2,
-    )])
-}
-
-/// Copies the bundle to `kept` and returns the copy.
-fn keep_bundle(initrd: Range, kept: u64) -> &'static [u8] {
-    let from = core::ptr::with_exposed_provenance::<u8>(initrd.start as usize);
-    let to = core::ptr::with_exposed_provenance_mut::<u8>(kept as usize);
-    // SAFETY: both are RAM in the identity map, `kept` is free and does not overlap the initrd.
-    unsafe { core::ptr::copy_nonoverlapping(from, to, initrd.size as usize) };
-    // SAFETY: the copy is initialised, in no guest's RAM, and never written again.
-    unsafe { core::slice::from_raw_parts(to, initrd.size as usize) }
-}
-
 /// The devicetree the loader handed over, which `boot.S` has mapped.
 fn devicetree(pa: u64) -> &'static [u8] {
     let start = core::ptr::with_exposed_provenance::<u8>(pa as usize);
@@ -444,68 +311,4 @@ fn device(range: Range) -> Identity {
         size: range.size,
         device: true,
     }
-}
-
-/// The one or two parts of `range` outside `hole`.
-fn without(range: Range, hole: Range) -> impl Iterator<Item = Range> {
-    let before = Range::new(
-        range.start,
-        hole.start.clamp(range.start, range.end()) - range.start,
-    );
-    let after_start = hole.end().clamp(range.start, range.end());
-    let after = Range::new(after_start, range.end() - after_start);
-    let parts = if range.overlaps(hole) {
-        [before, after]
-    } else {
-        [range, Range::new(0, 0)]
-    };
-    parts.into_iter().filter(|part| !part.is_empty())
-}
-
-/// The highest block-aligned place for `size` bytes of RAM that meets nothing in `taken` nor what the
-/// machine reserves, and lies in the identity map.
-fn highest_free(machine: &Machine, taken: &[Range], size: u64) -> Option<u64> {
-    let mut best = None;
-    for bank in &machine.ram {
-        let end = bank.end().min(memory::IDENTITY_END);
-        let Some(highest) = end.checked_sub(size) else {
-            continue;
-        };
-        let mut start = highest & !(BLOCK_SIZE - 1);
-        while start >= bank.start {
-            let candidate = Range::new(start, size);
-            let is_taken = taken
-                .iter()
-                .chain(&machine.reserved)
-                .any(|range| range.overlaps(candidate));
-            if !is_taken {
-                best = best.max(Some(start));
-                break;
-            }
-            let Some(next) = start.checked_sub(BLOCK_SIZE) else {
-                break;
-            };
-            start = next;
-        }
-    }
-    best
-}
-
-/// The largest run of RAM without `ours`, in whole blocks.
-fn guest_ram(machine: &Machine, ours: &[Range]) -> Option<Range> {
-    let mut parts: Vec<Range> = machine.ram.clone();
-    for &hole in ours {
-        parts = parts
-            .into_iter()
-            .flat_map(|part| without(part, hole))
-            .collect();
-    }
-    parts
-        .into_iter()
-        .map(|part| {
-            let end = part.end().min(memory::IDENTITY_END) & !(BLOCK_SIZE - 1);
-            Range::new(part.start, end.saturating_sub(part.start))
-        })
-        .max_by_key(|part| part.size)
-        .filter(|part| !part.is_empty())
 }

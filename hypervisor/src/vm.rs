@@ -146,7 +146,7 @@ impl Vm {
         ) {
             mailbox.post(requests);
             sysregs::order_before_doorbell();
-            sysregs::send_sgi(v3::DOORBELL, pcpu);
+            sysregs::gic::send_sgi(v3::DOORBELL, pcpu);
         }
     }
 
@@ -185,7 +185,7 @@ impl Vm {
                 Some(&pcpu) if intid.is_private() && pcpu != sysregs::mpidr() => {
                     gic.clear_active_ppi(pcpu, intid);
                 }
-                _ => sysregs::deactivate(intid.0),
+                _ => sysregs::gic::deactivate(intid.0),
             }
         }
         effects.kick

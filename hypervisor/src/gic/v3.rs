@@ -128,7 +128,7 @@ impl Gic {
                 .and_then(|()| driver.enable_interrupt(intid, true))
                 .unwrap_or_else(|error| panic!("{intid:?}: {error}"));
         }
-        sysregs::enable_cpu_interface();
+        sysregs::gic::enable_cpu_interface();
     }
 
     /// Enables an SPI of our own, level triggered, routed to one pCPU.

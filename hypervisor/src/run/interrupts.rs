@@ -1,0 +1,171 @@
+//! A vCPU's interrupts: physical ones taken, virtual ones in the list registers, accesses to the GIC.
+
+use hv_core::exit::MmioAccess;
+use hv_core::id::{IntId, VcpuSet};
+use hv_core::mailbox::Requests;
+use hv_core::vgic::affinity::Sgi;
+use hv_core::vgic::lr::{ListReg, hcr};
+use hv_core::vgic::{Frame, Read};
+use hv_core::vm::{read_register, write_register};
+
+use super::{FIRST_SPECIAL, MAX_LIST_REGS, Runner};
+use crate::fault;
+use crate::gic::v3;
+use crate::sysregs::gic as cpu_interface;
+
+impl Runner {
+    /// Takes one physical interrupt.
+    pub(super) fn take_interrupt(&mut self) {
+        let intid = cpu_interface::acknowledge();
+        if intid >= FIRST_SPECIAL {
+            return;
+        }
+        cpu_interface::drop_priority(intid);
+        match intid {
+            v3::DOORBELL => cpu_interface::deactivate(intid),
+            v3::STOP => fault::park(),
+            _ if intid == self.maintenance => {
+                self.is_vgic_stale = true;
+                // The line stays up until the list registers are refreshed, so that comes first.
+                self.refresh_vgic();
+                cpu_interface::deactivate(intid);
+            }
+            _ if intid == self.vm.uart_intid => {
+                self.receive();
+                cpu_interface::deactivate(intid);
+            }
+            // The guest's own: it stays active until the guest deactivates it.
+            _ => {
+                let kick = {
+                    let mut shared = self.vm.lock();
+                    let effects = shared.vgic.forward(self.me, IntId(intid));
+                    self.vm.perform(&effects)
+                };
+                self.kick(kick);
+            }
+        }
+    }
+
+    /// Has everybody in `set` look at the virtual GIC, this vCPU included.
+    #[inline]
+    pub(super) fn kick(&mut self, set: VcpuSet) {
+        self.is_vgic_stale |= self.vm.kick(self.me, set);
+    }
+
+    pub(super) fn send_sgi(&mut self, sgi: Sgi) {
+        let requests = Requests::sgi(sgi.intid.0);
+        for target in sgi.targets.iter() {
+            if target == self.me {
+                self.vm.mailbox(target).post(requests);
+            } else {
+                self.vm.ask(target, requests);
+            }
+        }
+    }
+
+    /// The list registers in use, as the hardware has them.
+    #[inline]
+    pub(super) fn read_list_regs(&self) -> [ListReg; MAX_LIST_REGS] {
+        let mut lrs = [ListReg::EMPTY; MAX_LIST_REGS];
+        for (index, lr) in lrs.iter_mut().enumerate().take(self.used) {
+            *lr = cpu_interface::list_register(index);
+        }
+        lrs
+    }
+
+    #[inline]
+    pub(super) fn write_list_regs(&mut self, lrs: &[ListReg; MAX_LIST_REGS], used: usize) {
+        let written = used.max(self.used).min(self.list_regs);
+        for (index, &lr) in lrs.iter().enumerate().take(written) {
+            let lr = if index < used { lr } else { ListReg::EMPTY };
+            cpu_interface::set_list_register(index, lr);
+        }
+        self.used = used;
+    }
+
+    /// Folds the list registers into the virtual GIC and chooses again what they hold.
+    pub(super) fn refresh_vgic(&mut self) {
+        let mut lrs = self.read_list_regs();
+        let eoi_count = hcr::eoi_count(cpu_interface::ich_hcr());
+        let (entry, kick) = {
+            let mut shared = self.vm.lock();
+            let (entry, effects) =
+                shared
+                    .vgic
+                    .populate(self.me, &mut lrs[..self.list_regs], eoi_count);
+            (entry, self.vm.perform(&effects))
+        };
+        self.write_list_regs(&lrs, entry.used);
+        cpu_interface::set_ich_hcr(entry.hcr);
+        self.is_vgic_stale = false;
+        self.kick(kick);
+    }
+
+    /// Takes this vCPU out of the virtual GIC: nothing pending, nothing active, list registers empty.
+    pub(super) fn leave_vgic(&mut self) {
+        let mut lrs = self.read_list_regs();
+        let kick = {
+            let mut shared = self.vm.lock();
+            let effects = shared.vgic.reset_vcpu(self.me, &mut lrs[..self.list_regs]);
+            self.vm.perform(&effects)
+        };
+        self.write_list_regs(&lrs, 0);
+        cpu_interface::reset_virtual_interface();
+        self.vm.kick(self.me, kick);
+        self.is_vgic_stale = true;
+    }
+
+    pub(super) fn deactivate(&mut self, intid: IntId) {
+        let lrs = self.read_list_regs();
+        let eoi_count = hcr::eoi_count(cpu_interface::ich_hcr());
+        let kick = {
+            let mut shared = self.vm.lock();
+            let folded = shared.vgic.fold(self.me, &lrs[..self.list_regs], eoi_count);
+            let kick = self.vm.perform(&folded);
+            let effects = shared.vgic.deactivate(self.me, intid);
+            kick.union(self.vm.perform(&effects))
+        };
+        self.write_folded();
+        self.kick(kick);
+    }
+
+    pub(super) fn access_gic(&mut self, frame: Frame, offset: u64, access: MmioAccess) {
+        let lrs = self.read_list_regs();
+        let eoi_count = hcr::eoi_count(cpu_interface::ich_hcr());
+        let (read, kick) = {
+            let mut shared = self.vm.lock();
+            let folded = shared.vgic.fold(self.me, &lrs[..self.list_regs], eoi_count);
+            let mut kick = self.vm.perform(&folded);
+            let read = if access.is_write {
+                let value = read_register(&self.regs, access.rt);
+                let effects = shared.vgic.write(frame, offset, access.size, value);
+                kick = kick.union(self.vm.perform(&effects));
+                None
+            } else {
+                Some(shared.vgic.read(self.me, frame, offset, access.size))
+            };
+            (read, kick)
+        };
+        self.write_folded();
+        self.kick(kick);
+        match read {
+            Some(Read::Value(value)) => {
+                write_register(&mut self.regs, access.rt, access.extend(value));
+            }
+            // The answer is in others' list registers; the guest asks again when they have looked.
+            Some(Read::Again { kick }) => {
+                self.kick(kick);
+                return;
+            }
+            None => {}
+        }
+        self.regs.pc = self.regs.pc.wrapping_add(4);
+    }
+
+    /// After a fold the list registers' contents are in the virtual GIC; they are chosen anew before
+    /// the next entry.
+    pub(super) fn write_folded(&mut self) {
+        self.write_list_regs(&[ListReg::EMPTY; MAX_LIST_REGS], 0);
+        self.is_vgic_stale = true;
+    }
+}

@@ -1,0 +1,199 @@
+//! A vCPU switched on, off and put to sleep, and the end of its VM.
+
+use hv_core::id::VcpuSet;
+use hv_core::mailbox::Requests;
+use hv_core::psci::{self, Decision};
+use hv_core::trace::Event;
+use hv_core::vgic::lr::LrState;
+use hv_core::vm::Record;
+
+use super::{Leave, Runner};
+use crate::vm::End;
+use crate::{fault, firmware, log, sysregs};
+
+impl Runner {
+    /// Off: only START and STOP matter, all else is dropped.
+    pub(super) fn wait_for_start(&mut self) {
+        loop {
+            self.take_interrupt();
+            let requests = self.vm.mailbox(self.me).take();
+            if requests.has(Requests::STOP) {
+                self.stop();
+            } else if requests.has(Requests::START) {
+                let start = {
+                    let mut shared = self.vm.lock();
+                    let start = shared
+                        .starts
+                        .get_mut(self.me.index())
+                        .and_then(Option::take);
+                    if start.is_some() {
+                        shared.power.started(self.me);
+                    }
+                    start
+                };
+                if let Some(start) = start {
+                    sysregs::reset_el1();
+                    self.leave_vgic();
+                    self.vcpu.start(&mut self.regs, start, sysregs::now());
+                    return;
+                }
+            } else {
+                sysregs::wait_for_interrupt();
+            }
+        }
+    }
+
+    pub(super) fn call_psci(&mut self, call: psci::Call) -> Option<Leave> {
+        let decision = {
+            let mut shared = self.vm.lock();
+            let map = &self.vm.map;
+            let decision = shared.power.call(call, map, |ipa| map.is_ram(ipa));
+            if let Decision::Start(start) = &decision
+                && let Some(slot) = shared.starts.get_mut(start.vcpu.index())
+            {
+                *slot = Some(*start);
+            }
+            decision
+        };
+        match decision {
+            Decision::Answer(value) => self.regs.x[0] = value,
+            Decision::Start(start) => {
+                self.regs.x[0] = 0;
+                let (target, entry) = (start.vcpu.0, start.entry);
+                self.vcpu
+                    .note(sysregs::now(), Event::CpuOn { target, entry });
+                self.vm.ask(start.vcpu, Requests::START);
+            }
+            Decision::Suspend => {
+                self.regs.x[0] = 0;
+                self.stand_by();
+            }
+            Decision::Off => return Some(Leave::Off),
+            Decision::SystemOff => return Some(Leave::End(End::Off)),
+            Decision::SystemReset(reset) => return Some(Leave::End(End::Reset(reset))),
+        }
+        None
+    }
+
+    /// Sleeps until an interrupt arrives, unless one is waiting already.
+    pub(super) fn stand_by(&self) {
+        let is_waiting = (0..self.used).any(|index| {
+            matches!(
+                sysregs::gic::list_register(index).state,
+                LrState::Pending | LrState::PendingActive
+            )
+        });
+        if !is_waiting
+            && !self.vcpu.sdei.is_dispatchable()
+            && self.vm.mailbox(self.me).is_empty()
+            && !self.vm.lock().vgic.has_pending(self.me)
+        {
+            sysregs::wait_for_interrupt();
+        }
+    }
+
+    /// CPU_OFF, in a handler or not: nothing of this vCPU's life so far is left behind.
+    pub(super) fn power_off(&mut self) {
+        self.vcpu.note(sysregs::now(), Event::CpuOff);
+        self.vcpu.sdei.reset();
+        sysregs::reset_el1();
+        self.leave_vgic();
+        self.vm.lock().power.stopped(self.me);
+    }
+
+    /// The VM ends and somebody else ends it.
+    pub(super) fn stop(&mut self) {
+        self.retire();
+        self.vm.lock().stopped.insert(self.me);
+    }
+
+    /// The VM ends and this vCPU ends it, unless another was faster.
+    pub(super) fn end_vm(&mut self, end: End) {
+        let event = match end {
+            End::Off => Event::SystemOff,
+            End::Reset(_) => Event::SystemReset,
+        };
+        self.vcpu.note(sysregs::now(), event);
+        let is_mine = {
+            let mut shared = self.vm.lock();
+            let is_mine = shared.ending.is_none();
+            if is_mine {
+                shared.ending = Some((self.me, end));
+            }
+            is_mine
+        };
+        if !is_mine {
+            // The other's STOP is on its way; `wait_for_start` takes it.
+            return;
+        }
+        let id = self.vm.id.0;
+        match end {
+            End::Off => log!("@vm-off vm={id}"),
+            End::Reset(_) => log!("@vm-reset vm={id}"),
+        }
+        let mut others = VcpuSet::EMPTY;
+        for vcpu in self.vm.vcpus().filter(|&vcpu| vcpu != self.me) {
+            others.insert(vcpu);
+            self.vm.ask(vcpu, Requests::STOP);
+        }
+        while self.vm.lock().stopped != others {
+            core::hint::spin_loop();
+        }
+        self.retire();
+        log!("@end vm={id}");
+        match end {
+            End::Off => {
+                firmware::system_off();
+                log!("this machine cannot be switched off by software; it is halted");
+                fault::park();
+            }
+            End::Reset(_) => {
+                self.vm.reset();
+                self.vm.load();
+            }
+        }
+    }
+
+    /// Says what is remembered of this vCPU and forgets it.
+    pub(super) fn retire(&mut self) {
+        sysregs::reset_el1();
+        self.leave_vgic();
+        let rate = sysregs::counter_frequency();
+        let (vm, vcpu) = (self.vm.id.0, self.me.0);
+        for (at, event) in self.vcpu.trace() {
+            let (name, a, b) = event.words();
+            let t = at.as_us(rate);
+            log!("@trace vm={vm} vcpu={vcpu} t={t} event={name} a={a:#x} b={b:#x}");
+        }
+        for record in self.vcpu.records() {
+            let t = record.at.as_us(rate);
+            log!("@frame vm={vm} vcpu={vcpu} t={t} {}", RecordWords(&record));
+        }
+        self.vcpu.sdei.reset();
+        self.vcpu.forget();
+    }
+}
+
+/// The words of a `@frame` record.
+struct RecordWords<'a>(&'a Record<'a>);
+
+impl core::fmt::Display for RecordWords<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let interrupted = &self.0.interrupted;
+        let state = if self.0.is_complete {
+            "complete"
+        } else {
+            "running"
+        };
+        write!(f, "event={} state={state}", interrupted.event)?;
+        for (index, value) in interrupted.x.iter().enumerate() {
+            write!(f, " x{index}={value:#x}")?;
+        }
+        let [sp_el0, sp_el1] = interrupted.sp;
+        let (pc, pstate) = (interrupted.pc, interrupted.pstate);
+        write!(
+            f,
+            " sp_el0={sp_el0:#x} sp_el1={sp_el1:#x} pc={pc:#x} pstate={pstate:#x}"
+        )
+    }
+}

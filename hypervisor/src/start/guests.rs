@@ -1,0 +1,152 @@
+//! From the bundle to VMs that are ready to be loaded.
+
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+
+use hv_bundle::{Bundle, GuestSpec, Kernel, Layout, build_guest_dtb};
+use hv_core::id::{IntId, Mpidr, VmId};
+use hv_core::vgic::affinity::Affinities;
+use hv_core::vgic::{Config, Vgic};
+use hv_core::vm::{GuestMap, IpaRange};
+use platform::{DeviceKind, Machine, Range};
+
+use super::space::{guest_ram, highest_free};
+use crate::memory::BLOCK_SIZE;
+use crate::vm::{GuestImage, Vm};
+use crate::{log, stage2, sysregs};
+
+/// Reads the bundle, keeps a copy of it out of the guests' reach, and makes the VMs it describes.
+pub fn build_vms(
+    machine: &Machine,
+    blob: &[u8],
+    home: Range,
+    spis: u32,
+    (distributor, redistributors): (Range, &[Range]),
+) -> Result<Vec<Vm>, String> {
+    let Some(initrd) = machine.initrd else {
+        return Err(
+            "there is no guest: /chosen has no linux,initrd-start; load a bundle as the initrd"
+                .into(),
+        );
+    };
+    let dtb = Range::new(blob.as_ptr().addr() as u64, blob.len() as u64);
+    let size = initrd.size.next_multiple_of(BLOCK_SIZE);
+    let Some(kept) = highest_free(machine, &[home, initrd, dtb], size) else {
+        return Err("no RAM is left to keep the bundle in; give the machine more memory".into());
+    };
+    let bytes = keep_bundle(initrd, kept);
+    let bundle = Bundle::parse(bytes).map_err(|error| error.to_string())?;
+    let [guest] = bundle.guests.as_slice() else {
+        return Err("the bundle has several guests; one is supported so far".into());
+    };
+
+    let kept = Range::new(kept, size);
+    let Some(ram) = guest_ram(machine, &[home, kept]) else {
+        return Err("no RAM is left for the guest; give the machine more memory".into());
+    };
+    let ram = match guest.config.memory {
+        0 => ram,
+        bytes => Range::new(ram.start, ram.size.min(bytes)),
+    };
+    guest
+        .config
+        .check_against(machine.cpus.len() as u32, ram.size)
+        .map_err(|error| error.to_string())?;
+    let vcpus = match guest.config.vcpus as usize {
+        0 => machine.cpus.len(),
+        count => count,
+    };
+    let affinities: Vec<u64> = machine.cpus.iter().take(vcpus).map(|c| c.mpidr).collect();
+    let pcpus: Vec<Mpidr> = affinities.iter().map(|&mpidr| Mpidr::new(mpidr)).collect();
+
+    let mut stage2 = stage2::Tables::new();
+    stage2.map_ram(ram.start, ram.size);
+    let mut passed = vec![IntId(machine.timers.virt), IntId(machine.timers.physical)];
+    let mut paths = Vec::new();
+    let mut transports = Vec::new();
+    for device in &machine.devices {
+        for range in &device.mmio {
+            stage2.map_device(range.start, range.size);
+        }
+        passed.extend(device.spis.iter().map(|spi| IntId(spi.intid)));
+        paths.push(device.path.as_str());
+        if device.kind == DeviceKind::VirtioMmio {
+            transports.extend(device.mmio.iter().map(|range| range.start));
+        }
+    }
+
+    let spec = |initrd| GuestSpec {
+        ram: core::slice::from_ref(&ram),
+        cpus: &affinities,
+        bootargs: &guest.config.bootargs,
+        initrd,
+        sdei: guest.config.sdei,
+        conduit: platform::Conduit::Smc,
+        console: &machine.console.path,
+        devices: &paths,
+    };
+    // The tree says where the ramdisk is, and where that is depends on the tree's size: build it twice.
+    let ramdisk_size = guest.ramdisk.map(|ramdisk| ramdisk.len() as u64);
+    let placeholder = ramdisk_size.map(|size| Range::new(ram.start, size));
+    let draft = build_guest_dtb(blob, &spec(placeholder)).map_err(|error| error.to_string())?;
+    let kernel = Kernel::recognise(guest.kernel).map_err(|error| error.to_string())?;
+    let layout = Layout::place(ram, &kernel, ramdisk_size, draft.len() as u64)
+        .map_err(|error| error.to_string())?;
+    let dtb = build_guest_dtb(blob, &spec(layout.ramdisk)).map_err(|error| error.to_string())?;
+
+    let ipa = |range: Range| IpaRange {
+        start: range.start,
+        size: range.size,
+    };
+    let map = GuestMap {
+        affinities: Affinities::new(&pcpus),
+        ram: vec![ipa(ram)],
+        uart: ipa(machine.console.base),
+        distributor: ipa(distributor),
+        redistributors: redistributors.iter().copied().map(ipa).collect(),
+    };
+    let (list_regs, priority_bits) = sysregs::gic::virtual_interface();
+    let vgic = Vgic::new(&Config {
+        mpidrs: &pcpus,
+        last: map.last_redistributors(vcpus),
+        spis,
+        passed_through: &passed,
+        priority_bits,
+        list_regs,
+    });
+    let image = GuestImage {
+        kernel: guest.kernel,
+        ramdisk: guest.ramdisk,
+        dtb,
+        layout,
+    };
+    log!(
+        "vm0 ({}): {vcpus} vCPUs, {} MiB at {:#x}, {} devices, SDEI {}",
+        guest.config.name,
+        ram.size >> 20,
+        ram.start,
+        paths.len(),
+        if guest.config.sdei { "on" } else { "off" }
+    );
+    let identity = (map, pcpus, machine.console.intid);
+    let payload = (image, guest.config.sdei);
+    Ok(vec![Vm::new(
+        VmId(0),
+        identity,
+        payload,
+        transports,
+        vgic,
+        stage2,
+    )])
+}
+
+/// Copies the bundle to `kept` and returns the copy.
+fn keep_bundle(initrd: Range, kept: u64) -> &'static [u8] {
+    let from = core::ptr::with_exposed_provenance::<u8>(initrd.start as usize);
+    let to = core::ptr::with_exposed_provenance_mut::<u8>(kept as usize);
+    // SAFETY: both are RAM in the identity map, `kept` is free and does not overlap the initrd.
+    unsafe { core::ptr::copy_nonoverlapping(from, to, initrd.size as usize) };
+    // SAFETY: the copy is initialised, in no guest's RAM, and never written again.
+    unsafe { core::slice::from_raw_parts(to, initrd.size as usize) }
+}

@@ -1,0 +1,134 @@
+//! The GIC's system registers: the physical CPU interface, and the virtual one that guests use.
+
+use core::arch::asm;
+
+use aarch64_cpu::asm::barrier;
+use aarch64_cpu::registers::*;
+use hv_core::id::Mpidr;
+use hv_core::vgic::lr::{ListReg, hcr};
+
+/// Turns the CPU interface on for EL2, with EOI split into priority drop and deactivation, and lets
+/// EL1 use its virtual one (IHI0069 12.2).
+pub fn enable_cpu_interface() {
+    write!("S3_4_C12_C9_5", 0b1111); // ICC_SRE_EL2: Enable, DIB, DFB, SRE
+    barrier::isb(barrier::SY);
+    write!("S3_0_C12_C12_5", 0b111); // ICC_SRE_EL1: the guest has no choice either
+    write!("S3_0_C4_C6_0", 0xff); // ICC_PMR_EL1: everything passes
+    write!("S3_0_C12_C12_3", 0); // ICC_BPR1_EL1
+    write!("S3_0_C12_C12_4", 0b10); // ICC_CTLR_EL1.EOImode
+    write!("S3_0_C12_C12_7", 1); // ICC_IGRPEN1_EL1
+    barrier::isb(barrier::SY);
+}
+
+/// Turns the CPU interface off for good: this pCPU takes no interrupt any more.
+pub fn disable_cpu_interface() {
+    write!("S3_0_C12_C12_7", 0);
+    barrier::isb(barrier::SY);
+}
+
+/// Deactivates `intid` (ICC_DIR_EL1).
+#[inline]
+pub fn deactivate(intid: u32) {
+    write!("S3_0_C12_C11_1", u64::from(intid));
+}
+
+/// Drops the priority of `intid` (ICC_EOIR1_EL1 with EOImode set).
+#[inline]
+pub fn drop_priority(intid: u32) {
+    write!("S3_0_C12_C12_1", u64::from(intid));
+}
+
+/// Acknowledges the highest pending interrupt (ICC_IAR1_EL1); 1023 when there is none.
+#[inline]
+pub fn acknowledge() -> u32 {
+    let intid = read!("S3_0_C12_C12_0") as u32 & 0xff_ffff;
+    // The read has side effects; accesses to the device come after it (IHI0069 4.2.4).
+    barrier::dsb(barrier::SY);
+    intid
+}
+
+/// Rings: an SGI to one pCPU (ICC_SGI1R_EL1, IHI0069 12.2.19).
+#[inline]
+pub fn send_sgi(intid: u32, to: Mpidr) {
+    let value = u64::from(to.aff(3)) << 48
+        | u64::from(to.aff(0) >> 4) << 44
+        | u64::from(to.aff(2)) << 32
+        | u64::from(intid & 0xf) << 24
+        | u64::from(to.aff(1)) << 16
+        | 1 << (to.aff(0) & 0xf);
+    write!("S3_0_C12_C11_5", value);
+    barrier::isb(barrier::SY);
+}
+
+/// An SGI to every pCPU but this one.
+pub fn send_sgi_to_others(intid: u32) {
+    write!("S3_0_C12_C11_5", 1 << 40 | u64::from(intid & 0xf) << 24);
+    barrier::isb(barrier::SY);
+}
+
+/// Number of list registers and of priority bits (ICH_VTR_EL2).
+pub fn virtual_interface() -> (usize, u32) {
+    let vtr = ICH_VTR_EL2.get();
+    ((vtr & 0x1f) as usize + 1, (vtr >> 29 & 7) as u32 + 1)
+}
+
+/// ICH_HCR_EL2.
+#[inline]
+pub fn ich_hcr() -> u64 {
+    ICH_HCR_EL2.get()
+}
+
+/// Sets ICH_HCR_EL2; TDIR only where the hardware can trap ICC_DIR_EL1 alone (ICH_VTR_EL2.TDS).
+#[inline]
+pub fn set_ich_hcr(value: u64) {
+    let has_tdir = ICH_VTR_EL2.get() & 1 << 19 != 0;
+    ICH_HCR_EL2.set(if has_tdir { value } else { value & !hcr::TDIR });
+}
+
+/// The virtual CPU interface out of reset: everything disabled, nothing active.
+pub fn reset_virtual_interface() {
+    ICH_HCR_EL2.set(0);
+    ICH_VMCR_EL2.set(0);
+    let priority_bits = virtual_interface().1;
+    ICH_AP0R0_EL2.set(0);
+    ICH_AP1R0_EL2.set(0);
+    if priority_bits >= 6 {
+        ICH_AP0R1_EL2.set(0);
+        ICH_AP1R1_EL2.set(0);
+    }
+    if priority_bits >= 7 {
+        ICH_AP0R2_EL2.set(0);
+        ICH_AP1R2_EL2.set(0);
+        ICH_AP0R3_EL2.set(0);
+        ICH_AP1R3_EL2.set(0);
+    }
+    barrier::isb(barrier::SY);
+}
+
+macro_rules! list_registers {
+    ($($index:literal $register:ident),*) => {
+        /// List register `index`.
+        #[inline]
+        pub fn list_register(index: usize) -> ListReg {
+            ListReg::decode_v3(match index {
+                $($index => $register.get(),)*
+                _ => 0,
+            })
+        }
+
+        /// Sets list register `index`.
+        #[inline]
+        pub fn set_list_register(index: usize, value: ListReg) {
+            let value = value.encode_v3();
+            match index {
+                $($index => $register.set(value),)*
+                _ => {}
+            }
+        }
+    };
+}
+list_registers!(
+    0 ICH_LR0_EL2, 1 ICH_LR1_EL2, 2 ICH_LR2_EL2, 3 ICH_LR3_EL2, 4 ICH_LR4_EL2, 5 ICH_LR5_EL2,
+    6 ICH_LR6_EL2, 7 ICH_LR7_EL2, 8 ICH_LR8_EL2, 9 ICH_LR9_EL2, 10 ICH_LR10_EL2, 11 ICH_LR11_EL2,
+    12 ICH_LR12_EL2, 13 ICH_LR13_EL2, 14 ICH_LR14_EL2, 15 ICH_LR15_EL2
+);
