@@ -95,6 +95,18 @@ fn release_target() -> TestResult {
     Ok(())
 }
 
+/// Signals CPU 1, one event after the other, until it had enough and is off.
+fn signal_until_enough() -> TestResult {
+    while !ENOUGH.is_up() {
+        let before = sdei::slot(1).runs();
+        expect_eq!(sdei::signal(cpu::affinity(1)), SUCCESS);
+        let more = eventually(|| ENOUGH.is_up() || sdei::slot(1).runs() > before);
+        expect_that!(more, "after {} runs", sdei::slot(1).runs());
+    }
+    expect_that!(cpu::wait_off(1));
+    Ok(())
+}
+
 /// Work of CPU 1: gets ready and spins, everything but the event masked.
 fn spin_ready() {
     if sdei::get_ready() {

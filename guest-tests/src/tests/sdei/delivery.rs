@@ -7,7 +7,6 @@ use crate::harness::needs_sdei;
 use crate::rt::call::{Registers, call_all};
 use crate::rt::exception::{self, Frame, Source};
 use crate::rt::sdei::End;
-use crate::rt::sync::watch_for_ms;
 use crate::rt::timer::{self, Timer};
 use crate::rt::{gic, wedge};
 
@@ -136,28 +135,32 @@ fn c081_an_event_at_el1t_comes_back_to_el1t() -> TestResult {
         sdei::set_hook(
             1,
             Some(|slot| {
-                // The first run completes and returns to the loop; the second gets the CPU out.
-                note(slot.runs() as usize, slot.pstate() as i64);
-                if slot.runs() < 2 {
-                    End::Complete(0)
-                } else {
-                    End::Resume(wedge::escape())
+                if !wedge::Wedge::Thread.code().contains(&slot.pc()) {
+                    return End::Complete(0);
+                }
+                // The first runs complete and return to the loop; the last gets the CPU out.
+                NOTES[1].add(slot.pstate() & 0x1f);
+                NOTES[2].add(slot.state()[3]);
+                match NOTES[0].add(1) {
+                    2 => End::Resume(wedge::escape()),
+                    _ => End::Complete(0),
                 }
             }),
         );
+        for n in 0..3 {
+            note(n, 0);
+        }
         if sdei::get_ready() {
             READY.raise();
         }
         wedge::enter(wedge::Wedge::Thread);
+        ENOUGH.raise();
     })?;
-    for run in 1..=2 {
-        watch_for_ms(5);
-        expect_eq!(sdei::signal(cpu::affinity(1)), SUCCESS);
-        expect_that!(ran(1, run));
-        expect_eq!(noted(run as usize) & 0xf, 0b0100, "EL1t, run {run}");
-        expect_eq!(sdei::slot(1).state()[3], 1, "SPSel in the handler");
-    }
-    expect_that!(cpu::wait_off(1));
+    signal_until_enough()?;
+    const EL1T: i64 = 0b0100;
+    expect_eq!(noted(0), 3);
+    expect_eq!(noted(1), 3 * EL1T, "EL1t in x3, each time");
+    expect_eq!(noted(2), 3, "SPSel in the handler, each time");
     Ok(())
 }
 

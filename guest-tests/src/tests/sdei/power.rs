@@ -5,7 +5,6 @@ use hv_abi::psci::{AffinityState, Status as Psci};
 use super::*;
 use crate::harness::needs_sdei;
 use crate::rt::sdei::End;
-use crate::rt::sync::watch_for_ms;
 use crate::rt::timer::Timer;
 use crate::rt::{exception, gic, psci, wedge};
 use crate::tests::timer::takes_interrupts;
@@ -136,16 +135,23 @@ guest_test!(
 fn c206_a_cpu_that_resumes_from_its_handler_into_cpu_off_comes_back_whole() -> TestResult {
     needs_sdei()?;
     start_target(|| {
-        sdei::set_hook(1, Some(|_| End::Resume(wedge::escape())));
+        sdei::set_hook(
+            1,
+            Some(|slot| {
+                if wedge::Wedge::Spin.code().contains(&slot.pc()) {
+                    return End::Resume(wedge::escape());
+                }
+                End::Complete(0)
+            }),
+        );
         if sdei::get_ready() {
             READY.raise();
         }
         // The way out of the wedge leads to the end of this function, and so to CPU_OFF.
         wedge::enter(wedge::Wedge::Spin);
+        ENOUGH.raise();
     })?;
-    watch_for_ms(5);
-    expect_eq!(sdei::signal(cpu::affinity(1)), SUCCESS);
-    expect_that!(cpu::wait_off(1));
+    signal_until_enough()?;
     expect_fresh_target()
 }
 

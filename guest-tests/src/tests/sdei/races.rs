@@ -8,8 +8,8 @@ use crate::harness::needs_sdei;
 /// Rounds of each race.
 const ROUNDS: u64 = 3000;
 
-/// CPU 0 signals CPU 1 until that had enough.
-fn signal_until_enough() -> TestResult {
+/// CPU 0 signals CPU 1 as fast as it can until that had enough.
+fn storm_until_enough() -> TestResult {
     while !ENOUGH.is_up() {
         expect_eq!(sdei::signal(cpu::affinity(1)), SUCCESS);
         if cpu::is_off(1) {
@@ -50,7 +50,7 @@ fn c175_after_disable_returns_no_handler_starts() -> TestResult {
         note(0, wrong);
         ENOUGH.raise();
     })?;
-    signal_until_enough()?;
+    storm_until_enough()?;
     expect_eq!(noted(0), 0);
     expect_that!(sdei::slot(1).runs() > 0);
     Ok(())
@@ -77,7 +77,7 @@ fn c176_after_unregister_returns_no_handler_starts() -> TestResult {
         note(0, wrong);
         ENOUGH.raise();
     })?;
-    signal_until_enough()?;
+    storm_until_enough()?;
     expect_eq!(noted(0), 0);
     Ok(())
 }
@@ -103,7 +103,7 @@ fn c177_after_mask_returns_no_handler_starts() -> TestResult {
         note(0, wrong);
         ENOUGH.raise();
     })?;
-    signal_until_enough()?;
+    storm_until_enough()?;
     expect_eq!(noted(0), 0);
     expect_that!(sdei::slot(1).runs() > 0);
     Ok(())
@@ -137,7 +137,7 @@ fn c178_a_handler_never_runs_with_the_argument_of_another() -> TestResult {
         note(0, wrong);
         ENOUGH.raise();
     })?;
-    signal_until_enough()?;
+    storm_until_enough()?;
     expect_eq!(noted(0), 0);
     Ok(())
 }
