@@ -70,7 +70,7 @@ pub struct Kdump {
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
     /// Give up after so many seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     timeout: u64,
     /// Print the guest's whole console, not only what matters.
     #[arg(long, short)]

@@ -31,7 +31,7 @@ const SHARED_TESTS: [(&str, u32); 4] = [
 const PATIENCE: u32 = 6;
 
 /// How long a machine may take to reach its first test.
-const BOOT: Duration = Duration::from_secs(60);
+const BOOT: Duration = Duration::from_secs(120);
 
 /// Runs them.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger, bare: bool) {

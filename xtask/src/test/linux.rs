@@ -71,7 +71,7 @@ const CONTROL: &str = "linux/kdump/without-sdei-fails";
 const DEBUGGER: &str = "linux/drgn";
 
 /// How long a run may take, with other work on the host.
-const TIMEOUT: Duration = Duration::from_secs(300);
+const TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The names of all of them.
 pub fn names() -> impl Iterator<Item = &'static str> {
