@@ -1,5 +1,6 @@
 //! The test guests, booted in QEMU on each CPU model and with few and many CPUs.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -48,8 +49,43 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, bare: bool) {
             return;
         }
     };
+    let mut coverage = Coverage::default();
     for boot in plan(&tests, bare) {
-        bench.enter(&boot, ledger);
+        bench.enter(&boot, ledger, &mut coverage);
+    }
+    if !ledger.is_filtered() && !bare {
+        for (test, why) in coverage.gaps() {
+            let details = format!("it skipped in every boot: {why}");
+            ledger.failed(&format!("guest/coverage/{test}"), Duration::ZERO, &details);
+        }
+    }
+}
+
+/// Which tests ran somewhere. A test may skip where the machine or the configuration is not what it
+/// needs, but not everywhere.
+#[derive(Default)]
+struct Coverage {
+    ran: BTreeSet<String>,
+    skipped: BTreeMap<String, String>,
+}
+
+impl Coverage {
+    fn note(&mut self, test: &str, outcome: &Outcome) {
+        match outcome {
+            Outcome::Skipped(why) => {
+                self.skipped.insert(test.to_owned(), why.clone());
+            }
+            Outcome::Passed(_) | Outcome::Failed(_) => {
+                self.ran.insert(test.to_owned());
+            }
+        }
+    }
+
+    /// Tests that ran nowhere, and why not.
+    fn gaps(&self) -> impl Iterator<Item = (&str, &str)> {
+        let skipped = self.skipped.iter();
+        let gaps = skipped.filter(|(test, _)| !self.ran.contains(*test));
+        gaps.map(|(test, why)| (test.as_str(), why.as_str()))
     }
 }
 
@@ -65,8 +101,6 @@ struct Boot {
     sdei: bool,
     icount: bool,
     tests: Vec<Test>,
-    /// Whether a test that skips has failed: the machine has all that tests may want.
-    strict: bool,
 }
 
 /// The boots that run `tests`, each once on one model, the shared ones on the others as well.
@@ -90,7 +124,6 @@ fn plan(tests: &[Test], bare: bool) -> Vec<Boot> {
         sdei: true,
         icount: false,
         tests: tests.to_vec(),
-        strict: !bare,
     };
     let mut boots = vec![boot(EVERY_TEST, most(&shared), "test=shared", &shared)];
     for test in tests.iter().filter(|test| test.own_boot) {
@@ -111,13 +144,11 @@ fn plan(tests: &[Test], bare: bool) -> Vec<Boot> {
     for (model, cpus) in SHARED_TESTS {
         let mut boot = boot(&format!("{model}-x{cpus}"), cpus, "test=shared", &shared);
         boot.model = model;
-        boot.strict = false;
         boots.push(boot);
     }
     if !bare {
         let mut boot = boot("no-sdei", most(&shared), "test=shared nosdei", &shared);
         boot.sdei = false;
-        boot.strict = false;
         boots.push(boot);
     }
     for boot in &mut boots {
@@ -178,7 +209,6 @@ impl<'a> Bench<'a> {
             sdei: true,
             icount: false,
             tests: Vec::new(),
-            strict: true,
         };
         let booted = self.boot(&boot)?;
         ensure!(
@@ -198,7 +228,7 @@ impl<'a> Bench<'a> {
     }
 
     /// Runs a boot if the ledger wants one of its tests, and enters what came of each.
-    fn enter(&self, boot: &Boot, ledger: &mut Ledger) {
+    fn enter(&self, boot: &Boot, ledger: &mut Ledger, coverage: &mut Coverage) {
         let name = |test: &str| format!("{}/{test}", boot.label);
         let wanted: Vec<Test> = boot
             .tests
@@ -227,15 +257,13 @@ impl<'a> Bench<'a> {
         let share = started.elapsed() / u32::try_from(boot.tests.len()).unwrap_or(1);
         let mut shown = false;
         for (test, outcome) in &booted.results.outcomes {
+            coverage.note(test, outcome);
             let name = name(test);
             if !ledger.wants(&name) {
                 continue;
             }
             match outcome {
                 Outcome::Passed(metrics) => ledger.passed(&name, share, metrics),
-                Outcome::Skipped(why) if boot.strict => {
-                    ledger.failed(&name, share, &format!("it must not skip here: {why}"));
-                }
                 Outcome::Skipped(why) => ledger.skipped(&name, why),
                 Outcome::Failed(why) => {
                     let mut details = why.clone();
@@ -343,5 +371,60 @@ impl Booted {
         let mut lines: Vec<String> = self.tail.iter().map(|line| format!("| {line}")).collect();
         lines.push(format!("QEMU was: {}", self.command));
         lines.join("\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn test(name: &str, cpus: u32, own_boot: bool, icount: bool) -> Test {
+        Test {
+            name: name.into(),
+            cpus,
+            own_boot,
+            icount,
+            timeout: Duration::from_secs(10),
+        }
+    }
+
+    #[test]
+    fn every_test_has_a_boot_with_the_cpus_it_needs() {
+        let tests = [
+            test("a", 1, false, false),
+            test("b", 4, false, false),
+            test("c", 2, true, false),
+            test("d", 2, false, true),
+        ];
+        let boots = plan(&tests, false);
+        let words: Vec<&str> = boots.iter().map(|boot| boot.words.as_str()).collect();
+        assert_eq!(words[..3], ["test=shared", "test=c", "test=metrics icount"]);
+        assert_eq!(boots[0].cpus, 4);
+        assert_eq!(boots[1].cpus, 2);
+        for test in &tests {
+            let fits = |boot: &&Boot| {
+                boot.tests.contains(test) && boot.cpus >= test.cpus && boot.icount == test.icount
+            };
+            assert!(boots.iter().any(|boot| fits(&boot)), "{}", test.name);
+        }
+        for model in ["cortex-a53", "cortex-a72", "neoverse-n1", "max"] {
+            assert!(boots.iter().any(|boot| boot.model == model), "{model}");
+        }
+        assert!(
+            boots
+                .iter()
+                .any(|boot| !boot.sdei && boot.words.ends_with("nosdei"))
+        );
+    }
+
+    #[test]
+    fn a_test_that_skips_everywhere_is_a_gap() {
+        let mut coverage = Coverage::default();
+        let skipped = Outcome::Skipped("SDEI is on".into());
+        coverage.note("a", &skipped);
+        coverage.note("b", &skipped);
+        coverage.note("b", &Outcome::Passed(String::new()));
+        let gaps: Vec<_> = coverage.gaps().collect();
+        assert_eq!(gaps, [("a", "SDEI is on")]);
     }
 }
