@@ -103,6 +103,12 @@ pub fn read() -> Option<u8> {
     console.uart.as_mut()?.read_word().unwrap_or(None)
 }
 
+/// Runs `while_held` with the console locked.
+pub fn hold(while_held: impl FnOnce()) {
+    let _console = CONSOLE.lock();
+    while_held();
+}
+
 /// Writes one framed line of ours. Use `log!`.
 pub fn write_line(text: fmt::Arguments<'_>) {
     let mut console = CONSOLE.lock();

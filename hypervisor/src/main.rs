@@ -15,6 +15,8 @@ extern crate alloc;
     reason = "entry from the loader, MMU on and off, early tables"
 )]
 mod boot;
+#[expect(unsafe_code, reason = "a read that faults")]
+mod breakage;
 #[expect(unsafe_code, reason = "the UART's registers, also past the lock")]
 mod console;
 #[expect(unsafe_code, reason = "EL2's own exceptions and their stacks")]

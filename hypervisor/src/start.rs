@@ -17,7 +17,7 @@ use crate::memory::{self, BLOCK_SIZE, HV_BASE, Identity};
 use crate::percpu;
 use crate::run::Runner;
 use crate::vm::VMS;
-use crate::{boot, fault, firmware, heap, log, sysregs};
+use crate::{boot, breakage, fault, firmware, heap, log, sysregs};
 
 mod guests;
 mod space;
@@ -197,6 +197,7 @@ fn run_pcpu(index: usize) -> ! {
         let (used, total) = heap::usage();
         log!("heap: {} of {} KiB used", used >> 10, total >> 10);
         log!("@ready vms={}", vms.len());
+        breakage::obey(&board.machine.bootargs);
         for vm in vms {
             gic.enable_spi(vm.uart_intid, vm.pcpus[0]);
             vm.load();

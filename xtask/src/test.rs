@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything that is checked, one line each.
 
 mod checks;
+mod crash;
 mod drgn;
 mod guests;
 mod ledger;
@@ -40,9 +41,14 @@ impl Test {
             checks::run(&workshop, &mut ledger);
         }
         // A filter may name a test that only the test guest itself can list; not if it named another.
-        let elsewhere = ledger.has_run() || linux::names().any(|name| ledger.wants(name));
+        let elsewhere = ledger.has_run()
+            || linux::names().any(|name| ledger.wants(name))
+            || crash::names().any(|name| ledger.wants(&name));
         if ledger.wants("guest/") || !elsewhere {
             guests::run(&workshop, &mut ledger, self.bare);
+        }
+        if !self.bare {
+            crash::run(&workshop, &mut ledger);
         }
         if !self.quick && !self.bare {
             linux::run(&workshop, &mut ledger);

@@ -74,9 +74,9 @@ pub mod pstate {
     pub const EL1T: u64 = 0b0100;
     /// Mode EL1h.
     pub const EL1H: u64 = 0b0101;
-    /// The mode field, AArch32 bit M[4] included.
+    /// The mode field, AArch32 bit M\[4\] included.
     pub const MODE: u64 = 0b1_1111;
-    /// M[4]: the context is AArch32.
+    /// M\[4\]: the context is AArch32.
     pub const AARCH32: u64 = 1 << 4;
     /// D, A, I and F together.
     pub const DAIF: u64 = 0b1111 << 6;
