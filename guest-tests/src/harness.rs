@@ -146,22 +146,22 @@ pub fn run() {
             None => {}
         }
     }
-    console::say(format_args!("DONE\n"));
+    console::say(format_args!("DONE"));
 }
 
 /// Prints one measured number of a test.
 pub fn metric(name: &str, value: u64, unit: &str) {
-    console::say(format_args!("METRIC {name} {value} {unit}\n"));
+    console::say(format_args!("METRIC {name} {value} {unit}"));
 }
 
 /// Fails the running test with `reason`, and stops the machine. For what leaves no test to return to.
 pub fn fail_and_stop(reason: fmt::Arguments<'_>) -> ! {
     sysreg::mask_all();
     let name = RUNNING.try_lock().and_then(|running| *running);
-    console::say_last(format_args!(
-        "\nFAIL {} {reason}\nDONE\n",
-        name.unwrap_or("runtime")
-    ));
+    // In the middle of another CPU's line, perhaps.
+    console::say_last(format_args!(""));
+    console::say_last(format_args!("FAIL {} {reason}", name.unwrap_or("runtime")));
+    console::say_last(format_args!("DONE"));
     psci::system_off()
 }
 
@@ -169,7 +169,8 @@ pub fn fail_and_stop(reason: fmt::Arguments<'_>) -> ! {
 /// the machine go on, the test fails after all, and a failure outweighs a success.
 pub fn done_before_the_end() {
     let name = RUNNING.lock().unwrap_or("runtime");
-    console::say(format_args!("PASS {name}\nDONE\n"));
+    console::say(format_args!("PASS {name}"));
+    console::say(format_args!("DONE"));
 }
 
 /// Skips unless a hypervisor is below; what the bare machine does is QEMU's affair.
@@ -203,7 +204,7 @@ fn list(test: &Test) {
     };
     let icount = if test.icount { "yes" } else { "no" };
     console::say(format_args!(
-        "TEST {} cpus={} boot={boot} icount={icount} timeout={}\n",
+        "TEST {} cpus={} boot={boot} icount={icount} timeout={}",
         test.name, test.cpus, test.timeout
     ));
 }
@@ -214,7 +215,7 @@ fn run_named(tests: &'static [Test], name: &str) {
             run_one(test);
         }
         None => console::say(format_args!(
-            "FAIL {name} {}:{}: no such test\n",
+            "FAIL {name} {}:{}: no such test",
             file!(),
             line!()
         )),
@@ -229,7 +230,7 @@ fn run_all(wanted: impl Fn(&Test) -> bool) {
         }
         if let Some((index, culprit)) = lost {
             console::say(format_args!(
-                "FAIL {} {}:{}: not run: {culprit} left CPU {index} running\n",
+                "FAIL {} {}:{}: not run: {culprit} left CPU {index} running",
                 test.name,
                 file!(),
                 line!()
@@ -245,7 +246,7 @@ fn run_all(wanted: impl Fn(&Test) -> bool) {
 
 fn run_one(test: &'static Test) {
     *RUNNING.lock() = Some(test.name);
-    console::say(format_args!("RUN {}\n", test.name));
+    console::say(format_args!("RUN {}", test.name));
     let result = if test.cpus > cpu::count() {
         let count = cpu::count();
         Err(skipped(format_args!(
@@ -258,10 +259,10 @@ fn run_one(test: &'static Test) {
     let reason = *REASON.lock();
     let (name, reason) = (test.name, reason.as_str());
     match result {
-        Ok(()) => console::say(format_args!("PASS {name}\n")),
-        Err(TestError::Skipped) => console::say(format_args!("SKIP {name} {reason}\n")),
+        Ok(()) => console::say(format_args!("PASS {name}")),
+        Err(TestError::Skipped) => console::say(format_args!("SKIP {name} {reason}")),
         Err(TestError::Failed(file, line)) => {
-            console::say(format_args!("FAIL {name} {file}:{line}: {reason}\n"));
+            console::say(format_args!("FAIL {name} {file}:{line}: {reason}"));
         }
     }
 }

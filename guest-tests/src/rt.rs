@@ -91,7 +91,7 @@ extern "C" fn enter(dtb: u64, current_el: u64) -> ! {
     console::open(machine::machine().uart);
     if current_el != 0b01 << 2 {
         console::say(format_args!(
-            "# started at EL{}, not at EL1\n",
+            "# started at EL{}, not at EL1",
             current_el >> 2
         ));
     }

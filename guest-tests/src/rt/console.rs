@@ -20,24 +20,21 @@ pub fn open(uart: Device) {
     UART.call_once(|| uart);
 }
 
-/// Writes a whole line (the caller ends it with a line feed), not mixed with another CPU's.
+/// Writes a line, not mixed with another CPU's.
 pub fn say(line: fmt::Arguments<'_>) {
     let text = Text::<512>::format(line);
     let _whole_line = LINE.lock();
     write(text.as_str());
 }
 
-/// Writes without the lock, for a CPU that is about to stop the machine.
+/// Writes a line without the lock, for a CPU that is about to stop the machine.
 pub fn say_last(line: fmt::Arguments<'_>) {
     write(Text::<512>::format(line).as_str());
 }
 
-fn write(text: &str) {
+fn write(line: &str) {
     let Some(uart) = UART.get() else { return };
-    for byte in text.bytes() {
-        if byte == b'\n' {
-            write_byte(*uart, b'\r');
-        }
+    for byte in line.bytes().chain(*b"\r\n") {
         write_byte(*uart, byte);
     }
 }

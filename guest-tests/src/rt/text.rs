@@ -3,6 +3,9 @@
 use core::fmt;
 
 /// Up to `N` bytes of text; what does not fit is dropped.
+///
+/// A line feed inside becomes a blank, and blanks after a blank go: what was printed prettily, over many
+/// lines, is to stay in one.
 #[derive(Clone, Copy)]
 pub struct Text<const N: usize> {
     bytes: [u8; N],
@@ -35,6 +38,11 @@ impl<const N: usize> Text<N> {
 impl<const N: usize> fmt::Write for Text<N> {
     fn write_str(&mut self, s: &str) -> fmt::Result {
         for character in s.chars() {
+            let character = if character == '\n' { ' ' } else { character };
+            let last = self.len.checked_sub(1).and_then(|n| self.bytes.get(n));
+            if character == ' ' && last == Some(&b' ') {
+                continue;
+            }
             let mut utf8 = [0; 4];
             let piece = character.encode_utf8(&mut utf8).as_bytes();
             let Some(room) = self.bytes.get_mut(self.len..self.len + piece.len()) else {

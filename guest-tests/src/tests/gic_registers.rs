@@ -172,7 +172,7 @@ fn the_console_interrupts_when_it_can_take_more() -> TestResult {
     for round in 1..=3 {
         uart.write32(UARTICR, 0x7ff);
         console::say(format_args!(
-            "# a line, so that the console has sent something\n"
+            "# a line, so that the console has sent something"
         ));
         expect_that!(
             uart.read32(UARTRIS) & TXIM != 0,
