@@ -12,7 +12,7 @@ use hv_core::vm::GuestMap;
 use spin::{Mutex, MutexGuard, Once};
 
 use crate::gic::v3;
-use crate::{log, memory, stage2, sysregs};
+use crate::{console, log, memory, stage2, sysregs};
 
 /// How a VM ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct Shared {
     pub uart: Pl011,
     /// The UART's interrupt line as the virtual GIC knows it.
     pub uart_line: bool,
+    /// The emulated UART is full, so the real one does not interrupt until the guest has read.
+    pub is_receive_held: bool,
     /// Where vCPUs that were switched on begin.
     pub starts: Vec<Option<Start>>,
     /// The VM is ending, by whom and how.
@@ -104,6 +106,7 @@ impl Vm {
                 vgic,
                 uart: Pl011::new(),
                 uart_line: false,
+                is_receive_held: false,
                 starts: (0..vcpus).map(|_| None).collect(),
                 ending: None,
                 stopped: VcpuSet::EMPTY,
@@ -252,6 +255,9 @@ impl Vm {
         let mut shared = self.lock();
         shared.uart.reset();
         shared.uart_line = false;
+        if core::mem::take(&mut shared.is_receive_held) {
+            console::set_receive(true);
+        }
         for block in shared.vgic.spi_blocks() {
             let effects = shared.vgic.reset_spis(block);
             // Nobody runs whom a kick could concern.

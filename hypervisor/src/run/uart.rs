@@ -9,7 +9,7 @@ use crate::console;
 
 impl Runner {
     pub(super) fn access_uart(&mut self, offset: u64, access: MmioAccess) {
-        let (outcome, kick) = {
+        let (outcome, kick, is_released) = {
             let mut shared = self.vm.lock();
             let outcome = if access.is_write {
                 let value = read_register(&self.regs, access.rt) as u32;
@@ -19,13 +19,15 @@ impl Runner {
                 write_register(&mut self.regs, access.rt, access.extend(u64::from(value)));
                 outcome
             };
-            (outcome, self.set_uart_line(&mut shared, outcome.line))
+            let kick = self.set_uart_line(&mut shared, outcome.line);
+            let is_released = outcome.room && core::mem::take(&mut shared.is_receive_held);
+            (outcome, kick, is_released)
         };
         self.kick(kick);
         if let Some(byte) = outcome.transmit {
             console::write_guest(byte);
         }
-        if outcome.room {
+        if is_released {
             console::set_receive(true);
         }
         self.regs.pc = self.regs.pc.wrapping_add(4);
@@ -37,7 +39,7 @@ impl Runner {
         loop {
             let mut shared = self.vm.lock();
             if !shared.uart.can_receive() {
-                drop(shared);
+                shared.is_receive_held = true;
                 console::set_receive(false);
                 break;
             }
