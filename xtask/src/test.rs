@@ -6,6 +6,7 @@ mod drgn;
 mod guests;
 mod ledger;
 mod linux;
+mod refusals;
 
 use std::process::ExitCode;
 
@@ -43,11 +44,13 @@ impl Test {
         // A filter may name a test that only the test guest itself can list; not if it named another.
         let elsewhere = ledger.has_run()
             || linux::names().any(|name| ledger.wants(name))
-            || crash::names().any(|name| ledger.wants(&name));
+            || crash::names().any(|name| ledger.wants(&name))
+            || refusals::names().any(|name| ledger.wants(name));
         if ledger.wants("guest/") || !elsewhere {
             guests::run(&workshop, &mut ledger, self.bare);
         }
         if !self.bare {
+            refusals::run(&workshop, &mut ledger);
             crash::run(&workshop, &mut ledger);
         }
         if !self.quick && !self.bare {
