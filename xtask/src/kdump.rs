@@ -210,7 +210,7 @@ impl Lab {
     ) -> Result<Report> {
         let plan = &request.plan;
         let mut folder = Folder::create(request.keep, &workshop.output("runs")?)?;
-        let machine = self.machine(plan, &folder)?;
+        let machine = self.machine(plan, &plan.bootargs(), &folder)?;
         let seen = lab::watch(&machine, request.timeout, &folder.file("serial.log"), show)?;
         let judged = self.judge(plan, &folder, &seen);
         let mut report = Report::of(plan, seen, judged);
@@ -222,14 +222,14 @@ impl Lab {
         Ok(report)
     }
 
-    fn machine(&self, plan: &Plan, folder: &Folder) -> Result<Machine> {
+    /// The machine of `plan`, whose files lie in `folder`; its kernel gets `bootargs`.
+    pub fn machine(&self, plan: &Plan, bootargs: &str, folder: &Folder) -> Result<Machine> {
         const MEMORY_MIB: u64 = 512;
         let bundle = folder.file("bundle.itb");
-        let bootargs = plan.bootargs();
         Payload {
             kernel: &self.kernel,
             initrd: Some(&self.initramfs),
-            bootargs: &bootargs,
+            bootargs,
             sdei: plan.sdei,
         }
         .write(&bundle)?;

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything that is checked, one line each.
 
 mod checks;
+mod commands;
 mod crash;
 mod drgn;
 mod guests;
@@ -45,11 +46,13 @@ impl Test {
         let elsewhere = ledger.has_run()
             || linux::names().any(|name| ledger.wants(name))
             || crash::names().any(|name| ledger.wants(&name))
-            || refusals::names().any(|name| ledger.wants(name));
+            || refusals::names().any(|name| ledger.wants(name))
+            || commands::names().any(|name| ledger.wants(name));
         if ledger.wants("guest/") || !elsewhere {
             guests::run(&workshop, &mut ledger, self.bare);
         }
         if !self.bare {
+            commands::run(&workshop, &mut ledger);
             refusals::run(&workshop, &mut ledger);
             crash::run(&workshop, &mut ledger);
         }

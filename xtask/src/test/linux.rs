@@ -7,8 +7,10 @@ use anyhow::{Result, bail, ensure};
 
 use super::drgn::Drgn;
 use super::ledger::Ledger;
+use crate::console::GuestLines;
 use crate::kdump::{Lab, Report, Request};
-use crate::lab::{Plan, Scenario};
+use crate::lab::{Folder, Plan, Scenario};
+use crate::qemu::Happening;
 use crate::workshop::Workshop;
 
 /// A run that must pass.
@@ -67,6 +69,9 @@ const CASES: [Case; 5] = [
 /// The name of the run with SDEI off, whose dump must lack the wedged CPU.
 const CONTROL: &str = "linux/kdump/without-sdei-fails";
 
+/// The guest reboots, and comes up again each time.
+const REBOOT: &str = "linux/reboot";
+
 /// The dump of the first case, opened by a debugger that is not ours.
 const DEBUGGER: &str = "linux/drgn";
 
@@ -76,7 +81,7 @@ const TIMEOUT: Duration = Duration::from_secs(600);
 /// The names of all of them.
 pub fn names() -> impl Iterator<Item = &'static str> {
     let cases = CASES.iter().map(|case| case.name);
-    cases.chain([CONTROL, DEBUGGER])
+    cases.chain([CONTROL, DEBUGGER, REBOOT])
 }
 
 /// Runs them.
@@ -97,6 +102,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
             run_case(workshop, &lab, case, None).map(|report| remark(&report))
         });
     }
+    ledger.check(REBOOT, || reboot(workshop, &lab));
     ledger.check(CONTROL, || {
         let plan = Plan {
             sdei: false,
@@ -147,6 +153,40 @@ fn run_case(workshop: &Workshop, lab: &Lab, case: &Case, keep: Option<&Path>) ->
     let report = run_plan(workshop, lab, plan(case)?, keep)?;
     ensure!(report.passed, "{}", report.text());
     Ok(report)
+}
+
+/// Lets the guest reboot at once, some times over; each time it must find SDEI as at first.
+fn reboot(workshop: &Workshop, lab: &Lab) -> Result<String> {
+    const TIMES: u64 = 3;
+    let folder = Folder::create(None, &workshop.output("runs")?)?;
+    let plan = plan(&CASES[0])?;
+    let machine = lab.machine(&plan, "console=ttyAMA0 lab.do=reboot", &folder)?;
+    let mut session = machine.start(Some(TIMEOUT))?;
+    let mut lines = GuestLines::default();
+    let (mut resets, mut boots) = (0, 0);
+    while boots <= TIMES {
+        match session.next()? {
+            Happening::Guest(bytes) => {
+                let up = |line: &&String| line.contains("LAB: up") && line.contains("sdei=yes");
+                boots += lines.push(&bytes).iter().filter(up).count() as u64;
+            }
+            Happening::Line(line) => {
+                let record = line.record().transpose()?;
+                resets += u64::from(record.is_some_and(|record| record.name == "vm-reset"));
+            }
+            Happening::Complaint(_) => {}
+            Happening::Ended(_) | Happening::TimedOut | Happening::Left => bail!(
+                "it came up {boots} times with SDEI, after {resets} resets\n{}\nQEMU was: {}",
+                session.tail().join("\n"),
+                machine.command_line()
+            ),
+        }
+    }
+    ensure!(
+        resets == TIMES,
+        "it came up {boots} times, but was reset {resets} times"
+    );
+    Ok(format!("{boots} boots"))
 }
 
 fn plan(case: &Case) -> Result<Plan> {

@@ -1,0 +1,192 @@
+//! `cargo xtask run` as its user meets it: exit codes, and what goes to which stream.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+use super::ledger::Ledger;
+use crate::build::{self, Program};
+use crate::workshop::Workshop;
+
+/// One call of `run`.
+struct Case {
+    name: &'static str,
+    kernel: Kernel,
+    arguments: &'static [&'static str],
+    code: i32,
+    /// What standard output must have.
+    output: &'static str,
+    /// What standard error must have.
+    errors: &'static str,
+}
+
+/// What is booted.
+#[derive(Clone, Copy)]
+enum Kernel {
+    /// The test guest.
+    Image,
+    /// The same, gzipped.
+    Gzipped,
+    /// One instruction without a header, which branches to itself.
+    Spin,
+    /// An ELF file.
+    Elf,
+    /// A guest file with a key that there is not.
+    BadKey,
+    /// None.
+    Nothing,
+}
+
+const CASES: [Case; 9] = [
+    Case {
+        name: "run/power-off-is-0",
+        kernel: Kernel::Image,
+        arguments: &["--append", "list", "--cpus", "2", "--memory", "256M"],
+        code: 0,
+        output: "\nDONE\r\n",
+        errors: "the guest powered off",
+    },
+    Case {
+        name: "run/gzipped-image",
+        kernel: Kernel::Gzipped,
+        arguments: &["--append", "list", "--cpus", "1"],
+        code: 0,
+        output: "\nDONE\r\n",
+        errors: "the guest powered off",
+    },
+    Case {
+        name: "run/flat-binary-and-time-out-is-5",
+        kernel: Kernel::Spin,
+        arguments: &["--timeout", "5"],
+        code: 5,
+        output: "",
+        errors: "the time was over",
+    },
+    Case {
+        name: "run/hypervisor-crash-is-4",
+        kernel: Kernel::Image,
+        arguments: &["--qemu-arg", "-append", "--qemu-arg", "break=panic"],
+        code: 4,
+        output: "",
+        errors: "the hypervisor crashed",
+    },
+    Case {
+        name: "run/elf-is-refused",
+        kernel: Kernel::Elf,
+        arguments: &[],
+        code: 1,
+        output: "",
+        errors: "ELF",
+    },
+    Case {
+        name: "run/unknown-key-is-named",
+        kernel: Kernel::BadKey,
+        arguments: &[],
+        code: 1,
+        output: "",
+        errors: "line 1: unknown field `cors`",
+    },
+    Case {
+        name: "run/missing-disk-is-named",
+        kernel: Kernel::Image,
+        arguments: &["--disk", "/no/such/disk"],
+        code: 1,
+        output: "",
+        errors: "there is no disk /no/such/disk",
+    },
+    Case {
+        name: "run/usage-is-2",
+        kernel: Kernel::Nothing,
+        arguments: &["--no-such-option"],
+        code: 2,
+        output: "",
+        errors: "--no-such-option",
+    },
+    Case {
+        name: "run/dry-run-prints-the-command",
+        kernel: Kernel::Image,
+        arguments: &["--dry-run", "--cpu", "cortex-a72", "--cpus", "3"],
+        code: 0,
+        output: "-cpu cortex-a72 -smp 3",
+        errors: "",
+    },
+];
+
+/// The names of these tests.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    CASES.iter().map(|case| case.name)
+}
+
+/// Runs them.
+pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
+    for case in &CASES {
+        ledger.check(case.name, || check(workshop, case).map(|()| String::new()));
+    }
+}
+
+fn check(workshop: &Workshop, case: &Case) -> Result<()> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("run").stdin(Stdio::null());
+    match case.kernel {
+        Kernel::Nothing => {}
+        Kernel::BadKey => {
+            command.arg("--guest").arg(file(workshop, case.kernel)?);
+        }
+        _ => {
+            command.arg("--kernel").arg(file(workshop, case.kernel)?);
+        }
+    }
+    let output = command
+        .args(case.arguments)
+        .output()
+        .context("cannot run xtask")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let both = format!("standard output:\n{text}\nstandard error:\n{errors}");
+    ensure!(
+        output.status.code() == Some(case.code),
+        "the exit code is not {} but: {}\n{both}",
+        case.code,
+        output.status
+    );
+    ensure!(
+        text.contains(case.output),
+        "{:?} is missing\n{both}",
+        case.output
+    );
+    ensure!(
+        errors.contains(case.errors),
+        "{:?} is missing\n{both}",
+        case.errors
+    );
+    ensure!(
+        !text.contains("halligan 0.") && !text.contains('\x1e'),
+        "standard output is not the guest's alone\n{both}"
+    );
+    Ok(())
+}
+
+/// The file that stands for `kernel`.
+fn file(workshop: &Workshop, kernel: Kernel) -> Result<PathBuf> {
+    let image = build::build(workshop, Program::GuestTests)?;
+    let (name, bytes) = match kernel {
+        Kernel::Image | Kernel::Nothing => return Ok(image.image),
+        Kernel::Elf => return Ok(image.elf),
+        Kernel::Gzipped => {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+            encoder.write_all(&fs::read(&image.image)?)?;
+            ("run-test.gz", encoder.finish()?)
+        }
+        // DDI0487 C6.2.26: B with an offset of 0.
+        Kernel::Spin => ("run-test.bin", 0x1400_0000_u32.to_le_bytes().to_vec()),
+        Kernel::BadKey => ("run-test.toml", b"cors = 2\n".to_vec()),
+    };
+    let path = workshop.output(name)?;
+    build::write_if_new(&path, &bytes)?;
+    Ok(path)
+}
