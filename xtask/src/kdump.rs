@@ -1,6 +1,7 @@
 //! `cargo xtask kdump`: the main job.
 
 mod report;
+mod series;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -63,12 +64,16 @@ pub struct Kdump {
     /// The vmlinux of that kernel [default: the file of that name beside it].
     #[arg(long, value_name = "PATH", requires = "kernel")]
     vmlinux: Option<PathBuf>,
-    /// Write all that was found to this file, as JSON.
+    /// Write all that was found to this file, as JSON; with --repeat, what the last run found.
     #[arg(long, value_name = "FILE.json")]
     report: Option<PathBuf>,
-    /// Leave vmcore, serial log and bundle in this folder.
+    /// Leave vmcore, serial log and bundle in this folder; with --repeat, those of the last run.
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
+    /// Do it so many times in a row, with one line for each, and stop at the first that fails.
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: u32,
     /// Give up after so many seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     timeout: u64,
@@ -89,19 +94,30 @@ impl Kdump {
             timeout: Duration::from_secs(self.timeout),
             keep: self.keep.as_deref(),
         };
-        let verbose = self.verbose;
-        let report = lab.run(&workshop, &request, |line| {
-            if verbose || matters(line) {
-                println!("  | {line}");
+        // Of one run among many, its line is enough.
+        let (verbose, terse) = (self.verbose, self.repeat > 1);
+        let run = || {
+            let report = lab.run(&workshop, &request, |line| {
+                if verbose || (!terse && matters(line)) {
+                    println!("  | {line}");
+                }
+            })?;
+            if !terse || !report.passed {
+                println!("{}", report.text());
             }
-        })?;
-        println!("{}", report.text());
-        if let Some(path) = &self.report {
-            let json = serde_json::to_string_pretty(&report)?;
-            fs::write(path, json)
-                .with_context(|| format!("cannot write the report {}", path.display()))?;
-        }
-        Ok(if report.passed {
+            if let Some(path) = &self.report {
+                let json = serde_json::to_string_pretty(&report)?;
+                fs::write(path, json)
+                    .with_context(|| format!("cannot write the report {}", path.display()))?;
+            }
+            Ok(report)
+        };
+        let passed = if terse {
+            series::run(self.repeat, run, &mut std::io::stdout())?
+        } else {
+            run()?.passed
+        };
+        Ok(if passed {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE

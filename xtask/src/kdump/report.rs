@@ -76,6 +76,25 @@ impl Report {
         }
     }
 
+    /// The report in one line.
+    pub fn summary(&self) -> String {
+        let time = format!("{:.0} s", self.seconds);
+        match (self.faults.first(), self.sdei_rung()) {
+            (Some(fault), _) => format!("FAILED in {time}: {fault}"),
+            (None, Some(rung)) => format!("PASSED in {time}, {rung}"),
+            (None, None) => format!("PASSED in {time}"),
+        }
+    }
+
+    /// How long the SDEI rung took, if the dump tells.
+    pub fn sdei_rung(&self) -> Option<String> {
+        let rung = match self.dump.as_ref()?.ladder.sdei_us {
+            Some(micros) => format!("SDEI rung {:.1} ms", micros as f64 / 1000.0),
+            None => "no SDEI rung".into(),
+        };
+        Some(rung)
+    }
+
     /// The report for people.
     pub fn text(&self) -> String {
         let mut lines = Vec::new();

@@ -2,7 +2,7 @@ use super::*;
 use crate::evidence::Drain;
 use crate::evidence::tests::{LOG, story};
 
-fn plan(scenario: Scenario) -> Plan {
+pub fn plan(scenario: Scenario) -> Plan {
     Plan {
         scenario,
         cpus: 4,
@@ -13,7 +13,7 @@ fn plan(scenario: Scenario) -> Plan {
     }
 }
 
-fn seen(log: &str, ending: Ending) -> Seen {
+pub fn seen(log: &str, ending: Ending) -> Seen {
     Seen {
         story: story(log),
         drain: Drain {

@@ -1,9 +1,10 @@
 //! Linux end to end: dumps that must be whole, and one that must not be.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::drgn::Drgn;
 use super::ledger::Ledger;
@@ -69,6 +70,9 @@ const CASES: [Case; 5] = [
 /// The name of the run with SDEI off, whose dump must lack the wedged CPU.
 const CONTROL: &str = "linux/kdump/without-sdei-fails";
 
+/// The command itself, which does it twice in a row.
+const REPEAT: &str = "linux/repeat";
+
 /// The guest reboots, and comes up again each time.
 const REBOOT: &str = "linux/reboot";
 
@@ -81,7 +85,7 @@ const TIMEOUT: Duration = Duration::from_secs(600);
 /// The names of all of them.
 pub fn names() -> impl Iterator<Item = &'static str> {
     let cases = CASES.iter().map(|case| case.name);
-    cases.chain([CONTROL, DEBUGGER, REBOOT])
+    cases.chain([CONTROL, DEBUGGER, REBOOT, REPEAT])
 }
 
 /// Runs them.
@@ -99,10 +103,12 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     open_dump(workshop, &lab, ledger);
     for case in &CASES[1..] {
         ledger.check(case.name, || {
-            run_case(workshop, &lab, case, None).map(|report| remark(&report))
+            run_case(workshop, &lab, case, None)
+                .map(|report| report.sdei_rung().unwrap_or_default())
         });
     }
     ledger.check(REBOOT, || reboot(workshop, &lab));
+    ledger.check(REPEAT, repeat);
     ledger.check(CONTROL, || {
         let plan = Plan {
             sdei: false,
@@ -131,7 +137,8 @@ fn open_dump(workshop: &Workshop, lab: &Lab, ledger: &mut Ledger) {
             return;
         }
     };
-    ledger.passed(case.name, started.elapsed(), &remark(&report));
+    let remark = report.sdei_rung().unwrap_or_default();
+    ledger.passed(case.name, started.elapsed(), &remark);
     if ledger.wants(DEBUGGER) {
         match Drgn::ensure(workshop) {
             Ok(drgn) => ledger.check(DEBUGGER, || {
@@ -189,6 +196,28 @@ fn reboot(workshop: &Workshop, lab: &Lab) -> Result<String> {
     Ok(format!("{boots} boots"))
 }
 
+/// Has `kdump` do it twice in a row, as its user does.
+fn repeat() -> Result<String> {
+    let output = Command::new(std::env::current_exe()?)
+        .args(["kdump", "--cpus", "2", "--repeat", "2"])
+        .arg(format!("--timeout={}", TIMEOUT.as_secs()))
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot run xtask")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let lines: Vec<&str> = said.lines().collect();
+    let passed = |line: &&&str| line.starts_with("run ") && line.contains(": PASSED in ");
+    ensure!(
+        output.status.success()
+            && lines.iter().filter(passed).count() == 2
+            && lines.last() == Some(&"2 of 2 passed"),
+        "{}, it said\n{said}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::new())
+}
+
 fn plan(case: &Case) -> Result<Plan> {
     Ok(Plan {
         scenario: case.scenario,
@@ -208,17 +237,6 @@ fn run_plan(workshop: &Workshop, lab: &Lab, plan: Plan, keep: Option<&Path>) -> 
         keep,
     };
     lab.run(workshop, &request, |_| ())
-}
-
-/// What is worth knowing of a run that passed.
-fn remark(report: &Report) -> String {
-    let Some(dump) = &report.dump else {
-        return String::new();
-    };
-    let sdei = dump.ladder.sdei_us.map_or("none".to_owned(), |micros| {
-        format!("{:.1} ms", micros as f64 / 1000.0)
-    });
-    format!("SDEI rung {sdei}")
 }
 
 /// The run without SDEI must fail for one reason alone: the wedged CPUs are missing.
