@@ -8,6 +8,13 @@ pub struct VmId(pub u8);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PcpuId(pub u8);
 
+impl PcpuId {
+    /// The id as an index into a per-pCPU table.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// A vCPU of one VM, numbered from 0 in the order of the VM's devicetree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VcpuId(pub u8);
@@ -22,62 +29,91 @@ impl VcpuId {
 /// The most vCPUs one VM can have; the width of [`VcpuSet`].
 pub const MAX_VCPUS: usize = 128;
 
-/// A set of vCPUs of one VM.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct VcpuSet(pub u128);
+/// The most pCPUs a machine can have; the width of [`PcpuSet`].
+pub const MAX_PCPUS: usize = 128;
 
-impl VcpuSet {
-    /// No vCPU.
-    pub const EMPTY: Self = Self(0);
+macro_rules! id_set {
+    ($(#[$about:meta])* $set:ident of $id:ident) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+        pub struct $set(pub u128);
 
-    /// Just this one.
-    pub const fn only(vcpu: VcpuId) -> Self {
-        Self(1u128.wrapping_shl(vcpu.0 as u32))
-    }
+        impl $set {
+            /// Nobody.
+            pub const EMPTY: Self = Self(0);
 
-    /// Whether nobody is in it.
-    pub const fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// Whether `vcpu` is in it.
-    pub const fn contains(self, vcpu: VcpuId) -> bool {
-        self.0 & Self::only(vcpu).0 != 0
-    }
-
-    /// Adds `vcpu`.
-    pub const fn insert(&mut self, vcpu: VcpuId) {
-        self.0 |= Self::only(vcpu).0;
-    }
-
-    /// Takes `vcpu` out.
-    pub const fn remove(&mut self, vcpu: VcpuId) {
-        self.0 &= !Self::only(vcpu).0;
-    }
-
-    /// Everybody in either.
-    #[must_use]
-    pub const fn union(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    /// How many.
-    pub const fn len(self) -> u32 {
-        self.0.count_ones()
-    }
-
-    /// The members, lowest first.
-    pub fn iter(self) -> impl Iterator<Item = VcpuId> {
-        let mut left = self.0;
-        core::iter::from_fn(move || {
-            if left == 0 {
-                return None;
+            /// Just this one.
+            pub const fn only(id: $id) -> Self {
+                Self(1u128.wrapping_shl(id.0 as u32))
             }
-            let lowest = left.trailing_zeros();
-            left &= left - 1;
-            u8::try_from(lowest).ok().map(VcpuId)
-        })
-    }
+
+            /// Whether nobody is in it.
+            pub const fn is_empty(self) -> bool {
+                self.0 == 0
+            }
+
+            /// Whether `id` is in it.
+            pub const fn contains(self, id: $id) -> bool {
+                self.0 & Self::only(id).0 != 0
+            }
+
+            /// Adds `id`.
+            pub const fn insert(&mut self, id: $id) {
+                self.0 |= Self::only(id).0;
+            }
+
+            /// Takes `id` out.
+            pub const fn remove(&mut self, id: $id) {
+                self.0 &= !Self::only(id).0;
+            }
+
+            /// Everybody in either.
+            #[must_use]
+            pub const fn union(self, other: Self) -> Self {
+                Self(self.0 | other.0)
+            }
+
+            /// Everybody in both.
+            #[must_use]
+            pub const fn and(self, other: Self) -> Self {
+                Self(self.0 & other.0)
+            }
+
+            /// Everybody here who is not in `other`.
+            #[must_use]
+            pub const fn without(self, other: Self) -> Self {
+                Self(self.0 & !other.0)
+            }
+
+            /// How many.
+            pub const fn len(self) -> u32 {
+                self.0.count_ones()
+            }
+
+            /// The members, lowest first.
+            pub fn iter(self) -> impl Iterator<Item = $id> {
+                let mut left = self.0;
+                core::iter::from_fn(move || {
+                    if left == 0 {
+                        return None;
+                    }
+                    let lowest = left.trailing_zeros();
+                    left &= left - 1;
+                    u8::try_from(lowest).ok().map($id)
+                })
+            }
+        }
+    };
+}
+
+id_set! {
+    /// A set of vCPUs of one VM.
+    VcpuSet of VcpuId
+}
+
+id_set! {
+    /// A set of pCPUs.
+    PcpuSet of PcpuId
 }
 
 /// The affinity fields of MPIDR_EL1 (DDI0487 D24.2): Aff3 in `[39:32]`, Aff2..Aff0 in `[23:0]`; all

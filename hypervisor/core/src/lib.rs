@@ -17,6 +17,7 @@ pub mod regs;
 pub mod sdei;
 pub mod siblings;
 pub mod smc;
+pub mod stop;
 pub mod time;
 pub mod trace;
 pub mod vgic;

@@ -1,7 +1,7 @@
 //! Time as an argument: points and spans of the architected counter. No clock is read here.
 
 /// A point in time, in ticks of the system counter (CNTPCT_EL0).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(pub u64);
 
 /// The rate of the system counter in Hz (CNTFRQ_EL0).

@@ -1,0 +1,172 @@
+//! The ladder, step by step.
+
+use hv_core::id::{PcpuId, PcpuSet};
+use hv_core::stop::ladder::{Decision, Fate, Ladder};
+use hv_core::stop::words::{Claim, Slot, Standing, Stopper};
+use hv_core::stop::{LIMITS, Ticks, Via};
+use hv_core::time::{Frequency, Instant};
+
+const LIMITS_IN_TICKS: Ticks = Ticks {
+    first: 10,
+    last: 100,
+};
+
+fn set(pcpus: &[u8]) -> PcpuSet {
+    let mut set = PcpuSet::EMPTY;
+    pcpus.iter().for_each(|&pcpu| set.insert(PcpuId(pcpu)));
+    set
+}
+
+/// pCPUs 1, 2, ... that are online, armed or not.
+fn slots(armed: &[bool]) -> Vec<Slot> {
+    let slots: Vec<Slot> = armed.iter().map(|_| Slot::default()).collect();
+    for (slot, &armed) in slots.iter().zip(armed) {
+        assert!(!slot.come_online(armed).is_asked());
+    }
+    slots
+}
+
+fn ladder(slots: &[Slot]) -> Ladder {
+    let asked = (1..).map(PcpuId).zip(slots.iter().map(Slot::ask));
+    Ladder::new(asked, LIMITS_IN_TICKS)
+}
+
+#[test]
+fn who_answers_the_sgi_is_not_signalled() {
+    let slots = slots(&[true, true]);
+    let mut ladder = ladder(&slots);
+    let at = Instant;
+    assert_eq!(
+        ladder.poll(at(0), PcpuSet::EMPTY),
+        Decision::Ring(set(&[1, 2]))
+    );
+    assert_eq!(ladder.poll(at(9), set(&[1])), Decision::Wait);
+    assert_eq!(ladder.poll(at(10), set(&[1])), Decision::Signal(set(&[2])));
+    assert_eq!(ladder.poll(at(11), set(&[1])), Decision::Wait);
+    assert_eq!(ladder.poll(at(12), set(&[1, 2])), Decision::Done);
+}
+
+#[test]
+fn everybody_answering_ends_it_at_once() {
+    let slots = slots(&[true, true]);
+    let mut ladder = ladder(&slots);
+    let _ = ladder.poll(Instant(0), PcpuSet::EMPTY);
+    assert_eq!(ladder.poll(Instant(1), set(&[1, 2])), Decision::Done);
+}
+
+#[test]
+fn nobody_to_stop_is_done_without_a_ring() {
+    assert_eq!(ladder(&[]).poll(Instant(0), PcpuSet::EMPTY), Decision::Done);
+}
+
+#[test]
+fn without_the_second_rung_the_first_has_the_long_limit() {
+    let slots = slots(&[false, false]);
+    let mut ladder = ladder(&slots);
+    let _ = ladder.poll(Instant(0), PcpuSet::EMPTY);
+    assert_eq!(ladder.poll(Instant(99), set(&[1])), Decision::Wait);
+    assert_eq!(ladder.poll(Instant(100), set(&[1])), Decision::Done);
+    assert_eq!(
+        ladder.fate(PcpuId(2), slots[1].standing()),
+        Fate::Deaf,
+        "it is named, not forgotten"
+    );
+}
+
+#[test]
+fn a_pcpu_that_was_never_armed_is_never_signalled() {
+    let slots = slots(&[true, false]);
+    let mut ladder = ladder(&slots);
+    let _ = ladder.poll(Instant(0), PcpuSet::EMPTY);
+    assert_eq!(
+        ladder.poll(Instant(10), PcpuSet::EMPTY),
+        Decision::Signal(set(&[1]))
+    );
+}
+
+#[test]
+fn whom_firmware_refuses_to_signal_is_not_waited_for() {
+    let slots = slots(&[true, true]);
+    let mut ladder = ladder(&slots);
+    let _ = ladder.poll(Instant(0), PcpuSet::EMPTY);
+    let _ = ladder.poll(Instant(10), PcpuSet::EMPTY);
+    for slot in &slots {
+        let _ = slot.mark_signalled();
+    }
+    ladder.note_refusal(PcpuId(1));
+    assert_eq!(ladder.poll(Instant(11), PcpuSet::EMPTY), Decision::Wait);
+    assert_eq!(ladder.poll(Instant(12), set(&[2])), Decision::Done);
+    assert_eq!(ladder.fate(PcpuId(1), slots[0].standing()), Fate::Refused);
+}
+
+#[test]
+fn a_late_answer_counts_until_the_report() {
+    let slots = slots(&[true]);
+    let mut ladder = ladder(&slots);
+    let _ = ladder.poll(Instant(0), PcpuSet::EMPTY);
+    let _ = ladder.poll(Instant(10), PcpuSet::EMPTY);
+    let _ = slots[0].mark_signalled();
+    assert_eq!(ladder.poll(Instant(110), PcpuSet::EMPTY), Decision::Done);
+    assert_eq!(ladder.fate(PcpuId(1), slots[0].standing()), Fate::Lost);
+    assert!(slots[0].park(Via::Sdei));
+    let fate = ladder.fate(PcpuId(1), slots[0].standing());
+    assert_eq!(fate, Fate::Stopped(Via::Sdei));
+}
+
+#[test]
+fn who_comes_up_during_the_stop_finds_itself_asked() {
+    let slot = Slot::<core::sync::atomic::AtomicU32>::default();
+    let asked: Standing = slot.ask();
+    assert!(!asked.is_online());
+    let mut ladder = Ladder::new([(PcpuId(1), asked)].into_iter(), LIMITS_IN_TICKS);
+    assert!(ladder.targets().is_empty());
+    assert_eq!(ladder.poll(Instant(0), PcpuSet::EMPTY), Decision::Done);
+    assert_eq!(ladder.fate(PcpuId(1), slot.standing()), Fate::Offline);
+    assert!(slot.come_online(true).is_asked());
+}
+
+#[test]
+fn a_ladder_climbed_again_signals_nobody_twice() {
+    let slots = slots(&[true, true]);
+    let mut first = ladder(&slots);
+    let _ = first.poll(Instant(0), PcpuSet::EMPTY);
+    let _ = first.poll(Instant(10), PcpuSet::EMPTY);
+    let _ = slots[0].mark_signalled();
+    let mut again = ladder(&slots);
+    let none = PcpuSet::EMPTY;
+    assert_eq!(
+        again.poll(Instant(20), none),
+        Decision::Ring(set(&[1, 2])),
+        "it may have failed before it rang"
+    );
+    assert_eq!(
+        again.poll(Instant(30), none),
+        Decision::Signal(set(&[2])),
+        "1 was signalled before"
+    );
+}
+
+#[test]
+fn only_the_first_way_to_park_counts() {
+    let slots = slots(&[true]);
+    assert!(slots[0].park(Via::Ipi));
+    assert!(!slots[0].park(Via::Sdei));
+    assert_eq!(slots[0].standing().parked(), Some(Via::Ipi));
+}
+
+#[test]
+fn the_first_claim_wins_and_the_winner_knows_itself_again() {
+    let stopper = Stopper::<core::sync::atomic::AtomicU32>::default();
+    assert_eq!(stopper.who(), None);
+    assert_eq!(stopper.claim(PcpuId(127)), Claim::Mine);
+    assert_eq!(stopper.claim(PcpuId(0)), Claim::Theirs(PcpuId(127)));
+    assert_eq!(stopper.claim(PcpuId(127)), Claim::Again);
+    assert_eq!(stopper.who(), Some(PcpuId(127)));
+}
+
+#[test]
+fn the_limits_leave_room_in_50_ms_for_all_to_be_stuck() {
+    let ticks = LIMITS.in_ticks(Frequency(62_500_000));
+    assert!(ticks.first <= 25 * 62_500);
+    assert_eq!((ticks.first, ticks.last), (1_250_000, 31_250_000));
+}
