@@ -21,6 +21,7 @@ pub mod probe;
 pub mod psci;
 pub mod sdei;
 pub mod survivor;
+pub mod suspend;
 pub mod sync;
 pub mod sysreg;
 pub mod text;

@@ -12,5 +12,6 @@ mod registers;
 mod reset;
 mod sdei;
 mod smccc;
+mod suspend;
 mod timer;
 mod wedge;

@@ -224,6 +224,13 @@ pub fn set_virtual_serror(pending: bool) {
 /// Puts EL1 and EL0 into the state a core has out of reset, and forgets the guest's translations on
 /// this pCPU.
 pub fn reset_el1() {
+    CNTV_CTL_EL0.set(0);
+    CNTP_CTL_EL0.set(0);
+    reset_core();
+}
+
+/// The same but for the timers, which run on while a core has no power.
+pub fn reset_core() {
     SCTLR_EL1.set(SCTLR_EL1_RESET);
     CPACR_EL1.set(0);
     TCR_EL1.set(0);
@@ -247,8 +254,6 @@ pub fn reset_el1() {
     TPIDR_EL1.set(0);
     write!("csselr_el1", 0);
     write!("cntkctl_el1", 0);
-    CNTV_CTL_EL0.set(0);
-    CNTP_CTL_EL0.set(0);
     write!("mdscr_el1", 0);
     set_virtual_serror(false);
     // SAFETY: forgetting translations of this VMID is always allowed.

@@ -9,9 +9,10 @@ use crate::rt::{cpu, exception, gic, psci, sysreg};
 
 const SUCCESS: i32 = Status::Success as i32;
 
-guest_test!(psci_version_is_1_1);
-fn psci_version_is_1_1() -> TestResult {
-    expect_eq!(psci::call_psci(abi::VERSION, &[]), abi::VERSION_1_1 as i32);
+guest_test!(psci_version_is_1_3);
+fn psci_version_is_1_3() -> TestResult {
+    needs_hypervisor()?;
+    expect_eq!(psci::call_psci(abi::VERSION, &[]), abi::VERSION_1_3 as i32);
     Ok(())
 }
 
@@ -31,18 +32,26 @@ fn psci_features_lists_what_there_is() -> TestResult {
         abi::CPU_SUSPEND,
         abi::CPU_ON,
         abi::AFFINITY_INFO,
+        abi::SYSTEM_SUSPEND,
         abi::SYSTEM_RESET2,
+        abi::SYSTEM_OFF2,
     ];
     for id in single.iter().chain(paired.iter().flatten()) {
         expect_that!(features(*id) >= 0, "{id:#x}: {}", features(*id));
     }
-    // MIGRATE, CPU_FREEZE, NODE_HW_STATE, SET_SUSPEND_MODE, MEM_PROTECT, SDEI_VERSION, unallocated.
+    for id in abi::SYSTEM_OFF2 {
+        expect_eq!(features(id), abi::HIBERNATE_OFF as i32, "{id:#x}");
+    }
+    // MIGRATE, CPU_FREEZE, NODE_HW_STATE, SET_SUSPEND_MODE, MEM_PROTECT, CLEAN_INV_MEMREGION,
+    // SDEI_VERSION, unallocated.
     for id in [
         0x8400_0005,
         0x8400_000b,
         0x8400_000d,
         0x8400_000f,
         0x8400_0013,
+        0x8400_0016,
+        0xc400_0016,
         0xc400_0020,
         0x8400_001f,
         0xc400_0008,

@@ -117,6 +117,29 @@ fn smc32_forms_take_only_32_bits_of_each_argument() -> TestResult {
     Ok(())
 }
 
+guest_test!(system_off2_of_an_unknown_type_or_with_a_cookie_is_refused);
+fn system_off2_of_an_unknown_type_or_with_a_cookie_is_refused() -> TestResult {
+    needs_hypervisor()?;
+    for id in abi::SYSTEM_OFF2 {
+        for arguments in [[2, 0], [0x8000_0000, 0], [0xffff_ffff, 0], [0, 1], [1, 1]] {
+            let status = psci::call_psci(id, &arguments);
+            let invalid = Status::InvalidParameters as i32;
+            expect_eq!(status, invalid, "{id:#x} of {arguments:#x?}");
+        }
+    }
+    Ok(())
+}
+
+guest_test!(memory_regions_cannot_be_cleaned_by_call);
+fn memory_regions_cannot_be_cleaned_by_call() -> TestResult {
+    needs_hypervisor()?;
+    for id in abi::CLEAN_INV_MEMREGION {
+        let status = psci::call_psci(id, &[machine().home().base, 4096]);
+        expect_eq!(status, Status::NotSupported as i32, "{id:#x}");
+    }
+    Ok(())
+}
+
 guest_test!(system_reset2_of_an_unknown_type_is_refused);
 fn system_reset2_of_an_unknown_type_is_refused() -> TestResult {
     needs_hypervisor()?;

@@ -100,6 +100,17 @@ fn system_reset_forgets_interrupts() -> TestResult {
     Ok(())
 }
 
+guest_test!(system_off2_turns_the_machine_off, cpus = 2, boot = own);
+fn system_off2_turns_the_machine_off() -> TestResult {
+    needs_hypervisor()?;
+    let status = cpu::start(1, || sysreg::park());
+    expect_eq!(status, Status::Success as i32);
+    done_before_the_end();
+    let hibernate = u64::from(abi::HIBERNATE_OFF);
+    let status = psci::call_psci(abi::SYSTEM_OFF2[1], &[hibernate, 0]);
+    fail!("SYSTEM_OFF2 returned {status}");
+}
+
 guest_test!(
     system_off_from_a_secondary_stops_a_machine_that_spins,
     cpus = 2,

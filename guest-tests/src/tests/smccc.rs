@@ -79,7 +79,7 @@ fn c005_the_upper_half_of_x0_is_ignored() -> TestResult {
         x[0] = 0xdead_beef_0000_0000 | u64::from(psci::VERSION);
         expect_eq!(
             call_all(conduit, x)[0],
-            u64::from(psci::VERSION_1_1),
+            u64::from(psci::VERSION_1_3),
             "{conduit:?}"
         );
     }

@@ -18,11 +18,20 @@ pub const SYSTEM_OFF: u32 = 0x8400_0008;
 pub const SYSTEM_RESET: u32 = 0x8400_0009;
 /// `PSCI_FEATURES`.
 pub const FEATURES: u32 = 0x8400_000A;
+/// `SYSTEM_SUSPEND`, SMC32 and SMC64.
+pub const SYSTEM_SUSPEND: [u32; 2] = [0x8400_000E, 0xC400_000E];
 /// `SYSTEM_RESET2`, SMC32 and SMC64.
 pub const SYSTEM_RESET2: [u32; 2] = [0x8400_0012, 0xC400_0012];
+/// `SYSTEM_OFF2`, SMC32 and SMC64.
+pub const SYSTEM_OFF2: [u32; 2] = [0x8400_0015, 0xC400_0015];
+/// `CLEAN_INV_MEMREGION`, SMC32 and SMC64.
+pub const CLEAN_INV_MEMREGION: [u32; 2] = [0x8400_0016, 0xC400_0016];
 
-/// The version this hypervisor implements, as `PSCI_VERSION` returns it: 1.1.
-pub const VERSION_1_1: u32 = 0x0001_0001;
+/// The version this hypervisor implements, as `PSCI_VERSION` returns it: 1.3.
+pub const VERSION_1_3: u32 = 0x0001_0003;
+
+/// `HIBERNATE_OFF`: the type of SYSTEM_OFF2, and its bit in what PSCI_FEATURES answers for it.
+pub const HIBERNATE_OFF: u32 = 1 << 0;
 
 /// Status codes (DEN0022 5.2.2). Every call returns one, or a non-negative value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +57,12 @@ pub enum Status {
     Disabled = -8,
     /// The entry point is not in the caller's memory, or not aligned.
     InvalidAddress = -9,
+    /// The operation took too long.
+    Timeout = -10,
+    /// The caller asks too often.
+    RateLimited = -11,
+    /// Another operation is in the way.
+    Busy = -12,
 }
 
 /// What AFFINITY_INFO returns (DEN0022 5.1.5).

@@ -51,8 +51,12 @@ fn psci_functions_have_the_identifiers_of_den0022_5_1() {
     assert_eq!(psci::SYSTEM_OFF, 0x8400_0008);
     assert_eq!(psci::SYSTEM_RESET, 0x8400_0009);
     assert_eq!(psci::FEATURES, 0x8400_000a); // PSCI_FEATURES
+    assert_eq!(psci::SYSTEM_SUSPEND, [0x8400_000e, 0xc400_000e]);
     assert_eq!(psci::SYSTEM_RESET2, [0x8400_0012, 0xc400_0012]);
-    assert_eq!(psci::VERSION_1_1, 0x0001_0001); // [31:16] major, [15:0] minor
+    assert_eq!(psci::SYSTEM_OFF2, [0x8400_0015, 0xc400_0015]);
+    assert_eq!(psci::CLEAN_INV_MEMREGION, [0x8400_0016, 0xc400_0016]);
+    assert_eq!(psci::VERSION_1_3, 0x0001_0003); // [31:16] major, [15:0] minor
+    assert_eq!(psci::HIBERNATE_OFF, 1); // SYSTEM_OFF2
 }
 
 #[test]
@@ -67,6 +71,9 @@ fn psci_answers_have_the_values_of_den0022_5_2_2() {
     assert_eq!(psci::Status::NotPresent as i32, -7);
     assert_eq!(psci::Status::Disabled as i32, -8);
     assert_eq!(psci::Status::InvalidAddress as i32, -9);
+    assert_eq!(psci::Status::Timeout as i32, -10);
+    assert_eq!(psci::Status::RateLimited as i32, -11);
+    assert_eq!(psci::Status::Busy as i32, -12);
 }
 
 #[test]

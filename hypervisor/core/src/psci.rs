@@ -1,4 +1,4 @@
-//! The Power State Coordination Interface (DEN0022) of one VM, version 1.1: which of its vCPUs are on, and
+//! The Power State Coordination Interface (DEN0022) of one VM, version 1.3: which of its vCPUs are on, and
 //! what each call answers and starts.
 //!
 //! Nothing is powered here. A [`Decision`] says what has to happen, and the vCPU concerned reports with
@@ -49,11 +49,25 @@ pub enum Call {
     SystemReset,
     /// `PSCI_FEATURES` of this function identifier
     Features(u32),
+    /// `SYSTEM_SUSPEND`
+    SystemSuspend {
+        /// Where the caller goes on, an ipa.
+        entry: u64,
+        /// What it finds in x0 there.
+        context: u64,
+    },
     /// `SYSTEM_RESET2`
     SystemReset2 {
         /// 0, or vendor-specific from 0x8000_0000 on.
         kind: u32,
         /// For a vendor-specific reset.
+        cookie: u64,
+    },
+    /// `SYSTEM_OFF2`
+    SystemOff2 {
+        /// Why: 0 or [`psci::HIBERNATE_OFF`].
+        kind: u32,
+        /// Must be 0.
         cookie: u64,
     },
 }
@@ -87,7 +101,15 @@ pub fn decode(function: u32, args: [u64; 3]) -> Option<Call> {
         psci::SYSTEM_OFF => Call::SystemOff,
         psci::SYSTEM_RESET => Call::SystemReset,
         psci::FEATURES => Call::Features(a as u32),
+        id if psci::SYSTEM_SUSPEND.contains(&id) => Call::SystemSuspend {
+            entry: a,
+            context: b,
+        },
         id if psci::SYSTEM_RESET2.contains(&id) => Call::SystemReset2 {
+            kind: a as u32,
+            cookie: b,
+        },
+        id if psci::SYSTEM_OFF2.contains(&id) => Call::SystemOff2 {
             kind: a as u32,
             cookie: b,
         },
@@ -108,6 +130,14 @@ pub enum Decision {
     Suspend,
     /// The caller stops. When it touches no memory any more, [`Power::stopped`] says so.
     Off,
+    /// The caller waits as in [`Self::Suspend`], and then goes on as a vCPU that starts: with `context` in x0
+    /// at `entry`. What its SDEI and the interrupt controller know is kept, but SDEI is masked.
+    SystemSuspend {
+        /// At which ipa.
+        entry: u64,
+        /// With what in x0.
+        context: u64,
+    },
     /// Every vCPU of the VM stops, for good.
     SystemOff,
     /// Every vCPU of the VM stops, and the VM starts again.
@@ -191,7 +221,7 @@ impl Power {
         is_ram: impl Fn(u64) -> bool,
     ) -> Decision {
         let result = match call {
-            Call::Version => Ok(Decision::Answer(u64::from(psci::VERSION_1_1))),
+            Call::Version => Ok(Decision::Answer(u64::from(psci::VERSION_1_3))),
             Call::CpuSuspend { power_state, entry } => cpu_suspend(power_state, entry, is_ram),
             Call::CpuOff => Ok(Decision::Off),
             Call::CpuOn {
@@ -205,7 +235,9 @@ impl Power {
             Call::SystemOff => Ok(Decision::SystemOff),
             Call::SystemReset => Ok(Decision::SystemReset(Reset::Cold)),
             Call::Features(function) => features(function),
+            Call::SystemSuspend { entry, context } => self.system_suspend(entry, context, is_ram),
             Call::SystemReset2 { kind, cookie } => system_reset2(kind, cookie),
+            Call::SystemOff2 { kind, cookie } => system_off2(kind, cookie),
         };
         result.unwrap_or_else(|status| Decision::Answer(word(status)))
     }
@@ -249,6 +281,23 @@ impl Power {
         Ok(Decision::Answer(self.state(vcpu) as u64))
     }
 
+    /// Only the last vCPU that is on can suspend the system, and one that starts counts as on (DEN0022,
+    /// SYSTEM_SUSPEND). The address is looked at first, as in CPU_ON.
+    fn system_suspend(
+        &self,
+        entry: u64,
+        context: u64,
+        is_ram: impl Fn(u64) -> bool,
+    ) -> Result<Decision, Status> {
+        check_entry(entry, is_ram)?;
+        let on = self.states.iter().filter(|&&s| s != AffinityState::Off);
+        if on.count() == 1 {
+            Ok(Decision::SystemSuspend { entry, context })
+        } else {
+            Err(Status::Denied)
+        }
+    }
+
     fn set(&mut self, vcpu: VcpuId, to: AffinityState) {
         if let Some(state) = self.states.get_mut(vcpu.index()) {
             *state = to;
@@ -274,14 +323,15 @@ fn cpu_suspend(
     Ok(Decision::Suspend)
 }
 
-/// PSCI_FEATURES (DEN0022): 0 for what exists. CPU_SUSPEND's flags are 0, too: original format of
-/// power_state, no OS-initiated mode. SMCCC_VERSION is how a client finds out that it may ask for it.
+/// PSCI_FEATURES (DEN0022): 0 for what exists, and for SYSTEM_OFF2 its types. CPU_SUSPEND's flags are 0, too:
+/// original format of power_state, no OS-initiated mode. SMCCC_VERSION is how a client finds out that it may
+/// ask for it.
 fn features(function: u32) -> Result<Decision, Status> {
-    let exists = decode(function, [0; 3]).is_some() || function == smccc::VERSION;
-    if exists {
-        Ok(Decision::Answer(0))
-    } else {
-        Err(Status::NotSupported)
+    match decode(function, [0; 3]) {
+        Some(Call::SystemOff2 { .. }) => Ok(Decision::Answer(psci::HIBERNATE_OFF.into())),
+        Some(_) => Ok(Decision::Answer(0)),
+        None if function == smccc::VERSION => Ok(Decision::Answer(0)),
+        None => Err(Status::NotSupported),
     }
 }
 
@@ -294,6 +344,15 @@ fn system_reset2(kind: u32, cookie: u64) -> Result<Decision, Status> {
         _ => return Err(Status::InvalidParameters),
     };
     Ok(Decision::SystemReset(reset))
+}
+
+/// SYSTEM_OFF2 (DEN0022): whether the guest is off or hibernates is the same to us. Type 0 is what early
+/// drafts called HIBERNATE_OFF, and means the same. No type has a use for the cookie.
+fn system_off2(kind: u32, cookie: u64) -> Result<Decision, Status> {
+    match (kind, cookie) {
+        (0 | psci::HIBERNATE_OFF, 0) => Ok(Decision::SystemOff),
+        _ => Err(Status::InvalidParameters),
+    }
 }
 
 /// Finds the vCPU an affinity argument names. All bits outside the affinity fields must be 0 (DEN0022 5.1.4).

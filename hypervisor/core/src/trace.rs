@@ -43,6 +43,8 @@ pub enum Event {
     PeMask,
     /// It unmasked SDEI on itself.
     PeUnmask,
+    /// It suspended the system, all others being off.
+    SystemSuspend,
     /// It asked for the VM to be switched off.
     SystemOff,
     /// It asked for the VM to be reset.
@@ -62,6 +64,7 @@ impl Event {
             Self::SdeiResume { pc } => ("sdei-resume", 0, pc),
             Self::PeMask => ("pe-mask", 0, 0),
             Self::PeUnmask => ("pe-unmask", 0, 0),
+            Self::SystemSuspend => ("system-suspend", 0, 0),
             Self::SystemOff => ("system-off", 0, 0),
             Self::SystemReset => ("system-reset", 0, 0),
         }

@@ -221,8 +221,19 @@ impl Vcpu {
 
     /// Starts from power-off: what CPU_ON promises of the registers hv-core holds (DEN0022 6.4).
     pub fn start(&mut self, regs: &mut GuestRegs, start: psci::Start, now: Instant) {
-        use crate::regs::pstate;
         self.sdei.reset();
+        self.begin(regs, start, now);
+    }
+
+    /// Goes on after SYSTEM_SUSPEND: as a vCPU that starts, but that SDEI keeps what it knows and is masked
+    /// (DEN0054 6.3).
+    pub fn wake(&mut self, regs: &mut GuestRegs, start: psci::Start, now: Instant) {
+        self.sdei.mask();
+        self.begin(regs, start, now);
+    }
+
+    fn begin(&mut self, regs: &mut GuestRegs, start: psci::Start, now: Instant) {
+        use crate::regs::pstate;
         *regs = GuestRegs {
             pc: start.entry,
             pstate: pstate::EL1H | pstate::DAIF,

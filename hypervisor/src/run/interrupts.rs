@@ -115,6 +115,21 @@ impl Runner {
         self.is_vgic_stale = true;
     }
 
+    /// The virtual CPU interface was without power: its registers are as out of reset, and what was in its
+    /// list registers is in the virtual GIC.
+    pub(super) fn power_up_interrupts(&mut self) {
+        let lrs = self.read_list_regs();
+        let eoi_count = hcr::eoi_count(cpu_interface::ich_hcr());
+        let kick = {
+            let mut shared = self.vm.lock();
+            let folded = shared.vgic.fold(self.me, &lrs[..self.list_regs], eoi_count);
+            self.vm.perform(&folded)
+        };
+        self.write_folded();
+        cpu_interface::reset_virtual_interface();
+        self.kick(kick);
+    }
+
     pub(super) fn deactivate(&mut self, intid: IntId) {
         let lrs = self.read_list_regs();
         let eoi_count = hcr::eoi_count(cpu_interface::ich_hcr());

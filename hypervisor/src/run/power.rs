@@ -68,6 +68,13 @@ impl Runner {
                 self.regs.x[0] = 0;
                 self.stand_by();
             }
+            Decision::SystemSuspend { entry, context } => {
+                return self.suspend_system(psci::Start {
+                    vcpu: self.me,
+                    entry,
+                    context,
+                });
+            }
             Decision::Off => return Some(Leave::Off),
             Decision::SystemOff => return Some(Leave::End(End::Off)),
             Decision::SystemReset(reset) => return Some(Leave::End(End::Reset(reset))),
@@ -77,19 +84,40 @@ impl Runner {
 
     /// Sleeps until an interrupt arrives, unless one is waiting already.
     pub(super) fn stand_by(&self) {
-        let is_waiting = (0..self.used).any(|index| {
+        if self.vm.mailbox(self.me).is_empty() && !self.is_woken() {
+            sysregs::wait_for_interrupt();
+        }
+    }
+
+    /// Whether something waits that wakes a vCPU: an interrupt, masked or not, or an event that is not.
+    fn is_woken(&self) -> bool {
+        let is_listed = (0..self.used).any(|index| {
             matches!(
                 sysregs::gic::list_register(index).state,
                 LrState::Pending | LrState::PendingActive
             )
         });
-        if !is_waiting
-            && !self.vcpu.sdei.is_dispatchable()
-            && self.vm.mailbox(self.me).is_empty()
-            && !self.vm.lock().vgic.has_pending(self.me)
-        {
+        is_listed || self.vcpu.sdei.is_dispatchable() || self.vm.lock().vgic.has_pending(self.me)
+    }
+
+    /// SYSTEM_SUSPEND: sleeps until something wakes this vCPU, which then begins as if it had been off. The
+    /// timers, interrupts and events are as they were but for the mask, and while it sleeps it can be stopped.
+    fn suspend_system(&mut self, start: psci::Start) -> Option<Leave> {
+        self.vcpu.note(sysregs::now(), Event::SystemSuspend);
+        loop {
+            self.take_interrupt();
+            if !self.vm.mailbox(self.me).is_empty() && self.take_requests() {
+                return Some(Leave::Stop);
+            }
+            if self.is_woken() {
+                break;
+            }
             sysregs::wait_for_interrupt();
         }
+        self.power_up_interrupts();
+        sysregs::reset_core();
+        self.vcpu.wake(&mut self.regs, start, sysregs::now());
+        None
     }
 
     /// CPU_OFF, in a handler or not: nothing of this vCPU's life so far is left behind.

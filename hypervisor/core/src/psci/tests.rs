@@ -22,9 +22,9 @@ fn answer(status: i64) -> Decision {
 }
 
 #[test]
-fn version_is_1_1() {
+fn version_is_1_3() {
     let mut power = Power::new(P0);
-    assert_eq!(call(&mut power, 0x8400_0000, [0; 3]), answer(0x10001));
+    assert_eq!(call(&mut power, 0x8400_0000, [0; 3]), answer(0x10003));
 }
 
 #[test]
@@ -157,14 +157,22 @@ fn features_knows_what_exists() {
         0x8400_0008,
         0x8400_0009,
         0x8400_000A,
+        0x8400_000E,
+        0xC400_000E,
         0x8400_0012,
         0xC400_0012,
         0x8000_0000,
     ];
+    let off2 = [0x8400_0015, 0xC400_0015];
     for low in 0..0x40 {
         for base in [0x8400_0000, 0xC400_0000_u32, 0x8000_0000, 0xC000_0000] {
             let id = base | low;
-            let expected = if exists.contains(&id) { 0 } else { -1 };
+            let expected = match id {
+                id if exists.contains(&id) => 0,
+                // Bit 0: HIBERNATE_OFF.
+                id if off2.contains(&id) => 1,
+                _ => -1,
+            };
             let decision = call(&mut power, 0x8400_000A, [u64::from(id), 0, 0]);
             assert_eq!(decision, answer(expected), "{id:#x}");
         }
@@ -178,8 +186,10 @@ fn nothing_but_psci_is_decoded() {
         0xC400_0000,
         0xC400_0002,
         0xC400_0008,
-        0x8400_000E,
+        0x8400_000F,
         0x8400_0013,
+        0x8400_0016,
+        0xC400_0017,
         0xC400_0020,
         0x8000_0000,
         0x0400_0000,
@@ -243,6 +253,59 @@ fn reset2_knows_the_warm_reset_and_the_vendors() {
     );
     assert_eq!(reset(&mut power, 1), answer(-2));
     assert_eq!(reset(&mut power, 0x7fff_ffff), answer(-2));
+}
+
+#[test]
+fn off2_turns_off_for_either_name_of_hibernation_and_without_a_cookie() {
+    let mut power = Power::new(P0);
+    for id in [0x8400_0015, 0xC400_0015] {
+        for kind in [0, 1] {
+            assert_eq!(call(&mut power, id, [kind, 0, 0]), Decision::SystemOff);
+            assert_eq!(call(&mut power, id, [kind, 1, 0]), answer(-2), "a cookie");
+        }
+        for kind in [2, 3, 0x8000_0000, 0xffff_ffff] {
+            assert_eq!(call(&mut power, id, [kind, 0, 0]), answer(-2), "{kind:#x}");
+        }
+    }
+    // Only the 64-bit form has a cookie whose upper half counts.
+    let wide = 1 << 32;
+    assert_eq!(call(&mut power, 0xC400_0015, [0, wide, 0]), answer(-2));
+    assert_eq!(
+        call(&mut power, 0x8400_0015, [wide, wide, 0]),
+        Decision::SystemOff
+    );
+}
+
+#[test]
+fn the_system_can_be_suspended_by_the_last_vcpu_that_is_on() {
+    let mut power = Power::new(P0);
+    let suspended = Decision::SystemSuspend {
+        entry: ENTRY,
+        context: 7,
+    };
+    for id in [0x8400_000E, 0xC400_000E] {
+        assert_eq!(call(&mut power, id, [ENTRY, 7, 0]), suspended);
+    }
+    let _ = call(&mut power, 0xC400_0003, [1, ENTRY, 0]);
+    assert_eq!(call(&mut power, 0xC400_000E, [ENTRY, 7, 0]), answer(-3));
+    power.started(P1);
+    assert_eq!(call(&mut power, 0xC400_000E, [ENTRY, 7, 0]), answer(-3));
+    power.stopped(P0);
+    assert_eq!(
+        call(&mut power, 0xC400_000E, [ENTRY, 7, 0]),
+        suspended,
+        "the one that is left, whichever it is"
+    );
+}
+
+#[test]
+fn a_system_that_would_wake_up_nowhere_is_not_suspended() {
+    let mut power = Power::new(P0);
+    let _ = call(&mut power, 0xC400_0003, [1, ENTRY, 0]);
+    // The address is looked at before the others are.
+    for entry in [0, 0x3fff_fffc, 0x8000_0000, ENTRY + 1, ENTRY + 2, u64::MAX] {
+        assert_eq!(call(&mut power, 0xC400_000E, [entry, 0, 0]), answer(-9));
+    }
 }
 
 #[test]

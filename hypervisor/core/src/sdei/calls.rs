@@ -55,7 +55,7 @@ impl Pe {
             Call::EventGetInfo => self.event_get_info(x1, x2),
             // All events are private, and those have no routing.
             Call::EventRoutingSet => Err(Status::InvalidParameters),
-            Call::PeMask => self.pe_mask(),
+            Call::PeMask => Ok(u64::from(self.mask())),
             Call::PeUnmask => self.pe_unmask(),
             Call::InterruptBind => Err(interrupt_bind(x1)),
             // There is no bound event to release.
@@ -165,11 +165,12 @@ impl Pe {
         }
     }
 
-    /// 1 if this call masked the PE, 0 if it was masked before (A12).
-    fn pe_mask(&mut self) -> Result<u64, Status> {
+    /// Masks the PE: PE_MASK, and what waking up from a powerdown does (DEN0054 6.3). Whether it was unmasked
+    /// before (A12).
+    pub fn mask(&mut self) -> bool {
         let was_masked = core::mem::replace(&mut self.is_masked, true);
         self.settle();
-        Ok(u64::from(!was_masked))
+        !was_masked
     }
 
     fn pe_unmask(&mut self) -> Result<u64, Status> {
