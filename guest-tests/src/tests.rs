@@ -14,4 +14,5 @@ mod sdei;
 mod smccc;
 mod suspend;
 mod timer;
+mod trng;
 mod wedge;

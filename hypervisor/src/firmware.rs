@@ -1,6 +1,10 @@
-//! The only file that calls EL3: PSCI, and only where the devicetree says that there is one.
+//! The only file that calls EL3: PSCI, and only where the devicetree says that there is one; random numbers,
+//! where PSCI knows of SMCCC, and that of them.
 
-use hv_abi::psci;
+use core::hint::black_box;
+
+use hv_abi::{psci, trng};
+use hv_core::trng::is_offered;
 use platform::Conduit;
 use spin::Once;
 
@@ -8,21 +12,30 @@ use crate::sysregs;
 
 /// How PSCI is called, if there is one.
 static PSCI: Once<Option<Conduit>> = Once::new();
+/// Whether there are random numbers.
+static HAS_ENTROPY: Once<bool> = Once::new();
 
-/// Remembers how PSCI is called.
-pub fn set_psci(conduit: Option<Conduit>) {
-    PSCI.call_once(|| conduit);
+/// Remembers how PSCI is called, and finds out what else there is.
+pub fn discover(psci: Option<Conduit>) {
+    PSCI.call_once(|| psci);
+    HAS_ENTROPY
+        .call_once(|| is_offered(|function, argument| call(function, [argument.into(), 0, 0])));
 }
 
-/// A PSCI call; NOT_SUPPORTED where there is no PSCI below us.
-fn call(function: u32, args: [u64; 3]) -> i32 {
+/// A call with its first four results; NOT_SUPPORTED where nobody is below us.
+fn call_all(function: u32, args: [u64; 3]) -> [u64; 4] {
     match PSCI.get() {
         // SAFETY: the devicetree of this machine says that PSCI answers SMCs; the callers below make only
-        // calls that start or stop what is ours.
-        Some(Some(Conduit::Smc)) => unsafe { sysregs::smc(function, args) as i32 },
+        // calls that start or stop what is ours, or ask.
+        Some(Some(Conduit::Smc)) => unsafe { sysregs::smc(function, args) },
         // An HVC at EL2 comes back to EL2: a machine that says so was not made for a hypervisor.
-        _ => psci::Status::NotSupported as i32,
+        _ => [psci::Status::NotSupported as i64 as u64, 0, 0, 0],
     }
+}
+
+/// A call whose result is a status.
+fn call(function: u32, args: [u64; 3]) -> i32 {
+    call_all(function, args)[0] as i32
 }
 
 /// Starts a pCPU at `entry` (pa) with `context` in x0. The firmware's status as an error.
@@ -36,4 +49,26 @@ pub fn cpu_on(mpidr: u64, entry: u64, context: u64) -> Result<(), i32> {
 /// Switches the machine off; returns if firmware will not.
 pub fn system_off() {
     call(psci::SYSTEM_OFF, [0; 3]);
+}
+
+/// Whether [`fill_random`] can be asked.
+pub fn has_entropy() -> bool {
+    HAS_ENTROPY.get().is_some_and(|&has| has)
+}
+
+/// Fills at most three words with random bits by one call (DEN0098, TRNG_RND); false when there are none now.
+pub fn fill_random(words: &mut [u64]) -> bool {
+    let bits = 64 * words.len() as u64;
+    let mut answer = call_all(trng::RND64, [bits, 0, 0]);
+    let [status, high, middle, low] = answer;
+    let is_filled = status == 0 && words.len() <= 3;
+    if is_filled {
+        for (word, drawn) in words.iter_mut().zip([low, middle, high]) {
+            *word = drawn;
+        }
+    }
+    answer = [0; 4];
+    // Keeps the compiler from leaving what nobody else may see.
+    black_box(&mut answer);
+    is_filled
 }

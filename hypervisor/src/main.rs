@@ -19,6 +19,7 @@ mod boot;
 mod breakage;
 #[expect(unsafe_code, reason = "the UART's registers, also past the lock")]
 mod console;
+mod entropy;
 #[expect(unsafe_code, reason = "EL2's own exceptions and their stacks")]
 mod fault;
 #[expect(unsafe_code, reason = "calls EL3")]

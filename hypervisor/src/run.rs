@@ -6,8 +6,10 @@ use hv_core::exit;
 use hv_core::id::VcpuId;
 use hv_core::mailbox::Requests;
 use hv_core::regs::GuestRegs;
+use hv_core::trng;
 use hv_core::vm::{Action, Vcpu};
 
+use crate::entropy;
 use crate::fault::vector;
 use crate::guest;
 use crate::percpu::{ExitEntry, Percpu};
@@ -125,6 +127,10 @@ impl Runner {
         match action {
             Action::Resume => None,
             Action::Psci(call) => self.call_psci(call),
+            Action::Trng(call) => {
+                trng::answer(call, entropy::Source::find(), &mut self.regs);
+                None
+            }
             Action::Signal(target) => {
                 self.vm.ask(target, Requests::SDEI_SIGNAL);
                 None

@@ -124,7 +124,7 @@ pub extern "C" fn home(dtb: u64, image: u64, region: u64) -> ! {
     // They are in force for good.
     core::mem::forget(tables);
 
-    firmware::set_psci(machine.psci);
+    firmware::discover(machine.psci);
     let regions: Vec<(u64, u64)> = redistributors.iter().map(|r| (r.start, r.size)).collect();
     // SAFETY: the devicetree says that they are there; the tables above map them as device memory.
     let gic = unsafe { v3::start(distributor.start, &regions) };

@@ -264,6 +264,23 @@ pub fn reset_core() {
     barrier::isb(barrier::SY);
 }
 
+/// Whether this pCPU has random numbers (FEAT_RNG: ID_AA64ISAR0_EL1.RNDR).
+pub fn has_random_numbers() -> bool {
+    read!("id_aa64isar0_el1") >> 60 != 0
+}
+
+/// A number from this pCPU's generator, seeded anew for it (DDI0487 D24.2, RNDRRS); none if that took too long.
+/// There is one only where [`has_random_numbers`].
+pub fn random_number() -> Option<u64> {
+    let (value, has_failed): (u64, u64);
+    // SAFETY: reads a register that is there, and the flags it sets: Z if there is no number.
+    unsafe {
+        asm!("mrs {value}, S3_3_C2_C4_1", "cset {has_failed}, eq",
+            value = out(reg) value, has_failed = out(reg) has_failed, options(nomem, nostack));
+    }
+    (has_failed == 0).then_some(value)
+}
+
 /// The identification register (op0 3, op1 0, CRn 0) with this CRm and op2.
 pub fn id_register(crm: u32, op2: u32) -> u64 {
     macro_rules! table {
@@ -325,18 +342,19 @@ impl hv_core::vm::Pcpu for LiveEl1 {
     }
 }
 
-/// SMC to EL3 (DEN0028 2.7). Returns x0.
+/// SMC to EL3 (DEN0028 2.7). Returns x0 to x3.
 ///
 /// # Safety
 ///
 /// There is firmware at EL3 that answers `function`, and the call does to this machine what the
 /// caller intends.
-pub unsafe fn smc(function: u32, args: [u64; 3]) -> u64 {
-    let result;
+pub unsafe fn smc(function: u32, args: [u64; 3]) -> [u64; 4] {
+    let mut result = [0; 4];
     // SAFETY: the caller answers for the call; SMCCC 1.0 preserves x18 to x30, the rest is clobbered.
     unsafe {
-        asm!("smc #0", inout("x0") u64::from(function) => result,
-            inout("x1") args[0] => _, inout("x2") args[1] => _, inout("x3") args[2] => _,
+        asm!("smc #0", inout("x0") u64::from(function) => result[0],
+            inout("x1") args[0] => result[1], inout("x2") args[1] => result[2],
+            inout("x3") args[2] => result[3],
             out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _, out("x9") _,
             out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _, out("x15") _,
             out("x16") _, out("x17") _, options(nostack));

@@ -218,6 +218,11 @@ pub fn set_cpu_index(index: usize) {
     write!("tpidr_el1", index as u64);
 }
 
+/// Whether the CPU has random numbers (FEAT_RNG: ID_AA64ISAR0_EL1.RNDR).
+pub fn has_random_numbers() -> bool {
+    read!("id_aa64isar0_el1") >> 60 != 0
+}
+
 /// Stays here for ever, masked.
 pub fn park() -> ! {
     mask_all();

@@ -1,20 +1,24 @@
 //! SMCCC (DEN0028): discovery, and what unknown calls answer.
 
-use hv_abi::smccc::{ARCH_FEATURES, ARCH_SOC_ID, NOT_SUPPORTED, VERSION};
-use hv_abi::{psci, sdei};
+use hv_abi::smccc::{
+    self, ARCH_FEATURES, ARCH_SOC_ID, NOT_SUPPORTED, VENDOR_HYP_REVISION, VENDOR_HYP_UID, VERSION,
+    VERSION_1_2,
+};
+use hv_abi::{psci, sdei, trng};
 
 use crate::harness::{TestResult, needs_hypervisor};
 use crate::rt::call::{Conduit, Registers, call, call_all, call_with_immediate};
 use crate::rt::machine::machine;
 
 /// Identifiers nobody answers, one or more from every range of DEN0028 table 6-2.
-const UNKNOWN: [u32; 24] = [
+const UNKNOWN: [u32; 29] = [
     0x0000_0000, // yielding, reserved for old firmware
     0x0200_0000, // yielding, trusted OS
     0x3200_0000,
     0x7fff_ffff,
     0x8000_0000 + 0x7777, // architecture, unallocated
     ARCH_SOC_ID,
+    ARCH_SOC_ID | 1 << 30,
     0x8100_0000, // CPU service
     0x8200_0000, // SiP service
     0xc200_0000,
@@ -29,6 +33,10 @@ const UNKNOWN: [u32; 24] = [
     sdei::LAST,
     0x8400_0060, // secure partition interface
     0x8500_0000, // standard hypervisor service
+    0x8600_0000, // another hypervisor's service
+    0x8600_ff00,
+    0x8600_ff02,
+    0xc600_ff01,
     0x8700_0000, // vendor EL3 monitor
     0xb000_0000, // trusted application
     0xb200_0000, // trusted OS
@@ -107,8 +115,8 @@ fn c006_a_nonzero_immediate_answers_not_supported_and_does_nothing() -> TestResu
     Ok(())
 }
 
-guest_test!(smccc_is_discovered_through_psci_and_is_at_least_1_1);
-fn smccc_is_discovered_through_psci_and_is_at_least_1_1() -> TestResult {
+guest_test!(smccc_is_discovered_through_psci_and_is_1_2);
+fn smccc_is_discovered_through_psci_and_is_1_2() -> TestResult {
     needs_hypervisor()?;
     for conduit in Conduit::BOTH {
         expect_eq!(
@@ -117,10 +125,7 @@ fn smccc_is_discovered_through_psci_and_is_at_least_1_1() -> TestResult {
             "{conduit:?}"
         );
         let version = call(conduit, VERSION, &[]);
-        expect_that!(
-            (0x1_0001..0x2_0000).contains(&version),
-            "{conduit:?}: {version:#x}"
-        );
+        expect_eq!(version, i64::from(VERSION_1_2), "{conduit:?}");
     }
     Ok(())
 }
@@ -139,6 +144,48 @@ fn arch_features_knows_itself_and_denies_the_unknown() -> TestResult {
         0xffff_ffff,
     ] {
         expect_eq!(features(id), NOT_SUPPORTED, "{id:#x}");
+    }
+    Ok(())
+}
+
+guest_test!(calls_keep_x4_to_x17_even_those_that_answer_in_four_registers);
+fn calls_keep_x4_to_x17_even_those_that_answer_in_four_registers() -> TestResult {
+    needs_hypervisor()?;
+    for id in [
+        VERSION,
+        VENDOR_HYP_UID,
+        trng::GET_UUID,
+        trng::RND64,
+        0x8600_0000,
+    ] {
+        for conduit in Conduit::BOTH {
+            let mut x: Registers = core::array::from_fn(|n| 0x0101_0101_0101_0101 * n as u64);
+            x[0] = id.into();
+            let after = call_all(conduit, x);
+            expect_eq!(&after[4..], &x[4..], "{conduit:?} {id:#x}");
+        }
+    }
+    Ok(())
+}
+
+guest_test!(the_hypervisor_says_who_it_is);
+fn the_hypervisor_says_who_it_is() -> TestResult {
+    needs_hypervisor()?;
+    for conduit in Conduit::BOTH {
+        let answer = |id: u32| {
+            let mut x: Registers = [u64::MAX; 18];
+            x[0] = id.into();
+            let [a, b, c, d, ..] = call_all(conduit, x);
+            [a, b, c, d]
+        };
+        let uuid = smccc::uuid_words(smccc::HYPERVISOR_UUID).map(u64::from);
+        expect_eq!(answer(VENDOR_HYP_UID), uuid, "{conduit:?}");
+        let [major, minor] = smccc::HYPERVISOR_REVISION.map(u64::from);
+        expect_eq!(
+            answer(VENDOR_HYP_REVISION),
+            [major, minor, 0, 0],
+            "{conduit:?}"
+        );
     }
     Ok(())
 }

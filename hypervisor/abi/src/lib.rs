@@ -10,3 +10,4 @@ pub mod console;
 pub mod psci;
 pub mod sdei;
 pub mod smccc;
+pub mod trng;

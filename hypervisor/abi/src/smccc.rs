@@ -21,6 +21,31 @@ pub const ARCH_WORKAROUND_2: u32 = 0x8000_7FFF;
 pub const ARCH_WORKAROUND_3: u32 = 0x8000_3FFF;
 /// Vendor-specific hypervisor service: call UID (DEN0028 6.2).
 pub const VENDOR_HYP_UID: u32 = 0x8600_FF01;
+/// Vendor-specific hypervisor service: revision (DEN0028 6.2).
+pub const VENDOR_HYP_REVISION: u32 = 0x8600_FF03;
+
+/// SMCCC 1.1, as SMCCC_VERSION returns it: the first version that can be asked for.
+pub const VERSION_1_1: u32 = 0x1_0001;
+/// SMCCC 1.2: arguments and results in x0 to x17, of which those that are neither stay as they were.
+pub const VERSION_1_2: u32 = 0x1_0002;
+
+/// Names this hypervisor: abe9376c-c822-42ee-b245-dce8cdbe42f0.
+pub const HYPERVISOR_UUID: [u8; 16] = [
+    0xab, 0xe9, 0x37, 0x6c, 0xc8, 0x22, 0x42, 0xee, 0xb2, 0x45, 0xdc, 0xe8, 0xcd, 0xbe, 0x42, 0xf0,
+];
+/// Major and minor revision of its vendor-specific service.
+pub const HYPERVISOR_REVISION: [u32; 2] = [1, 0];
+
+/// A UUID as calls return it: byte 0 is the lowest of w0 (DEN0028 5.3).
+pub const fn uuid_words(uuid: [u8; 16]) -> [u32; 4] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = uuid;
+    [
+        u32::from_le_bytes([a, b, c, d]),
+        u32::from_le_bytes([e, f, g, h]),
+        u32::from_le_bytes([i, j, k, l]),
+        u32::from_le_bytes([m, n, o, p]),
+    ]
+}
 
 /// A function identifier as found in W0 (DEN0028 2.5).
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Every number guests, firmware and tools share, as a literal beside its source. Both sides of every other
 //! test use the constants, so only here would a wrong one show.
 
-use hv_abi::{console, psci, sdei, smccc};
+use hv_abi::{console, psci, sdei, smccc, trng};
 
 #[test]
 fn smccc_functions_have_the_identifiers_of_den0028_7() {
@@ -12,6 +12,34 @@ fn smccc_functions_have_the_identifiers_of_den0028_7() {
     assert_eq!(smccc::ARCH_WORKAROUND_2, 0x8000_7fff); // SMCCC_ARCH_WORKAROUND_2
     assert_eq!(smccc::ARCH_WORKAROUND_3, 0x8000_3fff); // SMCCC_ARCH_WORKAROUND_3
     assert_eq!(smccc::VENDOR_HYP_UID, 0x8600_ff01); // call UID of the vendor-specific hypervisor service
+    assert_eq!(smccc::VENDOR_HYP_REVISION, 0x8600_ff03); // its revision
+    assert_eq!(smccc::VERSION_1_1, 0x0001_0001); // [30:16] major, [15:0] minor
+    assert_eq!(smccc::VERSION_1_2, 0x0001_0002);
+}
+
+#[test]
+fn uuids_are_in_four_words_as_den0028_5_3_lays_them_out() {
+    // abe9376c-c822-42ee-b245-dce8cdbe42f0
+    let hypervisor = [0x6c37_e9ab, 0xee42_22c8, 0xe8dc_45b2, 0xf042_becd];
+    assert_eq!(smccc::uuid_words(smccc::HYPERVISOR_UUID), hypervisor);
+    // 90872751-5164-4b04-9452-26e7e56f2b81
+    let trng = [0x5127_8790, 0x044b_6451, 0xe726_5294, 0x812b_6fe5];
+    assert_eq!(smccc::uuid_words(trng::UUID), trng);
+    assert_eq!(smccc::HYPERVISOR_REVISION, [1, 0]);
+}
+
+#[test]
+fn trng_functions_and_answers_have_the_values_of_den0098() {
+    assert_eq!(trng::VERSION, 0x8400_0050); // TRNG_VERSION
+    assert_eq!(trng::FEATURES, 0x8400_0051); // TRNG_FEATURES
+    assert_eq!(trng::GET_UUID, 0x8400_0052); // TRNG_GET_UUID
+    assert_eq!(trng::RND32, 0x8400_0053); // TRNG_RND, SMC32
+    assert_eq!(trng::RND64, 0xc400_0053); // TRNG_RND, SMC64
+    assert_eq!(trng::VERSION_1_0, 0x0001_0000); // [30:16] major, [15:0] minor
+    assert_eq!(trng::Status::Success as i32, 0);
+    assert_eq!(trng::Status::NotSupported as i32, -1);
+    assert_eq!(trng::Status::InvalidParameters as i32, -2);
+    assert_eq!(trng::Status::NoEntropy as i32, -3);
 }
 
 #[test]

@@ -20,5 +20,6 @@ pub mod smc;
 pub mod stop;
 pub mod time;
 pub mod trace;
+pub mod trng;
 pub mod vgic;
 pub mod vm;

@@ -2,7 +2,7 @@
 
 use hv_abi::{sdei, smccc};
 
-use crate::psci;
+use crate::{psci, trng};
 
 /// Who answers a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,12 +11,13 @@ pub enum Service {
     Sdei(sdei::Call),
     /// The VM's power state.
     Psci(psci::Call),
+    /// Random numbers.
+    Trng(trng::Call),
     /// Answered on the spot with this value in x0.
     Answer(i64),
+    /// Answered on the spot with these in w0 to w3.
+    Words([u32; 4]),
 }
-
-/// SMCCC 1.1 (DEN0028 7.2): results in x0 to x3, arguments in x1 to x7.
-const SMCCC_1_1: i64 = 0x1_0001;
 
 /// Finds the service for a call with this immediate, function identifier (w0) and x1 to x3.
 pub fn route(immediate: u16, function: u32, args: [u64; 3]) -> Service {
@@ -32,9 +33,19 @@ pub fn route(immediate: u16, function: u32, args: [u64; 3]) -> Service {
     if let Some(call) = psci::decode(function, args) {
         return Service::Psci(call);
     }
+    if let Some(call) = trng::decode(function, args[0]) {
+        return Service::Trng(call);
+    }
     Service::Answer(match function {
-        smccc::VERSION => SMCCC_1_1,
+        smccc::VERSION => smccc::VERSION_1_2.into(),
         smccc::ARCH_FEATURES => arch_features(args[0] as u32),
+        smccc::VENDOR_HYP_UID => {
+            return Service::Words(smccc::uuid_words(smccc::HYPERVISOR_UUID));
+        }
+        smccc::VENDOR_HYP_REVISION => {
+            let [major, minor] = smccc::HYPERVISOR_REVISION;
+            return Service::Words([major, minor, 0, 0]);
+        }
         _ => smccc::NOT_SUPPORTED,
     })
 }
@@ -84,7 +95,11 @@ mod tests {
             route(0, 0x8400_0000, [0; 3]),
             Service::Psci(psci::Call::Version)
         );
-        assert_eq!(route(0, 0x8000_0000, [0; 3]), Service::Answer(0x10001));
+        assert_eq!(
+            route(0, 0xC400_0053, [64, 0, 0]),
+            Service::Trng(trng::Call::Rnd64(64))
+        );
+        assert_eq!(route(0, 0x8000_0000, [0; 3]), Service::Answer(0x10002));
         assert_eq!(
             route(0, 0x8000_0001, [0x8000_0000, 0, 0]),
             Service::Answer(0)
@@ -92,11 +107,37 @@ mod tests {
     }
 
     #[test]
+    fn the_hypervisor_says_who_it_is_and_is_nobody_else() {
+        let Service::Words(uid) = route(0, 0x8600_FF01, [0; 3]) else {
+            panic!("no UID");
+        };
+        assert_eq!(uid, [0x6c37_e9ab, 0xee42_22c8, 0xe8dc_45b2, 0xf042_becd]);
+        assert_eq!(
+            route(0, 0x8600_FF03, [0; 3]),
+            Service::Words([1, 0, 0, 0]),
+            "revision 1.0"
+        );
+    }
+
+    #[test]
+    fn c011_bit_16_is_part_of_the_identifier_before_smccc_1_3() {
+        assert_eq!(route(0, 0xC401_0020, [0; 3]), Service::Answer(-1));
+        assert_eq!(route(0, 0x8401_0000, [0; 3]), Service::Answer(-1));
+    }
+
+    #[test]
     fn unknown_calls_are_refused_whoever_owns_them() {
         for function in [
             0,
+            // SOC_ID, which SMCCC_ARCH_FEATURES denies too, and a workaround.
+            0x8000_0002,
+            0xC000_0002,
             0x8000_8000,
-            0x8600_FF01,
+            // Another hypervisor's services.
+            0x8600_0000,
+            0x8600_FF00,
+            0x8600_FF02,
+            0xC600_FF01,
             0xC500_0020,
             0xB200_0000,
             0xC600_0020,

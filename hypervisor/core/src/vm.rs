@@ -16,6 +16,7 @@ use crate::siblings::Siblings;
 use crate::smc::{self, Service};
 use crate::time::Instant;
 use crate::trace::{Event, Ring};
+use crate::trng;
 use crate::vgic::Frame;
 use crate::vgic::affinity::{Affinities, Sgi};
 
@@ -127,6 +128,8 @@ pub enum Action {
     Deactivate(IntId),
     /// Ask the VM's power table.
     Psci(psci::Call),
+    /// Have [`trng::answer`] answer, with this pCPU's source.
+    Trng(trng::Call),
     /// Access the virtual GIC, under the VM's lock, with the list registers folded; the pc still stands
     /// at the instruction.
     Gic {
@@ -306,7 +309,14 @@ impl Vcpu {
                 regs.x[0] = value as u64;
                 Action::Resume
             }
+            Service::Words(words) => {
+                for (x, word) in regs.x.iter_mut().zip(words) {
+                    *x = word.into();
+                }
+                Action::Resume
+            }
             Service::Psci(call) => Action::Psci(call),
+            Service::Trng(call) => Action::Trng(call),
             Service::Sdei(call) => self.handle_sdei(call, regs, pcpu, map),
         }
     }

@@ -9,6 +9,7 @@ use hv_core::regs::{El1, El1Values, GuestRegs, pstate};
 use hv_core::sdei::Config;
 use hv_core::time::Instant;
 use hv_core::trace::Event;
+use hv_core::trng;
 use hv_core::vgic::Frame;
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vm::{Action, GuestMap, IpaRange, Pcpu, REDISTRIBUTOR_SIZE, Vcpu};
@@ -140,10 +141,10 @@ fn c009_a_trapped_smc_is_stepped_over_and_an_hvc_is_not_stepped_over_twice() {
     let mut rig = rig();
     rig.regs.x[0] = 0x8000_0000;
     assert_eq!(rig.exit(0x17 << 26, 0, 0), Action::Resume);
-    assert_eq!((rig.regs.pc, rig.regs.x[0]), (ENTRY + 4, 0x1_0001));
+    assert_eq!((rig.regs.pc, rig.regs.x[0]), (ENTRY + 4, 0x1_0002));
     rig.regs.x[0] = 0x8000_0000;
     assert_eq!(rig.exit(0x16 << 26, 0, 0), Action::Resume);
-    assert_eq!((rig.regs.pc, rig.regs.x[0]), (ENTRY + 4, 0x1_0001));
+    assert_eq!((rig.regs.pc, rig.regs.x[0]), (ENTRY + 4, 0x1_0002));
 }
 
 #[test]
@@ -151,7 +152,7 @@ fn c005_the_upper_half_of_x0_is_ignored() {
     let mut rig = rig();
     rig.regs.x[0] = 0xdead_beef_8000_0000;
     assert_eq!(rig.exit(0x17 << 26, 0, 0), Action::Resume);
-    assert_eq!(rig.regs.x[0], 0x1_0001);
+    assert_eq!(rig.regs.x[0], 0x1_0002);
 }
 
 #[test]
@@ -160,6 +161,24 @@ fn psci_goes_to_the_vm() {
         rig().smc(0x8400_0000, [0; 3]),
         Action::Psci(psci::Call::Version)
     );
+}
+
+#[test]
+fn random_numbers_are_the_pcpus_affair() {
+    assert_eq!(
+        rig().smc(0xC400_0053, [128, 0, 0]),
+        Action::Trng(trng::Call::Rnd64(128))
+    );
+}
+
+#[test]
+fn the_hypervisors_uuid_is_in_x0_to_x3_and_nothing_else_changes() {
+    let mut rig = rig();
+    rig.regs.x = [u64::MAX; 31];
+    assert_eq!(rig.smc(0x8600_FF01, [u64::MAX; 3]), Action::Resume);
+    let uuid = [0x6c37_e9ab, 0xee42_22c8, 0xe8dc_45b2, 0xf042_becd];
+    assert_eq!(rig.regs.x[..4], uuid);
+    assert!(rig.regs.x[4..].iter().all(|&x| x == u64::MAX));
 }
 
 #[test]
