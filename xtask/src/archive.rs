@@ -16,8 +16,10 @@ use crate::progress::Progress;
 
 mod answers;
 mod root;
+mod source;
 mod version;
 
+use answers::File;
 pub use answers::{Mirror, Offer, explain};
 pub use root::Root;
 use root::source_entry;
@@ -101,7 +103,7 @@ impl Archive {
             return Ok(None);
         };
         let dir = self.roots.join(format!("{suite}-{architecture}"));
-        let source = source_entry(uri, &[suite], self.keyring);
+        let source = source_entry("deb", uri, &[suite], self.keyring);
         let root = Root::make(&dir, &source, suite, architecture, None)?;
         Ok((root.is_known() || root.update(progress)?).then_some(root))
     }
@@ -118,10 +120,10 @@ impl Archive {
             suites.extend([format!("{own}-updates"), backports.clone()]);
         }
         let suites: Vec<&str> = suites.iter().map(String::as_str).collect();
-        let mut sources = source_entry(&self.mirror.uri, &suites, self.keyring);
+        let mut sources = source_entry("deb", &self.mirror.uri, &suites, self.keyring);
         if let Some(uri) = &self.mirror.security {
             sources.push('\n');
-            sources += &source_entry(uri, &[&format!("{own}-security")], self.keyring);
+            sources += &source_entry("deb", uri, &[&format!("{own}-security")], self.keyring);
         }
         let dir = self.roots.join("host");
         let status = Some("/var/lib/dpkg/status");
@@ -136,6 +138,19 @@ impl Archive {
     pub fn fetch(&self, root: &Root, offer: &Offer, progress: &Progress) -> Result<PathBuf> {
         let wanted = format!("{}:{}={}", offer.package, root.architecture, offer.version);
         let file = root.locate(&wanted)?;
+        let what = format!("{} {}", offer.package, offer.version);
+        self.bring(root, &["download", &wanted], &file, &what, progress)
+    }
+
+    /// The path of `file`, which apt-get brings with these arguments unless the cache has it.
+    fn bring(
+        &self,
+        root: &Root,
+        arguments: &[&str],
+        file: &File,
+        what: &str,
+        progress: &Progress,
+    ) -> Result<PathBuf> {
         let dir = self.packages.join(&file.sha256[..16]);
         let path = dir.join(&file.name);
         if path.exists() {
@@ -145,11 +160,12 @@ impl Archive {
             .packages
             .join(format!("{}.partial", &file.sha256[..16]));
         fs::create_dir_all(&partial).map_err(|error| unwritable(&partial, &error))?;
-        let mut step = progress.step(format!("fetch {} {}", offer.package, offer.version));
+        let mut step = progress.step(format!("fetch {what}"));
         let mut child = Command::new("apt-get")
             .arg("-c")
             .arg(root.config())
-            .args(["-qq", "download", &wanted])
+            .arg("-qq")
+            .args(arguments)
             .current_dir(&partial)
             .env("LC_ALL", "C")
             .stdin(Stdio::null())

@@ -7,6 +7,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use serde::Deserialize;
 
+use crate::el3::El3;
+
 /// The options that describe a guest, on the command line and in a guest file.
 #[derive(Args, Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
@@ -38,6 +40,12 @@ pub struct Options {
     /// Whether the guest is offered SDEI: on or off [default: on].
     #[arg(long, value_name = "on|off")]
     pub sdei: Option<Switch>,
+    /// What runs below the hypervisor, at EL3 [default: none].
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub el3: Option<El3>,
+    /// The hypervisor's own command line.
+    #[arg(long, value_name = "STR", allow_hyphen_values = true)]
+    pub hv_append: Option<String>,
     /// Passed to QEMU as it is; repeatable.
     #[arg(long = "qemu-arg", value_name = "ARG", allow_hyphen_values = true)]
     #[serde(rename = "qemu-args")]
@@ -98,6 +106,8 @@ impl Options {
             disks: [file.disks, self.disks].concat(),
             cpu: self.cpu.or(file.cpu),
             sdei: self.sdei.or(file.sdei),
+            el3: self.el3.or(file.el3),
+            hv_append: self.hv_append.or(file.hv_append),
             qemu_args: [file.qemu_args, self.qemu_args].concat(),
             timeout: self.timeout.or(file.timeout),
             log: self.log.or(file.log),
@@ -194,6 +204,8 @@ mod tests {
             disks = ["a.img"]
             cpu = "cortex-a72"
             sdei = "off"
+            el3 = "tfa"
+            hv-append = "crash=reset"
             qemu-args = ["-d", "int"]
             timeout = 60
             log = "serial.log"
@@ -206,6 +218,7 @@ mod tests {
             2048
         );
         assert_eq!(options.sdei, Some(Switch::Off));
+        assert_eq!(options.el3, Some(El3::Tfa));
         assert_eq!(options.qemu_args, ["-d", "int"]);
     }
 

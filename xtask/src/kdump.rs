@@ -13,6 +13,7 @@ use clap::Args;
 
 use crate::build::{self, Built, Program};
 use crate::cpulist::CpuList;
+use crate::el3::{El3, Firmware};
 use crate::ending::Ending;
 use crate::evidence::Story;
 use crate::guest::Switch;
@@ -58,6 +59,9 @@ pub struct Kdump {
     /// Whether the guest is offered SDEI. With `off` the wedged CPUs must be missing, and this fails.
     #[arg(long, value_name = "on|off", default_value = "on")]
     sdei: Switch,
+    /// What runs below the hypervisor, at EL3.
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "none")]
+    el3: El3,
     /// Another kernel than ours; it needs what guest-tests/linux/kernel.config asks for.
     #[arg(long, value_name = "PATH")]
     kernel: Option<PathBuf>,
@@ -87,7 +91,7 @@ impl Kdump {
     pub fn execute(self) -> Result<ExitCode> {
         let plan = self.plan();
         plan.check()?;
-        let workshop = Workshop::open()?;
+        let workshop = Workshop::open()?.above(self.el3);
         let lab = Lab::prepare(&workshop, self.kernel.as_deref(), self.vmlinux.as_deref())?;
         let request = Request {
             plan,
@@ -161,6 +165,7 @@ fn matters(line: &str) -> bool {
 /// What every run needs, built once.
 pub struct Lab {
     qemu: PathBuf,
+    firmware: Option<Firmware>,
     hypervisor: Built,
     kernel: PathBuf,
     vmlinux: PathBuf,
@@ -204,6 +209,7 @@ impl Lab {
         let symbols = Symbols::load(&vmlinux)?;
         Ok(Self {
             qemu,
+            firmware: workshop.firmware()?,
             hypervisor,
             kernel,
             vmlinux,
@@ -258,6 +264,7 @@ impl Lab {
         machine.memory_mib = MEMORY_MIB;
         machine.initrd = Some(bundle);
         machine.disks = vec![disk];
+        machine.firmware = self.firmware.clone();
         Ok(machine)
     }
 

@@ -13,7 +13,7 @@ use crate::cache::{Cache, fingerprint, remove, unwritable};
 use crate::progress::Progress;
 use crate::{initramfs, tools};
 
-mod kbuild;
+pub mod kbuild;
 
 use kbuild::{configure, make, run};
 

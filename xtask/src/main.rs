@@ -7,6 +7,7 @@ mod cache;
 mod console;
 mod cpulist;
 mod doctor;
+mod el3;
 mod ending;
 mod evidence;
 mod guest;

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+
+use crate::el3::{Firmware, HYPERVISOR_PA};
 
 pub use session::{Happening, Leave, Session};
 
@@ -24,6 +26,8 @@ pub struct Machine {
     pub memory_mib: u64,
     /// Whether the machine has EL2, which the hypervisor needs. Without it, a reset reboots.
     pub el2: bool,
+    /// What runs at EL3 and starts the kernel; without it there is no EL3.
+    pub firmware: Option<Firmware>,
     /// What QEMU loads as the kernel.
     pub kernel: PathBuf,
     /// What QEMU loads as the initrd.
@@ -50,6 +54,7 @@ impl Machine {
             cpus: 4,
             memory_mib: 1024,
             el2: true,
+            firmware: None,
             kernel: kernel.to_owned(),
             initrd: None,
             append: String::new(),
@@ -69,16 +74,7 @@ impl Machine {
                 arguments.push(value);
             }
         };
-        let el2 = if self.el2 { "on" } else { "off" };
-        let fixed = if self.icount {
-            ",dtb-randomness=off"
-        } else {
-            ""
-        };
-        push(
-            "-machine",
-            format!("virt,virtualization={el2},gic-version=3{fixed}").into(),
-        );
+        push("-machine", self.virt().into());
         push("-cpu", self.cpu.clone().into());
         push("-smp", self.cpus.to_string().into());
         push("-m", format!("{}M", self.memory_mib).into());
@@ -98,21 +94,33 @@ impl Machine {
         }
         push("-chardev", "stdio,id=console,signal=off".into());
         push("-serial", "chardev:console".into());
-        push("-kernel", self.kernel.clone().into());
-        if let Some(initrd) = &self.initrd {
-            push("-initrd", initrd.clone().into());
-        }
-        if !self.append.is_empty() {
-            push("-append", self.append.clone().into());
+        match &self.firmware {
+            None => {
+                push("-kernel", self.kernel.clone().into());
+                if let Some(initrd) = &self.initrd {
+                    push("-initrd", initrd.clone().into());
+                }
+                if !self.append.is_empty() {
+                    push("-append", self.append.clone().into());
+                }
+            }
+            // QEMU loads a kernel itself only where it is the firmware.
+            Some(firmware) => {
+                push("-serial", with_path("file:", &firmware.log));
+                push("-bios", firmware.bios.clone().into());
+                push("-dtb", firmware.devicetree.clone().into());
+                push("-device", loaded(&self.kernel, KERNEL_PA));
+                if let Some(initrd) = &self.initrd {
+                    push("-device", loaded(initrd, INITRD_PA));
+                }
+            }
         }
         if !self.disks.is_empty() {
             push("-global", "virtio-mmio.force-legacy=false".into());
         }
         for (number, disk) in self.disks.iter().enumerate() {
-            let mut drive: OsString =
-                format!("if=none,format=raw,werror=report,id=disk{number},file=").into();
-            drive.push(doubled_commas(disk));
-            push("-drive", drive);
+            let drive = format!("if=none,format=raw,werror=report,id=disk{number},file=");
+            push("-drive", with_path(&drive, disk));
             push(
                 "-device",
                 format!("virtio-blk-device,drive=disk{number}").into(),
@@ -124,6 +132,58 @@ impl Machine {
         }
         arguments.extend(self.extra.iter().cloned());
         arguments
+    }
+
+    /// The machine itself.
+    fn virt(&self) -> String {
+        let secure = if self.firmware.is_some() {
+            ",secure=on"
+        } else {
+            ""
+        };
+        let el2 = if self.el2 { "on" } else { "off" };
+        let fixed = if self.icount {
+            ",dtb-randomness=off"
+        } else {
+            ""
+        };
+        format!("virt{secure},virtualization={el2},gic-version=3{fixed}")
+    }
+
+    /// Writes the files that the command line names and that depend on the machine.
+    pub fn write_files(&self) -> Result<()> {
+        let Some(firmware) = &self.firmware else {
+            return Ok(());
+        };
+        let dumped = firmware.devicetree.with_extension("qemu.dtb");
+        let dump = format!("{},dumpdtb=", self.virt());
+        let output = Command::new(&self.qemu)
+            .arg("-machine")
+            .arg(with_path(&dump, &dumped))
+            .args(["-cpu", &self.cpu, "-smp", &self.cpus.to_string()])
+            .args(["-m", &format!("{}M", self.memory_mib)])
+            .args(["-nodefaults", "-display", "none"])
+            .arg("-bios")
+            .arg(&firmware.bios)
+            .output()
+            .with_context(|| self.cannot_start())?;
+        ensure!(
+            output.status.success(),
+            "QEMU does not write its devicetree: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        let initrd = match &self.initrd {
+            Some(initrd) => Some(INITRD_PA..INITRD_PA + std::fs::metadata(initrd)?.len()),
+            None => None,
+        };
+        firmware.write_devicetree(&dumped, &self.append, initrd)?;
+        std::fs::remove_file(&dumped)?;
+        Ok(())
+    }
+
+    fn cannot_start(&self) -> String {
+        let qemu = self.qemu.display();
+        format!("cannot start {qemu}; `cargo xtask doctor` says how to get QEMU")
     }
 
     /// The command as one line that a shell understands.
@@ -138,26 +198,34 @@ impl Machine {
 
     /// Starts the machine. It is killed when the session is dropped.
     pub fn start(&self, timeout: Option<Duration>) -> Result<Session> {
+        self.write_files()?;
         let mut command = Command::new(&self.qemu);
         command.args(self.arguments());
-        Session::spawn(command, timeout).with_context(|| {
-            format!(
-                "cannot start {}; `cargo xtask doctor` says how to get QEMU",
-                self.qemu.display()
-            )
-        })
+        Session::spawn(command, timeout).with_context(|| self.cannot_start())
     }
 }
+
+/// Where a kernel is loaded below firmware, which starts it there, and its initrd. The devicetree is at
+/// the start of RAM, 2 MiB below.
+const KERNEL_PA: u64 = HYPERVISOR_PA;
+const INITRD_PA: u64 = KERNEL_PA + (2 << 20);
 
 /// The CPU model used when none is asked for.
 pub const DEFAULT_CPU: &str = "neoverse-n1";
 
-/// `path` as a value inside QEMU's comma-separated options, where a comma is written twice.
-fn doubled_commas(path: &Path) -> OsString {
+/// QEMU's loader device: `file` as it is, at `pa`.
+fn loaded(file: &Path, pa: u64) -> OsString {
+    with_path(&format!("loader,addr={pa:#x},force-raw=on,file="), file)
+}
+
+/// QEMU's comma-separated options with `path` as the last value; a comma in it is written twice.
+fn with_path(options: &str, path: &Path) -> OsString {
+    let mut value = OsString::from(options);
     match path.to_str() {
-        Some(text) => text.replace(',', ",,").into(),
-        None => path.as_os_str().to_owned(),
+        Some(text) => value.push(text.replace(',', ",,")),
+        None => value.push(path),
     }
+    value
 }
 
 /// `word` in single quotes if a shell would not take it as it is.
@@ -198,6 +266,23 @@ mod tests {
         assert!(line.contains("-global virtio-mmio.force-legacy=false"));
         assert!(line.contains("id=disk0,file=a,,b.img -device virtio-blk-device,drive=disk0"));
         assert!(line.contains("id=disk1,file=c.img -device virtio-blk-device,drive=disk1"));
+    }
+
+    #[test]
+    fn firmware_starts_the_kernel_where_it_is_loaded() {
+        let mut machine = machine();
+        machine.initrd = Some("/t/a,b.itb".into());
+        machine.firmware = Some(Firmware {
+            bios: "/t/flash.bin".into(),
+            devicetree: "/t/el3.dtb".into(),
+            log: "/t/el3.log".into(),
+        });
+        let line = machine.command_line();
+        assert!(line.contains("-machine virt,secure=on,virtualization=on,"));
+        assert!(line.contains("-bios /t/flash.bin -dtb /t/el3.dtb"));
+        assert!(line.contains("loader,addr=0x40200000,force-raw=on,file=/t/Image"));
+        assert!(line.contains("loader,addr=0x40400000,force-raw=on,file=/t/a,,b.itb"));
+        assert!(!line.contains("-kernel") && !line.contains("-append"));
     }
 
     #[test]

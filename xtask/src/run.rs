@@ -34,9 +34,9 @@ pub struct Run {
     options: Options,
     /// Read options from this file; those of the command line win.
     ///
-    /// TOML with the keys kernel, initrd, append, cpus, memory, disks, cpu, sdei, qemu-args, timeout
-    /// and log, which mean what the options of those names mean. Relative paths are relative to the
-    /// file.
+    /// TOML with the keys kernel, initrd, append, cpus, memory, disks, cpu, sdei, el3, hv-append,
+    /// qemu-args, timeout and log, which mean what the options of those names mean. Relative paths are
+    /// relative to the file.
     #[arg(long, value_name = "FILE.toml")]
     guest: Option<PathBuf>,
     /// Without the hypervisor: QEMU boots the kernel at EL1 itself, to compare.
@@ -62,6 +62,7 @@ impl Run {
         let symbols = workshop::output("hypervisor.elf")?;
         machine.gdb = self.gdb;
         if self.dry_run {
+            machine.write_files()?;
             println!("{}", machine.command_line());
             return Ok(ExitCode::SUCCESS);
         }
@@ -91,7 +92,7 @@ impl Run {
 /// Builds what is needed, and answers the machine that `options` describe.
 fn machine(options: &Options, bare: bool) -> Result<Machine> {
     let (cpus, memory_mib) = (options.cpus()?, options.memory_mib()?);
-    let workshop = Workshop::open()?;
+    let workshop = Workshop::open()?.above(options.el3.unwrap_or_default());
     let qemu = tools::qemu(&workshop.cache, &workshop.progress)?;
     let given = Given::of(options, &workshop)?;
     let mut machine = if bare {
@@ -117,6 +118,8 @@ fn machine(options: &Options, bare: bool) -> Result<Machine> {
         let hypervisor = build::build(&workshop, Program::Hypervisor)?.image;
         let mut machine = Machine::new(&qemu, &hypervisor);
         machine.initrd = Some(bundle);
+        machine.append = options.hv_append.clone().unwrap_or_default();
+        machine.firmware = workshop.firmware()?;
         machine
     };
     machine.cpu = options.cpu.clone().unwrap_or(DEFAULT_CPU.to_owned());

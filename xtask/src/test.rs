@@ -16,6 +16,7 @@ use clap::Args;
 
 use ledger::Ledger;
 
+use crate::el3::El3;
 use crate::workshop::Workshop;
 
 /// Run the tests: format, lints, documentation, host tests, guest tests in QEMU, Linux end to end.
@@ -30,14 +31,17 @@ pub struct Test {
     #[arg(long)]
     quick: bool,
     /// Run the test guests on bare QEMU at EL1, without the hypervisor: a test of the tests.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "el3")]
     bare: bool,
+    /// What runs below the hypervisor, at EL3, wherever it is booted.
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "none")]
+    el3: El3,
 }
 
 impl Test {
     /// Runs them; fails if one does, or if the filter left none.
     pub fn execute(self) -> Result<ExitCode> {
-        let workshop = Workshop::open()?;
+        let workshop = Workshop::open()?.above(self.el3);
         let mut ledger = Ledger::new(self.filter.clone());
         if !self.bare {
             checks::run(&workshop, &mut ledger);

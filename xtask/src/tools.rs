@@ -68,6 +68,21 @@ pub fn kernel_tools() -> Vec<Tool> {
     tools
 }
 
+/// Everything that building the firmware takes on this host.
+pub fn firmware_tools() -> Vec<Tool> {
+    let mut tools = vec![
+        tool("make", "make"),
+        tool("tar", "tar"),
+        tool("xz", "xz-utils"),
+    ];
+    tools.push(if cross_prefix().is_empty() {
+        tool("gcc", "gcc")
+    } else {
+        tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")
+    });
+    tools
+}
+
 /// Everything that any command needs.
 pub fn all() -> Vec<Tool> {
     let mut tools = kernel_tools();

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::cache::Cache;
+use crate::el3::{El3, Firmware};
 use crate::progress::Progress;
 use crate::toolchain::Target;
 
@@ -17,6 +18,8 @@ pub struct Workshop {
     pub progress: Progress,
     /// The way to compile for the bare machine.
     pub target: Target,
+    /// What the machines of this command have at EL3.
+    pub el3: El3,
 }
 
 impl Workshop {
@@ -29,7 +32,19 @@ impl Workshop {
             cache,
             progress,
             target,
+            el3: El3::None,
         })
+    }
+
+    /// The same, with `el3` below what is booted.
+    pub fn above(mut self, el3: El3) -> Self {
+        self.el3 = el3;
+        self
+    }
+
+    /// The firmware below what is booted, built if need be.
+    pub fn firmware(&self) -> Result<Option<Firmware>> {
+        Firmware::prepare(self, self.el3)
     }
 
     /// The workspace's folder.

@@ -105,7 +105,18 @@ impl File {
     /// Reads `apt-get download --print-uris`: quoted URI, name, size, hash.
     pub fn parse(answer: &str) -> Option<Self> {
         let line = answer.lines().find(|line| line.starts_with('\''))?;
-        let mut parts = line.split_whitespace().skip(1);
+        Self::of_line(line)
+    }
+
+    /// Reads `apt-get source --print-uris`, which names several files, and
+    /// answers the one with the upstream source.
+    pub fn parse_source(answer: &str) -> Option<Self> {
+        let mut files = answer.lines().filter_map(Self::of_line);
+        files.find(|file| file.name.contains(".orig.tar."))
+    }
+
+    fn of_line(line: &str) -> Option<Self> {
+        let mut parts = line.strip_prefix('\'')?.split_whitespace().skip(1);
         let name = parts.next()?.to_owned();
         let bytes = parts.next()?.parse().ok()?;
         let sha256 = parts.next()?.strip_prefix("SHA256:")?.to_owned();
@@ -191,6 +202,17 @@ pub fn explain(complaint: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_source_package_the_upstream_tarball_is_taken() {
+        let hash = "0".repeat(64);
+        let answer = ["x_1-1.dsc", "x_1.orig.tar.xz", "x_1-1.debian.tar.xz"]
+            .map(|name| format!("'http://m/{name}' {name} 12 SHA256:{hash}"))
+            .join("\n");
+        let file = File::parse_source(&answer).unwrap();
+        assert_eq!((file.name.as_str(), file.bytes), ("x_1.orig.tar.xz", 12));
+        assert_eq!(File::parse_source(""), None);
+    }
 
     #[test]
     fn mirror_is_the_first_entry_of_debian_itself() {

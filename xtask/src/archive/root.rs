@@ -151,10 +151,10 @@ impl Root {
     }
 }
 
-/// One entry of an apt sources file.
-pub(super) fn source_entry(uri: &str, suites: &[&str], keyring: &str) -> String {
+/// One entry of an apt sources file, of type `deb` or `deb-src`.
+pub(super) fn source_entry(kind: &str, uri: &str, suites: &[&str], keyring: &str) -> String {
     format!(
-        "Types: deb\nURIs: {uri}\nSuites: {}\nComponents: main\nSigned-By: {keyring}\n",
+        "Types: {kind}\nURIs: {uri}\nSuites: {}\nComponents: main\nSigned-By: {keyring}\n",
         suites.join(" ")
     )
 }
@@ -215,7 +215,7 @@ mod tests {
         ] {
             assert!(text.contains(needed), "{needed}");
         }
-        let entry = source_entry("http://mirror/debian", &["sid"], "/k.gpg");
+        let entry = source_entry("deb", "http://mirror/debian", &["sid"], "/k.gpg");
         assert!(entry.contains("Signed-By: /k.gpg"));
         assert!(!entry.contains("Trusted"));
     }

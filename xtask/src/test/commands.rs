@@ -70,7 +70,7 @@ const CASES: [Case; 9] = [
     Case {
         name: "run/hypervisor-crash-is-4",
         kernel: Kernel::Image,
-        arguments: &["--qemu-arg", "-append", "--qemu-arg", "break=panic"],
+        arguments: &["--hv-append", "break=panic"],
         code: 4,
         output: "",
         errors: "the hypervisor crashed",
@@ -132,6 +132,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
 fn check(workshop: &Workshop, case: &Case) -> Result<()> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("run").stdin(Stdio::null());
+    command.args(["--el3", workshop.el3.name()]);
     match case.kernel {
         Kernel::Nothing => {}
         Kernel::BadKey => {

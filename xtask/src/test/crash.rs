@@ -59,6 +59,7 @@ fn report(workshop: &Workshop, word: &str) -> Result<Vec<String>> {
     machine.memory_mib = 256;
     machine.initrd = Some(bundle);
     machine.append = format!("break={word}");
+    machine.firmware = workshop.firmware()?;
     let mut session = machine.start(Some(LIMIT))?;
     let mut lines = Vec::new();
     loop {

@@ -348,6 +348,7 @@ impl<'a> Bench<'a> {
                 .write(&bundle)?;
                 let mut machine = Machine::new(&self.qemu, &hypervisor.image);
                 machine.initrd = Some(bundle);
+                machine.firmware = self.workshop.firmware()?;
                 machine
             }
             None => {
