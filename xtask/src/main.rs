@@ -4,6 +4,7 @@
 mod archive;
 mod build;
 mod cache;
+mod conformance;
 mod console;
 mod cpulist;
 mod doctor;
@@ -63,6 +64,7 @@ enum Command {
     Test(test::Test),
     Symbolize(symbolize::Symbolize),
     Tidy(tidy::Tidy),
+    Conformance(conformance::Conformance),
 }
 
 fn main() -> ExitCode {
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
         Command::Test(test) => test.execute(),
         Command::Symbolize(symbolize) => symbolize.execute(),
         Command::Tidy(tidy) => tidy.execute(),
+        Command::Conformance(conformance) => conformance.execute(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

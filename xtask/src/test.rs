@@ -16,6 +16,8 @@ use clap::Args;
 
 use ledger::Ledger;
 
+pub use linux::names as linux_names;
+
 use crate::el3::El3;
 use crate::workshop::Workshop;
 

@@ -190,6 +190,13 @@ impl Source {
     }
 }
 
+/// The Rust sources below `root`: path relative to it, with slashes, and text.
+pub fn rust_sources(root: &Path) -> Result<Vec<(String, String)>> {
+    let sources = sources(root)?.into_iter();
+    let rust = sources.filter(Source::is_rust);
+    Ok(rust.map(|source| (source.path, source.text)).collect())
+}
+
 /// All sources below `root`, build output aside.
 fn sources(root: &Path) -> Result<Vec<Source>> {
     let mut sources = Vec::new();

@@ -134,13 +134,19 @@ pub fn prepare(index: usize, work: Work) -> Option<u64> {
     if psci::affinity_info(affinity(index)) != AffinityState::Off as i32 {
         return None;
     }
+    Some(prepare_next(index, work))
+}
+
+/// The same for the life after the one that CPU `index` is about to end: it has begun its work, and will not
+/// come back to it.
+pub fn prepare_next(index: usize, work: Work) -> u64 {
     *WORK[index].lock() = Some(work);
     let record = &RECORDS[index];
     let stack_top = STACKS.0.get() as u64 + ((index + 1) * STACK_BYTES) as u64;
     record.stack_top.store(stack_top, Ordering::Release);
     record.index.store(index as u64, Ordering::Release);
     sysreg::store_barrier();
-    Some(&raw const *record as u64)
+    &raw const *record as u64
 }
 
 /// How CPU `index` was at its first instruction. It must have begun its work.

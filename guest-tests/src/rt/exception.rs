@@ -34,6 +34,8 @@ const SYNC_SPX: u64 = 4;
 const IRQ_SPX: u64 = 5;
 const SYNC_EL0: u64 = 8;
 const IRQ_EL0: u64 = 9;
+const SYNC_AARCH32: u64 = 12;
+const IRQ_AARCH32: u64 = 13;
 const SLOTS: [&str; 16] = [
     "synchronous, SP0",
     "IRQ, SP0",
@@ -168,8 +170,8 @@ pub fn forget() {
 /// Every vector ends here.
 pub extern "C" fn enter(frame: &mut Frame, slot: u64) {
     match slot {
-        IRQ_SPX | IRQ_EL0 => take_interrupt(frame),
-        SYNC_EL0 => user::come_back(frame),
+        IRQ_SPX | IRQ_EL0 | IRQ_AARCH32 => take_interrupt(frame),
+        SYNC_EL0 | SYNC_AARCH32 => user::come_back(frame),
         SYNC_SPX if CATCHES[sysreg::cpu_index()].armed.load(Ordering::SeqCst) => {
             take_fault(frame);
         }

@@ -89,6 +89,21 @@ impl Cell64 {
         self.0.store(value, Ordering::Release);
     }
 
+    /// Adds one by an exclusive pair, as a CPU without atomic instructions does.
+    pub fn add_exclusively(&self) {
+        // SAFETY: the cell is ours for as long as the reference; the pair writes it as one.
+        unsafe {
+            core::arch::asm!(
+                "1: ldaxr {value}, [{cell}]",
+                "add {value}, {value}, #1",
+                "stlxr {failed:w}, {value}, [{cell}]",
+                "cbnz {failed:w}, 1b",
+                cell = in(reg) self.0.as_ptr(), value = out(reg) _, failed = out(reg) _,
+                options(nostack),
+            );
+        }
+    }
+
     /// Adds `n` and returns what was there before.
     pub fn add(&self, n: u64) -> u64 {
         self.0.fetch_add(n, Ordering::AcqRel)

@@ -178,6 +178,29 @@ pub fn wfi() {
     unsafe { asm!("dsb sy", "wfi", options(nostack)) };
 }
 
+/// Waits for an event, or an interrupt that is pending.
+pub fn wfe() {
+    // SAFETY: a hint.
+    unsafe { asm!("wfe", options(nostack)) };
+}
+
+/// Whether the CPU has waits with a deadline (FEAT_WFxT: ID_AA64ISAR2_EL1.WFxT).
+pub fn has_timed_waits() -> bool {
+    read!("s3_0_c0_c6_2") & 0xf == 2
+}
+
+/// As [`wfi`], until the virtual count reaches `deadline`. The CPU must have timed waits.
+pub fn wfit(deadline: u64) {
+    // SAFETY: a hint, WFIT X0.
+    unsafe { asm!("dsb sy", ".inst 0xd5031020", in("x0") deadline, options(nostack)) };
+}
+
+/// As [`wfe`], until the virtual count reaches `deadline`. The CPU must have timed waits.
+pub fn wfet(deadline: u64) {
+    // SAFETY: a hint, WFET X0.
+    unsafe { asm!(".inst 0xd5031000", in("x0") deadline, options(nostack)) };
+}
+
 /// Wakes every CPU that waits for an event, earlier stores first.
 pub fn sev() {
     // SAFETY: a barrier and a hint.

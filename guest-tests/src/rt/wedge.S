@@ -87,6 +87,21 @@ wedge_call:
     b       wedge_call
 wedge_call_end:
 
+// Signals event 0 to itself for ever: x1 = its affinity.
+    wedge_begin signal
+    mov     x4, x1
+    ldr     x5, [x19, #{by_smc}]
+wedge_signal:
+    ldr     w0, ={signal}
+    mov     x1, xzr
+    mov     x2, x4
+    cbnz    x5, 1f
+    hvc     #0
+    b       wedge_signal
+1:  smc     #0
+    b       wedge_signal
+wedge_signal_end:
+
 // Vectors where nothing is: every fetch of the first one aborts to the first one. x1 = VBAR_EL1.
     wedge_begin vectors
     msr     vbar_el1, x1

@@ -6,7 +6,7 @@ use core::ops::Range;
 
 use super::call::Conduit;
 use super::machine::machine;
-use super::{exception, sdei};
+use super::{exception, sdei, sysreg};
 
 /// Where wedge.S keeps the caller's registers; its first 112 bytes are x19-x30, SP and DAIF.
 #[repr(C, align(16))]
@@ -20,6 +20,7 @@ global_asm!(
     include_str!("wedge.S"),
     lock = const offset_of!(Escape, lock),
     by_smc = const offset_of!(Escape, by_smc),
+    signal = const hv_abi::sdei::Call::EventSignal as u32,
 );
 
 macro_rules! wedges {
@@ -71,6 +72,8 @@ wedges! {
     Mmu: wedge_into_mmu, wedge_mmu, wedge_mmu_end;
     /// DAIF masked, calling an unknown function for ever.
     Call: wedge_into_call, wedge_call, wedge_call_end;
+    /// DAIF masked, signalling itself for ever.
+    Signal: wedge_into_signal, wedge_signal, wedge_signal_end;
     /// VBAR_EL1 where nothing is: an exception in every exception.
     Vectors: wedge_into_vectors, wedge_vectors, wedge_vectors_end;
     /// DAIF masked, at EL1t.
@@ -86,6 +89,7 @@ pub fn enter(wedge: Wedge) {
     };
     let parameter = match wedge {
         Wedge::Vectors => nowhere(),
+        Wedge::Signal => sysreg::affinity(),
         _ => 0x8200_0000,
     };
     // SAFETY: the routine keeps the C calling convention if it returns at all; it returns by
@@ -97,6 +101,12 @@ pub fn enter(wedge: Wedge) {
 /// Where a handler must resume to get its CPU out of a wedge.
 pub fn escape() -> u64 {
     wedge_escape as *const () as u64
+}
+
+/// Points VBAR_EL1 where nothing is; the way out of a wedge puts it right again.
+pub fn lose_vectors() {
+    sysreg::write!("vbar_el1", nowhere());
+    sysreg::isb();
 }
 
 /// The vector base of [`Wedge::Vectors`]: above all memory.

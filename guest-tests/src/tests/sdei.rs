@@ -4,6 +4,7 @@ mod calls;
 mod complete;
 mod delivery;
 mod discovery;
+mod hostile;
 mod mask;
 mod power;
 mod pstate;
@@ -12,6 +13,7 @@ mod registers;
 mod reset;
 mod signal;
 mod user;
+mod waits;
 
 use hv_abi::sdei::Status;
 

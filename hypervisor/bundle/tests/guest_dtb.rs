@@ -120,7 +120,7 @@ fn memory_cpus_and_boot_words_are_the_guests() {
 }
 
 #[test]
-fn psci_and_sdei_are_called_the_same_way() {
+fn c010_psci_and_sdei_are_called_the_same_way() {
     let tree = build(&virt(2, GicVersion::V3), &spec());
     let psci = tree.find_node("/psci").expect("psci");
     assert!(psci.is_compatible("arm,psci-1.0") && psci.is_compatible("arm,psci-0.2"));

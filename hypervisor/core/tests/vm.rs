@@ -12,7 +12,7 @@ use hv_core::trace::Event;
 use hv_core::trng;
 use hv_core::vgic::Frame;
 use hv_core::vgic::affinity::Affinities;
-use hv_core::vm::{Action, GuestMap, IpaRange, Pcpu, REDISTRIBUTOR_SIZE, Vcpu};
+use hv_core::vm::{Action, GuestMap, IpaRange, Pcpu, REDISTRIBUTOR_SIZE, Vcpu, write_register};
 
 /// A pCPU in memory.
 struct Bench {
@@ -240,6 +240,50 @@ fn c180_event_0_enters_a_wedged_vcpu_and_its_registers_are_on_record() {
             Event::SdeiComplete
         ]
     );
+}
+
+#[test]
+fn c090_an_event_that_comes_with_an_access_enters_behind_it() {
+    let mut rig = rig();
+    rig.arm_event_0(0x4030_0000);
+    rig.regs.pc = 0x4040_0000;
+    rig.vcpu.sdei.post_signal();
+    let (esr, far, hpfar) = load(0x0900_0018);
+    let Action::Uart { access, .. } = rig.exit(esr, far, hpfar) else {
+        panic!("no access");
+    };
+    assert_eq!(rig.regs.pc, 0x4040_0000, "the access comes first");
+    // What the shell does, once.
+    write_register(&mut rig.regs, access.rt, 0x90);
+    rig.regs.pc += 4;
+    rig.dispatch();
+    assert_eq!((rig.regs.pc, rig.regs.x[2]), (0x4030_0000, 0x4040_0004));
+    let complete = sdei::Call::EventComplete as u32;
+    assert_eq!(rig.smc(complete, [0; 3]), Action::Resume);
+    assert_eq!((rig.regs.pc, rig.regs.x[3]), (0x4040_0004, 0x90));
+}
+
+#[test]
+fn c091_an_event_that_comes_with_an_exception_enters_on_top_of_it() {
+    let mut rig = rig();
+    rig.arm_event_0(0x4030_0000);
+    rig.regs.pc = 0x4040_0000;
+    rig.vcpu.sdei.post_signal();
+    // An instruction that is undefined to a guest, and an access to nothing.
+    let (esr, far, hpfar) = load(0x1000);
+    for (esr, far, hpfar, class) in [(0x19 << 26 | 1 << 25, 0, 0, 0), (esr, far, hpfar, 0x25)] {
+        rig.regs.pc = 0x4040_0000;
+        assert_eq!(rig.exit(esr, far, hpfar), Action::Resume);
+        rig.vcpu.sdei.post_signal();
+        rig.dispatch();
+        let vector = VBAR + 0x200;
+        assert_eq!((rig.regs.pc, rig.regs.x[2]), (0x4030_0000, vector));
+        let complete = sdei::Call::EventComplete as u32;
+        assert_eq!(rig.smc(complete, [0; 3]), Action::Resume);
+        assert_eq!(rig.regs.pc, vector);
+        let el1 = &rig.bench.el1;
+        assert_eq!((el1.esr >> 26, el1.elr), (class, 0x4040_0000));
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use super::ledger::Ledger;
 use crate::build::{self, Program};
+use crate::conformance;
 use crate::tidy;
 use crate::workshop::Workshop;
 
@@ -18,6 +19,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     ledger.check("tidy", || {
         tidy::check(workshop.root()).map(|()| String::new())
     });
+    ledger.check("conformance", || conformance::check(workshop.root()));
     ledger.check("clippy/host", || {
         let mut arguments = hosted("clippy");
         arguments.extend(["--all-targets", "--", "-D", "warnings"]);

@@ -190,6 +190,40 @@ fn c036_an_unknown_event_is_an_invalid_parameter() -> TestResult {
     Ok(())
 }
 
+guest_test!(c041_a_register_that_fails_changes_nothing);
+fn c041_a_register_that_fails_changes_nothing() -> TestResult {
+    needs_sdei()?;
+    let [entry, argument] = sdei::entry();
+    let fails = |state: i64| -> TestResult {
+        let wrong = [
+            ([UNKNOWN_EVENT, entry, argument, 0], INVALID),
+            ([0, 0, argument, 0], INVALID),
+            ([0, entry + 2, argument, 0], INVALID),
+            ([0, entry | 1 << 55, argument, 0], INVALID),
+            ([0, entry, argument, 1 << 2], INVALID),
+            ([0, entry, argument, u64::MAX], INVALID),
+        ];
+        for (arguments, expected) in wrong {
+            let answer = sdei::call(Call::EventRegister, &arguments);
+            expect_eq!(answer, expected, "{arguments:#x?} in state {state}");
+            expect_eq!(sdei::status(), state, "after {arguments:#x?}");
+        }
+        if state != 0 {
+            let again = [0, entry + 4, !argument, 0];
+            expect_eq!(sdei::call(Call::EventRegister, &again), DENIED);
+            expect_eq!(sdei::status(), state);
+        }
+        Ok(())
+    };
+    fails(0)?;
+    expect_eq!(sdei::register(), SUCCESS);
+    fails(REGISTERED)?;
+    expect_eq!([sdei::enable(), sdei::unmask()], [SUCCESS; 2]);
+    fails(ENABLED)?;
+    // The one that succeeded is the one that counts.
+    run_handler_here()
+}
+
 guest_test!(c037_enabling_twice_succeeds_twice);
 fn c037_enabling_twice_succeeds_twice() -> TestResult {
     needs_sdei()?;

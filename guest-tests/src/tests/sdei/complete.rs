@@ -227,8 +227,8 @@ fn c119_an_event_disabled_in_its_handler_is_disabled_afterwards() -> TestResult 
     Ok(())
 }
 
-guest_test!(c120_unregistering_in_the_handler_takes_effect_at_complete);
-fn c120_unregistering_in_the_handler_takes_effect_at_complete() -> TestResult {
+guest_test!(c120_c170_unregistering_in_the_handler_takes_effect_at_complete);
+fn c120_c170_unregistering_in_the_handler_takes_effect_at_complete() -> TestResult {
     needs_sdei()?;
     get_ready()?;
     sdei::set_hook(
@@ -242,7 +242,7 @@ fn c120_unregistering_in_the_handler_takes_effect_at_complete() -> TestResult {
             note(5, sdei::register());
             note(6, sdei::unregister());
             note(7, sdei::status());
-            // C170: a signal in this state is accepted, and dropped.
+            // A signal in this state is accepted, and dropped.
             note(8, sdei::signal(cpu::affinity(0)));
             End::Complete(0)
         }),

@@ -6,6 +6,7 @@ use super::*;
 use crate::harness::needs_sdei;
 use crate::rt::call::{Registers, call_all};
 use crate::rt::exception::{self, Frame, Source};
+use crate::rt::machine::machine;
 use crate::rt::sdei::End;
 use crate::rt::timer::{self, Timer};
 use crate::rt::{gic, wedge};
@@ -27,8 +28,8 @@ fn c070_a_signal_to_self_is_handled_before_the_next_instruction() -> TestResult 
     Ok(())
 }
 
-guest_test!(c071_the_handler_sees_the_interrupted_registers);
-fn c071_the_handler_sees_the_interrupted_registers() -> TestResult {
+guest_test!(c071_c278_the_handler_sees_the_interrupted_registers_and_nothing_else);
+fn c071_c278_the_handler_sees_the_interrupted_registers_and_nothing_else() -> TestResult {
     needs_sdei()?;
     get_ready()?;
     let x: Registers = core::array::from_fn(|n| match n {
@@ -44,7 +45,10 @@ fn c071_the_handler_sees_the_interrupted_registers() -> TestResult {
     for (n, value) in x.into_iter().enumerate().skip(4) {
         expect_eq!(slot.x(n), value, "x{n} in the handler");
     }
+    expect_eq!(slot.x(0), 0, "the event");
     expect_eq!(slot.x(1), sdei::entry()[1]);
+    let home = machine().home();
+    expect_that!(home.contains(slot.pc()), "{:#x}", slot.pc());
     expect_eq!(slot.pstate() & 0xf, EL1H);
     expect_eq!(slot.pstate() & DAIF, DAIF);
     Ok(())

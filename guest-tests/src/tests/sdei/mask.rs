@@ -187,26 +187,6 @@ fn c211_an_event_wakes_a_cpu_from_cpu_suspend() -> TestResult {
     Ok(())
 }
 
-guest_test!(an_event_ends_a_wfi_that_nothing_else_would_end, cpus = 2);
-fn an_event_ends_a_wfi_that_nothing_else_would_end() -> TestResult {
-    needs_sdei()?;
-    start_target(|| {
-        if sdei::get_ready() {
-            READY.raise();
-        }
-        while sdei::slot(1).runs() == 0 {
-            sysreg::wfi();
-        }
-        note(0, sdei::slot(1).runs() as i64);
-    })?;
-    watch_for_ms(20);
-    expect_that!(!cpu::is_off(1));
-    expect_eq!(sdei::signal(cpu::affinity(1)), SUCCESS);
-    expect_that!(cpu::wait_off(1), "C087: PC is past the WFI after COMPLETE");
-    expect_eq!(noted(0), 1);
-    Ok(())
-}
-
 guest_test!(a_handler_that_takes_long_delays_interrupts_and_loses_none);
 fn a_handler_that_takes_long_delays_interrupts_and_loses_none() -> TestResult {
     needs_sdei()?;

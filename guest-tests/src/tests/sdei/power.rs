@@ -129,6 +129,38 @@ fn c203_a_cpu_that_went_off_in_its_handler_comes_back_whole() -> TestResult {
 }
 
 guest_test!(
+    c214_cpu_on_that_races_with_cpu_off_in_a_handler_starts_one_life,
+    cpus = 2,
+    boot = shared,
+    icount = false,
+    timeout = 40
+);
+fn c214_cpu_on_that_races_with_cpu_off_in_a_handler_starts_one_life() -> TestResult {
+    needs_sdei()?;
+    static LIVES: Cell64 = Cell64::new(0);
+    LIVES.set(0);
+    for round in 1..=20 {
+        start_target(off_in_handler)?;
+        let context = cpu::prepare_next(1, || {
+            LIVES.add(1);
+        });
+        expect_eq!(sdei::signal(cpu::affinity(1)), SUCCESS);
+        let mut last = SUCCESS as i32;
+        let started = eventually(|| {
+            last = cpu::race_to_start(1, context);
+            last != Psci::AlreadyOn as i32
+        });
+        expect_that!(started, "round {round}: still on");
+        expect_eq!(last, Psci::Success as i32, "round {round}");
+        expect_that!(eventually(|| LIVES.get() == round), "round {round}");
+        expect_that!(cpu::wait_off(1), "round {round}");
+        expect_eq!(LIVES.get(), round);
+    }
+    sdei::set_hook(1, None);
+    expect_fresh_target()
+}
+
+guest_test!(
     c206_a_cpu_that_resumes_from_its_handler_into_cpu_off_comes_back_whole,
     cpus = 2
 );

@@ -4,6 +4,8 @@ use hv_abi::sdei::Call;
 
 use super::*;
 use crate::harness::needs_sdei;
+use crate::rt::exception;
+use crate::rt::gic::{self, gicd};
 
 /// Rounds of each race.
 const ROUNDS: u64 = 3000;
@@ -46,6 +48,71 @@ fn c175_after_disable_returns_no_handler_starts() -> TestResult {
         for _ in 0..ROUNDS {
             wrong += i64::from(sdei::disable() != SUCCESS || !stays_out());
             wrong += i64::from(sdei::enable() != SUCCESS);
+        }
+        note(0, wrong);
+        ENOUGH.raise();
+    })?;
+    storm_until_enough()?;
+    expect_eq!(noted(0), 0);
+    expect_that!(sdei::slot(1).runs() > 0);
+    Ok(())
+}
+
+guest_test!(
+    c085_an_exclusive_pair_that_an_event_interrupts_loses_no_atomicity,
+    cpus = 2,
+    boot = shared,
+    icount = false,
+    timeout = 40
+);
+fn c085_an_exclusive_pair_that_an_event_interrupts_loses_no_atomicity() -> TestResult {
+    needs_sdei()?;
+    const EVENTS: u64 = 100;
+    static SUM: Cell64 = Cell64::new(0);
+    SUM.set(0);
+    start_target(|| {
+        if sdei::get_ready() {
+            READY.raise();
+        }
+        let mut mine = 0;
+        while sdei::slot(1).runs() < EVENTS {
+            SUM.add_exclusively();
+            mine += 1;
+        }
+        note(0, mine);
+        ENOUGH.raise();
+    })?;
+    let mut mine = 0;
+    while !ENOUGH.is_up() && !cpu::is_off(1) {
+        expect_eq!(sdei::signal(cpu::affinity(1)), SUCCESS);
+        SUM.add_exclusively();
+        mine += 1;
+    }
+    expect_that!(cpu::wait_off(1));
+    expect_eq!(SUM.get(), NOTES[0].get() + mine);
+    Ok(())
+}
+
+guest_test!(
+    c090_an_access_to_a_device_under_events_happens_once,
+    cpus = 2,
+    boot = shared,
+    icount = false,
+    timeout = 40
+);
+fn c090_an_access_to_a_device_under_events_happens_once() -> TestResult {
+    needs_sdei()?;
+    const SGI: u32 = 5;
+    start_target(|| {
+        if sdei::get_ready() {
+            READY.raise();
+        }
+        let mut wrong = 0;
+        for round in 1..=ROUNDS as u32 {
+            // Each store makes it pending, so each is one interrupt, and a second one would be another.
+            gic::private().write32(gicd::ISPENDR, 1 << SGI);
+            sysreg::with_interrupts(|| ());
+            wrong += i64::from(exception::count(1, SGI) != round);
         }
         note(0, wrong);
         ENOUGH.raise();

@@ -25,8 +25,9 @@ fn c225_private_reset_unregisters_whatever_does_not_run() -> TestResult {
     Ok(())
 }
 
-guest_test!(c226_private_reset_in_a_handler_is_denied_and_takes_effect_at_complete);
-fn c226_private_reset_in_a_handler_is_denied_and_takes_effect_at_complete() -> TestResult {
+guest_test!(c226_c227_c239_private_reset_in_a_handler_is_denied_and_takes_effect_at_complete);
+fn c226_c227_c239_private_reset_in_a_handler_is_denied_and_takes_effect_at_complete() -> TestResult
+{
     needs_sdei()?;
     get_ready()?;
     sdei::set_hook(
@@ -34,18 +35,21 @@ fn c226_private_reset_in_a_handler_is_denied_and_takes_effect_at_complete() -> T
         Some(|_| {
             note(0, private_reset());
             note(1, sdei::status());
-            // C227: and again.
+            // And again, in a handler that is unregistered. Nor can it start over but by completing.
             note(2, private_reset());
+            note(3, sdei::register());
             End::Complete(0)
         }),
     );
     run_handler_here()?;
     expect_eq!(
-        [noted(0), noted(1), noted(2)],
-        [DENIED, UNREGISTER_PENDING, DENIED]
+        [noted(0), noted(1), noted(2), noted(3)],
+        [DENIED, UNREGISTER_PENDING, DENIED, DENIED]
     );
     expect_eq!(sdei::status(), 0);
-    Ok(())
+    sdei::set_hook(0, None);
+    get_ready()?;
+    run_handler_here()
 }
 
 guest_test!(c229_shared_reset_succeeds_without_shared_events_and_keeps_private_ones);

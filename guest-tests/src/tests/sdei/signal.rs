@@ -15,6 +15,32 @@ fn signal_raw(event: u64, target: u64) -> i64 {
 }
 
 guest_test!(
+    c273_a_flood_of_signals_to_cpus_of_nobody_reaches_nobody,
+    cpus = 2
+);
+fn c273_a_flood_of_signals_to_cpus_of_nobody_reaches_nobody() -> TestResult {
+    needs_sdei()?;
+    start_target(spin_ready)?;
+    expect_eq!([sdei::register(), sdei::enable(), sdei::unmask()], [0; 3]);
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    for _ in 0..20_000 {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        // Affinity bits only, so that nothing but the lookup refuses them.
+        let target = state & 0xff_00ff_ffff;
+        if (0..cpu::count()).any(|index| cpu::affinity(index) == target) {
+            continue;
+        }
+        expect_eq!(signal_raw(0, target), INVALID, "target {target:#x}");
+    }
+    let runs = [sdei::slot(0).runs(), sdei::slot(1).runs()];
+    release_target()?;
+    expect_eq!(runs, [0, 0]);
+    Ok(())
+}
+
+guest_test!(
     c160_every_cpu_signals_every_cpu,
     cpus = 4,
     boot = shared,

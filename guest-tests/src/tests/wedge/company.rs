@@ -1,21 +1,16 @@
 //! Stuck CPUs among others: parked ones, several, the boot CPU, and one that nobody signals.
 
 use hv_abi::psci::{AffinityState, Status as Psci};
+use hv_abi::sdei::Call;
 
 use super::*;
 use crate::rt::psci;
 
-guest_test!(
-    c188_a_cpu_parked_in_its_handler_holds_the_event_and_harms_nobody,
-    cpus = 3,
-    boot = own
-);
-fn c188_a_cpu_parked_in_its_handler_holds_the_event_and_harms_nobody() -> TestResult {
-    needs_sdei()?;
+/// CPU 1 parked by event 0, as Linux parks what it stops: its handler masks and never completes.
+fn park_cpu_1() -> TestResult {
     static PARKED: Flag = Flag::new();
     *PLANS[1].lock() = Some(Wedge::Spin);
     let status = cpu::start(1, || {
-        // What Linux does with a CPU that it stops by event 0.
         sdei::set_hook(
             1,
             Some(|slot| {
@@ -37,6 +32,39 @@ fn c188_a_cpu_parked_in_its_handler_holds_the_event_and_harms_nobody() -> TestRe
     wait_until_stuck(1)?;
     expect_reached(1, Wedge::Spin)?;
     expect_that!(PARKED.wait());
+    Ok(())
+}
+
+guest_test!(
+    c208_beside_a_cpu_parked_in_its_handler_another_starts_over,
+    cpus = 2,
+    boot = own
+);
+fn c208_beside_a_cpu_parked_in_its_handler_another_starts_over() -> TestResult {
+    needs_sdei()?;
+    park_cpu_1()?;
+    expect_that!(sdei::get_ready());
+    // What a capture kernel does first, and it may find its predecessor's registration.
+    for call in [Call::PrivateReset, Call::SharedReset] {
+        expect_eq!(sdei::call(call, &[]), 0, "{call:?}");
+    }
+    expect_eq!(sdei::status(), 0);
+    let before = sdei::slot(0).runs();
+    expect_that!(sdei::get_ready());
+    expect_eq!(sdei::signal(cpu::affinity(0)), 0);
+    expect_eq!(sdei::slot(0).runs(), before + 1);
+    expect_that!(takes_interrupts(Timer::Virtual, 10));
+    Ok(())
+}
+
+guest_test!(
+    c188_a_cpu_parked_in_its_handler_holds_the_event_and_harms_nobody,
+    cpus = 3,
+    boot = own
+);
+fn c188_a_cpu_parked_in_its_handler_holds_the_event_and_harms_nobody() -> TestResult {
+    needs_sdei()?;
+    park_cpu_1()?;
     let runs = sdei::slot(1).runs();
     for _ in 0..3 {
         expect_eq!(
