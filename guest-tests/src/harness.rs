@@ -27,6 +27,8 @@ pub struct Test {
     pub boot: Boot,
     /// Whether it counts instructions.
     pub icount: bool,
+    /// What the guest is to be offered in a boot of its own: whose firmware, or `reclaim`.
+    pub config: &'static str,
     /// Seconds after which the runner gives up.
     pub timeout: u32,
     /// The test itself.
@@ -46,14 +48,14 @@ pub enum TestError {
 pub type TestResult = Result<(), TestError>;
 
 /// Registers the function of the same name: `guest_test!(name, cpus = 2, boot = own)`. What is left
-/// out is `cpus = 1, boot = shared, icount = false, timeout = 20`; the order is that.
+/// out is `cpus = 1, boot = shared, icount = false, config = "-", timeout = 20`; the order is that.
 macro_rules! guest_test {
     (@or $default:expr) => { $default };
     (@or $default:expr, $value:expr) => { $value };
     (@boot) => { $crate::harness::Boot::Shared };
     (@boot shared) => { $crate::harness::Boot::Shared };
     (@boot own) => { $crate::harness::Boot::Own };
-    ($name:ident $(, cpus = $cpus:expr)? $(, boot = $boot:ident)? $(, icount = $icount:expr)? $(, timeout = $timeout:expr)? $(,)?) => {
+    ($name:ident $(, cpus = $cpus:expr)? $(, boot = $boot:ident)? $(, icount = $icount:expr)? $(, config = $config:expr)? $(, timeout = $timeout:expr)? $(,)?) => {
         const _: () = {
             #[used]
             #[expect(unsafe_code, reason = "the section is read as a slice of `Test`s")]
@@ -64,6 +66,7 @@ macro_rules! guest_test {
                 cpus: guest_test!(@or 1 $(, $cpus)?),
                 boot: guest_test!(@boot $($boot)?),
                 icount: guest_test!(@or false $(, $icount)?),
+                config: guest_test!(@or "-" $(, $config)?),
                 timeout: guest_test!(@or 20 $(, $timeout)?),
                 run: $name,
             };
@@ -204,8 +207,8 @@ fn list(test: &Test) {
     };
     let icount = if test.icount { "yes" } else { "no" };
     console::say(format_args!(
-        "TEST {} cpus={} boot={boot} icount={icount} timeout={}",
-        test.name, test.cpus, test.timeout
+        "TEST {} cpus={} boot={boot} icount={icount} config={} timeout={}",
+        test.name, test.cpus, test.config, test.timeout
     ));
 }
 

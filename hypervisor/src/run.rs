@@ -16,6 +16,7 @@ use crate::percpu::{ExitEntry, Percpu};
 use crate::sysregs::{self, LiveEl1};
 use crate::vm::{End, Vm};
 
+mod events;
 mod interrupts;
 mod power;
 mod uart;
@@ -33,6 +34,10 @@ enum Leave {
     Stop,
     /// This vCPU ends the VM.
     End(End),
+    /// A sibling has taken this vCPU back from the event it was parked in.
+    Reclaimed,
+    /// Firmware never comes back from what the vCPU asked of it, or from its event.
+    Lost,
 }
 
 /// A vCPU on its pCPU.
@@ -47,13 +52,21 @@ pub struct Runner {
     /// How many list registers there are, and how many hold something.
     list_regs: usize,
     used: usize,
-    /// The interrupts that are the hypervisor's own.
-    maintenance: u32,
+    own: OwnIntids,
+}
+
+/// The interrupts of each pCPU that are the hypervisor's own, besides its doorbells.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnIntids {
+    /// The virtual interface wants to be looked after (IHI0069 12.4).
+    pub maintenance: u32,
+    /// The EL2 physical timer.
+    pub alarm: u32,
 }
 
 impl Runner {
     /// Takes over this pCPU for `vcpu`, which is off.
-    pub fn new(vm: &'static Vm, percpu: &'static Percpu, vcpu: Vcpu, maintenance: u32) -> Self {
+    pub fn new(vm: &'static Vm, percpu: &'static Percpu, vcpu: Vcpu, own: OwnIntids) -> Self {
         let me = vcpu.id;
         vm.enter_pcpu(me);
         sysregs::gic::reset_virtual_interface();
@@ -66,7 +79,7 @@ impl Runner {
             is_vgic_stale: false,
             list_regs: sysregs::gic::virtual_interface().0.min(MAX_LIST_REGS),
             used: 0,
-            maintenance,
+            own,
         }
     }
 
@@ -78,16 +91,25 @@ impl Runner {
                 Leave::Off => self.power_off(),
                 Leave::Stop => self.stop(),
                 Leave::End(end) => self.end_vm(end),
+                Leave::Reclaimed => self.give_back(),
+                Leave::Lost => self.be_lost(),
             }
         }
     }
 
     fn run_guest(&mut self) -> Leave {
         loop {
-            if !self.vm.mailbox(self.me).is_empty() && self.take_requests() {
-                return Leave::Stop;
+            if !self.vm.mailbox(self.me).is_empty()
+                && let Some(leave) = self.take_requests()
+            {
+                return leave;
             }
-            self.vcpu.dispatch_events(&mut self.regs, &LiveEl1);
+            while self
+                .vcpu
+                .dispatch_events(&mut self.regs, &LiveEl1, &self.vm.map.board)
+            {
+                self.dispatch_shared();
+            }
             if self.is_vgic_stale {
                 self.refresh_vgic();
             }
@@ -135,6 +157,14 @@ impl Runner {
                 self.vm.ask(target, Requests::SDEI_SIGNAL);
                 None
             }
+            Action::Sdei(call) => {
+                self.call_sdei(call);
+                None
+            }
+            Action::Raise { event, target } => {
+                self.raise(event, target);
+                None
+            }
             Action::Sgi(sgi) => {
                 self.send_sgi(sgi);
                 None
@@ -163,20 +193,31 @@ impl Runner {
         }
     }
 
-    /// Takes what others asked of this vCPU; says whether to stop.
-    fn take_requests(&mut self) -> bool {
+    /// Takes what others asked of this vCPU; says whether to leave.
+    fn take_requests(&mut self) -> Option<Leave> {
         let requests = self.vm.mailbox(self.me).take();
         if requests.has(Requests::STOP) {
-            return true;
+            return Some(Leave::Stop);
         }
-        if requests.has(Requests::SDEI_SIGNAL) {
-            self.vcpu.sdei.post_signal();
+        if requests.has(Requests::START) {
+            // Nobody starts a vCPU that is on, unless to take it back.
+            return Some(Leave::Reclaimed);
+        }
+        if requests.has(Requests::SDEI_SIGNAL)
+            && let Some(leave) = self.take_signal()
+        {
+            return Some(leave);
+        }
+        if requests.has(Requests::SDEI_LOOK)
+            && let Some(leave) = self.take_raised()
+        {
+            return Some(leave);
         }
         let sgis = requests.sgis();
         if sgis != 0 {
             self.vm.lock().vgic.take_sgis(self.me, sgis);
         }
         self.is_vgic_stale |= sgis != 0 || requests.has(Requests::SYNC);
-        false
+        None
     }
 }

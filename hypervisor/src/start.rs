@@ -6,7 +6,6 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use hv_core::entry::Features;
 use hv_core::id::{Mpidr, PcpuId, VcpuId};
-use hv_core::sdei;
 use hv_core::vm::Vcpu;
 use hv_core::{idreg, time::Instant};
 use platform::{Gic, Machine, Range, Start, Uart, UartKind};
@@ -15,7 +14,7 @@ use spin::Once;
 use crate::gic::v3;
 use crate::memory::{self, BLOCK_SIZE, HV_BASE, Identity};
 use crate::percpu;
-use crate::run::Runner;
+use crate::run::{OwnIntids, Runner};
 use crate::vm::VMS;
 use crate::{boot, breakage, fault, firmware, heap, log, sysregs};
 
@@ -28,7 +27,7 @@ use space::{highest_free, without};
 /// What the pCPUs need to know once they are up.
 struct Board {
     machine: Machine,
-    maintenance: u32,
+    own: OwnIntids,
     ppis: Vec<u32>,
 }
 
@@ -129,7 +128,8 @@ pub extern "C" fn home(dtb: u64, image: u64, region: u64) -> ! {
     // SAFETY: the devicetree says that they are there; the tables above map them as device memory.
     let gic = unsafe { v3::start(distributor.start, &regions) };
     let timers = &machine.timers;
-    let ppis = vec![timers.virt, timers.physical, maintenance];
+    let alarm = timers.hyp_physical;
+    let ppis = vec![timers.virt, timers.physical, maintenance, alarm];
 
     let vms = match build_vms(
         &machine,
@@ -150,7 +150,7 @@ pub extern "C" fn home(dtb: u64, image: u64, region: u64) -> ! {
         .unwrap_or(0);
     BOARD.call_once(|| Board {
         machine,
-        maintenance,
+        own: OwnIntids { maintenance, alarm },
         ppis,
     });
     start_pcpus(index, entry);
@@ -184,13 +184,8 @@ fn run_pcpu(index: usize) -> ! {
         READY.fetch_add(1, Ordering::Release);
         fault::park();
     };
-    let config = if vm.has_sdei {
-        sdei::Config::default()
-    } else {
-        sdei::Config::OFF
-    };
-    let vcpu = Vcpu::new(id, features(), &config);
-    let runner = Runner::new(vm, percpu, vcpu, board.maintenance);
+    let vcpu = Vcpu::new(id, features(), &vm.sdei.config());
+    let runner = Runner::new(vm, percpu, vcpu, board.own);
     let ready = READY.fetch_add(1, Ordering::AcqRel) + 1;
     if ready == board.machine.cpus.len() {
         // The last one opens the doors.

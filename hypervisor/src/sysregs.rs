@@ -75,6 +75,19 @@ pub fn now() -> Instant {
     Instant(CNTPCT_EL0.get())
 }
 
+/// Has the EL2 physical timer interrupt at `at`, or not at all.
+pub fn set_alarm(at: Option<Instant>) {
+    match at {
+        Some(at) => {
+            write!("CNTHP_CVAL_EL2", at.0);
+            CNTHP_CTL_EL2.set(1); // ENABLE, not IMASK
+        }
+        None => CNTHP_CTL_EL2.set(0),
+    }
+    // A timer that is off must have taken its line down before its interrupt is deactivated.
+    barrier::isb(barrier::SY);
+}
+
 /// Syndrome of the last exit: ESR_EL2 and FAR_EL2.
 #[inline]
 pub fn syndrome() -> (u64, u64) {

@@ -2,11 +2,13 @@
 
 use alloc::vec::Vec;
 
+use hv_abi::firmware::Firmware;
 use hv_bundle::Layout;
 use hv_core::id::{Mpidr, VcpuId, VcpuSet, VmId};
 use hv_core::mailbox::{Mailbox, Requests};
 use hv_core::pl011::Pl011;
-use hv_core::psci::{Power, Reset, Start};
+use hv_core::psci::{Power, Reclaim, Reset, Start};
+use hv_core::sdei::{self, Commons, Definition};
 use hv_core::vgic::{Effects, Physical, Vgic};
 use hv_core::vm::GuestMap;
 use spin::{Mutex, MutexGuard, Once};
@@ -29,6 +31,8 @@ pub struct Shared {
     pub power: Power,
     /// The virtual interrupt controller.
     pub vgic: Vgic,
+    /// What its vCPUs have in common of SDEI.
+    pub commons: Commons,
     /// The emulated UART.
     pub uart: Pl011,
     /// The UART's interrupt line as the virtual GIC knows it.
@@ -55,6 +59,25 @@ pub struct GuestImage {
     pub layout: Layout,
 }
 
+/// The SDEI of a VM, as its configuration has it.
+pub struct Sdei {
+    /// Whose behaviour it is.
+    pub firmware: Firmware,
+    /// The events besides event 0.
+    pub events: Vec<Definition>,
+}
+
+impl Sdei {
+    /// As hv-core takes it.
+    pub fn config(&self) -> sdei::Config<'_> {
+        sdei::Config {
+            firmware: self.firmware,
+            events: &self.events,
+            rate: sysregs::counter_frequency(),
+        }
+    }
+}
+
 /// One virtual machine.
 pub struct Vm {
     /// Its number.
@@ -65,8 +88,8 @@ pub struct Vm {
     pub pcpus: Vec<Mpidr>,
     /// The physical UART's interrupt, which is the emulated one's too.
     pub uart_intid: u32,
-    /// SDEI is offered.
-    pub has_sdei: bool,
+    /// The SDEI it is offered.
+    pub sdei: Sdei,
     /// What it boots.
     pub image: GuestImage,
     /// Passed-through virtio-mmio transports, reset with the VM.
@@ -88,7 +111,7 @@ impl Vm {
     pub fn new(
         id: VmId,
         (map, pcpus, uart_intid): (GuestMap, Vec<Mpidr>, u32),
-        (image, has_sdei): (GuestImage, bool),
+        (image, sdei, reclaim): (GuestImage, Sdei, Reclaim),
         transports: Vec<u64>,
         vgic: Vgic,
         stage2: stage2::Tables,
@@ -98,12 +121,12 @@ impl Vm {
             id,
             map,
             uart_intid,
-            has_sdei,
             image,
             transports,
             shared: Mutex::new(Shared {
-                power: Power::new(BOOT_VCPU),
+                power: Power::new(BOOT_VCPU).with_reclaim(reclaim),
                 vgic,
+                commons: Commons::new(vcpus, &sdei.config()),
                 uart: Pl011::new(),
                 uart_line: false,
                 is_receive_held: false,
@@ -113,6 +136,7 @@ impl Vm {
             }),
             mailboxes: (0..vcpus).map(|_| Mailbox::new()).collect(),
             pcpus,
+            sdei,
             stage2,
         }
     }
@@ -262,6 +286,10 @@ impl Vm {
             let effects = shared.vgic.reset_spis(block);
             // Nobody runs whom a kick could concern.
             let _ = self.perform(&effects);
+        }
+        let Shared { commons, vgic, .. } = &mut *shared;
+        for intid in commons.reset(&self.map.board) {
+            vgic.unbind(intid);
         }
         shared.starts.fill(None);
         drop(shared);

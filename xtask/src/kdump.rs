@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use hv_bundle::GuestConfig;
 
 use crate::build::{self, Built, Program};
 use crate::cpulist::CpuList;
@@ -251,8 +252,11 @@ impl Lab {
         Payload {
             kernel: &self.kernel,
             initrd: Some(&self.initramfs),
-            bootargs,
-            sdei: plan.sdei,
+            config: GuestConfig {
+                bootargs: bootargs.to_owned(),
+                sdei: plan.sdei,
+                ..GuestConfig::default()
+            },
         }
         .write(&bundle)?;
         let disk = folder.file("disk.img");

@@ -17,10 +17,8 @@ pub struct Payload<'a> {
     pub kernel: &'a Path,
     /// The initial ramdisk.
     pub initrd: Option<&'a Path>,
-    /// The kernel's command line.
-    pub bootargs: &'a str,
-    /// Whether the guest is offered SDEI.
-    pub sdei: bool,
+    /// What the guest is to be.
+    pub config: GuestConfig,
 }
 
 impl Payload<'_> {
@@ -35,11 +33,7 @@ impl Payload<'_> {
             None => None,
         };
         let guest = Guest {
-            config: GuestConfig {
-                bootargs: self.bootargs.to_owned(),
-                sdei: self.sdei,
-                ..GuestConfig::default()
-            },
+            config: self.config.clone(),
             kernel: &kernel,
             ramdisk: ramdisk.as_deref(),
         };

@@ -15,12 +15,14 @@ pub struct Test {
     pub own_boot: bool,
     /// Whether it counts instructions.
     pub icount: bool,
+    /// What the guest is to be offered in a boot of its own: whose firmware, or `reclaim`; mostly nothing.
+    pub config: String,
     /// How long it may take on an idle host.
     pub timeout: Duration,
 }
 
 impl Test {
-    /// Reads `TEST name cpus=n boot=shared|own icount=yes|no timeout=seconds`; none if it is no such line.
+    /// Reads `TEST name cpus=n boot=shared|own icount=yes|no config=name|- timeout=seconds`; none if it is no such line.
     pub fn parse(line: &str) -> Option<Result<Self>> {
         let words = line.strip_prefix("TEST ")?;
         Some(Self::of_words(words).with_context(|| format!("in the line `{line}`")))
@@ -48,6 +50,10 @@ impl Test {
                 "yes" => true,
                 "no" => false,
                 other => bail!("icount={other} is unknown"),
+            },
+            config: match value("config")? {
+                "-" => String::new(),
+                config => config.to_owned(),
             },
             timeout: Duration::from_secs(
                 value("timeout")?.parse().context("timeout= is no number")?,
@@ -133,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_list_line_is_read_whole() {
-        let line = "TEST smc_keeps_registers cpus=2 boot=own icount=no timeout=10";
+        let line = "TEST smc_keeps_registers cpus=2 boot=own icount=no config=- timeout=10";
         assert_eq!(
             Test::parse(line).unwrap().unwrap(),
             Test {
@@ -141,12 +147,13 @@ mod tests {
                 cpus: 2,
                 own_boot: true,
                 icount: false,
+                config: String::new(),
                 timeout: Duration::from_secs(10),
             }
         );
         assert!(Test::parse("# a remark").is_none());
         assert!(
-            Test::parse("TEST x cpus=2 boot=never icount=no timeout=10")
+            Test::parse("TEST x cpus=2 boot=never icount=no config=- timeout=10")
                 .unwrap()
                 .is_err()
         );

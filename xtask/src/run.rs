@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use hv_bundle::GuestConfig;
 
 use crate::build::{self, Program};
 use crate::console::Line;
@@ -111,8 +112,11 @@ fn machine(options: &Options, bare: bool) -> Result<Machine> {
         Payload {
             kernel: &given.kernel,
             initrd: given.initrd.as_deref(),
-            bootargs: &given.bootargs,
-            sdei: options.sdei != Some(Switch::Off),
+            config: GuestConfig {
+                bootargs: given.bootargs.clone(),
+                sdei: options.sdei != Some(Switch::Off),
+                ..GuestConfig::default()
+            },
         }
         .write(&bundle)?;
         let hypervisor = build::build(&workshop, Program::Hypervisor)?.image;

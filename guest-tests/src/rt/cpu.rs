@@ -149,6 +149,14 @@ pub fn prepare_next(index: usize, work: Work) -> u64 {
     &raw const *record as u64
 }
 
+/// Turns CPU `index` on though it is not off: it is parked in an event handler, and never leaves that.
+pub fn take_back(index: usize, work: Work) -> i32 {
+    let context = prepare_next(index, work);
+    // SAFETY: the entry takes this context; a CPU in an event handler is on that handler's stack, and if it
+    // is not taken back it stays there.
+    unsafe { psci::cpu_on(affinity(index), entry_address(), context) }
+}
+
 /// How CPU `index` was at its first instruction. It must have begun its work.
 pub fn entry_state(index: usize) -> EntryState {
     let record = &RECORDS[index];

@@ -77,9 +77,13 @@ fn wait_for_writes() {
 
 /// This CPU's redistributor: RD_base, with SGI_base 64 KiB above.
 pub fn redistributor() -> Device {
+    redistributor_of(sysreg::affinity())
+}
+
+/// The redistributor of the CPU with this affinity.
+pub fn redistributor_of(affinity: u64) -> Device {
     let all = machine().gicr;
-    let me = sysreg::affinity();
-    let affinity = (me >> 32 & 0xff) << 24 | me & 0xff_ffff;
+    let affinity = (affinity >> 32 & 0xff) << 24 | affinity & 0xff_ffff;
     let mut offset = 0;
     loop {
         let typer = all.read64(offset + GICR_TYPER);
@@ -97,6 +101,11 @@ pub fn redistributor() -> Device {
 /// The redistributor's SGI and PPI registers, which lie as the distributor's do.
 pub fn private() -> Device {
     redistributor().part(GICR_FRAME, GICR_FRAME)
+}
+
+/// The same of the CPU with this affinity.
+pub fn private_of(affinity: u64) -> Device {
+    redistributor_of(affinity).part(GICR_FRAME, GICR_FRAME)
 }
 
 /// The registers that hold `intid`.

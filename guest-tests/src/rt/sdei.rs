@@ -6,6 +6,7 @@ use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hv_abi::sdei::{Call, EVENT_SIGNALLED};
+use hv_abi::vendor;
 use spin::Mutex;
 
 use super::call::{self, Conduit};
@@ -201,6 +202,20 @@ pub fn register() -> i64 {
     call(Call::EventRegister, &[event, address, argument, 0, 0])
 }
 
+/// Registers this CPU's handler for `event`, with these flags and this affinity.
+pub fn register_event(event: u64, flags: u64, affinity: u64) -> i64 {
+    let [address, argument] = entry();
+    call(
+        Call::EventRegister,
+        &[event, address, argument, flags, affinity],
+    )
+}
+
+/// Has the platform raise `event`, on the CPU with `affinity` if it is private.
+pub fn raise(event: u64, affinity: u64) -> i64 {
+    call::call(conduit(), vendor::EVENT_RAISE, &[event, affinity])
+}
+
 /// ENABLE of event 0.
 pub fn enable() -> i64 {
     call(Call::EventEnable, &[0])
@@ -253,6 +268,7 @@ pub fn forget() {
     if is_available() {
         mask();
         call(Call::PrivateReset, &[]);
+        call(Call::SharedReset, &[]);
     }
     for (slot, hook) in SLOTS.iter().zip(&HOOKS) {
         slot.runs.store(0, Ordering::Release);

@@ -1,16 +1,20 @@
 //! SDEI (DEN0054), event 0. Names that begin with c and a number are items of the conformance list.
 
+mod bound;
 mod calls;
 mod complete;
 mod delivery;
 mod discovery;
+mod firmware;
 mod hostile;
 mod mask;
 mod power;
 mod pstate;
 mod races;
+mod reclaim;
 mod registers;
 mod reset;
+mod shared;
 mod signal;
 mod user;
 mod waits;

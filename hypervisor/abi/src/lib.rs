@@ -7,7 +7,9 @@
 #![forbid(unsafe_code)]
 
 pub mod console;
+pub mod firmware;
 pub mod psci;
 pub mod sdei;
 pub mod smccc;
 pub mod trng;
+pub mod vendor;

@@ -76,3 +76,13 @@ pub enum AffinityState {
     /// A CPU_ON is in progress.
     OnPending = 2,
 }
+
+/// What CPU_ON does with a vCPU that is on, but parked inside an SDEI event that it will never complete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reclaim {
+    /// ALREADY_ON, as DEN0022 has it.
+    #[default]
+    Off,
+    /// It takes the vCPU back and starts it anew.
+    Parked,
+}

@@ -8,6 +8,45 @@ pub const LAST: u32 = 0xC400_003F;
 /// The event that every implementation has: private, normal priority, software-signalled.
 pub const EVENT_SIGNALLED: u32 = 0;
 
+/// Bit 30 of an event number: vendor-defined. Bound interrupts become such events, and no other does.
+pub const VENDOR_EVENT: u32 = 1 << 30;
+/// The event of private bind slot 0; slot n is n further.
+pub const FIRST_BOUND_PRIVATE: u32 = VENDOR_EVENT;
+/// The event of shared bind slot 0; slot n is n further.
+pub const FIRST_BOUND_SHARED: u32 = VENDOR_EVENT | 0x100;
+
+/// Whose handlers an event may interrupt (DEN0054 6.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Priority {
+    /// Nobody's.
+    Normal,
+    /// Those of normal events.
+    Critical,
+}
+
+/// Whose state an event has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Each PE its own.
+    Private,
+    /// All PEs one.
+    Shared,
+}
+
+/// An event that a VM's platform offers besides event 0. Software cannot signal it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Definition {
+    /// Its number: not 0, bits 31 and 30 clear.
+    pub number: u32,
+    /// Its scope.
+    pub scope: Scope,
+    /// Its priority.
+    pub priority: Priority,
+}
+
+/// The most events a VM can define.
+pub const MAX_EVENTS: usize = 32;
+
 /// The calls of DEN0054 v1.1, in the order of their identifiers (5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -139,4 +178,12 @@ pub mod register_flags {
     pub const RM_PE: u64 = 1 << 0;
     /// The entry point is an offset from VBAR.
     pub const RELATIVE: u64 = 1 << 1;
+}
+
+/// Routing modes of shared events (DEN0054 5.1.11).
+pub mod routing {
+    /// Any PE.
+    pub const RM_ANY: u64 = 0;
+    /// One PE.
+    pub const RM_PE: u64 = 1;
 }

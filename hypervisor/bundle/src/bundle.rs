@@ -4,6 +4,8 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use hv_abi::psci::Reclaim;
+use hv_abi::sdei::{Definition, Priority, Scope};
 use platform::devicetree::{Blob, Fdt, Node, Tree, number};
 
 use crate::digest::{self, DIGEST, Hash};
@@ -34,6 +36,10 @@ pub mod key {
     pub const VCPUS: &str = "halligan,vcpus";
     pub const MEMORY: &str = "halligan,memory";
     pub const SDEI: &str = "halligan,sdei";
+    pub const FIRMWARE: &str = "halligan,firmware";
+    pub const EVENTS: &str = "halligan,events";
+    pub const RECLAIM: &str = "halligan,reclaim";
+    pub const DEBUG_CALLS: &str = "halligan,debug-calls";
     pub const BOOTARGS: &str = "bootargs";
     pub const NAME: &str = "description";
     pub const KERNEL: &str = "kernel";
@@ -134,6 +140,16 @@ fn guest<'a>(tree: &Tree<'_, 'a>, node: Node<'_, 'a>) -> Result<Guest<'a>, Error
             key::VCPUS => config.vcpus = cells(node, key, value)?.try_into().unwrap_or(u32::MAX),
             key::MEMORY => config.memory = cells(node, key, value)?,
             key::SDEI => config.sdei = cells(node, key, value)? != 0,
+            key::FIRMWARE => config.firmware = String::from(text(node, key)?),
+            key::EVENTS => config.events = events(node, key, value)?,
+            key::RECLAIM => {
+                config.reclaim = match cells(node, key, value)? {
+                    0 => Reclaim::Off,
+                    1 => Reclaim::Parked,
+                    _ => return Err(wrong(node, key, "is neither 0 nor 1")),
+                }
+            }
+            key::DEBUG_CALLS => config.debug_calls = cells(node, key, value)? != 0,
             key::NAME => config.name = String::from(text(node, key)?),
             key::BOOTARGS => config.bootargs = String::from(text(node, key)?),
             key::KERNEL => kernel = Some(image(tree, node, key)?),
@@ -174,6 +190,34 @@ fn cells(node: Node<'_, '_>, key: &str, value: &[u8]) -> Result<u64, Error> {
         4 | 8 => Ok(number(value)),
         _ => Err(wrong(node, key, "is no number")),
     }
+}
+
+/// Events as [`crate::write`] puts them down: number, scope and priority, a cell each.
+fn events(node: Node<'_, '_>, key: &str, value: &[u8]) -> Result<Vec<Definition>, Error> {
+    let (events, []) = value.as_chunks::<12>() else {
+        return Err(wrong(node, key, "is no list of events"));
+    };
+    let event = |bytes: &[u8; 12]| {
+        let (words, _) = bytes.as_chunks::<4>();
+        let &[number, scope, priority] = words else {
+            return None;
+        };
+        Some(Definition {
+            number: u32::from_be_bytes(number),
+            scope: match u32::from_be_bytes(scope) {
+                0 => Scope::Private,
+                1 => Scope::Shared,
+                _ => return None,
+            },
+            priority: match u32::from_be_bytes(priority) {
+                0 => Priority::Normal,
+                1 => Priority::Critical,
+                _ => return None,
+            },
+        })
+    };
+    let events: Option<_> = events.iter().map(event).collect();
+    events.ok_or_else(|| wrong(node, key, "is no list of events"))
 }
 
 #[cold]

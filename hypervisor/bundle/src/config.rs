@@ -1,6 +1,11 @@
 //! What a guest asks for.
 
 use alloc::string::String;
+use alloc::vec::Vec;
+
+use hv_abi::firmware::{Firmware, Unknown};
+use hv_abi::psci::Reclaim;
+use hv_abi::sdei::{Definition, MAX_EVENTS, VENDOR_EVENT};
 
 use crate::Error;
 
@@ -15,11 +20,6 @@ const MEMORY_UNIT: u64 = 2 << 20;
 
 /// The configuration of one guest, as the bundle carries it and a guest file says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(default, deny_unknown_fields)
-)]
 pub struct GuestConfig {
     /// What to call it: letters, digits, `.`, `_` and `-`, at most 31.
     pub name: String,
@@ -31,6 +31,14 @@ pub struct GuestConfig {
     pub bootargs: String,
     /// Whether it is offered SDEI.
     pub sdei: bool,
+    /// Whose firmware it meets: a list as [`Firmware::parse`] reads it.
+    pub firmware: String,
+    /// SDEI events besides event 0.
+    pub events: Vec<Definition>,
+    /// What CPU_ON does with a vCPU that is parked in an event.
+    pub reclaim: Reclaim,
+    /// Whether it may make the calls of [`hv_abi::vendor`], which are for tests.
+    pub debug_calls: bool,
 }
 
 impl Default for GuestConfig {
@@ -41,6 +49,10 @@ impl Default for GuestConfig {
             memory: 0,
             bootargs: String::new(),
             sdei: true,
+            firmware: String::new(),
+            events: Vec::new(),
+            reclaim: Reclaim::Off,
+            debug_calls: false,
         }
     }
 }
@@ -81,6 +93,44 @@ impl GuestConfig {
                 "is not one line of fewer than 2048 bytes",
                 "shorten it",
             ));
+        }
+        if let Err(Unknown(word)) = Firmware::parse(&self.firmware) {
+            let mut place = String::from("firmware: ");
+            place.push_str(word);
+            return Err(Error::invalid(
+                &place,
+                "is no firmware and no fault",
+                "take names from docs/firmware.md, joined by commas",
+            ));
+        }
+        self.check_events()
+    }
+
+    /// The firmware that `firmware` names; none that is known has been checked to be so.
+    pub fn firmware(&self) -> Firmware {
+        if self.sdei {
+            Firmware::parse(&self.firmware).unwrap_or_default()
+        } else {
+            Firmware::ABSENT
+        }
+    }
+
+    fn check_events(&self) -> Result<(), Error> {
+        let wrong = |what| {
+            let mend = "give at most 32 different numbers from 1 to 0x3fffffff";
+            Err(Error::invalid("events", what, mend))
+        };
+        if self.events.len() > MAX_EVENTS {
+            return wrong("are more than 32");
+        }
+        for (at, event) in self.events.iter().enumerate() {
+            if event.number == 0 || event.number >= VENDOR_EVENT {
+                return wrong("have a number that cannot be defined");
+            }
+            let mut before = self.events.iter().take(at);
+            if before.any(|other| other.number == event.number) {
+                return wrong("have a number twice");
+            }
         }
         Ok(())
     }
@@ -140,6 +190,8 @@ pub fn parse_size(text: &str) -> Result<u64, Error> {
 
 #[cfg(test)]
 mod tests {
+    use hv_abi::sdei::{Priority, Scope};
+
     use super::*;
 
     #[test]
@@ -196,6 +248,22 @@ mod tests {
             refused(|config| config.bootargs = "a".repeat(2048)),
             "bootargs"
         );
+        assert_eq!(
+            refused(|config| config.firmware = "spec,tfa-1".into()),
+            "firmware: tfa-1"
+        );
+        let event = |number| Definition {
+            number,
+            scope: Scope::Shared,
+            priority: Priority::Critical,
+        };
+        for numbers in [&[0][..], &[1 << 30], &[7, 8, 7], &[1; 33]] {
+            let config = GuestConfig {
+                events: numbers.iter().copied().map(event).collect(),
+                ..GuestConfig::default()
+            };
+            assert!(config.check().is_err(), "{numbers:?}");
+        }
     }
 
     #[test]

@@ -6,6 +6,8 @@ use alloc::vec::Vec;
 
 use dtoolkit::ToPropertyValue;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+use hv_abi::psci::Reclaim;
+use hv_abi::sdei::{Definition, Priority, Scope};
 use platform::devicetree::{Fdt, Tree};
 
 use crate::bundle::{check, key, unreadable};
@@ -91,7 +93,24 @@ fn configuration(number: usize, guest: &Guest<'_>) -> DeviceTreeNode {
     set(&mut node, key::VCPUS, config.vcpus);
     set(&mut node, key::MEMORY, config.memory);
     set(&mut node, key::SDEI, u32::from(config.sdei));
+    set(&mut node, key::FIRMWARE, config.firmware.as_str());
+    let events: Vec<u8> = config.events.iter().flat_map(event).collect();
+    set(&mut node, key::EVENTS, events.as_slice());
+    set(
+        &mut node,
+        key::RECLAIM,
+        u32::from(config.reclaim == Reclaim::Parked),
+    );
+    set(&mut node, key::DEBUG_CALLS, u32::from(config.debug_calls));
     node
+}
+
+/// Number, scope and priority, a cell each.
+fn event(event: &Definition) -> impl Iterator<Item = u8> + use<> {
+    let scope = u32::from(event.scope == Scope::Shared);
+    let priority = u32::from(event.priority == Priority::Critical);
+    let cells = [event.number, scope, priority];
+    cells.into_iter().flat_map(u32::to_be_bytes)
 }
 
 fn kernel_image(number: usize, guest: &Guest<'_>) -> Result<DeviceTreeNode, Error> {

@@ -1,5 +1,7 @@
 //! A bundle is read back as it was written, or not at all.
 
+use hv_abi::psci::Reclaim;
+use hv_abi::sdei::{Definition, Priority, Scope};
 use hv_bundle::{Bundle, Error, Guest, GuestConfig, write};
 use proptest::prelude::*;
 
@@ -18,6 +20,21 @@ fn config() -> GuestConfig {
         memory: 1 << 30,
         bootargs: "console=ttyAMA0 crashkernel=128M".into(),
         sdei: false,
+        firmware: "tfa-2.12,signal-lost=3".into(),
+        events: vec![
+            Definition {
+                number: 0x100,
+                scope: Scope::Private,
+                priority: Priority::Critical,
+            },
+            Definition {
+                number: 0x200,
+                scope: Scope::Shared,
+                priority: Priority::Normal,
+            },
+        ],
+        reclaim: Reclaim::Parked,
+        debug_calls: true,
     }
 }
 

@@ -21,6 +21,9 @@ impl Requests {
     /// The VM stops: leave the guest for good.
     pub const STOP: Self = Self(1 << 19);
 
+    /// Shared SDEI events may be due, or private ones have been raised: look.
+    pub const SDEI_LOOK: Self = Self(1 << 20);
+
     /// SGI `intid` (0 to 15) is pending.
     pub const fn sgi(intid: u32) -> Self {
         Self(1 << (intid & 15))

@@ -9,7 +9,7 @@ use hv_abi::{psci, smccc};
 use crate::id::{MAX_VCPUS, Mpidr, VcpuId};
 use crate::siblings::Siblings;
 
-pub use hv_abi::psci::{AffinityState, Status};
+pub use hv_abi::psci::{AffinityState, Reclaim, Status};
 
 /// A call with its arguments, those of SMC32 cut to 32 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,6 +175,7 @@ pub enum Reset {
 #[derive(Clone, Debug)]
 pub struct Power {
     states: [AffinityState; MAX_VCPUS],
+    reclaim: Reclaim,
 }
 
 impl Power {
@@ -182,14 +183,21 @@ impl Power {
     pub fn new(boot: VcpuId) -> Self {
         let mut power = Self {
             states: [AffinityState::Off; MAX_VCPUS],
+            reclaim: Reclaim::Off,
         };
         power.set(boot, AffinityState::On);
         power
     }
 
+    /// The same with this answer to CPU_ON of a parked vCPU.
+    #[must_use]
+    pub fn with_reclaim(self, reclaim: Reclaim) -> Self {
+        Self { reclaim, ..self }
+    }
+
     /// Back to how the VM starts.
     pub fn reset(&mut self, boot: VcpuId) {
-        *self = Self::new(boot);
+        *self = Self::new(boot).with_reclaim(self.reclaim);
     }
 
     /// The state of a vCPU as AFFINITY_INFO tells it.
@@ -253,10 +261,11 @@ impl Power {
     ) -> Result<Decision, Status> {
         let vcpu = resolve(target, siblings)?;
         check_entry(entry, is_ram)?;
+        let is_parked = self.reclaim == Reclaim::Parked && siblings.board().is_parked(vcpu);
         match self.state(vcpu) {
-            AffinityState::On => Err(Status::AlreadyOn),
+            AffinityState::On if !is_parked => Err(Status::AlreadyOn),
             AffinityState::OnPending => Err(Status::OnPending),
-            AffinityState::Off => {
+            AffinityState::Off | AffinityState::On => {
                 self.set(vcpu, AffinityState::OnPending);
                 Ok(Decision::Start(Start {
                     vcpu,

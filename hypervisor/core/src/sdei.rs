@@ -1,26 +1,39 @@
 //! The Software Delegated Exception Interface (DEN0054) as one vCPU sees it.
 //!
 //! A [`Pe`] belongs to its vCPU and is touched by nobody else: a sibling that signals it posts a bit to
-//! the vCPU's mailbox, and the vCPU itself hands that bit to [`Pe::post_signal`]. So no rule here needs
-//! a lock, and what a call answers never depends on how fast somebody else is.
+//! the vCPU's mailbox, and the vCPU itself hands that bit to [`Pe::post_signal`]. So event 0 and the
+//! platform's private events need no lock, and what a call answers never depends on how fast somebody else
+//! is. What PEs have in common, shared events and bound interrupts, is [`Commons`], behind the VM's lock:
+//! [`Pe::needs_commons`] says which calls take it.
 //!
 //! Where DEN0054 leaves a choice, `docs/decisions/0002-sdei-ambiguities.md` says what is done and why.
 
-pub mod calls;
+mod bindings;
+mod board;
+mod calls;
+mod common_calls;
+mod commons;
 pub mod dispatch;
 pub mod handler;
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
-use hv_abi::sdei::EVENT_SIGNALLED;
+use hv_abi::firmware::{Fault, Firmware};
+use hv_abi::sdei::{EVENT_SIGNALLED, FIRST_BOUND_PRIVATE};
 
 use crate::entry::Features;
-use crate::id::VcpuId;
+use crate::id::{MAX_VCPUS, VcpuId};
+use crate::time::{Frequency, Instant};
+use board::Shown;
 use dispatch::Level;
 use handler::Handler;
 
+pub use board::Board;
 pub use calls::Effect;
+pub use commons::{Commons, Ripple, SLOTS};
 pub use dispatch::Interrupted;
+pub use hv_abi::sdei::{Definition, MAX_EVENTS, Priority, Scope};
 
 /// What SDEI_VERSION reports. The major version is 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,49 +61,41 @@ impl Version {
     pub const fn bits(self) -> u64 {
         1 << 48 | (self.minor as u64) << 32 | self.vendor as u64
     }
-}
 
-/// Whose handlers an event may interrupt (DEN0054 6.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Priority {
-    /// Nobody's.
-    Normal,
-    /// Those of normal events.
-    Critical,
-}
-
-/// A private event that the platform offers besides event 0. Software cannot signal it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Definition {
-    /// Its number, not 0.
-    pub number: u32,
-    /// Its priority.
-    pub priority: Priority,
+    /// The version that this firmware reports, if it has SDEI at all.
+    const fn of(firmware: Firmware) -> Option<Self> {
+        if firmware.has(Fault::Absent) {
+            None
+        } else if firmware.has(Fault::Version10) {
+            Some(Self::TFA)
+        } else {
+            Some(Self::SPEC)
+        }
+    }
 }
 
 /// What a VM is offered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Config<'a> {
-    /// The version it is told, or `None` where it has no SDEI: every call then answers NOT_SUPPORTED.
-    pub version: Option<Version>,
-    /// Private events besides event 0, at most 127; of equal numbers the first counts.
+    /// Whose behaviour it meets.
+    pub firmware: Firmware,
+    /// Events besides event 0, at most [`MAX_EVENTS`]; of equal numbers the first counts.
     pub events: &'a [Definition],
+    /// The rate of the clock that [`Pe::post_signal`] is told.
+    pub rate: Frequency,
 }
 
 impl Config<'_> {
     /// No SDEI at all.
     pub const OFF: Self = Self {
-        version: None,
+        firmware: Firmware::ABSENT,
         events: &[],
+        rate: Frequency(0),
     };
-}
 
-impl Default for Config<'_> {
-    fn default() -> Self {
-        Self {
-            version: Some(Version::SPEC),
-            events: &[],
-        }
+    fn of_scope(&self, scope: Scope) -> impl Iterator<Item = Definition> {
+        let events = self.events.iter().take(MAX_EVENTS).copied();
+        events.filter(move |event| event.scope == scope)
     }
 }
 
@@ -98,16 +103,49 @@ impl Default for Config<'_> {
 #[derive(Clone, Debug)]
 pub struct Pe {
     me: VcpuId,
-    version: Option<Version>,
+    firmware: Firmware,
     features: Features,
     is_masked: bool,
     /// What [`Pe::dispatch`] takes next, kept up to date by [`Pe::settle`] so that the question asked on
     /// every guest entry is one load.
     next: Option<Index>,
-    /// Event 0 and the platform's private events.
+    /// The priorities a shared event may have to be taken now, as bits; kept up to date likewise.
+    open: u8,
+    /// Event 0, the platform's private events, and one for each private bind slot.
     events: Box<[Event]>,
+    /// How many of them are no bind slots.
+    fixed: u8,
     /// The interrupted contexts; a critical one lies above a normal one.
     levels: [Level; 2],
+    fate: Fate,
+    /// SIGNALs made so far, for a firmware that loses some.
+    signals: u32,
+    /// Ticks that a firmware takes to deliver a signal.
+    delay: u64,
+    /// When a signal that a firmware delays arrives.
+    delayed: Option<Instant>,
+}
+
+/// What a firmware's fault has done to the vCPU, until the VM is reset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fate {
+    /// Nothing.
+    #[default]
+    Sound,
+    /// It runs, and takes neither interrupts nor events.
+    Deaf,
+    /// It never runs again.
+    Stuck,
+}
+
+/// What comes of CPU_OFF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Departure {
+    /// The vCPU is off.
+    Off,
+    /// It is lost in firmware: neither on nor off, and nobody is told.
+    Lost,
 }
 
 /// An event as an index into [`Pe::events`].
@@ -120,15 +158,17 @@ const SIGNALLED: Index = Index(0);
 /// One private event of this PE.
 #[derive(Clone, Debug)]
 struct Event {
-    definition: Definition,
+    number: u32,
+    priority: Priority,
     handler: Handler,
     is_pending: bool,
 }
 
 impl Event {
-    fn new(definition: Definition) -> Self {
+    fn new(number: u32, priority: Priority) -> Self {
         Self {
-            definition,
+            number,
+            priority,
             handler: Handler::default(),
             is_pending: false,
         }
@@ -139,28 +179,36 @@ impl Pe {
     /// The SDEI of vCPU `me` as it is when the vCPU starts: nothing registered, everything masked.
     /// `features` are those of the PE it runs on.
     pub fn new(me: VcpuId, features: Features, config: &Config<'_>) -> Self {
-        let signalled = Definition {
-            number: EVENT_SIGNALLED,
-            priority: Priority::Normal,
-        };
-        let further = config.events.iter().copied().take(127);
+        let defined = config.of_scope(Scope::Private);
+        let mut events: Vec<_> = core::iter::once((EVENT_SIGNALLED, Priority::Normal))
+            .chain(defined.map(|event| (event.number, event.priority)))
+            .map(|(number, priority)| Event::new(number, priority))
+            .collect();
+        let fixed = events.len() as u8;
+        let slots = commons::slots(config.firmware) as u32;
+        events.extend(
+            (0..slots).map(|slot| Event::new(FIRST_BOUND_PRIVATE + slot, Priority::Normal)),
+        );
         Self {
             me,
-            version: config.version,
+            firmware: config.firmware,
             features,
             is_masked: true,
             next: None,
-            events: core::iter::once(signalled)
-                .chain(further)
-                .map(Event::new)
-                .collect(),
+            open: 0,
+            fixed,
+            events: events.into(),
             levels: Default::default(),
+            fate: Fate::Sound,
+            signals: 0,
+            delay: config.rate.ticks_in_us(config.firmware.delay_us.into()),
+            delayed: None,
         }
     }
 
-    /// Forgets all registrations, triggers and interrupted contexts, and masks (DEN0054 6.3; PSCI CPU_ON,
-    /// CPU_OFF also from within a handler, and reset of the VM).
-    pub fn reset(&mut self) {
+    /// Forgets all private registrations, triggers and interrupted contexts, and masks (DEN0054 6.3). What it
+    /// has in common with others is [`Pe::retire`]'s.
+    fn reset(&mut self) {
         for event in &mut self.events {
             event.handler = Handler::default();
             event.is_pending = false;
@@ -169,24 +217,66 @@ impl Pe {
             level.running = None;
         }
         self.is_masked = true;
-        self.next = None;
+        self.delayed = None;
+        self.settle();
     }
 
-    /// Forgets what was last interrupted; no handler runs.
+    /// The vCPU wakes from a suspend that took its power: everything stays, but it is masked.
+    pub fn wake(&mut self, board: &Board) {
+        self.is_masked = true;
+        self.settle();
+        self.show(board);
+    }
+
+    /// Forgets what was last interrupted and what faults have done: the VM was reset.
     pub fn forget(&mut self) {
         self.levels = Default::default();
+        self.fate = Fate::Sound;
+        self.signals = 0;
+        self.settle();
     }
 
-    /// Makes event 0 pending: a sibling has signalled this vCPU. Signals merge until the handler starts
-    /// (DEN0054 5.1.16.1). Without a handler the signal is dropped.
-    pub fn post_signal(&mut self) {
-        self.trigger(SIGNALLED);
+    /// A sibling has signalled this vCPU: makes event 0 pending. Signals merge until the handler starts
+    /// (DEN0054 5.1.16.1). Without a handler the signal is dropped. If a firmware delays it, the answer is
+    /// when to [`Pe::tick`].
+    pub fn post_signal(&mut self, now: Instant) -> Option<Instant> {
+        if self.delay == 0 {
+            self.take_signal();
+            return None;
+        }
+        Some(*self.delayed.get_or_insert(now.after(self.delay)))
     }
 
-    /// Makes a private event of the platform pending, as [`Self::post_signal`] does event 0.
-    pub fn post(&mut self, event: u32) {
-        if let Some(index) = self.find(event) {
-            self.trigger(index);
+    /// Takes a delayed signal, if its time has come; if not, the answer is when it will have.
+    pub fn tick(&mut self, now: Instant) -> Option<Instant> {
+        let at = self.delayed?;
+        if now < at {
+            return Some(at);
+        }
+        self.delayed = None;
+        self.take_signal();
+        None
+    }
+
+    fn take_signal(&mut self) {
+        let Some(event) = self.event(SIGNALLED) else {
+            return;
+        };
+        let is_disabled = event.handler.is_registered() && !event.handler.is_enabled();
+        if self.is_masked && self.firmware.has(Fault::MaskedSignalDeafens) {
+            self.suffer(Fate::Deaf);
+        } else if is_disabled && self.firmware.has(Fault::DisabledSignalLivelocks) {
+            self.suffer(Fate::Stuck);
+        } else {
+            self.trigger(SIGNALLED);
+        }
+    }
+
+    /// Makes a private event of the platform pending, as [`Self::post_signal`] does event 0. `event` is its
+    /// place among the private events of the VM's definition, as [`Commons::take_raised`] gives it.
+    pub fn post(&mut self, event: u8) {
+        if event < self.fixed.saturating_sub(1) {
+            self.trigger(Index(event + 1));
         }
     }
 
@@ -201,10 +291,36 @@ impl Pe {
         self.is_masked
     }
 
+    /// What a firmware's fault has done to it.
+    #[inline]
+    pub fn fate(&self) -> Fate {
+        self.fate
+    }
+
     /// The event whose handler runs, the innermost if there are two.
     pub fn running(&self) -> Option<u32> {
-        let index = self.innermost()?.running?;
-        self.event(index).map(|event| event.definition.number)
+        self.innermost()?.running.map(|running| running.number)
+    }
+
+    /// What its siblings may know of it.
+    fn shown(&self) -> Shown {
+        let is_on = self.fate == Fate::Sound && !self.is_masked;
+        let signalled = self.event(SIGNALLED);
+        let running = self.levels.iter().filter(|level| level.running.is_some());
+        Shown {
+            is_signallable: is_on && signalled.is_some_and(|event| event.handler.is_enabled()),
+            is_parked: self.is_masked && running.count() == 1,
+        }
+    }
+
+    /// Tells the siblings.
+    pub fn show(&self, board: &Board) {
+        board.show(self.me, self.shown());
+    }
+
+    fn suffer(&mut self, fate: Fate) {
+        self.fate = fate;
+        self.settle();
     }
 
     fn trigger(&mut self, index: Index) {
@@ -219,36 +335,44 @@ impl Pe {
     /// Decides anew which event is next. Due after every change of a handler, a trigger, the mask or the
     /// levels.
     fn settle(&mut self) {
+        let [normal, critical] = &self.levels;
+        let is_closed = self.is_masked || self.fate != Fate::Sound || critical.running.is_some();
+        self.open = match (is_closed, &normal.running) {
+            (true, _) => 0,
+            (false, Some(_)) => board::bit(Priority::Critical),
+            (false, None) => board::bit(Priority::Normal) | board::bit(Priority::Critical),
+        };
         self.next = self.find_next();
     }
 
     /// Dispatch conditions of DEN0054 6.1: pending, registered, enabled, not running, PE unmasked, and
     /// nothing of its own or a higher priority running. Critical comes before normal.
     fn find_next(&self) -> Option<Index> {
-        let [normal, critical] = &self.levels;
-        if self.is_masked || critical.running.is_some() {
-            return None;
-        }
         let mut next = None;
         for (index, event) in (0..).zip(&self.events) {
-            if !event.is_pending || !event.handler.is_ready() {
+            let is_due = event.is_pending && event.handler.is_ready();
+            if !is_due || self.open & board::bit(event.priority) == 0 {
                 continue;
             }
-            match event.definition.priority {
+            match event.priority {
                 Priority::Critical => return Some(Index(index)),
-                Priority::Normal if normal.running.is_none() && next.is_none() => {
-                    next = Some(Index(index));
-                }
+                Priority::Normal if next.is_none() => next = Some(Index(index)),
                 Priority::Normal => {}
             }
         }
         next
     }
 
+    /// Finds event 0 or one of the platform's private events.
     fn find(&self, number: u32) -> Option<Index> {
-        let mut numbers = (0..).zip(&self.events);
-        let (index, _) = numbers.find(|(_, event)| event.definition.number == number)?;
+        let mut fixed = (0..self.fixed).zip(&self.events);
+        let (index, _) = fixed.find(|(_, event)| event.number == number)?;
         Some(Index(index))
+    }
+
+    /// The event of a private bind slot.
+    fn slot(&self, slot: usize) -> Index {
+        Index(self.fixed.saturating_add(slot as u8))
     }
 
     fn event(&self, index: Index) -> Option<&Event> {
@@ -259,3 +383,5 @@ impl Pe {
         self.events.get_mut(usize::from(index.0))
     }
 }
+
+const _: () = assert!(MAX_EVENTS + SLOTS + 1 < u8::MAX as usize && MAX_VCPUS <= 256);

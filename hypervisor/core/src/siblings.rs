@@ -1,17 +1,32 @@
 //! Finding another vCPU of the same VM by the affinity a guest names it with.
 
 use crate::id::{Mpidr, VcpuId};
+use crate::sdei::Board;
 
 /// The vCPUs of one VM. Nobody outside that VM can be found through it.
 pub trait Siblings {
     /// The vCPU whose MPIDR_EL1 has this affinity, on or off.
     fn resolve(&self, mpidr: Mpidr) -> Option<VcpuId>;
+
+    /// The affinity of a vCPU.
+    fn affinity(&self, vcpu: VcpuId) -> Option<Mpidr>;
+
+    /// What they show of their SDEI; nothing, where there is no board.
+    fn board(&self) -> &Board {
+        &NO_BOARD
+    }
 }
+
+static NO_BOARD: Board = Board::EMPTY;
 
 /// The affinities in vCPU order.
 impl Siblings for [Mpidr] {
     fn resolve(&self, mpidr: Mpidr) -> Option<VcpuId> {
         let index = self.iter().position(|&sibling| sibling == mpidr)?;
         u8::try_from(index).ok().map(VcpuId)
+    }
+
+    fn affinity(&self, vcpu: VcpuId) -> Option<Mpidr> {
+        self.get(vcpu.index()).copied()
     }
 }

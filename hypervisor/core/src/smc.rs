@@ -1,6 +1,6 @@
 //! A guest's SMC or HVC: whose function is it? Default deny: what is not listed here is NOT_SUPPORTED.
 
-use hv_abi::{sdei, smccc};
+use hv_abi::{sdei, smccc, vendor};
 
 use crate::{psci, trng};
 
@@ -13,6 +13,8 @@ pub enum Service {
     Psci(psci::Call),
     /// Random numbers.
     Trng(trng::Call),
+    /// The platform is to raise an SDEI event, where the VM may ask for that.
+    Raise,
     /// Answered on the spot with this value in x0.
     Answer(i64),
     /// Answered on the spot with these in w0 to w3.
@@ -35,6 +37,9 @@ pub fn route(immediate: u16, function: u32, args: [u64; 3]) -> Service {
     }
     if let Some(call) = trng::decode(function, args[0]) {
         return Service::Trng(call);
+    }
+    if function == vendor::EVENT_RAISE {
+        return Service::Raise;
     }
     Service::Answer(match function {
         smccc::VERSION => smccc::VERSION_1_2.into(),

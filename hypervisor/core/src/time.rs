@@ -5,7 +5,7 @@
 pub struct Instant(pub u64);
 
 /// The rate of the system counter in Hz (CNTFRQ_EL0).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Frequency(pub u64);
 
 impl Instant {

@@ -34,6 +34,7 @@ use alloc::vec::Vec;
 use crate::id::{IntId, Mpidr, VcpuId, VcpuSet};
 
 pub mod affinity;
+mod binding;
 pub mod effects;
 mod irq;
 pub mod lr;
@@ -92,6 +93,15 @@ pub struct Vgic {
     dirty: VcpuSet,
     /// Who must fold before a write that has taken effect here has taken effect there.
     unsynced: VcpuSet,
+}
+
+/// What becomes of a vCPU's pending SGIs and PPIs when it is reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leftovers {
+    /// They are gone.
+    Dropped,
+    /// They are still pending.
+    Kept,
 }
 
 /// What is one vCPU's own.
@@ -166,10 +176,15 @@ impl Vgic {
     /// A physical interrupt was acknowledged, and its priority dropped, on the pCPU of `vcpu`.
     pub fn forward(&mut self, vcpu: VcpuId, intid: IntId) -> Effects {
         let mut effects = Effects::NONE;
-        if self.irq(vcpu, intid).is_some_and(|irq| irq.passed_through) {
-            self.update(vcpu, intid, &mut effects, Irq::fire);
-        } else {
-            effects.deactivate.push(vcpu, intid);
+        match self.irq_mut(vcpu, intid) {
+            Some(irq) if irq.bound && irq.passed_through => {
+                irq.held = true;
+                effects.bound = Some(intid);
+            }
+            Some(irq) if irq.passed_through => {
+                self.update(vcpu, intid, &mut effects, Irq::fire);
+            }
+            _ => effects.deactivate.push(vcpu, intid),
         }
         effects
     }
@@ -184,8 +199,11 @@ impl Vgic {
         {
             self.update(vcpu, intid, &mut effects, |irq| {
                 irq.line = level;
-                irq.latch |= level && irq.edge;
+                irq.latch |= level && irq.edge && !irq.bound;
             });
+            if level && self.irq(vcpu, intid).is_some_and(|irq| irq.bound) {
+                effects.bound = Some(intid);
+            }
         }
         effects
     }
@@ -227,14 +245,21 @@ impl Vgic {
     /// Takes `vcpu` back to reset, when it is turned off or before it is turned on: its list registers come
     /// back empty (the shell writes them), SGIs and PPIs are as after reset, SPIs it had are as they were.
     /// An SPI it had acknowledged stays active until somebody clears that, as with a real CPU that is off.
-    /// SGIs still in its mailbox are the shell's to drop.
-    pub fn reset_vcpu(&mut self, vcpu: VcpuId, lrs: &mut [ListReg]) -> Effects {
+    /// SGIs still in its mailbox are the shell's to drop. `leftovers` is for firmware that forgets to clean up.
+    pub fn reset_vcpu(
+        &mut self,
+        vcpu: VcpuId,
+        lrs: &mut [ListReg],
+        leftovers: Leftovers,
+    ) -> Effects {
         let mut effects = self.fold(vcpu, lrs, 0);
         lrs.fill(ListReg::EMPTY);
         for n in 0..32 {
             self.update(vcpu, IntId(n), &mut effects, |irq| {
                 let mut fresh = Irq::new(n < 16, irq.passed_through, Some(vcpu));
                 fresh.held = irq.held;
+                fresh.bound = irq.bound;
+                fresh.latch = irq.latch && leftovers == Leftovers::Kept;
                 fresh.line = irq.line && !irq.passed_through;
                 *irq = fresh;
             });

@@ -1,24 +1,26 @@
 //! One vCPU's life between two entries: an exit comes in, and either it is settled here or an
 //! [`Action`] says what the shell must do. Nothing here takes the VM's lock; what needs it is an action.
 
-use alloc::vec::Vec;
+mod events;
+mod map;
 
-use hv_abi::sdei;
+use hv_abi::{sdei, smccc};
 
 use crate::entry::{self, Features};
 use crate::exit::{Exit, MmioAccess, Sysreg, SysregAccess};
-use crate::id::{IntId, Mpidr, VcpuId, VcpuSet};
+use crate::id::{IntId, Mpidr, VcpuId};
 use crate::idreg;
 use crate::psci;
 use crate::regs::{El1, GuestRegs};
-use crate::sdei::{Config, Effect, Interrupted, Pe, Priority};
-use crate::siblings::Siblings;
+use crate::sdei::{Board, Config, Interrupted, Pe, Priority};
 use crate::smc::{self, Service};
 use crate::time::Instant;
 use crate::trace::{Event, Ring};
 use crate::trng;
 use crate::vgic::Frame;
-use crate::vgic::affinity::{Affinities, Sgi};
+use crate::vgic::affinity::Sgi;
+
+pub use map::{GuestMap, IpaRange, REDISTRIBUTOR_SIZE};
 
 /// What a vCPU's own pCPU can be asked.
 pub trait Pcpu: El1 {
@@ -26,90 +28,6 @@ pub trait Pcpu: El1 {
     fn id_register(&self, crm: u32, op2: u32) -> u64;
     /// The time.
     fn now(&self) -> Instant;
-}
-
-/// A range of guest physical addresses, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct IpaRange {
-    /// First byte.
-    pub start: u64,
-    /// Length.
-    pub size: u64,
-}
-
-impl IpaRange {
-    /// How far into the range `ipa` lies, if it does.
-    pub const fn offset_of(self, ipa: u64) -> Option<u64> {
-        let offset = ipa.wrapping_sub(self.start);
-        if offset < self.size {
-            Some(offset)
-        } else {
-            None
-        }
-    }
-}
-
-/// What one VM looks like to its guest; does not change while it runs.
-#[derive(Debug)]
-pub struct GuestMap {
-    /// Its vCPUs by affinity.
-    pub affinities: Affinities,
-    /// Its RAM.
-    pub ram: Vec<IpaRange>,
-    /// The emulated PL011.
-    pub uart: IpaRange,
-    /// The distributor.
-    pub distributor: IpaRange,
-    /// Regions of redistributors, filled in vCPU order.
-    pub redistributors: Vec<IpaRange>,
-}
-
-/// Size of a redistributor's two frames, RD_base and SGI_base (IHI0069 12.10).
-pub const REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
-
-impl GuestMap {
-    /// The vCPUs whose redistributor is the last of its region.
-    pub fn last_redistributors(&self, vcpus: usize) -> VcpuSet {
-        let mut last = VcpuSet::EMPTY;
-        let mut first = 0;
-        for region in &self.redistributors {
-            let frames = (region.size / REDISTRIBUTOR_SIZE) as usize;
-            let end = (first + frames).min(vcpus);
-            if end > first {
-                last.insert(VcpuId((end - 1) as u8));
-            }
-            first = end;
-        }
-        last
-    }
-
-    /// Which interrupt controller frame an access meets, and where in it.
-    fn frame(&self, ipa: u64) -> Option<(Frame, u64)> {
-        if let Some(offset) = self.distributor.offset_of(ipa) {
-            return Some((Frame::Distributor, offset));
-        }
-        let mut first = 0;
-        for region in &self.redistributors {
-            if let Some(offset) = region.offset_of(ipa) {
-                let vcpu = VcpuId(u8::try_from(first + offset / REDISTRIBUTOR_SIZE).ok()?);
-                self.affinities.mpidr(vcpu)?;
-                return Some((Frame::Redistributor(vcpu), offset % REDISTRIBUTOR_SIZE));
-            }
-            first += region.size / REDISTRIBUTOR_SIZE;
-        }
-        None
-    }
-
-    /// Whether `ipa` is RAM.
-    pub fn is_ram(&self, ipa: u64) -> bool {
-        self.ram.iter().any(|range| range.offset_of(ipa).is_some())
-    }
-}
-
-impl Siblings for GuestMap {
-    fn resolve(&self, mpidr: Mpidr) -> Option<VcpuId> {
-        self.affinities.find(mpidr)
-    }
 }
 
 /// What the shell must do before the guest goes on.
@@ -126,6 +44,16 @@ pub enum Action {
     SgiGroup0(Sgi),
     /// Deactivate this interrupt (a trapped ICC_DIR_EL1), under the VM's lock.
     Deactivate(IntId),
+    /// An SDEI call about what all vCPUs have in common: [`Vcpu::call_common`], under the VM's lock, with the
+    /// list registers folded.
+    Sdei(sdei::Call),
+    /// The platform raises this SDEI event: [`Commons::raise`], under the VM's lock.
+    Raise {
+        /// Its number.
+        event: u32,
+        /// On whom, if it is private.
+        target: VcpuId,
+    },
     /// Ask the VM's power table.
     Psci(psci::Call),
     /// Have [`trng::answer`] answer, with this pCPU's source.
@@ -224,14 +152,13 @@ impl Vcpu {
 
     /// Starts from power-off: what CPU_ON promises of the registers hv-core holds (DEN0022 6.4).
     pub fn start(&mut self, regs: &mut GuestRegs, start: psci::Start, now: Instant) {
-        self.sdei.reset();
         self.begin(regs, start, now);
     }
 
     /// Goes on after SYSTEM_SUSPEND: as a vCPU that starts, but that SDEI keeps what it knows and is masked
     /// (DEN0054 6.3).
-    pub fn wake(&mut self, regs: &mut GuestRegs, start: psci::Start, now: Instant) {
-        self.sdei.mask();
+    pub fn wake(&mut self, regs: &mut GuestRegs, start: psci::Start, now: Instant, board: &Board) {
+        self.sdei.wake(board);
         self.begin(regs, start, now);
     }
 
@@ -276,25 +203,6 @@ impl Vcpu {
         }
     }
 
-    /// Takes the events that are due; the last thing before an entry.
-    #[inline]
-    pub fn dispatch_events(&mut self, regs: &mut GuestRegs, pcpu: &impl Pcpu) {
-        while self.sdei.is_dispatchable() {
-            let pc = regs.pc;
-            let Some(priority) = self.sdei.dispatch(regs, pcpu) else {
-                return;
-            };
-            let at = pcpu.now();
-            let [normal, critical] = &mut self.dispatched;
-            match priority {
-                Priority::Normal => *normal = at,
-                Priority::Critical => *critical = at,
-            }
-            let event = regs.x[0] as u32;
-            self.trace.push(at, Event::SdeiDispatch { event, pc });
-        }
-    }
-
     #[inline]
     fn handle_call(
         &mut self,
@@ -305,10 +213,6 @@ impl Vcpu {
     ) -> Action {
         let [function, x1, x2, x3, ..] = regs.x;
         match smc::route(immediate, function as u32, [x1, x2, x3]) {
-            Service::Answer(value) => {
-                regs.x[0] = value as u64;
-                Action::Resume
-            }
             Service::Words(words) => {
                 for (x, word) in regs.x.iter_mut().zip(words) {
                     *x = word.into();
@@ -317,36 +221,16 @@ impl Vcpu {
             }
             Service::Psci(call) => Action::Psci(call),
             Service::Trng(call) => Action::Trng(call),
+            Service::Answer(value) => answer(regs, value),
+            Service::Raise => match map.affinities.find(Mpidr::new(x2)) {
+                _ if !map.has_debug_calls => answer(regs, smccc::NOT_SUPPORTED),
+                None => answer(regs, sdei::Status::InvalidParameters as i64),
+                Some(target) => Action::Raise {
+                    event: x1 as u32,
+                    target,
+                },
+            },
             Service::Sdei(call) => self.handle_sdei(call, regs, pcpu, map),
-        }
-    }
-
-    fn handle_sdei(
-        &mut self,
-        call: sdei::Call,
-        regs: &mut GuestRegs,
-        pcpu: &mut impl Pcpu,
-        map: &GuestMap,
-    ) -> Action {
-        let was_running = self.sdei.running();
-        let effect = self.sdei.call(call, regs, pcpu, map);
-        match call {
-            sdei::Call::PeMask => self.note(pcpu.now(), Event::PeMask),
-            sdei::Call::PeUnmask => self.note(pcpu.now(), Event::PeUnmask),
-            sdei::Call::EventComplete if was_running.is_some() => {
-                self.note(pcpu.now(), Event::SdeiComplete);
-            }
-            sdei::Call::EventCompleteAndResume if was_running != self.sdei.running() => {
-                self.note(pcpu.now(), Event::SdeiResume { pc: regs.pc });
-            }
-            _ => {}
-        }
-        match effect {
-            Effect::None => Action::Resume,
-            Effect::Signal(target) => {
-                self.note(pcpu.now(), Event::SdeiSignal { target: target.0 });
-                Action::Signal(target)
-            }
         }
     }
 
@@ -426,6 +310,13 @@ impl Vcpu {
         entry::inject_external_abort(regs, pcpu, self.features, access, esr, far);
         Action::Resume
     }
+}
+
+/// The guest goes on with this in x0.
+fn answer(regs: &mut GuestRegs, value: i64) -> Action {
+    let [x0, ..] = &mut regs.x;
+    *x0 = value as u64;
+    Action::Resume
 }
 
 /// Register `rt`; 31 reads as zero.

@@ -4,7 +4,7 @@
 mod turns;
 
 use hv_core::id::{IntId, VcpuSet};
-use hv_core::vgic::{Frame, LrSource, LrState, Physical, Read, Sgi, SpiMask, Vgic};
+use hv_core::vgic::{Frame, Leftovers, LrSource, LrState, Physical, Read, Sgi, SpiMask, Vgic};
 use turns::*;
 
 /// GICD_ISPENDR.
@@ -185,7 +185,7 @@ fn a_vcpu_that_goes_off_leaves_nothing_behind() {
     vgic.take_sgis(V0, 1 << 2);
     let _ = lrs.populate(&mut vgic, V0);
     lrs.set(LEVEL, LrState::Active);
-    let effects = vgic.reset_vcpu(V0, &mut lrs.0);
+    let effects = vgic.reset_vcpu(V0, &mut lrs.0, Leftovers::Dropped);
     assert_eq!(deactivated(&effects), [TIMER]);
     assert_eq!(lrs.contents(), []);
     let own = Frame::Redistributor(V0);
@@ -217,7 +217,7 @@ fn a_reset_distributor_is_as_new() {
     let _ = vgic.set_line(UART, None, true);
     let _ = lrs.populate(&mut vgic, V0);
     for vcpu in [V0, V1] {
-        let _ = vgic.reset_vcpu(vcpu, &mut lrs.0);
+        let _ = vgic.reset_vcpu(vcpu, &mut lrs.0, Leftovers::Dropped);
     }
     for block in vgic.spi_blocks() {
         let effects = vgic.reset_spis(block);

@@ -6,12 +6,12 @@ use hv_core::exit::{self, Exit};
 use hv_core::id::{Mpidr, VcpuId, VcpuSet};
 use hv_core::psci::{self, Start};
 use hv_core::regs::{El1, El1Values, GuestRegs, pstate};
-use hv_core::sdei::Config;
+use hv_core::sdei::{Board, Commons, Config, Departure};
 use hv_core::time::Instant;
 use hv_core::trace::Event;
 use hv_core::trng;
-use hv_core::vgic::Frame;
 use hv_core::vgic::affinity::Affinities;
+use hv_core::vgic::{self, Frame, Vgic};
 use hv_core::vm::{Action, GuestMap, IpaRange, Pcpu, REDISTRIBUTOR_SIZE, Vcpu, write_register};
 
 /// A pCPU in memory.
@@ -66,6 +66,8 @@ fn rig() -> Rig {
         uart: range(0x0900_0000, 0x1000),
         distributor: range(0x0800_0000, 0x1_0000),
         redistributors: vec![range(0x080a_0000, 0x00f6_0000)],
+        board: Board::new(4),
+        has_debug_calls: false,
     };
     let mut rig = Rig {
         vcpu: Vcpu::new(VcpuId(1), Features::default(), &Config::default()),
@@ -123,7 +125,10 @@ impl Rig {
     }
 
     fn dispatch(&mut self) {
-        self.vcpu.dispatch_events(&mut self.regs, &self.bench);
+        let is_shared = self
+            .vcpu
+            .dispatch_events(&mut self.regs, &self.bench, &self.map.board);
+        assert!(!is_shared, "there is no shared event");
     }
 }
 
@@ -208,7 +213,7 @@ fn c180_event_0_enters_a_wedged_vcpu_and_its_registers_are_on_record() {
 
     rig.dispatch();
     assert_eq!(rig.regs, wedged, "nothing is due");
-    rig.vcpu.sdei.post_signal();
+    let _ = rig.vcpu.sdei.post_signal(Instant(0));
     rig.dispatch();
 
     assert_eq!(rig.regs.pc, 0x4030_0000);
@@ -290,9 +295,20 @@ fn c091_an_event_that_comes_with_an_exception_enters_on_top_of_it() {
 fn c202_switching_off_in_a_handler_ends_it() {
     let mut rig = rig();
     rig.arm_event_0(0x4030_0000);
-    rig.vcpu.sdei.post_signal();
+    let _ = rig.vcpu.sdei.post_signal(Instant(0));
     rig.dispatch();
-    rig.vcpu.sdei.reset();
+    let config = Config::default();
+    let mut commons = Commons::new(4, &config);
+    let mut vgic = Vgic::new(&vgic::Config {
+        mpidrs: &[0, 1, 2, 3].map(Mpidr::new),
+        last: VcpuSet::EMPTY,
+        spis: 32,
+        passed_through: &[],
+        priority_bits: 5,
+        list_regs: 4,
+    });
+    let (departure, _) = rig.vcpu.sdei.turn_off(&mut commons, &mut vgic, &rig.map);
+    assert_eq!(departure, Departure::Off);
     assert_eq!(rig.vcpu.sdei.running(), None);
     assert!(rig.vcpu.sdei.is_masked());
     assert!(rig.vcpu.records().all(|record| record.is_complete));

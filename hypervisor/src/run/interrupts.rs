@@ -1,11 +1,13 @@
 //! A vCPU's interrupts: physical ones taken, virtual ones in the list registers, accesses to the GIC.
 
+use hv_abi::firmware::Fault;
 use hv_core::exit::MmioAccess;
 use hv_core::id::{IntId, VcpuSet};
 use hv_core::mailbox::Requests;
+use hv_core::sdei::Fate;
 use hv_core::vgic::affinity::Sgi;
 use hv_core::vgic::lr::{ListReg, hcr};
-use hv_core::vgic::{Frame, Read};
+use hv_core::vgic::{Frame, Leftovers, Read};
 use hv_core::vm::{read_register, write_register};
 
 use super::{FIRST_SPECIAL, MAX_LIST_REGS, Runner};
@@ -24,7 +26,7 @@ impl Runner {
         match intid {
             v3::DOORBELL => cpu_interface::deactivate(intid),
             v3::STOP => fault::park(),
-            _ if intid == self.maintenance => {
+            _ if intid == self.own.maintenance => {
                 self.is_vgic_stale = true;
                 // The line stays up until the list registers are refreshed, so that comes first.
                 self.refresh_vgic();
@@ -34,14 +36,26 @@ impl Runner {
                 self.receive();
                 cpu_interface::deactivate(intid);
             }
+            _ if intid == self.own.alarm => {
+                self.take_delayed();
+                cpu_interface::deactivate(intid);
+            }
             // The guest's own: it stays active until the guest deactivates it.
             _ => {
-                let kick = {
+                let (look, kick) = {
                     let mut shared = self.vm.lock();
                     let effects = shared.vgic.forward(self.me, IntId(intid));
-                    self.vm.perform(&effects)
+                    let kick = self.vm.perform(&effects);
+                    match effects.bound {
+                        None => (VcpuSet::EMPTY, kick),
+                        Some(intid) => {
+                            let (look, more) = self.take_bound(&mut shared, intid);
+                            (look, kick.union(more))
+                        }
+                    }
                 };
                 self.kick(kick);
+                self.call_attention(look);
             }
         }
     }
@@ -96,7 +110,8 @@ impl Runner {
             (entry, self.vm.perform(&effects))
         };
         self.write_list_regs(&lrs, entry.used);
-        cpu_interface::set_ich_hcr(entry.hcr);
+        let is_deaf = self.vcpu.sdei.fate() == Fate::Deaf;
+        cpu_interface::set_ich_hcr(if is_deaf { 0 } else { entry.hcr });
         self.is_vgic_stale = false;
         self.kick(kick);
     }
@@ -106,7 +121,13 @@ impl Runner {
         let mut lrs = self.read_list_regs();
         let kick = {
             let mut shared = self.vm.lock();
-            let effects = shared.vgic.reset_vcpu(self.me, &mut lrs[..self.list_regs]);
+            let leftovers = if self.vm.sdei.firmware.has(Fault::OffKeepsPending) {
+                Leftovers::Kept
+            } else {
+                Leftovers::Dropped
+            };
+            let lrs = &mut lrs[..self.list_regs];
+            let effects = shared.vgic.reset_vcpu(self.me, lrs, leftovers);
             self.vm.perform(&effects)
         };
         self.write_list_regs(&lrs, 0);

@@ -3,12 +3,13 @@
 use hv_core::id::VcpuSet;
 use hv_core::mailbox::Requests;
 use hv_core::psci::{self, Decision};
+use hv_core::sdei::Departure;
 use hv_core::trace::Event;
 use hv_core::vgic::lr::LrState;
 use hv_core::vm::Record;
 
 use super::{Leave, Runner};
-use crate::vm::End;
+use crate::vm::{End, Shared};
 use crate::{fault, firmware, log, sysregs};
 
 impl Runner {
@@ -97,7 +98,9 @@ impl Runner {
                 LrState::Pending | LrState::PendingActive
             )
         });
-        is_listed || self.vcpu.sdei.is_dispatchable() || self.vm.lock().vgic.has_pending(self.me)
+        is_listed
+            || self.vcpu.sdei.due(&self.vm.map.board).is_some()
+            || self.vm.lock().vgic.has_pending(self.me)
     }
 
     /// SYSTEM_SUSPEND: sleeps until something wakes this vCPU, which then begins as if it had been off. The
@@ -106,8 +109,10 @@ impl Runner {
         self.vcpu.note(sysregs::now(), Event::SystemSuspend);
         loop {
             self.take_interrupt();
-            if !self.vm.mailbox(self.me).is_empty() && self.take_requests() {
-                return Some(Leave::Stop);
+            if !self.vm.mailbox(self.me).is_empty()
+                && let Some(leave) = self.take_requests()
+            {
+                return Some(leave);
             }
             if self.is_woken() {
                 break;
@@ -116,17 +121,67 @@ impl Runner {
         }
         self.power_up_interrupts();
         sysregs::reset_core();
-        self.vcpu.wake(&mut self.regs, start, sysregs::now());
+        let board = &self.vm.map.board;
+        self.vcpu.wake(&mut self.regs, start, sysregs::now(), board);
         None
     }
 
     /// CPU_OFF, in a handler or not: nothing of this vCPU's life so far is left behind.
     pub(super) fn power_off(&mut self) {
         self.vcpu.note(sysregs::now(), Event::CpuOff);
-        self.vcpu.sdei.reset();
+        let (departure, look) = {
+            let mut shared = self.vm.lock();
+            let Shared { commons, vgic, .. } = &mut *shared;
+            let (departure, ripple) = self.vcpu.sdei.turn_off(commons, vgic, &self.vm.map);
+            let kick = self.vm.perform(&ripple.gic);
+            self.vm.kick(self.me, kick);
+            (departure, ripple.look)
+        };
+        self.call_attention(look);
+        if departure == Departure::Lost {
+            return self.be_lost();
+        }
+        self.clear();
+        self.vm.lock().power.stopped(self.me);
+    }
+
+    /// A sibling's CPU_ON takes this vCPU back: as CPU_OFF, but nobody sees it off.
+    pub(super) fn give_back(&mut self) {
+        self.leave_events();
+        self.clear();
+        self.vm.mailbox(self.me).post(Requests::START);
+    }
+
+    /// Firmware does not come back. Only the end of the VM is left to wait for.
+    pub(super) fn be_lost(&mut self) {
+        loop {
+            self.take_interrupt();
+            let requests = self.vm.mailbox(self.me).take();
+            if requests.has(Requests::STOP) {
+                return self.stop();
+            }
+            sysregs::wait_for_interrupt();
+        }
+    }
+
+    /// Ends what this vCPU runs of SDEI, and lets go of what it holds.
+    fn leave_events(&mut self) {
+        let look = {
+            let mut shared = self.vm.lock();
+            let Shared { commons, vgic, .. } = &mut *shared;
+            let ripple = self.vcpu.sdei.retire(commons, vgic, &self.vm.map);
+            let kick = self.vm.perform(&ripple.gic);
+            self.vm.kick(self.me, kick);
+            ripple.look
+        };
+        self.call_attention(look);
+    }
+
+    /// Registers and interrupts as at power-on.
+    fn clear(&mut self) {
+        sysregs::set_alarm(None);
         sysregs::reset_el1();
         self.leave_vgic();
-        self.vm.lock().power.stopped(self.me);
     }
 
     /// The VM ends and somebody else ends it.
@@ -184,8 +239,7 @@ impl Runner {
 
     /// Says what is remembered of this vCPU and forgets it.
     pub(super) fn retire(&mut self) {
-        sysregs::reset_el1();
-        self.leave_vgic();
+        self.clear();
         let rate = sysregs::counter_frequency();
         let (vm, vcpu) = (self.vm.id.0, self.me.0);
         for (at, event) in self.vcpu.trace() {
@@ -197,7 +251,7 @@ impl Runner {
             let t = record.at.as_us(rate);
             log!("@frame vm={vm} vcpu={vcpu} t={t} {}", RecordWords(&record));
         }
-        self.vcpu.sdei.reset();
+        self.leave_events();
         self.vcpu.forget();
     }
 }

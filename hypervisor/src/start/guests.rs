@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use hv_bundle::{Bundle, GuestSpec, Kernel, Layout, build_guest_dtb};
 use hv_core::id::{IntId, Mpidr, VmId};
+use hv_core::sdei::Board;
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{Config, Vgic};
 use hv_core::vm::{GuestMap, IpaRange};
@@ -13,7 +14,7 @@ use platform::{DeviceKind, Machine, Range};
 
 use super::space::{guest_ram, highest_free};
 use crate::memory::BLOCK_SIZE;
-use crate::vm::{GuestImage, Vm};
+use crate::vm::{GuestImage, Sdei, Vm};
 use crate::{log, stage2, sysregs};
 
 /// Reads the bundle, keeps a copy of it out of the guests' reach, and makes the VMs it describes.
@@ -105,6 +106,8 @@ pub fn build_vms(
         uart: ipa(machine.console.base),
         distributor: ipa(distributor),
         redistributors: redistributors.iter().copied().map(ipa).collect(),
+        board: Board::new(vcpus),
+        has_debug_calls: guest.config.debug_calls,
     };
     let (list_regs, priority_bits) = sysregs::gic::virtual_interface();
     let vgic = Vgic::new(&Config {
@@ -130,7 +133,11 @@ pub fn build_vms(
         if guest.config.sdei { "on" } else { "off" }
     );
     let identity = (map, pcpus, machine.console.intid);
-    let payload = (image, guest.config.sdei);
+    let sdei = Sdei {
+        firmware: guest.config.firmware(),
+        events: guest.config.events.clone(),
+    };
+    let payload = (image, sdei, guest.config.reclaim);
     Ok(vec![Vm::new(
         VmId(0),
         identity,

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use hv_bundle::GuestConfig;
 
 use super::ledger::Ledger;
 use crate::build::{self, Program};
@@ -49,8 +50,10 @@ fn report(workshop: &Workshop, word: &str) -> Result<Vec<String>> {
     Payload {
         kernel: &guest.image,
         initrd: None,
-        bootargs: "list",
-        sdei: true,
+        config: GuestConfig {
+            bootargs: "list".into(),
+            ..GuestConfig::default()
+        },
     }
     .write(&bundle)?;
     let qemu = tools::qemu(&workshop.cache, &workshop.progress)?;

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
+use hv_abi::psci::Reclaim;
+use hv_abi::sdei::{Definition, Priority, Scope};
+use hv_bundle::GuestConfig;
 
 use super::ledger::Ledger;
 use crate::build::{self, Built, Program};
@@ -99,6 +102,8 @@ struct Boot {
     /// The guest's command line.
     words: String,
     sdei: bool,
+    /// Whose firmware the guest meets, or `reclaim`.
+    config: String,
     icount: bool,
     tests: Vec<Test>,
 }
@@ -122,6 +127,7 @@ fn plan(tests: &[Test], bare: bool) -> Vec<Boot> {
         cpus,
         words: words.to_owned(),
         sdei: true,
+        config: String::new(),
         icount: false,
         tests: tests.to_vec(),
     };
@@ -134,6 +140,7 @@ fn plan(tests: &[Test], bare: bool) -> Vec<Boot> {
             std::slice::from_ref(test),
         );
         own.icount = test.icount;
+        own.config = test.config.clone();
         boots.push(own);
     }
     if !counted.is_empty() {
@@ -161,6 +168,36 @@ fn plan(tests: &[Test], bare: bool) -> Vec<Boot> {
     }
     boots.retain(|boot| !boot.tests.is_empty());
     boots
+}
+
+/// What the test guest is offered. The extra events and the call that raises them are always there: they
+/// are nothing to a guest that does not use them.
+fn config(boot: &Boot) -> GuestConfig {
+    use Priority::{Critical, Normal};
+    let event = |number, scope, priority| Definition {
+        number,
+        scope,
+        priority,
+    };
+    let mut config = GuestConfig {
+        bootargs: boot.words.clone(),
+        sdei: boot.sdei,
+        debug_calls: true,
+        events: vec![
+            event(0x100, Scope::Private, Normal),
+            event(0x101, Scope::Private, Critical),
+            event(0x102, Scope::Private, Critical),
+            event(0x200, Scope::Shared, Normal),
+            event(0x201, Scope::Shared, Normal),
+            event(0x202, Scope::Shared, Critical),
+        ],
+        ..GuestConfig::default()
+    };
+    match boot.config.as_str() {
+        "reclaim" => config.reclaim = Reclaim::Parked,
+        firmware => config.firmware = firmware.to_owned(),
+    }
+    config
 }
 
 /// What the boots have in common.
@@ -207,6 +244,7 @@ impl<'a> Bench<'a> {
                 "list bare".into()
             },
             sdei: true,
+            config: String::new(),
             icount: false,
             tests: Vec::new(),
         };
@@ -342,8 +380,7 @@ impl<'a> Bench<'a> {
                 Payload {
                     kernel: &self.guest,
                     initrd: None,
-                    bootargs: &boot.words,
-                    sdei: boot.sdei,
+                    config: config(boot),
                 }
                 .write(&bundle)?;
                 let mut machine = Machine::new(&self.qemu, &hypervisor.image);
@@ -385,6 +422,7 @@ mod tests {
             cpus,
             own_boot,
             icount,
+            config: String::new(),
             timeout: Duration::from_secs(10),
         }
     }

@@ -105,19 +105,35 @@ fn c052_information_that_is_none_is_an_invalid_parameter() -> TestResult {
     Ok(())
 }
 
-guest_test!(c058_bind_slots_are_what_bind_gives);
-fn c058_bind_slots_are_what_bind_gives() -> TestResult {
+guest_test!(c058_c255_bind_slots_are_what_bind_gives);
+fn c058_c255_bind_slots_are_what_bind_gives() -> TestResult {
     needs_sdei()?;
     let slots = sdei::call(Call::Features, &[u64::from(feature::BIND_SLOTS)]);
-    expect_eq!(slots, 0);
-    // C250: an interrupt that could be bound, if there were a slot.
-    for intid in [16, 27, 30, 32, 33, 100] {
-        expect_eq!(
-            sdei::call(Call::InterruptBind, &[intid]),
-            OUT_OF_RESOURCE,
-            "INTID {intid}"
-        );
+    expect_eq!(slots >> 32, 0);
+    let (private, shared) = (slots & 0xffff, slots >> 16);
+    let bind = |intid: u64| sdei::call(Call::InterruptBind, &[intid]);
+    let mut bound = 0;
+    for (first, slots) in [(16, private), (64, shared)] {
+        for n in 0..slots as u64 {
+            let event = bind(first + n);
+            expect_eq!(event >> 30, 1, "INTID {} gives {event:#x}", first + n);
+            bound += 1;
+        }
+        expect_eq!(bind(first + slots as u64), OUT_OF_RESOURCE);
+        // What is bound stays bound to the same event, and one that is released makes room.
+        let event = bind(first);
+        expect_eq!(bind(first), event);
+        expect_eq!(sdei::call(Call::InterruptRelease, &[event as u64]), SUCCESS);
+        expect_eq!(bind(first + slots as u64) >> 30, 1);
     }
+    expect_that!(bound >= 8, "{bound} slots");
+    expect_eq!(
+        sdei::call(Call::SharedReset, &[]),
+        SUCCESS,
+        "and all go free"
+    );
+    expect_eq!(bind(64) >> 30, 1);
+    expect_eq!(sdei::call(Call::SharedReset, &[]), SUCCESS);
     Ok(())
 }
 
@@ -134,7 +150,8 @@ fn c059_features_that_are_none_are_invalid() -> TestResult {
         );
     }
     // Selectors are 32 bits wide.
-    expect_eq!(sdei::call(Call::Features, &[1 << 32]), 0);
+    let slots = sdei::call(Call::Features, &[u64::from(feature::BIND_SLOTS)]);
+    expect_eq!(sdei::call(Call::Features, &[1 << 32]), slots);
     Ok(())
 }
 

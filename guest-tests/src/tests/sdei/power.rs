@@ -247,3 +247,19 @@ fn c228_private_reset_concerns_its_own_cpu_only() -> TestResult {
     expect_that!(delivered);
     Ok(())
 }
+
+guest_test!(
+    an_sgi_that_a_cpu_never_took_is_gone_when_it_is_off,
+    cpus = 2
+);
+fn an_sgi_that_a_cpu_never_took_is_gone_when_it_is_off() -> TestResult {
+    start_target(|| {
+        READY.raise();
+        let _in_time = ENOUGH.wait();
+    })?;
+    gic::send_sgi_to(cpu::affinity(1), 6);
+    release_target()?;
+    let pending = gic::private_of(cpu::affinity(1)).read32(gic::gicd::ISPENDR);
+    expect_eq!(pending & 1 << 6, 0);
+    Ok(())
+}

@@ -278,6 +278,8 @@ fn c270_random_calls_get_legal_answers_and_nothing_else() -> TestResult {
             || match Call::from_id(id) {
                 Some(Call::Version) => answer > 0,
                 Some(Call::EventStatus) => (0..=3).contains(&answer),
+                Some(Call::InterruptBind) => answer >> 30 == 1,
+                Some(Call::Features) => answer >> 32 == 0,
                 Some(_) => (0..=1).contains(&answer),
                 None => false,
             };

@@ -1,13 +1,16 @@
-//! The calls of DEN0054 5.1, one function each, in the order of their identifiers.
+//! The calls of DEN0054 5.1 that a PE settles by itself, one function each, in the order of their
+//! identifiers.
 //!
 //! Numbers of events and selectors are 32 bits wide: the upper half of their register is ignored. A call
 //! that fails changes nothing, but for PRIVATE_RESET and UNREGISTER, which say so.
 
-use hv_abi::sdei::{Call, Status, feature, info, register_flags};
+use hv_abi::firmware::Fault;
+use hv_abi::sdei::{Call, EVENT_SIGNALLED, Status, feature, info, register_flags};
 
+use super::dispatch::Running;
 use super::handler::{Entry, Handler, Registration};
-use super::{Event, Index, Pe, Priority};
-use crate::id::{IntId, Mpidr, VcpuId};
+use super::{Event, Index, Pe, Priority, Version, commons};
+use crate::id::{Mpidr, VcpuId};
 use crate::regs::{El1, GuestRegs};
 use crate::siblings::Siblings;
 
@@ -17,12 +20,13 @@ use crate::siblings::Siblings;
 pub enum Effect {
     /// Nothing.
     None,
-    /// Post a signal to this sibling's mailbox and make it leave its guest. Never the caller itself.
+    /// Post a signal to this vCPU's mailbox and make it leave its guest. The caller itself only where
+    /// firmware is not as specified.
     Signal(VcpuId),
 }
 
 impl Pe {
-    /// Performs a call that arrived by SMC or HVC with immediate 0. `regs.pc` is past the instruction. The
+    /// Performs a call that [needs nothing in common](Self::needs_commons) and that arrived by SMC or HVC with immediate 0. `regs.pc` is past the instruction. The
     /// answer is in x0 afterwards; a successful COMPLETE or COMPLETE_AND_RESUME replaces the context instead.
     ///
     /// What the call makes due is dispatched before the next instruction: ask [`Pe::is_dispatchable`].
@@ -33,33 +37,30 @@ impl Pe {
         el1: &mut impl El1,
         siblings: &(impl Siblings + ?Sized),
     ) -> Effect {
-        let [_, x1, x2, x3, x4, ..] = regs.x;
+        let [_, x1, x2, x3, x4, x5, ..] = regs.x;
         let mut effect = Effect::None;
         let answer = match call {
-            _ if self.version.is_none() => Err(Status::NotSupported),
+            _ if Version::of(self.firmware).is_none() => Err(Status::NotSupported),
             Call::Version => self.version(),
-            Call::EventRegister => self.event_register(x1, x2, x3, x4),
+            Call::EventRegister => self.event_register(x1, (x2, x3), (x4, x5), siblings),
             Call::EventEnable => self.change(x1, Handler::enable),
             Call::EventDisable => self.change(x1, Handler::disable),
             Call::EventContext => self.event_context(x1),
             Call::EventComplete => match self.complete(regs) {
-                Ok(()) => return effect,
+                Ok(_) => return effect,
                 Err(status) => Err(status),
             },
             Call::EventCompleteAndResume => match self.event_complete_and_resume(regs, el1, x1) {
-                Ok(()) => return effect,
+                Ok(_) => return effect,
                 Err(status) => Err(status),
             },
             Call::EventUnregister => self.event_unregister(x1),
             Call::EventStatus => self.event_status(x1),
             Call::EventGetInfo => self.event_get_info(x1, x2),
-            // All events are private, and those have no routing.
+            // A private event has no routing.
             Call::EventRoutingSet => Err(Status::InvalidParameters),
             Call::PeMask => Ok(u64::from(self.mask())),
             Call::PeUnmask => self.pe_unmask(),
-            Call::InterruptBind => Err(interrupt_bind(x1)),
-            // There is no bound event to release.
-            Call::InterruptRelease => Err(Status::InvalidParameters),
             Call::EventSignal => match self.event_signal(x1, x2, siblings) {
                 Ok(wanted) => {
                     effect = wanted;
@@ -69,8 +70,10 @@ impl Pe {
             },
             Call::Features => self.features(x1),
             Call::PrivateReset => self.private_reset(),
-            // There are no shared events and no bindings, so all of them are reset.
-            Call::SharedReset => Ok(0),
+            // What all have in common is not settled here.
+            Call::InterruptBind | Call::InterruptRelease | Call::SharedReset => {
+                Err(Status::NotSupported)
+            }
         };
         let [x0, ..] = &mut regs.x;
         *x0 = answer.unwrap_or_else(word);
@@ -78,7 +81,7 @@ impl Pe {
     }
 
     fn version(&self) -> Result<u64, Status> {
-        let version = self.version.ok_or(Status::NotSupported)?;
+        let version = Version::of(self.firmware).ok_or(Status::NotSupported)?;
         Ok(version.bits())
     }
 
@@ -86,11 +89,20 @@ impl Pe {
     fn event_register(
         &mut self,
         event: u64,
-        address: u64,
-        argument: u64,
-        flags: u64,
+        (address, argument): (u64, u64),
+        (flags, affinity): (u64, u64),
+        siblings: &(impl Siblings + ?Sized),
     ) -> Result<u64, Status> {
         let entry = self.entry(address, flags)?;
+        let is_checked = self.firmware.has(Fault::PrivateAffinityChecked);
+        if is_checked && flags & register_flags::RM_PE != 0 {
+            let target = target_affinity(affinity).and_then(|mpidr| siblings.resolve(mpidr));
+            target.ok_or(Status::InvalidParameters)?;
+        }
+        let is_refused = self.firmware.has(Fault::RegisterRefused);
+        if is_refused && selector(event) == EVENT_SIGNALLED {
+            return Err(Status::Denied);
+        }
         let registration = Registration { entry, argument };
         self.named(event)?.handler.register(registration)?;
         Ok(0)
@@ -118,17 +130,21 @@ impl Pe {
     }
 
     /// "No handler runs" is found before a wrong address is (A3).
-    fn event_complete_and_resume(
+    pub(super) fn event_complete_and_resume(
         &mut self,
         regs: &mut GuestRegs,
         el1: &mut impl El1,
         address: u64,
-    ) -> Result<(), Status> {
+    ) -> Result<Running, Status> {
         if self.innermost().is_none() {
             return Err(Status::Denied);
         }
         if !is_code_address(address) {
-            return Err(Status::InvalidParameters);
+            return Err(if self.firmware.has(Fault::ResumeAddressDenied) {
+                Status::Denied
+            } else {
+                Status::InvalidParameters
+            });
         }
         self.complete_and_resume(regs, el1, address)
     }
@@ -149,14 +165,12 @@ impl Pe {
     }
 
     fn event_get_info(&mut self, event: u64, info: u64) -> Result<u64, Status> {
-        let definition = self.named(event)?.definition;
+        let event = self.named(event)?;
         match selector(info) {
             info::EV_TYPE => Ok(0),
             // The call asks whether the event can NOT be signalled (A2).
-            info::EV_SIGNALED => Ok(u64::from(
-                definition.number != hv_abi::sdei::EVENT_SIGNALLED,
-            )),
-            info::EV_PRIORITY => Ok(match definition.priority {
+            info::EV_SIGNALED => Ok(u64::from(event.number != EVENT_SIGNALLED)),
+            info::EV_PRIORITY => Ok(match event.priority {
                 Priority::Normal => 0,
                 Priority::Critical => 1,
             }),
@@ -179,35 +193,59 @@ impl Pe {
         Ok(0)
     }
 
-    /// The state of the target's event is the target's own affair: whatever it is, the signal is accepted (A1).
+    /// The state of the target's event is the target's own affair: whatever it is, the signal is accepted
+    /// (A1). A firmware that refuses looks at the state first, and so decides on what may have changed.
     fn event_signal(
         &mut self,
         event: u64,
         target: u64,
         siblings: &(impl Siblings + ?Sized),
     ) -> Result<Effect, Status> {
-        if selector(event) != hv_abi::sdei::EVENT_SIGNALLED {
+        if selector(event) != EVENT_SIGNALLED {
             return Err(Status::InvalidParameters);
         }
-        let mpidr = target_affinity(target).ok_or(Status::InvalidParameters)?;
-        let target = siblings.resolve(mpidr).ok_or(Status::InvalidParameters)?;
-        if target == self.me {
-            self.post_signal();
+        let mpidr = if self.firmware.has(Fault::ForeignBitsIgnored) {
+            Some(Mpidr::new(target))
+        } else {
+            target_affinity(target)
+        };
+        let target = mpidr.and_then(|mpidr| siblings.resolve(mpidr));
+        let target = target.ok_or(Status::InvalidParameters)?;
+        if self.firmware.has(Fault::SignalRefused) && !siblings.board().is_signallable(target) {
+            return Err(Status::InvalidParameters);
+        }
+        if self.firmware.lost_every > 0 {
+            self.signals = self.signals.wrapping_add(1);
+            if self.signals.is_multiple_of(self.firmware.lost_every) {
+                return Ok(Effect::None);
+            }
+        }
+        if target == self.me && self.takes_signals_at_once() {
+            self.take_signal();
             return Ok(Effect::None);
         }
         Ok(Effect::Signal(target))
     }
 
+    /// Whether a signal does nothing but make its event pending.
+    fn takes_signals_at_once(&self) -> bool {
+        let faults = [Fault::MaskedSignalDeafens, Fault::DisabledSignalLivelocks];
+        self.delay == 0 && !faults.iter().any(|&fault| self.firmware.has(fault))
+    }
+
     fn features(&self, feature: u64) -> Result<u64, Status> {
         match selector(feature) {
-            feature::BIND_SLOTS => Ok(0),
+            feature::BIND_SLOTS => {
+                let slots = commons::slots(self.firmware) as u64;
+                Ok(slots << 16 | slots)
+            }
             feature::RELATIVE_MODE if self.has_relative_mode() => Ok(1),
             _ => Err(Status::InvalidParameters),
         }
     }
 
     /// Unregisters all private events. Those that run stay until they complete, and the call says DENIED (A9).
-    fn private_reset(&mut self) -> Result<u64, Status> {
+    pub(super) fn private_reset(&mut self) -> Result<u64, Status> {
         let mut result = Ok(0);
         for event in &mut self.events {
             // Denied is one that was not registered, and that is what is wanted.
@@ -221,15 +259,16 @@ impl Pe {
         result
     }
 
-    fn entry(&self, address: u64, flags: u64) -> Result<Entry, Status> {
+    pub(super) fn entry(&self, address: u64, flags: u64) -> Result<Entry, Status> {
         let is_relative = flags & register_flags::RELATIVE != 0;
         let is_known = flags & !(register_flags::RM_PE | register_flags::RELATIVE) == 0;
         if !is_known || is_relative && !self.has_relative_mode() {
             return Err(Status::InvalidParameters);
         }
+        let is_any = self.firmware.has(Fault::UnalignedEntryAccepted) && address != 0;
         if is_relative && address.is_multiple_of(INSTRUCTION) {
             Ok(Entry::FromVbar(address))
-        } else if !is_relative && is_code_address(address) {
+        } else if !is_relative && (is_any || is_code_address(address)) {
             Ok(Entry::Absolute(address))
         } else {
             Err(Status::InvalidParameters)
@@ -238,7 +277,7 @@ impl Pe {
 
     /// Relative mode came with v1.1.
     fn has_relative_mode(&self) -> bool {
-        self.version.is_some_and(|version| version.minor >= 1)
+        Version::of(self.firmware).is_some_and(|version| version.minor >= 1)
     }
 
     fn named(&mut self, event: u64) -> Result<&mut Event, Status> {
@@ -252,22 +291,8 @@ impl Pe {
 /// Bytes of an A64 instruction.
 const INSTRUCTION: u64 = 4;
 
-/// The Secure EL1 physical timer's interrupt (Arm BSA, PPI assignments), never a Non-secure guest's.
-const SECURE_TIMER: IntId = IntId(29);
-
-/// There are no slots, so what could be bound finds none left, and all else is wrong anyway.
-fn interrupt_bind(intid: u64) -> Status {
-    let intid = IntId(selector(intid));
-    let is_ppi = intid.is_private() && !intid.is_sgi() && intid != SECURE_TIMER;
-    if is_ppi || intid.is_spi() {
-        Status::OutOfResource
-    } else {
-        Status::InvalidParameters
-    }
-}
-
 /// The 32 bits that name an event, an interrupt or a selector (A15). Negative numbers name nothing.
-fn selector(argument: u64) -> u32 {
+pub(super) fn selector(argument: u64) -> u32 {
     argument as u32
 }
 
@@ -280,13 +305,13 @@ fn is_code_address(address: u64) -> bool {
 
 /// The PE that an affinity argument names. Clients pass MPIDR_EL1 as they read it, so RES1 `[31]`, U `[30]`
 /// and MT `[24]` are ignored; the other bits outside the affinity fields must be 0 (A16).
-fn target_affinity(argument: u64) -> Option<Mpidr> {
+pub(super) fn target_affinity(argument: u64) -> Option<Mpidr> {
     const IGNORED: u64 = 1 << 31 | 1 << 30 | 1 << 24;
     let is_clean = argument & !(Mpidr::AFFINITY | IGNORED) == 0;
     is_clean.then(|| Mpidr::new(argument))
 }
 
 /// A status as x0 holds it.
-fn word(status: Status) -> u64 {
+pub(super) fn word(status: Status) -> u64 {
     status as i64 as u64
 }

@@ -3,8 +3,10 @@
 
 use hv_abi::sdei::Status;
 
-use super::handler::Entry;
-use super::{Index, Pe, Priority};
+use super::common_calls::Place;
+use super::commons::Commons;
+use super::handler::{Entry, Registration};
+use super::{Board, Pe, Priority, board};
 use crate::entry::exception_pstate;
 use crate::regs::{El1, GuestRegs};
 
@@ -30,12 +32,48 @@ pub struct Interrupted {
 /// A priority level of a PE: which event runs there, and over what.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Level {
-    pub(super) running: Option<Index>,
+    pub(super) running: Option<Running>,
     /// What the last event of this level interrupted; `None` before the first.
     interrupted: Option<Interrupted>,
 }
 
+/// A handler that has been entered and has not completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Running {
+    /// Its event.
+    pub(super) number: u32,
+    /// Where that is.
+    pub(super) place: Place,
+}
+
+/// Which kind of event is to be taken next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// One of the PE's own: [`Pe::dispatch`].
+    Private,
+    /// A shared one, with the VM's lock held: [`Pe::dispatch_shared`].
+    Shared,
+}
+
 impl Pe {
+    /// What is to be taken now, if anything. Critical comes before normal, and of equal priorities the PE's
+    /// own before what is shared.
+    #[inline]
+    pub fn due(&self, board: &Board) -> Option<Due> {
+        let shared = board.due(self.me) & self.open;
+        if shared == 0 {
+            return self.next.map(|_| Due::Private);
+        }
+        let own = self.next.and_then(|index| self.event(index));
+        match own.map(|event| event.priority) {
+            Some(Priority::Critical) => Some(Due::Private),
+            Some(Priority::Normal) if shared & board::bit(Priority::Critical) == 0 => {
+                Some(Due::Private)
+            }
+            _ => Some(Due::Shared),
+        }
+    }
+
     /// Makes the guest take the next event, if one is due, and says at which level: `regs` become those of the handler's first
     /// instruction. x4 to x30 and both stack pointers keep the interrupted values (DEN0054 5.2.1).
     pub fn dispatch(&mut self, regs: &mut GuestRegs, el1: &impl El1) -> Option<Priority> {
@@ -43,18 +81,49 @@ impl Pe {
         let event = self.events.get_mut(usize::from(index.0))?;
         let registration = event.handler.start()?;
         event.is_pending = false;
-        let number = event.definition.number;
-        let priority = event.definition.priority;
+        let running = Running {
+            number: event.number,
+            place: Place::Private(index),
+        };
+        let priority = event.priority;
+        self.begin(running, priority, registration, regs, el1);
+        Some(priority)
+    }
+
+    /// Makes the guest take a shared event, unless somebody else has taken it meanwhile.
+    pub fn dispatch_shared(
+        &mut self,
+        commons: &mut Commons,
+        board: &Board,
+        regs: &mut GuestRegs,
+        el1: &impl El1,
+    ) -> Option<Priority> {
+        let claim = commons.claim(self.me, self.open, board)?;
+        let running = Running {
+            number: claim.number,
+            place: Place::Shared(claim.index),
+        };
+        self.begin(running, claim.priority, claim.registration, regs, el1);
+        Some(claim.priority)
+    }
+
+    fn begin(
+        &mut self,
+        running: Running,
+        priority: Priority,
+        registration: Registration,
+        regs: &mut GuestRegs,
+        el1: &impl El1,
+    ) {
         let [normal, critical] = &mut self.levels;
         let level = match priority {
             Priority::Normal => normal,
             Priority::Critical => critical,
         };
-
-        level.running = Some(index);
-        level.save(number, regs, el1.stack_pointers());
+        level.running = Some(running);
+        level.save(running.number, regs, el1.stack_pointers());
         let [x0, x1, x2, x3, ..] = &mut regs.x;
-        *x0 = u64::from(number);
+        *x0 = u64::from(running.number);
         *x1 = registration.argument;
         *x2 = regs.pc;
         *x3 = regs.pstate;
@@ -63,9 +132,7 @@ impl Pe {
             Entry::FromVbar(offset) => el1.vbar().wrapping_add(offset),
         };
         regs.pstate = exception_pstate(regs.pstate, el1.sctlr(), self.features);
-
         self.settle();
-        Some(priority)
     }
 
     /// What the last event of this priority interrupted, and whether its handler still runs.
@@ -86,9 +153,24 @@ impl Pe {
             .find(|level| level.running.is_some())
     }
 
-    /// SDEI_EVENT_COMPLETE: the interrupted context goes on, bit for bit.
-    pub(super) fn complete(&mut self, regs: &mut GuestRegs) -> Result<(), Status> {
-        self.finish(regs)
+    /// SDEI_EVENT_COMPLETE: the interrupted context goes on, bit for bit. Says whose handler ended; that of
+    /// a common event is the caller's to finish.
+    pub(super) fn complete(&mut self, regs: &mut GuestRegs) -> Result<Running, Status> {
+        let [normal, critical] = &mut self.levels;
+        let level = if critical.running.is_some() {
+            critical
+        } else {
+            normal
+        };
+        let running = level.running.take().ok_or(Status::Denied)?;
+        level.restore(regs);
+        if let Place::Private(index) = running.place
+            && let Some(event) = self.event_mut(index)
+        {
+            event.handler.finish();
+        }
+        self.settle();
+        Ok(running)
     }
 
     /// SDEI_EVENT_COMPLETE_AND_RESUME: the client goes on at `address` as if the interrupted context had
@@ -98,29 +180,12 @@ impl Pe {
         regs: &mut GuestRegs,
         el1: &mut impl El1,
         address: u64,
-    ) -> Result<(), Status> {
-        self.finish(regs)?;
+    ) -> Result<Running, Status> {
+        let running = self.complete(regs)?;
         el1.set_return(regs.pc, regs.pstate);
         regs.pc = address;
         regs.pstate = exception_pstate(regs.pstate, el1.sctlr(), self.features);
-        Ok(())
-    }
-
-    /// Ends the innermost handler and puts back what it interrupted.
-    fn finish(&mut self, regs: &mut GuestRegs) -> Result<(), Status> {
-        let [normal, critical] = &mut self.levels;
-        let level = if critical.running.is_some() {
-            critical
-        } else {
-            normal
-        };
-        let index = level.running.take().ok_or(Status::Denied)?;
-        level.restore(regs);
-        if let Some(event) = self.event_mut(index) {
-            event.handler.finish();
-        }
-        self.settle();
-        Ok(())
+        Ok(running)
     }
 }
 

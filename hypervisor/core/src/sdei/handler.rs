@@ -127,6 +127,16 @@ impl Handler {
         self.consent != Consent::Unregistered
     }
 
+    /// Whether there is neither a handler nor one that still runs.
+    pub fn is_vacant(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether the client wants it called.
+    pub fn is_enabled(&self) -> bool {
+        matches!(self.consent, Consent::Enabled(_))
+    }
+
     /// Whether a trigger would start it.
     pub fn is_ready(&self) -> bool {
         matches!(

@@ -4,7 +4,6 @@
 use alloc::vec::Vec;
 
 use crate::id::{IntId, MAX_VCPUS, Mpidr, VcpuId, VcpuSet};
-use crate::siblings::Siblings;
 
 /// The affinities of a VM's vCPUs.
 #[derive(Clone, Debug)]
@@ -120,11 +119,5 @@ impl Affinities {
             .binary_search_by_key(&key, |group| group.key)
             .ok()?;
         self.groups.get(at)
-    }
-}
-
-impl Siblings for Affinities {
-    fn resolve(&self, mpidr: Mpidr) -> Option<VcpuId> {
-        self.find(mpidr)
     }
 }

@@ -13,6 +13,8 @@ pub struct Effects {
     pub phys: Option<Physical>,
     /// Physical interrupts to deactivate.
     pub deactivate: Deactivations,
+    /// This interrupt has arrived, and an SDEI event has it.
+    pub bound: Option<IntId>,
 }
 
 impl Effects {
@@ -21,6 +23,7 @@ impl Effects {
         kick: VcpuSet::EMPTY,
         phys: None,
         deactivate: Deactivations::NONE,
+        bound: None,
     };
 
     /// Whether there is nothing to do.

@@ -28,6 +28,8 @@ pub(super) struct Irq {
     pub edge: bool,
     /// Comes from the physical interrupt of the same INTID.
     pub passed_through: bool,
+    /// An SDEI event has it, and the guest's GIC has not.
+    pub bound: bool,
     /// An edge, or GICD_ISPENDR, not yet acknowledged; while in a list register, one more of them.
     pub latch: bool,
     /// Level sensitive: the emulated line is high; or the physical one was when it fired, and the guest
@@ -71,6 +73,7 @@ impl Irq {
             group1: false,
             edge,
             passed_through,
+            bound: false,
             latch: false,
             line: false,
             active: false,
@@ -181,7 +184,8 @@ impl Irq {
     /// If nothing virtual is left of a held interrupt, lets go of it: true if the physical interrupt must
     /// now be deactivated.
     pub fn settle(&mut self) -> bool {
-        let done = self.held && !self.is_pending() && !self.active && self.seat.is_none();
+        let done =
+            self.held && !self.bound && !self.is_pending() && !self.active && self.seat.is_none();
         if done {
             self.held = false;
         }

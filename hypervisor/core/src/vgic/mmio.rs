@@ -89,17 +89,18 @@ impl Vgic {
                 self.read_bits(owner, bank, block)
             }
             Register::Priority { intid, count } => (0..count).fold(0, |value, n| {
-                let irq = self.irq(owner, IntId(intid + n));
+                let irq = self.visible(owner, IntId(intid + n));
                 value | irq.map_or(0, |irq| u64::from(irq.priority)) << (8 * n)
             }),
             Register::Trigger { intid } => (0..16).fold(0, |value, n| {
                 let edge = self
-                    .irq(owner, IntId(intid + n))
+                    .visible(owner, IntId(intid + n))
                     .is_some_and(|irq| irq.edge);
                 value | u64::from(edge) << (2 * n + 1)
             }),
             Register::Route { intid, part } => {
                 let route = self.routes.get((intid as usize).wrapping_sub(32));
+                let route = route.filter(|_| self.visible(owner, IntId(intid)).is_some());
                 part.of(route.map_or(0, |route| route.bits()))
             }
         })
@@ -131,7 +132,7 @@ impl Vgic {
                     let priority = (value >> (8 * n)) as u8 & self.priority_mask;
                     let intid = IntId(intid + n);
                     if self
-                        .irq(owner, intid)
+                        .visible(owner, intid)
                         .is_some_and(|irq| irq.priority != priority)
                     {
                         self.update(owner, intid, &mut effects, |irq| irq.priority = priority);
@@ -188,7 +189,7 @@ impl Vgic {
 
     fn read_bits(&self, owner: VcpuId, bank: Bank, block: u32) -> u64 {
         (0..32).fold(0, |value, n| {
-            let irq = self.irq(owner, IntId(block * 32 + n));
+            let irq = self.visible(owner, IntId(block * 32 + n));
             let bit = irq.is_some_and(|irq| match bank {
                 Bank::Group => irq.group1,
                 Bank::SetEnable | Bank::ClearEnable => irq.enabled,
@@ -252,8 +253,8 @@ impl Vgic {
         for n in 0..32 {
             let intid = IntId(block * 32 + n);
             let one = value >> n & 1 != 0;
-            let Some(irq) = self.irq(owner, intid) else {
-                break;
+            let Some(irq) = self.visible(owner, intid) else {
+                continue;
             };
             let change: fn(&mut Irq) = match bank {
                 Bank::Group if one == irq.group1 => continue,
@@ -292,6 +293,11 @@ impl Vgic {
         }
     }
 
+    /// An interrupt that the guest's registers show.
+    fn visible(&self, owner: VcpuId, intid: IntId) -> Option<&Irq> {
+        self.irq(owner, intid).filter(|irq| !irq.bound)
+    }
+
     fn is_idle(&self, owner: VcpuId, intid: IntId) -> bool {
         self.irq(owner, intid).is_none_or(Irq::is_idle)
     }
@@ -302,8 +308,8 @@ impl Vgic {
         for n in 0..16 {
             let intid = IntId(first + n);
             let edge = value >> (2 * n + 1) & 1 != 0;
-            let Some(irq) = self.irq(owner, intid) else {
-                break;
+            let Some(irq) = self.visible(owner, intid) else {
+                continue;
             };
             if intid.is_sgi() || irq.edge == edge {
                 continue;
@@ -323,6 +329,9 @@ impl Vgic {
     }
 
     fn write_route(&mut self, intid: IntId, part: Part, value: u64, effects: &mut Effects) {
+        if self.visible(VcpuId(0), intid).is_none() {
+            return;
+        }
         let Some(route) = self.routes.get_mut((intid.0 as usize).wrapping_sub(32)) else {
             return;
         };

@@ -1,8 +1,9 @@
 //! What each call answers, outside of handlers.
 
+use hv_abi::firmware::{Fault, Firmware};
 use hv_abi::sdei::Call;
 use hv_core::id::VcpuId;
-use hv_core::sdei::{Config, Version};
+use hv_core::sdei::Config;
 
 use crate::vcpu::*;
 
@@ -11,7 +12,7 @@ fn c001_version_is_1_1_unless_told_otherwise() {
     let mut vcpu = Vcpu::new();
     assert_eq!(vcpu.smc(Call::Version, &[]), 0x0001_0001_484c_474e);
     let mut vcpu = Vcpu::with(&Config {
-        version: Some(Version::TFA),
+        firmware: Firmware::only(Fault::Version10),
         ..Config::default()
     });
     assert_eq!(vcpu.smc(Call::Version, &[]), 0x0001_0000_0000_0000);
@@ -111,7 +112,7 @@ fn c024_reserved_register_flags_are_invalid() {
 #[test]
 fn c025_version_1_0_has_no_relative_mode() {
     let mut vcpu = Vcpu::with(&Config {
-        version: Some(Version::TFA),
+        firmware: Firmware::only(Fault::Version10),
         ..Config::default()
     });
     assert_eq!(vcpu.smc(Call::EventRegister, &[0, ENTRY, 0, 2, 0]), INVALID);
@@ -255,9 +256,9 @@ fn c056_c057_platform_events_tell_their_priority_and_cannot_be_signalled() {
 }
 
 #[test]
-fn c058_c059_features_tell_of_no_slots_and_of_relative_mode() {
+fn c058_c059_features_tell_of_the_slots_and_of_relative_mode() {
     let mut vcpu = Vcpu::new();
-    assert_eq!(vcpu.smc(Call::Features, &[0]), 0);
+    assert_eq!(vcpu.smc(Call::Features, &[0]), 4 << 16 | 4);
     assert_eq!(vcpu.smc(Call::Features, &[1]), 1);
     assert_eq!(vcpu.smc(Call::Features, &[2]), INVALID);
     assert_eq!(vcpu.smc(Call::Features, &[0xffff_ffff]), INVALID);
@@ -365,21 +366,22 @@ fn c234_resets_leave_the_mask_alone() {
 }
 
 #[test]
-fn c250_c251_c253_nothing_can_be_bound() {
-    let mut vcpu = Vcpu::new();
-    for intid in [16, 27, 31, 32, 100, 1019, 1 << 32 | 40] {
+fn c250_c251_c253_without_slots_nothing_can_be_bound() {
+    let mut vcpu = Vcpu::alone();
+    for intid in [16, 27, 31, 32, 95, 1 << 32 | 40] {
         let answer = vcpu.smc(Call::InterruptBind, &[intid]);
         assert_eq!(answer, OUT_OF_RESOURCE, "{intid}");
     }
-    for intid in [0, 15, 29, 1020, 1023, 8192, 0xffff_ffff] {
+    for intid in [0, 15, 29, 96, 1019, 1020, 1023, 8192, 0xffff_ffff] {
         assert_eq!(vcpu.smc(Call::InterruptBind, &[intid]), INVALID, "{intid}");
     }
 }
 
 #[test]
-fn c252_nothing_can_be_released() {
+fn c252_what_is_not_bound_cannot_be_released() {
     let mut vcpu = Vcpu::with_events();
-    for event in [0, 1, u64::from(NORMAL), u64::from(CRITICAL)] {
+    let platform = EVENTS.map(|event| u64::from(event.number));
+    for event in platform.into_iter().chain([0, 1, 0x4000_0000, 0x4000_0100]) {
         assert_eq!(vcpu.smc(Call::InterruptRelease, &[event]), INVALID);
     }
 }

@@ -2,6 +2,8 @@
 
 use hv_abi::sdei::Call;
 
+use hv_core::time::Instant;
+
 use crate::vcpu::*;
 
 #[test]
@@ -133,8 +135,8 @@ fn c098_c166_a_signal_to_a_disabled_event_waits_for_enable() {
 #[test]
 fn c099_signals_merge_until_one_is_taken() {
     let mut vcpu = Vcpu::ready();
-    vcpu.pe.post_signal();
-    vcpu.pe.post_signal();
+    let _ = vcpu.pe.post_signal(Instant(0));
+    let _ = vcpu.pe.post_signal(Instant(0));
     assert!(vcpu.enter().is_some());
     vcpu.complete();
     assert!(vcpu.enter().is_none());
@@ -144,7 +146,7 @@ fn c099_signals_merge_until_one_is_taken() {
 fn c100_disable_between_trigger_and_unmask_keeps_the_trigger() {
     let mut vcpu = Vcpu::ready();
     vcpu.smc(Call::PeMask, &[]);
-    vcpu.pe.post_signal();
+    let _ = vcpu.pe.post_signal(Instant(0));
     vcpu.smc(Call::EventDisable, &[0]);
     vcpu.smc(Call::PeUnmask, &[]);
     assert!(vcpu.enter().is_none());
@@ -207,7 +209,7 @@ fn c200_c202_c204_a_vcpu_turned_off_in_its_handlers_starts_clean() {
     vcpu.raise(CRITICAL).expect("preempts");
     vcpu.signal();
     vcpu.raise(NORMAL);
-    vcpu.pe.reset();
+    vcpu.restart();
     assert!(vcpu.enter().is_none());
     assert_eq!(vcpu.smc(Call::PeMask, &[]), 0);
     assert_eq!(vcpu.smc(Call::EventComplete, &[0]), DENIED);
@@ -227,7 +229,7 @@ fn c233_a_trigger_does_not_survive_unregister_and_reset() {
     for call in [Call::EventUnregister, Call::PrivateReset] {
         let mut vcpu = Vcpu::ready();
         vcpu.smc(Call::PeMask, &[]);
-        vcpu.pe.post_signal();
+        let _ = vcpu.pe.post_signal(Instant(0));
         assert_eq!(vcpu.smc(call, &[0]), OK);
         vcpu.make_ready(0);
         assert!(vcpu.enter().is_none(), "{call:?}");

@@ -168,8 +168,10 @@ fn c042_calls_that_are_always_available_answer_alike_in_every_state() {
         let mut vcpu = in_state(state);
         assert_eq!(vcpu.smc(Call::Version, &[]) >> 48, 1);
         assert_eq!(vcpu.smc(Call::EventGetInfo, &[0, 2]), 0);
-        assert_eq!(vcpu.smc(Call::Features, &[0]), 0);
-        assert_eq!(vcpu.smc(Call::InterruptBind, &[32]), OUT_OF_RESOURCE);
+        assert_eq!(vcpu.smc(Call::Features, &[0]), 4 << 16 | 4);
+        let bound = vcpu.smc(Call::InterruptBind, &[32]);
+        assert_eq!(bound, 0x4000_0100);
+        assert_eq!(vcpu.smc(Call::InterruptRelease, &[bound as u64]), OK);
         assert_eq!(vcpu.smc(Call::InterruptRelease, &[0]), INVALID);
         assert_eq!(vcpu.smc(Call::EventRoutingSet, &[0, 0, 0]), INVALID);
         assert_eq!(vcpu.smc(Call::EventSignal, &[0, 1]), OK);

@@ -1,10 +1,17 @@
 //! A vCPU with nothing but SDEI.
 
+use hv_abi::firmware::{Fault, Firmware};
 use hv_abi::sdei::Call;
 use hv_core::entry::Features;
-use hv_core::id::{Mpidr, VcpuId};
+use hv_core::id::{IntId, Mpidr, VcpuId, VcpuSet};
 use hv_core::regs::{El1Values, GuestRegs};
-use hv_core::sdei::{Config, Definition, Effect, Interrupted, Pe, Priority};
+use hv_core::sdei::dispatch::Due;
+use hv_core::sdei::{
+    Board, Commons, Config, Definition, Departure, Effect, Interrupted, Pe, Priority, Ripple, Scope,
+};
+use hv_core::siblings::Siblings;
+use hv_core::time::Instant;
+use hv_core::vgic::{self, Vgic};
 
 /// Affinities of the VM; the vCPU under test is the first.
 pub const SIBLINGS: [u64; 4] = [0x000, 0x001, 0x100, 0x1_0000_0000];
@@ -12,6 +19,26 @@ pub const SIBLINGS: [u64; 4] = [0x000, 0x001, 0x100, 0x1_0000_0000];
 /// A normal and a critical private event that a test VM defines.
 pub const NORMAL: u32 = 0x100;
 pub const CRITICAL: u32 = 0x101;
+
+/// A normal and a critical shared event.
+pub const SHARED: u32 = 0x200;
+pub const SHARED_CRITICAL: u32 = 0x201;
+
+/// All of them.
+pub const EVENTS: [Definition; 4] = [
+    event(NORMAL, Scope::Private, Priority::Normal),
+    event(CRITICAL, Scope::Private, Priority::Critical),
+    event(SHARED, Scope::Shared, Priority::Normal),
+    event(SHARED_CRITICAL, Scope::Shared, Priority::Critical),
+];
+
+const fn event(number: u32, scope: Scope, priority: Priority) -> Definition {
+    Definition {
+        number,
+        scope,
+        priority,
+    }
+}
 
 pub const ENTRY: u64 = 0xffff_8000_0801_0000;
 pub const ARGUMENT: u64 = 0xa5a5_0000_1234_5678;
@@ -28,12 +55,69 @@ pub const DENIED: i64 = -3;
 pub const PENDING: i64 = -5;
 pub const OUT_OF_RESOURCE: i64 = -10;
 
+/// What the vCPUs of a VM have in common.
+pub struct World {
+    pub commons: Commons,
+    pub vgic: Vgic,
+    pub family: Family,
+}
+
+/// The vCPUs of a VM by affinity, and what they show.
+pub struct Family {
+    pub mpidrs: Vec<Mpidr>,
+    pub board: Board,
+}
+
+impl Siblings for Family {
+    fn resolve(&self, mpidr: Mpidr) -> Option<VcpuId> {
+        self.mpidrs.as_slice().resolve(mpidr)
+    }
+    fn affinity(&self, vcpu: VcpuId) -> Option<Mpidr> {
+        self.mpidrs.get(vcpu.index()).copied()
+    }
+    fn board(&self) -> &Board {
+        &self.board
+    }
+}
+
+/// Interrupts of the test VM that come from the machine: the virtual timer, and an SPI.
+pub const TIMER: u32 = 27;
+pub const SPI: u32 = 40;
+/// An SPI that comes from an emulated device.
+pub const LINE: u32 = 33;
+
+impl World {
+    pub fn new(config: &Config<'_>) -> Self {
+        let mpidrs: Vec<Mpidr> = SIBLINGS.map(Mpidr::new).into();
+        let vgic = Vgic::new(&vgic::Config {
+            mpidrs: &mpidrs,
+            last: VcpuSet::EMPTY,
+            spis: 64,
+            passed_through: &[IntId(TIMER), IntId(SPI)],
+            priority_bits: 5,
+            list_regs: 4,
+        });
+        Self {
+            commons: Commons::new(mpidrs.len(), config),
+            vgic,
+            family: Family {
+                board: Board::new(mpidrs.len()),
+                mpidrs,
+            },
+        }
+    }
+}
+
 pub struct Vcpu {
+    pub me: VcpuId,
     pub pe: Pe,
+    pub world: World,
     pub regs: GuestRegs,
     pub el1: El1Values,
     /// Whom the last call signalled.
     pub signalled: Option<VcpuId>,
+    /// The bound interrupt that was last let go.
+    pub ended: Option<IntId>,
 }
 
 impl Vcpu {
@@ -43,15 +127,26 @@ impl Vcpu {
 
     /// One with a normal and a critical event besides event 0.
     pub fn with_events() -> Self {
-        let events = [(NORMAL, Priority::Normal), (CRITICAL, Priority::Critical)]
-            .map(|(number, priority)| Definition { number, priority });
         Self::with(&Config {
-            events: &events,
+            events: &EVENTS,
+            ..Config::default()
+        })
+    }
+
+    /// One with a normal and a critical private event besides event 0, and nothing in common with others.
+    pub fn alone() -> Self {
+        Self::with(&Config {
+            firmware: Firmware::only(Fault::NoBindSlots),
+            events: &EVENTS[..2],
             ..Config::default()
         })
     }
 
     pub fn with(config: &Config<'_>) -> Self {
+        Self::numbered(VcpuId(0), config)
+    }
+
+    pub fn numbered(me: VcpuId, config: &Config<'_>) -> Self {
         let el1 = El1Values {
             vbar: VBAR,
             sctlr: 1 << 23,
@@ -62,7 +157,9 @@ impl Vcpu {
             far: 0xe4,
         };
         Self {
-            pe: Pe::new(VcpuId(0), Features::default(), config),
+            me,
+            pe: Pe::new(me, Features::default(), config),
+            world: World::new(config),
             regs: GuestRegs {
                 x: core::array::from_fn(|n| 0x0101_0101_0101_0101 * n as u64),
                 pc: PC,
@@ -70,6 +167,7 @@ impl Vcpu {
             },
             el1,
             signalled: None,
+            ended: None,
         }
     }
 
@@ -114,22 +212,38 @@ impl Vcpu {
         self.regs.x[1..=args.len()].copy_from_slice(args);
         self.regs.pc += 4;
         let before = (self.regs.clone(), self.el1.clone());
-        let siblings = SIBLINGS.map(Mpidr::new);
-        let effect = self
-            .pe
-            .call(call, &mut self.regs, &mut self.el1, &siblings[..]);
-        self.signalled = match effect {
-            Effect::None => None,
-            Effect::Signal(vcpu) => Some(vcpu),
-        };
+        let World {
+            commons,
+            vgic,
+            family,
+        } = &mut self.world;
+        self.signalled = None;
+        if self.pe.needs_commons(call, &self.regs) {
+            let (regs, el1) = (&mut self.regs, &mut self.el1);
+            let Ripple { gic, .. } = self
+                .pe
+                .call_common(call, regs, el1, family, (commons, vgic));
+            self.ended = gic.deactivate.iter().next();
+        } else if let Effect::Signal(vcpu) =
+            self.pe.call(call, &mut self.regs, &mut self.el1, family)
+        {
+            self.signalled = Some(vcpu);
+        }
+        self.pe.show(&family.board);
         before
     }
 
     /// Goes back to the guest: takes the event that is due, if there is one.
     pub fn enter(&mut self) -> Option<Interrupted> {
-        let is_due = self.pe.is_dispatchable();
-        let priority = self.pe.dispatch(&mut self.regs, &self.el1);
-        assert_eq!(is_due, priority.is_some());
+        let World {
+            commons, family, ..
+        } = &mut self.world;
+        let (regs, board) = (&mut self.regs, &family.board);
+        let priority = match self.pe.due(board)? {
+            Due::Private => self.pe.dispatch(regs, &self.el1),
+            Due::Shared => self.pe.dispatch_shared(commons, board, regs, &self.el1),
+        };
+        assert!(priority.is_some(), "it was due");
         let (interrupted, is_running) = self.pe.last_interrupted(priority?)?;
         assert!(is_running);
         Some(interrupted.clone())
@@ -137,14 +251,62 @@ impl Vcpu {
 
     /// A sibling has signalled this vCPU.
     pub fn signal(&mut self) -> Option<Interrupted> {
-        self.pe.post_signal();
+        self.post(0);
         self.enter()
     }
 
     /// The platform raises one of its events.
     pub fn raise(&mut self, event: u32) -> Option<Interrupted> {
-        self.pe.post(event);
+        self.post(event);
         self.enter()
+    }
+
+    /// The platform raises one of its private events, and the vCPU looks.
+    pub fn post(&mut self, event: u32) {
+        if event == 0 {
+            assert_eq!(self.pe.post_signal(Instant(0)), None);
+            return;
+        }
+        let World {
+            commons, family, ..
+        } = &mut self.world;
+        let look = commons.raise(event, self.me, &family.board);
+        assert_eq!(look, Some(VcpuSet::only(self.me)));
+        for place in commons.take_raised(self.me) {
+            self.pe.post(place);
+        }
+    }
+
+    /// A bound interrupt has arrived here.
+    pub fn take_bound(&mut self, intid: IntId) {
+        let World {
+            commons,
+            vgic,
+            family,
+        } = &mut self.world;
+        let ripple = self.pe.take_bound(intid, commons, vgic, &family.board);
+        self.ended = ripple.gic.deactivate.iter().next();
+    }
+
+    /// CPU_OFF.
+    pub fn turn_off(&mut self) -> Departure {
+        let World {
+            commons,
+            vgic,
+            family,
+        } = &mut self.world;
+        let (departure, _) = self.pe.turn_off(commons, vgic, family);
+        departure
+    }
+
+    /// The vCPU is turned off, and on again.
+    pub fn restart(&mut self) {
+        let World {
+            commons,
+            vgic,
+            family,
+        } = &mut self.world;
+        let _: Ripple = self.pe.retire(commons, vgic, family);
     }
 
     pub fn status(&mut self, event: u32) -> i64 {

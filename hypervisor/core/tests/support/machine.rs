@@ -11,7 +11,9 @@ mod pcpu;
 use std::collections::BTreeMap;
 
 use hv_core::id::{IntId, Mpidr, VcpuId, VcpuSet};
-use hv_core::vgic::{Config, Effects, Frame, LrSource, LrState, Physical, SpiMask, Vgic, hcr};
+use hv_core::vgic::{
+    Config, Effects, Frame, Leftovers, LrSource, LrState, Physical, SpiMask, Vgic, hcr,
+};
 use pcpu::{Pcpu, Wire};
 
 pub const VCPUS: u8 = 3;
@@ -162,7 +164,9 @@ impl Machine {
         pcpu.running.clear();
         pcpu.sgis = 0;
         pcpu.eoi_count = 0;
-        let effects = self.vgic.reset_vcpu(VcpuId(vcpu), &mut lrs);
+        let effects = self
+            .vgic
+            .reset_vcpu(VcpuId(vcpu), &mut lrs, Leftovers::Dropped);
         self.pcpus[usize::from(vcpu)].load(&lrs, hcr::EN);
         self.perform(effects);
         for n in SGIS.chain([TIMER.0]) {

@@ -1,0 +1,181 @@
+//! Interrupts bound to events (DEN0054 5.1.14): bound and released, arriving, and let fire again.
+
+use hv_abi::sdei::Status;
+
+use super::common_calls::Around;
+use super::commons::{Binding, Common, Commons, Ripple, Routing, Source};
+use super::handler::Handler;
+use super::{Board, Pe};
+use crate::id::{IntId, VcpuId, VcpuSet};
+use crate::vgic::{Effects, Vgic};
+
+/// The Secure EL1 physical timer's interrupt (Arm BSA, PPI assignments), never a Non-secure guest's.
+const SECURE_TIMER: IntId = IntId(29);
+
+impl Pe {
+    /// The interrupt `intid`, which is bound to an event, has arrived at this vCPU. The virtual GIC keeps it
+    /// active until the event is over.
+    pub fn take_bound(
+        &mut self,
+        intid: IntId,
+        commons: &mut Commons,
+        vgic: &mut Vgic,
+        board: &Board,
+    ) -> Ripple {
+        let mut gic = Effects::NONE;
+        let is_edge = vgic.is_edge(self.me, intid);
+        match commons.bound_to(intid) {
+            None => vgic.end_bound(self.me, intid, &mut gic),
+            Some(Common::Bound(slot)) => {
+                let index = self.slot(slot);
+                if let Some(event) = self.event_mut(index) {
+                    if accepts(&event.handler, is_edge) {
+                        event.is_pending = true;
+                        self.settle();
+                    } else if is_edge {
+                        vgic.end_bound(self.me, intid, &mut gic);
+                    }
+                }
+            }
+            Some(Common::Shared(index)) => {
+                if let Some(event) = commons.event_mut(index) {
+                    if accepts(&event.handler, is_edge) {
+                        event.is_pending = true;
+                    } else if is_edge {
+                        vgic.end_bound(self.me, intid, &mut gic);
+                    }
+                }
+            }
+        }
+        let look = commons.publish(board);
+        Ripple { look, gic }
+    }
+
+    /// If nothing is left of the event in this slot here, its interrupt may be released.
+    pub(super) fn let_go(&self, slot: usize, commons: &mut Commons) {
+        let event = self.event(self.slot(slot));
+        if event.is_none_or(|event| event.handler.is_vacant())
+            && let Some(Some(binding)) = commons.bindings.get_mut(slot)
+        {
+            binding.users.remove(self.me);
+        }
+    }
+
+    /// See [`Around::resample_shared`].
+    pub(super) fn resample_bound<S: ?Sized>(&mut self, slot: usize, around: &mut Around<'_, S>) {
+        let me = self.me;
+        let index = self.slot(slot);
+        let binding = around.commons.bindings.get(slot).copied().flatten();
+        if let (Some(event), Some(Binding { intid, .. })) = (self.event_mut(index), binding)
+            && !event.is_pending
+            && !event.handler.is_running()
+        {
+            let is_edge = around.vgic.is_edge(me, intid);
+            if is_edge || event.handler.is_enabled() {
+                around.vgic.end_bound(me, intid, &mut around.gic);
+            }
+            event.is_pending = event.handler.is_enabled() && around.vgic.is_raised(me, intid);
+        }
+    }
+}
+
+/// Whether an interrupt makes its event pending. An edge has happened, so it waits to be enabled; a level
+/// is looked at again when the event is enabled, and when it completes.
+fn accepts(handler: &Handler, is_edge: bool) -> bool {
+    if is_edge {
+        handler.is_registered()
+    } else {
+        handler.is_ready()
+    }
+}
+
+impl<S: ?Sized> Around<'_, S> {
+    /// INTERRUPT_BIND. What is bound already keeps its event.
+    pub(super) fn bind(&mut self, intid: IntId) -> Result<u64, Status> {
+        if let Some(event) = self.commons.bound_to(intid) {
+            return Ok(self.commons.number(event).into());
+        }
+        let is_ppi = intid.is_private() && !intid.is_sgi() && intid != SECURE_TIMER;
+        if !(is_ppi || intid.is_spi() && self.vgic.has(intid)) {
+            return Err(Status::InvalidParameters);
+        }
+        let event = if is_ppi {
+            let mut bindings = self.commons.bindings.iter();
+            let slot = bindings.position(Option::is_none);
+            Common::Bound(slot.ok_or(Status::OutOfResource)?)
+        } else {
+            let mut shared = (0..).zip(&self.commons.shared);
+            let free = shared.find(|(_, event)| event.source == Source::Slot(None));
+            Common::Shared(free.ok_or(Status::OutOfResource)?.0)
+        };
+        if !self.vgic.bind(intid, &mut self.gic) {
+            return Err(Status::Denied);
+        }
+        match event {
+            Common::Bound(slot) => {
+                if let Some(binding) = self.commons.bindings.get_mut(slot) {
+                    let users = VcpuSet::EMPTY;
+                    *binding = Some(Binding { intid, users });
+                }
+            }
+            Common::Shared(index) => {
+                if let Some(event) = self.commons.event_mut(index) {
+                    event.source = Source::Slot(Some(intid));
+                }
+            }
+        }
+        Ok(self.commons.number(event).into())
+    }
+
+    /// INTERRUPT_RELEASE: the interrupt goes back to the guest's GIC, disabled.
+    pub(super) fn release(&mut self, number: u32) -> Result<u64, Status> {
+        let event = self.commons.find(number);
+        let freed = match event.ok_or(Status::InvalidParameters)? {
+            Common::Bound(slot) => {
+                let binding = self.commons.bindings.get_mut(slot);
+                let binding = binding.ok_or(Status::InvalidParameters)?;
+                if binding.is_some_and(|binding| !binding.users.is_empty()) {
+                    return Err(Status::Denied);
+                }
+                binding.take().map(|binding| binding.intid)
+            }
+            Common::Shared(index) => {
+                let event = self.commons.event_mut(index);
+                let event = event.ok_or(Status::InvalidParameters)?;
+                let Source::Slot(intid) = event.source else {
+                    return Err(Status::InvalidParameters);
+                };
+                if !event.handler.is_vacant() {
+                    return Err(Status::Denied);
+                }
+                event.source = Source::Slot(None);
+                event.routing = Routing::Any;
+                intid
+            }
+        };
+        if let Some(intid) = freed {
+            self.vgic.unbind(intid);
+        }
+        Ok(0)
+    }
+
+    /// Lets a bound interrupt fire again after its event has ended, has been enabled or lost its handler: the
+    /// physical GIC then looks at the line as it is. A level that nobody waits for stays as it is, for it
+    /// would fire without end.
+    pub(super) fn resample_shared(&mut self, index: u8) {
+        let Some(event) = self.commons.event_mut(index) else {
+            return;
+        };
+        let Source::Slot(Some(intid)) = event.source else {
+            return;
+        };
+        if event.is_pending || event.handler.is_running() {
+            return;
+        }
+        let anyone = VcpuId(0);
+        if event.handler.is_enabled() || self.vgic.is_edge(anyone, intid) {
+            self.vgic.end_bound(anyone, intid, &mut self.gic);
+        }
+        event.is_pending = event.handler.is_enabled() && self.vgic.is_raised(anyone, intid);
+    }
+}

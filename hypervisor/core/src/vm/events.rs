@@ -1,0 +1,123 @@
+//! A vCPU's SDEI: events taken on the way into the guest, and calls.
+
+use hv_abi::sdei;
+
+use super::{Action, GuestMap, Pcpu, Vcpu};
+use crate::regs::GuestRegs;
+use crate::sdei::dispatch::Due;
+use crate::sdei::{Board, Commons, Effect, Priority, Ripple};
+use crate::trace::Event;
+use crate::vgic::Vgic;
+
+impl Vcpu {
+    /// Takes the private events that are due; the last thing before an entry. True if a shared one comes next:
+    /// then [`Self::dispatch_shared`], and this again.
+    #[inline]
+    #[must_use]
+    pub fn dispatch_events(
+        &mut self,
+        regs: &mut GuestRegs,
+        pcpu: &impl Pcpu,
+        board: &Board,
+    ) -> bool {
+        loop {
+            match self.sdei.due(board) {
+                None => return false,
+                Some(Due::Shared) => return true,
+                Some(Due::Private) => {
+                    let pc = regs.pc;
+                    let Some(priority) = self.sdei.dispatch(regs, pcpu) else {
+                        return false;
+                    };
+                    self.dispatched(priority, pc, regs, pcpu);
+                }
+            }
+        }
+    }
+
+    /// Takes a shared event, unless a sibling was faster; under the VM's lock.
+    pub fn dispatch_shared(
+        &mut self,
+        commons: &mut Commons,
+        regs: &mut GuestRegs,
+        pcpu: &impl Pcpu,
+        board: &Board,
+    ) {
+        let pc = regs.pc;
+        if let Some(priority) = self.sdei.dispatch_shared(commons, board, regs, pcpu) {
+            self.dispatched(priority, pc, regs, pcpu);
+        }
+    }
+
+    #[inline]
+    fn dispatched(&mut self, priority: Priority, pc: u64, regs: &GuestRegs, pcpu: &impl Pcpu) {
+        let at = pcpu.now();
+        let [normal, critical] = &mut self.dispatched;
+        match priority {
+            Priority::Normal => *normal = at,
+            Priority::Critical => *critical = at,
+        }
+        let event = regs.x[0] as u32;
+        self.trace.push(at, Event::SdeiDispatch { event, pc });
+    }
+
+    /// Performs an [`Action::Sdei`].
+    pub fn call_common(
+        &mut self,
+        call: sdei::Call,
+        regs: &mut GuestRegs,
+        pcpu: &mut impl Pcpu,
+        map: &GuestMap,
+        commons: (&mut Commons, &mut Vgic),
+    ) -> Ripple {
+        let was_running = self.sdei.running();
+        let ripple = self.sdei.call_common(call, regs, pcpu, map, commons);
+        self.called(call, was_running, regs, pcpu, map);
+        ripple
+    }
+
+    pub(super) fn handle_sdei(
+        &mut self,
+        call: sdei::Call,
+        regs: &mut GuestRegs,
+        pcpu: &mut impl Pcpu,
+        map: &GuestMap,
+    ) -> Action {
+        if self.sdei.needs_commons(call, regs) {
+            return Action::Sdei(call);
+        }
+        let was_running = self.sdei.running();
+        let effect = self.sdei.call(call, regs, pcpu, map);
+        self.called(call, was_running, regs, pcpu, map);
+        match effect {
+            Effect::None => Action::Resume,
+            Effect::Signal(target) => {
+                self.note(pcpu.now(), Event::SdeiSignal { target: target.0 });
+                Action::Signal(target)
+            }
+        }
+    }
+
+    /// After a call: remembers it, and lets the siblings know.
+    fn called(
+        &mut self,
+        call: sdei::Call,
+        was_running: Option<u32>,
+        regs: &GuestRegs,
+        pcpu: &impl Pcpu,
+        map: &GuestMap,
+    ) {
+        match call {
+            sdei::Call::PeMask => self.note(pcpu.now(), Event::PeMask),
+            sdei::Call::PeUnmask => self.note(pcpu.now(), Event::PeUnmask),
+            sdei::Call::EventComplete if was_running.is_some() => {
+                self.note(pcpu.now(), Event::SdeiComplete);
+            }
+            sdei::Call::EventCompleteAndResume if was_running != self.sdei.running() => {
+                self.note(pcpu.now(), Event::SdeiResume { pc: regs.pc });
+            }
+            _ => {}
+        }
+        self.sdei.show(&map.board);
+    }
+}

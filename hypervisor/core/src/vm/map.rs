@@ -1,0 +1,105 @@
+//! What one VM looks like to its guest.
+
+use alloc::vec::Vec;
+
+use crate::id::{Mpidr, VcpuId, VcpuSet};
+use crate::sdei::Board;
+use crate::siblings::Siblings;
+use crate::vgic::Frame;
+use crate::vgic::affinity::Affinities;
+
+/// A range of guest physical addresses, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IpaRange {
+    /// First byte.
+    pub start: u64,
+    /// Length.
+    pub size: u64,
+}
+
+impl IpaRange {
+    /// How far into the range `ipa` lies, if it does.
+    pub const fn offset_of(self, ipa: u64) -> Option<u64> {
+        let offset = ipa.wrapping_sub(self.start);
+        if offset < self.size {
+            Some(offset)
+        } else {
+            None
+        }
+    }
+}
+
+/// What one VM looks like to its guest; does not change while it runs, but for the board.
+#[derive(Debug)]
+pub struct GuestMap {
+    /// Its vCPUs by affinity.
+    pub affinities: Affinities,
+    /// Its RAM.
+    pub ram: Vec<IpaRange>,
+    /// The emulated PL011.
+    pub uart: IpaRange,
+    /// The distributor.
+    pub distributor: IpaRange,
+    /// Regions of redistributors, filled in vCPU order.
+    pub redistributors: Vec<IpaRange>,
+    /// What its vCPUs see of each other's SDEI.
+    pub board: Board,
+    /// It may make the calls of [`hv_abi::vendor`].
+    pub has_debug_calls: bool,
+}
+
+/// Size of a redistributor's two frames, RD_base and SGI_base (IHI0069 12.10).
+pub const REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
+
+impl GuestMap {
+    /// The vCPUs whose redistributor is the last of its region.
+    pub fn last_redistributors(&self, vcpus: usize) -> VcpuSet {
+        let mut last = VcpuSet::EMPTY;
+        let mut first = 0;
+        for region in &self.redistributors {
+            let frames = (region.size / REDISTRIBUTOR_SIZE) as usize;
+            let end = (first + frames).min(vcpus);
+            if end > first {
+                last.insert(VcpuId((end - 1) as u8));
+            }
+            first = end;
+        }
+        last
+    }
+
+    /// Which interrupt controller frame an access meets, and where in it.
+    pub(super) fn frame(&self, ipa: u64) -> Option<(Frame, u64)> {
+        if let Some(offset) = self.distributor.offset_of(ipa) {
+            return Some((Frame::Distributor, offset));
+        }
+        let mut first = 0;
+        for region in &self.redistributors {
+            if let Some(offset) = region.offset_of(ipa) {
+                let vcpu = VcpuId(u8::try_from(first + offset / REDISTRIBUTOR_SIZE).ok()?);
+                self.affinities.mpidr(vcpu)?;
+                return Some((Frame::Redistributor(vcpu), offset % REDISTRIBUTOR_SIZE));
+            }
+            first += region.size / REDISTRIBUTOR_SIZE;
+        }
+        None
+    }
+
+    /// Whether `ipa` is RAM.
+    pub fn is_ram(&self, ipa: u64) -> bool {
+        self.ram.iter().any(|range| range.offset_of(ipa).is_some())
+    }
+}
+
+impl Siblings for GuestMap {
+    fn resolve(&self, mpidr: Mpidr) -> Option<VcpuId> {
+        self.affinities.find(mpidr)
+    }
+
+    fn affinity(&self, vcpu: VcpuId) -> Option<Mpidr> {
+        self.affinities.mpidr(vcpu)
+    }
+
+    fn board(&self) -> &Board {
+        &self.board
+    }
+}
