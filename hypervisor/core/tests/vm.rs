@@ -252,7 +252,7 @@ fn c090_an_event_that_comes_with_an_access_enters_behind_it() {
     let mut rig = rig();
     rig.arm_event_0(0x4030_0000);
     rig.regs.pc = 0x4040_0000;
-    rig.vcpu.sdei.post_signal();
+    let _ = rig.vcpu.sdei.post_signal(Instant(0));
     let (esr, far, hpfar) = load(0x0900_0018);
     let Action::Uart { access, .. } = rig.exit(esr, far, hpfar) else {
         panic!("no access");
@@ -273,13 +273,13 @@ fn c091_an_event_that_comes_with_an_exception_enters_on_top_of_it() {
     let mut rig = rig();
     rig.arm_event_0(0x4030_0000);
     rig.regs.pc = 0x4040_0000;
-    rig.vcpu.sdei.post_signal();
+    let _ = rig.vcpu.sdei.post_signal(Instant(0));
     // An instruction that is undefined to a guest, and an access to nothing.
     let (esr, far, hpfar) = load(0x1000);
     for (esr, far, hpfar, class) in [(0x19 << 26 | 1 << 25, 0, 0, 0), (esr, far, hpfar, 0x25)] {
         rig.regs.pc = 0x4040_0000;
         assert_eq!(rig.exit(esr, far, hpfar), Action::Resume);
-        rig.vcpu.sdei.post_signal();
+        let _ = rig.vcpu.sdei.post_signal(Instant(0));
         rig.dispatch();
         let vector = VBAR + 0x200;
         assert_eq!((rig.regs.pc, rig.regs.x[2]), (0x4030_0000, vector));

@@ -1,10 +1,10 @@
 //! SDEI as a guest meets it. Tests that cover an item of the conformance list carry its number.
 
 mod calls;
-mod common;
 mod completion;
 mod delivery;
 mod model;
 mod nesting;
 mod table;
+mod together;
 mod vcpu;
