@@ -3,6 +3,7 @@
 
 mod events;
 mod map;
+mod record;
 
 use hv_abi::{sdei, smccc};
 
@@ -12,7 +13,7 @@ use crate::id::{IntId, Mpidr, VcpuId};
 use crate::idreg;
 use crate::psci;
 use crate::regs::{El1, GuestRegs};
-use crate::sdei::{Board, Config, Interrupted, Pe, Priority};
+use crate::sdei::{Board, Config, Interrupted, Pe};
 use crate::smc::{self, Service};
 use crate::time::Instant;
 use crate::trace::{Event, Ring};
@@ -21,6 +22,7 @@ use crate::vgic::Frame;
 use crate::vgic::affinity::Sgi;
 
 pub use map::{GuestMap, IpaRange, REDISTRIBUTOR_SIZE};
+pub use record::Record;
 
 /// What a vCPU's own pCPU can be asked.
 pub trait Pcpu: El1 {
@@ -82,17 +84,6 @@ const ICC_ASGI1R: Sysreg = Sysreg::new(3, 0, 12, 11, 6);
 const ICC_SGI0R: Sysreg = Sysreg::new(3, 0, 12, 11, 7);
 const ICC_DIR: Sysreg = Sysreg::new(3, 0, 12, 11, 1);
 
-/// A dispatch, as it was when it happened.
-#[derive(Clone, Copy, Debug)]
-pub struct Record<'a> {
-    /// When.
-    pub at: Instant,
-    /// Every register of the interrupted context.
-    pub interrupted: &'a Interrupted,
-    /// The handler has completed.
-    pub is_complete: bool,
-}
-
 /// The part of a vCPU that only its own pCPU touches.
 #[derive(Debug)]
 pub struct Vcpu {
@@ -104,6 +95,9 @@ pub struct Vcpu {
     trace: Ring,
     /// When the last event of each priority was dispatched.
     dispatched: [Instant; 2],
+    /// The last event before it was started anew: a capture kernel that restarts a CPU and sends it
+    /// events must not wipe out the evidence of how it was stopped.
+    before: Option<(Instant, Interrupted)>,
 }
 
 impl Vcpu {
@@ -115,34 +109,13 @@ impl Vcpu {
             features,
             trace: Ring::new(),
             dispatched: [Instant(0); 2],
+            before: None,
         }
     }
 
     /// What is remembered of it, oldest first.
     pub fn trace(&self) -> impl Iterator<Item = (Instant, Event)> + '_ {
         self.trace.iter()
-    }
-
-    /// The last dispatch of each priority, in full.
-    pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
-        let priorities = [Priority::Normal, Priority::Critical];
-        priorities
-            .into_iter()
-            .zip(self.dispatched)
-            .filter_map(|(priority, at)| {
-                let (interrupted, is_running) = self.sdei.last_interrupted(priority)?;
-                Some(Record {
-                    at,
-                    interrupted,
-                    is_complete: !is_running,
-                })
-            })
-    }
-
-    /// Forgets what is remembered; the VM was reset.
-    pub fn forget(&mut self) {
-        self.trace = Ring::new();
-        self.sdei.forget();
     }
 
     /// Remembers an event.
@@ -152,6 +125,7 @@ impl Vcpu {
 
     /// Starts from power-off: what CPU_ON promises of the registers hv-core holds (DEN0022 6.4).
     pub fn start(&mut self, regs: &mut GuestRegs, start: psci::Start, now: Instant) {
+        self.close_records();
         self.begin(regs, start, now);
     }
 

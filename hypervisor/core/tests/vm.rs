@@ -291,12 +291,8 @@ fn c091_an_event_that_comes_with_an_exception_enters_on_top_of_it() {
     }
 }
 
-#[test]
-fn c202_switching_off_in_a_handler_ends_it() {
-    let mut rig = rig();
-    rig.arm_event_0(0x4030_0000);
-    let _ = rig.vcpu.sdei.post_signal(Instant(0));
-    rig.dispatch();
+/// What CPU_OFF does of SDEI.
+fn turn_off(rig: &mut Rig) {
     let config = Config::default();
     let mut commons = Commons::new(4, &config);
     let mut vgic = Vgic::new(&vgic::Config {
@@ -309,9 +305,52 @@ fn c202_switching_off_in_a_handler_ends_it() {
     });
     let (departure, _) = rig.vcpu.sdei.turn_off(&mut commons, &mut vgic, &rig.map);
     assert_eq!(departure, Departure::Off);
+}
+
+#[test]
+fn c202_switching_off_in_a_handler_ends_it() {
+    let mut rig = rig();
+    rig.arm_event_0(0x4030_0000);
+    let _ = rig.vcpu.sdei.post_signal(Instant(0));
+    rig.dispatch();
+    turn_off(&mut rig);
     assert_eq!(rig.vcpu.sdei.running(), None);
     assert!(rig.vcpu.sdei.is_masked());
     assert!(rig.vcpu.records().all(|record| record.is_complete));
+}
+
+#[test]
+fn a_stop_stays_on_record_in_the_next_life() {
+    let mut rig = rig();
+    let start = psci::Start {
+        vcpu: rig.vcpu.id,
+        entry: ENTRY,
+        context: 0,
+    };
+    let take_event_at = |rig: &mut Rig, pc| {
+        rig.arm_event_0(0x4030_0000);
+        rig.regs.pc = pc;
+        assert_eq!(rig.vcpu.sdei.post_signal(Instant(0)), None);
+        rig.dispatch();
+    };
+    let pcs = |rig: &Rig| -> Vec<u64> {
+        let records = rig.vcpu.records();
+        records.map(|record| record.interrupted.pc).collect()
+    };
+    take_event_at(&mut rig, 0x4040_0000);
+    turn_off(&mut rig);
+    rig.vcpu.start(&mut rig.regs, start, Instant(1));
+    assert_eq!(pcs(&rig), [0x4040_0000]);
+    take_event_at(&mut rig, 0x4050_0000);
+    assert_eq!(pcs(&rig), [0x4040_0000, 0x4050_0000]);
+    let open: Vec<bool> = rig
+        .vcpu
+        .records()
+        .map(|record| !record.is_complete)
+        .collect();
+    assert_eq!(open, [false, true]);
+    rig.vcpu.forget();
+    assert_eq!(pcs(&rig), [0; 0]);
 }
 
 #[test]

@@ -145,6 +145,19 @@ impl Pe {
         Some((level.interrupted.as_ref()?, level.running.is_some()))
     }
 
+    /// Takes what the last event of this priority interrupted off the record, unless its handler still runs.
+    pub fn take_interrupted(&mut self, priority: Priority) -> Option<Interrupted> {
+        let [normal, critical] = &mut self.levels;
+        let level = match priority {
+            Priority::Normal => normal,
+            Priority::Critical => critical,
+        };
+        if level.running.is_some() {
+            return None;
+        }
+        level.interrupted.take()
+    }
+
     /// The level whose handler runs; CONTEXT and COMPLETE speak of this one.
     pub(super) fn innermost(&self) -> Option<&Level> {
         let [normal, critical] = &self.levels;
