@@ -151,7 +151,7 @@ fn getting(missing: &[tools::Tool]) -> (State, String) {
 }
 
 fn guest(cache: &Cache) -> Finding {
-    let (state, text) = match kernel::ready(cache) {
+    let (state, text) = match kernel::ready(cache, kernel::Edition::Plain) {
         Some(kernel) => (
             State::Ok,
             format!("Linux {}, {}", kernel.release, kernel.image.display()),

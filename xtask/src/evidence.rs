@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use serde::Serialize;
 
+use crate::capture::Revived;
 use crate::console::Record;
 use crate::cpulist::CpuList;
 use crate::registers::Registers;
@@ -34,6 +35,10 @@ pub struct Story {
     pub failure: Option<String>,
     /// CPUs whose backtrace the kernel printed, and where each stood.
     pub backtraces: Vec<(u32, String)>,
+    /// How SDEI-stopped CPUs end, if the kernel says that it was told.
+    pub fate: Option<String>,
+    /// What the capture kernel found of each CPU.
+    pub revived: Vec<Revived>,
     #[serde(skip)]
     backtrace_of: Option<u32>,
 }
@@ -60,6 +65,8 @@ impl Story {
             self.failed = first_list(list);
         } else if line.contains("Starting crashdump kernel") {
             self.left_us = log_time(line);
+        } else if let Some(fate) = after("sdei_nmi: ending: ") {
+            self.fate = Some(fate.to_owned());
         } else if let Some(cpu) = after("NMI backtrace for cpu ") {
             self.backtrace_of = first_number(cpu).filter(|_| !cpu.contains("skipped"));
         } else if line.contains("Call trace:") {
@@ -93,6 +100,7 @@ impl Story {
             "wedged" => self.wedged.0.extend(cpu()),
             "panic" => self.panicked = cpu(),
             "capture" => self.captured = true,
+            "cpu" => self.revived.extend(Revived::parse(rest)),
             "done" => self.done = true,
             "fail" => {
                 self.failure.get_or_insert_with(|| rest.to_owned());
@@ -190,11 +198,18 @@ impl Drain {
         Ok(())
     }
 
-    /// The event 0 that `vcpu` has not completed: what it was stopped in.
-    pub fn stopped_in(&self, vcpu: u32) -> Option<&Frame> {
+    /// When the stop was over: the CPU that panicked masks SDEI on itself when it is done with the others.
+    pub fn stop_over_us(&self, story: &Story) -> Option<u64> {
+        let mask = self.first(story.panicked?, "pe-mask", 0)?;
+        Some(mask.time_us)
+    }
+
+    /// The event 0 that `vcpu` was stopped in: the last it took before the stop was over.
+    pub fn stopped_in(&self, vcpu: u32, story: &Story) -> Option<&Frame> {
+        let over = self.stop_over_us(story).unwrap_or(u64::MAX);
         self.frames
             .iter()
-            .rfind(|frame| frame.vcpu == vcpu && frame.event == 0 && frame.running)
+            .rfind(|frame| frame.vcpu == vcpu && frame.event == 0 && frame.time_us <= over)
     }
 
     /// When `vcpu` first did `event` at or after `from_us`.
@@ -298,15 +313,28 @@ LAB: done";
     }
 
     #[test]
-    fn a_running_frame_is_what_a_cpu_was_stopped_in() {
+    fn the_last_frame_is_what_a_cpu_was_stopped_in() {
         let old = frame_line(2, "complete", &sample(1));
         let new = frame_line(2, "running", &sample(2));
         let other = frame_line(1, "complete", &sample(3));
         let end = "@end vm=0".to_owned();
         let drain = drain(&[old, new, other, end]);
-        assert_eq!(drain.stopped_in(2).unwrap().registers, sample(2));
-        assert_eq!(drain.stopped_in(1), None);
+        let story = Story::default();
+        assert_eq!(drain.stopped_in(2, &story).unwrap().registers, sample(2));
+        assert_eq!(drain.stopped_in(3, &story), None);
         assert!(drain.complete);
+    }
+
+    #[test]
+    fn an_event_after_the_stop_is_not_what_a_cpu_was_stopped_in() {
+        let at = |time: &str, line: String| line.replace("t=5000", time);
+        let drain = drain(&[
+            "@trace vm=0 vcpu=0 t=6000 event=pe-mask a=0x0 b=0x0".into(),
+            at("t=5500", frame_line(2, "complete", &sample(1))),
+            at("t=7000", frame_line(2, "complete", &sample(2))),
+        ]);
+        let story = story(LOG);
+        assert_eq!(drain.stopped_in(2, &story).unwrap().registers, sample(1));
     }
 
     #[test]

@@ -45,20 +45,26 @@ const LOADER: &str = "ld-linux-aarch64.so.1";
 const INIT: &[u8] = include_bytes!("../../guest-tests/linux/init");
 
 /// The initramfs whose kdump jobs load `image` as the kernel that saves the
-/// dump. Returns the path of a gzipped cpio archive.
-pub fn ensure(cache: &Cache, image: &Path, progress: &Progress) -> Result<PathBuf> {
+/// dump; without one it has no such jobs. Returns the path of a gzipped cpio
+/// archive.
+pub fn ensure(cache: &Cache, image: Option<&Path>, progress: &Progress) -> Result<PathBuf> {
     let _lock = cache.lock("initramfs", progress)?;
-    let kernel = fs::read(image).with_context(|| format!("cannot read {}", image.display()))?;
+    let read =
+        |image: &Path| fs::read(image).with_context(|| format!("cannot read {}", image.display()));
+    let kernel = image.map(read).transpose()?;
     let programs = programs(cache, progress)?;
     let key = fingerprint(&[
         &crate::cache::digest(INIT),
-        &crate::cache::digest(&kernel),
+        &kernel
+            .as_deref()
+            .map(crate::cache::digest)
+            .unwrap_or_default(),
         &programs.file_name().unwrap_or_default().to_string_lossy(),
     ]);
     let entry = cache.entry(&format!("initramfs-{key}"), |dir| {
         let step = progress.step("pack the initramfs");
         let path = dir.join("initramfs.cpio.gz");
-        let bytes = pack(&programs, &kernel)?;
+        let bytes = pack(&programs, kernel.as_deref())?;
         fs::write(&path, bytes).map_err(|error| unwritable(&path, &error))?;
         step.done();
         Ok(())
@@ -182,8 +188,8 @@ fn needed_in(data: &[u8]) -> Result<Vec<String>> {
     Ok(libraries)
 }
 
-/// Packs init, the kernel and everything below `programs`.
-fn pack(programs: &Path, kernel: &[u8]) -> Result<Vec<u8>> {
+/// Packs init, the kernel if there is one, and everything below `programs`.
+fn pack(programs: &Path, kernel: Option<&[u8]>) -> Result<Vec<u8>> {
     let mut archive = cpio::Archive::new(GzEncoder::new(Vec::new(), Compression::fast()));
     for dir in ["bin", "sbin", "lib", "boot", "dev"] {
         archive.dir(dir)?;
@@ -191,7 +197,9 @@ fn pack(programs: &Path, kernel: &[u8]) -> Result<Vec<u8>> {
     // The kernel opens /dev/console for init before anything is mounted.
     archive.char_device("dev/console", 5, 1)?;
     archive.file("init", 0o755, INIT)?;
-    archive.file("boot/Image", 0o644, kernel)?;
+    if let Some(kernel) = kernel {
+        archive.file("boot/Image", 0o644, kernel)?;
+    }
     for dir in ["bin", "sbin", "lib"] {
         let path = programs.join(dir);
         let entries =

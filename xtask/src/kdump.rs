@@ -13,12 +13,14 @@ use clap::Args;
 use hv_bundle::GuestConfig;
 
 use crate::build::{self, Built, Program};
+use crate::capture::Capture;
 use crate::cpulist::CpuList;
 use crate::el3::{El3, Firmware};
 use crate::ending::Ending;
 use crate::evidence::Story;
 use crate::guest::Switch;
-use crate::lab::{self, Folder, Plan, Scenario, Seen};
+use crate::kernel::{self, Edition};
+use crate::lab::{self, Fate, Folder, Plan, Scenario, Seen};
 use crate::ladder::Ladder;
 use crate::payload::{self, Payload};
 use crate::qemu::{DEFAULT_CPU, Machine};
@@ -27,7 +29,7 @@ use crate::symbols::Symbols;
 use crate::verdict::{Evidence, Verdict, WEDGE_FUNCTION};
 use crate::vmcore::{self, Vmcore};
 use crate::workshop::Workshop;
-use crate::{initramfs, kernel, tools};
+use crate::{initramfs, tools};
 
 use report::Judged;
 pub use report::Report;
@@ -63,6 +65,15 @@ pub struct Kdump {
     /// What runs below the hypervisor, at EL3.
     #[arg(long, value_enum, value_name = "WHAT", default_value = "none")]
     el3: El3,
+    /// How a CPU ends that SDEI stopped; the capture kernel then gets all CPUs, and each must be as
+    /// it is to be.
+    ///
+    /// After the endings with CPU_OFF every CPU must come back in the capture kernel, run a task,
+    /// take timer interrupts and IPIs, and take event 0 again. After the others, the CPUs that
+    /// SDEI stopped stay away, and all others come back. All but `park` need a kernel with
+    /// guest-tests/linux/sdei-ending.patch, which ours then is.
+    #[arg(long, value_enum)]
+    ending: Option<Fate>,
     /// Another kernel than ours; it needs what guest-tests/linux/kernel.config asks for.
     #[arg(long, value_name = "PATH")]
     kernel: Option<PathBuf>,
@@ -93,7 +104,7 @@ impl Kdump {
         let plan = self.plan();
         plan.check()?;
         let workshop = Workshop::open()?.above(self.el3);
-        let lab = Lab::prepare(&workshop, self.kernel.as_deref(), self.vmlinux.as_deref())?;
+        let lab = Lab::prepare(&workshop, &self.system(&plan)?)?;
         let request = Request {
             plan,
             timeout: Duration::from_secs(self.timeout),
@@ -129,6 +140,16 @@ impl Kdump {
         })
     }
 
+    fn system(&self, plan: &Plan) -> Result<System> {
+        Ok(match &self.kernel {
+            Some(kernel) => System::Other {
+                kernel: kernel.clone(),
+                vmlinux: beside(kernel, self.vmlinux.as_deref())?,
+            },
+            None => System::Ours(plan.edition()),
+        })
+    }
+
     fn plan(&self) -> Plan {
         let last = self.cpus.saturating_sub(1);
         let wedge = self
@@ -143,6 +164,7 @@ impl Kdump {
             panic: self.panic.or(first_left).unwrap_or(0),
             wedge,
             sdei: self.sdei == Switch::On,
+            fate: self.ending,
         }
     }
 }
@@ -175,6 +197,19 @@ pub struct Lab {
     symbols: Symbols,
 }
 
+/// The guest kernel.
+pub enum System {
+    /// One of ours.
+    Ours(Edition),
+    /// Another, and the same with its symbols.
+    Other {
+        /// The Image, also gzipped.
+        kernel: PathBuf,
+        /// The ELF file.
+        vmlinux: PathBuf,
+    },
+}
+
 /// One run that is asked for.
 pub struct Request<'a> {
     /// What to do.
@@ -186,27 +221,23 @@ pub struct Request<'a> {
 }
 
 impl Lab {
-    /// Builds the hypervisor, and the guest unless `kernel` is one.
-    pub fn prepare(
-        workshop: &Workshop,
-        kernel: Option<&Path>,
-        vmlinux: Option<&Path>,
-    ) -> Result<Self> {
+    /// Builds the hypervisor, and the guest unless it is there.
+    pub fn prepare(workshop: &Workshop, system: &System) -> Result<Self> {
         let qemu = tools::qemu(&workshop.cache, &workshop.progress)?;
         let hypervisor = build::build(workshop, Program::Hypervisor)?;
-        let (kernel, vmlinux) = match kernel {
-            Some(kernel) => {
+        let (kernel, vmlinux) = match system {
+            System::Other { kernel, vmlinux } => {
                 // The capture kernel is the same one, and kexec takes no packed Image.
                 let image = workshop.output("kernel.img")?;
                 build::write_if_new(&image, &payload::read_kernel(kernel)?)?;
-                (image, beside(kernel, vmlinux)?)
+                (image, vmlinux.clone())
             }
-            None => {
-                let ours = kernel::ensure(&workshop.cache, &workshop.progress)?;
+            System::Ours(edition) => {
+                let ours = kernel::ensure(&workshop.cache, *edition, &workshop.progress)?;
                 (ours.image, ours.vmlinux)
             }
         };
-        let initramfs = initramfs::ensure(&workshop.cache, &kernel, &workshop.progress)?;
+        let initramfs = initramfs::ensure(&workshop.cache, Some(&kernel), &workshop.progress)?;
         let symbols = Symbols::load(&vmlinux)?;
         Ok(Self {
             qemu,
@@ -298,12 +329,16 @@ impl Lab {
             notes: &dump.notes,
             symbols: &self.symbols,
             kaslr_offset: dump.kaslr_offset()?,
+            stays_in_handler: plan.stays_in_handler(),
         };
         let verdict = Verdict::of(&evidence, &ladder);
         Ok(Some(Judged {
             format: dump.format,
             bytes,
             release: dump.release()?.to_owned(),
+            capture: plan
+                .fate
+                .map(|_| Capture::of(plan, &seen.story, &seen.drain, &ladder)),
             ladder,
             verdict,
         }))
@@ -353,6 +388,13 @@ fn check_run(plan: &Plan, seen: &Seen) -> Result<()> {
             seen.ending
         );
     }
+    if let Some(fate) = plan.fate.filter(|fate| *fate != Fate::Park) {
+        ensure!(
+            story.fate.as_deref() == Some(fate.name()),
+            "this kernel does not know sdei_ending={}; it lacks guest-tests/linux/sdei-ending.patch",
+            fate.name()
+        );
+    }
     if plan.scenario == Scenario::Hardlockup {
         let panic = story.panic.as_deref().unwrap_or("nothing");
         ensure!(
@@ -385,4 +427,4 @@ fn check_backtraces(plan: &Plan, story: &Story) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

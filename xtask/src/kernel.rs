@@ -1,21 +1,23 @@
 //! The guest kernel: Linux from Debian's source package, configured by
 //! `guest-tests/linux/kernel.config` and built once per version and
-//! configuration.
+//! configuration; and the same with `guest-tests/linux/sdei-ending.patch`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
-use crate::archive::{Archive, Offer, Root, at_least, unpack, upstream};
+use crate::archive::{Archive, Offer, Root, at_least, upstream};
 use crate::cache::{Cache, fingerprint, remove, unwritable};
 use crate::progress::Progress;
 use crate::{initramfs, tools};
 
 pub mod kbuild;
+mod source;
 
-use kbuild::{configure, make, run};
+use kbuild::{configure, make};
+use source::Source;
 
 /// The configuration; everything else that can be left out is.
 const FRAGMENT: &str = include_str!("../../guest-tests/linux/kernel.config");
@@ -23,14 +25,30 @@ const FRAGMENT: &str = include_str!("../../guest-tests/linux/kernel.config");
 const LEAST: [u32; 2] = [7, 3];
 /// Source, objects and debug information together, with some room.
 const SPACE: u64 = 3_500_000_000;
-/// Large parts of the source that no arm64 build without modules reads.
-const UNREAD: [&str; 5] = [
-    "*/drivers/gpu/*.[ch]",
-    "*/drivers/media/*.[ch]",
-    "*/sound/*.[ch]",
-    "*/tools/testing",
-    "*/Documentation/translations",
-];
+
+/// Which of the guest kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edition {
+    /// As Debian has it.
+    Plain,
+    /// With our patch, by which `sdei_ending=` says how a CPU ends that SDEI stopped.
+    Endings,
+}
+
+impl Edition {
+    /// What distinguishes it from all other kernels of its version.
+    fn key(self) -> String {
+        match self {
+            Self::Plain => fingerprint(&[FRAGMENT]),
+            Self::Endings => fingerprint(&[FRAGMENT, source::PATCH]),
+        }
+    }
+
+    /// The directory of the cache that has it.
+    fn entry(self, offer: &Offer) -> String {
+        format!("linux-{}-{}", upstream(&offer.version), self.key())
+    }
+}
 
 /// Fetch and build the guest's kernel and initramfs, unless the cache has them.
 ///
@@ -51,8 +69,8 @@ impl GuestKernel {
         if self.update {
             update(&cache, &progress)?;
         }
-        let kernel = ensure(&cache, &progress)?;
-        let initramfs = initramfs::ensure(&cache, &kernel.image, &progress)?;
+        let kernel = ensure(&cache, Edition::Plain, &progress)?;
+        let initramfs = initramfs::ensure(&cache, Some(&kernel.image), &progress)?;
         for path in [&kernel.image, &kernel.vmlinux, &initramfs] {
             println!("{}", path.display());
         }
@@ -71,22 +89,24 @@ pub struct Kernel {
     pub release: String,
 }
 
-/// Builds the guest kernel unless the cache has it.
-pub fn ensure(cache: &Cache, progress: &Progress) -> Result<Kernel> {
+/// Builds the guest kernel unless the cache has it, and the other edition with it.
+pub fn ensure(cache: &Cache, edition: Edition, progress: &Progress) -> Result<Kernel> {
     let _lock = cache.lock("kernel", progress)?;
-    let key = fingerprint(&[FRAGMENT]);
-    if let Some(kernel) = chosen(cache, &key) {
+    if let Some(kernel) = ready(cache, edition) {
         return Ok(kernel);
     }
     let archive = Archive::open(cache)?;
     let (root, offer) = choose(&archive, progress)?;
-    let entry = format!("linux-{}-{key}", upstream(&offer.version));
-    if !cache.path().join(&entry).is_dir() {
-        build(cache, &archive, &root, &offer, &entry, progress)?;
+    let editions = [Edition::Plain, Edition::Endings];
+    let is_there = |edition: &Edition| cache.path().join(edition.entry(&offer)).is_dir();
+    if !editions.iter().all(is_there) {
+        build(cache, &archive, &root, &offer, progress)?;
     }
-    let pointer = pointer(cache, &key);
-    fs::write(&pointer, &entry).map_err(|error| unwritable(&pointer, &error))?;
-    open(&cache.path().join(entry))
+    for edition in editions {
+        let pointer = pointer(cache, &edition.key());
+        fs::write(&pointer, edition.entry(&offer)).map_err(|error| unwritable(&pointer, &error))?;
+    }
+    open(&cache.path().join(edition.entry(&offer)))
 }
 
 /// Forgets which source version was chosen and reads the package lists anew,
@@ -99,10 +119,13 @@ fn update(cache: &Cache, progress: &Progress) -> Result<()> {
         }
     }
     initramfs::update(&archive, progress)?;
-    match fs::remove_file(pointer(cache, &fingerprint(&[FRAGMENT]))) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
+    for edition in [Edition::Plain, Edition::Endings] {
+        match fs::remove_file(pointer(cache, &edition.key())) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 /// The file that names the kernel chosen for a configuration: later runs use
@@ -112,12 +135,8 @@ fn pointer(cache: &Cache, key: &str) -> PathBuf {
 }
 
 /// The kernel that an earlier run chose and built.
-pub fn ready(cache: &Cache) -> Option<Kernel> {
-    chosen(cache, &fingerprint(&[FRAGMENT]))
-}
-
-fn chosen(cache: &Cache, key: &str) -> Option<Kernel> {
-    let entry = fs::read_to_string(pointer(cache, key)).ok()?;
+pub fn ready(cache: &Cache, edition: Edition) -> Option<Kernel> {
+    let entry = fs::read_to_string(pointer(cache, &edition.key())).ok()?;
     open(&cache.path().join(entry)).ok()
 }
 
@@ -164,34 +183,42 @@ fn best(offers: &[Offer]) -> Option<&Offer> {
         .min_by_key(|offer| series(offer))
 }
 
-/// Fetches, unpacks, configures and builds the cache's `entry`.
+/// Fetches, unpacks, configures and builds both editions.
+///
+/// The second takes the objects of the first but for a few, so it costs a minute.
 fn build(
     cache: &Cache,
     archive: &Archive,
     root: &Root,
     offer: &Offer,
-    entry: &str,
     progress: &Progress,
 ) -> Result<()> {
     tools::demand(cache, &tools::kernel_tools(), progress)?;
     let name = format!("{}-{}", offer.package, offer.version);
-    let source = cache.path().join("build").join(&name);
-    if !source.is_dir() {
+    if !cache.path().join("build").join(&name).is_dir() {
         cache.demand_space(SPACE, "building the guest kernel")?;
     }
     let package = archive.fetch(root, offer, progress)?;
-    let source = cache.entry(&format!("build/{name}"), |dir| {
-        unpack_source(&package, dir, progress)
-    })?;
-    let objects = source.with_file_name(format!("{name}-{}", fingerprint(&[FRAGMENT])));
+    let plain = Edition::Plain.entry(offer);
+    let is_plain_wanted = !cache.path().join(&plain).is_dir();
+    let source = Source::unpack(cache, &name, &package, is_plain_wanted, progress)?;
+    let objects = source
+        .path()
+        .with_file_name(format!("{name}-{}", fingerprint(&[FRAGMENT])));
     fs::create_dir_all(&objects).map_err(|error| unwritable(&objects, &error))?;
-    configure(&source, &objects)?;
-    make(&source, &objects, progress)?;
+    configure(source.path(), &objects)?;
+    if is_plain_wanted {
+        make(source.path(), &objects, "build Linux", progress)?;
+        cache.entry(&plain, |dir| keep(&objects, dir))?;
+    }
+    source.patch()?;
+    let what = "build Linux with a choice of endings";
+    make(source.path(), &objects, what, progress)?;
+    cache.entry(&Edition::Endings.entry(offer), |dir| keep(&objects, dir))?;
 
-    cache.entry(entry, |dir| keep(&objects, dir))?;
     // Two gigabytes that no later run reads.
     remove(&objects)?;
-    remove(&source)
+    source.remove()
 }
 
 /// Copies what is wanted of a finished build to `dir`.
@@ -209,32 +236,6 @@ fn keep(objects: &Path, dir: &Path) -> Result<()> {
         let to = dir.join(to);
         fs::copy(from, &to).map_err(|error| unwritable(&to, &error))?;
     }
-    Ok(())
-}
-
-/// Unpacks the source tree from Debian's package into `dir`.
-fn unpack_source(package: &Path, dir: &Path, progress: &Progress) -> Result<()> {
-    let mut step = progress.step("unpack the Linux source");
-    let parts = dir.join("package");
-    fs::create_dir_all(&parts).map_err(|error| unwritable(&parts, &error))?;
-    unpack(package, &parts)?;
-    let tarball = fs::read_dir(parts.join("usr/src"))
-        .context("Debian's linux-source has no usr/src")?
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.to_string_lossy().contains(".tar."))
-        .context("Debian's linux-source has no source archive")?;
-    let mut tar = Command::new("tar");
-    tar.arg("-x").arg("-f").arg(&tarball).arg("-C").arg(dir);
-    tar.args(["--strip-components=1"]);
-    for pattern in UNREAD {
-        tar.arg(format!("--exclude={pattern}"));
-    }
-    run(&mut tar, &dir.join("unpack.log"), "tar", |child| {
-        step.wait(child, || "unpacking".to_owned())
-    })?;
-    remove(&parts)?;
-    step.done();
     Ok(())
 }
 

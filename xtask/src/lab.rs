@@ -15,6 +15,7 @@ use crate::console::GuestLines;
 use crate::cpulist::CpuList;
 use crate::ending::{Ending, Watch};
 use crate::evidence::{Drain, Story};
+use crate::kernel::Edition;
 use crate::qemu::{Happening, Machine};
 
 /// What is done to the guest.
@@ -45,6 +46,40 @@ impl Scenario {
     }
 }
 
+/// How the life of a CPU ends that was stopped by SDEI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fate {
+    /// It spins in its handler and never completes the event: what Linux does.
+    Park,
+    /// It completes the event, goes on at the next instruction, and spins.
+    ResumePark,
+    /// It completes the event, goes on at the next instruction, and calls CPU_OFF.
+    ResumeOff,
+    /// It calls CPU_OFF in its handler and never completes the event.
+    Off,
+    /// Its handler returns, the event is completed to a landing pad, and CPU_OFF is called there.
+    PadOff,
+}
+
+impl Fate {
+    /// Its name for the kernel.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Park => "park",
+            Self::ResumePark => "resume-park",
+            Self::ResumeOff => "resume-off",
+            Self::Off => "off",
+            Self::PadOff => "pad-off",
+        }
+    }
+
+    /// Whether the CPU can be switched on again.
+    pub const fn is_off(self) -> bool {
+        matches!(self, Self::ResumeOff | Self::Off | Self::PadOff)
+    }
+}
+
 /// What is to be done, and to which CPUs.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
@@ -60,6 +95,8 @@ pub struct Plan {
     pub panic: u32,
     /// Whether the guest is offered SDEI.
     pub sdei: bool,
+    /// How a CPU ends that SDEI stopped; if it is said, the capture kernel gets all CPUs.
+    pub fate: Option<Fate>,
 }
 
 impl Plan {
@@ -83,13 +120,41 @@ impl Plan {
             "CPU {} is to be wedged and cannot panic; choose another with --panic",
             self.panic
         );
+        ensure!(
+            self.fate.is_none() || self.scenario.dumps(),
+            "--ending is about a crash dump, which {} is not",
+            self.scenario.name()
+        );
         Ok(())
+    }
+
+    /// Whether the capture kernel gets back the CPUs that SDEI stopped.
+    pub fn comes_back(&self) -> bool {
+        self.fate.is_some_and(Fate::is_off)
+    }
+
+    /// Whether a CPU that SDEI stopped stays in its handler for ever.
+    pub fn stays_in_handler(&self) -> bool {
+        matches!(self.fate, None | Some(Fate::Park))
+    }
+
+    /// Which of our kernels can do it.
+    pub const fn edition(&self) -> Edition {
+        match self.fate {
+            None | Some(Fate::Park) => Edition::Plain,
+            Some(_) => Edition::Endings,
+        }
     }
 
     /// The kernel's command line.
     pub fn bootargs(&self) -> String {
+        let capture = match self.fate {
+            None => "lab.maxcpus=1".to_owned(),
+            Some(Fate::Park) => "lab.check=cpus".to_owned(),
+            Some(fate) => format!("lab.check=cpus sdei_ending={}", fate.name()),
+        };
         format!(
-            "console=ttyAMA0 crashkernel=192M lab.do={} lab.wedge={} lab.panic={} lab.maxcpus=1",
+            "console=ttyAMA0 crashkernel=192M lab.do={} lab.wedge={} lab.panic={} {capture}",
             self.scenario.name(),
             self.wedge
                 .iter()
@@ -233,6 +298,7 @@ mod tests {
             wedge: wedge.parse().unwrap(),
             panic,
             sdei: true,
+            fate: None,
         }
     }
 
@@ -252,6 +318,21 @@ mod tests {
             bootargs.contains("lab.do=kdump lab.wedge=1,2,3 lab.panic=0"),
             "{bootargs}"
         );
+        assert!(bootargs.ends_with("lab.maxcpus=1"), "{bootargs}");
+    }
+
+    #[test]
+    fn an_ending_gives_the_capture_kernel_all_cpus() {
+        let with = |fate| {
+            let mut plan = plan(4, "2", 0);
+            plan.fate = Some(fate);
+            plan.bootargs()
+        };
+        assert!(with(Fate::Park).ends_with("lab.panic=0 lab.check=cpus"));
+        assert!(with(Fate::Off).ends_with("lab.check=cpus sdei_ending=off"));
+        let mut plan = plan(4, "2", 0);
+        (plan.scenario, plan.fate) = (Scenario::SysrqL, Some(Fate::Off));
+        assert!(plan.check().is_err());
     }
 
     #[test]

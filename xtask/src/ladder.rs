@@ -129,13 +129,16 @@ impl Clock {
     /// hypervisor records: one moment on both clocks.
     fn of(story: &Story, drain: &Drain) -> Option<Self> {
         let panicked = story.panicked?;
+        let over = drain.stop_over_us(story).unwrap_or(u64::MAX);
         let signal = drain
             .traces
             .iter()
             .filter(|trace| trace.vcpu == panicked && trace.event == "sdei-signal")
             .filter(|trace| u32::try_from(trace.a).is_ok_and(|cpu| story.retried.contains(cpu)))
+            .filter(|trace| trace.time_us <= over)
             .map(|trace| trace.time_us);
-        // Backtraces signal too, but earlier: the stop's own signals are the last, one per CPU.
+        // Backtraces signal too, but earlier or in the capture kernel: the stop's own signals are
+        // the last before it was over, one per CPU.
         let mut signals: Vec<u64> = signal.collect();
         signals.sort_unstable();
         let first = signals.len().checked_sub(story.retried.len())?;
@@ -150,7 +153,7 @@ fn span(from: Option<u64>, to: Option<u64>) -> Option<u64> {
 
 /// Microseconds from the signal to the entry of the handler that never completed.
 fn sdei_latency(cpu: u32, story: &Story, drain: &Drain) -> Option<u64> {
-    let entered = drain.stopped_in(cpu)?.time_us;
+    let entered = drain.stopped_in(cpu, story)?.time_us;
     let signalled = drain
         .traces
         .iter()
@@ -192,6 +195,18 @@ pub mod tests {
         ]
         .map(str::to_owned)
         .to_vec()
+    }
+
+    #[test]
+    fn signals_of_the_capture_kernel_do_not_move_the_clock() {
+        let quiet = Ladder::of(4, &story(LOG), &drain(&records()));
+        let mut records = records();
+        for (time, event) in [(9_800_000, "pe-mask"), (20_000_000, "sdei-signal")] {
+            records.push(format!(
+                "@trace vm=0 vcpu=0 t={time} event={event} a=0x2 b=0x0"
+            ));
+        }
+        assert_eq!(Ladder::of(4, &story(LOG), &drain(&records)), quiet);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod archive;
 mod build;
 mod cache;
+mod capture;
 mod conformance;
 mod console;
 mod cpulist;

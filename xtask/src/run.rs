@@ -14,6 +14,7 @@ use crate::build::{self, Program};
 use crate::console::Line;
 use crate::ending::{Ending, Watch};
 use crate::guest::{Options, Switch};
+use crate::kernel::Edition;
 use crate::payload::Payload;
 use crate::qemu::{DEFAULT_CPU, Happening, Machine, Session};
 use crate::symbolize::annotate;
@@ -151,10 +152,10 @@ impl Given {
                 bootargs: words.to_owned(),
             });
         }
-        let kernel = kernel::ensure(&workshop.cache, &workshop.progress)?.image;
+        let kernel = kernel::ensure(&workshop.cache, Edition::Plain, &workshop.progress)?.image;
         let initrd = match &options.initrd {
             Some(initrd) => initrd.clone(),
-            None => initramfs::ensure(&workshop.cache, &kernel, &workshop.progress)?,
+            None => initramfs::ensure(&workshop.cache, Some(&kernel), &workshop.progress)?,
         };
         Ok(Self {
             kernel,

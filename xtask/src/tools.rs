@@ -31,13 +31,14 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 pub const QEMU: Tool = tool("qemu-system-aarch64", "qemu-system-arm");
 
 /// What building the guest kernel takes, besides the compiler.
-const KERNEL: [Tool; 9] = [
+const KERNEL: [Tool; 10] = [
     tool("make", "make"),
     tool("gcc", "gcc"),
     tool("flex", "flex"),
     tool("bison", "bison"),
     tool("bc", "bc"),
     tool("perl", "perl"),
+    tool("patch", "patch"),
     tool("tar", "tar"),
     tool("xz", "xz-utils"),
     tool("gzip", "gzip"),

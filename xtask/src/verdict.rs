@@ -27,6 +27,8 @@ pub struct Evidence<'a> {
     pub symbols: &'a Symbols,
     /// How far the kernel had moved itself.
     pub kaslr_offset: u64,
+    /// Whether a CPU that SDEI stopped is to be in its handler for ever.
+    pub stays_in_handler: bool,
 }
 
 /// What became of one CPU.
@@ -164,7 +166,8 @@ fn assign<'a>(evidence: &Evidence<'a>) -> Result<Assigned<'a>, String> {
 /// Says which CPUs' recorded registers occur in no note, when notes cannot be given to CPUs.
 fn unmatched(evidence: &Evidence<'_>) -> String {
     let known = |cpu: u32| {
-        evidence.drain.stopped_in(cpu).is_some_and(|frame| {
+        let frame = evidence.drain.stopped_in(cpu, evidence.story);
+        frame.is_some_and(|frame| {
             let mut notes = evidence.notes.iter();
             notes.any(|note| note.registers == frame.registers)
         })
@@ -203,7 +206,8 @@ fn judge(evidence: &Evidence<'_>, ladder: &Ladder, cpu: u32, note: Option<&Prsta
     }
     let mut equal = 0;
     if wedged || matches!(stopped, Stopped::Sdei { .. }) {
-        match evidence.drain.stopped_in(cpu) {
+        let frame = evidence.drain.stopped_in(cpu, evidence.story);
+        match frame.filter(|frame| frame.running || !evidence.stays_in_handler) {
             Some(frame) => {
                 let differences = frame.registers.differences(&note.registers);
                 equal = Registers::COUNT - differences.len();
@@ -214,11 +218,14 @@ fn judge(evidence: &Evidence<'_>, ladder: &Ladder, cpu: u32, note: Option<&Prsta
                     ));
                 }
             }
-            None => faults.push(
+            None if evidence.stays_in_handler => faults.push(
                 "was interrupted by no SDEI event that the hypervisor recorded and that is still \
                  open"
                     .into(),
             ),
+            None => {
+                faults.push("was interrupted by no SDEI event that the hypervisor recorded".into())
+            }
         }
     }
     Cpu {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::capture::Capture;
 use crate::evidence::{Drain, Story};
 use crate::lab::{Plan, Seen};
 use crate::ladder::Ladder;
@@ -23,6 +24,8 @@ pub struct Judged {
     pub ladder: Ladder,
     /// CPU by CPU.
     pub verdict: Verdict,
+    /// The CPUs in the capture kernel, if it was to have all.
+    pub capture: Option<Capture>,
 }
 
 /// All that came of a run.
@@ -55,7 +58,8 @@ impl Report {
     pub fn of(plan: &Plan, seen: Seen, judged: Result<Option<Judged>>) -> Self {
         let (dump, faults) = match judged {
             Ok(Some(dump)) => {
-                let faults = dump.verdict.faults();
+                let mut faults = dump.verdict.faults();
+                faults.extend(dump.capture.iter().flat_map(Capture::faults));
                 (Some(dump), faults)
             }
             Ok(None) => (None, Vec::new()),
@@ -108,6 +112,10 @@ impl Report {
                 dump.bytes as f64 / 1e6
             ));
             lines.push(dump.verdict.to_string());
+            if let Some(capture) = &dump.capture {
+                lines.push("\nCPUs in the capture kernel".into());
+                lines.push(capture.to_string());
+            }
         }
         for (cpu, place) in &self.story.backtraces {
             lines.push(format!("  CPU {cpu:<3} backtrace at {place}"));

@@ -10,6 +10,7 @@ pub fn plan(scenario: Scenario) -> Plan {
         wedge: "2".parse().unwrap(),
         panic: 0,
         sdei: true,
+        fate: None,
     }
 }
 

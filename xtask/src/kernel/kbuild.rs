@@ -74,9 +74,9 @@ fn absent<'a>(fragment: &'a str, config: &str) -> Vec<&'a str> {
 }
 
 /// Builds Image and vmlinux; what an interrupted run has done is kept.
-pub fn make(source: &Path, objects: &Path, progress: &Progress) -> Result<()> {
+pub fn make(source: &Path, objects: &Path, what: &str, progress: &Progress) -> Result<()> {
     let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let mut step = progress.step(format!("build Linux with {jobs} jobs"));
+    let mut step = progress.step(format!("{what} with {jobs} jobs"));
     let log = objects.join("build.log");
     let mut make = kbuild(source, objects);
     make.arg(format!("-j{jobs}")).args(["Image", "vmlinux"]);

@@ -26,6 +26,7 @@ fn judge_run(log: &str, records: &[String], notes: &[Prstatus]) -> Verdict {
         notes,
         symbols: &symbols,
         kaslr_offset: OFFSET,
+        stays_in_handler: true,
     };
     Verdict::of(&evidence, &Ladder::of(4, &story, &drain))
 }
