@@ -8,6 +8,7 @@ mod guests;
 mod ledger;
 mod linux;
 mod refusals;
+mod stock;
 
 use std::process::ExitCode;
 
@@ -51,6 +52,7 @@ impl Test {
         // A filter may name a test that only the test guest itself can list; not if it named another.
         let elsewhere = ledger.has_run()
             || linux::names().any(|name| ledger.wants(name))
+            || stock::names().any(|name| ledger.wants(name))
             || crash::names().any(|name| ledger.wants(&name))
             || refusals::names().any(|name| ledger.wants(name))
             || commands::names().any(|name| ledger.wants(name));
@@ -64,6 +66,7 @@ impl Test {
         }
         if !self.quick && !self.bare {
             linux::run(&workshop, &mut ledger);
+            stock::run(&workshop, &mut ledger);
         }
         Ok(ledger.close())
     }
