@@ -2,21 +2,9 @@
 // then Rust decides on a stack of its own. SP_EL1, and the MMU, may be anything.
 
     .section .text.sdei, "ax"
-    .balign 16
-    .global sdei_entry
-sdei_entry:
-    // x0 is the event number. With the MMU off, turn it on before the first store: M, C and I.
-    msr     tpidrro_el0, x0
-    mrs     x0, sctlr_el1
-    msr     tpidr_el0, x0
-    tbnz    x0, #0, 1f
-    orr     x0, x0, #1 << 0
-    orr     x0, x0, #1 << 2
-    orr     x0, x0, #1 << 12
-    msr     sctlr_el1, x0
-    isb
-1:
-    mrs     x0, tpidrro_el0
+
+// All that the handler found, into the Slot in x1, and that into x19.
+.macro sdei_note
     .irp    n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30
     str     x\n, [x1, #{x} + 8 * \n]
     .endr
@@ -35,8 +23,38 @@ sdei_entry:
     str     x0, [x19, #{elr}]
     mrs     x0, spsr_el1
     str     x0, [x19, #{spsr}]
+.endm
+
+    .balign 16
+    .global sdei_entry
+sdei_entry:
+    // x0 is the event number. With the MMU off, turn it on before the first store: M, C and I.
+    msr     tpidrro_el0, x0
+    mrs     x0, sctlr_el1
+    msr     tpidr_el0, x0
+    tbnz    x0, #0, 1f
+    orr     x0, x0, #1 << 0
+    orr     x0, x0, #1 << 2
+    orr     x0, x0, #1 << 12
+    msr     sctlr_el1, x0
+    isb
+1:
+    mrs     x0, tpidrro_el0
+    sdei_note
     mrs     x0, tpidr_el0
     str     x0, [x19, #{sctlr}]
+    b       sdei_run
+
+// The same for critical events, which may come while the above runs: with the MMU on, and no register of
+// the system in between.
+    .balign 16
+    .global sdei_entry_critical
+sdei_entry_critical:
+    sdei_note
+    mrs     x0, sctlr_el1
+    str     x0, [x19, #{sctlr}]
+
+sdei_run:
     msr     spsel, #1
     ldr     x0, [x19, #{stack_top}]
     mov     sp, x0
@@ -45,7 +63,9 @@ sdei_entry:
     mov     x30, xzr
     bl      {handle}
 
-    // Back as it was, by the call that the slot names. The dispatcher restores x0 to x17.
+    // Back as it was, by the call that the slot in x19 names. The dispatcher restores x0 to x17.
+    .global sdei_end
+sdei_end:
     mov     x1, x19
     ldr     x0, [x1, #{sctlr}]
     tbnz    x0, #0, 2f

@@ -17,14 +17,23 @@ use super::sysreg;
 
 const STACK_BYTES: usize = 16 * 1024;
 
-/// One stack per CPU for its event handler.
-#[repr(C, align(16))]
-struct Stacks(UnsafeCell<[[u8; STACK_BYTES]; MAX_CPUS]>);
+/// Handlers of shared events that tests may keep apart.
+const SHARED: usize = 4;
 
-// SAFETY: each CPU uses only its own element, as the stack of its event handler.
+/// Handlers that can run at once: on each CPU a normal one, a critical one above it; those of shared events.
+const HANDLERS: usize = 2 * MAX_CPUS + SHARED;
+
+/// Where the critical ones end among them.
+const CRITICAL_END: usize = 2 * MAX_CPUS;
+
+/// One stack for each handler.
+#[repr(C, align(16))]
+struct Stacks(UnsafeCell<[[u8; STACK_BYTES]; HANDLERS]>);
+
+// SAFETY: each CPU uses only its own elements, as the stacks of its event handlers.
 unsafe impl Sync for Stacks {}
 
-static STACKS: Stacks = Stacks(UnsafeCell::new([[0; STACK_BYTES]; MAX_CPUS]));
+static STACKS: Stacks = Stacks(UnsafeCell::new([[0; STACK_BYTES]; HANDLERS]));
 
 /// What a CPU's handler saw last, and how it shall end. The registration argument points here.
 #[repr(C)]
@@ -45,7 +54,7 @@ pub struct Slot {
     runs: AtomicU64,
 }
 
-static SLOTS: [Slot; MAX_CPUS] = [const {
+static SLOTS: [Slot; HANDLERS] = [const {
     Slot {
         x: [const { AtomicU64::new(0) }; 31],
         sp: AtomicU64::new(0),
@@ -62,7 +71,7 @@ static SLOTS: [Slot; MAX_CPUS] = [const {
         parameter: AtomicU64::new(0),
         runs: AtomicU64::new(0),
     }
-}; MAX_CPUS];
+}; HANDLERS];
 
 global_asm!(
     include_str!("sdei.S"),
@@ -87,6 +96,8 @@ global_asm!(
 
 unsafe extern "C" {
     fn sdei_entry();
+    fn sdei_entry_critical();
+    fn sdei_end();
     fn sdei_complete_from_frame(frame: *const Frame, by_smc: u64, function: u64) -> !;
     fn sdei_complete_raw(slot: *const Slot, x: *const call::Registers, by_smc: u64) -> !;
 }
@@ -103,7 +114,7 @@ pub enum End {
 /// What runs inside a handler, before it ends.
 pub type Hook = fn(&Slot) -> End;
 
-static HOOKS: [Mutex<Option<Hook>>; MAX_CPUS] = [const { Mutex::new(None) }; MAX_CPUS];
+static HOOKS: [Mutex<Option<Hook>>; HANDLERS] = [const { Mutex::new(None) }; HANDLERS];
 
 impl Slot {
     /// xN as the handler found it.
@@ -146,6 +157,16 @@ impl Slot {
         self.sctlr.load(Ordering::Acquire)
     }
 
+    /// Says how the handler will end.
+    fn set_end(&self, end: End) {
+        let (call, parameter) = match end {
+            End::Complete(status) => (Call::EventComplete, status),
+            End::Resume(address) => (Call::EventCompleteAndResume, address),
+        };
+        self.function.store(call as u64, Ordering::Release);
+        self.parameter.store(parameter, Ordering::Release);
+    }
+
     /// How often the handler ran since the last [`forget`].
     pub fn runs(&self) -> u64 {
         self.runs.load(Ordering::Acquire)
@@ -167,7 +188,17 @@ pub fn call(call: Call, arguments: &[u64]) -> i64 {
     call::call(conduit(), call as u32, arguments)
 }
 
-/// The handler of CPU `index`.
+/// What the critical handler of CPU `index` goes by, for [`slot`] and [`set_hook`].
+pub const fn critical(index: usize) -> usize {
+    MAX_CPUS + index
+}
+
+/// The same of handler `n`, below 4, for a shared event that runs who knows where.
+pub const fn shared(n: usize) -> usize {
+    2 * MAX_CPUS + n % SHARED
+}
+
+/// The handler of CPU `index`, or a [`critical`] or [`shared`] one.
 pub fn slot(index: usize) -> &'static Slot {
     &SLOTS[index]
 }
@@ -177,14 +208,18 @@ pub fn entry() -> [u64; 2] {
     entry_of(sysreg::cpu_index())
 }
 
-/// The same of CPU `index`, whose slot and stack must not be in use.
+/// The same of CPU `index`, or of a [`critical`] or [`shared`] handler, whose slot and stack must not be in use.
 pub fn entry_of(index: usize) -> [u64; 2] {
     let slot = &SLOTS[index];
     let stack_top = STACKS.0.get() as u64 + ((index + 1) * STACK_BYTES) as u64;
     slot.stack_top.store(stack_top, Ordering::Release);
     let by_smc = u64::from(conduit() == Conduit::Smc);
     slot.by_smc.store(by_smc, Ordering::Release);
-    [sdei_entry as *const () as u64, &raw const *slot as u64]
+    let entry = match index {
+        MAX_CPUS..CRITICAL_END => sdei_entry_critical as *const () as u64,
+        _ => sdei_entry as *const () as u64,
+    };
+    [entry, &raw const *slot as u64]
 }
 
 /// Lets this CPU's handlers end by `conduit` from now on.
@@ -209,6 +244,27 @@ pub fn register_event(event: u64, flags: u64, affinity: u64) -> i64 {
         Call::EventRegister,
         &[event, address, argument, flags, affinity],
     )
+}
+
+/// Registers this CPU's critical handler for `event`.
+pub fn register_critical(event: u64, flags: u64, affinity: u64) -> i64 {
+    register_at(critical(sysreg::cpu_index()), event, flags, affinity)
+}
+
+/// Registers for `event` the handler that goes by `index`.
+pub fn register_at(index: usize, event: u64, flags: u64, affinity: u64) -> i64 {
+    let [address, argument] = entry_of(index);
+    call(
+        Call::EventRegister,
+        &[event, address, argument, flags, affinity],
+    )
+}
+
+/// The end of a critical handler that leaves its `slot` by resuming where the one it interrupted completes.
+pub fn end_both(slot: &Slot, interrupted: &'static Slot) -> End {
+    interrupted.set_end(End::Complete(0));
+    slot.set_x(19, &raw const *interrupted as u64);
+    End::Resume(sdei_end as *const () as u64)
 }
 
 /// Has the platform raise `event`, on the CPU with `affinity` if it is private.
@@ -258,7 +314,7 @@ pub fn get_ready() -> bool {
     register() == 0 && enable() == 0 && unmask() == 0
 }
 
-/// Runs `hook` inside the handler of CPU `index` from now on.
+/// Runs `hook` inside the handler of CPU `index`, or a [`critical`] or [`shared`] one, from now on.
 pub fn set_hook(index: usize, hook: Option<Hook>) {
     *HOOKS[index].lock() = hook;
 }
@@ -291,16 +347,11 @@ pub fn complete_raw(slot: &Slot, x: call::Registers) -> ! {
 }
 
 extern "C" fn handle(slot: &Slot) {
-    let index = sysreg::cpu_index();
-    let hook = *HOOKS[index].lock();
+    let place = SLOTS.iter().position(|own| core::ptr::eq(own, slot));
+    let hook = place.and_then(|place| *HOOKS[place].lock());
     slot.runs.fetch_add(1, Ordering::AcqRel);
     sysreg::sev();
-    let (call, parameter) = match hook.map_or(End::Complete(0), |hook| hook(slot)) {
-        End::Complete(status) => (Call::EventComplete, status),
-        End::Resume(address) => (Call::EventCompleteAndResume, address),
-    };
-    slot.function.store(call as u64, Ordering::Release);
-    slot.parameter.store(parameter, Ordering::Release);
+    slot.set_end(hook.map_or(End::Complete(0), |hook| hook(slot)));
 }
 
 extern "C" fn refused(status: i64) -> ! {

@@ -211,6 +211,41 @@ fn cpu_off_in_an_interrupt_inside_which_an_event_came_leaves_nothing_active() ->
     expect_fresh_target()
 }
 
+guest_test!(
+    c140_c204_a_cpu_that_went_off_in_two_handlers_comes_back_whole,
+    cpus = 2
+);
+fn c140_c204_a_cpu_that_went_off_in_two_handlers_comes_back_whole() -> TestResult {
+    needs_sdei()?;
+    /// A critical event of the platform.
+    const CRITICAL: u64 = 0x101;
+    let inner = sdei::critical(1);
+    for round in 1..=5 {
+        let before = sdei::slot(inner).runs();
+        start_target(|| {
+            sdei::set_hook(
+                1,
+                Some(|_| {
+                    sdei::raise(CRITICAL, sysreg::affinity());
+                    End::Complete(0)
+                }),
+            );
+            sdei::set_hook(sdei::critical(1), Some(|_| cpu::stop_here()));
+            let armed = sdei::register_critical(CRITICAL, 0, 0) == 0
+                && sdei::call(hv_abi::sdei::Call::EventEnable, &[CRITICAL]) == 0;
+            if armed && sdei::get_ready() {
+                READY.raise();
+            }
+            wedge::enter(wedge::Wedge::Spin);
+        })?;
+        expect_eq!(sdei::signal(cpu::affinity(1)), SUCCESS);
+        expect_that!(cpu::wait_off(1), "round {round}");
+        expect_eq!(sdei::slot(inner).runs(), before + 1);
+        expect_fresh_target()?;
+    }
+    Ok(())
+}
+
 guest_test!(c217_a_cpu_in_its_handler_is_on, cpus = 2);
 fn c217_a_cpu_in_its_handler_is_on() -> TestResult {
     needs_sdei()?;

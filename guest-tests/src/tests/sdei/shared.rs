@@ -12,17 +12,17 @@ const S2: u64 = 0x201;
 /// Critical and shared.
 const SC: u64 = 0x202;
 
-const RM_PE: u64 = 1;
+pub const RM_PE: u64 = 1;
 
-fn status_of(event: u64) -> i64 {
+pub fn status_of(event: u64) -> i64 {
     sdei::call(Call::EventStatus, &[event])
 }
 
-fn get_info(event: u64, info: u32) -> i64 {
+pub fn get_info(event: u64, info: u32) -> i64 {
     sdei::call(Call::EventGetInfo, &[event, u64::from(info)])
 }
 
-fn set_routing(event: u64, mode: u64, affinity: u64) -> i64 {
+pub fn set_routing(event: u64, mode: u64, affinity: u64) -> i64 {
     sdei::call(Call::EventRoutingSet, &[event, mode, affinity])
 }
 
