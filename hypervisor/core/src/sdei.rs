@@ -106,13 +106,16 @@ pub struct Pe {
     firmware: Firmware,
     features: Features,
     is_masked: bool,
-    /// What [`Pe::dispatch`] takes next, kept up to date by [`Pe::settle`] so that the question asked on
-    /// every guest entry is one load.
+    /// There may be something to take: the question asked on every guest entry is this one load.
+    is_alert: bool,
+    /// What [`Pe::dispatch`] takes next, kept up to date by [`Pe::settle`].
     next: Option<Index>,
     /// The priorities a shared event may have to be taken now, as bits; kept up to date likewise.
     open: u8,
     /// Event 0, the platform's private events, and one for each private bind slot.
     events: Box<[Event]>,
+    /// Which of them are pending: bit n is the n-th.
+    pending: u64,
     /// How many of them are no bind slots.
     fixed: u8,
     /// The interrupted contexts; a critical one lies above a normal one.
@@ -152,6 +155,13 @@ pub enum Departure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Index(u8);
 
+impl Index {
+    /// Its bit in [`Pe::pending`].
+    const fn bit(self) -> u64 {
+        1u64.wrapping_shl(self.0 as u32)
+    }
+}
+
 /// Event 0 is always the first.
 const SIGNALLED: Index = Index(0);
 
@@ -161,7 +171,6 @@ struct Event {
     number: u32,
     priority: Priority,
     handler: Handler,
-    is_pending: bool,
 }
 
 impl Event {
@@ -170,7 +179,6 @@ impl Event {
             number,
             priority,
             handler: Handler::default(),
-            is_pending: false,
         }
     }
 }
@@ -194,10 +202,12 @@ impl Pe {
             firmware: config.firmware,
             features,
             is_masked: true,
+            is_alert: false,
             next: None,
             open: 0,
             fixed,
             events: events.into(),
+            pending: 0,
             levels: Default::default(),
             fate: Fate::Sound,
             signals: 0,
@@ -211,8 +221,8 @@ impl Pe {
     fn reset(&mut self) {
         for event in &mut self.events {
             event.handler = Handler::default();
-            event.is_pending = false;
         }
+        self.pending = 0;
         for level in &mut self.levels {
             level.running = None;
         }
@@ -280,10 +290,15 @@ impl Pe {
         }
     }
 
-    /// Whether [`Self::dispatch`] has something to do.
+    /// Whether [`Self::due`] is worth asking.
     #[inline]
-    pub fn is_dispatchable(&self) -> bool {
-        self.next.is_some()
+    pub fn is_alert(&self) -> bool {
+        self.is_alert
+    }
+
+    /// Shared events may be due: somebody has rung.
+    pub fn look(&mut self) {
+        self.is_alert = true;
     }
 
     /// Whether this PE takes no event at present.
@@ -324,16 +339,29 @@ impl Pe {
     }
 
     fn trigger(&mut self, index: Index) {
-        if let Some(event) = self.event_mut(index)
+        if let Some(event) = self.event(index)
             && event.handler.is_registered()
         {
-            event.is_pending = true;
-            self.settle();
+            self.set_pending(index, true);
+            self.next = self.find_next();
+            self.is_alert = true;
+        }
+    }
+
+    fn is_pending(&self, index: Index) -> bool {
+        self.pending & index.bit() != 0
+    }
+
+    fn set_pending(&mut self, index: Index, is_pending: bool) {
+        if is_pending {
+            self.pending |= index.bit();
+        } else {
+            self.pending &= !index.bit();
         }
     }
 
     /// Decides anew which event is next. Due after every change of a handler, a trigger, the mask or the
-    /// levels.
+    /// levels. A PE that has opened has to look whether a shared event waits.
     fn settle(&mut self) {
         let [normal, critical] = &self.levels;
         let is_closed = self.is_masked || self.fate != Fate::Sound || critical.running.is_some();
@@ -343,20 +371,26 @@ impl Pe {
             (false, None) => board::bit(Priority::Normal) | board::bit(Priority::Critical),
         };
         self.next = self.find_next();
+        self.is_alert = true;
     }
 
     /// Dispatch conditions of DEN0054 6.1: pending, registered, enabled, not running, PE unmasked, and
     /// nothing of its own or a higher priority running. Critical comes before normal.
     fn find_next(&self) -> Option<Index> {
         let mut next = None;
-        for (index, event) in (0..).zip(&self.events) {
-            let is_due = event.is_pending && event.handler.is_ready();
-            if !is_due || self.open & board::bit(event.priority) == 0 {
+        let mut left = self.pending;
+        while left != 0 {
+            let index = Index(left.trailing_zeros() as u8);
+            left &= left - 1;
+            let Some(event) = self.event(index) else {
+                break;
+            };
+            if !event.handler.is_ready() || self.open & board::bit(event.priority) == 0 {
                 continue;
             }
             match event.priority {
-                Priority::Critical => return Some(Index(index)),
-                Priority::Normal if next.is_none() => next = Some(Index(index)),
+                Priority::Critical => return Some(index),
+                Priority::Normal if next.is_none() => next = Some(index),
                 Priority::Normal => {}
             }
         }
@@ -384,4 +418,4 @@ impl Pe {
     }
 }
 
-const _: () = assert!(MAX_EVENTS + SLOTS + 1 < u8::MAX as usize && MAX_VCPUS <= 256);
+const _: () = assert!(MAX_EVENTS + SLOTS < u64::BITS as usize && MAX_VCPUS <= 256);

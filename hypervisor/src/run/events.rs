@@ -55,8 +55,9 @@ impl Runner {
         }
     }
 
-    /// Takes the private events that the platform has raised here.
+    /// Looks for shared events, and takes the private ones that the platform has raised here.
     pub(super) fn take_raised(&mut self) -> Option<Leave> {
+        self.vcpu.sdei.look();
         let raised = self.vm.lock().commons.take_raised(self.me);
         for place in raised {
             self.vcpu.sdei.post(place);

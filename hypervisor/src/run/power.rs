@@ -84,14 +84,14 @@ impl Runner {
     }
 
     /// Sleeps until an interrupt arrives, unless one is waiting already.
-    pub(super) fn stand_by(&self) {
+    pub(super) fn stand_by(&mut self) {
         if self.vm.mailbox(self.me).is_empty() && !self.is_woken() {
             sysregs::wait_for_interrupt();
         }
     }
 
     /// Whether something waits that wakes a vCPU: an interrupt, masked or not, or an event that is not.
-    fn is_woken(&self) -> bool {
+    fn is_woken(&mut self) -> bool {
         let is_listed = (0..self.used).any(|index| {
             matches!(
                 sysregs::gic::list_register(index).state,

@@ -28,10 +28,9 @@ impl Pe {
             None => vgic.end_bound(self.me, intid, &mut gic),
             Some(Common::Bound(slot)) => {
                 let index = self.slot(slot);
-                if let Some(event) = self.event_mut(index) {
+                if let Some(event) = self.event(index) {
                     if accepts(&event.handler, is_edge) {
-                        event.is_pending = true;
-                        self.settle();
+                        self.trigger(index);
                     } else if is_edge {
                         vgic.end_bound(self.me, intid, &mut gic);
                     }
@@ -66,15 +65,16 @@ impl Pe {
         let me = self.me;
         let index = self.slot(slot);
         let binding = around.commons.bindings.get(slot).copied().flatten();
-        if let (Some(event), Some(Binding { intid, .. })) = (self.event_mut(index), binding)
-            && !event.is_pending
+        if let (Some(event), Some(Binding { intid, .. })) = (self.event(index), binding)
+            && !self.is_pending(index)
             && !event.handler.is_running()
         {
             let is_edge = around.vgic.is_edge(me, intid);
-            if is_edge || event.handler.is_enabled() {
+            let is_enabled = event.handler.is_enabled();
+            if is_edge || is_enabled {
                 around.vgic.end_bound(me, intid, &mut around.gic);
             }
-            event.is_pending = event.handler.is_enabled() && around.vgic.is_raised(me, intid);
+            self.set_pending(index, is_enabled && around.vgic.is_raised(me, intid));
         }
     }
 }

@@ -29,7 +29,7 @@ impl Pe {
     /// Performs a call that [needs nothing in common](Self::needs_commons) and that arrived by SMC or HVC with immediate 0. `regs.pc` is past the instruction. The
     /// answer is in x0 afterwards; a successful COMPLETE or COMPLETE_AND_RESUME replaces the context instead.
     ///
-    /// What the call makes due is dispatched before the next instruction: ask [`Pe::is_dispatchable`].
+    /// What the call makes due is dispatched before the next instruction: ask [`Pe::due`].
     pub fn call(
         &mut self,
         call: Call,
@@ -151,10 +151,12 @@ impl Pe {
 
     /// PENDING is no failure: the event is unregistered all the same.
     fn event_unregister(&mut self, event: u64) -> Result<u64, Status> {
-        let event = self.named(event)?;
+        let index = self.find(selector(event));
+        let index = index.ok_or(Status::InvalidParameters)?;
+        let event = self.event_mut(index).ok_or(Status::InvalidParameters)?;
         let result = event.handler.unregister();
         if !event.handler.is_registered() {
-            event.is_pending = false;
+            self.set_pending(index, false);
         }
         self.settle();
         result.map(|()| 0)
@@ -250,11 +252,11 @@ impl Pe {
         for event in &mut self.events {
             // Denied is one that was not registered, and that is what is wanted.
             let _ = event.handler.unregister();
-            event.is_pending = false;
             if event.handler.is_running() {
                 result = Err(Status::Denied);
             }
         }
+        self.pending = 0;
         self.settle();
         result
     }

@@ -264,7 +264,9 @@ impl Pe {
                 let index = self.slot(slot);
                 let event = self.event_mut(index).ok_or(Status::InvalidParameters)?;
                 let result = event.handler.unregister();
-                event.is_pending &= event.handler.is_registered();
+                if !event.handler.is_registered() {
+                    self.set_pending(index, false);
+                }
                 self.let_go(slot, around.commons);
                 self.resample_bound(slot, around);
                 result.map(|()| 0)

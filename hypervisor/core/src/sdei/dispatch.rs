@@ -56,21 +56,22 @@ pub enum Due {
 }
 
 impl Pe {
-    /// What is to be taken now, if anything. Critical comes before normal, and of equal priorities the PE's
+    /// What is to be taken now, if anything; if nothing, the PE is no more [alert](Self::is_alert). Critical comes before normal, and of equal priorities the PE's
     /// own before what is shared.
     #[inline]
-    pub fn due(&self, board: &Board) -> Option<Due> {
+    pub fn due(&mut self, board: &Board) -> Option<Due> {
         let shared = board.due(self.me) & self.open;
-        if shared == 0 {
-            return self.next.map(|_| Due::Private);
-        }
         let own = self.next.and_then(|index| self.event(index));
         match own.map(|event| event.priority) {
             Some(Priority::Critical) => Some(Due::Private),
             Some(Priority::Normal) if shared & board::bit(Priority::Critical) == 0 => {
                 Some(Due::Private)
             }
-            _ => Some(Due::Shared),
+            _ if shared != 0 => Some(Due::Shared),
+            _ => {
+                self.is_alert = false;
+                None
+            }
         }
     }
 
@@ -80,12 +81,12 @@ impl Pe {
         let index = self.next.take()?;
         let event = self.events.get_mut(usize::from(index.0))?;
         let registration = event.handler.start()?;
-        event.is_pending = false;
         let running = Running {
             number: event.number,
             place: Place::Private(index),
         };
         let priority = event.priority;
+        self.set_pending(index, false);
         self.begin(running, priority, registration, regs, el1);
         Some(priority)
     }

@@ -20,7 +20,7 @@ impl Vcpu {
         pcpu: &impl Pcpu,
         board: &Board,
     ) -> bool {
-        loop {
+        while self.sdei.is_alert() {
             match self.sdei.due(board) {
                 None => return false,
                 Some(Due::Shared) => return true,
@@ -33,6 +33,7 @@ impl Vcpu {
                 }
             }
         }
+        false
     }
 
     /// Takes a shared event, unless a sibling was faster; under the VM's lock.
@@ -116,6 +117,8 @@ impl Vcpu {
             sdei::Call::EventCompleteAndResume if was_running != self.sdei.running() => {
                 self.note(pcpu.now(), Event::SdeiResume { pc: regs.pc });
             }
+            // These change nothing that siblings see.
+            sdei::Call::EventSignal | sdei::Call::EventStatus | sdei::Call::EventContext => return,
             _ => {}
         }
         self.sdei.show(&map.board);

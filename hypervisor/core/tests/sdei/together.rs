@@ -36,7 +36,15 @@ impl Room {
         std::mem::swap(&mut self.pes[n].world, &mut self.world);
         let result = act(&mut self.pes[n]);
         std::mem::swap(&mut self.pes[n].world, &mut self.world);
+        let rung = std::mem::take(&mut self.pes[n].rung);
+        self.ring(rung);
         result
+    }
+
+    fn ring(&mut self, set: VcpuSet) {
+        for vcpu in set.iter() {
+            self.pes[vcpu.index()].pe.look();
+        }
     }
 
     fn smc(&mut self, n: usize, call: Call, args: &[u64]) -> i64 {
@@ -69,7 +77,9 @@ impl Room {
         let World {
             commons, family, ..
         } = &mut self.world;
-        commons.raise(event as u32, VcpuId(0), &family.board)
+        let look = commons.raise(event as u32, VcpuId(0), &family.board);
+        self.ring(look.unwrap_or_default());
+        look
     }
 
     fn bind(&mut self, intid: u32) -> u64 {

@@ -118,6 +118,8 @@ pub struct Vcpu {
     pub signalled: Option<VcpuId>,
     /// The bound interrupt that was last let go.
     pub ended: Option<IntId>,
+    /// Whom something rang, this vCPU included; nobody has answered yet.
+    pub rung: VcpuSet,
 }
 
 impl Vcpu {
@@ -168,6 +170,7 @@ impl Vcpu {
             el1,
             signalled: None,
             ended: None,
+            rung: VcpuSet::EMPTY,
         }
     }
 
@@ -220,10 +223,11 @@ impl Vcpu {
         self.signalled = None;
         if self.pe.needs_commons(call, &self.regs) {
             let (regs, el1) = (&mut self.regs, &mut self.el1);
-            let Ripple { gic, .. } = self
-                .pe
-                .call_common(call, regs, el1, family, (commons, vgic));
+            let Ripple { look, gic } =
+                self.pe
+                    .call_common(call, regs, el1, family, (commons, vgic));
             self.ended = gic.deactivate.iter().next();
+            self.rung = self.rung.union(look);
         } else if let Effect::Signal(vcpu) =
             self.pe.call(call, &mut self.regs, &mut self.el1, family)
         {
@@ -235,6 +239,13 @@ impl Vcpu {
 
     /// Goes back to the guest: takes the event that is due, if there is one.
     pub fn enter(&mut self) -> Option<Interrupted> {
+        if self.rung.contains(self.me) {
+            self.rung.remove(self.me);
+            self.pe.look();
+        }
+        if !self.pe.is_alert() {
+            return None;
+        }
         let World {
             commons, family, ..
         } = &mut self.world;
@@ -286,6 +297,7 @@ impl Vcpu {
         } = &mut self.world;
         let ripple = self.pe.take_bound(intid, commons, vgic, &family.board);
         self.ended = ripple.gic.deactivate.iter().next();
+        self.rung = self.rung.union(ripple.look);
     }
 
     /// CPU_OFF.
@@ -295,7 +307,8 @@ impl Vcpu {
             vgic,
             family,
         } = &mut self.world;
-        let (departure, _) = self.pe.turn_off(commons, vgic, family);
+        let (departure, ripple) = self.pe.turn_off(commons, vgic, family);
+        self.rung = self.rung.union(ripple.look);
         departure
     }
 
