@@ -1,6 +1,7 @@
 //! SYSTEM_SUSPEND (DEN0022): who may, what wakes up, and what is left afterwards.
 
 use hv_abi::psci::{self as abi, Status};
+use hv_abi::sdei::Call;
 
 use crate::harness::{TestResult, needs_hypervisor, needs_sdei};
 use crate::rt::machine::machine;
@@ -182,5 +183,45 @@ fn a_handler_that_suspended_the_system_can_complete() -> TestResult {
     sdei::set_hook(0, None);
     expect_eq!([sdei::unmask(), sdei::signal(cpu::affinity(0))], [0, 0]);
     expect_eq!(sdei::slot(0).runs(), 2);
+    Ok(())
+}
+
+guest_test!(an_event_that_is_due_wakes_up_and_is_taken_when_unmasked);
+fn an_event_that_is_due_wakes_up_and_is_taken_when_unmasked() -> TestResult {
+    needs_hypervisor()?;
+    needs_sdei()?;
+    let timer = Timer::Virtual;
+    gic::disable(timer.intid());
+    let event = sdei::call(Call::InterruptBind, &[timer.intid().into()]);
+    expect_eq!(event >> 30, 1, "{event:#x}");
+    let event = event as u64;
+    sdei::set_hook(
+        0,
+        Some(|_| {
+            Timer::Virtual.stop();
+            End::Complete(0)
+        }),
+    );
+    expect_eq!(sdei::register_event(event, 0, 0), 0);
+    let enabled = sdei::call(Call::EventEnable, &[event]);
+    expect_eq!([enabled, sdei::unmask()], [0, 0]);
+    for round in 1..=5 {
+        timer.fire_in(timer::ticks_of_us(20_000));
+        expect_that!(suspend(SUSPEND).is_ok(), "round {round}");
+        expect_that!(timer.has_expired(), "it woke up for nothing");
+        expect_eq!(sdei::slot(0).runs(), round - 1);
+        expect_eq!([sdei::mask(), sdei::unmask()], [0, 0], "it was masked");
+        expect_eq!(sdei::slot(0).runs(), round);
+    }
+    // Held back by the mask, it wakes nobody; a timer that interrupts does.
+    expect_eq!(sdei::mask(), 1);
+    timer.fire_in(timer::ticks_of_us(1000));
+    gic::enable(Timer::Physical.intid());
+    Timer::Physical.fire_in(timer::ticks_of_us(30_000));
+    expect_that!(suspend(SUSPEND).is_ok());
+    expect_that!(Timer::Physical.has_expired(), "the masked event woke it up");
+    expect_eq!(sdei::slot(0).runs(), 5);
+    expect_eq!(sdei::unmask(), 0);
+    expect_eq!(sdei::slot(0).runs(), 6);
     Ok(())
 }

@@ -29,6 +29,8 @@ impl Runner {
                         .and_then(Option::take);
                     if start.is_some() {
                         shared.power.started(self.me);
+                        // What the platform raised while this vCPU was off is gone.
+                        let _ = shared.commons.take_raised(self.me);
                     }
                     start
                 };

@@ -187,6 +187,37 @@ fn c211_an_event_wakes_a_cpu_from_cpu_suspend() -> TestResult {
     Ok(())
 }
 
+guest_test!(c211_a_shared_event_wakes_a_cpu_from_cpu_suspend, cpus = 2);
+fn c211_a_shared_event_wakes_a_cpu_from_cpu_suspend() -> TestResult {
+    needs_sdei()?;
+    /// A shared event of the platform, of whichever priority.
+    const EVENTS: [u64; 2] = [0x200, 0x202];
+    for event in EVENTS {
+        start_target(|| {
+            let before = sdei::slot(1).runs();
+            let [normal, critical] = EVENTS.map(|event| sdei::register_event(event, 0, 0));
+            let enabled = EVENTS.map(|event| sdei::call(Call::EventEnable, &[event]));
+            if [normal, critical] == [0, 0] && enabled == [0, 0] && sdei::unmask() == 0 {
+                READY.raise();
+            }
+            let mut refused = 0;
+            while sdei::slot(1).runs() == before {
+                let status = psci::call_psci(hv_abi::psci::CPU_SUSPEND[1], &[0, 0, 0]);
+                refused += i64::from(status != 0);
+            }
+            note(0, refused);
+            note(1, sdei::slot(1).x(0) as i64);
+            note(2, sdei::call(Call::SharedReset, &[]));
+        })?;
+        watch_for_ms(20);
+        expect_that!(!cpu::is_off(1), "it sleeps");
+        expect_eq!(sdei::raise(event, 0), SUCCESS);
+        expect_that!(cpu::wait_off(1), "{event:#x}");
+        expect_eq!([noted(0), noted(1), noted(2)], [0, event as i64, SUCCESS]);
+    }
+    Ok(())
+}
+
 guest_test!(a_handler_that_takes_long_delays_interrupts_and_loses_none);
 fn a_handler_that_takes_long_delays_interrupts_and_loses_none() -> TestResult {
     needs_sdei()?;

@@ -440,3 +440,41 @@ fn c187_a_critical_handler_that_spins_holds_back_everything_and_nobody_else() ->
     expect_eq!(noted(11), 0, "event 0 comes last");
     Ok(())
 }
+
+guest_test!(
+    c164_an_event_raised_on_a_cpu_that_is_off_is_gone_when_that_comes_on,
+    cpus = 2
+);
+fn c164_an_event_raised_on_a_cpu_that_is_off_is_gone_when_that_comes_on() -> TestResult {
+    needs_sdei()?;
+    expect_that!(cpu::is_off(1));
+    for event in [N1, C1] {
+        expect_eq!(sdei::raise(event, cpu::affinity(1)), SUCCESS);
+    }
+    watch_for_ms(5);
+    expect_that!(cpu::is_off(1), "it stays off");
+    start_target(|| {
+        let armed = [
+            sdei::register_event(N1, 0, 0) | enable(N1),
+            arm_critical(C1),
+            arm_critical(C2),
+            sdei::unmask(),
+        ];
+        if armed == [0; 4] {
+            READY.raise();
+        }
+        while !ENOUGH.is_up() {
+            core::hint::spin_loop();
+        }
+    })?;
+    // What comes now is taken, and nothing else with it.
+    expect_eq!(sdei::raise(C2, cpu::affinity(1)), SUCCESS);
+    expect_that!(ran(critical(1), 1));
+    release_target()?;
+    expect_eq!(sdei::slot(critical(1)).x(0), C2);
+    expect_eq!(
+        [sdei::slot(1).runs(), sdei::slot(critical(1)).runs()],
+        [0, 1]
+    );
+    Ok(())
+}
