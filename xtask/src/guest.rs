@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
+use hv_abi::firmware::{Firmware, Unknown};
+use hv_abi::{psci, sdei};
+use hv_bundle::GuestConfig;
 use serde::Deserialize;
 
 use crate::el3::El3;
@@ -53,6 +56,20 @@ pub struct Options {
     /// Give up after so many seconds.
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u64>,
+    /// Whose firmware the guest meets: a list of names from docs/firmware.md, joined by commas
+    /// [default: spec].
+    #[arg(long, value_name = "NAME", value_parser = firmware)]
+    pub firmware: Option<String>,
+    /// Whether CPU_ON takes back a CPU that is parked in an SDEI event: parked or off [default: off].
+    #[arg(long, value_name = "off|parked", require_equals = true, num_args = 0..=1,
+          default_missing_value = "parked")]
+    pub reclaim: Option<Reclaim>,
+    /// SDEI events besides event 0; only a guest file can say them.
+    #[arg(skip)]
+    pub events: Vec<Event>,
+    /// Whether the guest may make the calls that are for tests; only a guest file can say it.
+    #[arg(skip)]
+    pub debug_calls: Option<bool>,
     /// Copy the raw serial stream, hypervisor lines and records included, into this file.
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
@@ -66,6 +83,74 @@ pub enum Switch {
     On,
     /// Off.
     Off,
+}
+
+/// What CPU_ON does with a CPU that is parked in an SDEI event.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Reclaim {
+    /// It says ALREADY_ON.
+    Off,
+    /// It takes it back.
+    Parked,
+}
+
+/// An SDEI event that the guest is offered besides event 0.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Event {
+    number: u32,
+    scope: Scope,
+    priority: Priority,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Scope {
+    Private,
+    Shared,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Priority {
+    Normal,
+    Critical,
+}
+
+impl From<Event> for sdei::Definition {
+    fn from(event: Event) -> Self {
+        Self {
+            number: event.number,
+            scope: match event.scope {
+                Scope::Private => sdei::Scope::Private,
+                Scope::Shared => sdei::Scope::Shared,
+            },
+            priority: match event.priority {
+                Priority::Normal => sdei::Priority::Normal,
+                Priority::Critical => sdei::Priority::Critical,
+            },
+        }
+    }
+}
+
+/// `text` if it names firmware; the word that does not.
+pub fn firmware(text: &str) -> Result<String, String> {
+    match Firmware::parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(Unknown(word)) => Err(format!(
+            "`{word}` is no firmware and no fault; docs/firmware.md has the names"
+        )),
+    }
+}
+
+/// What the hypervisor is to do about parked CPUs.
+pub const fn reclaim(parked: bool) -> psci::Reclaim {
+    if parked {
+        psci::Reclaim::Parked
+    } else {
+        psci::Reclaim::Off
+    }
 }
 
 impl Options {
@@ -109,8 +194,25 @@ impl Options {
             el3: self.el3.or(file.el3),
             hv_append: self.hv_append.or(file.hv_append),
             qemu_args: [file.qemu_args, self.qemu_args].concat(),
+            firmware: self.firmware.or(file.firmware),
+            reclaim: self.reclaim.or(file.reclaim),
+            events: [file.events, self.events].concat(),
+            debug_calls: self.debug_calls.or(file.debug_calls),
             timeout: self.timeout.or(file.timeout),
             log: self.log.or(file.log),
+        }
+    }
+
+    /// What the hypervisor is told of the guest, whose kernel gets `bootargs`.
+    pub fn config(&self, bootargs: &str) -> GuestConfig {
+        GuestConfig {
+            bootargs: bootargs.to_owned(),
+            sdei: self.sdei != Some(Switch::Off),
+            firmware: self.firmware.clone().unwrap_or_default(),
+            events: self.events.iter().copied().map(Into::into).collect(),
+            reclaim: reclaim(self.reclaim == Some(Reclaim::Parked)),
+            debug_calls: self.debug_calls.unwrap_or_default(),
+            ..GuestConfig::default()
         }
     }
 
@@ -228,6 +330,39 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.starts_with("line 2: unknown field `cors`"), "{error}");
+    }
+
+    #[test]
+    fn what_the_hypervisor_is_told_can_be_in_a_file() {
+        let options = Options::parse(
+            "firmware = \"tfa-2.12\"\nreclaim = \"parked\"\ndebug-calls = true\nsdei = \"on\"\n\
+             events = [{ number = 0x100, scope = \"private\", priority = \"critical\" }]\n",
+        )
+        .unwrap();
+        let config = options.config("quiet");
+        assert_eq!(config.check(), Ok(()));
+        assert_eq!(config.bootargs, "quiet");
+        assert_eq!(config.firmware, "tfa-2.12");
+        assert_eq!(config.reclaim, psci::Reclaim::Parked);
+        assert!(config.sdei && config.debug_calls);
+        assert_eq!(config.events.len(), 1);
+        let event = config.events[0];
+        assert_eq!((event.number, event.scope), (0x100, sdei::Scope::Private));
+        assert_eq!(event.priority, sdei::Priority::Critical);
+        for wrong in [
+            "reclaim = \"yes\"",
+            "events = [{ number = 1 }]",
+            "events = [{ number = 1, scope = \"private\", priority = \"high\" }]",
+        ] {
+            assert!(Options::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn firmware_that_nobody_knows_is_named() {
+        assert!(firmware("tfa-2.12,signal-lost=3").is_ok());
+        let error = firmware("tfa-2.12,signal-lsot=3").unwrap_err();
+        assert!(error.starts_with("`signal-lsot=3`"), "{error}");
     }
 
     #[test]

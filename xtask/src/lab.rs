@@ -97,6 +97,10 @@ pub struct Plan {
     pub sdei: bool,
     /// How a CPU ends that SDEI stopped; if it is said, the capture kernel gets all CPUs.
     pub fate: Option<Fate>,
+    /// Whose firmware the guest meets.
+    pub firmware: String,
+    /// Whether CPU_ON takes back a CPU that is parked in an event; the capture kernel then gets all CPUs.
+    pub reclaim: bool,
 }
 
 impl Plan {
@@ -121,8 +125,8 @@ impl Plan {
             self.panic
         );
         ensure!(
-            self.fate.is_none() || self.scenario.dumps(),
-            "--ending is about a crash dump, which {} is not",
+            !self.captures_with_all() || self.scenario.dumps(),
+            "--ending and --reclaim are about a crash dump, which {} is not",
             self.scenario.name()
         );
         Ok(())
@@ -130,12 +134,20 @@ impl Plan {
 
     /// Whether the capture kernel gets back the CPUs that SDEI stopped.
     pub fn comes_back(&self) -> bool {
-        self.fate.is_some_and(Fate::is_off)
+        match self.fate {
+            None | Some(Fate::Park) => self.reclaim,
+            Some(fate) => fate.is_off(),
+        }
+    }
+
+    /// Whether the capture kernel gets all CPUs, and looks at each.
+    pub const fn captures_with_all(&self) -> bool {
+        self.fate.is_some() || self.reclaim
     }
 
     /// Whether a CPU that SDEI stopped stays in its handler for ever.
     pub fn stays_in_handler(&self) -> bool {
-        matches!(self.fate, None | Some(Fate::Park))
+        matches!(self.fate, None | Some(Fate::Park)) && !self.reclaim
     }
 
     /// Which of our kernels can do it.
@@ -149,8 +161,8 @@ impl Plan {
     /// The kernel's command line.
     pub fn bootargs(&self) -> String {
         let capture = match self.fate {
-            None => "lab.maxcpus=1".to_owned(),
-            Some(Fate::Park) => "lab.check=cpus".to_owned(),
+            None if !self.reclaim => "lab.maxcpus=1".to_owned(),
+            None | Some(Fate::Park) => "lab.check=cpus".to_owned(),
             Some(fate) => format!("lab.check=cpus sdei_ending={}", fate.name()),
         };
         format!(
@@ -299,6 +311,8 @@ mod tests {
             panic,
             sdei: true,
             fate: None,
+            firmware: "spec".into(),
+            reclaim: false,
         }
     }
 
@@ -330,6 +344,14 @@ mod tests {
         };
         assert!(with(Fate::Park).ends_with("lab.panic=0 lab.check=cpus"));
         assert!(with(Fate::Off).ends_with("lab.check=cpus sdei_ending=off"));
+        let mut reclaiming = plan(4, "2", 0);
+        reclaiming.reclaim = true;
+        assert!(
+            reclaiming
+                .bootargs()
+                .ends_with("lab.panic=0 lab.check=cpus")
+        );
+        assert!(reclaiming.comes_back() && !reclaiming.stays_in_handler());
         let mut plan = plan(4, "2", 0);
         (plan.scenario, plan.fate) = (Scenario::SysrqL, Some(Fate::Off));
         assert!(plan.check().is_err());

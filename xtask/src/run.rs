@@ -8,12 +8,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use hv_bundle::GuestConfig;
 
 use crate::build::{self, Program};
 use crate::console::Line;
 use crate::ending::{Ending, Watch};
-use crate::guest::{Options, Switch};
+use crate::guest::Options;
 use crate::kernel::Edition;
 use crate::payload::Payload;
 use crate::qemu::{DEFAULT_CPU, Happening, Machine, Session};
@@ -37,8 +36,11 @@ pub struct Run {
     /// Read options from this file; those of the command line win.
     ///
     /// TOML with the keys kernel, initrd, append, cpus, memory, disks, cpu, sdei, el3, hv-append,
-    /// qemu-args, timeout and log, which mean what the options of those names mean. Relative paths are
-    /// relative to the file.
+    /// qemu-args, firmware, reclaim, timeout and log, which mean what the options of those names
+    /// mean. Relative paths are relative to the file. Besides, `debug-calls = true` lets the guest
+    /// make the calls that are for tests, and events = [{ number = 256, scope = "private", priority =
+    /// "critical" }, ...] defines SDEI events; a scope is private or shared, a priority normal or
+    /// critical.
     #[arg(long, value_name = "FILE.toml")]
     guest: Option<PathBuf>,
     /// Without the hypervisor: QEMU boots the kernel at EL1 itself, to compare.
@@ -113,11 +115,7 @@ fn machine(options: &Options, bare: bool) -> Result<Machine> {
         Payload {
             kernel: &given.kernel,
             initrd: given.initrd.as_deref(),
-            config: GuestConfig {
-                bootargs: given.bootargs.clone(),
-                sdei: options.sdei != Some(Switch::Off),
-                ..GuestConfig::default()
-            },
+            config: options.config(&given.bootargs),
         }
         .write(&bundle)?;
         let hypervisor = build::build(&workshop, Program::Hypervisor)?.image;

@@ -1,6 +1,8 @@
 use super::*;
+use crate::ending::Ending;
 use crate::evidence::Drain;
 use crate::evidence::tests::{LOG, story};
+use crate::verdict::WEDGE_FUNCTION;
 
 pub fn plan(scenario: Scenario) -> Plan {
     Plan {
@@ -11,6 +13,8 @@ pub fn plan(scenario: Scenario) -> Plan {
         panic: 0,
         sdei: true,
         fate: None,
+        firmware: "spec".into(),
+        reclaim: false,
     }
 }
 

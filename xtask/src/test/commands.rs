@@ -42,7 +42,7 @@ enum Kernel {
     Nothing,
 }
 
-const CASES: [Case; 9] = [
+const CASES: [Case; 11] = [
     Case {
         name: "run/power-off-is-0",
         kernel: Kernel::Image,
@@ -90,6 +90,22 @@ const CASES: [Case; 9] = [
         code: 1,
         output: "",
         errors: "line 1: unknown field `cors`",
+    },
+    Case {
+        name: "run/unknown-firmware-is-named",
+        kernel: Kernel::Image,
+        arguments: &["--firmware", "tfa-2.12,signal-lsot=3"],
+        code: 2,
+        output: "",
+        errors: "`signal-lsot=3` is no firmware",
+    },
+    Case {
+        name: "run/firmware-and-reclaim-are-taken",
+        kernel: Kernel::Image,
+        arguments: &["--firmware", "tfa-2.12", "--reclaim", "--append", "list"],
+        code: 0,
+        output: "\nDONE\r\n",
+        errors: "the guest powered off",
     },
     Case {
         name: "run/missing-disk-is-named",

@@ -1,5 +1,7 @@
 //! Linux end to end: dumps that must be whole, and one that must not be.
 
+mod firmware;
+
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -24,98 +26,95 @@ struct Case {
     wedge: &'static str,
     panic: u32,
     fate: Option<Fate>,
+    reclaim: bool,
 }
 
-const CASES: [Case; 10] = [
+/// What most of them have.
+const USUAL: Case = Case {
+    name: "",
+    scenario: Scenario::Kdump,
+    model: "neoverse-n1",
+    cpus: 4,
+    wedge: "2",
+    panic: 0,
+    fate: None,
+    reclaim: false,
+};
+
+const CASES: [Case; 12] = [
     Case {
         name: "linux/kdump/one-of-4",
-        scenario: Scenario::Kdump,
-        model: "neoverse-n1",
-        cpus: 4,
-        wedge: "2",
-        panic: 0,
-        fate: None,
+        ..USUAL
     },
     Case {
         name: "linux/kdump/three-of-4",
-        scenario: Scenario::Kdump,
         model: "max",
-        cpus: 4,
         wedge: "1-3",
-        panic: 0,
-        fate: None,
+        ..USUAL
     },
     Case {
         name: "linux/kdump/boot-cpu-of-8",
-        scenario: Scenario::Kdump,
         model: "cortex-a72",
         cpus: 8,
         wedge: "0",
         panic: 5,
-        fate: None,
+        ..USUAL
     },
     Case {
         name: "linux/sysrq-l",
         scenario: Scenario::SysrqL,
         model: "cortex-a53",
-        cpus: 4,
-        wedge: "2",
-        panic: 0,
-        fate: None,
+        ..USUAL
     },
     Case {
         name: "linux/hardlockup",
         scenario: Scenario::Hardlockup,
-        model: "neoverse-n1",
-        cpus: 4,
-        wedge: "2",
-        panic: 0,
-        fate: None,
+        ..USUAL
+    },
+    Case {
+        name: "linux/reclaim/one-of-4",
+        reclaim: true,
+        ..USUAL
+    },
+    Case {
+        name: "linux/reclaim/three-of-4",
+        model: "cortex-a72",
+        wedge: "0,1,3",
+        panic: 2,
+        reclaim: true,
+        ..USUAL
     },
     Case {
         name: "linux/ending/park",
-        scenario: Scenario::Kdump,
-        model: "neoverse-n1",
-        cpus: 4,
-        wedge: "2",
-        panic: 0,
         fate: Some(Fate::Park),
+        ..USUAL
     },
     Case {
         name: "linux/ending/resume-park",
-        scenario: Scenario::Kdump,
         model: "cortex-a72",
-        cpus: 4,
         wedge: "1,3",
-        panic: 0,
         fate: Some(Fate::ResumePark),
+        ..USUAL
     },
     Case {
         name: "linux/ending/resume-off",
-        scenario: Scenario::Kdump,
         model: "max",
-        cpus: 4,
         wedge: "1-3",
-        panic: 0,
         fate: Some(Fate::ResumeOff),
+        ..USUAL
     },
     Case {
         name: "linux/ending/off",
-        scenario: Scenario::Kdump,
-        model: "neoverse-n1",
-        cpus: 4,
-        wedge: "2",
-        panic: 0,
         fate: Some(Fate::Off),
+        ..USUAL
     },
     Case {
         name: "linux/ending/pad-off",
-        scenario: Scenario::Kdump,
         model: "cortex-a53",
-        cpus: 4,
         wedge: "0",
         panic: 3,
         fate: Some(Fate::PadOff),
+        ..USUAL
     },
 ];
 
@@ -137,7 +136,9 @@ const TIMEOUT: Duration = Duration::from_secs(600);
 /// The names of all of them.
 pub fn names() -> impl Iterator<Item = &'static str> {
     let cases = CASES.iter().map(|case| case.name);
-    cases.chain([CONTROL, DEBUGGER, REBOOT, REPEAT])
+    cases
+        .chain([CONTROL, DEBUGGER, REBOOT, REPEAT])
+        .chain(firmware::names())
 }
 
 /// Runs them.
@@ -162,12 +163,14 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     for case in plain {
         run(&lab, case, ledger);
     }
-    if !patched.is_empty()
+    let is_faulty_wanted = firmware::names().any(|name| ledger.wants(name));
+    if (is_faulty_wanted || !patched.is_empty())
         && let Some(lab) = prepare(workshop, Edition::Endings, ledger)
     {
         for case in patched {
             run(&lab, case, ledger);
         }
+        firmware::run(workshop, &lab, ledger);
     }
     ledger.check(REBOOT, || reboot(workshop, &lab));
     ledger.check(REPEAT, repeat);
@@ -301,6 +304,8 @@ fn plan(case: &Case) -> Result<Plan> {
         panic: case.panic,
         sdei: true,
         fate: case.fate,
+        firmware: "spec".into(),
+        reclaim: case.reclaim,
     })
 }
 

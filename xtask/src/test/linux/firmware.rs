@@ -1,0 +1,89 @@
+//! Linux on firmware with faults: what went wrong on machines goes wrong here.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+
+use super::{TIMEOUT, USUAL, control, plan, run_plan};
+use crate::console::GuestLines;
+use crate::kdump::Lab;
+use crate::lab::{Fate, Folder, Plan};
+use crate::qemu::Happening;
+use crate::test::ledger::Ledger;
+use crate::workshop::Workshop;
+
+/// CPU_OFF in the event, as TF-A 2.12 handles it: the capture kernel hangs when it starts that CPU.
+const HANG: &str = "linux/firmware/tfa-2.12-hangs-the-capture-kernel";
+
+/// A signal that is answered with success and lost: the wedged CPU is missing.
+const LOST: &str = "linux/firmware/signal-lost-loses-the-wedged-cpu";
+
+/// The names of these tests.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    [HANG, LOST].into_iter()
+}
+
+/// Runs them on a kernel that has a choice of endings.
+pub fn run(workshop: &Workshop, lab: &Lab, ledger: &mut Ledger) {
+    ledger.check(LOST, || {
+        let plan = Plan {
+            firmware: "signal-lost=1".into(),
+            ..plan(&USUAL)?
+        };
+        control(&run_plan(workshop, lab, plan, None)?)
+    });
+    ledger.check(HANG, || {
+        let plan = Plan {
+            fate: Some(Fate::Off),
+            firmware: "tfa-2.12".into(),
+            ..plan(&USUAL)?
+        };
+        hang(workshop, lab, &plan)
+    });
+}
+
+/// How long a hang is watched, unless the kernel itself says so before; what hangs here takes seconds
+/// elsewhere.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// The capture kernel must start the CPU that went off in the event, and never come up.
+fn hang(workshop: &Workshop, lab: &Lab, plan: &Plan) -> Result<String> {
+    let folder = Folder::create(None, &workshop.output("runs")?)?;
+    // Its own console comes up too late.
+    let bootargs = format!("{} earlycon=pl011,0x9000000", plan.bootargs());
+    let machine = lab.machine(plan, &bootargs, &folder)?;
+    let mut session = machine.start(Some(TIMEOUT))?;
+    let mut lines = GuestLines::default();
+    let (mut has_left, mut has_begun) = (false, false);
+    loop {
+        match session.next()? {
+            Happening::Guest(bytes) => {
+                for line in lines.push(&bytes) {
+                    has_left |= line.contains("Starting crashdump kernel");
+                    if has_left && line.contains("CPU2: Booted secondary processor") {
+                        has_begun = true;
+                        session.shorten(SILENCE);
+                    }
+                    ensure!(
+                        !line.contains("LAB: capture up"),
+                        "the capture kernel came up"
+                    );
+                    if has_begun && line.contains("Watchdog detected hard LOCKUP on cpu 2") {
+                        return Ok("hard LOCKUP on cpu 2, says the capture kernel".into());
+                    }
+                }
+            }
+            Happening::TimedOut if has_begun => break,
+            Happening::TimedOut | Happening::Ended(_) | Happening::Left => bail!(
+                "no capture kernel started CPU 2\n{}\nQEMU was: {}",
+                session.tail().join("\n"),
+                machine.command_line()
+            ),
+            Happening::Line(_) | Happening::Complaint(_) => {}
+        }
+    }
+    let seconds = SILENCE.as_secs();
+    Ok(format!(
+        "{seconds} s after it started CPU 2 the capture kernel is not up"
+    ))
+}
