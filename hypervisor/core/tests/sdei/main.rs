@@ -1,10 +1,13 @@
 //! SDEI as a guest meets it. Tests that cover an item of the conformance list carry its number.
 
 mod calls;
+mod company;
 mod completion;
 mod delivery;
 mod model;
 mod nesting;
+mod room;
+mod sequences;
 mod table;
 mod together;
 mod vcpu;

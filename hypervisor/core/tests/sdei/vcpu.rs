@@ -308,6 +308,7 @@ impl Vcpu {
             family,
         } = &mut self.world;
         let (departure, ripple) = self.pe.turn_off(commons, vgic, family);
+        self.ended = ripple.gic.deactivate.iter().next();
         self.rung = self.rung.union(ripple.look);
         departure
     }
