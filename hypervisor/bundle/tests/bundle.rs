@@ -188,6 +188,18 @@ fn a_guest_that_makes_no_sense_is_not_written() {
         ..config()
     };
     assert!(write(&[guest(many, &kernel)]).is_err());
+    let firmware = GuestConfig {
+        firmware: "tfa-2.12,of-my-own".into(),
+        ..config()
+    };
+    let said = write(&[guest(firmware, &kernel)]).map_err(|error| error.to_string());
+    assert!(said.is_err_and(|said| said.starts_with("firmware: of-my-own is no firmware")));
+    let events = GuestConfig {
+        events: vec![config().events[0]; 2],
+        ..config()
+    };
+    let said = write(&[guest(events, &kernel)]).map_err(|error| error.to_string());
+    assert!(said.is_err_and(|said| said.starts_with("events have a number twice")));
     assert!(write(&[guest(config(), b"\x7fELF and so on")]).is_err());
     assert!(write(&[]).is_err());
 }
@@ -259,6 +271,37 @@ mod sealed {
             guest.add_property(property("halligan,memory", &[1u8, 2, 3][..]));
         });
         assert!(memory.contains("halligan,memory is no number"), "{memory}");
+    }
+
+    #[test]
+    fn wrong_firmware_and_events_are_refused_by_name_when_they_are_loaded() {
+        let with = |name: &'static str, value: &[u8]| {
+            refusal_after(|guest| guest.add_property(property(name, value)))
+        };
+        let said = with("halligan,firmware", b"tfa-1.0\0");
+        assert!(
+            said.starts_with("firmware: tfa-1.0 is no firmware"),
+            "{said}"
+        );
+        let cells = |cells: &[u32]| -> Vec<u8> {
+            cells.iter().flat_map(|cell| cell.to_be_bytes()).collect()
+        };
+        for wrong in [&[1, 0][..], &[1, 2, 0], &[1, 0, 2]] {
+            let said = with("halligan,events", &cells(wrong));
+            assert!(
+                said.contains("halligan,events is no list of events"),
+                "{said}"
+            );
+        }
+        for wrong in [&[0, 0, 0][..], &[1 << 30, 0, 0], &[1, 0, 0, 1, 1, 1]] {
+            let said = with("halligan,events", &cells(wrong));
+            assert!(said.starts_with("events have a number"), "{said}");
+        }
+        let said = with("halligan,reclaim", &cells(&[2]));
+        assert!(
+            said.contains("halligan,reclaim is neither 0 nor 1"),
+            "{said}"
+        );
     }
 
     #[test]
