@@ -166,12 +166,16 @@ impl Runner {
     }
 
     pub(super) fn access_gic(&mut self, frame: Frame, offset: u64, access: MmioAccess) {
-        let lrs = self.read_list_regs();
-        let eoi_count = hcr::eoi_count(cpu_interface::ich_hcr());
+        let must_fold = self.used > 0 && frame.is_in_list_regs(offset, access.is_write);
         let (read, kick) = {
             let mut shared = self.vm.lock();
-            let folded = shared.vgic.fold(self.me, &lrs[..self.list_regs], eoi_count);
-            let mut kick = self.vm.perform(&folded);
+            let mut kick = VcpuSet::EMPTY;
+            if must_fold {
+                let lrs = self.read_list_regs();
+                let eoi_count = hcr::eoi_count(cpu_interface::ich_hcr());
+                let folded = shared.vgic.fold(self.me, &lrs[..self.list_regs], eoi_count);
+                kick = self.vm.perform(&folded);
+            }
             let read = if access.is_write {
                 let value = read_register(&self.regs, access.rt);
                 let effects = shared.vgic.write(frame, offset, access.size, value);
@@ -182,7 +186,9 @@ impl Runner {
             };
             (read, kick)
         };
-        self.write_folded();
+        if must_fold {
+            self.write_folded();
+        }
         self.kick(kick);
         match read {
             Some(Read::Value(value)) => {
@@ -190,6 +196,8 @@ impl Runner {
             }
             // The answer is in others' list registers; the guest asks again when they have looked.
             Some(Read::Again { kick }) => {
+                // Populating in between is how the virtual GIC tells a load tried again from a later one.
+                self.is_vgic_stale = true;
                 self.kick(kick);
                 return;
             }

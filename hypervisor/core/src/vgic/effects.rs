@@ -27,8 +27,12 @@ impl Effects {
     };
 
     /// Whether there is nothing to do.
+    #[inline]
     pub fn is_empty(&self) -> bool {
-        *self == Self::NONE
+        self.kick.is_empty()
+            && self.phys.is_none()
+            && self.deactivate.count == 0
+            && self.bound.is_none()
     }
 }
 

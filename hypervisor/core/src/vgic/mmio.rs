@@ -1,7 +1,7 @@
 //! The guest's loads and stores of GICD and GICR.
 
 use super::irq::Irq;
-use super::register::{Bank, Part, Register};
+use super::register::{Bank, FRAME, Part, Register};
 use super::{Effects, Physical, SpiMask, Vgic};
 use crate::id::{IntId, Mpidr, VcpuId, VcpuSet};
 
@@ -55,8 +55,21 @@ const IIDR: u64 = 0x43b;
 const WAKER_PROCESSOR_SLEEP: u64 = 1 << 1;
 const WAKER_CHILDREN_ASLEEP: u64 = 1 << 2;
 
+impl Frame {
+    /// Whether an access needs the caller's list registers folded, if there is something in them: all stores,
+    /// and the loads of what may have changed there.
+    pub fn is_in_list_regs(self, offset: u64, is_write: bool) -> bool {
+        let offset = match self {
+            Self::Distributor => offset,
+            Self::Redistributor(_) => offset.wrapping_sub(FRAME),
+        };
+        // ISPENDR to ICACTIVER (IHI0069 12.8).
+        is_write || (0x200..0x400).contains(&offset)
+    }
+}
+
 impl Vgic {
-    /// A load of `size` bytes by `me`, which has folded.
+    /// A load of `size` bytes by `me`, which has folded if the register [needs it](Frame::is_in_list_regs).
     pub fn read(&mut self, me: VcpuId, frame: Frame, offset: u64, size: u8) -> Read {
         let (owner, register) = match frame {
             Frame::Distributor => (me, Register::of_distributor(offset, size)),

@@ -73,7 +73,7 @@ pub(super) enum Part {
 }
 
 /// The size of one frame.
-const FRAME: u64 = 0x1_0000;
+pub(super) const FRAME: u64 = 0x1_0000;
 
 /// The identification registers from 0xffd0 on, ArchRev 3 (PIDR2); the rest as Arm's own parts have
 /// (IHI0069, identification registers).
