@@ -8,6 +8,7 @@ use core::arch::asm;
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::*;
 use hv_core::id::Mpidr;
+use hv_core::psci::Endian;
 use hv_core::regs::El1;
 use hv_core::time::{Frequency, Instant};
 
@@ -58,6 +59,8 @@ const MDCR_GUEST: u64 = 1 << 5 | 1 << 6 | 1 << 14 | 1 << 19;
 const CNTHCTL_GUEST: u64 = 0b11;
 /// SCTLR_EL1 out of reset: the RES1 bits of Armv8.0, MMU and caches off.
 const SCTLR_EL1_RESET: u64 = 0x30d0_0800;
+/// SCTLR_EL1.EE: data at EL1 is big endian.
+const SCTLR_EL1_EE: u64 = 1 << 25;
 
 /// This pCPU's affinity.
 pub fn mpidr() -> Mpidr {
@@ -292,6 +295,25 @@ pub fn random_number() -> Option<u64> {
             value = out(reg) value, has_failed = out(reg) has_failed, options(nomem, nostack));
     }
     (has_failed == 0).then_some(value)
+}
+
+/// The byte order of EL1's data.
+pub fn endian() -> Endian {
+    if SCTLR_EL1.get() & SCTLR_EL1_EE == 0 {
+        Endian::Little
+    } else {
+        Endian::Big
+    }
+}
+
+/// Sets the byte order of EL1's data, of a core just reset.
+pub fn set_endian(endian: Endian) {
+    let bit = match endian {
+        Endian::Little => 0,
+        Endian::Big => SCTLR_EL1_EE,
+    };
+    SCTLR_EL1.set(SCTLR_EL1_RESET | bit);
+    barrier::isb(barrier::SY);
 }
 
 /// The identification register (op0 3, op1 0, CRn 0) with this CRm and op2.

@@ -7,7 +7,7 @@ use hv_bundle::Layout;
 use hv_core::id::{Mpidr, VcpuId, VcpuSet, VmId};
 use hv_core::mailbox::{Mailbox, Requests};
 use hv_core::pl011::Pl011;
-use hv_core::psci::{Power, Reclaim, Reset, Start};
+use hv_core::psci::{Endian, Power, Reclaim, Reset, Start};
 use hv_core::sdei::{self, Commons, Definition};
 use hv_core::vgic::{Effects, Physical, Vgic};
 use hv_core::vm::GuestMap;
@@ -259,6 +259,7 @@ impl Vm {
                     vcpu: BOOT_VCPU,
                     entry: layout.entry,
                     context: layout.dtb.start,
+                    endian: Endian::Little,
                 });
             }
             shared.ending = None;

@@ -64,6 +64,7 @@ unsafe extern "C" {
     static guest_image: u8;
     fn start_secondary_cpu();
     fn start_context_probe();
+    fn call_big_endian(function: u64, target: u64, entry: u64, context: u64) -> u64;
 }
 
 /// How a CPU was when its first instruction ran.
@@ -113,6 +114,17 @@ pub fn start(index: usize, work: Work) -> i32 {
     };
     // SAFETY: the entry takes this context; the CPU is off, so nobody else uses its stack or record.
     unsafe { psci::cpu_on(affinity(index), entry_address(), context) }
+}
+
+/// As [`start`], by a caller whose data is big endian for the time of the call.
+pub fn start_by_big_endian(index: usize, work: Work) -> i32 {
+    let Some(context) = prepare(index, work) else {
+        return Status::AlreadyOn as i32;
+    };
+    let function = u64::from(hv_abi::psci::CPU_ON[1]);
+    // SAFETY: as in `start`; the routine changes the byte order and back without an access to memory, and the
+    // entry of the started CPU begins with doing so.
+    unsafe { call_big_endian(function, affinity(index), entry_address(), context) as i32 }
 }
 
 /// CPU_ON with a context from [`prepare`], as several CPUs may do at once.

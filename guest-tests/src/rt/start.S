@@ -67,6 +67,9 @@ start_secondary_cpu:
     mrs     x12, currentel
     mrs     x13, spsel
     mov     x19, x0
+    bic     x1, x10, #1 << 25       // EE: whatever the caller's byte order, ours is little
+    msr     sctlr_el1, x1
+    isb
     bl      start_mmu_on
     str     x9, [x19, #{rec_first}]
     str     x10, [x19, #{rec_sctlr}]
@@ -79,6 +82,22 @@ start_secondary_cpu:
     mov     x29, xzr
     mov     x30, xzr
     b       {secondary}
+
+// Calls by SMC as a big-endian caller: x0 to x3 as for the call. The tables are little endian, so the MMU is
+// off for that time, and no data is touched.
+    .global call_big_endian
+call_big_endian:
+    mrs     x9, sctlr_el1
+    orr     x10, x9, #1 << 25       // EE
+    bic     x10, x10, #1 << 0       // M
+    bic     x10, x10, #1 << 2       // C
+    dsb     sy
+    msr     sctlr_el1, x10
+    isb
+    smc     #0
+    msr     sctlr_el1, x9
+    isb
+    ret
 
 // Entry for tests of CPU_ON's context: keeps x0 as it came, then CPU_OFF by the conduit noted there.
     .global start_context_probe

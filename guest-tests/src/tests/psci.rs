@@ -126,6 +126,28 @@ fn a_started_cpu_begins_at_el1h_masked_with_its_mmu_off() -> TestResult {
     Ok(())
 }
 
+guest_test!(a_started_cpu_has_the_byte_order_of_its_caller, cpus = 2);
+fn a_started_cpu_has_the_byte_order_of_its_caller() -> TestResult {
+    needs_hypervisor()?;
+    static RAN: Flag = Flag::new();
+    /// SCTLR_EL1.EE (DDI0487 D24.2).
+    const BIG_ENDIAN: u64 = 1 << 25;
+    for (start, expected) in [
+        (
+            cpu::start_by_big_endian as fn(usize, cpu::Work) -> i32,
+            BIG_ENDIAN,
+        ),
+        (cpu::start, 0),
+    ] {
+        RAN.lower();
+        expect_eq!(start(1, || RAN.raise()), SUCCESS);
+        expect_that!(RAN.wait());
+        expect_eq!(cpu::entry_state(1).sctlr & BIG_ENDIAN, expected);
+        expect_that!(cpu::wait_off(1));
+    }
+    Ok(())
+}
+
 guest_test!(a_restarted_cpu_begins_as_fresh_as_the_first_time, cpus = 2);
 fn a_restarted_cpu_begins_as_fresh_as_the_first_time() -> TestResult {
     static RAN: Flag = Flag::new();

@@ -131,7 +131,8 @@ pub enum Decision {
     /// The caller stops. When it touches no memory any more, [`Power::stopped`] says so.
     Off,
     /// The caller waits as in [`Self::Suspend`], and then goes on as a vCPU that starts: with `context` in x0
-    /// at `entry`. What its SDEI and the interrupt controller know is kept, but SDEI is masked.
+    /// at `entry`, its byte order its own. What its SDEI and the interrupt controller know is kept, but SDEI is
+    /// masked.
     SystemSuspend {
         /// At which ipa.
         entry: u64,
@@ -144,6 +145,16 @@ pub enum Decision {
     SystemReset(Reset),
 }
 
+/// The byte order of data at EL1 (SCTLR_EL1.EE).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Endian {
+    /// The lowest byte first.
+    #[default]
+    Little,
+    /// The highest byte first.
+    Big,
+}
+
 /// How a vCPU that was off starts: at EL1h, D, A, I and F set, stage 1 off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Start {
@@ -153,6 +164,8 @@ pub struct Start {
     pub entry: u64,
     /// With what in x0.
     pub context: u64,
+    /// With this byte order, its caller's (DEN0022, initial state of a core).
+    pub endian: Endian,
 }
 
 /// What kind of reset the guest asks for.
@@ -221,10 +234,12 @@ impl Power {
         self.states.iter().all(|&state| state == AffinityState::Off)
     }
 
-    /// Performs a call. `is_ram` says whether an ipa is in the guest's memory.
+    /// Performs a call. `endian` is asked for the caller's byte order, and `is_ram` whether an ipa is in the
+    /// guest's memory.
     pub fn call(
         &mut self,
         call: Call,
+        endian: impl Fn() -> Endian,
         siblings: &(impl Siblings + ?Sized),
         is_ram: impl Fn(u64) -> bool,
     ) -> Decision {
@@ -236,7 +251,7 @@ impl Power {
                 target,
                 entry,
                 context,
-            } => self.cpu_on(target, entry, context, siblings, is_ram),
+            } => self.cpu_on(target, (entry, context), endian, siblings, is_ram),
             Call::AffinityInfo { target, level } => self.affinity_info(target, level, siblings),
             // No trusted OS, or one that needs no migration (DEN0022, MIGRATE_INFO_TYPE).
             Call::MigrateInfoType => Ok(Decision::Answer(2)),
@@ -254,8 +269,8 @@ impl Power {
     fn cpu_on(
         &mut self,
         target: u64,
-        entry: u64,
-        context: u64,
+        (entry, context): (u64, u64),
+        endian: impl Fn() -> Endian,
         siblings: &(impl Siblings + ?Sized),
         is_ram: impl Fn(u64) -> bool,
     ) -> Result<Decision, Status> {
@@ -271,6 +286,7 @@ impl Power {
                     vcpu,
                     entry,
                     context,
+                    endian: endian(),
                 }))
             }
         }

@@ -86,6 +86,7 @@ fn rig() -> Rig {
         vcpu: VcpuId(1),
         entry: ENTRY,
         context: 0x4000_0000,
+        endian: psci::Endian::Little,
     };
     rig.vcpu.start(&mut rig.regs, start, Instant(1));
     rig
@@ -326,6 +327,7 @@ fn a_stop_stays_on_record_in_the_next_life() {
         vcpu: rig.vcpu.id,
         entry: ENTRY,
         context: 0,
+        endian: psci::Endian::Little,
     };
     let take_event_at = |rig: &mut Rig, pc| {
         rig.arm_event_0(0x4030_0000);

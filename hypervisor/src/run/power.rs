@@ -36,6 +36,7 @@ impl Runner {
                 };
                 if let Some(start) = start {
                     sysregs::reset_el1();
+                    sysregs::set_endian(start.endian);
                     self.leave_vgic();
                     self.vcpu.start(&mut self.regs, start, sysregs::now());
                     return;
@@ -50,7 +51,8 @@ impl Runner {
         let decision = {
             let mut shared = self.vm.lock();
             let map = &self.vm.map;
-            let decision = shared.power.call(call, map, |ipa| map.is_ram(ipa));
+            let is_ram = |ipa| map.is_ram(ipa);
+            let decision = shared.power.call(call, sysregs::endian, map, is_ram);
             if let Decision::Start(start) = &decision
                 && let Some(slot) = shared.starts.get_mut(start.vcpu.index())
             {
@@ -76,6 +78,7 @@ impl Runner {
                     vcpu: self.me,
                     entry,
                     context,
+                    endian: sysregs::endian(),
                 });
             }
             Decision::Off => return Some(Leave::Off),
@@ -123,6 +126,7 @@ impl Runner {
         }
         self.power_up_interrupts();
         sysregs::reset_core();
+        sysregs::set_endian(start.endian);
         let board = &self.vm.map.board;
         self.vcpu.wake(&mut self.regs, start, sysregs::now(), board);
         None

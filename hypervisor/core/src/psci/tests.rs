@@ -14,7 +14,12 @@ fn siblings() -> [Mpidr; 3] {
 
 fn call(power: &mut Power, function: u32, args: [u64; 3]) -> Decision {
     let call = decode(function, args).expect("a function that exists");
-    power.call(call, siblings().as_slice(), |ipa| RAM.contains(&ipa))
+    power.call(
+        call,
+        || Endian::Little,
+        siblings().as_slice(),
+        |ipa| RAM.contains(&ipa),
+    )
 }
 
 fn answer(status: i64) -> Decision {
@@ -37,6 +42,7 @@ fn one_of_many_cpu_ons_wins() {
         vcpu: P1,
         entry: ENTRY,
         context: 0,
+        endian: Endian::Little,
     };
     assert_eq!(decisions[0], Decision::Start(start));
     assert!(
@@ -114,6 +120,7 @@ fn smc32_arguments_are_32_bits_wide() {
         vcpu: P1,
         entry: ENTRY,
         context: 0xffff_ffff,
+        endian: Endian::Little,
     };
     assert_eq!(
         call(
@@ -137,6 +144,27 @@ fn affinity_level_3_names_a_vcpu() {
         vcpu: VcpuId(2),
         entry: ENTRY,
         context: 5,
+        endian: Endian::Little,
+    };
+    assert_eq!(decision, Decision::Start(start));
+}
+
+#[test]
+fn a_vcpu_starts_with_its_callers_byte_order() {
+    let mut power = Power::new(P0);
+    let on = decode(0xC400_0003, [1, ENTRY, 0]).expect("CPU_ON");
+    let siblings = siblings();
+    let decision = power.call(
+        on,
+        || Endian::Big,
+        siblings.as_slice(),
+        |ipa| RAM.contains(&ipa),
+    );
+    let start = Start {
+        vcpu: P1,
+        entry: ENTRY,
+        context: 0,
+        endian: Endian::Big,
     };
     assert_eq!(decision, Decision::Start(start));
 }

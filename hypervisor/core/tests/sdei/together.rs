@@ -3,7 +3,7 @@
 use hv_abi::firmware::Firmware;
 use hv_abi::sdei::Call;
 use hv_core::id::{IntId, VcpuId, VcpuSet};
-use hv_core::psci::{self, Power, Reclaim};
+use hv_core::psci::{self, Endian, Power, Reclaim};
 use hv_core::sdei::{Config, Departure, Fate};
 use hv_core::time::{Frequency, Instant};
 
@@ -281,7 +281,7 @@ fn a_vcpu_masked_in_its_only_handler_is_parked_and_can_be_reclaimed() {
     let decide = |room: &Room, reclaim| {
         power()
             .with_reclaim(reclaim)
-            .call(on, &room.world.family, |_| true)
+            .call(on, || Endian::Little, &room.world.family, |_| true)
     };
     let already_on = psci::Decision::Answer(-4i64 as u64);
     assert_eq!(decide(&room, Reclaim::Parked), already_on, "it runs");
