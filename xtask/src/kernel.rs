@@ -201,10 +201,16 @@ fn build(
     let package = archive.fetch(root, offer, progress)?;
     let plain = Edition::Plain.entry(offer);
     let is_plain_wanted = !cache.path().join(&plain).is_dir();
-    let source = Source::unpack(cache, &name, &package, is_plain_wanted, progress)?;
+    let source = Source::of(cache, &name);
     let objects = source
         .path()
         .with_file_name(format!("{name}-{}", fingerprint(&[FRAGMENT])));
+    if !source.will_do(is_plain_wanted) {
+        // Objects are newer than any source, so make would keep those of another patch.
+        source.remove()?;
+        remove(&objects)?;
+    }
+    source.unpack(cache, &name, &package, progress)?;
     fs::create_dir_all(&objects).map_err(|error| unwritable(&objects, &error))?;
     configure(source.path(), &objects)?;
     if is_plain_wanted {

@@ -25,32 +25,41 @@ const UNREAD: [&str; 5] = [
     "*/Documentation/translations",
 ];
 
-/// An unpacked source tree.
+/// A source tree.
 pub struct Source {
     path: PathBuf,
 }
 
 impl Source {
-    /// Unpacks `package` as `build/NAME` of the cache, unless an interrupted run has left it there in
-    /// a state that will do: unpatched, if it `must_be_plain`, else wholly patched or not at all.
+    /// The tree `build/NAME` of the cache; it may not be there yet.
+    pub fn of(cache: &Cache, name: &str) -> Self {
+        Self {
+            path: cache.path().join("build").join(name),
+        }
+    }
+
+    /// Whether what an interrupted run has left here can be built on: an unpatched tree, or one that
+    /// is wholly patched if none `must_be_plain`.
+    pub fn will_do(&self, must_be_plain: bool) -> bool {
+        match self.patched() {
+            Patched::No => true,
+            Patched::Whole => !must_be_plain,
+            Patched::InPart => false,
+        }
+    }
+
+    /// Unpacks it from `package`, unless it is there.
     pub fn unpack(
+        &self,
         cache: &Cache,
         name: &str,
         package: &Path,
-        must_be_plain: bool,
         progress: &Progress,
-    ) -> Result<Self> {
-        let path = cache.path().join("build").join(name);
-        let left = Self { path };
-        match left.patched() {
-            Patched::No => {}
-            Patched::Whole if !must_be_plain => {}
-            Patched::Whole | Patched::InPart => left.remove()?,
-        }
-        let path = cache.entry(&format!("build/{name}"), |dir| {
+    ) -> Result<()> {
+        cache.entry(&format!("build/{name}"), |dir| {
             unpack_into(package, dir, progress)
         })?;
-        Ok(Self { path })
+        Ok(())
     }
 
     /// Where it is.
@@ -146,14 +155,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tree_that_the_patch_does_not_fit_is_not_taken_for_patched() {
+    fn tree_that_the_patch_does_not_fit_will_not_do() {
         let path = std::env::temp_dir().join(format!("halligan-source-{}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         let source = Source { path };
-        assert_eq!(source.patched(), Patched::No);
+        assert!(source.will_do(true));
         let error = source.patch().unwrap_err().to_string();
         assert!(error.contains("sdei-ending.patch"), "{error}");
-        assert_eq!(source.patched(), Patched::InPart);
+        assert!(!source.will_do(false));
+        fs::write(source.marker(), PATCH).unwrap();
+        assert!(source.will_do(false) && !source.will_do(true));
         source.remove().unwrap();
     }
 
