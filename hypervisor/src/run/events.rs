@@ -91,12 +91,13 @@ impl Runner {
         }
     }
 
-    /// An interrupt has arrived that is bound to an event; the VM's lock is held.
-    pub(super) fn take_bound(&mut self, shared: &mut Shared, intid: IntId) -> (VcpuSet, VcpuSet) {
+    /// An interrupt has arrived that is bound to an event. The VM's lock is held; says whom to kick.
+    pub(super) fn take_bound(&mut self, shared: &mut Shared, intid: IntId) -> VcpuSet {
         let Shared { commons, vgic, .. } = shared;
         let board = &self.vm.map.board;
         let Ripple { look, gic } = self.vcpu.sdei.take_bound(intid, commons, vgic, board);
-        (look, self.vm.perform(&gic))
+        self.call_attention(look);
+        self.vm.perform(&gic)
     }
 
     /// Has everybody in `set` but this vCPU, which does so anyway, look at its events; raised ones are taken

@@ -7,13 +7,14 @@ use hv_core::mailbox::Requests;
 use hv_core::sdei::Fate;
 use hv_core::vgic::affinity::Sgi;
 use hv_core::vgic::lr::{ListReg, hcr};
-use hv_core::vgic::{Frame, Leftovers, Read};
+use hv_core::vgic::{Effects, Frame, Leftovers, Read};
 use hv_core::vm::{read_register, write_register};
 
 use super::{FIRST_SPECIAL, MAX_LIST_REGS, Runner};
 use crate::fault;
 use crate::gic::v3;
 use crate::sysregs::gic as cpu_interface;
+use crate::vm::Shared;
 
 impl Runner {
     /// Takes one physical interrupt.
@@ -42,21 +43,24 @@ impl Runner {
             }
             // The guest's own: it stays active until the guest deactivates it.
             _ => {
-                let (look, kick) = {
-                    let mut shared = self.vm.lock();
+                let kick = {
+                    let vm = self.vm;
+                    let mut shared = vm.lock();
                     let effects = shared.vgic.forward(self.me, IntId(intid));
-                    let kick = self.vm.perform(&effects);
-                    match effects.bound {
-                        None => (VcpuSet::EMPTY, kick),
-                        Some(intid) => {
-                            let (look, more) = self.take_bound(&mut shared, intid);
-                            (look, kick.union(more))
-                        }
-                    }
+                    self.arrive(&mut shared, &effects)
                 };
                 self.kick(kick);
-                self.call_attention(look);
             }
+        }
+    }
+
+    /// Performs what an interrupt's arrival brought about, with the VM's lock held, and says whom to kick.
+    #[must_use]
+    pub(super) fn arrive(&mut self, shared: &mut Shared, effects: &Effects) -> VcpuSet {
+        let kick = self.vm.perform(effects);
+        match effects.bound {
+            None => kick,
+            Some(intid) => kick.union(self.take_bound(shared, intid)),
         }
     }
 

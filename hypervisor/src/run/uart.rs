@@ -6,11 +6,13 @@ use hv_core::vm::{read_register, write_register};
 
 use super::Runner;
 use crate::console;
+use crate::vm::Shared;
 
 impl Runner {
     pub(super) fn access_uart(&mut self, offset: u64, access: MmioAccess) {
         let (outcome, kick, is_released) = {
-            let mut shared = self.vm.lock();
+            let vm = self.vm;
+            let mut shared = vm.lock();
             let outcome = if access.is_write {
                 let value = read_register(&self.regs, access.rt) as u32;
                 shared.uart.write(offset, access.size, value)
@@ -37,7 +39,8 @@ impl Runner {
     pub(super) fn receive(&mut self) {
         let mut set = VcpuSet::EMPTY;
         loop {
-            let mut shared = self.vm.lock();
+            let vm = self.vm;
+            let mut shared = vm.lock();
             if !shared.uart.can_receive() {
                 shared.is_receive_held = true;
                 console::set_receive(false);
@@ -52,11 +55,11 @@ impl Runner {
         self.kick(set);
     }
 
-    pub(super) fn set_uart_line(&self, shared: &mut crate::vm::Shared, line: bool) -> VcpuSet {
+    fn set_uart_line(&mut self, shared: &mut Shared, line: bool) -> VcpuSet {
         if core::mem::replace(&mut shared.uart_line, line) == line {
             return VcpuSet::EMPTY;
         }
         let effects = shared.vgic.set_line(IntId(self.vm.uart_intid), None, line);
-        self.vm.perform(&effects)
+        self.arrive(shared, &effects)
     }
 }

@@ -164,3 +164,42 @@ fn c257_the_clocks_interrupt_is_an_event_on_a_cpu_that_can_take_it() -> TestResu
     expect_eq!(release(event as u64), SUCCESS);
     Ok(())
 }
+
+/// PL011 registers (DDI0183 3.2): interrupt mask, raw status, clear; the transmit interrupt.
+const UARTIMSC: u64 = 0x38;
+const UARTICR: u64 = 0x44;
+const TXIM: u32 = 1 << 5;
+
+guest_test!(c258_the_consoles_line_is_an_event_for_as_long_as_it_is_up);
+fn c258_the_consoles_line_is_an_event_for_as_long_as_it_is_up() -> TestResult {
+    needs_sdei()?;
+    let uart = machine().uart;
+    let Some(intid) = machine().uart_intid else {
+        skip!("the console has no interrupt");
+    };
+    uart.write32(UARTIMSC, 0);
+    let event = bind(intid);
+    expect_eq!(event, i64::from(FIRST_BOUND_SHARED));
+    let event = event as u64;
+    arm(event)?;
+    sdei::set_hook(
+        0,
+        Some(|slot| {
+            if slot.runs() % 3 == 0 {
+                machine().uart.write32(UARTIMSC, 0);
+            }
+            End::Complete(0)
+        }),
+    );
+    crate::rt::console::say(format_args!(
+        "# a line, so that the console has sent something"
+    ));
+    uart.write32(UARTIMSC, TXIM);
+    let runs = sdei::slot(0).runs();
+    uart.write32(UARTIMSC, 0);
+    uart.write32(UARTICR, 0x7ff);
+    expect_eq!(runs, 3, "before the next instruction, until it is masked");
+    expect_eq!(sdei::call(Call::EventUnregister, &[event]), SUCCESS);
+    expect_eq!(release(event), SUCCESS);
+    Ok(())
+}
