@@ -13,7 +13,7 @@ use arm_pl011_uart::{
 use hv_abi::console::RS;
 use spin::Mutex;
 
-use crate::{percpu, sysregs};
+use crate::{crash_record, percpu, sysregs};
 
 static CONSOLE: Mutex<Console> = Mutex::new(Console {
     uart: None,
@@ -138,10 +138,22 @@ macro_rules! log {
 }
 
 /// A line written past the lock, byte by byte into the registers: for crash reports only, where the
-/// lock may be held for ever and a garbled line is better than none.
+/// lock may be held for ever and a garbled line is better than none. It is kept for the next boot, too.
 pub fn write_emergency(text: fmt::Arguments<'_>) {
     if REGISTERS.load(Ordering::Relaxed) != 0 {
         frame(&mut Emergency, true, text);
+    }
+}
+
+/// Waits until what was written has left the machine.
+pub fn flush() {
+    const FR: usize = 0x18;
+    const FR_BUSY: u32 = 1 << 3; // DDI0183 3.3.3
+    let base = REGISTERS.load(Ordering::Relaxed) as usize;
+    if base != 0 {
+        let fr = core::ptr::with_exposed_provenance::<u32>(base + FR);
+        // SAFETY: `base` is the PL011 that `start` was given, mapped for good.
+        while unsafe { fr.read_volatile() } & FR_BUSY != 0 {}
     }
 }
 
@@ -155,6 +167,7 @@ impl Write for Emergency {
         let base = REGISTERS.load(Ordering::Relaxed) as usize;
         let fr = core::ptr::with_exposed_provenance::<u32>(base + FR);
         let dr = core::ptr::with_exposed_provenance_mut::<u32>(base + DR);
+        crash_record::append(text.as_bytes());
         for byte in text.bytes() {
             // SAFETY: `base` is the PL011 that `start` was given, mapped for good.
             while unsafe { fr.read_volatile() } & FR_TXFF != 0 {}

@@ -1,13 +1,13 @@
-//! The end: EL2's own exceptions and panics become one readable report, and everybody stops.
+//! The end: EL2's own exceptions and panics become one readable report, once everybody has stopped
+//! (`stop.rs`).
 //!
 //! This path takes no lock and allocates nothing; it prints past the console's lock.
 
 use core::arch::global_asm;
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicBool, Ordering};
 
-use crate::gic::v3;
 use crate::percpu::{self, Percpu};
+use crate::stop::{self, Cause};
 use crate::{console, memory, sysregs};
 
 /// EL2's registers when an exception of its own was taken. Written by `vectors.S`.
@@ -70,9 +70,6 @@ const _: () = assert!(
     "SP stays aligned"
 );
 
-/// The first pCPU to crash reports; the others' reports would only interleave with it.
-static IS_CRASHING: AtomicBool = AtomicBool::new(false);
-
 macro_rules! say {
     ($($argument:tt)*) => {
         console::write_emergency(format_args!($($argument)*))
@@ -80,16 +77,20 @@ macro_rules! say {
 }
 
 extern "C" fn report_fault(frame: &FaultFrame) -> ! {
-    enter_crash();
+    let is_overflow = memory::is_stack_guard(frame.far) && frame.slot & 3 == 0;
+    let cause = if is_overflow {
+        Cause::StackOverflow
+    } else {
+        Cause::Fault
+    };
+    stop::stop_machine(cause, &|| tell_of_fault(cause, frame))
+}
+
+fn tell_of_fault(cause: Cause, frame: &FaultFrame) {
     let vectors = ["synchronous exception", "IRQ", "FIQ", "SError"];
     let vector = vectors[frame.slot as usize & 3];
-    let cause = if memory::is_stack_guard(frame.far) && frame.slot & 3 == 0 {
-        "stack-overflow"
-    } else {
-        "fault"
-    };
-    say!("@hv-crash pcpu={} cause={cause}", percpu::index());
-    if cause == "stack-overflow" {
+    say!("@hv-crash pcpu={} cause={}", percpu::index(), cause.name());
+    if cause == Cause::StackOverflow {
         say!(
             "EL2 stack overflow: an access to the guard page at {:#x}",
             frame.far
@@ -122,12 +123,15 @@ extern "C" fn report_fault(frame: &FaultFrame) -> ! {
     say!("backtrace (cargo xtask symbolize):");
     say!("  {:#x}", frame.pc);
     backtrace(frame.x[29]);
-    finish()
 }
 
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    enter_crash();
+    let frame = sysregs::frame_pointer();
+    stop::stop_machine(Cause::Panic, &|| tell_of_panic(info, frame))
+}
+
+fn tell_of_panic(info: &core::panic::PanicInfo<'_>, frame: u64) {
     say!("@hv-crash pcpu={} cause=panic", percpu::index());
     match info.location() {
         Some(at) => say!(
@@ -139,40 +143,7 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
         None => say!("EL2 panicked: {}", info.message()),
     }
     say!("backtrace (cargo xtask symbolize):");
-    backtrace(sysregs::frame_pointer());
-    finish()
-}
-
-/// Only the first crash is reported; a crash while reporting ends here.
-fn enter_crash() {
-    if let Some(percpu) = percpu::this()
-        && percpu.is_crashing.replace(true)
-    {
-        say!("crashed again while reporting");
-        park();
-    }
-    if IS_CRASHING.swap(true, Ordering::Relaxed) {
-        park();
-    }
-}
-
-fn finish() -> ! {
-    if let Some(percpu) = percpu::this() {
-        say!("last exits of the guest on this pCPU, newest first:");
-        for exit in percpu.last_exits.iter() {
-            let vector = ["sync", "irq", "fiq", "serror"][exit.vector as usize & 3];
-            say!(
-                "  at {} ticks: {vector} esr {:#x} guest pc {:#x}",
-                exit.at,
-                exit.esr,
-                exit.pc
-            );
-        }
-    }
-    sysregs::gic::send_sgi_to_others(v3::STOP);
-    say!("all other pCPUs were told to stop; this machine is halted");
-    say!("@hv-crash-end");
-    park()
+    backtrace(frame);
 }
 
 /// The exception class in words (DDI0487 D24.2, ESR_ELx.EC).
@@ -191,30 +162,23 @@ fn class(esr: u64) -> &'static str {
 }
 
 /// Follows frame records as long as they lie on a stack of ours and climb.
-fn backtrace(mut frame: u64) {
+pub fn backtrace(mut frame: u64) {
     for _ in 0..32 {
         if frame & 7 != 0 || frame < memory::HV_BASE || memory::is_stack_guard(frame) {
             return;
         }
         let record = core::ptr::with_exposed_provenance::<[u64; 2]>(frame as usize);
-        // SAFETY: an aligned address in EL2's window; should it be unmapped after all, the fault ends in
-        // `enter_crash`, which stops.
+        // SAFETY: an aligned address in EL2's window; should it be unmapped after all, the fault comes to
+        // `stop_machine` again, which goes on with its next step.
         let [next, pc] = unsafe { record.read_volatile() };
         if !memory::is_text(pc) {
             return;
         }
-        say!("  {pc:#x}");
+        // The call, not what follows it, which may be another function.
+        say!("  {:#x}", pc.wrapping_sub(4));
         if next <= frame {
             return;
         }
         frame = next;
-    }
-}
-
-/// Never runs anything again: interrupts off, memory left alone.
-pub fn park() -> ! {
-    sysregs::gic::disable_cpu_interface();
-    loop {
-        sysregs::wait_for_event();
     }
 }

@@ -23,10 +23,14 @@ pub fn discover(psci: Option<Conduit>) {
 }
 
 /// A call with its first four results; NOT_SUPPORTED where nobody is below us.
-fn call_all(function: u32, args: [u64; 3]) -> [u64; 4] {
+fn call_all(function: u32, [x1, x2, x3]: [u64; 3]) -> [u64; 4] {
+    call_any(function, [x1, x2, x3, 0, 0])
+}
+
+fn call_any(function: u32, args: [u64; 5]) -> [u64; 4] {
     match PSCI.get() {
-        // SAFETY: the devicetree of this machine says that PSCI answers SMCs; the callers below make only
-        // calls that start or stop what is ours, or ask.
+        // SAFETY: the devicetree of this machine says that PSCI answers SMCs; the callers, here and in
+        // `sdei_client.rs`, make only calls that start, stop or interrupt what is ours, or ask.
         Some(Some(Conduit::Smc)) => unsafe { sysregs::smc(function, args) },
         // An HVC at EL2 comes back to EL2: a machine that says so was not made for a hypervisor.
         _ => [psci::Status::NotSupported as i64 as u64, 0, 0, 0],
@@ -44,6 +48,16 @@ pub fn cpu_on(mpidr: u64, entry: u64, context: u64) -> Result<(), i32> {
         0 => Ok(()),
         status => Err(status),
     }
+}
+
+/// A call with up to five arguments and a 64-bit result; NOT_SUPPORTED where nobody is below us.
+pub fn call_long(function: u32, args: [u64; 5]) -> i64 {
+    call_any(function, args)[0] as i64
+}
+
+/// Resets the machine; returns if firmware will not.
+pub fn system_reset() {
+    call(psci::SYSTEM_RESET, [0; 3]);
 }
 
 /// Switches the machine off; returns if firmware will not.

@@ -19,6 +19,8 @@ mod boot;
 mod breakage;
 #[expect(unsafe_code, reason = "the UART's registers, also past the lock")]
 mod console;
+#[expect(unsafe_code, reason = "memory that the boot before this one wrote")]
+mod crash_record;
 mod entropy;
 #[expect(unsafe_code, reason = "EL2's own exceptions and their stacks")]
 mod fault;
@@ -31,15 +33,22 @@ mod guest;
 mod heap;
 #[expect(unsafe_code, reason = "addresses of linker symbols")]
 mod memory;
-#[expect(unsafe_code, reason = "TPIDR_EL2 to this pCPU's block")]
+#[expect(unsafe_code, reason = "each pCPU's block, by TPIDR_EL2 and by number")]
 mod percpu;
 mod run;
+#[expect(unsafe_code, reason = "entered by EL3's events")]
+mod sdei_client;
 mod stage2;
 #[expect(
     unsafe_code,
     reason = "moves the image and the bundle, starts the drivers"
 )]
 mod start;
+#[expect(
+    unsafe_code,
+    reason = "what only the stopper touches, what parked pCPUs left"
+)]
+mod stop;
 #[expect(unsafe_code, reason = "system registers, barriers and SMC")]
 mod sysregs;
 #[expect(unsafe_code, reason = "writes the guest's RAM before it runs")]

@@ -25,12 +25,14 @@ pub const PAGE_SIZE: u64 = 4096;
 pub const BLOCK_SIZE: u64 = 2 << 20;
 
 const STACKS: u64 = HV_BASE + (1 << 30);
-/// log2 of a stack slot: guard, emergency stack, guard, stack.
+/// log2 of a stack slot: guard, emergency stack, guard, event stack, guard, stack.
 pub const STACK_SHIFT: u32 = 16;
 const SLOT: u64 = 1 << STACK_SHIFT;
 const STACK_SIZE: u64 = 32 * 1024;
 const EMERGENCY_SIZE: u64 = 8 * 1024;
 const EMERGENCY_TOP: u64 = 16 * 1024;
+const EVENT_SIZE: u64 = 4 * 1024;
+const EVENT_TOP: u64 = 24 * 1024;
 
 const NORMAL: El23Attributes = El23Attributes::VALID
     .union(El23Attributes::ACCESSED)
@@ -104,6 +106,11 @@ pub fn emergency_stack_top(index: usize) -> u64 {
     STACKS + SLOT * index as u64 + EMERGENCY_TOP
 }
 
+/// Top of the stack that pCPU `index` takes EL3's events on.
+pub fn event_stack_top(index: usize) -> u64 {
+    STACKS + SLOT * index as u64 + EVENT_TOP
+}
+
 /// Whether `va` lies in a guard page of some stack.
 pub fn is_stack_guard(va: u64) -> bool {
     let Some(offset) = va.checked_sub(STACKS) else {
@@ -113,6 +120,7 @@ pub fn is_stack_guard(va: u64) -> bool {
     offset < SLOT * hv_core::id::MAX_VCPUS as u64
         && offset_in_slot < SLOT - STACK_SIZE
         && !(EMERGENCY_TOP - EMERGENCY_SIZE..EMERGENCY_TOP).contains(&offset_in_slot)
+        && !(EVENT_TOP - EVENT_SIZE..EVENT_TOP).contains(&offset_in_slot)
 }
 
 /// A range of physical memory to show at its own address.
@@ -145,6 +153,7 @@ impl Tables {
         for index in 0..pcpus {
             tables.map_stack(stack_top(index), STACK_SIZE);
             tables.map_stack(emergency_stack_top(index), EMERGENCY_SIZE);
+            tables.map_stack(event_stack_top(index), EVENT_SIZE);
         }
         for range in identity {
             let start = range.start & !(PAGE_SIZE - 1);
@@ -194,11 +203,18 @@ pub fn is_text(va: u64) -> bool {
 
 /// The part of the home region behind the image, for the heap.
 pub fn heap_range(region: u64) -> core::ops::Range<u64> {
-    HV_BASE + image_size()..HV_BASE + region
+    HV_BASE + image_size()..record_area(region)
+}
+
+/// Where the crash record is kept: the end of the home region, whose place depends on neither the image nor
+/// the number of pCPUs while RAM is the same.
+pub fn record_area(region: u64) -> u64 {
+    HV_BASE + region - hv_abi::crash::SIZE as u64
 }
 
 /// How much a home for `pcpus` takes, in whole blocks: image, stacks, tables, the VM's state.
 pub fn home_size(pcpus: usize) -> u64 {
-    let per_pcpu = STACK_SIZE + EMERGENCY_SIZE + 24 * 1024;
-    (image_size() + 512 * 1024 + per_pcpu * pcpus as u64).next_multiple_of(BLOCK_SIZE)
+    let per_pcpu = STACK_SIZE + EMERGENCY_SIZE + EVENT_SIZE + 24 * 1024;
+    let record = hv_abi::crash::SIZE as u64;
+    (image_size() + 512 * 1024 + record + per_pcpu * pcpus as u64).next_multiple_of(BLOCK_SIZE)
 }

@@ -9,6 +9,7 @@ use hv_core::regs::GuestRegs;
 use hv_core::trng;
 use hv_core::vm::{Action, Vcpu};
 
+use crate::breakage;
 use crate::entropy;
 use crate::fault::vector;
 use crate::guest;
@@ -87,7 +88,10 @@ impl Runner {
     pub fn run(mut self) -> ! {
         loop {
             self.wait_for_start();
-            match self.run_guest() {
+            self.percpu.enter_guest(self.vm.id, self.me, &self.regs);
+            let leave = self.run_guest();
+            self.percpu.leave_guest();
+            match leave {
                 Leave::Off => self.power_off(),
                 Leave::Stop => self.stop(),
                 Leave::End(end) => self.end_vm(end),
@@ -150,6 +154,7 @@ impl Runner {
             Action::Resume => None,
             Action::Psci(call) => self.call_psci(call),
             Action::Trng(call) => {
+                breakage::at_exit(self.percpu.id);
                 trng::answer(call, entropy::Source::find(), &mut self.regs);
                 None
             }

@@ -16,7 +16,7 @@ use crate::memory::{self, BLOCK_SIZE, HV_BASE, Identity};
 use crate::percpu;
 use crate::run::{OwnIntids, Runner};
 use crate::vm::VMS;
-use crate::{boot, breakage, fault, firmware, heap, log, sysregs};
+use crate::{boot, breakage, crash_record, firmware, heap, log, sdei_client, stop, sysregs};
 
 mod guests;
 mod space;
@@ -90,7 +90,14 @@ pub extern "C" fn home(dtb: u64, image: u64, region: u64) -> ! {
         env!("CARGO_PKG_VERSION"),
         region >> 10
     );
+    // SAFETY: the end of the home region, which the heap was not given.
+    let has_crashed = unsafe { crash_record::open(memory::record_area(region)) };
     let machine = discover(blob);
+    stop::set_count(machine.cpus.len());
+    stop::configure(&machine.bootargs);
+    if !has_crashed {
+        breakage::plan(&machine.bootargs);
+    }
     let home = Range::new(image, region);
 
     let mut identity: Vec<Identity> = Vec::new();
@@ -127,6 +134,7 @@ pub extern "C" fn home(dtb: u64, image: u64, region: u64) -> ! {
     let regions: Vec<(u64, u64)> = redistributors.iter().map(|r| (r.start, r.size)).collect();
     // SAFETY: the devicetree says that they are there; the tables above map them as device memory.
     let gic = unsafe { v3::start(distributor.start, &regions) };
+    sdei_client::discover();
     let timers = &machine.timers;
     let alarm = timers.hyp_physical;
     let ppis = vec![timers.virt, timers.physical, maintenance, alarm];
@@ -175,6 +183,7 @@ fn run_pcpu(index: usize) -> ! {
     };
     let gic = v3::get();
     gic.start_pcpu(percpu.mpidr, &board.ppis);
+    stop::come_online(percpu);
     let vms = VMS.get().map_or(&[][..], Vec::as_slice);
     let mine = vms.iter().find_map(|vm| {
         let vcpu = vm.pcpus.iter().position(|&pcpu| pcpu == percpu.mpidr)?;
@@ -182,7 +191,7 @@ fn run_pcpu(index: usize) -> ! {
     });
     let Some((vm, id)) = mine else {
         READY.fetch_add(1, Ordering::Release);
-        fault::park();
+        stop::retire(percpu);
     };
     let vcpu = Vcpu::new(id, features(), &vm.sdei.config());
     let runner = Runner::new(vm, percpu, vcpu, board.own);
@@ -192,13 +201,14 @@ fn run_pcpu(index: usize) -> ! {
         let (used, total) = heap::usage();
         log!("heap: {} of {} KiB used", used >> 10, total >> 10);
         log!("@ready vms={}", vms.len());
-        breakage::obey(&board.machine.bootargs);
+        breakage::at_ready();
         for vm in vms {
             gic.enable_spi(vm.uart_intid, vm.pcpus[0]);
             vm.load();
         }
         crate::console::set_receive(true);
     }
+    breakage::at_start(percpu.id);
     runner.run()
 }
 
@@ -252,7 +262,7 @@ fn devicetree(pa: u64) -> &'static [u8] {
     let start = core::ptr::with_exposed_provenance::<u8>(pa as usize);
     if pa == 0 || !pa.is_multiple_of(8) {
         // Nobody is known to tell.
-        fault::park();
+        stop::halt_here();
     }
     // SAFETY: at least 2 MiB from the blob's block on are mapped, so its header is.
     let header = unsafe { core::slice::from_raw_parts(start, 40) };
@@ -261,14 +271,14 @@ fn devicetree(pa: u64) -> &'static [u8] {
         Ok(size) if size <= BLOCK_SIZE as usize => unsafe {
             core::slice::from_raw_parts(start, size)
         },
-        _ => fault::park(),
+        _ => stop::halt_here(),
     }
 }
 
 /// Finds the console alone, so that what else is wrong with the machine can be said.
 fn start_console(blob: &[u8]) {
     let Ok((UartKind::Pl011, base)) = Uart::locate(blob) else {
-        fault::park();
+        stop::halt_here();
     };
     // SAFETY: one pCPU, early tables, and the devicetree says that a UART is there.
     if unsafe { boot::early_map(base.start, base.size, true) } {
@@ -290,7 +300,7 @@ fn refuse(why: core::fmt::Arguments<'_>) -> ! {
     log!("cannot start: {why}");
     log!("@hv-crash-end");
     firmware::system_off();
-    fault::park()
+    stop::halt_here()
 }
 
 fn normal(range: Range) -> Identity {

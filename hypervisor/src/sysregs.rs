@@ -97,6 +97,30 @@ pub fn syndrome() -> (u64, u64) {
     (ESR_EL2.get(), FAR_EL2.get())
 }
 
+/// PSTATE of our own code in SPSR format: EL2h, all masked.
+pub const EL2H_MASKED: u64 = 0x3c9;
+
+/// ELR_EL2, SPSR_EL2, ESR_EL2 and FAR_EL2.
+pub fn el2_syndromes() -> [u64; 4] {
+    [ELR_EL2.get(), SPSR_EL2.get(), ESR_EL2.get(), FAR_EL2.get()]
+}
+
+/// What a report shows of the guest's system registers on this pCPU; `percpu::Context` names them.
+pub fn el1_state() -> [u64; 10] {
+    [
+        SP_EL0.get(),
+        SP_EL1.get(),
+        ELR_EL1.get(),
+        read!("spsr_el1"),
+        ESR_EL1.get(),
+        FAR_EL1.get(),
+        VBAR_EL1.get(),
+        SCTLR_EL1.get(),
+        TTBR0_EL1.get(),
+        TTBR1_EL1.get(),
+    ]
+}
+
 /// HPFAR_EL2.
 #[inline]
 pub fn fault_ipa_register() -> u64 {
@@ -124,6 +148,16 @@ pub fn frame_pointer() -> u64 {
     value
 }
 
+/// From now on this pCPU gets stuck at whatever exception it takes, without a word: for `breakage.rs`.
+pub fn break_vectors() {
+    unsafe extern "C" {
+        /// From the vectors of a lower level on.
+        static broken_vectors: [u8; 0];
+    }
+    VBAR_EL2.set((&raw const broken_vectors).addr() as u64 - 0x400);
+    barrier::isb(barrier::SY);
+}
+
 /// Sleeps until an interrupt is pending, masked or not.
 #[inline]
 pub fn wait_for_interrupt() {
@@ -132,10 +166,11 @@ pub fn wait_for_interrupt() {
     aarch64_cpu::asm::wfi();
 }
 
-/// Sleeps until an event or an interrupt.
+/// Lets others go first, in a loop that polls: emulators that run one CPU at a time act on it.
 #[inline]
-pub fn wait_for_event() {
-    aarch64_cpu::asm::wfe();
+pub fn yield_pcpu() {
+    // SAFETY: a hint.
+    unsafe { asm!("yield", options(nomem, nostack, preserves_flags)) };
 }
 
 /// Makes earlier stores visible before a doorbell is rung: a store to memory and an SGI are ordered by
@@ -383,14 +418,14 @@ impl hv_core::vm::Pcpu for LiveEl1 {
 ///
 /// There is firmware at EL3 that answers `function`, and the call does to this machine what the
 /// caller intends.
-pub unsafe fn smc(function: u32, args: [u64; 3]) -> [u64; 4] {
+pub unsafe fn smc(function: u32, args: [u64; 5]) -> [u64; 4] {
     let mut result = [0; 4];
     // SAFETY: the caller answers for the call; SMCCC 1.0 preserves x18 to x30, the rest is clobbered.
     unsafe {
         asm!("smc #0", inout("x0") u64::from(function) => result[0],
             inout("x1") args[0] => result[1], inout("x2") args[1] => result[2],
             inout("x3") args[2] => result[3],
-            out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _, out("x9") _,
+            inout("x4") args[3] => _, inout("x5") args[4] => _, out("x6") _, out("x7") _, out("x8") _, out("x9") _,
             out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _, out("x15") _,
             out("x16") _, out("x17") _, options(nostack));
     }

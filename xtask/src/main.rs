@@ -8,6 +8,7 @@ mod capture;
 mod conformance;
 mod console;
 mod cpulist;
+mod crash;
 mod doctor;
 mod el3;
 mod ending;
@@ -24,6 +25,7 @@ mod protocol;
 mod qemu;
 mod registers;
 mod run;
+mod stop;
 mod symbolize;
 mod symbols;
 mod terminal;
@@ -63,6 +65,8 @@ enum Command {
     Run(Box<run::Run>),
     Build(build::Build),
     Test(test::Test),
+    StopDemo(stop::StopDemo),
+    Crash(crash::Crash),
     Symbolize(symbolize::Symbolize),
     Tidy(tidy::Tidy),
     Conformance(conformance::Conformance),
@@ -82,6 +86,8 @@ fn main() -> ExitCode {
         Command::Run(run) => run.execute(),
         Command::Build(build) => build.execute(),
         Command::Test(test) => test.execute(),
+        Command::StopDemo(demo) => demo.execute(),
+        Command::Crash(crash) => crash.execute(),
         Command::Symbolize(symbolize) => symbolize.execute(),
         Command::Tidy(tidy) => tidy.execute(),
         Command::Conformance(conformance) => conformance.execute(),

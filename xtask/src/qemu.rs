@@ -26,6 +26,8 @@ pub struct Machine {
     pub memory_mib: u64,
     /// Whether the machine has EL2, which the hypervisor needs. Without it, a reset reboots.
     pub el2: bool,
+    /// Whether the machine boots again when it is reset; if not, that is its end.
+    pub reboots: bool,
     /// What runs at EL3 and starts the kernel; without it there is no EL3.
     pub firmware: Option<Firmware>,
     /// What QEMU loads as the kernel.
@@ -54,6 +56,7 @@ impl Machine {
             cpus: 4,
             memory_mib: 1024,
             el2: true,
+            reboots: false,
             firmware: None,
             kernel: kernel.to_owned(),
             initrd: None,
@@ -88,7 +91,7 @@ impl Machine {
         }
         push("-nodefaults", "".into());
         push("-display", "none".into());
-        if self.el2 {
+        if self.el2 && !self.reboots {
             // The hypervisor resets its guests itself; the machine's own reset is the end.
             push("-no-reboot", "".into());
         }

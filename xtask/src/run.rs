@@ -188,7 +188,7 @@ fn converse(session: &mut Session, bare: bool, hypervisor: &Path) -> Result<Endi
                 if symbols.is_none() && watch.has_crashed() {
                     symbols = Symbols::load(hypervisor).ok();
                 }
-                if is_for_people(&line) {
+                if is_for_people(&line) || watch.has_crashed() {
                     let text = line.to_string();
                     let text = match &symbols {
                         Some(symbols) => annotate(&text, symbols, 0),

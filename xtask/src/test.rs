@@ -9,6 +9,7 @@ mod ledger;
 mod linux;
 mod refusals;
 mod stock;
+mod stops;
 
 use std::process::ExitCode;
 
@@ -55,6 +56,7 @@ impl Test {
             || stock::names().any(|name| ledger.wants(name))
             || crash::names().any(|name| ledger.wants(&name))
             || refusals::names().any(|name| ledger.wants(name))
+            || stops::names().any(|name| ledger.wants(&name))
             || commands::names().any(|name| ledger.wants(name));
         if ledger.wants("guest/") || !elsewhere {
             guests::run(&workshop, &mut ledger, self.bare);
@@ -63,6 +65,7 @@ impl Test {
             commands::run(&workshop, &mut ledger);
             refusals::run(&workshop, &mut ledger);
             crash::run(&workshop, &mut ledger);
+            stops::run(&workshop, &mut ledger);
         }
         if !self.quick && !self.bare {
             linux::run(&workshop, &mut ledger);

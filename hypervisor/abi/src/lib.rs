@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod console;
+pub mod crash;
 pub mod firmware;
 pub mod psci;
 pub mod sdei;

@@ -1,7 +1,7 @@
 //! Every number guests, firmware and tools share, as a literal beside its source. Both sides of every other
 //! test use the constants, so only here would a wrong one show.
 
-use hv_abi::{console, psci, sdei, smccc, trng};
+use hv_abi::{console, crash, psci, sdei, smccc, trng};
 
 #[test]
 fn smccc_functions_have_the_identifiers_of_den0028_7() {
@@ -189,4 +189,16 @@ fn sdei_fields_and_selectors_have_the_values_of_den0054() {
 #[test]
 fn console_lines_open_with_the_ascii_record_separator() {
     assert_eq!(console::RS, 0x1e);
+}
+
+#[test]
+fn crash_records_open_with_magic_length_and_checksum() {
+    // FNV-1a's basis is the checksum of nothing.
+    let header = [
+        *b"HLGNcrsh",
+        0u64.to_le_bytes(),
+        0xcbf2_9ce4_8422_2325_u64.to_le_bytes(),
+    ];
+    assert_eq!(crash::header(b""), *header.as_flattened());
+    assert_eq!((crash::SIZE, crash::ALIGNMENT), (65536, 4096));
 }

@@ -6,6 +6,7 @@
 
 pub mod course;
 pub mod ladder;
+pub mod probe;
 pub mod words;
 
 use crate::time::Frequency;

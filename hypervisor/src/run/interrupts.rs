@@ -11,8 +11,8 @@ use hv_core::vgic::{Effects, Frame, Leftovers, Read};
 use hv_core::vm::{read_register, write_register};
 
 use super::{FIRST_SPECIAL, MAX_LIST_REGS, Runner};
-use crate::fault;
 use crate::gic::v3;
+use crate::stop;
 use crate::sysregs::gic as cpu_interface;
 use crate::vm::Shared;
 
@@ -26,7 +26,10 @@ impl Runner {
         cpu_interface::drop_priority(intid);
         match intid {
             v3::DOORBELL => cpu_interface::deactivate(intid),
-            v3::STOP => fault::park(),
+            v3::STOP => {
+                cpu_interface::deactivate(intid);
+                stop::take_ipi(self.percpu);
+            }
             _ if intid == self.own.maintenance => {
                 self.is_vgic_stale = true;
                 // The line stays up until the list registers are refreshed, so that comes first.

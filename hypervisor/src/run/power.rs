@@ -9,8 +9,9 @@ use hv_core::vgic::lr::LrState;
 use hv_core::vm::Record;
 
 use super::{Leave, Runner};
+use crate::stop::{Cause, stop_machine};
 use crate::vm::{End, Shared};
-use crate::{fault, firmware, log, sysregs};
+use crate::{log, sysregs};
 
 impl Runner {
     /// Off: only START and STOP matter, all else is dropped.
@@ -232,9 +233,7 @@ impl Runner {
         log!("@end vm={id}");
         match end {
             End::Off => {
-                firmware::system_off();
-                log!("this machine cannot be switched off by software; it is halted");
-                fault::park();
+                stop_machine(Cause::Shutdown, &|| ());
             }
             End::Reset(_) => {
                 self.vm.reset();

@@ -60,12 +60,6 @@ pub fn send_sgi(intid: u32, to: Mpidr) {
     barrier::isb(barrier::SY);
 }
 
-/// An SGI to every pCPU but this one.
-pub fn send_sgi_to_others(intid: u32) {
-    write!("S3_0_C12_C11_5", 1 << 40 | u64::from(intid & 0xf) << 24);
-    barrier::isb(barrier::SY);
-}
-
 /// Number of list registers and of priority bits (ICH_VTR_EL2).
 pub fn virtual_interface() -> (usize, u32) {
     let vtr = ICH_VTR_EL2.get();

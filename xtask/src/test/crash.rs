@@ -1,14 +1,17 @@
 //! The hypervisor broken on purpose: each way ends in one whole crash report.
 
+use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use hv_bundle::GuestConfig;
 
 use super::ledger::Ledger;
 use crate::build::{self, Program};
+use crate::crash;
 use crate::payload::Payload;
-use crate::qemu::{Happening, Machine};
+use crate::qemu::{Happening, Machine, Session};
 use crate::tools;
 use crate::workshop::Workshop;
 
@@ -23,13 +26,18 @@ const WAYS: [(&str, &str, &str); 4] = [
 /// How long a report may take.
 const LIMIT: Duration = Duration::from_secs(120);
 
+/// The report is kept in memory, where the next boot and `crash show` find it.
+const RECORD: &str = "crash/record-survives-a-reset";
+
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = String> {
-    WAYS.iter().map(|(word, ..)| format!("crash/{word}"))
+    let ways = WAYS.iter().map(|(word, ..)| format!("crash/{word}"));
+    ways.chain([RECORD.to_owned()])
 }
 
 /// Runs them.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
+    ledger.check(RECORD, || survive(workshop).map(|()| String::new()));
     for ((word, cause, words), name) in WAYS.into_iter().zip(names()) {
         if !ledger.wants(&name) {
             continue;
@@ -44,6 +52,87 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
 
 /// Breaks a hypervisor on two CPUs and returns what it says.
 fn report(workshop: &Workshop, word: &str) -> Result<Vec<String>> {
+    let machine = machine(workshop, &format!("break={word}"))?;
+    let mut session = machine.start(Some(LIMIT))?;
+    lines_until(&mut session, "@hv-crash-end")
+}
+
+/// Lets it crash and halt, and finds the record in memory; lets it crash and reset, and finds it in what the
+/// next boot says, which goes on to run its guest.
+fn survive(workshop: &Workshop) -> Result<()> {
+    let memory = workshop.output(&format!("crash-{}.ram", std::process::id()))?;
+    let result = find_in_memory(workshop, &memory);
+    // It lies below target in any case.
+    let _ = fs::remove_file(&memory);
+    result?;
+    let mut machine = machine(workshop, "break=panic crash=reset")?;
+    machine.reboots = true;
+    let mut session = machine.start(Some(LIMIT))?;
+    let lines = lines_until(&mut session, "@vm-start")?;
+    let printed = lines.iter().filter_map(|line| line.strip_prefix("| "));
+    let printed: Vec<String> = printed.map(str::to_owned).collect();
+    judge_record(&printed).with_context(|| lines.join("\n"))
+}
+
+fn find_in_memory(workshop: &Workshop, memory: &Path) -> Result<()> {
+    let mut machine = machine(workshop, "break=panic")?;
+    let backend = "memory-backend-file,id=ram,size=256M,share=on,mem-path=";
+    let backend = format!("{backend}{}", memory.display());
+    machine.extra = ["-object", &backend, "-machine", "memory-backend=ram"]
+        .map(Into::into)
+        .into();
+    let mut session = machine.start(Some(LIMIT))?;
+    lines_until(&mut session, "@hv-crash-end")?;
+    // The record is made when all of it has been said.
+    let started = Instant::now();
+    loop {
+        if let Some(lines) = crash::lines(&fs::read(memory)?) {
+            return judge_record(&lines).context("in memory");
+        }
+        ensure!(started.elapsed() < LIMIT, "there is no record in memory");
+    }
+}
+
+/// The hypervisor's lines up to the one that begins with `last`.
+fn lines_until(session: &mut Session, last: &str) -> Result<Vec<String>> {
+    let mut lines: Vec<String> = Vec::new();
+    loop {
+        match session.next()? {
+            Happening::Line(line) => {
+                let is_last = line.text.starts_with(last);
+                lines.push(line.text);
+                if is_last {
+                    return Ok(lines);
+                }
+            }
+            Happening::Guest(_) | Happening::Complaint(_) => {}
+            Happening::Ended(_) | Happening::TimedOut | Happening::Left => {
+                bail!("it did not come to {last:?}:\n{}", lines.join("\n"));
+            }
+        }
+    }
+}
+
+/// That a record is whole.
+fn judge_record(lines: &[String]) -> Result<()> {
+    for words in [
+        "@hv-crash pcpu=",
+        "asked to panic",
+        "@hv-pcpu pcpu=0 fate=stopper",
+        "@hv-pcpu pcpu=1 fate=ipi",
+        "@hv-crash-end",
+    ] {
+        ensure!(
+            lines.iter().any(|line| line.contains(words)),
+            "the record lacks {words:?}:\n{}",
+            lines.join("\n")
+        );
+    }
+    Ok(())
+}
+
+/// Two CPUs and a guest that lists its tests.
+fn machine(workshop: &Workshop, words: &str) -> Result<Machine> {
     let hypervisor = build::build(workshop, Program::Hypervisor)?;
     let guest = build::build(workshop, Program::GuestTests)?;
     let bundle = workshop.output("crash.itb")?;
@@ -61,24 +150,9 @@ fn report(workshop: &Workshop, word: &str) -> Result<Vec<String>> {
     machine.cpus = 2;
     machine.memory_mib = 256;
     machine.initrd = Some(bundle);
-    machine.append = format!("break={word}");
+    machine.append = words.to_owned();
     machine.firmware = workshop.firmware()?;
-    let mut session = machine.start(Some(LIMIT))?;
-    let mut lines = Vec::new();
-    loop {
-        match session.next()? {
-            Happening::Line(line) => {
-                let ended = line.text.contains("@hv-crash-end");
-                lines.push(line.text);
-                if ended {
-                    session.kill();
-                    return Ok(lines);
-                }
-            }
-            Happening::Guest(_) | Happening::Complaint(_) => {}
-            Happening::Ended(_) | Happening::TimedOut | Happening::Left => return Ok(lines),
-        }
-    }
+    Ok(machine)
 }
 
 /// One report, whole, with its cause in words and a backtrace into our own text.

@@ -1,0 +1,122 @@
+//! This machine's own SDEI: event 0 of the firmware at EL3 reaches a pCPU that masks its interrupts.
+//!
+//! Rules that TF-A's faults make: a pCPU is signalled only if it is recorded as armed, and once armed it
+//! never masks, disables or unregisters the event, nor is switched off. An event-0 interrupt that finds its
+//! PE masked is never ended there, and deafens it (TF-A 2.12, `sdei_intr_mgmt.c: handle_masked_trigger`).
+
+use core::arch::global_asm;
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use hv_abi::sdei::{Call, EVENT_SIGNALLED};
+use hv_core::id::Mpidr;
+use hv_core::stop::probe::{Offer, probe};
+
+use crate::percpu::{Context, Percpu};
+use crate::{firmware, log, stop, sysregs};
+
+/// What `sdei_client.S` saves, less x0 to x3, which EL3 has.
+#[repr(C, align(16))]
+struct EventFrame {
+    x: [u64; 31],
+    sp: u64,
+    pc: u64,
+    pstate: u64,
+}
+
+const _: () = assert!(
+    offset_of!(EventFrame, sp) == offset_of!(EventFrame, x) + 248,
+    "sdei_client.S stores it behind x30"
+);
+
+global_asm!(
+    include_str!("sdei_client.S"),
+    EVENT_TOP = const offset_of!(Percpu, event_top),
+    FRAME_SIZE = const size_of::<EventFrame>(),
+    FRAME_X = const offset_of!(EventFrame, x),
+    FRAME_PC = const offset_of!(EventFrame, pc),
+    COMPLETE = const Call::EventComplete as u32,
+    take_event = sym take_event,
+);
+
+unsafe extern "C" {
+    static sdei_client_entry: [u8; 0];
+}
+
+/// Firmware delivers events.
+static IS_OFFERED: AtomicBool = AtomicBool::new(false);
+
+fn call(function: Call, args: [u64; 5]) -> i64 {
+    firmware::call_long(function as u32, args)
+}
+
+/// Asks firmware whether it has SDEI, and says so. On the boot pCPU, once.
+#[inline(never)]
+pub fn discover() {
+    let offer = probe(|function, argument| firmware::call_long(function, [argument, 0, 0, 0, 0]));
+    let Offer::Offered(version) = offer else {
+        log!("stop ladder: SGI; firmware: {offer:?}");
+        return;
+    };
+    // What a boot loader may have left. DENIED is for one that runs inside a handler of its own.
+    let _ = call(Call::SharedReset, [0; 5]);
+    IS_OFFERED.store(true, Ordering::Relaxed);
+    let (major, minor) = (version >> 48, version >> 32 & 0xffff);
+    log!("stop ladder: SGI, SDEI {major}.{minor} of firmware");
+}
+
+/// Registers, enables and unmasks event 0 on this pCPU, in that order (DEN0054 5.1.2, 5.1.3, 5.1.13).
+/// Whether EL3 now delivers it here.
+pub fn arm(percpu: &'static Percpu) -> bool {
+    if !IS_OFFERED.load(Ordering::Relaxed) {
+        return false;
+    }
+    let _ = call(Call::PrivateReset, [0; 5]);
+    let event = u64::from(EVENT_SIGNALLED);
+    let entry = (&raw const sdei_client_entry).addr() as u64;
+    let argument = core::ptr::from_ref(percpu).expose_provenance() as u64;
+    let steps = [
+        (Call::EventRegister, [event, entry, argument, 0, 0]),
+        (Call::EventEnable, [event, 0, 0, 0, 0]),
+        (Call::PeUnmask, [0; 5]),
+    ];
+    for (function, args) in steps {
+        let status = call(function, args);
+        if status < 0 {
+            log!("stop ladder: SGI here; firmware: {function:?} {status}");
+            return false;
+        }
+    }
+    true
+}
+
+/// Signals event 0 to a pCPU that is armed.
+///
+/// # Errors
+///
+/// Firmware's status, if it refuses.
+pub fn signal(to: Mpidr) -> Result<(), i64> {
+    // The request must be there before the event is (IHI0069 12.1.6).
+    sysregs::order_before_doorbell();
+    let event = u64::from(EVENT_SIGNALLED);
+    match call(Call::EventSignal, [event, to.bits(), 0, 0, 0]) {
+        0 => Ok(()),
+        status => Err(status),
+    }
+}
+
+/// The event has arrived. Returns if what was interrupted is to go on.
+extern "C" fn take_event(frame: &mut EventFrame, percpu: &'static Percpu) {
+    for (n, register) in frame.x.iter_mut().enumerate().take(4) {
+        // DEN0054 5.1.5: x0 to x3 were overwritten by the dispatch.
+        *register = call(Call::EventContext, [n as u64, 0, 0, 0, 0]) as u64;
+    }
+    let context = Context {
+        x: frame.x,
+        sp: frame.sp,
+        pc: frame.pc,
+        pstate: frame.pstate,
+        ..Context::now()
+    };
+    stop::take_event(percpu, context);
+}

@@ -1,0 +1,306 @@
+//! Stopping this machine's pCPUs: performs what `hv_core::stop` decides.
+//!
+//! This path takes no lock, allocates nothing, and prints past the console's lock only.
+
+mod report;
+
+use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use hv_core::id::{MAX_PCPUS, PcpuId, PcpuSet};
+use hv_core::stop::course::{Course, Step};
+use hv_core::stop::ladder::{Decision, Ladder};
+use hv_core::stop::words::{Claim, Slot, Stopper};
+use hv_core::stop::{LIMITS, Via};
+use hv_core::time::Instant;
+
+use crate::gic::v3;
+use crate::percpu::{self, Context, Percpu};
+use crate::{console, crash_record, firmware, sdei_client, sysregs};
+
+/// Why the machine stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// EL2 panicked.
+    Panic,
+    /// EL2 took an exception of its own.
+    Fault,
+    /// EL2 ran out of stack.
+    StackOverflow,
+    /// The machine is switched off.
+    Shutdown,
+    /// The machine is reset.
+    Reboot,
+}
+
+impl Cause {
+    /// Its name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Panic => "panic",
+            Self::Fault => "fault",
+            Self::StackOverflow => "stack-overflow",
+            Self::Shutdown => "shutdown",
+            Self::Reboot => "reboot",
+        }
+    }
+
+    /// Whether the hypervisor has failed, and is not just told to stop.
+    const fn is_crash(self) -> bool {
+        matches!(self, Self::Panic | Self::Fault | Self::StackOverflow)
+    }
+}
+
+/// What is done with the machine once it has stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Afterwards {
+    /// It stays as it is, to be looked at.
+    Halt = 0,
+    /// It is reset, and the next boot prints the record.
+    Reset = 1,
+    /// It is switched off.
+    Off = 2,
+}
+
+/// What the stopper knows.
+struct Progress {
+    cause: Cause,
+    me: PcpuId,
+    course: Course,
+    started: Instant,
+    ended: Instant,
+    ladder: Ladder,
+}
+
+/// Something that only the stopper touches.
+struct StopperOnly<T>(UnsafeCell<MaybeUninit<T>>);
+
+// SAFETY: `STOPPER` makes one pCPU the only one that touches it.
+unsafe impl<T> Sync for StopperOnly<T> {}
+
+static SLOTS: [Slot; MAX_PCPUS] = [const { Slot::new(AtomicU32::new(0)) }; MAX_PCPUS];
+static STOPPER: Stopper = Stopper::new(AtomicU32::new(0));
+static PROGRESS: StopperOnly<Progress> = StopperOnly(UnsafeCell::new(MaybeUninit::uninit()));
+/// How many pCPUs there are.
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+/// What follows a crash, as [`Afterwards`].
+static AFTER_CRASH: AtomicU32 = AtomicU32::new(Afterwards::Halt as u32);
+
+macro_rules! say {
+    ($($argument:tt)*) => {
+        $crate::console::write_emergency(format_args!($($argument)*))
+    };
+}
+use say;
+
+/// Says how many pCPUs there are, before any but the first runs.
+pub fn set_count(pcpus: usize) {
+    COUNT.store(pcpus.min(MAX_PCPUS), Ordering::Relaxed);
+}
+
+/// What is done with the machine after a crash: `crash=reset` or `crash=halt`, the default, on the
+/// hypervisor's own command line.
+pub fn configure(bootargs: &str) {
+    for word in bootargs.as_bytes().split(|&byte| byte == b' ') {
+        match word {
+            b"crash=halt" => AFTER_CRASH.store(Afterwards::Halt as u32, Ordering::Relaxed),
+            b"crash=reset" => AFTER_CRASH.store(Afterwards::Reset as u32, Ordering::Relaxed),
+            _ if word.starts_with(b"crash=") => {
+                crate::log!("crash= is halt or reset");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn slot(id: PcpuId) -> &'static Slot {
+    // There are no more ids than slots.
+    &SLOTS[id.index() % MAX_PCPUS]
+}
+
+/// All pCPUs.
+fn pcpus() -> impl Iterator<Item = PcpuId> {
+    (0..COUNT.load(Ordering::Relaxed)).map(|index| PcpuId(index as u8))
+}
+
+/// This pCPU has come up and can be stopped from now on; if others are being stopped, it parks.
+pub fn come_online(percpu: &'static Percpu) {
+    let armed = sdei_client::arm(percpu);
+    if slot(percpu.id).come_online(armed).is_asked() {
+        park(percpu, Via::Itself, here());
+    }
+}
+
+/// This pCPU has nothing to run, and no memory to touch: as good as stopped.
+pub fn retire(percpu: &'static Percpu) -> ! {
+    park(percpu, Via::Itself, here())
+}
+
+/// The stop SGI has arrived on this pCPU, outside of the guest.
+pub fn take_ipi(percpu: &'static Percpu) {
+    if !slot(percpu.id).standing().is_asked() {
+        return;
+    }
+    let context = match percpu.guest_regs() {
+        Some(regs) => Context {
+            x: regs.x,
+            pc: regs.pc,
+            pstate: regs.pstate,
+            ..Context::now()
+        },
+        None => here(),
+    };
+    park(percpu, Via::Ipi, context)
+}
+
+/// EL3 has delivered event 0 here. Returns if what was interrupted is to go on.
+pub fn take_event(percpu: &'static Percpu, context: Context) {
+    let standing = slot(percpu.id).standing();
+    if standing.parked().is_some() {
+        // It answered the SGI in the meantime, or failed itself; what it wrote stays.
+        halt_here();
+    }
+    if standing.is_asked() {
+        park(percpu, Via::Sdei, context);
+    }
+}
+
+/// The EL2 code that calls this.
+#[inline(never)]
+fn here() -> Context {
+    let frame = sysregs::frame_pointer();
+    let mut x = [0; 31];
+    x[29] = frame;
+    Context {
+        x,
+        pc: here as *const () as u64,
+        pstate: sysregs::EL2H_MASKED,
+        ..Context::now()
+    }
+}
+
+/// Writes down what this pCPU was doing, tells the stopper, and never touches memory again.
+fn park(percpu: &'static Percpu, via: Via, context: Context) -> ! {
+    // SAFETY: this is the pCPU it belongs to, and it parks only below.
+    unsafe { percpu.parked.set(context) };
+    slot(percpu.id).park(via);
+    halt_here()
+}
+
+/// Never runs anything again: interrupts off, memory left alone. In a handler of EL3's event, that never
+/// completes: CPU_OFF from there wedges EL3 on machines in the field (docs/stop.md).
+pub fn halt_here() -> ! {
+    sysregs::gic::disable_cpu_interface();
+    loop {
+        sysregs::wait_for_interrupt();
+    }
+}
+
+/// Stops all other pCPUs, says why and what they were doing, and then does with the machine what `cause`
+/// and the configuration want. `tell` prints what is known of the cause.
+///
+/// Of several that come here the first does it and the others park; one that fails on the way comes here
+/// again and goes on with what is left to do.
+pub fn stop_machine(cause: Cause, tell: &dyn Fn()) -> ! {
+    let me = PcpuId(percpu::index());
+    let progress = PROGRESS.0.get().cast::<Progress>();
+    let mut step = match STOPPER.claim(me) {
+        Claim::Theirs(_) => match percpu::this() {
+            Some(percpu) => park(percpu, Via::Itself, here()),
+            None => halt_here(),
+        },
+        Claim::Mine => {
+            let now = sysregs::now();
+            let limits = LIMITS.in_ticks(sysregs::counter_frequency());
+            let fresh = Progress {
+                cause,
+                me,
+                course: Course::new(),
+                started: now,
+                ended: now,
+                ladder: Ladder::new(core::iter::empty(), limits),
+            };
+            // SAFETY: this pCPU is the stopper, from now on the only one that comes here.
+            unsafe { progress.write(fresh) };
+            // SAFETY: as above.
+            unsafe { &mut *progress }.course.advance()
+        }
+        Claim::Again => {
+            // SAFETY: this pCPU is the stopper, and has written it when it became that.
+            let progress = unsafe { &mut *progress };
+            let next = progress.course.resume().1;
+            say!("failed again, in the stop for {}:", progress.cause.name());
+            tell();
+            next
+        }
+    };
+    loop {
+        // SAFETY: this pCPU is the stopper, and has written it when it became that.
+        let progress = unsafe { &mut *progress };
+        match step {
+            Step::Stop => climb(progress),
+            Step::Report => {
+                if progress.cause.is_crash() {
+                    tell();
+                }
+                report::tell(progress);
+            }
+            Step::Keep if progress.cause.is_crash() => crash_record::seal(),
+            Step::Keep => {}
+            Step::Leave => leave(progress.cause),
+            Step::Park => halt_here(),
+        }
+        step = progress.course.advance();
+    }
+}
+
+/// Climbs the ladder.
+fn climb(progress: &mut Progress) {
+    let me = progress.me;
+    let others = || pcpus().filter(move |&id| id != me);
+    let asked = others().map(|id| (id, slot(id).ask()));
+    let limits = LIMITS.in_ticks(sysregs::counter_frequency());
+    progress.ladder = Ladder::new(asked, limits);
+    loop {
+        let mut parked = PcpuSet::EMPTY;
+        for id in others().filter(|&id| slot(id).standing().parked().is_some()) {
+            parked.insert(id);
+        }
+        progress.ended = sysregs::now();
+        match progress.ladder.poll(progress.ended, parked) {
+            Decision::Ring(set) => {
+                sysregs::order_before_doorbell();
+                for percpu in set.iter().filter_map(percpu::of) {
+                    sysregs::gic::send_sgi(v3::STOP, percpu.mpidr);
+                }
+            }
+            Decision::Signal(set) => {
+                for percpu in set.iter().filter_map(percpu::of) {
+                    let before = slot(percpu.id).mark_signalled();
+                    if !before.is_signalled() && sdei_client::signal(percpu.mpidr).is_err() {
+                        progress.ladder.note_refusal(percpu.id);
+                    }
+                }
+            }
+            Decision::Wait => sysregs::yield_pcpu(),
+            Decision::Done => break,
+        }
+    }
+}
+
+/// The end of this machine's life, or of this boot's.
+fn leave(cause: Cause) {
+    let afterwards = match cause {
+        Cause::Shutdown => Afterwards::Off as u32,
+        Cause::Reboot => Afterwards::Reset as u32,
+        _ => AFTER_CRASH.load(Ordering::Relaxed),
+    };
+    console::flush();
+    if afterwards == Afterwards::Off as u32 {
+        firmware::system_off();
+    } else if afterwards == Afterwards::Reset as u32 {
+        firmware::system_reset();
+    }
+}

@@ -1,0 +1,168 @@
+//! What every pCPU was doing, in one fixed order, past the console's lock.
+
+use hv_core::id::PcpuId;
+use hv_core::stop::Via;
+use hv_core::stop::ladder::Fate;
+
+use super::{Progress, pcpus, say, slot};
+use crate::fault::backtrace;
+use crate::percpu::{self, Context, ExitEntry, Percpu};
+use crate::sysregs;
+
+/// Tells of the stop: one record for each pCPU, and what there is behind it.
+pub fn tell(progress: &Progress) {
+    let rate = sysregs::counter_frequency();
+    let us = |ticks| hv_core::time::Instant(ticks).as_us(rate);
+    let took = us(progress.ended.ticks_since(progress.started));
+    let is_crash = progress.cause.is_crash();
+    say!(
+        "@hv-stop pcpu={} cause={} us={took}",
+        progress.me.0,
+        progress.cause.name()
+    );
+    for id in pcpus() {
+        if id == progress.me {
+            tell_of_stopper(id, is_crash);
+            continue;
+        }
+        let fate = progress.ladder.fate(id, slot(id).standing());
+        let orderly = matches!(fate, Fate::Stopped(Via::Ipi | Via::Itself));
+        let Some(percpu) = percpu::of(id) else {
+            say!("@hv-pcpu pcpu={} fate={}", id.0, fate.name());
+            continue;
+        };
+        if let Fate::Stopped(_) = fate {
+            // SAFETY: it was seen parked when `fate` was found.
+            let context = unsafe { percpu.parked.get() };
+            let at = us(context.at.saturating_sub(progress.started.0));
+            tell_of_stopped(percpu, fate, at, &context, is_crash || !orderly);
+        } else {
+            tell_of_lost(percpu, fate);
+        }
+    }
+    if is_crash {
+        say!("@hv-crash-end");
+    } else {
+        say!("@hv-stop-end");
+    }
+}
+
+fn tell_of_stopper(id: PcpuId, is_crash: bool) {
+    say!("@hv-pcpu pcpu={} fate=stopper", id.0);
+    if let Some(percpu) = percpu::this().filter(|_| is_crash) {
+        tell_of_guest(percpu, None);
+        tell_of_exits(percpu);
+    }
+}
+
+fn tell_of_stopped(percpu: &Percpu, fate: Fate, at: u64, context: &Context, in_full: bool) {
+    let level = if context.is_guest() { "guest" } else { "el2" };
+    say!(
+        "@hv-pcpu pcpu={} fate={} us={at} level={level} pc={:#x} pstate={:#x}",
+        percpu.id.0,
+        fate.name(),
+        context.pc,
+        context.pstate
+    );
+    if !in_full {
+        return;
+    }
+    if !context.is_guest() {
+        let [elr, spsr, esr, far] = context.el2;
+        say!("  {:#x}", context.pc);
+        backtrace(context.x[29]);
+        if let Fate::Stopped(Via::Sdei) = fate {
+            say!(
+                "  sp {:#x} lr {:#x} elr {elr:#x} spsr {spsr:#x} esr {esr:#x} far {far:#x}",
+                context.sp,
+                context.x[30]
+            );
+        }
+    }
+    tell_of_guest(percpu, Some(context));
+    tell_of_exits(percpu);
+}
+
+fn tell_of_lost(percpu: &Percpu, fate: Fate) {
+    say!("@hv-pcpu pcpu={} fate={}", percpu.id.0, fate.name());
+    say!("  last known:");
+    tell_of_guest(percpu, None);
+    tell_of_exits(percpu);
+}
+
+/// The registers of its vCPU: those that were interrupted, or those that EL2 has saved.
+fn tell_of_guest(percpu: &Percpu, context: Option<&Context>) {
+    let Some((vm, vcpu, is_on)) = percpu.vcpu() else {
+        return;
+    };
+    if !is_on {
+        say!("  vm{} vCPU {} is off", vm.0, vcpu.0);
+        return;
+    }
+    let (x, pc, pstate) = match context.filter(|context| context.is_guest()) {
+        Some(context) => (context.x, context.pc, context.pstate),
+        None => match percpu.guest_regs() {
+            Some(regs) => (regs.x, regs.pc, regs.pstate),
+            None => return,
+        },
+    };
+    say!(
+        "@hv-vcpu vm={} vcpu={} pc={pc:#x} pstate={pstate:#x}{}",
+        vm.0,
+        vcpu.0,
+        Registers { x: &x, context }
+    );
+}
+
+/// The rest of a `@hv-vcpu` record.
+struct Registers<'a> {
+    x: &'a [u64; 31],
+    context: Option<&'a Context>,
+}
+
+impl core::fmt::Display for Registers<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        const NAMES: [&str; 10] = [
+            "sp_el0",
+            "sp_el1",
+            "elr_el1",
+            "spsr_el1",
+            "esr_el1",
+            "far_el1",
+            "vbar_el1",
+            "sctlr_el1",
+            "ttbr0_el1",
+            "ttbr1_el1",
+        ];
+        for (n, value) in self.x.iter().enumerate() {
+            write!(f, " x{n}={value:#x}")?;
+        }
+        if let Some(context) = self.context {
+            for (name, value) in NAMES.iter().zip(context.el1) {
+                write!(f, " {name}={value:#x}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn tell_of_exits(percpu: &Percpu) {
+    let mut exits = percpu.last_exits.iter().peekable();
+    if exits.peek().is_none() {
+        return;
+    }
+    say!(
+        "  last exits of the guest on pCPU {}, newest first:",
+        percpu.id.0
+    );
+    for ExitEntry {
+        at,
+        vector,
+        esr,
+        pc,
+    } in exits
+    {
+        let vector = ["sync", "irq", "fiq", "serror"][vector as usize & 3];
+        say!("    at {at} ticks: {vector} esr {esr:#x} guest pc {pc:#x}");
+    }
+}

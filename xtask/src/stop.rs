@@ -1,0 +1,399 @@
+//! Stops of the hypervisor itself: pCPUs made deaf on purpose, a cause to stop, and what became of each pCPU.
+
+mod demo;
+mod program;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
+use hv_bundle::GuestConfig;
+
+pub use demo::StopDemo;
+
+use crate::build::{self, Built, Program};
+use crate::console::{Line, Record};
+use crate::el3::{El3, Firmware};
+use crate::payload::Payload;
+use crate::qemu::{Happening, Machine};
+use crate::symbols::Symbols;
+use crate::tools;
+use crate::workshop::Workshop;
+
+/// Where a pCPU is stuck with its interrupts masked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Place {
+    /// In EL2, with no vCPU running.
+    Spin,
+    /// In EL2, in a call of its guest, holding the console's lock.
+    Lock,
+    /// In the first instruction of EL2's vector.
+    Vector,
+    /// In EL2, in a call of its guest.
+    Exit,
+    /// In the guest, where an SGI still reaches it.
+    Guest,
+}
+
+impl Place {
+    /// Its name for the hypervisor and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Spin => "spin",
+            Self::Lock => "lock",
+            Self::Vector => "vector",
+            Self::Exit => "exit",
+            Self::Guest => "guest",
+        }
+    }
+
+    /// The hypervisor's function that its pc must be in.
+    const fn function(self) -> &'static str {
+        match self {
+            Self::Spin | Self::Lock | Self::Exit => "hypervisor::breakage::wedged_here",
+            Self::Vector => "broken_vectors",
+            Self::Guest => "",
+        }
+    }
+}
+
+/// Why it all stops.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Cause {
+    /// A panic at EL2.
+    #[default]
+    Panic,
+    /// A fault at EL2.
+    Fault,
+    /// EL2 out of stack.
+    Stack,
+    /// The machine is switched off.
+    Off,
+    /// The machine is reset.
+    Reset,
+    /// The guest calls SYSTEM_OFF.
+    GuestOff,
+    /// The guest calls SYSTEM_RESET.
+    GuestReset,
+}
+
+impl Cause {
+    /// Its name for the hypervisor; the guest's own calls need none.
+    const fn word(self) -> Option<&'static str> {
+        match self {
+            Self::Panic => Some("panic"),
+            Self::Fault => Some("fault"),
+            Self::Stack => Some("stack"),
+            Self::Off => Some("off"),
+            Self::Reset => Some("reset"),
+            Self::GuestOff | Self::GuestReset => None,
+        }
+    }
+
+    /// What the report calls it.
+    const fn reported(self) -> &'static str {
+        match self {
+            Self::Panic => "panic",
+            Self::Fault => "fault",
+            Self::Stack => "stack-overflow",
+            Self::Off | Self::GuestOff => "shutdown",
+            Self::Reset | Self::GuestReset => "reboot",
+        }
+    }
+
+    /// Whether the machine ends by itself.
+    const fn ends_machine(self) -> bool {
+        !matches!(self, Self::Panic | Self::Fault | Self::Stack)
+    }
+}
+
+/// What is to happen.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What is at EL3.
+    pub el3: El3,
+    /// Number of CPUs.
+    pub cpus: u32,
+    /// CPU model.
+    pub model: String,
+    /// Which pCPUs get stuck, and where.
+    pub wedges: Vec<(u32, Place)>,
+    /// Why it stops.
+    pub cause: Cause,
+    /// On which pCPU, or whose vCPU calls.
+    pub stopper: u32,
+    /// Whether time is counted in instructions.
+    pub icount: bool,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            el3: El3::Tfa,
+            cpus: 4,
+            model: crate::qemu::DEFAULT_CPU.to_owned(),
+            wedges: Vec::new(),
+            cause: Cause::Panic,
+            stopper: 0,
+            icount: false,
+        }
+    }
+}
+
+impl Plan {
+    /// That it can be carried out.
+    pub fn check(&self) -> Result<()> {
+        ensure!(
+            (1..=16).contains(&self.cpus),
+            "{} CPUs cannot be had; ask for 1 to 16",
+            self.cpus
+        );
+        let named = self.wedges.iter().map(|(pcpu, _)| *pcpu);
+        for pcpu in named.clone().chain([self.stopper]) {
+            ensure!(
+                pcpu < self.cpus,
+                "there is no pCPU {pcpu}: {} are 0 to {}",
+                self.cpus,
+                self.cpus - 1
+            );
+        }
+        ensure!(
+            !named.clone().any(|pcpu| pcpu == self.stopper),
+            "pCPU {} is to be stuck and cannot stop the others",
+            self.stopper
+        );
+        // Its vCPU starts those of the others.
+        ensure!(
+            !named.clone().any(|pcpu| pcpu == 0),
+            "pCPU 0 starts the others' vCPUs and cannot be stuck"
+        );
+        Ok(())
+    }
+
+    /// The hypervisor's command line.
+    fn words(&self) -> String {
+        let stuck = self
+            .wedges
+            .iter()
+            .filter(|(_, place)| *place != Place::Guest);
+        let list: Vec<String> = stuck
+            .map(|(pcpu, place)| format!("{pcpu}:{}", place.name()))
+            .collect();
+        let mut words = Vec::new();
+        if !list.is_empty() {
+            words.push(format!("wedge={}", list.join(",")));
+        }
+        if let Some(word) = self.cause.word() {
+            words.push(format!("break={word}@{}", self.stopper));
+        }
+        words.join(" ")
+    }
+}
+
+/// A list such as `1:spin,2:lock`.
+#[derive(Clone, Debug)]
+pub struct Wedges(pub Vec<(u32, Place)>);
+
+impl FromStr for Wedges {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut wedges = Vec::new();
+        for item in text.split(',').filter(|item| !item.is_empty()) {
+            let wedge = item.split_once(':').and_then(|(pcpu, place)| {
+                let place = Place::from_str(place, false).ok()?;
+                Some((pcpu.parse().ok()?, place))
+            });
+            wedges.push(wedge.ok_or_else(|| {
+                format!("`{item}` is no N:PLACE with a PLACE of spin, lock, vector, exit, guest")
+            })?);
+        }
+        Ok(Self(wedges))
+    }
+}
+
+/// What became of a pCPU.
+#[derive(Clone, Debug)]
+pub struct Stopped {
+    /// `stopper`, `ipi`, `sdei`, `itself`, `deaf`, `refused`, `lost` or `offline`.
+    pub fate: String,
+    /// How long after the stop began it had parked.
+    pub us: Option<u64>,
+    /// `el2` or `guest`.
+    pub level: Option<String>,
+    /// Where it was interrupted.
+    pub pc: Option<u64>,
+}
+
+/// What was seen of a stop.
+#[derive(Debug)]
+pub struct Seen {
+    /// The cause that was reported, and how long the stop took.
+    pub stop: Option<(String, u64)>,
+    /// The pCPUs.
+    pub pcpus: BTreeMap<u32, Stopped>,
+    /// Whether the report came to its end.
+    pub is_whole: bool,
+    /// Whether QEMU ended by itself.
+    pub has_ended: bool,
+    /// The hypervisor's lines.
+    pub lines: Vec<String>,
+    /// What was run.
+    pub command: String,
+    /// What explains the addresses.
+    pub hypervisor: Built,
+}
+
+/// How long a machine that is to end may take after its report.
+const END: Duration = Duration::from_secs(30);
+
+impl Plan {
+    /// Carries it out, giving up after `timeout`.
+    pub fn perform(&self, workshop: &Workshop, timeout: Duration) -> Result<Seen> {
+        let hypervisor = build::build(workshop, Program::Hypervisor)?;
+        let machine = self.machine(workshop, &hypervisor)?;
+        let mut session = machine.start(Some(timeout))?;
+        let mut seen = Seen {
+            stop: None,
+            pcpus: BTreeMap::new(),
+            is_whole: false,
+            has_ended: false,
+            lines: Vec::new(),
+            command: machine.command_line(),
+            hypervisor,
+        };
+        loop {
+            match session.next()? {
+                Happening::Line(line) => {
+                    seen.note(&line)?;
+                    if seen.is_whole && !self.cause.ends_machine() {
+                        session.kill();
+                        return Ok(seen);
+                    }
+                    if seen.is_whole {
+                        session.shorten(END);
+                    }
+                }
+                Happening::Guest(_) => {}
+                Happening::Complaint(text) => seen.lines.push(format!("qemu: {text}")),
+                Happening::Ended(status) => {
+                    seen.has_ended = status.success();
+                    return Ok(seen);
+                }
+                Happening::TimedOut | Happening::Left => return Ok(seen),
+            }
+        }
+    }
+
+    fn machine(&self, workshop: &Workshop, hypervisor: &Built) -> Result<Machine> {
+        let kernel: PathBuf = workshop.output("stop-guest.bin")?;
+        fs::write(&kernel, program::program(self))
+            .with_context(|| format!("cannot write {}", kernel.display()))?;
+        let bundle = workshop.output("stop.itb")?;
+        Payload {
+            kernel: &kernel,
+            initrd: None,
+            config: GuestConfig::default(),
+        }
+        .write(&bundle)?;
+        let qemu = tools::qemu(&workshop.cache, &workshop.progress)?;
+        let mut machine = Machine::new(&qemu, &hypervisor.image);
+        machine.cpu = self.model.clone();
+        machine.cpus = self.cpus;
+        machine.memory_mib = 256;
+        machine.icount = self.icount;
+        machine.initrd = Some(bundle);
+        machine.append = self.words();
+        machine.firmware = Firmware::prepare(workshop, self.el3)?;
+        Ok(machine)
+    }
+}
+
+impl Seen {
+    fn note(&mut self, line: &Line) -> Result<()> {
+        self.lines.push(line.text.clone());
+        let Some(record) = line.record().transpose()? else {
+            return Ok(());
+        };
+        match record.name.as_str() {
+            "hv-stop" => {
+                self.stop = Some((record.word("cause")?.to_owned(), record.number("us")?));
+            }
+            "hv-pcpu" => {
+                let stopped = Stopped::of(&record)?;
+                let before = self.pcpus.insert(record.index("pcpu")?, stopped);
+                ensure!(before.is_none(), "a pCPU is reported twice: `{line}`");
+            }
+            "hv-crash-end" | "hv-stop-end" => self.is_whole = true,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Holds what was seen against `plan`; answers a remark.
+    pub fn judge(&self, plan: &Plan) -> Result<String> {
+        let everything = || format!("{}\nQEMU was: {}", self.lines.join("\n"), self.command);
+        self.check(plan).with_context(everything)
+    }
+
+    fn check(&self, plan: &Plan) -> Result<String> {
+        let Some((cause, us)) = &self.stop else {
+            bail!("it did not stop");
+        };
+        ensure!(
+            cause == plan.cause.reported(),
+            "the cause is {cause}, not {}",
+            plan.cause.reported()
+        );
+        ensure!(self.is_whole, "the report has no end");
+        ensure!(
+            self.has_ended == plan.cause.ends_machine(),
+            "the machine did not end as it must"
+        );
+        let symbols = Symbols::load(&self.hypervisor.elf)?;
+        for pcpu in 0..plan.cpus {
+            let Some(stopped) = self.pcpus.get(&pcpu) else {
+                bail!("pCPU {pcpu} is not accounted for");
+            };
+            let place = plan.wedges.iter().find(|(wedged, _)| *wedged == pcpu);
+            let fate = stopped.fate.as_str();
+            // On a busy host an SGI may take longer than the ladder waits for it; then the event comes.
+            let is_late = !plan.icount && plan.el3 == El3::Tfa;
+            let listens = || fate == "ipi" || fate == "sdei" && is_late;
+            let is_right = match place {
+                _ if pcpu == plan.stopper => fate == "stopper",
+                None => listens(),
+                Some((_, Place::Guest)) => listens() && stopped.level.as_deref() == Some("guest"),
+                Some(_) if plan.el3 != El3::Tfa => fate == "deaf",
+                Some((_, place)) => {
+                    let function = stopped.pc.and_then(|pc| symbols.function(pc));
+                    fate == "sdei" && function.is_some_and(|(name, _)| name == place.function())
+                }
+            };
+            ensure!(is_right, "pCPU {pcpu} ended as {stopped:?}");
+            if let (Some((_, Place::Guest)), Some(pc)) = (place, stopped.pc) {
+                // A flat binary begins at a multiple of 4 KiB.
+                ensure!(
+                    pc % 4096 == 4 * program::SPIN,
+                    "pCPU {pcpu} was interrupted at {pc:#x}, which is not where it spins"
+                );
+            }
+        }
+        Ok(format!("{:.1} ms", *us as f64 / 1000.0))
+    }
+}
+
+impl Stopped {
+    fn of(record: &Record) -> Result<Self> {
+        Ok(Self {
+            fate: record.word("fate")?.to_owned(),
+            us: record.number("us").ok(),
+            level: record.word("level").ok().map(str::to_owned),
+            pc: record.number("pc").ok(),
+        })
+    }
+}

@@ -1,0 +1,112 @@
+//! `cargo xtask stop-demo`: pCPUs stuck at EL2, a panic on another, and the report.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::{Cause, Plan, Seen, Wedges};
+use crate::el3::El3;
+use crate::symbolize::annotate;
+use crate::symbols::Symbols;
+use crate::workshop::Workshop;
+
+/// Make pCPUs deaf at EL2, panic on another, and show how the machine stopped.
+///
+/// The hypervisor rings its pCPUs, then signals those that do not answer through Trusted Firmware-A's
+/// SDEI, and says of each what it was doing. Prints the report with the functions behind its addresses,
+/// then how each pCPU was stopped. With --el3 none the stuck ones are lost, and named.
+///
+/// Exit codes: 0 all is as it must be, 1 something is not (which is named), 2 wrong usage.
+#[derive(Args)]
+pub struct StopDemo {
+    /// Number of CPUs.
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    cpus: u32,
+    /// Which pCPUs get stuck, and where: in EL2 (spin), in a call of the guest (exit), there with
+    /// the console locked (lock), in EL2's vector, or in the guest.
+    #[arg(long, value_name = "N:PLACE,...", default_value = "1:lock,2:vector")]
+    wedge: Wedges,
+    /// Why it stops.
+    #[arg(long, value_enum, default_value = "panic")]
+    cause: Cause,
+    /// The pCPU that stops the others.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    stopper: u32,
+    /// What runs below the hypervisor, at EL3.
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "tfa")]
+    el3: El3,
+    /// Count instructions: one per nanosecond of the times shown.
+    #[arg(long)]
+    icount: bool,
+    /// Do it so many times, and stop at the first that goes wrong.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    repeat: u32,
+    /// Give up after so many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    timeout: u64,
+}
+
+impl StopDemo {
+    /// Does it and shows it.
+    pub fn execute(self) -> Result<ExitCode> {
+        let plan = Plan {
+            el3: self.el3,
+            cpus: self.cpus,
+            wedges: self.wedge.0,
+            cause: self.cause,
+            stopper: self.stopper,
+            icount: self.icount,
+            ..Plan::default()
+        };
+        plan.check()?;
+        let workshop = Workshop::open()?;
+        for run in 1..=self.repeat {
+            let seen = plan.perform(&workshop, Duration::from_secs(self.timeout))?;
+            let verdict = seen.judge(&plan);
+            if self.repeat == 1 {
+                show(&seen)?;
+            }
+            match verdict {
+                Ok(remark) => println!("PASSED: stopped in {remark} ({run} of {})", self.repeat),
+                Err(error) => {
+                    println!("FAILED: {error:#}");
+                    return Ok(ExitCode::FAILURE);
+                }
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn show(seen: &Seen) -> Result<()> {
+    let symbols = Symbols::load(&seen.hypervisor.elf)?;
+    for line in &seen.lines {
+        println!("  | {}", annotate(line, &symbols, 0));
+    }
+    println!();
+    for (pcpu, stopped) in &seen.pcpus {
+        let fate = match stopped.fate.as_str() {
+            "stopper" => "stopped the others",
+            "ipi" => "SGI",
+            "sdei" => "SDEI through EL3",
+            "itself" => "parked by itself",
+            "deaf" => "LOST: no answer to the SGI, and no SDEI",
+            "refused" => "LOST: firmware refused to signal it",
+            "lost" => "LOST: no answer to SDEI either",
+            other => other,
+        };
+        let mut line = format!("  pCPU {pcpu:<3} {fate:18}");
+        if let (Some(us), Some(level), Some(pc)) = (stopped.us, &stopped.level, stopped.pc) {
+            let place = match level.as_str() {
+                "guest" => format!("in the guest at {pc:#x}"),
+                _ => format!("in EL2, {}", symbols.describe(pc)),
+            };
+            line += &format!(" after {:8.3} ms  {place}", us as f64 / 1000.0);
+        }
+        println!("{}", line.trim_end());
+    }
+    println!();
+    Ok(())
+}
