@@ -3,7 +3,7 @@
 use hv_abi::psci::{AffinityState, Status as Psci};
 
 use super::*;
-use crate::harness::needs_sdei;
+use crate::harness::{needs_hypervisor, needs_sdei};
 use crate::rt::sdei::End;
 use crate::rt::timer::Timer;
 use crate::rt::{exception, gic, psci, wedge};
@@ -288,6 +288,7 @@ guest_test!(
     cpus = 2
 );
 fn an_sgi_that_a_cpu_never_took_is_gone_when_it_is_off() -> TestResult {
+    needs_hypervisor()?;
     start_target(|| {
         READY.raise();
         let _in_time = ENOUGH.wait();
