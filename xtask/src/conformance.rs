@@ -97,13 +97,13 @@ impl List {
             let number = item.number;
             let tested = !self.tests(number).is_empty();
             match &item.proof {
-                Proof::Tests(linux) => {
-                    if !tested && linux.is_empty() {
+                Proof::Tests(runs) => {
+                    if !tested && runs.is_empty() {
                         faults.push(format!("{number} has neither a test nor a reason"));
                     }
-                    for name in linux {
-                        if !crate::test::linux_names().any(|known| known == name) {
-                            faults.push(format!("{number} names {name}, which is no Linux run"));
+                    for name in runs {
+                        if !crate::test::run_names().any(|known| known == *name) {
+                            faults.push(format!("{number} names {name}, which no test is called"));
                         }
                     }
                 }
@@ -131,7 +131,7 @@ impl List {
              What a virtual SDEI dispatcher is held to, and the tests that do it. `cargo xtask conformance` writes this\n\
              page from the names of the tests, which begin with the numbers of the items, and `cargo xtask test` fails while\n\
              it is not up to date. Guest tests run in a guest under the hypervisor in QEMU; host tests check the rules as\n\
-             values; Linux runs boot Linux. \"Does not apply\" says what we do not have, \"open\" what is not tested yet.\n",
+             values; runs are other tests of `cargo xtask test`, which boot Linux or stop the hypervisor. \"Does not apply\" says what we do not have, \"open\" what is not tested yet.\n",
         );
         let _ = write!(text, "\n{}.\n", self.count());
         for entry in &self.entries {
@@ -158,10 +158,10 @@ impl List {
 
     /// The last column: tests, or the reason.
     fn proof(&self, item: &Item) -> String {
-        let linux = match &item.proof {
+        let runs = match &item.proof {
             Proof::Absent(why) => return format!("does not apply: {why}"),
             Proof::Open(why) => return format!("open: {why}"),
-            Proof::Tests(linux) => linux,
+            Proof::Tests(runs) => runs,
         };
         let tests = self.tests(item.number).iter().map(|test| {
             let kind = match test.kind {
@@ -170,7 +170,7 @@ impl List {
             };
             format!("{kind} `{}::{}`", test.path, test.name)
         });
-        let runs = linux.iter().map(|name| format!("Linux `{name}`"));
+        let runs = runs.iter().map(|name| format!("run `{name}`"));
         tests.chain(runs).collect::<Vec<_>>().join("<br>")
     }
 }
@@ -222,24 +222,25 @@ mod tests {
     }
 
     #[test]
-    fn a_linux_run_counts_only_if_there_is_one_of_that_name() {
+    fn a_run_counts_only_if_there_is_one_of_that_name() {
         assert!(
-            list("# A\nC294 x\n    linux: linux/sysrq-l\n", &[])
+            list("# A\nC294 x\n    run: linux/sysrq-l\n", &[])
                 .faults()
                 .is_empty()
         );
-        let wrong = list("# A\nC294 x\n    linux: linux/nonsense\n", &[]);
+        let wrong = list("# A\nC294 x\n    run: linux/nonsense\n", &[]);
         assert_eq!(
             wrong.faults(),
-            ["C294 names linux/nonsense, which is no Linux run"]
+            ["C294 names linux/nonsense, which no test is called"]
         );
     }
 
     #[test]
     fn each_item_is_a_row_with_all_its_tests() {
-        let items = "# A\nC001 one\n    linux: linux/sysrq-l\nC002 two\n    open: later\n";
+        let items = "# A\nC001 one\n    run: linux/sysrq-l\nC002 two\n    open: later\n";
         let text = list(items, &[("c001_x", Kind::Host), ("c001_y", Kind::Guest)]).text();
-        let row = "| C001 | one | host `a.rs::c001_x`<br>guest `a.rs::c001_y`<br>Linux `linux/sysrq-l` |\n";
+        let row =
+            "| C001 | one | host `a.rs::c001_x`<br>guest `a.rs::c001_y`<br>run `linux/sysrq-l` |\n";
         assert!(text.contains(row), "{text}");
         assert!(text.contains("| C002 | two | open: later |\n"));
         assert!(text.contains("2 items: 1 tested, 0 that do not apply, 1 open"));

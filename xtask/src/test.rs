@@ -18,8 +18,6 @@ use clap::Args;
 
 use ledger::Ledger;
 
-pub use linux::names as linux_names;
-
 use crate::el3::El3;
 use crate::workshop::Workshop;
 
@@ -40,6 +38,11 @@ pub struct Test {
     /// What runs below the hypervisor, at EL3, wherever it is booted.
     #[arg(long, value_enum, value_name = "WHAT", default_value = "none")]
     el3: El3,
+}
+
+/// The names of the tests that boot Linux or stop the hypervisor.
+pub fn run_names() -> impl Iterator<Item = String> {
+    linux::names().map(str::to_owned).chain(stops::names())
 }
 
 impl Test {

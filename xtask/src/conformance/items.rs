@@ -37,7 +37,7 @@ pub struct Item {
 /// How an item is checked.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Proof {
-    /// By tests that are found by their names, and by these Linux runs.
+    /// By tests that are found by their names, and by these further tests of `cargo xtask test`.
     Tests(Vec<String>),
     /// It does not apply, for this reason.
     Absent(String),
@@ -87,13 +87,13 @@ fn parse_line(text: &str, entries: &mut Vec<Entry>, last: &mut Option<Number>) -
 fn add_proof(item: &mut Item, text: &str) -> Result<()> {
     let (kind, words) = text.split_once(": ").context("it says nothing")?;
     match (kind, &mut item.proof) {
-        ("linux", Proof::Tests(runs)) => runs.push(words.into()),
+        ("run", Proof::Tests(runs)) => runs.push(words.into()),
         ("absent", Proof::Tests(runs)) if runs.is_empty() => {
             item.proof = Proof::Absent(words.into());
         }
         ("open", Proof::Tests(runs)) if runs.is_empty() => item.proof = Proof::Open(words.into()),
-        ("linux" | "absent" | "open", _) => bail!("it contradicts what stands above it"),
-        _ => bail!("it is neither a Linux run nor a reason"),
+        ("run" | "absent" | "open", _) => bail!("it contradicts what stands above it"),
+        _ => bail!("it is neither a run nor a reason"),
     }
     Ok(())
 }
@@ -112,7 +112,7 @@ mod tests {
             "C001 a\nC001 a",
             "C001 a | b",
             "    absent: why",
-            "C001 a\n    absent: why\n    linux: linux/kdump",
+            "C001 a\n    absent: why\n    run: linux/kdump",
             "C001 a\n    somehow: yes",
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");
