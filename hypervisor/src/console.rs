@@ -11,8 +11,8 @@ use arm_pl011_uart::{
     DataBits, Interrupts, LineConfig, PL011Registers, Parity, StopBits, Uart, UniqueMmioPointer,
 };
 use hv_abi::console::RS;
-use spin::Mutex;
 
+use crate::patience::Mutex;
 use crate::{crash_record, percpu, sysregs};
 
 static CONSOLE: Mutex<Console> = Mutex::new(Console {

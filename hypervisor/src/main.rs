@@ -33,6 +33,7 @@ mod guest;
 mod heap;
 #[expect(unsafe_code, reason = "addresses of linker symbols")]
 mod memory;
+mod patience;
 #[expect(unsafe_code, reason = "each pCPU's block, by TPIDR_EL2 and by number")]
 mod percpu;
 mod run;

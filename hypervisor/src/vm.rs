@@ -11,9 +11,10 @@ use hv_core::psci::{Endian, Power, Reclaim, Reset, Start};
 use hv_core::sdei::{self, Commons, Definition};
 use hv_core::vgic::{Effects, Physical, Vgic};
 use hv_core::vm::GuestMap;
-use spin::{Mutex, MutexGuard, Once};
+use spin::Once;
 
 use crate::gic::v3;
+use crate::patience::{Mutex, MutexGuard};
 use crate::{console, log, memory, stage2, sysregs};
 
 /// How a VM ends.

@@ -9,8 +9,9 @@ use arm_gic::gicv3::{GicDistributor, GicRedistributor, Group};
 use hv_core::id::{IntId, Mpidr};
 use hv_core::vgic::SpiMask;
 use safe_mmio::{UniqueMmioPointer, field, field_shared};
-use spin::{Mutex, Once};
+use spin::Once;
 
+use crate::patience::Mutex;
 use crate::sysregs;
 
 /// SGI that makes a pCPU leave its guest and look at its mailbox.

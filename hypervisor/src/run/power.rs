@@ -13,6 +13,10 @@ use crate::stop::{Cause, stop_machine};
 use crate::vm::{End, Shared};
 use crate::{log, sysregs};
 
+/// How long the vCPUs of a VM that ends may take to leave the guest and say what is remembered of them, in
+/// microseconds: a console of 115200 baud takes a second for the words of one.
+const LEAVE_LIMIT_US: u64 = 30_000_000;
+
 impl Runner {
     /// Off: only START and STOP matter, all else is dropped.
     pub(super) fn wait_for_start(&mut self) {
@@ -226,8 +230,20 @@ impl Runner {
             others.insert(vcpu);
             self.vm.ask(vcpu, Requests::STOP);
         }
+        // Nothing keeps a pCPU in EL2 for that long, so one that does not come is stuck.
+        let limit = sysregs::counter_frequency().ticks_in_us(LEAVE_LIMIT_US);
+        let deadline = sysregs::now().after(limit);
         while self.vm.lock().stopped != others {
-            core::hint::spin_loop();
+            if sysregs::now() > deadline {
+                stop_machine(
+                    match end {
+                        End::Off => Cause::Shutdown,
+                        End::Reset(_) => Cause::Reboot,
+                    },
+                    &|| (),
+                );
+            }
+            sysregs::yield_pcpu();
         }
         self.retire();
         log!("@end vm={id}");

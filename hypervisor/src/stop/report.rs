@@ -1,5 +1,7 @@
 //! What every pCPU was doing, in one fixed order, past the console's lock.
 
+use core::fmt::Write;
+
 use hv_core::id::PcpuId;
 use hv_core::stop::Via;
 use hv_core::stop::ladder::Fate;
@@ -122,24 +124,19 @@ struct Registers<'a> {
 
 impl core::fmt::Display for Registers<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        const NAMES: [&str; 10] = [
-            "sp_el0",
-            "sp_el1",
-            "elr_el1",
-            "spsr_el1",
-            "esr_el1",
-            "far_el1",
-            "vbar_el1",
-            "sctlr_el1",
-            "ttbr0_el1",
-            "ttbr1_el1",
-        ];
+        const NAMES: &[u8] = b"sp_el0 sp_el1 elr_el1 spsr_el1 esr_el1 far_el1 \
+            vbar_el1 sctlr_el1 ttbr0_el1 ttbr1_el1";
         for (n, value) in self.x.iter().enumerate() {
             write!(f, " x{n}={value:#x}")?;
         }
         if let Some(context) = self.context {
-            for (name, value) in NAMES.iter().zip(context.el1) {
-                write!(f, " {name}={value:#x}")?;
+            let names = NAMES.split(|&byte| byte == b' ');
+            for (name, value) in names.zip(context.el1) {
+                f.write_char(' ')?;
+                for &byte in name {
+                    f.write_char(char::from(byte))?;
+                }
+                write!(f, "={value:#x}")?;
             }
         }
         Ok(())
@@ -152,7 +149,7 @@ fn tell_of_exits(percpu: &Percpu) {
         return;
     }
     say!(
-        "  last exits of the guest on pCPU {}, newest first:",
+        "  last exits of pCPU {}'s guest, newest first:",
         percpu.id.0
     );
     for ExitEntry {

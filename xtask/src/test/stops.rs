@@ -77,6 +77,13 @@ fn rows() -> Vec<(String, Plan)> {
         ..Plan::default()
     };
     rows.push((SEVEN_OF_EIGHT.to_owned(), plan));
+    // Waits half a minute for the one that does not leave its guest: too long to be counted.
+    let plan = Plan {
+        wedges: vec![(2, Place::Exit)],
+        cause: Cause::GuestOff,
+        ..Plan::default()
+    };
+    rows.push(("stop/tfa/one-exit/guestoff".to_owned(), plan));
     rows
 }
 

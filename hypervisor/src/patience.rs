@@ -1,0 +1,41 @@
+//! A lock that is waited for with a limit: nobody holds one for long, so who waits too long stops the machine.
+
+pub use spin::MutexGuard;
+
+use crate::sysregs;
+
+/// How long a lock may be waited for, in microseconds. The longest that one is held is a line of the console,
+/// 10 ms at 115200 baud, with all pCPUs before us in the queue.
+const LIMIT_US: u64 = 2_000_000;
+
+/// A spin lock.
+pub struct Mutex<T>(spin::Mutex<T>);
+
+impl<T> Mutex<T> {
+    /// Holds `value`.
+    pub const fn new(value: T) -> Self {
+        Self(spin::Mutex::new(value))
+    }
+
+    /// Waits for the lock.
+    #[inline]
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        match self.0.try_lock() {
+            Some(guard) => guard,
+            None => self.wait(),
+        }
+    }
+
+    #[cold]
+    fn wait(&self) -> MutexGuard<'_, T> {
+        let limit = sysregs::counter_frequency().ticks_in_us(LIMIT_US);
+        let deadline = sysregs::now().after(limit);
+        loop {
+            if let Some(guard) = self.0.try_lock() {
+                return guard;
+            }
+            sysregs::yield_pcpu();
+            assert!(sysregs::now() < deadline, "a lock is stuck");
+        }
+    }
+}
