@@ -224,9 +224,12 @@ impl Power {
         self.set(vcpu, AffinityState::On);
     }
 
-    /// A vCPU that turned itself off has stopped and touches no memory any more.
+    /// A vCPU that turned itself off has stopped and touches no memory any more. If a sibling has taken it back
+    /// meanwhile, its [`Start`] is on its way, and it is not off.
     pub fn stopped(&mut self, vcpu: VcpuId) {
-        self.set(vcpu, AffinityState::Off);
+        if self.state(vcpu) != AffinityState::OnPending {
+            self.set(vcpu, AffinityState::Off);
+        }
     }
 
     /// Whether no vCPU is on or starting: nothing can ever happen in this VM again.

@@ -71,6 +71,17 @@ fn c215_only_one_cpu_on_succeeds_between_two_offs() {
 }
 
 #[test]
+fn one_taken_back_that_turns_itself_off_meanwhile_is_no_target_for_a_second_cpu_on() {
+    let mut power = Power::new(P0);
+    let _ = call(&mut power, 0xC400_0003, [1, ENTRY, 0]);
+    // As if it had been on and parked: its START is on its way when it stops by itself.
+    power.stopped(P1);
+    assert_eq!(call(&mut power, 0xC400_0003, [1, ENTRY, 0]), answer(-5));
+    power.started(P1);
+    assert_eq!(call(&mut power, 0xC400_0004, [1, 0, 0]), answer(0));
+}
+
+#[test]
 fn affinity_info_follows_a_start() {
     let mut power = Power::new(P0);
     assert_eq!(call(&mut power, 0xC400_0004, [1, 0, 0]), answer(1));

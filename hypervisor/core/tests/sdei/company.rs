@@ -33,6 +33,7 @@ struct One {
 /// A VM of as many vCPUs as wanted. The interrupts `TIMER` and `SPI` can be bound.
 #[derive(Debug)]
 pub struct Company {
+    mpidrs: Vec<u64>,
     ones: Vec<One>,
     common: BTreeMap<u32, Event>,
     /// Which of the two is bound.
@@ -67,7 +68,7 @@ impl Event {
 }
 
 impl Company {
-    pub fn new(vcpus: usize) -> Self {
+    pub fn new(mpidrs: &[u64]) -> Self {
         let all = |numbers: &[u32]| {
             let events = numbers.iter().map(|&number| (number, Event::default()));
             events.collect::<BTreeMap<_, _>>()
@@ -78,10 +79,11 @@ impl Company {
             stack: Vec::new(),
         };
         Self {
-            ones: (0..vcpus).map(one).collect(),
+            mpidrs: mpidrs.into(),
+            ones: mpidrs.iter().map(one).collect(),
             common: all(&COMMON),
             bound: [false; 2],
-            held: vec![false; vcpus + 1],
+            held: vec![false; mpidrs.len() + 1],
             ended: false,
         }
     }
@@ -214,13 +216,13 @@ impl Company {
     }
 
     fn vcpu(&self, affinity: u64) -> Option<usize> {
-        let mut mpidrs = SIBLINGS.iter().take(self.ones.len());
-        mpidrs.position(|&mpidr| mpidr == affinity)
+        self.mpidrs.iter().position(|&mpidr| mpidr == affinity)
     }
 
     fn info(&mut self, n: usize, number: u32, info: u64) -> i64 {
         let is_common = COMMON.contains(&number);
         let event = *self.event(n, number);
+        let mpidr = |vcpu: usize| self.mpidrs[vcpu] as i64;
         match info {
             0 => i64::from(is_common),
             1 => i64::from(number != 0),
@@ -228,7 +230,7 @@ impl Company {
             3 | 4 if !is_common => INVALID,
             3 | 4 if !event.registered => DENIED,
             3 => i64::from(event.route.is_some()),
-            4 => event.route.map_or(INVALID, |vcpu| SIBLINGS[vcpu] as i64),
+            4 => event.route.map_or(INVALID, mpidr),
             _ => INVALID,
         }
     }
@@ -296,28 +298,34 @@ impl Company {
         self.ones[n].unmasked = false;
     }
 
-    /// The event that vCPU `n` takes before its next instruction: critical before normal, its own before what is
-    /// shared, the lowest number first.
-    pub fn next(&self, n: usize) -> Option<u32> {
+    /// The events that vCPU `n` may take before its next instruction, all of one priority: critical before
+    /// normal. Its own are first, and then the lowest number.
+    pub fn may_enter(&self, n: usize) -> Vec<u32> {
         let one = &self.ones[n];
         let running = one.stack.last().map(|&event| is_critical(event));
         if !one.unmasked || running == Some(true) {
-            return None;
+            return Vec::new();
         }
         let own = one.events.iter();
         let common =
             (self.common.iter()).filter(|(_, event)| event.route.is_none_or(|target| target == n));
-        let mut fits = own.chain(common).filter_map(|(&number, event)| {
-            let fits = is_critical(number) || running.is_none();
-            (fits && event.fires()).then_some(number)
-        });
-        let critical = fits.clone().find(|&number| is_critical(number));
-        critical.or_else(|| fits.next())
+        let all = own.chain(common).filter(|(_, event)| event.fires());
+        let numbers = all.map(|(&number, _)| number);
+        let (critical, normal): (Vec<_>, Vec<_>) = numbers.partition(|&number| is_critical(number));
+        if critical.is_empty() && running.is_none() {
+            normal
+        } else {
+            critical
+        }
+    }
+
+    /// The one of them that it does take, if nobody else is faster.
+    pub fn next(&self, n: usize) -> Option<u32> {
+        self.may_enter(n).first().copied()
     }
 
     /// It does; its argument.
     pub fn enter(&mut self, n: usize, number: u32) -> u64 {
-        assert_eq!(self.next(n), Some(number), "vCPU {n}");
         let event = self.event(n, number);
         (event.running, event.pending) = (true, false);
         let argument = event.argument;

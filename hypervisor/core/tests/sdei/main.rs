@@ -8,6 +8,7 @@ mod model;
 mod nesting;
 mod room;
 mod sequences;
+mod simulation;
 mod table;
 mod together;
 mod vcpu;

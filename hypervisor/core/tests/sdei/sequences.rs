@@ -164,7 +164,7 @@ proptest! {
         steps in prop::collection::vec((step(), 0..SIBLINGS.len()), 1..150),
     ) {
         let mut room = Room::new();
-        let mut company = Company::new(SIBLINGS.len());
+        let mut company = Company::new(&SIBLINGS);
         for (step, next) in steps {
             take(&mut room, &mut company, step);
             // Somebody, sooner or later, leaves the guest and looks.

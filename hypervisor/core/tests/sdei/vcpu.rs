@@ -88,7 +88,12 @@ pub const LINE: u32 = 33;
 
 impl World {
     pub fn new(config: &Config<'_>) -> Self {
-        let mpidrs: Vec<Mpidr> = SIBLINGS.map(Mpidr::new).into();
+        Self::of(&SIBLINGS, config)
+    }
+
+    /// With vCPUs of these affinities.
+    pub fn of(mpidrs: &[u64], config: &Config<'_>) -> Self {
+        let mpidrs: Vec<Mpidr> = mpidrs.iter().copied().map(Mpidr::new).collect();
         let vgic = Vgic::new(&vgic::Config {
             mpidrs: &mpidrs,
             last: VcpuSet::EMPTY,
