@@ -5,6 +5,8 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use crate::stop::words::Word;
+
 /// A set of requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Requests(pub u32);
@@ -53,25 +55,30 @@ impl Requests {
 
 /// One vCPU's word.
 #[derive(Debug, Default)]
-pub struct Mailbox(AtomicU32);
+pub struct Mailbox<W = AtomicU32>(W);
 
 impl Mailbox {
     /// An empty one.
     pub const fn new() -> Self {
         Self(AtomicU32::new(0))
     }
+}
 
+impl<W: Word> Mailbox<W> {
     /// Adds requests. What the caller wrote before is visible to whoever takes them.
+    #[inline]
     pub fn post(&self, requests: Requests) {
         self.0.fetch_or(requests.0, Ordering::Release);
     }
 
     /// Takes all there is.
+    #[inline]
     pub fn take(&self) -> Requests {
         Requests(self.0.swap(0, Ordering::Acquire))
     }
 
     /// Whether there is anything, without ordering: a doorbell follows every post.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.0.load(Ordering::Relaxed) == 0
     }

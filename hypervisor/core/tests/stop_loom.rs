@@ -23,6 +23,14 @@ impl Word for Shared {
         self.0.load(order)
     }
 
+    fn store(&self, value: u32, order: Ordering) {
+        self.0.store(value, order);
+    }
+
+    fn swap(&self, value: u32, order: Ordering) -> u32 {
+        self.0.swap(value, order)
+    }
+
     fn fetch_or(&self, bits: u32, order: Ordering) -> u32 {
         self.0.fetch_or(bits, order)
     }

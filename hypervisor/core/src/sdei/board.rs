@@ -5,10 +5,11 @@
 //! a shared event due rings the vCPUs concerned afterwards, and each looks again on its way into the guest.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::Priority;
 use crate::id::VcpuId;
+use crate::stop::words::Word;
 
 /// Bits that priorities have in [`Board::due`] and in what a PE is open to.
 pub(super) const fn bit(priority: Priority) -> u8 {
@@ -25,9 +26,9 @@ const PARKED: u8 = 2;
 
 /// The bits of all vCPUs of one VM.
 #[derive(Debug, Default)]
-pub struct Board {
-    shows: Vec<AtomicU8>,
-    due: Vec<AtomicU8>,
+pub struct Board<W = AtomicU32> {
+    shows: Vec<W>,
+    due: Vec<W>,
 }
 
 /// What a PE says of itself.
@@ -37,22 +38,26 @@ pub(super) struct Shown {
     pub(super) is_parked: bool,
 }
 
-impl Board {
+impl<W> Board<W> {
     /// One on which nobody shows anything.
     pub const EMPTY: Self = Self {
         shows: Vec::new(),
         due: Vec::new(),
     };
+}
 
+impl<W: Word + Default> Board<W> {
     /// For this many vCPUs, all off.
     pub fn new(vcpus: usize) -> Self {
-        let blank = || (0..vcpus).map(|_| AtomicU8::new(0)).collect();
+        let blank = || (0..vcpus).map(|_| W::default()).collect();
         Self {
             shows: blank(),
             due: blank(),
         }
     }
+}
 
+impl<W: Word> Board<W> {
     /// Whether event 0 would be delivered to `vcpu` if nothing changed.
     pub fn is_signallable(&self, vcpu: VcpuId) -> bool {
         self.shows(vcpu) & SIGNALLABLE != 0
@@ -68,7 +73,7 @@ impl Board {
     #[inline]
     pub(super) fn due(&self, vcpu: VcpuId) -> u8 {
         let due = self.due.get(vcpu.index());
-        due.map_or(0, |due| due.load(Ordering::Acquire))
+        due.map_or(0, |due| due.load(Ordering::Acquire) as u8)
     }
 
     pub(super) fn show(&self, vcpu: VcpuId, shown: Shown) {
@@ -82,19 +87,19 @@ impl Board {
             |bits, (is_set, bit)| if is_set { bits | bit } else { bits },
         );
         if let Some(shows) = self.shows.get(vcpu.index()) {
-            shows.store(bits, Ordering::Release);
+            shows.store(bits.into(), Ordering::Release);
         }
     }
 
     /// Under the VM's lock: what waits for each vCPU.
     pub(super) fn set_due(&self, due: impl Fn(VcpuId) -> u8) {
         for (vcpu, slot) in (0..).map(VcpuId).zip(&self.due) {
-            slot.store(due(vcpu), Ordering::Release);
+            slot.store(due(vcpu).into(), Ordering::Release);
         }
     }
 
     fn shows(&self, vcpu: VcpuId) -> u8 {
         let shows = self.shows.get(vcpu.index());
-        shows.map_or(0, |shows| shows.load(Ordering::Acquire))
+        shows.map_or(0, |shows| shows.load(Ordering::Acquire) as u8)
     }
 }

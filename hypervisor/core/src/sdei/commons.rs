@@ -14,6 +14,7 @@ use super::board::{self, Board};
 use super::handler::{Handler, Registration};
 use super::{Config, Priority, Scope};
 use crate::id::{IntId, VcpuId, VcpuSet};
+use crate::stop::words::Word;
 use crate::vgic::Effects;
 
 /// How many interrupts of each scope can be bound.
@@ -168,7 +169,12 @@ impl Commons {
     /// The platform raises an event that the VM's configuration defines: a private one on `target`, a shared
     /// one wherever it is routed. Says who must look: those with [`Self::take_raised`], and at the board.
     /// `None` if there is no such event.
-    pub fn raise(&mut self, event: u32, target: VcpuId, board: &Board) -> Option<VcpuSet> {
+    pub fn raise(
+        &mut self,
+        event: u32,
+        target: VcpuId,
+        board: &Board<impl Word>,
+    ) -> Option<VcpuSet> {
         if let Some(place) = self.private.iter().position(|&number| number == event) {
             *self.raised.get_mut(target.index())? |= 1 << (place % 32);
             return Some(VcpuSet::only(target));
@@ -255,7 +261,12 @@ impl Commons {
     }
 
     /// Takes a shared event for `vcpu`, whose PE is `open` to these priorities; a critical one first.
-    pub(super) fn claim(&mut self, vcpu: VcpuId, open: u8, board: &Board) -> Option<Claim> {
+    pub(super) fn claim(
+        &mut self,
+        vcpu: VcpuId,
+        open: u8,
+        board: &Board<impl Word>,
+    ) -> Option<Claim> {
         let fits = |event: &SharedEvent| {
             event.is_due() && event.is_for(vcpu) && open & board::bit(event.priority) != 0
         };
@@ -277,7 +288,7 @@ impl Commons {
     }
 
     /// Puts on the board what is due, and says for whom.
-    pub(super) fn publish(&self, board: &Board) -> VcpuSet {
+    pub(super) fn publish(&self, board: &Board<impl Word>) -> VcpuSet {
         let mut any = 0;
         for event in self.shared.iter().filter(|event| event.is_due()) {
             if event.routing == Routing::Any {

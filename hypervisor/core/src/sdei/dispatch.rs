@@ -9,6 +9,7 @@ use super::handler::{Entry, Registration};
 use super::{Board, Pe, Priority, board};
 use crate::entry::exception_pstate;
 use crate::regs::{El1, GuestRegs};
+use crate::stop::words::Word;
 
 /// How many registers, from x0, the dispatcher saves; the handler preserves the others (DEN0054 5.2.1).
 pub const SAVED: usize = 18;
@@ -59,7 +60,7 @@ impl Pe {
     /// What is to be taken now, if anything; if nothing, the PE is no more [alert](Self::is_alert). Critical comes before normal, and of equal priorities the PE's
     /// own before what is shared.
     #[inline]
-    pub fn due(&mut self, board: &Board) -> Option<Due> {
+    pub fn due(&mut self, board: &Board<impl Word>) -> Option<Due> {
         let shared = board.due(self.me) & self.open;
         let own = self.next.and_then(|index| self.event(index));
         match own.map(|event| event.priority) {
@@ -95,7 +96,7 @@ impl Pe {
     pub fn dispatch_shared(
         &mut self,
         commons: &mut Commons,
-        board: &Board,
+        board: &Board<impl Word>,
         regs: &mut GuestRegs,
         el1: &impl El1,
     ) -> Option<Priority> {

@@ -13,6 +13,10 @@ use crate::id::PcpuId;
 pub trait Word {
     /// Reads it.
     fn load(&self, order: Ordering) -> u32;
+    /// Writes it.
+    fn store(&self, value: u32, order: Ordering);
+    /// Replaces it, and answers what it was.
+    fn swap(&self, value: u32, order: Ordering) -> u32;
     /// Sets bits, and answers what it was.
     fn fetch_or(&self, bits: u32, order: Ordering) -> u32;
     /// Replaces `old` by `new`; the value found is the error if it is another.
@@ -24,10 +28,22 @@ pub trait Word {
 }
 
 impl Word for AtomicU32 {
+    #[inline]
     fn load(&self, order: Ordering) -> u32 {
         AtomicU32::load(self, order)
     }
 
+    #[inline]
+    fn store(&self, value: u32, order: Ordering) {
+        AtomicU32::store(self, value, order);
+    }
+
+    #[inline]
+    fn swap(&self, value: u32, order: Ordering) -> u32 {
+        AtomicU32::swap(self, value, order)
+    }
+
+    #[inline]
     fn fetch_or(&self, bits: u32, order: Ordering) -> u32 {
         AtomicU32::fetch_or(self, bits, order)
     }

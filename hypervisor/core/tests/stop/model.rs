@@ -21,6 +21,14 @@ impl Word for &Plain {
         self.0.get()
     }
 
+    fn store(&self, value: u32, _: Ordering) {
+        self.0.set(value);
+    }
+
+    fn swap(&self, value: u32, _: Ordering) -> u32 {
+        self.0.replace(value)
+    }
+
     fn fetch_or(&self, bits: u32, _: Ordering) -> u32 {
         self.0.replace(self.0.get() | bits)
     }
