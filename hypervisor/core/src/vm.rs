@@ -49,7 +49,7 @@ pub enum Action {
     /// An SDEI call about what all vCPUs have in common: [`Vcpu::call_common`], under the VM's lock, with the
     /// list registers folded.
     Sdei(sdei::Call),
-    /// The platform raises this SDEI event: [`Commons::raise`], under the VM's lock.
+    /// The platform raises this SDEI event: [`raise`](crate::sdei::Commons::raise), under the VM's lock.
     Raise {
         /// Its number.
         event: u32,
