@@ -3,11 +3,11 @@
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use hv_abi::sdei::{Call, EVENT_SIGNALLED};
 use hv_abi::vendor;
-use spin::Mutex;
 
 use super::call::{self, Conduit};
 use super::cpu::MAX_CPUS;
@@ -114,7 +114,24 @@ pub enum End {
 /// What runs inside a handler, before it ends.
 pub type Hook = fn(&Slot) -> End;
 
-static HOOKS: [Mutex<Option<Hook>>; HANDLERS] = [const { Mutex::new(None) }; HANDLERS];
+/// A [`Hook`] each, or null. No lock: an event may come while its own CPU changes the hook.
+static HOOKS: [AtomicPtr<()>; HANDLERS] = [const { AtomicPtr::new(null_mut()) }; HANDLERS];
+
+/// Sets a hook.
+fn store_hook(place: usize, hook: Option<Hook>) {
+    let hook = hook.map_or(null_mut(), |hook| hook as *mut ());
+    HOOKS[place].store(hook, Ordering::Release);
+}
+
+/// The hook that is set.
+fn load_hook(place: usize) -> Option<Hook> {
+    let hook = HOOKS[place].load(Ordering::Acquire);
+    if hook.is_null() {
+        return None;
+    }
+    // SAFETY: `store_hook` alone writes here, and what it writes, if not null, was a `Hook`.
+    Some(unsafe { core::mem::transmute::<*mut (), Hook>(hook) })
+}
 
 impl Slot {
     /// xN as the handler found it.
@@ -316,7 +333,7 @@ pub fn get_ready() -> bool {
 
 /// Runs `hook` inside the handler of CPU `index`, or a [`critical`] or [`shared`] one, from now on.
 pub fn set_hook(index: usize, hook: Option<Hook>) {
-    *HOOKS[index].lock() = hook;
+    store_hook(index, hook);
 }
 
 /// Back to the state of a fresh boot on this CPU; the others are off.
@@ -326,9 +343,9 @@ pub fn forget() {
         call(Call::PrivateReset, &[]);
         call(Call::SharedReset, &[]);
     }
-    for (slot, hook) in SLOTS.iter().zip(&HOOKS) {
+    for (place, slot) in SLOTS.iter().enumerate() {
         slot.runs.store(0, Ordering::Release);
-        *hook.lock() = None;
+        store_hook(place, None);
     }
 }
 
@@ -348,7 +365,7 @@ pub fn complete_raw(slot: &Slot, x: call::Registers) -> ! {
 
 extern "C" fn handle(slot: &Slot) {
     let place = SLOTS.iter().position(|own| core::ptr::eq(own, slot));
-    let hook = place.and_then(|place| *HOOKS[place].lock());
+    let hook = place.and_then(load_hook);
     slot.runs.fetch_add(1, Ordering::AcqRel);
     sysreg::sev();
     slot.set_end(hook.map_or(End::Complete(0), |hook| hook(slot)));
