@@ -10,7 +10,7 @@ use super::machine::machine;
 use super::{STACK_BYTES, STACKS, exception, gic, psci, sync, sysreg};
 
 /// CPUs the runtime has room for.
-pub const MAX_CPUS: usize = 16;
+pub const MAX_CPUS: usize = 64;
 
 /// The SGI that makes a CPU turn itself off; tests use others.
 pub const STOP_SGI: u32 = 15;

@@ -3,6 +3,7 @@
 mod bound;
 mod calls;
 mod complete;
+mod cycles;
 mod delivery;
 mod discovery;
 mod firmware;
@@ -18,6 +19,7 @@ mod reset;
 mod shared;
 mod sharing;
 mod signal;
+mod storm;
 mod user;
 mod waits;
 

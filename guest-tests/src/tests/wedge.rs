@@ -1,6 +1,7 @@
 //! A CPU that is stuck, and event 0 that reaches it all the same. One boot each.
 
 mod company;
+mod scale;
 
 use core::ops::Range;
 
