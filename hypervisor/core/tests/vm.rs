@@ -164,9 +164,16 @@ fn c005_the_upper_half_of_x0_is_ignored() {
 #[test]
 fn psci_goes_to_the_vm() {
     assert_eq!(
-        rig().smc(0x8400_0000, [0; 3]),
-        Action::Psci(psci::Call::Version)
+        rig().smc(0x8400_0002, [0; 3]),
+        Action::Psci(psci::Call::CpuOff)
     );
+}
+
+#[test]
+fn psci_version_needs_no_vm() {
+    let mut rig = rig();
+    assert_eq!(rig.smc(0x8400_0000, [0; 3]), Action::Resume);
+    assert_eq!(rig.regs.x[0], 0x1_0003);
 }
 
 #[test]
