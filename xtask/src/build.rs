@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 
@@ -27,7 +28,7 @@ impl Build {
         for program in [Program::Hypervisor, Program::GuestTests] {
             let built = build(&workshop, program)?;
             println!("{}\n{}", built.image.display(), Sizes::of(&built)?);
-            program.check_size(&built)?;
+            program.check(&built, &workshop)?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -59,9 +60,19 @@ impl Program {
         }
     }
 
-    /// That the image is no larger than it may be; answers its size in bytes.
-    pub fn check_size(self, built: &Built) -> Result<u64> {
-        let (size, limit) = (fs::metadata(&built.image)?.len(), self.limit());
+    /// That the image is no larger than it may be and has nothing of this machine in it; answers its size in bytes.
+    pub fn check(self, built: &Built, workshop: &Workshop) -> Result<u64> {
+        let image = fs::read(&built.image)?;
+        for folder in workshop.target.folders() {
+            let name = folder.as_os_str().as_bytes();
+            ensure!(
+                !image.windows(name.len()).any(|window| window == name),
+                "the image of the {} names {}, so that others cannot build the same one",
+                self.name(),
+                folder.display()
+            );
+        }
+        let (size, limit) = (image.len() as u64, self.limit());
         ensure!(
             size <= limit,
             "the image of the {} has {size} bytes and may have {limit}; \

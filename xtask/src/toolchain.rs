@@ -31,6 +31,8 @@ pub struct Target {
     library: Library,
     linker: Linker,
     rustc: String,
+    /// Folders of this machine, which would otherwise be in the image with every panic's location.
+    folders: Vec<PathBuf>,
 }
 
 /// Where `core` and `alloc` come from.
@@ -103,11 +105,25 @@ impl Target {
     }
 
     fn new(library: Library, linker: Linker, compiler: Compiler) -> Self {
+        let mut folders = registries();
+        folders.push(crate::workshop::root().to_owned());
+        let sources = |sysroot: &Path| sysroot.join("lib/rustlib/src/rust");
+        match &library {
+            Library::Installed => {}
+            Library::Sysroot => folders.push(sources(&compiler.sysroot)),
+            Library::Shadow(root) => folders.push(sources(&root.join("sysroot"))),
+        }
         Self {
             library,
             linker,
             rustc: compiler.release,
+            folders,
         }
+    }
+
+    /// Folders that a build reads and its results must not name.
+    pub fn folders(&self) -> &[PathBuf] {
+        &self.folders
     }
 
     /// A cargo that builds for the target; add the subcommand and the rest.
@@ -128,18 +144,21 @@ impl Target {
                 .env("RUSTC", root.join("rustc"))
                 .env("SYSROOT", root.join("sysroot"));
         }
+        let rename = |folder: &PathBuf| format!("--remap-path-prefix={}=", folder.display());
+        let mut flags: Vec<String> = self.folders.iter().map(rename).collect();
         match &self.linker {
             Linker::Own => {}
             Linker::Lld(dir) => {
                 cargo.env("PATH", prepended(dir, env::var_os("PATH")));
             }
             Linker::Gnu(path) => {
-                let flavor = format!("target.{TRIPLE}.rustflags=[\"-Clinker-flavor=ld\"]");
-                cargo
-                    .env("CARGO_TARGET_AARCH64_UNKNOWN_NONE_SOFTFLOAT_LINKER", path)
-                    .args(["--config", &flavor]);
+                cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_NONE_SOFTFLOAT_LINKER", path);
+                flags.push("-Clinker-flavor=ld".to_owned());
             }
         }
+        // Cargo joins them with those of .cargo/config.toml, which an environment variable would replace.
+        let flags = serde_json::json!(flags);
+        cargo.args(["--config", &format!("target.{TRIPLE}.rustflags={flags}")]);
         cargo
     }
 
@@ -239,6 +258,18 @@ fn ask(program: &std::ffi::OsStr, args: &[&str]) -> Result<String> {
         );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Where cargo unpacks the crates it has fetched, a folder for each registry.
+fn registries() -> Vec<PathBuf> {
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(env::home_dir()?.join(".cargo")));
+    let Some(sources) = home.and_then(|home| fs::read_dir(home.join("registry/src")).ok()) else {
+        return Vec::new();
+    };
+    let mut folders: Vec<PathBuf> = sources.flatten().map(|entry| entry.path()).collect();
+    folders.sort();
+    folders
 }
 
 fn has_sources(sysroot: &Path) -> bool {

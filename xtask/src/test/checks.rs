@@ -48,7 +48,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     for program in [Program::Hypervisor, Program::GuestTests] {
         ledger.check(&format!("build/{}", program.name()), || {
             let built = build::build(workshop, program)?;
-            Ok(format!("{} bytes", program.check_size(&built)?))
+            Ok(format!("{} bytes", program.check(&built, workshop)?))
         });
     }
 }
