@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -256,11 +257,16 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// `path` if it is given, which then stays; else a folder of this process below `parent`.
+    /// `path` if it is given, which then stays; else one that nobody else has below `parent`.
     pub fn create(keep: Option<&Path>, parent: &Path) -> Result<Self> {
+        static CREATED: AtomicU32 = AtomicU32::new(0);
+        let own = || {
+            let number = CREATED.fetch_add(1, Ordering::Relaxed);
+            format!("{}-{number}", std::process::id())
+        };
         let path = match keep {
             Some(path) => path.to_owned(),
-            None => parent.join(std::process::id().to_string()),
+            None => parent.join(own()),
         };
         fs::create_dir_all(&path)
             .with_context(|| format!("cannot make the folder {}", path.display()))?;

@@ -5,7 +5,6 @@ mod program;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ pub use demo::StopDemo;
 use crate::build::{self, Built, Program};
 use crate::console::{Line, Record};
 use crate::el3::{El3, Firmware};
+use crate::lab::Folder;
 use crate::payload::Payload;
 use crate::qemu::{Happening, Machine};
 use crate::symbols::Symbols;
@@ -255,7 +255,8 @@ impl Plan {
     /// Carries it out, giving up after `timeout`.
     pub fn perform(&self, workshop: &Workshop, timeout: Duration) -> Result<Seen> {
         let hypervisor = build::build(workshop, Program::Hypervisor)?;
-        let machine = self.machine(workshop, &hypervisor)?;
+        let folder = Folder::create(None, &workshop.output("runs")?)?;
+        let machine = self.machine(workshop, &hypervisor, &folder)?;
         let mut session = machine.start(Some(timeout))?;
         let mut seen = Seen {
             stop: None,
@@ -289,11 +290,11 @@ impl Plan {
         }
     }
 
-    fn machine(&self, workshop: &Workshop, hypervisor: &Built) -> Result<Machine> {
-        let kernel: PathBuf = workshop.output("stop-guest.bin")?;
+    fn machine(&self, workshop: &Workshop, hypervisor: &Built, folder: &Folder) -> Result<Machine> {
+        let kernel = folder.file("guest.bin");
         fs::write(&kernel, program::program(self))
             .with_context(|| format!("cannot write {}", kernel.display()))?;
-        let bundle = workshop.output("stop.itb")?;
+        let bundle = folder.file("guest.itb");
         Payload {
             kernel: &kernel,
             initrd: None,

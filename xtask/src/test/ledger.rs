@@ -1,7 +1,10 @@
 //! The lines that `cargo xtask test` prints, and the count.
 
 use std::fmt::Display;
+use std::num::NonZero;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -49,6 +52,40 @@ impl Ledger {
                 Err(error) => self.failed(name, started.elapsed(), &format!("{error:#}")),
             }
         }
+    }
+
+    /// The same for each of `cases` that is wanted, as many at a time as the host has CPUs. Only for what
+    /// other work on the host cannot change, such as machines whose time is counted in instructions.
+    pub fn check_each<T: Sync>(
+        &mut self,
+        cases: &[(String, T)],
+        check: impl Fn(&str, &T) -> Result<String> + Sync,
+    ) {
+        let wanted: Vec<_> = cases.iter().filter(|(name, _)| self.wants(name)).collect();
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let next = AtomicUsize::new(0);
+        let (sender, results) = mpsc::channel();
+        std::thread::scope(|scope| {
+            for _ in 0..threads.min(wanted.len()) {
+                let (sender, wanted, next, check) = (sender.clone(), &wanted, &next, &check);
+                scope.spawn(move || {
+                    while let Some((name, case)) = wanted.get(next.fetch_add(1, Ordering::Relaxed))
+                    {
+                        let started = Instant::now();
+                        let result = check(name, case);
+                        // The receiver lives as long as this scope.
+                        let _ = sender.send((name, started.elapsed(), result));
+                    }
+                });
+            }
+            drop(sender);
+            for (name, time, result) in results {
+                match result {
+                    Ok(remark) => self.passed(name, time, &remark),
+                    Err(error) => self.failed(name, time, &format!("{error:#}")),
+                }
+            }
+        });
     }
 
     /// Enters a success.
@@ -108,6 +145,23 @@ mod tests {
         ledger.check("bc", || anyhow::bail!("no"));
         assert_eq!((ledger.passed, ledger.failed), (1, 1));
         assert_eq!(ledger.close(), ExitCode::FAILURE);
+    }
+
+    #[test]
+    fn each_of_those_wanted_runs_once_wherever_it_runs() {
+        let cases: Vec<_> = (0..100u32)
+            .map(|case| (format!("case/{case}"), case))
+            .collect();
+        let runs = AtomicUsize::new(0);
+        let mut ledger = Ledger::new(Some("case/1".into()));
+        ledger.check_each(&cases, |_, case| {
+            runs.fetch_add(1, Ordering::Relaxed);
+            anyhow::ensure!(case % 2 == 0, "odd");
+            Ok(String::new())
+        });
+        // case/1 and case/10 to case/19.
+        assert_eq!(runs.into_inner(), 11);
+        assert_eq!((ledger.passed, ledger.failed), (5, 6));
     }
 
     #[test]
