@@ -7,7 +7,9 @@
 // there (`scout`). Then, at home, it boots again with a region of its own behind it (`home`).
 //
 // Registers kept through boot_common: x20 devicetree pa, x21 size of the home region (0: not at home),
-// x22 pa of the image.
+// x22 pa of the image, x23 the exception level of the entry.
+//
+// Entered at EL1 or EL3 the way is the same as far as the MMU and a stack, so that Rust can say what is wrong.
 
     .section .boot, "ax"
 
@@ -29,11 +31,16 @@ boot_primary:
     mov     x21, xzr
 boot_common:
     msr     daifset, #0xf
+    mrs     x23, CurrentEL
+    lsr     x23, x23, #2
+    cmp     x23, #3
+    b.eq    boot_leave_el3                      // comes back to the next line at EL2 or EL1
+boot_below_el3:
     mrs     x0, CurrentEL
     cmp     x0, #(2 << 2)
-    b.ne    boot_wrong_level
+    b.ne    0f
     bl      boot_reset_el2
-    adrp    x22, boot_header
+0:  adrp    x22, boot_header
 
 // The tables: forget stale cache lines, clear, fill, and forget again what a prefetch may have brought in
 // (stores with the MMU off go around the caches: DDI0487 D8.2.12).
@@ -111,6 +118,8 @@ boot_in_window:
 6:  stp     xzr, xzr, [x0], #16
     cmp     x0, x1
     b.lo    6b
+    cmp     x23, #2
+    b.ne    8f
     ldr     x0, =vectors
     msr     vbar_el2, x0
     msr     tpidr_el2, xzr
@@ -125,6 +134,14 @@ boot_in_window:
     cbz     x21, 7f
     b       {home}
 7:  b       {scout}
+8:  ldr     x0, =({BOOT_STACK} + {BOOT_STACK_SIZE})
+    mov     sp, x0
+    mov     x29, xzr
+    mov     x30, xzr
+    mov     x0, x20
+    mov     x1, x22
+    mov     x2, x23
+    b       {astray}
 
 // Powered on by firmware: x0 = index of this pCPU. What it needs is in BOOT_ARGS, written by the first.
     .global boot_secondary
@@ -188,10 +205,24 @@ boot_on_stack:
     mov     x0, x2
     br      x1
 
-// Loaded at EL1 or EL3: there is nothing to run on and nobody known to tell.
+// A pCPU that firmware starts at another level than the first: its absence is noticed.
 boot_wrong_level:
     wfe
     b       boot_wrong_level
+
+// From EL3 to non-secure EL2, or EL1 where there is no EL2 (DDI0487 D24.2, SCR_EL3 and SPSR_EL3). Clobbers x0, x1.
+boot_leave_el3:
+    ldr     x0, ={SCR_BOOT}
+    msr     scr_el3, x0
+    mrs     x1, id_aa64pfr0_el1
+    tst     x1, #(0xf << 8)                     // EL2
+    mov     x0, #{SPSR_EL2H}
+    mov     x1, #{SPSR_EL1H}
+    csel    x0, x0, x1, ne
+    msr     spsr_el3, x0
+    adr     x0, boot_below_el3
+    msr     elr_el3, x0
+    eret
 
 // EL2 without VHE, MMU and caches off (DDI0487 D24.2, HCR_EL2 and SCTLR_EL2). Clobbers x0.
 boot_reset_el2:
@@ -203,8 +234,12 @@ boot_reset_el2:
     isb
     ret
 
-// x0 = pa of the level 0 table. Clobbers x7, x8.
+// x0 = pa of the level 0 table. Clobbers x7, x8. The constants serve EL1 as well: what differs there is where PS
+// is, that bit 23 turns TTBR1_EL1 off, and that AP[1] lets EL0 in, which does not run.
 boot_mmu_on:
+    mrs     x7, CurrentEL
+    cmp     x7, #(1 << 2)
+    b.eq    boot_mmu_on_el1
     ldr     x7, ={MAIR}
     msr     mair_el2, x7
     ldr     x7, ={TCR}
@@ -222,6 +257,26 @@ boot_mmu_on:
     isb
     ldr     x7, ={SCTLR_ON}
     msr     sctlr_el2, x7
+    isb
+    ic      iallu
+    dsb     nsh
+    isb
+    ret
+
+boot_mmu_on_el1:
+    ldr     x7, ={MAIR}
+    msr     mair_el1, x7
+    ldr     x7, ={TCR}
+    mov     x8, #5                              // TCR_EL1.IPS
+    bfi     x7, x8, #32, #3
+    msr     tcr_el1, x7
+    msr     ttbr0_el1, x0
+    isb
+    tlbi    vmalle1
+    dsb     nsh
+    isb
+    ldr     x7, ={SCTLR_ON}
+    msr     sctlr_el1, x7
     isb
     ic      iallu
     dsb     nsh

@@ -25,6 +25,12 @@ const SCTLR_ON: u64 = SCTLR_OFF | 1 | 1 << 2 | 1 << 3 | 1 << 12 | 1 << 19;
 /// RW: EL1 is AArch64. E2H and TGE clear: EL2 has one address range of its own.
 const HCR_BOOT: u64 = 1 << 31;
 
+/// RW, HCE, the RES1 bits 5 and 4, NS: below EL3 all is non-secure AArch64 (DDI0487 D24.2, SCR_EL3).
+const SCR_BOOT: u64 = 1 << 10 | 1 << 8 | 0b11 << 4 | 1;
+/// Everything masked, on the level's own stack (DDI0487 C5.2.20, SPSR_EL3).
+const SPSR_EL2H: u64 = 0x3c9;
+const SPSR_EL1H: u64 = 0x3c5;
+
 const BOOT_STACK_SIZE: usize = 32 * 1024;
 /// Marks a spare early table as taken; an invalid descriptor.
 const SPARE_TAKEN: u64 = 0b10;
@@ -64,12 +70,16 @@ global_asm!(
     SCTLR_OFF = const SCTLR_OFF,
     SCTLR_ON = const SCTLR_ON,
     HCR_BOOT = const HCR_BOOT,
+    SCR_BOOT = const SCR_BOOT,
+    SPSR_EL2H = const SPSR_EL2H,
+    SPSR_EL1H = const SPSR_EL1H,
     BOOT_STACK = sym BOOT_STACK,
     BOOT_STACK_SIZE = const BOOT_STACK_SIZE,
     BOOT_ARGS = sym BOOT_ARGS,
     ARGS_TTBR = const core::mem::offset_of!(BootArgs, ttbr),
     ARGS_STACKS = const core::mem::offset_of!(BootArgs, stacks),
     STACK_SHIFT = const memory::STACK_SHIFT,
+    astray = sym crate::start::astray,
     scout = sym crate::start::scout,
     home = sym crate::start::home,
     secondary = sym crate::start::secondary,

@@ -111,15 +111,19 @@ pub fn hold(while_held: impl FnOnce()) {
 
 /// Writes one framed line of ours. Use `log!`.
 pub fn write_line(text: fmt::Arguments<'_>) {
-    let mut console = CONSOLE.lock();
-    let break_line = core::mem::take(&mut console.is_mid_line);
-    frame(&mut *console, break_line, text);
+    write_line_of(percpu::index(), text);
 }
 
-fn frame(to: &mut impl Write, break_line: bool, text: fmt::Arguments<'_>) {
+/// The same, of a pCPU whose number is known.
+pub fn write_line_of(pcpu: u8, text: fmt::Arguments<'_>) {
+    let mut console = CONSOLE.lock();
+    let break_line = core::mem::take(&mut console.is_mid_line);
+    frame(&mut *console, pcpu, break_line, text);
+}
+
+fn frame(to: &mut impl Write, pcpu: u8, break_line: bool, text: fmt::Arguments<'_>) {
     let us = sysregs::now().as_us(sysregs::counter_frequency());
     let (seconds, micros) = (us / 1_000_000, us % 1_000_000);
-    let pcpu = percpu::index();
     let rs = RS as char;
     let line_break = if break_line { "\r\n" } else { "" };
     // The UART cannot fail.
@@ -141,7 +145,7 @@ macro_rules! log {
 /// lock may be held for ever and a garbled line is better than none. It is kept for the next boot, too.
 pub fn write_emergency(text: fmt::Arguments<'_>) {
     if REGISTERS.load(Ordering::Relaxed) != 0 {
-        frame(&mut Emergency, true, text);
+        frame(&mut Emergency, percpu::index(), true, text);
     }
 }
 

@@ -39,6 +39,32 @@ static READY: AtomicUsize = AtomicUsize::new(0);
 /// milliseconds.
 const START_LIMIT_US: u64 = 5_000_000;
 
+/// Instead of stage 1, entered at another level than EL2: says so, if the machine has a UART to say it on.
+///
+/// Limitations: as in `scout`, and at EL1 no register of EL2 is there.
+pub extern "C" fn astray(dtb: u64, image: u64, level: u64) -> ! {
+    memory::set_image_pa(image);
+    heap::start_early();
+    if let Some(blob) = devicetree(dtb)
+        && start_console(blob)
+    {
+        let mend = match level {
+            3 => "have firmware run first and hand over at EL2",
+            _ => "have the loader hand over at EL2; for QEMU that is -machine virtualization=on",
+        };
+        for line in [
+            format_args!("@hv-crash pcpu=0 cause=start"),
+            format_args!("cannot start: entered at EL{level}, not at EL2; {mend}"),
+            format_args!("@hv-crash-end"),
+        ] {
+            crate::console::write_line_of(0, line);
+        }
+    }
+    loop {
+        sysregs::wait_for_interrupt();
+    }
+}
+
 /// Stage 1, wherever the loader put us: find a home and move there.
 ///
 /// Limitations: early tables, of which few are left; the heap is a small static area; one pCPU. Nothing
@@ -46,8 +72,7 @@ const START_LIMIT_US: u64 = 5_000_000;
 pub extern "C" fn scout(dtb: u64, image: u64, _region: u64) -> ! {
     memory::set_image_pa(image);
     heap::start_early();
-    let blob = devicetree(dtb);
-    start_console(blob);
+    let blob = meet(dtb);
     let machine = discover(blob);
     let size = memory::home_size(machine.cpus.len());
     let taken = [
@@ -83,8 +108,7 @@ pub extern "C" fn home(dtb: u64, image: u64, region: u64) -> ! {
     heap::start_early();
     // SAFETY: the region behind the image is mapped by the early tables and ours alone.
     unsafe { heap::extend(memory::heap_range(region)) };
-    let blob = devicetree(dtb);
-    start_console(blob);
+    let blob = meet(dtb);
     log!(
         "halligan {} at {image:#x}, {} KiB",
         env!("CARGO_PKG_VERSION"),
@@ -257,34 +281,42 @@ fn start_pcpus(boot_index: usize, entry: u64) {
     }
 }
 
-/// The devicetree the loader handed over, which `boot.S` has mapped.
-fn devicetree(pa: u64) -> &'static [u8] {
-    let start = core::ptr::with_exposed_provenance::<u8>(pa as usize);
-    if pa == 0 || !pa.is_multiple_of(8) {
-        // Nobody is known to tell.
-        stop::halt_here();
-    }
-    // SAFETY: at least 2 MiB from the blob's block on are mapped, so its header is.
-    let header = unsafe { core::slice::from_raw_parts(start, 40) };
-    match platform::dtb_size(header) {
-        // SAFETY: the boot protocol limits a tree to 2 MiB, and that much is mapped from its start on.
-        Ok(size) if size <= BLOCK_SIZE as usize => unsafe {
-            core::slice::from_raw_parts(start, size)
-        },
+/// The devicetree, and a console to talk on; without both there is nobody to tell.
+fn meet(dtb: u64) -> &'static [u8] {
+    match devicetree(dtb) {
+        Some(blob) if start_console(blob) => blob,
         _ => stop::halt_here(),
     }
 }
 
-/// Finds the console alone, so that what else is wrong with the machine can be said.
-fn start_console(blob: &[u8]) {
+/// The devicetree the loader handed over, which `boot.S` has mapped.
+fn devicetree(pa: u64) -> Option<&'static [u8]> {
+    let start = core::ptr::with_exposed_provenance::<u8>(pa as usize);
+    if pa == 0 || !pa.is_multiple_of(8) {
+        return None;
+    }
+    // SAFETY: at least 2 MiB from the blob's block on are mapped, so its header is.
+    let header = unsafe { core::slice::from_raw_parts(start, 40) };
+    let size = platform::dtb_size(header).ok()?;
+    if size > BLOCK_SIZE as usize {
+        return None;
+    }
+    // SAFETY: the boot protocol limits a tree to 2 MiB, and that much is mapped from its start on.
+    Some(unsafe { core::slice::from_raw_parts(start, size) })
+}
+
+/// Finds the console alone, so that what else is wrong with the machine can be said. False if there is none.
+fn start_console(blob: &[u8]) -> bool {
     let Ok((UartKind::Pl011, base)) = Uart::locate(blob) else {
-        stop::halt_here();
+        return false;
     };
     // SAFETY: one pCPU, early tables, and the devicetree says that a UART is there.
-    if unsafe { boot::early_map(base.start, base.size, true) } {
+    let is_mapped = unsafe { boot::early_map(base.start, base.size, true) };
+    if is_mapped {
         // SAFETY: just mapped as device memory; the console's only start in this boot of the image.
         unsafe { crate::console::start(base.start) };
     }
+    is_mapped
 }
 
 fn discover(blob: &[u8]) -> Machine {

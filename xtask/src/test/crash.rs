@@ -29,15 +29,26 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// The report is kept in memory, where the next boot and `crash show` find it.
 const RECORD: &str = "crash/record-survives-a-reset";
 
+/// Entered at another level than EL2: the level, and whether the machine has EL2.
+const ASTRAY: [(&str, u32, bool); 3] = [
+    ("crash/entered-at-el1", 1, false),
+    ("crash/entered-at-el3", 3, true),
+    ("crash/entered-at-el3-without-el2", 3, false),
+];
+
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = String> {
     let ways = WAYS.iter().map(|(word, ..)| format!("crash/{word}"));
-    ways.chain([RECORD.to_owned()])
+    let astray = ASTRAY.iter().map(|(name, ..)| (*name).to_owned());
+    ways.chain([RECORD.to_owned()]).chain(astray)
 }
 
 /// Runs them.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     ledger.check(RECORD, || survive(workshop).map(|()| String::new()));
+    for (name, level, el2) in ASTRAY {
+        ledger.check(name, || enter(workshop, level, el2));
+    }
     for ((word, cause, words), name) in WAYS.into_iter().zip(names()) {
         if !ledger.wants(&name) {
             continue;
@@ -48,6 +59,43 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
             Err(error) => ledger.failed(&name, started.elapsed(), &format!("{error:#}")),
         }
     }
+}
+
+/// MOV x0, #0x4000_0000; MOV x1, #0x4020_0000; BR x1 (DDI0487 C6.2): the devicetree where QEMU puts it for firmware,
+/// and the hypervisor.
+const FIRMWARE: [u32; 3] = [0xd2a8_0000, 0xd2a8_0401, 0xd61f_0020];
+
+/// Enters the hypervisor at `level` and answers what it says to that.
+fn enter(workshop: &Workshop, level: u32, el2: bool) -> Result<String> {
+    let hypervisor = build::build(workshop, Program::Hypervisor)?;
+    let qemu = tools::qemu(&workshop.cache, &workshop.progress)?;
+    let mut machine = Machine::new(&qemu, &hypervisor.image);
+    machine.cpus = 1;
+    machine.memory_mib = 256;
+    machine.el2 = el2;
+    if level == 3 {
+        let firmware = workshop.output("entry.bin")?;
+        let bytes: Vec<u8> = FIRMWARE.into_iter().flat_map(u32::to_le_bytes).collect();
+        build::write_if_new(&firmware, &bytes)?;
+        let image = format!(
+            "loader,file={},addr={:#x},force-raw=on",
+            hypervisor.image.display(),
+            crate::el3::HYPERVISOR_PA
+        );
+        let bios = firmware.into_os_string();
+        machine.extra = vec!["-machine".into(), "secure=on".into(), "-bios".into(), bios];
+        machine.extra.extend(["-device".into(), image.into()]);
+    }
+    let mut session = machine.start(Some(LIMIT))?;
+    let lines = lines_until(&mut session, "@hv-crash-end")?;
+    let said = lines.iter().find(|line| line.starts_with("cannot start: "));
+    let words = format!("entered at EL{level}, not at EL2; have ");
+    ensure!(
+        said.is_some_and(|said| said.contains(&words)),
+        "it does not say {words:?}:\n{}",
+        lines.join("\n")
+    );
+    Ok(String::new())
 }
 
 /// Breaks a hypervisor on two CPUs and returns what it says.
