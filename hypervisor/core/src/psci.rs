@@ -237,10 +237,11 @@ impl Power {
         self.states.iter().all(|&state| state == AffinityState::Off)
     }
 
-    /// Performs a call. `endian` is asked for the caller's byte order, and `is_ram` whether an ipa is in the
+    /// Performs a call of `caller`. `endian` is asked for its byte order, and `is_ram` whether an ipa is in the
     /// guest's memory.
     pub fn call(
         &mut self,
+        caller: VcpuId,
         call: Call,
         endian: impl Fn() -> Endian,
         siblings: &(impl Siblings + ?Sized),
@@ -254,7 +255,7 @@ impl Power {
                 target,
                 entry,
                 context,
-            } => self.cpu_on(target, (entry, context), endian, siblings, is_ram),
+            } => self.cpu_on(caller, target, (entry, context), endian, siblings, is_ram),
             Call::AffinityInfo { target, level } => self.affinity_info(target, level, siblings),
             // No trusted OS, or one that needs no migration (DEN0022, MIGRATE_INFO_TYPE).
             Call::MigrateInfoType => Ok(Decision::Answer(2)),
@@ -269,8 +270,10 @@ impl Power {
     }
 
     /// The order of the checks is target, address, state: a wrong address is found on a vCPU that is on, too.
+    /// Who calls is on, and not parked: it may yet complete.
     fn cpu_on(
         &mut self,
+        caller: VcpuId,
         target: u64,
         (entry, context): (u64, u64),
         endian: impl Fn() -> Endian,
@@ -279,7 +282,8 @@ impl Power {
     ) -> Result<Decision, Status> {
         let vcpu = resolve(target, siblings)?;
         check_entry(entry, is_ram)?;
-        let is_parked = self.reclaim == Reclaim::Parked && siblings.board().is_parked(vcpu);
+        let is_parked =
+            self.reclaim == Reclaim::Parked && vcpu != caller && siblings.board().is_parked(vcpu);
         match self.state(vcpu) {
             AffinityState::On if !is_parked => Err(Status::AlreadyOn),
             AffinityState::OnPending => Err(Status::OnPending),

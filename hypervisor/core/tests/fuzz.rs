@@ -304,10 +304,13 @@ impl Vm {
     fn psci(&mut self, n: usize, call: hv_core::psci::Call) {
         let map = &self.map;
         let (vcpu, regs, _) = &mut self.vcpus[n];
-        match self
-            .power
-            .call(call, || Endian::Little, map, |ipa| map.is_ram(ipa))
-        {
+        match self.power.call(
+            VcpuId(n as u8),
+            call,
+            || Endian::Little,
+            map,
+            |ipa| map.is_ram(ipa),
+        ) {
             Decision::Answer(value) => {
                 let value = value as i64;
                 assert!(value >= -10, "{call:?} answers {value}");

@@ -57,7 +57,9 @@ impl Runner {
             let mut shared = self.vm.lock();
             let map = &self.vm.map;
             let is_ram = |ipa| map.is_ram(ipa);
-            let decision = shared.power.call(call, sysregs::endian, map, is_ram);
+            let decision = shared
+                .power
+                .call(self.me, call, sysregs::endian, map, is_ram);
             if let Decision::Start(start) = &decision
                 && let Some(slot) = shared.starts.get_mut(start.vcpu.index())
             {

@@ -9,12 +9,16 @@ use crate::rt::timer::Timer;
 use crate::rt::{exception, gic, psci, wedge};
 use crate::tests::timer::takes_interrupts;
 
-/// Parks CPU 1 in its event, masked, as Linux does with a CPU that it stops.
+/// Parks CPU 1 in its event, masked, as Linux does with a CPU that it stops. Before it does, it tries to switch
+/// itself on.
 fn park_target() -> TestResult {
     sdei::set_hook(
         1,
         Some(|_| {
-            note(0, sdei::mask());
+            let masked = sdei::mask();
+            let on = cpu::try_cpu_on(cpu::affinity(1), cpu::entry_address());
+            note(5, i64::from(on));
+            note(0, masked);
             loop {
                 sysreg::wfi();
             }
@@ -30,6 +34,7 @@ fn park_target() -> TestResult {
     gic::send_sgi_to(cpu::affinity(1), 6);
     expect_eq!(sdei::signal(cpu::affinity(1)), SUCCESS);
     expect_that!(eventually(|| noted(0) == 1), "parked");
+    expect_eq!(noted(5), i64::from(Psci::AlreadyOn as i32), "itself");
     Ok(())
 }
 

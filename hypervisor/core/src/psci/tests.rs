@@ -15,6 +15,7 @@ fn siblings() -> [Mpidr; 3] {
 fn call(power: &mut Power, function: u32, args: [u64; 3]) -> Decision {
     let call = decode(function, args).expect("a function that exists");
     power.call(
+        P0,
         call,
         || Endian::Little,
         siblings().as_slice(),
@@ -166,6 +167,7 @@ fn a_vcpu_starts_with_its_callers_byte_order() {
     let on = decode(0xC400_0003, [1, ENTRY, 0]).expect("CPU_ON");
     let siblings = siblings();
     let decision = power.call(
+        P0,
         on,
         || Endian::Big,
         siblings.as_slice(),

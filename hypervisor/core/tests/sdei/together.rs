@@ -273,28 +273,46 @@ fn a_vcpu_masked_in_its_only_handler_is_parked_and_can_be_reclaimed() {
     let mut room = Room::new();
     room.on(1, |vcpu| vcpu.make_ready(0));
     let power = || Power::new(VcpuId(1));
+    let (other, itself) = (VcpuId(0), VcpuId(1));
     let on = psci::Call::CpuOn {
         target: SIBLINGS[1],
         entry: 0,
         context: 0,
     };
-    let decide = |room: &Room, reclaim| {
-        power()
-            .with_reclaim(reclaim)
-            .call(on, || Endian::Little, &room.world.family, |_| true)
+    let decide = |room: &Room, caller, reclaim| {
+        power().with_reclaim(reclaim).call(
+            caller,
+            on,
+            || Endian::Little,
+            &room.world.family,
+            |_| true,
+        )
     };
     let already_on = psci::Decision::Answer(-4i64 as u64);
-    assert_eq!(decide(&room, Reclaim::Parked), already_on, "it runs");
+    assert_eq!(decide(&room, other, Reclaim::Parked), already_on, "it runs");
     room.on(1, |vcpu| vcpu.signal()).expect("ready");
-    assert_eq!(decide(&room, Reclaim::Parked), already_on, "not masked");
+    assert_eq!(
+        decide(&room, other, Reclaim::Parked),
+        already_on,
+        "not masked"
+    );
     assert_eq!(room.smc(1, Call::PeMask, &[]), 1);
-    assert_eq!(decide(&room, Reclaim::Off), already_on);
+    assert_eq!(decide(&room, other, Reclaim::Off), already_on);
+    assert_eq!(
+        decide(&room, itself, Reclaim::Parked),
+        already_on,
+        "it calls itself"
+    );
     assert!(matches!(
-        decide(&room, Reclaim::Parked),
+        decide(&room, other, Reclaim::Parked),
         psci::Decision::Start(_)
     ));
     room.complete(1);
-    assert_eq!(decide(&room, Reclaim::Parked), already_on, "completed");
+    assert_eq!(
+        decide(&room, other, Reclaim::Parked),
+        already_on,
+        "completed"
+    );
 }
 
 #[test]

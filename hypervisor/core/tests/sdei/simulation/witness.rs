@@ -100,11 +100,11 @@ impl Witness {
         }
     }
 
-    /// CPU_ON of a vCPU that is off, or parked.
-    pub fn is_turned_on(&mut self, n: usize, is_granted: bool) -> Verdict {
+    /// CPU_ON by `caller` of a vCPU that is off, or parked.
+    pub fn is_turned_on(&mut self, caller: usize, n: usize, is_granted: bool) -> Verdict {
         let may = match self.power[n] {
             AffinityState::Off => true,
-            AffinityState::On => self.company.is_parked(n),
+            AffinityState::On => n != caller && self.company.is_parked(n),
             AffinityState::OnPending => false,
         };
         if may != is_granted {

@@ -85,14 +85,18 @@ impl Vm {
             entry: 0,
             context: 0,
         };
-        let decision = self
-            .power
-            .call(call, || Endian::Little, &self.world.family, |_| true);
+        let decision = self.power.call(
+            VcpuId(n as u8),
+            call,
+            || Endian::Little,
+            &self.world.family,
+            |_| true,
+        );
         let start = match decision {
             Decision::Start(start) => Some(start),
             _ => None,
         };
-        self.witness.is_turned_on(target, start.is_some())?;
+        self.witness.is_turned_on(n, target, start.is_some())?;
         let Some(start) = start else {
             return Ok(Stage::Top);
         };
