@@ -201,7 +201,8 @@ impl Vgic {
                 irq.line = level;
                 irq.latch |= level && irq.edge && !irq.bound;
             });
-            if level && self.irq(vcpu, intid).is_some_and(|irq| irq.bound) {
+            let is_news = |irq: &Irq| irq.bound && (level || !irq.edge);
+            if self.irq(vcpu, intid).is_some_and(is_news) {
                 effects.bound = Some(intid);
             }
         }

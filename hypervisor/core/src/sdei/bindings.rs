@@ -14,7 +14,7 @@ const SECURE_TIMER: IntId = IntId(29);
 
 impl Pe {
     /// The interrupt `intid`, which is bound to an event, has arrived at this vCPU. The virtual GIC keeps it
-    /// active until the event is over.
+    /// active until the event is over. An emulated line that falls takes back what nobody has taken yet.
     pub fn take_bound(
         &mut self,
         intid: IntId,
@@ -38,7 +38,9 @@ impl Pe {
             }
             Some(Common::Shared(index)) => {
                 if let Some(event) = commons.event_mut(index) {
-                    if accepts(&event.handler, is_edge) {
+                    if vgic.level(self.me, intid) == Some(false) {
+                        event.is_pending = false;
+                    } else if accepts(&event.handler, is_edge) {
                         event.is_pending = true;
                     } else if is_edge {
                         vgic.end_bound(self.me, intid, &mut gic);
@@ -74,7 +76,10 @@ impl Pe {
             if is_edge || is_enabled {
                 around.vgic.end_bound(me, intid, &mut around.gic);
             }
-            self.set_pending(index, is_enabled && around.vgic.is_raised(me, intid));
+            self.set_pending(
+                index,
+                is_enabled && around.vgic.level(me, intid) == Some(true),
+            );
         }
     }
 }
@@ -176,6 +181,7 @@ impl<S: ?Sized> Around<'_, S> {
         if event.handler.is_enabled() || self.vgic.is_edge(anyone, intid) {
             self.vgic.end_bound(anyone, intid, &mut self.gic);
         }
-        event.is_pending = event.handler.is_enabled() && self.vgic.is_raised(anyone, intid);
+        event.is_pending =
+            event.handler.is_enabled() && self.vgic.level(anyone, intid) == Some(true);
     }
 }

@@ -60,11 +60,12 @@ impl Vgic {
         self.irq(vcpu, intid).is_some_and(|irq| irq.edge)
     }
 
-    /// Whether an emulated device holds the line of a level sensitive interrupt up. Of a physical one the GIC
-    /// itself says so, by interrupting again.
-    pub fn is_raised(&self, vcpu: VcpuId, intid: IntId) -> bool {
+    /// Whether an emulated device holds the line of a level sensitive interrupt up. Nothing is known of a
+    /// physical one: the GIC says that it is up by interrupting again.
+    pub fn level(&self, vcpu: VcpuId, intid: IntId) -> Option<bool> {
         let irq = self.irq(vcpu, intid);
-        irq.is_some_and(|irq| irq.line && !irq.edge && !irq.passed_through)
+        let is_known = |irq: &&Irq| !irq.edge && !irq.passed_through;
+        irq.filter(is_known).map(|irq| irq.line)
     }
 
     /// Lets a bound interrupt of `vcpu` fire again.

@@ -13,7 +13,7 @@ pub struct Effects {
     pub phys: Option<Physical>,
     /// Physical interrupts to deactivate.
     pub deactivate: Deactivations,
-    /// This interrupt has arrived, and an SDEI event has it.
+    /// This interrupt has arrived, or its emulated line has fallen, and an SDEI event has it.
     pub bound: Option<IntId>,
 }
 

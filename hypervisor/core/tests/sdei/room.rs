@@ -95,6 +95,14 @@ impl Room {
         });
     }
 
+    /// The line of an emulated device's interrupt goes up or down.
+    pub fn set_line(&mut self, intid: u32, level: bool) {
+        let effects = self.world.vgic.set_line(IntId(intid), None, level);
+        if let Some(intid) = effects.bound {
+            self.on(0, |vcpu| vcpu.take_bound(intid));
+        }
+    }
+
     pub fn status(&mut self, event: u64) -> i64 {
         self.smc(0, Call::EventStatus, &[event])
     }

@@ -201,18 +201,36 @@ fn c258_an_emulated_line_that_stays_up_runs_its_event_again() {
     let event = room.bind(LINE);
     room.arm(0, event, 0, 0);
     room.unmask_all();
-    let line = |room: &mut Room, level| {
-        let effects = room.world.vgic.set_line(IntId(LINE), None, level);
-        if let Some(intid) = effects.bound {
-            room.on(0, |vcpu| vcpu.take_bound(intid));
-        }
-    };
-    line(&mut room, true);
+    room.set_line(LINE, true);
     assert_eq!(room.enter(2), Some(event as u32));
     room.complete(2);
     assert_eq!(room.enter(3), Some(event as u32), "it is still up");
-    line(&mut room, false);
+    room.set_line(LINE, false);
     room.complete(3);
+    assert!((0..4).all(|n| room.enter(n).is_none()));
+}
+
+#[test]
+fn c258_an_emulated_line_that_falls_before_its_event_is_taken_runs_nothing() {
+    let mut room = Room::new();
+    let event = room.bind(LINE);
+    room.arm(0, event, 0, 0);
+    room.set_line(LINE, true);
+    room.set_line(LINE, false);
+    room.unmask_all();
+    assert!((0..4).all(|n| room.enter(n).is_none()), "masked meanwhile");
+    room.set_line(LINE, true);
+    assert_eq!(room.smc(1, Call::EventDisable, &[event]), OK);
+    room.set_line(LINE, false);
+    assert_eq!(room.smc(1, Call::EventEnable, &[event]), OK);
+    assert!(
+        (0..4).all(|n| room.enter(n).is_none()),
+        "disabled meanwhile"
+    );
+    room.set_line(LINE, true);
+    assert_eq!(room.enter(1), Some(event as u32), "it is up");
+    room.set_line(LINE, false);
+    room.complete(1);
     assert!((0..4).all(|n| room.enter(n).is_none()));
 }
 
