@@ -35,6 +35,9 @@ pub struct Test {
     /// Run the test guests on bare QEMU at EL1, without the hypervisor: a test of the tests.
     #[arg(long, conflicts_with = "el3")]
     bare: bool,
+    /// Let `linux/life` take its CPUs off and on for so many minutes; without, ten times.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    minutes: u32,
     /// What runs below the hypervisor, at EL3, wherever it is booted.
     #[arg(long, value_enum, value_name = "WHAT", default_value = "none")]
     el3: El3,
@@ -71,7 +74,7 @@ impl Test {
             stops::run(&workshop, &mut ledger);
         }
         if !self.quick && !self.bare {
-            linux::run(&workshop, &mut ledger);
+            linux::run(&workshop, &mut ledger, self.minutes);
             stock::run(&workshop, &mut ledger);
         }
         Ok(ledger.close())

@@ -1,6 +1,7 @@
 //! Linux end to end: dumps that must be whole, and one that must not be.
 
 mod firmware;
+mod life;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -139,10 +140,11 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     cases
         .chain([CONTROL, DEBUGGER, REBOOT, REPEAT])
         .chain(firmware::names())
+        .chain(life::names())
 }
 
-/// Runs them.
-pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
+/// Runs them; the one that takes CPUs off and on does so for so many minutes.
+pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
     if !names().any(|name| ledger.wants(name)) {
         return;
     }
@@ -173,6 +175,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
         firmware::run(workshop, &lab, ledger);
     }
     ledger.check(REBOOT, || reboot(workshop, &lab));
+    life::run(workshop, &lab, ledger, minutes);
     ledger.check(REPEAT, repeat);
     ledger.check(CONTROL, || {
         let plan = Plan {

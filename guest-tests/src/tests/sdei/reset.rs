@@ -4,8 +4,13 @@ use hv_abi::sdei::Call;
 
 use super::*;
 use crate::harness::needs_sdei;
-use crate::rt::sdei::End;
+use crate::rt::sdei::{End, critical};
+use crate::rt::timer::Timer;
 use crate::rt::{psci, survivor};
+use crate::tests::timer::takes_interrupts;
+
+/// Critical and private.
+const C1: u64 = 0x101;
 
 fn private_reset() -> i64 {
     sdei::call(Call::PrivateReset, &[])
@@ -86,6 +91,50 @@ fn c234_a_reset_leaves_the_mask_alone() -> TestResult {
         expect_eq!(sdei::unmask(), SUCCESS);
         expect_eq!(sdei::call(call, &[]), SUCCESS);
         expect_eq!(sdei::mask(), 1, "still unmasked after {call:?}");
+    }
+    Ok(())
+}
+
+guest_test!(c238_a_kernel_that_panics_in_its_handlers_leaves_them_and_the_next_takes_interrupts);
+fn c238_a_kernel_that_panics_in_its_handlers_leaves_them_and_the_next_takes_interrupts()
+-> TestResult {
+    needs_sdei()?;
+    for round in 1..=3 {
+        get_ready()?;
+        expect_eq!(sdei::register_critical(C1, 0, 0), SUCCESS);
+        expect_eq!(sdei::call(Call::EventEnable, &[C1]), SUCCESS);
+        sdei::set_hook(
+            0,
+            Some(|_| {
+                sdei::raise(C1, sysreg::affinity());
+                note(0, 1);
+                End::Complete(0)
+            }),
+        );
+        // What Linux does on the way to its capture kernel: masked for good, then out of the critical handler, then
+        // out of the normal one, with interrupts masked and a timer that has run out.
+        sdei::set_hook(
+            critical(0),
+            Some(|slot| {
+                Timer::Virtual.fire_in(0);
+                note(1, sdei::mask());
+                sdei::end_both(slot, sdei::slot(0))
+            }),
+        );
+        expect_eq!(sdei::signal(cpu::affinity(0)), SUCCESS);
+        expect_eq!(noted(1), 1, "round {round}");
+        expect_eq!(NOTES[0].get(), NOTHING, "the rest of the normal handler");
+        // The next kernel.
+        expect_that!(takes_interrupts(Timer::Virtual, 3), "round {round}");
+        sdei::set_hook(0, None);
+        expect_eq!(sdei::mask(), 0, "round {round}");
+        expect_eq!(private_reset(), SUCCESS, "round {round}");
+        expect_eq!(sdei::call(Call::SharedReset, &[]), SUCCESS);
+        expect_eq!(sdei::status(), 0);
+        get_ready()?;
+        run_handler_here()?;
+        expect_that!(takes_interrupts(Timer::Virtual, 3), "round {round}");
+        expect_eq!(private_reset(), SUCCESS);
     }
     Ok(())
 }

@@ -1,0 +1,130 @@
+//! Linux that lives on: it takes its CPUs off and on under event 0, and then reboots with one of them wedged.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{TIMEOUT, USUAL, plan};
+use crate::console::GuestLines;
+use crate::evidence::{Drain, Story};
+use crate::kdump::Lab;
+use crate::lab::Folder;
+use crate::qemu::Happening;
+use crate::test::ledger::Ledger;
+use crate::workshop::Workshop;
+
+/// CPUs go off and on while all are sent event 0, for their backtraces, and the kernel has nothing to complain
+/// of. Then one is wedged, and a reboot stops it by event 0 and leaves nothing of it.
+const LIFE: &str = "linux/life";
+
+/// The names of these tests.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    [LIFE].into_iter()
+}
+
+/// Runs them.
+pub fn run(workshop: &Workshop, lab: &Lab, ledger: &mut Ledger, minutes: u32) {
+    ledger.check(LIFE, || live(workshop, lab, minutes));
+}
+
+/// What was seen of it.
+#[derive(Default)]
+struct Seen {
+    story: Story,
+    drain: Drain,
+    /// What our init said of the CPUs that it took off and on.
+    hotplug: Option<String>,
+    /// How often Linux came up and found SDEI.
+    boots: u32,
+    /// How often the VM was reset.
+    resets: u32,
+}
+
+impl Seen {
+    fn note(&mut self, line: &str) -> Result<()> {
+        if let Some((_, failure)) = line.split_once("LAB: fail ") {
+            bail!("the guest says: {failure}");
+        }
+        if let Some((_, done)) = line.split_once("LAB: hotplug ") {
+            self.hotplug = Some(done.trim_end().to_owned());
+        }
+        if line.contains("LAB: up") {
+            ensure!(line.contains("sdei=yes"), "it came up without SDEI: {line}");
+            self.boots += 1;
+        }
+        if self.boots == 1 {
+            self.story.note(line);
+        }
+        Ok(())
+    }
+
+    /// The reboot must have stopped the wedged CPU by event 0, and all others.
+    fn check(&self, wedged: u32) -> Result<String> {
+        let hotplug = self.hotplug.as_deref();
+        let hotplug = hotplug.context("it did not take CPUs off and on")?;
+        let story = &self.story;
+        ensure!(
+            self.resets == 1,
+            "the VM was reset {} times, not once",
+            self.resets
+        );
+        ensure!(story.wedged.contains(wedged), "CPU {wedged} was not wedged");
+        ensure!(
+            story.retried.contains(wedged) && story.failed.is_empty(),
+            "Linux stopped CPUs {} by SDEI and could not stop CPUs {}",
+            story.retried,
+            story.failed
+        );
+        let parked = |frame: &&crate::evidence::Frame| {
+            frame.vcpu == wedged && frame.event == 0 && frame.running
+        };
+        ensure!(
+            self.drain.frames.iter().any(|frame| parked(&frame)),
+            "the hypervisor did not interrupt CPU {wedged} by event 0"
+        );
+        Ok(format!(
+            "{hotplug}; the reboot stopped CPU {wedged} by SDEI"
+        ))
+    }
+}
+
+/// Boots it once, and lets it reboot.
+fn live(workshop: &Workshop, lab: &Lab, minutes: u32) -> Result<String> {
+    const WEDGED: u32 = 2;
+    let folder = Folder::create(None, &workshop.output("runs")?)?;
+    let plan = plan(&USUAL)?;
+    let bootargs = format!("console=ttyAMA0 lab.do=life lab.minutes={minutes} lab.wedge={WEDGED}");
+    let machine = lab.machine(&plan, &bootargs, &folder)?;
+    let timeout = TIMEOUT + Duration::from_secs(60 * u64::from(minutes));
+    let mut session = machine.start(Some(timeout))?;
+    let mut lines = GuestLines::default();
+    let mut seen = Seen::default();
+    let lived = loop {
+        let step = match session.next()? {
+            Happening::Guest(bytes) => lines
+                .push(&bytes)
+                .iter()
+                .try_for_each(|line| seen.note(line)),
+            Happening::Line(line) => match line.record().transpose()? {
+                Some(record) => {
+                    seen.resets += u32::from(record.name == "vm-reset");
+                    seen.drain.note(&record)
+                }
+                None => Ok(()),
+            },
+            Happening::Complaint(_) => Ok(()),
+            Happening::Ended(_) => Err(anyhow::anyhow!("it ended too early")),
+            Happening::TimedOut | Happening::Left => Err(anyhow::anyhow!("it takes too long")),
+        };
+        if step.is_err() || seen.boots == 2 {
+            break step.and_then(|()| seen.check(WEDGED));
+        }
+    };
+    lived.with_context(|| {
+        format!(
+            "{}\nQEMU was: {}",
+            session.tail().join("\n"),
+            machine.command_line()
+        )
+    })
+}
