@@ -84,7 +84,9 @@ impl Runner {
         }
     }
 
-    /// For ever.
+    /// For ever. What every exit goes through is in this one function, and in a section of its own so that its
+    /// code is not taken apart for size (`.cargo/config.toml`).
+    #[unsafe(link_section = ".text.run")]
     pub fn run(mut self) -> ! {
         loop {
             self.wait_for_start();

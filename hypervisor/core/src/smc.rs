@@ -32,11 +32,12 @@ pub fn route(immediate: u16, function: u32, args: [u64; 3]) -> Service {
             None => Service::Answer(smccc::NOT_SUPPORTED),
         };
     }
-    match psci::decode(function, args) {
+    if function == hv_abi::psci::VERSION {
         // The same for every VM in every state, so nobody has to be asked.
-        Some(psci::Call::Version) => return Service::Answer(hv_abi::psci::VERSION_1_3.into()),
-        Some(call) => return Service::Psci(call),
-        None => {}
+        return Service::Answer(hv_abi::psci::VERSION_1_3.into());
+    }
+    if let Some(call) = psci::decode(function, args) {
+        return Service::Psci(call);
     }
     if let Some(call) = trng::decode(function, args[0]) {
         return Service::Trng(call);
