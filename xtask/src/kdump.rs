@@ -72,6 +72,11 @@ pub struct Kdump {
     /// and every one must come back.
     #[arg(long)]
     reclaim: bool,
+    /// Count instructions: 32 nanoseconds of the machine's time for each, whatever the host does.
+    ///
+    /// With many CPUs that spin this shows how long a stop takes them, and not how busy the host is.
+    #[arg(long)]
+    icount: bool,
     /// What runs below the hypervisor, at EL3.
     #[arg(long, value_enum, value_name = "WHAT", default_value = "none")]
     el3: El3,
@@ -107,6 +112,9 @@ pub struct Kdump {
     #[arg(long, short)]
     verbose: bool,
 }
+
+/// 32 ns for an instruction: in the seconds that Linux and our init wait, CPUs that spin execute them all.
+const ICOUNT_SHIFT: u32 = 5;
 
 impl Kdump {
     /// Runs the scenario and says what came of it.
@@ -177,6 +185,7 @@ impl Kdump {
             fate: self.ending,
             firmware: self.firmware.clone(),
             reclaim: self.reclaim,
+            icount: self.icount,
         }
     }
 }
@@ -314,6 +323,8 @@ impl Lab {
         machine.initrd = Some(bundle);
         machine.disks = vec![disk];
         machine.firmware = self.firmware.clone();
+        machine.icount = plan.icount;
+        machine.icount_shift = ICOUNT_SHIFT;
         Ok(machine)
     }
 

@@ -102,6 +102,8 @@ pub struct Plan {
     pub firmware: String,
     /// Whether CPU_ON takes back a CPU that is parked in an event; the capture kernel then gets all CPUs.
     pub reclaim: bool,
+    /// Whether time is what the CPUs execute, and not the host's.
+    pub icount: bool,
 }
 
 impl Plan {
@@ -319,6 +321,7 @@ mod tests {
             fate: None,
             firmware: "spec".into(),
             reclaim: false,
+            icount: false,
         }
     }
 

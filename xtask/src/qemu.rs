@@ -38,9 +38,11 @@ pub struct Machine {
     pub append: String,
     /// Raw disk images, each a virtio-blk device.
     pub disks: Vec<PathBuf>,
-    /// Count instructions: one per nanosecond of machine time, on one host thread, and alike in
-    /// every run.
+    /// Count instructions: one per nanosecond of machine time, unless `icount_shift` says otherwise,
+    /// on one host thread, and alike in every run.
     pub icount: bool,
+    /// With `icount`, the nanoseconds of an instruction as a power of two.
+    pub icount_shift: u32,
     /// Wait for a debugger on TCP port 1234 before the first instruction.
     pub gdb: bool,
     /// Arguments passed on as they are.
@@ -63,6 +65,7 @@ impl Machine {
             append: String::new(),
             disks: Vec::new(),
             icount: false,
+            icount_shift: 0,
             gdb: false,
             extra: Vec::new(),
         }
@@ -83,7 +86,8 @@ impl Machine {
         push("-m", format!("{}M", self.memory_mib).into());
         if self.icount {
             push("-accel", "tcg,thread=single".into());
-            push("-icount", "shift=0,sleep=off".into());
+            let shift = self.icount_shift;
+            push("-icount", format!("shift={shift},sleep=off").into());
             push("-rtc", "clock=vm".into());
             push("-seed", "1".into());
         } else {

@@ -15,6 +15,7 @@ pub fn plan(scenario: Scenario) -> Plan {
         fate: None,
         firmware: "spec".into(),
         reclaim: false,
+        icount: false,
     }
 }
 
