@@ -3,94 +3,118 @@
 //! reach it. A machine that has just crashed does not break again.
 //!
 //! `wedge=1:spin,2:lock` makes pCPUs deaf; `break=WORD` breaks when all are up, `break=WORD@N` at the
-//! first TRNG call of the guest on pCPU N after the others have become so.
+//! first TRNG call of the guest on pCPU N after the others have become so. `probe=N:COUNT` lets EL3 interrupt
+//! pCPU N so many times at the first TRNG call of the guest on another, and makes that call answer what it met.
 
-use alloc::vec::Vec;
 use core::hint::black_box;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
-use hv_core::id::PcpuId;
-use spin::Once;
+use hv_core::id::{MAX_PCPUS, PcpuId};
+use hv_core::regs::GuestRegs;
 
+use crate::percpu::{self, Context, Percpu};
 use crate::stop::{Cause, stop_machine};
-use crate::{console, log, memory, sysregs};
+use crate::{console, guest, log, memory, stop, sysregs};
 
 /// Where a pCPU gets stuck, its interrupts masked: in EL2 with no vCPU running; in a call of the guest's, with
-/// the console's lock or without; in the first instruction of the vector, at the guest's next exit.
-const PLACES: [&str; 4] = ["spin", "lock", "exit", "vector"];
+/// the console's lock or without; in the first instruction of the vector, at the guest's next exit; in the last
+/// one before the guest goes on.
+const PLACES: [&str; 5] = ["spin", "lock", "exit", "vector", "eret"];
+const SPIN: u8 = 1;
+const LOCK: u8 = 2;
+const EXIT: u8 = 3;
+const VECTOR: u8 = 4;
+const ERET: u8 = 5;
 
 /// How it breaks: three crashes and one with the console locked, and the machine told to stop.
 const WAYS: [&str; 6] = ["panic", "lock", "fault", "stack", "off", "reset"];
 
-struct Plan {
-    /// Where each pCPU gets stuck.
-    wedges: Vec<(PcpuId, &'static str)>,
-    /// How it breaks, and on which pCPU if not on just any.
-    break_at: Option<(&'static str, Option<PcpuId>)>,
-}
+/// Where each pCPU is to get stuck: 0 nowhere, else 1 + its number in `PLACES`.
+static WEDGES: [AtomicU8; MAX_PCPUS] = [const { AtomicU8::new(0) }; MAX_PCPUS];
+/// How it breaks, as 1 + its number in `WAYS`, and on which pCPU, as 1 + its number if on one in particular.
+static BREAK: [AtomicU8; 2] = [const { AtomicU8::new(0) }; 2];
+/// pCPUs that are to get stuck and are not yet.
+static LEFT: AtomicU8 = AtomicU8::new(0);
+/// Which pCPU EL3 is to interrupt, and how many times.
+static PROBE: [AtomicU32; 2] = [const { AtomicU32::new(0) }; 2];
+/// How many of these times it was in a vector or in the world switch, and how many times in the guest.
+static MET: [AtomicU32; 2] = [const { AtomicU32::new(0) }; 2];
 
-static PLAN: Once<Plan> = Once::new();
-/// pCPUs that are stuck as planned.
-static STUCK: AtomicUsize = AtomicUsize::new(0);
-
-/// Reads what `bootargs` asks for; without a word of ours there is no plan.
+/// Reads a word of the command line.
 #[inline(never)]
-pub fn plan(bootargs: &str) {
-    let mut plan = Plan {
-        wedges: Vec::new(),
-        break_at: None,
+pub fn configure(word: &[u8]) {
+    let is_understood = if let Some(list) = word.strip_prefix(b"wedge=") {
+        list.split(|&byte| byte == b',').all(wedge)
+    } else if let Some(item) = word.strip_prefix(b"break=") {
+        let (way, pcpu) = cut(item, b'@');
+        BREAK[0].store(known(way, &WAYS), Ordering::Relaxed);
+        BREAK[1].store(
+            number(pcpu).map_or(0, |n| (n as u8).wrapping_add(1)),
+            Ordering::Relaxed,
+        );
+        known(way, &WAYS) != 0
+    } else if let Some(item) = word.strip_prefix(b"probe=") {
+        let (pcpu, count) = cut(item, b':');
+        PROBE[0].store(number(pcpu).unwrap_or(0), Ordering::Relaxed);
+        PROBE[1].store(number(count).unwrap_or(0), Ordering::Relaxed);
+        true
+    } else {
+        true
     };
-    let mut is_understood = true;
-    for word in bootargs.as_bytes().split(|&byte| byte == b' ') {
-        if let Some(list) = word.strip_prefix(b"wedge=") {
-            for item in list.split(|&byte| byte == b',') {
-                let (pcpu, place) = cut(item, b':');
-                match (number(pcpu), known(place, &PLACES)) {
-                    (Some(pcpu), Some(place)) => plan.wedges.push((pcpu, place)),
-                    _ => is_understood = false,
-                }
-            }
-        } else if let Some(item) = word.strip_prefix(b"break=") {
-            let (way, pcpu) = cut(item, b'@');
-            plan.break_at = known(way, &WAYS).map(|way| (way, number(pcpu)));
-            is_understood &= plan.break_at.is_some();
-        }
-    }
     if !is_understood {
         log!("wedge= or break= is not understood");
     }
-    if plan.break_at.is_some() || !plan.wedges.is_empty() {
-        PLAN.call_once(|| plan);
-    }
+}
+
+fn wedge(item: &[u8]) -> bool {
+    let (pcpu, place) = cut(item, b':');
+    let wedge = number(pcpu).and_then(|pcpu| WEDGES.get(pcpu as usize));
+    let place = known(place, &PLACES);
+    let Some(wedge) = wedge.filter(|_| place != 0) else {
+        return false;
+    };
+    wedge.store(place, Ordering::Relaxed);
+    LEFT.fetch_add(1, Ordering::Relaxed);
+    true
 }
 
 /// What is before and after `mark`; all of it and nothing without one.
-fn cut(item: &[u8], mark: u8) -> (&[u8], &[u8]) {
+#[inline(never)]
+pub fn cut(item: &[u8], mark: u8) -> (&[u8], &[u8]) {
     let mut parts = item.splitn(2, |&byte| byte == mark);
     (parts.next().unwrap_or(&[]), parts.next().unwrap_or(&[]))
 }
 
-fn known(word: &[u8], table: &[&'static str]) -> Option<&'static str> {
-    let mut table = table.iter().copied();
-    table.find(|known| known.as_bytes() == word)
+/// 1 + the number of `word` in `table`; 0 if it is not there.
+#[inline(never)]
+fn known(word: &[u8], table: &[&'static str]) -> u8 {
+    let at = table.iter().position(|known| known.as_bytes() == word);
+    at.map_or(0, |at| at as u8 + 1)
 }
 
-fn number(digits: &[u8]) -> Option<PcpuId> {
-    let digit = |sum: u8, byte: &u8| {
+/// A decimal number.
+#[inline(never)]
+pub fn number(digits: &[u8]) -> Option<u32> {
+    let digit = |sum: u32, byte: &u8| {
         let digit = byte.checked_sub(b'0').filter(|&digit| digit < 10)?;
-        sum.checked_mul(10)?.checked_add(digit)
+        sum.checked_mul(10)?.checked_add(digit.into())
     };
-    let number = digits.iter().try_fold(0, digit)?;
-    (!digits.is_empty()).then_some(PcpuId(number))
+    digits
+        .iter()
+        .try_fold(0, digit)
+        .filter(|_| !digits.is_empty())
+}
+
+fn place_of(me: PcpuId) -> u8 {
+    WEDGES
+        .get(me.index())
+        .map_or(0, |place| place.load(Ordering::Relaxed))
 }
 
 /// All pCPUs are up, and no guest runs.
 pub fn at_ready() {
-    if let Some(Plan {
-        break_at: Some((way, None)),
-        ..
-    }) = PLAN.get()
-    {
+    let [way, pcpu] = [0, 1].map(|n: usize| BREAK[n].load(Ordering::Relaxed));
+    if way != 0 && pcpu == 0 {
         log!("breaking on purpose");
         break_now(way);
     }
@@ -98,47 +122,79 @@ pub fn at_ready() {
 
 /// pCPU `me` is about to wait for its vCPU's start.
 pub fn at_start(me: PcpuId) {
-    match wedge_of(me) {
-        Some("spin") => spin(),
-        Some("vector") => {
-            STUCK.fetch_add(1, Ordering::Release);
+    match place_of(me) {
+        SPIN => spin(),
+        VECTOR => {
+            LEFT.fetch_sub(1, Ordering::Release);
             sysregs::break_vectors();
         }
         _ => {}
     }
 }
 
-/// The guest on pCPU `me` has made a TRNG call.
-pub fn at_exit(me: PcpuId) {
-    if let Some(plan) = PLAN.get() {
-        follow(plan, me);
-    }
-}
-
-#[cold]
-fn follow(plan: &Plan, me: PcpuId) {
-    match wedge_of(me) {
-        Some("lock") => console::hold(spin),
-        Some("exit") => spin(),
+/// The guest on pCPU `me` has made a TRNG call. Whether that is answered.
+#[inline(never)]
+pub fn at_exit(me: PcpuId, regs: &mut GuestRegs) -> bool {
+    match place_of(me) {
+        LOCK => console::hold(0, spin),
+        EXIT => spin(),
+        ERET => {
+            LEFT.fetch_sub(1, Ordering::Release);
+            guest::enter_stuck(regs);
+        }
         _ => {}
     }
-    if let Some((way, Some(at))) = plan.break_at
-        && at == me
-        && STUCK.load(Ordering::Acquire) >= plan.wedges.len()
-    {
+    let [way, pcpu] = [0, 1].map(|n: usize| BREAK[n].load(Ordering::Relaxed));
+    if way != 0 && pcpu == me.0 + 1 && LEFT.load(Ordering::Acquire) == 0 {
         break_now(way);
     }
+    let target = PcpuId(PROBE[0].load(Ordering::Relaxed) as u8);
+    if target == me || PROBE[1].load(Ordering::Relaxed) == 0 {
+        return false;
+    }
+    if let Some(target) = percpu::of(target) {
+        probe(target, PROBE[1].swap(0, Ordering::Relaxed), regs);
+    }
+    true
 }
 
-fn wedge_of(me: PcpuId) -> Option<&'static str> {
-    let wedges = &PLAN.get()?.wedges;
-    let (_, place) = wedges.iter().find(|(pcpu, _)| *pcpu == me)?;
-    Some(*place)
+/// Has EL3 interrupt `target` so often, one event after the other; x0 to x2 are how often it came back, and
+/// where it had been.
+#[cold]
+fn probe(target: &Percpu, count: u32, regs: &mut GuestRegs) {
+    let limit = sysregs::counter_frequency().ticks_in_us(2_000_000);
+    let events = || target.events.load(Ordering::Acquire);
+    let before = events();
+    for _ in 0..count {
+        let seen = events();
+        let deadline = sysregs::now().after(limit);
+        if !stop::interrupt(target) {
+            break;
+        }
+        while events() == seen && sysregs::now() < deadline {
+            sysregs::yield_pcpu();
+        }
+    }
+    regs.x[0] = events().wrapping_sub(before).into();
+    regs.x[1] = MET[0].load(Ordering::Relaxed).into();
+    regs.x[2] = MET[1].load(Ordering::Relaxed).into();
+}
+
+/// EL3 has interrupted this pCPU, which goes on.
+pub fn note_event(context: &Context) {
+    let met = if context.is_guest() {
+        &MET[1]
+    } else if guest::is_switch(context.pc) {
+        &MET[0]
+    } else {
+        return;
+    };
+    met.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Never leaves. `wedged_here` is the name the report must show.
 fn spin() {
-    STUCK.fetch_add(1, Ordering::Release);
+    LEFT.fetch_sub(1, Ordering::Release);
     wedged_here()
 }
 
@@ -149,15 +205,15 @@ fn wedged_here() {
     }
 }
 
-fn break_now(way: &str) {
+fn break_now(way: u8) {
     match way {
-        "panic" => panic!("asked to panic"),
-        "lock" => console::hold(|| panic!("asked to panic with the console locked")),
-        "fault" => fault(),
-        "stack" => {
+        1 => panic!("asked to panic"),
+        2 => console::hold(0, || panic!("asked to panic with the console locked")),
+        3 => fault(),
+        4 => {
             black_box(overflow(0));
         }
-        "off" => stop_machine(Cause::Shutdown, &|| ()),
+        5 => stop_machine(Cause::Shutdown, &|| ()),
         _ => stop_machine(Cause::Reboot, &|| ()),
     }
 }

@@ -103,15 +103,18 @@ pub fn read() -> Option<u8> {
     console.uart.as_mut()?.read_word().unwrap_or(None)
 }
 
-/// Runs `while_held` with the console locked.
-pub fn hold(while_held: impl FnOnce()) {
-    let _console = CONSOLE.lock();
-    while_held();
+/// Runs `then` with the console locked, or without that if it cannot be had within `limit_us`.
+pub fn hold(limit_us: u64, then: impl FnOnce()) {
+    let _console = CONSOLE.lock_within(limit_us);
+    then();
 }
 
 /// Writes one framed line of ours. Use `log!`.
 pub fn write_line(text: fmt::Arguments<'_>) {
     write_line_of(percpu::index(), text);
+    if let Some(percpu) = percpu::this() {
+        percpu.beat();
+    }
 }
 
 /// The same, of a pCPU whose number is known.
@@ -141,8 +144,8 @@ macro_rules! log {
     };
 }
 
-/// A line written past the lock, byte by byte into the registers: for crash reports only, where the
-/// lock may be held for ever and a garbled line is better than none. It is kept for the next boot, too.
+/// A line written past the lock, byte by byte into the registers: for reports of what is stuck, where the
+/// lock may be held for ever and a garbled line is better than none. The stopper's are kept for the next boot.
 pub fn write_emergency(text: fmt::Arguments<'_>) {
     if REGISTERS.load(Ordering::Relaxed) != 0 {
         frame(&mut Emergency, percpu::index(), true, text);

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use hv_abi::crash::{HEADER_SIZE, SIZE, header, text};
 
-use crate::{log, sysregs};
+use crate::{log, stop, sysregs};
 
 /// Where it is, in the window; 0 while there is none.
 static AREA: AtomicU64 = AtomicU64::new(0);
@@ -38,17 +38,17 @@ pub unsafe fn open(va: u64) -> bool {
     was_there
 }
 
-/// Adds to the text; what does not fit is lost. For the stopper alone.
+/// Adds what the stopper says to the text; what does not fit is lost.
 pub fn append(bytes: &[u8]) {
     let area = AREA.load(Ordering::Relaxed);
-    if area == 0 {
+    if area == 0 || !stop::is_stopper() {
         return;
     }
     let length = LENGTH.load(Ordering::Relaxed);
     let room = SIZE - HEADER_SIZE - length;
     let taken = bytes.len().min(room);
     let to = core::ptr::with_exposed_provenance_mut::<u8>(area as usize + HEADER_SIZE + length);
-    // SAFETY: within the area that `open` was given, which nobody else names; one pCPU writes at a time.
+    // SAFETY: within the area that `open` was given, which nobody else names; the stopper alone writes.
     unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, taken) };
     LENGTH.store(length + taken, Ordering::Relaxed);
 }

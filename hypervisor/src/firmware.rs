@@ -4,6 +4,7 @@
 use core::hint::black_box;
 
 use hv_abi::{psci, trng};
+use hv_core::id::Mpidr;
 use hv_core::trng::is_offered;
 use platform::Conduit;
 use spin::Once;
@@ -53,6 +54,16 @@ pub fn cpu_on(mpidr: u64, entry: u64, context: u64) -> Result<(), i32> {
 /// A call with up to five arguments and a 64-bit result; NOT_SUPPORTED where nobody is below us.
 pub fn call_long(function: u32, args: [u64; 5]) -> i64 {
     call_any(function, args)[0] as i64
+}
+
+/// Switches this pCPU off; returns if firmware will not.
+pub fn cpu_off() {
+    call(psci::CPU_OFF, [0; 3]);
+}
+
+/// Whether firmware says of a pCPU that it is off (DEN0022 5.7, AFFINITY_INFO).
+pub fn is_off(pcpu: Mpidr) -> bool {
+    call(psci::AFFINITY_INFO[1], [pcpu.bits(), 0, 0]) == 1
 }
 
 /// Resets the machine; returns if firmware will not.

@@ -13,11 +13,7 @@
 
     .section .text.guest, "ax"
 
-// x0 = GuestRegs. Returns in w0 which vector the guest left by (GUEST_EXIT_*).
-    .global guest_enter
-    .type guest_enter, %function
-    .balign 64
-guest_enter:
+    .macro enter_guest
     sub     sp, sp, #112
     stp     x19, x20, [sp, #0]
     stp     x21, x22, [sp, #16]
@@ -47,6 +43,14 @@ guest_enter:
     ldp     x28, x29, [x0, #({X} + 224)]
     ldr     x30, [x0, #({X} + 240)]
     ldp     x0, x1, [x0, #{X}]
+    .endm
+
+// x0 = GuestRegs. Returns in w0 which vector the guest left by (GUEST_EXIT_*).
+    .global guest_enter
+    .type guest_enter, %function
+    .balign 64
+guest_enter:
+    enter_guest
     eret
     speculation_barrier
 
@@ -87,3 +91,13 @@ guest_leave:
     add     sp, sp, #112
     mov     w0, w1
     ret
+    .global guest_switch_end
+guest_switch_end:
+
+// x0 = GuestRegs. For breakage.rs: stuck where everything is the guest's already.
+    .global guest_enter_stuck
+    .type guest_enter_stuck, %function
+guest_enter_stuck:
+    enter_guest
+    b       .
+    .size guest_enter_stuck, . - guest_enter_stuck

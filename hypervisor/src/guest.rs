@@ -15,6 +15,10 @@ const _: () = assert!(offset_of!(GuestRegs, pstate) == offset_of!(GuestRegs, pc)
 
 unsafe extern "C" {
     fn guest_enter(regs: *mut GuestRegs) -> u32;
+    fn guest_enter_stuck(regs: *mut GuestRegs);
+    static vectors: [u8; 0];
+    static vectors_end: [u8; 0];
+    static guest_switch_end: [u8; 0];
 }
 
 /// Runs the guest on this pCPU until it exits; `regs` is then what it stopped with. Returns the vector.
@@ -25,4 +29,18 @@ pub fn enter(regs: &mut GuestRegs) -> u32 {
     // `regs.pstate` is only ever an EL0 or EL1 mode: it starts as EL1h and is then what the hardware
     // saved or `hv_core::entry` made of it.
     unsafe { guest_enter(regs) }
+}
+
+/// The same up to the last instruction, which is a branch to itself: for `breakage.rs`.
+pub fn enter_stuck(regs: &mut GuestRegs) {
+    // SAFETY: as in `enter`, but the guest is not reached.
+    unsafe { guest_enter_stuck(regs) }
+}
+
+/// Whether `pc` is in a vector or on the way into a guest or out of it, where an exception's registers are live.
+pub fn is_switch(pc: u64) -> bool {
+    let address = |symbol: *const [u8; 0]| symbol.addr() as u64;
+    let in_vectors = address(&raw const vectors)..address(&raw const vectors_end);
+    let in_switch = guest_enter as *const () as u64..address(&raw const guest_switch_end);
+    in_vectors.contains(&pc) || in_switch.contains(&pc)
 }

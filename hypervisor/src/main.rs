@@ -54,3 +54,5 @@ mod stop;
 mod sysregs;
 #[expect(unsafe_code, reason = "writes the guest's RAM before it runs")]
 mod vm;
+#[expect(unsafe_code, reason = "what a stuck pCPU wrote")]
+mod watchdog;

@@ -28,14 +28,20 @@ impl<T> Mutex<T> {
 
     #[cold]
     fn wait(&self) -> MutexGuard<'_, T> {
-        let limit = sysregs::counter_frequency().ticks_in_us(LIMIT_US);
+        self.lock_within(LIMIT_US).expect("a lock is stuck")
+    }
+
+    /// Waits for the lock, but no longer than `limit_us`.
+    #[cold]
+    pub fn lock_within(&self, limit_us: u64) -> Option<MutexGuard<'_, T>> {
+        let limit = sysregs::counter_frequency().ticks_in_us(limit_us);
         let deadline = sysregs::now().after(limit);
         loop {
-            if let Some(guard) = self.0.try_lock() {
+            let guard = self.0.try_lock();
+            if guard.is_some() || sysregs::now() > deadline {
                 return guard;
             }
             sysregs::yield_pcpu();
-            assert!(sysregs::now() < deadline, "a lock is stuck");
         }
     }
 }

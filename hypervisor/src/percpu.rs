@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsiz
 
 use hv_core::id::{MAX_PCPUS, Mpidr, PcpuId, VcpuId, VmId};
 use hv_core::regs::GuestRegs;
+use hv_core::stop::watchdog::{Glance, Signs};
 
 use crate::{memory, sysregs};
 
@@ -26,6 +27,16 @@ pub struct Percpu {
     pub last_exits: ExitLog,
     /// What it was doing when it parked.
     pub parked: Handover<Context>,
+    /// Asks it where it is, and guards the answer.
+    pub glance: Glance<AtomicU32>,
+    /// The answer.
+    pub glimpse: Handover<Context>,
+    /// How many events of EL3 it has come back from.
+    pub events: AtomicU32,
+    /// Signs of life other than exits.
+    beats: AtomicU32,
+    /// What all signs were when it was reported as stuck.
+    reported: AtomicU32,
     /// Whose vCPU it has: 0 for none, else 1 + VM * 256 + vCPU.
     vcpu: AtomicU32,
     /// Where that vCPU's registers are while EL2 runs; null while it is off.
@@ -143,9 +154,9 @@ impl<T: Copy> Handover<T> {
     ///
     /// # Safety
     ///
-    /// The caller is the pCPU it belongs to, which has not parked.
+    /// The caller is the pCPU it belongs to, which has not parked; with a [`Glance`], that has begun.
     pub unsafe fn set(&self, value: T) {
-        // SAFETY: nobody reads before that pCPU has parked, by the contract of `get`.
+        // SAFETY: nobody reads before that pCPU has parked, or its glance is written, by the contract of `get`.
         unsafe { self.0.get().write(value) };
     }
 
@@ -153,7 +164,7 @@ impl<T: Copy> Handover<T> {
     ///
     /// # Safety
     ///
-    /// Its pCPU has been seen to have parked (`Slot::standing`), or is the caller.
+    /// Its pCPU has been seen to have parked (`Slot::standing`), or the caller has collected the [`Glance`].
     pub unsafe fn get(&self) -> T {
         // SAFETY: that pCPU writes no more, by the contract of `set`.
         unsafe { self.0.get().read() }
@@ -161,6 +172,27 @@ impl<T: Copy> Handover<T> {
 }
 
 impl Percpu {
+    /// This pCPU is not stuck.
+    pub fn beat(&self) {
+        // It alone writes; a lost beat of an event in between is no loss.
+        let next = self.beats.load(Ordering::Relaxed).wrapping_add(1);
+        self.beats.store(next, Ordering::Relaxed);
+    }
+
+    /// What it shows of itself.
+    pub fn signs(&self) -> Signs {
+        let exits = self.last_exits.next.load(Ordering::Relaxed) as u32;
+        Signs {
+            count: exits.wrapping_add(self.beats.load(Ordering::Relaxed)),
+            reported: self.reported.load(Ordering::Relaxed),
+        }
+    }
+
+    /// It has been reported as stuck, as it is now.
+    pub fn note_stuck(&self) {
+        self.reported.store(self.signs().count, Ordering::Relaxed);
+    }
+
     /// This pCPU now runs a vCPU, whose registers are at `regs` whenever EL2 runs.
     pub fn enter_guest(&self, vm: VmId, vcpu: VcpuId, regs: &GuestRegs) {
         let whose = 1 + u32::from(vm.0) * 256 + u32::from(vcpu.0);
@@ -204,6 +236,11 @@ pub fn install(id: PcpuId) -> &'static Percpu {
         is_crashing: AtomicBool::new(false),
         last_exits: ExitLog::default(),
         parked: Handover::new(Context::default()),
+        glance: Glance::new(AtomicU32::new(0)),
+        glimpse: Handover::new(Context::default()),
+        events: AtomicU32::new(0),
+        beats: AtomicU32::new(0),
+        reported: AtomicU32::new(u32::MAX),
         vcpu: AtomicU32::new(0),
         guest: AtomicPtr::new(core::ptr::null_mut()),
     }));

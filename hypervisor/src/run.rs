@@ -6,6 +6,7 @@ use hv_core::exit;
 use hv_core::id::VcpuId;
 use hv_core::mailbox::Requests;
 use hv_core::regs::GuestRegs;
+use hv_core::stop::watchdog::Watch;
 use hv_core::trng;
 use hv_core::vm::{Action, Vcpu};
 
@@ -16,6 +17,7 @@ use crate::guest;
 use crate::percpu::{ExitEntry, Percpu};
 use crate::sysregs::{self, LiveEl1};
 use crate::vm::{End, Vm};
+use crate::watchdog;
 
 mod events;
 mod interrupts;
@@ -54,6 +56,8 @@ pub struct Runner {
     list_regs: usize,
     used: usize,
     own: OwnIntids,
+    /// Over its neighbour.
+    watch: Option<Watch>,
 }
 
 /// The interrupts of each pCPU that are the hypervisor's own, besides its doorbells.
@@ -81,6 +85,7 @@ impl Runner {
             list_regs: sysregs::gic::virtual_interface().0.min(MAX_LIST_REGS),
             used: 0,
             own,
+            watch: watchdog::begin(),
         }
     }
 
@@ -88,6 +93,7 @@ impl Runner {
     /// code is not taken apart for size (`.cargo/config.toml`).
     #[unsafe(link_section = ".text.run")]
     pub fn run(mut self) -> ! {
+        self.set_alarm(None);
         loop {
             self.wait_for_start();
             self.percpu.enter_guest(self.vm.id, self.me, &self.regs);
@@ -156,8 +162,9 @@ impl Runner {
             Action::Resume => None,
             Action::Psci(call) => self.call_psci(call),
             Action::Trng(call) => {
-                breakage::at_exit(self.percpu.id);
-                trng::answer(call, entropy::Source::find(), &mut self.regs);
+                if !breakage::at_exit(self.percpu.id, &mut self.regs) {
+                    trng::answer(call, entropy::Source::find(), &mut self.regs);
+                }
                 None
             }
             Action::Signal(target) => {

@@ -32,7 +32,8 @@ sdei_client_entry:
     mov     x19, x0
     mov     x29, xzr
     mov     x30, xzr
-    bl      {take_event}                        // (frame, block); returns if this pCPU is to go on
+    bl      {take_event}                        // (frame, block); w0: go on, or be switched off
+    tbnz    w0, #0, 1f
 
     ldr     x2, [x19, #({FRAME_X} + 248)]
     mov     sp, x2
@@ -48,5 +49,17 @@ sdei_client_entry:
     movk    w0, #({COMPLETE} >> 16), lsl #16
     mov     x1, xzr                             // handled
     smc     #0
-1:  wfi                                         // firmware that refuses COMPLETE leaves nowhere to go
-    b       1b
+    b       {halt_here}                         // firmware that refuses leaves nowhere to go
+
+// ELR_EL2 and SPSR_EL2 are lost here, and nobody needs them any more (hv_core::stop::leaving).
+1:  movz    w0, #({RESUME} & 0xffff)
+    movk    w0, #({RESUME} >> 16), lsl #16
+    adr     x1, 2f
+    smc     #0
+    b       {halt_here}
+2:  mrs     x0, tpidr_el2
+    ldr     x0, [x0, #{EVENT_TOP}]
+    mov     sp, x0
+    mov     x29, xzr
+    mov     x30, xzr
+    b       {go_off}

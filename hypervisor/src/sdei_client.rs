@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use hv_abi::sdei::{Call, EVENT_SIGNALLED};
 use hv_core::id::Mpidr;
-use hv_core::stop::probe::{Offer, probe};
+use hv_core::stop::probe::{self, Offer};
 
 use crate::percpu::{Context, Percpu};
 use crate::{firmware, log, stop, sysregs};
@@ -36,7 +36,10 @@ global_asm!(
     FRAME_X = const offset_of!(EventFrame, x),
     FRAME_PC = const offset_of!(EventFrame, pc),
     COMPLETE = const Call::EventComplete as u32,
+    RESUME = const Call::EventCompleteAndResume as u32,
     take_event = sym take_event,
+    go_off = sym stop::go_off,
+    halt_here = sym stop::halt_here,
 );
 
 unsafe extern "C" {
@@ -53,41 +56,31 @@ fn call(function: Call, args: [u64; 5]) -> i64 {
 /// Asks firmware whether it has SDEI, and says so. On the boot pCPU, once.
 #[inline(never)]
 pub fn discover() {
-    let offer = probe(|function, argument| firmware::call_long(function, [argument, 0, 0, 0, 0]));
+    let offer =
+        probe::probe(|function, argument| firmware::call_long(function, [argument, 0, 0, 0, 0]));
     let Offer::Offered(version) = offer else {
         log!("stop ladder: SGI; firmware: {offer:?}");
         return;
     };
-    // What a boot loader may have left. DENIED is for one that runs inside a handler of its own.
-    let _ = call(Call::SharedReset, [0; 5]);
     IS_OFFERED.store(true, Ordering::Relaxed);
     let (major, minor) = (version >> 48, version >> 32 & 0xffff);
     log!("stop ladder: SGI, SDEI {major}.{minor} of firmware");
 }
 
-/// Registers, enables and unmasks event 0 on this pCPU, in that order (DEN0054 5.1.2, 5.1.3, 5.1.13).
-/// Whether EL3 now delivers it here.
+/// Arms event 0 on this pCPU. Whether EL3 now delivers it here.
 pub fn arm(percpu: &'static Percpu) -> bool {
     if !IS_OFFERED.load(Ordering::Relaxed) {
         return false;
     }
-    let _ = call(Call::PrivateReset, [0; 5]);
-    let event = u64::from(EVENT_SIGNALLED);
     let entry = (&raw const sdei_client_entry).addr() as u64;
     let argument = core::ptr::from_ref(percpu).expose_provenance() as u64;
-    let steps = [
-        (Call::EventRegister, [event, entry, argument, 0, 0]),
-        (Call::EventEnable, [event, 0, 0, 0, 0]),
-        (Call::PeUnmask, [0; 5]),
-    ];
-    for (function, args) in steps {
-        let status = call(function, args);
-        if status < 0 {
+    match probe::arm(call, entry, argument) {
+        Ok(()) => true,
+        Err((function, status)) => {
             log!("stop ladder: SGI here; firmware: {function:?} {status}");
-            return false;
+            false
         }
     }
-    true
 }
 
 /// Signals event 0 to a pCPU that is armed.
@@ -105,8 +98,8 @@ pub fn signal(to: Mpidr) -> Result<(), i64> {
     }
 }
 
-/// The event has arrived. Returns if what was interrupted is to go on.
-extern "C" fn take_event(frame: &mut EventFrame, percpu: &'static Percpu) {
+/// The event has arrived. Returns whether this pCPU is to be switched off; if not, what was interrupted goes on.
+extern "C" fn take_event(frame: &mut EventFrame, percpu: &'static Percpu) -> bool {
     for (n, register) in frame.x.iter_mut().enumerate().take(4) {
         // DEN0054 5.1.5: x0 to x3 were overwritten by the dispatch.
         *register = call(Call::EventContext, [n as u64, 0, 0, 0, 0]) as u64;
@@ -118,5 +111,5 @@ extern "C" fn take_event(frame: &mut EventFrame, percpu: &'static Percpu) {
         pstate: frame.pstate,
         ..Context::now()
     };
-    stop::take_event(percpu, context);
+    stop::take_event(percpu, context).is_some()
 }

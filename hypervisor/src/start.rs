@@ -16,7 +16,9 @@ use crate::memory::{self, BLOCK_SIZE, HV_BASE, Identity};
 use crate::percpu;
 use crate::run::{OwnIntids, Runner};
 use crate::vm::VMS;
-use crate::{boot, breakage, crash_record, firmware, heap, log, sdei_client, stop, sysregs};
+use crate::{
+    boot, breakage, crash_record, firmware, heap, log, sdei_client, stop, sysregs, watchdog,
+};
 
 mod guests;
 mod space;
@@ -118,9 +120,12 @@ pub extern "C" fn home(dtb: u64, image: u64, region: u64) -> ! {
     let has_crashed = unsafe { crash_record::open(memory::record_area(region)) };
     let machine = discover(blob);
     stop::set_count(machine.cpus.len());
-    stop::configure(&machine.bootargs);
-    if !has_crashed {
-        breakage::plan(&machine.bootargs);
+    for word in machine.bootargs.as_bytes().split(|&byte| byte == b' ') {
+        stop::configure(word);
+        watchdog::configure(word);
+        if !has_crashed {
+            breakage::configure(word);
+        }
     }
     let home = Range::new(image, region);
 

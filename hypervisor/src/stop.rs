@@ -2,22 +2,23 @@
 //!
 //! This path takes no lock, allocates nothing, and prints past the console's lock only.
 
-mod report;
+pub mod report;
 
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use hv_core::id::{MAX_PCPUS, PcpuId, PcpuSet};
 use hv_core::stop::course::{Course, Step};
 use hv_core::stop::ladder::{Decision, Ladder};
+use hv_core::stop::leaving::{Leaving, leaving};
 use hv_core::stop::words::{Claim, Slot, Stopper};
 use hv_core::stop::{LIMITS, Via};
 use hv_core::time::Instant;
 
 use crate::gic::v3;
 use crate::percpu::{self, Context, Percpu};
-use crate::{console, crash_record, firmware, sdei_client, sysregs};
+use crate::{breakage, console, crash_record, firmware, sdei_client, sysregs};
 
 /// Why the machine stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub enum Cause {
     Shutdown,
     /// The machine is reset.
     Reboot,
+    /// A pCPU does not get out of EL2.
+    Watchdog,
 }
 
 impl Cause {
@@ -43,12 +46,13 @@ impl Cause {
             Self::StackOverflow => "stack-overflow",
             Self::Shutdown => "shutdown",
             Self::Reboot => "reboot",
+            Self::Watchdog => "watchdog",
         }
     }
 
     /// Whether the hypervisor has failed, and is not just told to stop.
     const fn is_crash(self) -> bool {
-        matches!(self, Self::Panic | Self::Fault | Self::StackOverflow)
+        !matches!(self, Self::Shutdown | Self::Reboot)
     }
 }
 
@@ -72,6 +76,8 @@ struct Progress {
     started: Instant,
     ended: Instant,
     ladder: Ladder,
+    /// Who has stopped, was to be switched off, and is not.
+    still_on: PcpuSet,
 }
 
 /// Something that only the stopper touches.
@@ -87,6 +93,7 @@ static PROGRESS: StopperOnly<Progress> = StopperOnly(UnsafeCell::new(MaybeUninit
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 /// What follows a crash, as [`Afterwards`].
 static AFTER_CRASH: AtomicU32 = AtomicU32::new(Afterwards::Halt as u32);
+static IS_OFF_WANTED: AtomicBool = AtomicBool::new(false);
 
 macro_rules! say {
     ($($argument:tt)*) => {
@@ -95,24 +102,35 @@ macro_rules! say {
 }
 use say;
 
+/// Whether this pCPU stops the others.
+pub fn is_stopper() -> bool {
+    STOPPER.who() == Some(PcpuId(percpu::index()))
+}
+
 /// Says how many pCPUs there are, before any but the first runs.
 pub fn set_count(pcpus: usize) {
     COUNT.store(pcpus.min(MAX_PCPUS), Ordering::Relaxed);
 }
 
-/// What is done with the machine after a crash: `crash=reset` or `crash=halt`, the default, on the
-/// hypervisor's own command line.
-pub fn configure(bootargs: &str) {
-    for word in bootargs.as_bytes().split(|&byte| byte == b' ') {
-        match word {
-            b"crash=halt" => AFTER_CRASH.store(Afterwards::Halt as u32, Ordering::Relaxed),
-            b"crash=reset" => AFTER_CRASH.store(Afterwards::Reset as u32, Ordering::Relaxed),
-            _ if word.starts_with(b"crash=") => {
-                crate::log!("crash= is halt or reset");
-            }
-            _ => {}
+/// A word of the hypervisor's own command line. `crash=halt`, the default, and `crash=reset`: what is done with
+/// the machine after a crash. `stop=park`, the default, and `stop=off`: what is done with a pCPU that has stopped.
+#[inline(never)]
+pub fn configure(word: &[u8]) {
+    match word {
+        b"crash=halt" => AFTER_CRASH.store(Afterwards::Halt as u32, Ordering::Relaxed),
+        b"crash=reset" => AFTER_CRASH.store(Afterwards::Reset as u32, Ordering::Relaxed),
+        b"stop=park" => IS_OFF_WANTED.store(false, Ordering::Relaxed),
+        b"stop=off" => IS_OFF_WANTED.store(true, Ordering::Relaxed),
+        _ if word.starts_with(b"crash=") || word.starts_with(b"stop=") => {
+            crate::log!("crash= is halt or reset, stop= is park or off");
         }
+        _ => {}
     }
+}
+
+/// Whether a pCPU that has stopped is to be switched off.
+fn is_off_wanted() -> bool {
+    IS_OFF_WANTED.load(Ordering::Relaxed)
 }
 
 fn slot(id: PcpuId) -> &'static Slot {
@@ -121,7 +139,7 @@ fn slot(id: PcpuId) -> &'static Slot {
 }
 
 /// All pCPUs.
-fn pcpus() -> impl Iterator<Item = PcpuId> {
+pub fn pcpus() -> impl Iterator<Item = PcpuId> {
     (0..COUNT.load(Ordering::Relaxed)).map(|index| PcpuId(index as u8))
 }
 
@@ -133,14 +151,28 @@ pub fn come_online(percpu: &'static Percpu) {
     }
 }
 
+/// Whether it runs our code and has not parked.
+pub fn is_up(id: PcpuId) -> bool {
+    let standing = slot(id).standing();
+    standing.is_online() && standing.parked().is_none()
+}
+
+/// Has EL3 interrupt a pCPU that is up, if it can; it then answers what it is asked ([`take_event`]).
+pub fn interrupt(percpu: &Percpu) -> bool {
+    slot(percpu.id).standing().is_armed() && sdei_client::signal(percpu.mpidr).is_ok()
+}
+
 /// This pCPU has nothing to run, and no memory to touch: as good as stopped.
 pub fn retire(percpu: &'static Percpu) -> ! {
-    park(percpu, Via::Itself, here())
+    write_down(percpu, Via::Itself, here());
+    halt_here()
 }
 
 /// The stop SGI has arrived on this pCPU, outside of the guest.
 pub fn take_ipi(percpu: &'static Percpu) {
     if !slot(percpu.id).standing().is_asked() {
+        // Somebody wants to know whether it does.
+        percpu.beat();
         return;
     }
     let context = match percpu.guest_regs() {
@@ -155,16 +187,29 @@ pub fn take_ipi(percpu: &'static Percpu) {
     park(percpu, Via::Ipi, context)
 }
 
-/// EL3 has delivered event 0 here. Returns if what was interrupted is to go on.
-pub fn take_event(percpu: &'static Percpu, context: Context) {
+/// EL3 has delivered event 0 here. Returns if what was interrupted is to go on, or with `Leaving::Off` if this
+/// pCPU is to leave the event and to be switched off.
+pub fn take_event(percpu: &'static Percpu, context: Context) -> Option<Leaving> {
     let standing = slot(percpu.id).standing();
-    if standing.parked().is_some() {
-        // It answered the SGI in the meantime, or failed itself; what it wrote stays.
-        halt_here();
+    if standing.is_asked() || standing.parked().is_some() {
+        let leaving = leaving(is_off_wanted(), context.pstate);
+        // If it answered the SGI in the meantime, or failed itself, what it wrote stays.
+        if standing.parked().is_none() {
+            write_down(percpu, Via::Sdei, context);
+        }
+        if leaving == Leaving::Park {
+            halt_here();
+        }
+        return Some(leaving);
     }
-    if standing.is_asked() {
-        park(percpu, Via::Sdei, context);
+    breakage::note_event(&context);
+    if percpu.glance.begin() {
+        // SAFETY: the glance has begun, on the pCPU that it is of.
+        unsafe { percpu.glimpse.set(context) };
+        percpu.glance.finish();
     }
+    percpu.events.fetch_add(1, Ordering::Release);
+    None
 }
 
 /// The EL2 code that calls this.
@@ -181,17 +226,31 @@ fn here() -> Context {
     }
 }
 
-/// Writes down what this pCPU was doing, tells the stopper, and never touches memory again.
-fn park(percpu: &'static Percpu, via: Via, context: Context) -> ! {
-    // SAFETY: this is the pCPU it belongs to, and it parks only below.
+/// Writes down what this pCPU was doing, and tells the stopper.
+fn write_down(percpu: &Percpu, via: Via, context: Context) {
+    // SAFETY: this is the pCPU it belongs to, which has not parked.
     unsafe { percpu.parked.set(context) };
     slot(percpu.id).park(via);
+}
+
+/// Writes down what this pCPU was doing, tells the stopper, and never touches memory again.
+fn park(percpu: &'static Percpu, via: Via, context: Context) -> ! {
+    write_down(percpu, via, context);
+    if is_off_wanted() {
+        firmware::cpu_off();
+    }
+    halt_here()
+}
+
+/// Where a pCPU goes on that has left EL3's event to be switched off.
+pub extern "C" fn go_off() -> ! {
+    firmware::cpu_off();
     halt_here()
 }
 
 /// Never runs anything again: interrupts off, memory left alone. In a handler of EL3's event, that never
 /// completes: CPU_OFF from there wedges EL3 on machines in the field (docs/stop.md).
-pub fn halt_here() -> ! {
+pub extern "C" fn halt_here() -> ! {
     sysregs::gic::disable_cpu_interface();
     loop {
         sysregs::wait_for_interrupt();
@@ -221,6 +280,7 @@ pub fn stop_machine(cause: Cause, tell: &dyn Fn()) -> ! {
                 started: now,
                 ended: now,
                 ladder: Ladder::new(core::iter::empty(), limits),
+                still_on: PcpuSet::EMPTY,
             };
             // SAFETY: this pCPU is the stopper, from now on the only one that comes here.
             unsafe { progress.write(fresh) };
@@ -240,7 +300,12 @@ pub fn stop_machine(cause: Cause, tell: &dyn Fn()) -> ! {
         // SAFETY: this pCPU is the stopper, and has written it when it became that.
         let progress = unsafe { &mut *progress };
         match step {
-            Step::Stop => climb(progress),
+            Step::Stop => {
+                climb(progress);
+                if is_off_wanted() {
+                    await_off(progress);
+                }
+            }
             Step::Report => {
                 if progress.cause.is_crash() {
                     tell();
@@ -286,6 +351,24 @@ fn climb(progress: &mut Progress) {
             }
             Decision::Wait => sysregs::yield_pcpu(),
             Decision::Done => break,
+        }
+    }
+}
+
+/// Waits until those that have stopped are off, and notes who is not.
+fn await_off(progress: &mut Progress) {
+    let limit = LIMITS.in_ticks(sysregs::counter_frequency()).last;
+    let deadline = sysregs::now().after(limit);
+    for id in pcpus().filter(|&id| id != progress.me) {
+        let Some(percpu) = percpu::of(id).filter(|_| slot(id).standing().parked().is_some()) else {
+            continue;
+        };
+        while !firmware::is_off(percpu.mpidr) {
+            if sysregs::now() > deadline {
+                progress.still_on.insert(id);
+                break;
+            }
+            sysregs::yield_pcpu();
         }
     }
 }

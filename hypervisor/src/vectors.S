@@ -40,6 +40,8 @@ vectors:
     guest_vector {FIQ}
     guest_vector {SERROR}
     .balign 128
+    .global vectors_end
+vectors_end:
 
 // The second half of the table of a pCPU that is to be stuck in its vector (breakage.rs): the guest's
 // exceptions come to a branch to itself, with the exception's registers live. The linker puts it 1 KiB behind

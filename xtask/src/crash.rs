@@ -9,8 +9,7 @@ use clap::{Args, Subcommand};
 use hv_abi::crash;
 
 use crate::console::{Part, Splitter};
-use crate::symbolize::annotate;
-use crate::symbols::Symbols;
+use crate::symbolize::Explainer;
 use crate::workshop;
 
 /// Read what the hypervisor left in memory when it crashed.
@@ -36,6 +35,9 @@ struct Show {
     /// ELF file with the symbols [default: that of the hypervisor built last].
     #[arg(long, value_name = "FILE")]
     elf: Option<PathBuf>,
+    /// ELF file of what the guest was, a vmlinux, for its addresses.
+    #[arg(long, value_name = "FILE")]
+    guest_elf: Option<PathBuf>,
 }
 
 impl Crash {
@@ -51,14 +53,14 @@ impl Crash {
             "there is no {}; `cargo xtask build` makes it",
             elf.display()
         );
-        let symbols = Symbols::load(&elf)?;
+        let mut explainer = Explainer::load(&elf, show.guest_elf.as_deref())?;
         let memory =
             fs::read(&show.file).with_context(|| format!("cannot read {}", show.file.display()))?;
         let Some(lines) = lines(&memory) else {
             bail!("there is no crash record in {}", show.file.display());
         };
         for line in lines {
-            println!("{}", annotate(&line, &symbols, 0));
+            println!("{}", explainer.explain(&line));
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -290,7 +290,8 @@ impl Lab {
         let judged = self.judge(plan, &folder, &seen);
         let mut report = Report::of(plan, seen, judged);
         if !report.passed {
-            report.console = annotate_tail(&report.console, &self.hypervisor.elf);
+            report.console =
+                annotate_tail(&report.console, &self.hypervisor.elf, Some(&self.vmlinux));
             report.command = machine.command_line();
             report.folder = Some(folder.keep().to_owned());
         }

@@ -15,7 +15,7 @@ pub struct Test {
     pub own_boot: bool,
     /// Whether it counts instructions.
     pub icount: bool,
-    /// What the guest is to be offered in a boot of its own: whose firmware, or `reclaim`; mostly nothing.
+    /// What the guest is to be offered in a boot of its own: whose firmware, `reclaim` or `probe`; mostly nothing.
     pub config: String,
     /// How long it may take on an idle host.
     pub timeout: Duration,

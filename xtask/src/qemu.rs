@@ -43,6 +43,8 @@ pub struct Machine {
     pub icount: bool,
     /// With `icount`, the nanoseconds of an instruction as a power of two.
     pub icount_shift: u32,
+    /// Interrupts are taken between any two instructions, not only at the end of a block.
+    pub steps: bool,
     /// Wait for a debugger on TCP port 1234 before the first instruction.
     pub gdb: bool,
     /// Arguments passed on as they are.
@@ -66,6 +68,7 @@ impl Machine {
             disks: Vec::new(),
             icount: false,
             icount_shift: 0,
+            steps: false,
             gdb: false,
             extra: Vec::new(),
         }
@@ -91,7 +94,12 @@ impl Machine {
             push("-rtc", "clock=vm".into());
             push("-seed", "1".into());
         } else {
-            push("-accel", "tcg,thread=multi".into());
+            let steps = if self.steps {
+                ",one-insn-per-tb=on"
+            } else {
+                ""
+            };
+            push("-accel", format!("tcg,thread=multi{steps}").into());
         }
         push("-nodefaults", "".into());
         push("-display", "none".into());

@@ -16,8 +16,7 @@ use crate::guest::Options;
 use crate::kernel::Edition;
 use crate::payload::Payload;
 use crate::qemu::{DEFAULT_CPU, Happening, Machine, Session};
-use crate::symbolize::annotate;
-use crate::symbols::Symbols;
+use crate::symbolize::Explainer;
 use crate::terminal::{self, Terminal};
 use crate::workshop::{self, Workshop};
 use crate::{initramfs, kernel, tools};
@@ -62,8 +61,8 @@ impl Run {
             None => self.options,
         };
         options.check_files()?;
-        let mut machine = machine(&options, self.bare)?;
-        let symbols = workshop::output("hypervisor.elf")?;
+        let (mut machine, guest) = machine(&options, self.bare)?;
+        let hypervisor = workshop::output("hypervisor.elf")?;
         machine.gdb = self.gdb;
         if self.dry_run {
             machine.write_files()?;
@@ -84,7 +83,7 @@ impl Run {
         if let Some(log) = log {
             session.log_to(log);
         }
-        let ending = converse(&mut session, self.bare, &symbols)?;
+        let ending = converse(&mut session, self.bare, &hypervisor, guest.as_deref())?;
         eprintln!(
             "xtask: {ending} after {:.1} s",
             session.elapsed().as_secs_f64()
@@ -93,8 +92,9 @@ impl Run {
     }
 }
 
-/// Builds what is needed, and answers the machine that `options` describe.
-fn machine(options: &Options, bare: bool) -> Result<Machine> {
+/// Builds what is needed, and answers the machine that `options` describe, and the file that explains the
+/// guest's addresses, if there is one.
+fn machine(options: &Options, bare: bool) -> Result<(Machine, Option<PathBuf>)> {
     let (cpus, memory_mib) = (options.cpus()?, options.memory_mib()?);
     let workshop = Workshop::open()?.above(options.el3.unwrap_or_default());
     let qemu = tools::qemu(&workshop.cache, &workshop.progress)?;
@@ -130,7 +130,7 @@ fn machine(options: &Options, bare: bool) -> Result<Machine> {
     machine.memory_mib = memory_mib;
     machine.disks = options.disks.clone();
     machine.extra = options.qemu_args.iter().map(Into::into).collect();
-    Ok(machine)
+    Ok((machine, given.vmlinux))
 }
 
 /// The guest's parts: those that were given, and ours in place of a kernel that was not.
@@ -138,6 +138,7 @@ struct Given {
     kernel: PathBuf,
     initrd: Option<PathBuf>,
     bootargs: String,
+    vmlinux: Option<PathBuf>,
 }
 
 impl Given {
@@ -148,9 +149,11 @@ impl Given {
                 kernel: kernel.clone(),
                 initrd: options.initrd.clone(),
                 bootargs: words.to_owned(),
+                vmlinux: Some(kernel.with_file_name("vmlinux")).filter(|path| path.exists()),
             });
         }
-        let kernel = kernel::ensure(&workshop.cache, Edition::Plain, &workshop.progress)?.image;
+        let ours = kernel::ensure(&workshop.cache, Edition::Plain, &workshop.progress)?;
+        let kernel = ours.image;
         let initrd = match &options.initrd {
             Some(initrd) => initrd.clone(),
             None => initramfs::ensure(&workshop.cache, Some(&kernel), &workshop.progress)?,
@@ -161,19 +164,25 @@ impl Given {
             bootargs: format!("console=ttyAMA0 lab.do=shell {words}")
                 .trim()
                 .to_owned(),
+            vmlinux: Some(ours.vmlinux),
         })
     }
 }
 
-/// Lets user and guest talk until the end. `hypervisor` is the ELF file that explains a crash report.
-fn converse(session: &mut Session, bare: bool, hypervisor: &Path) -> Result<Ending> {
+/// Lets user and guest talk until the end. `hypervisor` and `guest` are the ELF files that explain reports.
+fn converse(
+    session: &mut Session,
+    bare: bool,
+    hypervisor: &Path,
+    guest: Option<&Path>,
+) -> Result<Ending> {
     let terminal = Terminal::take()?;
     if let Some(input) = session.take_input() {
         terminal::forward(input, terminal.is_raw(), session.leave());
     }
     let line_end = if terminal.is_raw() { "\r\n" } else { "\n" };
     let mut watch = Watch::default();
-    let mut symbols = None;
+    let mut explainer: Option<Explainer> = None;
     loop {
         match session.next()? {
             Happening::Guest(bytes) => {
@@ -185,13 +194,14 @@ fn converse(session: &mut Session, bare: bool, hypervisor: &Path) -> Result<Endi
             }
             Happening::Line(line) => {
                 watch.follow(&line, session)?;
-                if symbols.is_none() && watch.has_crashed() {
-                    symbols = Symbols::load(hypervisor).ok();
+                let is_report = line.text.contains("@hv-");
+                if explainer.is_none() && is_report {
+                    explainer = Explainer::load(hypervisor, guest).ok();
                 }
-                if is_for_people(&line) || watch.has_crashed() {
+                if is_for_people(&line) || is_report || watch.has_crashed() {
                     let text = line.to_string();
-                    let text = match &symbols {
-                        Some(symbols) => annotate(&text, symbols, 0),
+                    let text = match &mut explainer {
+                        Some(explainer) => explainer.explain(&text),
                         None => text,
                     };
                     eprint!("{text}{line_end}");

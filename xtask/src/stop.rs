@@ -2,25 +2,24 @@
 
 mod demo;
 mod program;
+mod seen;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use hv_bundle::GuestConfig;
 
 pub use demo::StopDemo;
+pub use seen::Seen;
 
 use crate::build::{self, Built, Program};
-use crate::console::{Line, Record};
 use crate::el3::{El3, Firmware};
 use crate::lab::Folder;
 use crate::payload::Payload;
 use crate::qemu::{Happening, Machine};
-use crate::symbols::Symbols;
 use crate::tools;
 use crate::workshop::Workshop;
 
@@ -33,6 +32,8 @@ pub enum Place {
     Lock,
     /// In the first instruction of EL2's vector.
     Vector,
+    /// In the last instruction before the guest goes on, with all registers the guest's.
+    Eret,
     /// In EL2, in a call of its guest.
     Exit,
     /// In the guest, where an SGI still reaches it.
@@ -46,6 +47,7 @@ impl Place {
             Self::Spin => "spin",
             Self::Lock => "lock",
             Self::Vector => "vector",
+            Self::Eret => "eret",
             Self::Exit => "exit",
             Self::Guest => "guest",
         }
@@ -56,6 +58,7 @@ impl Place {
         match self {
             Self::Spin | Self::Lock | Self::Exit => "hypervisor::breakage::wedged_here",
             Self::Vector => "broken_vectors",
+            Self::Eret => "guest_enter_stuck",
             Self::Guest => "",
         }
     }
@@ -79,6 +82,8 @@ pub enum Cause {
     GuestOff,
     /// The guest calls SYSTEM_RESET.
     GuestReset,
+    /// A pCPU finds its neighbour stuck.
+    Watchdog,
 }
 
 impl Cause {
@@ -90,7 +95,7 @@ impl Cause {
             Self::Stack => Some("stack"),
             Self::Off => Some("off"),
             Self::Reset => Some("reset"),
-            Self::GuestOff | Self::GuestReset => None,
+            Self::GuestOff | Self::GuestReset | Self::Watchdog => None,
         }
     }
 
@@ -102,12 +107,16 @@ impl Cause {
             Self::Stack => "stack-overflow",
             Self::Off | Self::GuestOff => "shutdown",
             Self::Reset | Self::GuestReset => "reboot",
+            Self::Watchdog => "watchdog",
         }
     }
 
     /// Whether the machine ends by itself.
     const fn ends_machine(self) -> bool {
-        !matches!(self, Self::Panic | Self::Fault | Self::Stack)
+        !matches!(
+            self,
+            Self::Panic | Self::Fault | Self::Stack | Self::Watchdog
+        )
     }
 }
 
@@ -128,7 +137,12 @@ pub struct Plan {
     pub stopper: u32,
     /// Whether time is counted in instructions.
     pub icount: bool,
+    /// Whether pCPUs that have stopped are switched off.
+    pub off: bool,
 }
+
+/// The watchdog's limit in milliseconds where it is waited for.
+const WATCHDOG_MS: u32 = 50;
 
 impl Default for Plan {
     fn default() -> Self {
@@ -140,6 +154,7 @@ impl Default for Plan {
             cause: Cause::Panic,
             stopper: 0,
             icount: false,
+            off: false,
         }
     }
 }
@@ -190,6 +205,16 @@ impl Plan {
         if let Some(word) = self.cause.word() {
             words.push(format!("break={word}@{}", self.stopper));
         }
+        match self.cause {
+            Cause::Watchdog => words.push(format!("watchdog=stop:{WATCHDOG_MS}")),
+            Cause::GuestOff | Cause::GuestReset => {
+                words.push(format!("watchdog=report:{WATCHDOG_MS}"));
+            }
+            _ => {}
+        }
+        if self.off {
+            words.push("stop=off".to_owned());
+        }
         words.join(" ")
     }
 }
@@ -209,43 +234,13 @@ impl FromStr for Wedges {
                 Some((pcpu.parse().ok()?, place))
             });
             wedges.push(wedge.ok_or_else(|| {
-                format!("`{item}` is no N:PLACE with a PLACE of spin, lock, vector, exit, guest")
+                format!(
+                    "`{item}` is no N:PLACE with a PLACE of spin, lock, vector, eret, exit, guest"
+                )
             })?);
         }
         Ok(Self(wedges))
     }
-}
-
-/// What became of a pCPU.
-#[derive(Clone, Debug)]
-pub struct Stopped {
-    /// `stopper`, `ipi`, `sdei`, `itself`, `deaf`, `refused`, `lost` or `offline`.
-    pub fate: String,
-    /// How long after the stop began it had parked.
-    pub us: Option<u64>,
-    /// `el2` or `guest`.
-    pub level: Option<String>,
-    /// Where it was interrupted.
-    pub pc: Option<u64>,
-}
-
-/// What was seen of a stop.
-#[derive(Debug)]
-pub struct Seen {
-    /// The cause that was reported, and how long the stop took.
-    pub stop: Option<(String, u64)>,
-    /// The pCPUs.
-    pub pcpus: BTreeMap<u32, Stopped>,
-    /// Whether the report came to its end.
-    pub is_whole: bool,
-    /// Whether QEMU ended by itself.
-    pub has_ended: bool,
-    /// The hypervisor's lines.
-    pub lines: Vec<String>,
-    /// What was run.
-    pub command: String,
-    /// What explains the addresses.
-    pub hypervisor: Built,
 }
 
 /// How long a machine that is to end may take after its report.
@@ -258,15 +253,7 @@ impl Plan {
         let folder = Folder::create(None, &workshop.output("runs")?)?;
         let machine = self.machine(workshop, &hypervisor, &folder)?;
         let mut session = machine.start(Some(timeout))?;
-        let mut seen = Seen {
-            stop: None,
-            pcpus: BTreeMap::new(),
-            is_whole: false,
-            has_ended: false,
-            lines: Vec::new(),
-            command: machine.command_line(),
-            hypervisor,
-        };
+        let mut seen = Seen::of(machine.command_line(), hypervisor);
         loop {
             match session.next()? {
                 Happening::Line(line) => {
@@ -310,91 +297,11 @@ impl Plan {
         machine.initrd = Some(bundle);
         machine.append = self.words();
         machine.firmware = Firmware::prepare(workshop, self.el3)?;
+        if let Some(firmware) = &mut machine.firmware {
+            // Runs of this command go side by side, and the words stand in the devicetree.
+            firmware.devicetree = folder.file("el3.dtb");
+            firmware.log = folder.file("el3.log");
+        }
         Ok(machine)
-    }
-}
-
-impl Seen {
-    fn note(&mut self, line: &Line) -> Result<()> {
-        self.lines.push(line.text.clone());
-        let Some(record) = line.record().transpose()? else {
-            return Ok(());
-        };
-        match record.name.as_str() {
-            "hv-stop" => {
-                self.stop = Some((record.word("cause")?.to_owned(), record.number("us")?));
-            }
-            "hv-pcpu" => {
-                let stopped = Stopped::of(&record)?;
-                let before = self.pcpus.insert(record.index("pcpu")?, stopped);
-                ensure!(before.is_none(), "a pCPU is reported twice: `{line}`");
-            }
-            "hv-crash-end" | "hv-stop-end" => self.is_whole = true,
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Holds what was seen against `plan`; answers a remark.
-    pub fn judge(&self, plan: &Plan) -> Result<String> {
-        let everything = || format!("{}\nQEMU was: {}", self.lines.join("\n"), self.command);
-        self.check(plan).with_context(everything)
-    }
-
-    fn check(&self, plan: &Plan) -> Result<String> {
-        let Some((cause, us)) = &self.stop else {
-            bail!("it did not stop");
-        };
-        ensure!(
-            cause == plan.cause.reported(),
-            "the cause is {cause}, not {}",
-            plan.cause.reported()
-        );
-        ensure!(self.is_whole, "the report has no end");
-        ensure!(
-            self.has_ended == plan.cause.ends_machine(),
-            "the machine did not end as it must"
-        );
-        let symbols = Symbols::load(&self.hypervisor.elf)?;
-        for pcpu in 0..plan.cpus {
-            let Some(stopped) = self.pcpus.get(&pcpu) else {
-                bail!("pCPU {pcpu} is not accounted for");
-            };
-            let place = plan.wedges.iter().find(|(wedged, _)| *wedged == pcpu);
-            let fate = stopped.fate.as_str();
-            // On a busy host an SGI may take longer than the ladder waits for it; then the event comes.
-            let is_late = !plan.icount && plan.el3 == El3::Tfa;
-            let listens = || fate == "ipi" || fate == "sdei" && is_late;
-            let is_right = match place {
-                _ if pcpu == plan.stopper => fate == "stopper",
-                None => listens(),
-                Some((_, Place::Guest)) => listens() && stopped.level.as_deref() == Some("guest"),
-                Some(_) if plan.el3 != El3::Tfa => fate == "deaf",
-                Some((_, place)) => {
-                    let function = stopped.pc.and_then(|pc| symbols.function(pc));
-                    fate == "sdei" && function.is_some_and(|(name, _)| name == place.function())
-                }
-            };
-            ensure!(is_right, "pCPU {pcpu} ended as {stopped:?}");
-            if let (Some((_, Place::Guest)), Some(pc)) = (place, stopped.pc) {
-                // A flat binary begins at a multiple of 4 KiB.
-                ensure!(
-                    pc % 4096 == 4 * program::SPIN,
-                    "pCPU {pcpu} was interrupted at {pc:#x}, which is not where it spins"
-                );
-            }
-        }
-        Ok(format!("{:.1} ms", *us as f64 / 1000.0))
-    }
-}
-
-impl Stopped {
-    fn of(record: &Record) -> Result<Self> {
-        Ok(Self {
-            fate: record.word("fate")?.to_owned(),
-            us: record.number("us").ok(),
-            level: record.word("level").ok().map(str::to_owned),
-            pc: record.number("pc").ok(),
-        })
     }
 }

@@ -63,15 +63,63 @@ fn hexadecimal(text: &str) -> Option<u64> {
     u64::from_str_radix(digits, 16).ok()
 }
 
-/// `lines` of a console with the functions of the hypervisor behind the addresses in its own.
-pub fn annotate_tail(lines: &[String], hypervisor: &Path) -> Vec<String> {
+/// What explains the addresses in the hypervisor's lines.
+pub struct Explainer {
+    hypervisor: Symbols,
+    guest: Option<Symbols>,
+    /// How far the guest has moved from where it was linked, as its registers told last.
+    moved: Option<u64>,
+}
+
+impl Explainer {
+    /// By the ELF files of the hypervisor and, if it is known, of what its guest is.
+    pub fn load(hypervisor: &Path, guest: Option<&Path>) -> Result<Self> {
+        Ok(Self::of(
+            Symbols::load(hypervisor)?,
+            // Without them the guest's addresses have to do.
+            guest.and_then(|guest| Symbols::load(guest).ok()),
+        ))
+    }
+
+    fn of(hypervisor: Symbols, guest: Option<Symbols>) -> Self {
+        Self {
+            hypervisor,
+            guest,
+            moved: None,
+        }
+    }
+
+    /// `line`, the lines before it having been explained, with the functions behind its addresses: the
+    /// hypervisor's, and those of the guest in a record of its registers and where its exits are told of.
+    pub fn explain(&mut self, line: &str) -> String {
+        let explained = annotate(line, &self.hypervisor, 0);
+        let Some(guest) = &self.guest else {
+            return explained;
+        };
+        if line.contains("@hv-vcpu ") {
+            let words = line.split_ascii_whitespace();
+            let mut vbar = words.filter_map(|word| word.strip_prefix("vbar_el1="));
+            let vbar = vbar.next().and_then(hexadecimal);
+            self.moved = vbar.and_then(|vbar| guest.moved(vbar)).or(self.moved);
+        } else if !line.contains(" guest pc ") {
+            return explained;
+        }
+        match self.moved {
+            Some(moved) => annotate(&explained, guest, moved),
+            None => explained,
+        }
+    }
+}
+
+/// `lines` of a console with the functions behind the addresses in the hypervisor's own.
+pub fn annotate_tail(lines: &[String], hypervisor: &Path, guest: Option<&Path>) -> Vec<String> {
     // Without symbols the addresses have to do.
-    let Ok(symbols) = Symbols::load(hypervisor) else {
+    let Ok(mut explainer) = Explainer::load(hypervisor, guest) else {
         return lines.to_vec();
     };
     let annotated = lines.iter().map(|line| {
         if line.starts_with("hv: ") {
-            annotate(line, &symbols, 0)
+            explainer.explain(line)
         } else {
             line.clone()
         }
@@ -113,5 +161,36 @@ mod tests {
         );
         assert_eq!(annotate("0x12004", &symbols, 0x10000), "0x12004 <two+0x4>");
         assert_eq!(annotate("no address", &symbols, 0), "no address");
+    }
+
+    #[test]
+    fn a_guest_that_has_moved_is_known_by_its_exception_table() {
+        let hypervisor = program(&[(0x1000, "hv")]);
+        let guest = program(&[(0xf000, "vectors"), (0x20000, "spin")]);
+        let mut explainer = Explainer::of(hypervisor, Some(guest));
+        assert_eq!(
+            explainer.explain("  at 1 ticks: sync esr 0x0 guest pc 0x120004"),
+            "  at 1 ticks: sync esr 0x0 guest pc 0x120004",
+            "it is not known yet how far it has moved"
+        );
+        assert_eq!(
+            explainer.explain("@hv-vcpu vm=0 vcpu=1 pc=0x120004 x0=0x1004 vbar_el1=0x10f000"),
+            "@hv-vcpu vm=0 vcpu=1 pc=0x120004 <spin+0x4> x0=0x1004 <hv+0x4> \
+             vbar_el1=0x10f000 <vectors+0x0>"
+        );
+        // Of one without system registers, and before them the exits.
+        assert_eq!(
+            explainer.explain("@hv-vcpu vm=0 vcpu=2 pc=0x120008"),
+            "@hv-vcpu vm=0 vcpu=2 pc=0x120008 <spin+0x8>"
+        );
+        assert_eq!(
+            explainer.explain("guest pc 0x120004, and 0x120004"),
+            "guest pc 0x120004, and 0x120004",
+            "what is not of the guest is not explained by it"
+        );
+        assert_eq!(
+            explainer.explain("  at 1 ticks: sync esr 0x0 guest pc 0x120004"),
+            "  at 1 ticks: sync esr 0x0 guest pc 0x120004 <spin+0x4>"
+        );
     }
 }

@@ -11,6 +11,8 @@ use object::{LittleEndian, Object, ObjectSymbol, SymbolKind};
 /// The functions of a program, by address.
 pub struct Symbols {
     functions: Vec<Function>,
+    /// Where its exception table was linked to.
+    vectors: Option<u64>,
 }
 
 struct Function {
@@ -42,13 +44,23 @@ impl Symbols {
                 })
             })
             .collect();
-        Self::of(functions)
+        let vectors = elf.symbols().find(|symbol| symbol.name() == Ok("vectors"));
+        Self::of(functions, vectors.map(|symbol| symbol.address()))
     }
 
-    fn of(mut functions: Vec<Function>) -> Result<Self> {
+    fn of(mut functions: Vec<Function>, vectors: Option<u64>) -> Result<Self> {
         ensure!(!functions.is_empty(), "it has no function symbols");
         functions.sort_by_key(|function| function.start);
-        Ok(Self { functions })
+        Ok(Self { functions, vectors })
+    }
+
+    /// How far a kernel has moved from where it was linked, whose exception table is at `vbar`; none if that
+    /// cannot be its table.
+    pub fn moved(&self, vbar: u64) -> Option<u64> {
+        /// Linux moves by multiples of that (Documentation/arch/arm64/booting.rst: of 2 MiB; within, of a page).
+        const PAGE: u64 = 4096;
+        let moved = vbar.wrapping_sub(self.vectors?);
+        moved.is_multiple_of(PAGE).then_some(moved)
     }
 
     /// Name of the function that `address` is in, and how far in.
@@ -75,14 +87,15 @@ impl Symbols {
 pub mod tests {
     use super::*;
 
-    /// A program with these functions, each of 4 KiB.
+    /// A program with these functions, each of 4 KiB; the first is its exception table.
     pub fn program(functions: &[(u64, &str)]) -> Symbols {
+        let vectors = functions.first().map(|&(start, _)| start);
         let functions = functions.iter().map(|&(start, name)| Function {
             start,
             size: 0x1000,
             name: name.to_owned(),
         });
-        Symbols::of(functions.collect()).unwrap()
+        Symbols::of(functions.collect(), vectors).unwrap()
     }
 
     #[test]

@@ -77,6 +77,7 @@ unsafe extern "C" {
     fn patterns_sgi(held: *mut Context) -> Ending;
     fn patterns_wfi(held: *mut Context) -> Ending;
     fn patterns_yield(held: *mut Context) -> Ending;
+    fn patterns_calls(held: *mut Context) -> Ending;
     fn patterns_spin(held: *mut Context) -> Ending;
     fn patterns_spin_here();
     fn patterns_spin_end();
@@ -111,6 +112,8 @@ pub enum Across {
     Wfi,
     /// `YIELD`
     Yield,
+    /// PSCI_VERSION by HVC, x28 times; the answers are added to x27.
+    Calls,
     /// A branch to itself, until somebody sets the PC to [`spin_end`].
     Spin,
 }
@@ -131,6 +134,7 @@ impl Across {
             Self::Sgi => patterns_sgi,
             Self::Wfi => patterns_wfi,
             Self::Yield => patterns_yield,
+            Self::Calls => patterns_calls,
             Self::Spin => patterns_spin,
         }
     }

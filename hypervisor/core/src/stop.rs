@@ -2,11 +2,15 @@
 //! again, and goes on without the rest.
 //!
 //! [`words`] is what pCPUs tell each other, one word each; [`ladder`] is what the stopper does with what
-//! it reads there; [`course`] is what it does after that, however often it fails on the way.
+//! it reads there; [`course`] is what it does after that, however often it fails on the way. [`probe`] finds and
+//! arms EL3's event, [`leaving`] is how a pCPU gets out of it to be switched off, and by [`watchdog`] each pCPU
+//! looks whether its neighbour is stuck.
 
 pub mod course;
 pub mod ladder;
+pub mod leaving;
 pub mod probe;
+pub mod watchdog;
 pub mod words;
 
 use crate::time::Frequency;

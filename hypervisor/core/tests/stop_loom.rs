@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use hv_core::id::PcpuId;
 use hv_core::stop::Via;
+use hv_core::stop::watchdog::Glance;
 use hv_core::stop::words::{Claim, Slot, Stopper, Word};
 use loom::sync::Arc;
 use loom::sync::atomic::AtomicU32;
@@ -116,5 +117,42 @@ fn asking_and_signalling_lose_no_answer() {
         let standing = slot.standing();
         assert_eq!(standing.parked(), Some(Via::Sdei));
         assert!(standing.is_online() && standing.is_asked() && standing.is_signalled());
+    });
+}
+
+#[test]
+fn a_glance_is_read_whole_and_once_or_not_at_all() {
+    /// Half written, written, and read.
+    const STATES: [u32; 3] = [1, 2, 3];
+    fn read(glance: &Glance<Shared>, place: &AtomicU32) -> bool {
+        let is_written = glance.collect();
+        if is_written {
+            assert_eq!(place.swap(STATES[2], Ordering::Relaxed), STATES[1]);
+            glance.release();
+        }
+        is_written
+    }
+    loom::model(|| {
+        let glance = Arc::new(Glance::<Shared>::default());
+        let place = Arc::new(AtomicU32::new(0));
+        glance.ask();
+        let handler = {
+            let (glance, place) = (glance.clone(), place.clone());
+            thread::spawn(move || {
+                if glance.begin() {
+                    place.store(STATES[0], Ordering::Relaxed);
+                    place.store(STATES[1], Ordering::Relaxed);
+                    glance.finish();
+                }
+            })
+        };
+        let other = {
+            let (glance, place) = (glance.clone(), place.clone());
+            thread::spawn(move || read(&glance, &place))
+        };
+        let mine = read(&glance, &place);
+        let theirs = other.join().unwrap();
+        handler.join().unwrap();
+        assert!(!(mine && theirs), "one answer is read once");
     });
 }

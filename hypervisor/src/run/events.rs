@@ -4,11 +4,14 @@ use hv_abi::sdei::{Call, Status};
 use hv_core::id::{IntId, VcpuId, VcpuSet};
 use hv_core::mailbox::Requests;
 use hv_core::sdei::{Fate, Ripple};
+use hv_core::stop::watchdog::Watch;
+use hv_core::time::Instant;
 use hv_core::vgic::lr::hcr;
 
 use super::{Leave, Runner};
 use crate::sysregs::{self, LiveEl1, gic as cpu_interface};
 use crate::vm::Shared;
+use crate::watchdog;
 
 impl Runner {
     /// A call about what all vCPUs have in common.
@@ -68,15 +71,27 @@ impl Runner {
     /// Takes a signal, now or when firmware gets round to it.
     pub(super) fn take_signal(&mut self) -> Option<Leave> {
         if let Some(at) = self.vcpu.sdei.post_signal(sysregs::now()) {
-            sysregs::set_alarm(Some(at));
+            self.set_alarm(Some(at));
         }
         self.note_fate()
     }
 
-    /// The alarm has gone off: a delayed signal may have arrived, and may have done harm.
+    /// The alarm has gone off: a delayed signal may have arrived, and may have done harm, or it is time to look
+    /// whether the neighbour is stuck.
     pub(super) fn take_delayed(&mut self) {
-        sysregs::set_alarm(self.vcpu.sdei.tick(sysregs::now()));
+        if let Some(watch) = &mut self.watch {
+            watchdog::look(watch, self.percpu);
+        }
+        let next = self.vcpu.sdei.tick(sysregs::now());
+        self.set_alarm(next);
         self.vm.mailbox(self.me).post(Requests::SDEI_LOOK);
+    }
+
+    /// Has the alarm go off at `at`, and whenever the neighbour is to be looked at.
+    #[inline(never)]
+    pub(super) fn set_alarm(&self, at: Option<Instant>) {
+        let look = self.watch.as_ref().map(Watch::due);
+        sysregs::set_alarm(at.into_iter().chain(look).min());
     }
 
     /// What firmware's faults have made of this vCPU.

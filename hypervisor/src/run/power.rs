@@ -1,6 +1,6 @@
 //! A vCPU switched on, off and put to sleep, and the end of its VM.
 
-use hv_core::id::VcpuSet;
+use hv_core::id::{PcpuId, VcpuSet};
 use hv_core::mailbox::Requests;
 use hv_core::psci::{self, Decision};
 use hv_core::sdei::Departure;
@@ -9,9 +9,9 @@ use hv_core::vgic::lr::LrState;
 use hv_core::vm::Record;
 
 use super::{Leave, Runner};
-use crate::stop::{Cause, stop_machine};
+use crate::stop::{self, Cause, stop_machine};
 use crate::vm::{End, Shared};
-use crate::{log, sysregs};
+use crate::{log, percpu, sysregs, watchdog};
 
 /// How long the vCPUs of a VM that ends may take to leave the guest and say what is remembered of them, in
 /// microseconds: a console of 115200 baud takes a second for the words of one.
@@ -192,7 +192,7 @@ impl Runner {
 
     /// Registers and interrupts as at power-on.
     fn clear(&mut self) {
-        sysregs::set_alarm(None);
+        self.set_alarm(None);
         sysregs::reset_el1();
         self.leave_vgic();
     }
@@ -232,11 +232,20 @@ impl Runner {
             others.insert(vcpu);
             self.vm.ask(vcpu, Requests::STOP);
         }
-        // Nothing keeps a pCPU in EL2 for that long, so one that does not come is stuck.
+        // Nothing keeps a pCPU in EL2 for that long, so one that does not come is stuck. Mostly the watchdog has
+        // found that before.
+        let is_mine = |id: &PcpuId| {
+            percpu::of(*id).is_some_and(|percpu| self.vm.pcpus.contains(&percpu.mpidr))
+        };
         let limit = sysregs::counter_frequency().ticks_in_us(LEAVE_LIMIT_US);
         let deadline = sysregs::now().after(limit);
         while self.vm.lock().stopped != others {
-            if sysregs::now() > deadline {
+            self.percpu.beat();
+            if let Some(watch) = &mut self.watch {
+                watchdog::look(watch, self.percpu);
+            }
+            let is_one_stuck = stop::pcpus().filter(is_mine).any(watchdog::is_stuck);
+            if is_one_stuck || sysregs::now() > deadline {
                 stop_machine(
                     match end {
                         End::Off => Cause::Shutdown,

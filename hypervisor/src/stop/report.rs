@@ -6,13 +6,13 @@ use hv_core::id::PcpuId;
 use hv_core::stop::Via;
 use hv_core::stop::ladder::Fate;
 
-use super::{Progress, pcpus, say, slot};
+use super::{Progress, is_off_wanted, pcpus, say, slot};
 use crate::fault::backtrace;
 use crate::percpu::{self, Context, ExitEntry, Percpu};
 use crate::sysregs;
 
 /// Tells of the stop: one record for each pCPU, and what there is behind it.
-pub fn tell(progress: &Progress) {
+pub(super) fn tell(progress: &Progress) {
     let rate = sysregs::counter_frequency();
     let us = |ticks| hv_core::time::Instant(ticks).as_us(rate);
     let took = us(progress.ended.ticks_since(progress.started));
@@ -33,14 +33,28 @@ pub fn tell(progress: &Progress) {
             say!("@hv-pcpu pcpu={} fate={}", id.0, fate.name());
             continue;
         };
-        if let Fate::Stopped(_) = fate {
+        let context = if let Fate::Stopped(_) = fate {
             // SAFETY: it was seen parked when `fate` was found.
-            let context = unsafe { percpu.parked.get() };
-            let at = us(context.at.saturating_sub(progress.started.0));
-            tell_of_stopped(percpu, fate, at, &context, is_crash || !orderly);
+            Some(unsafe { percpu.parked.get() })
         } else {
-            tell_of_lost(percpu, fate);
-        }
+            None
+        };
+        let at = context.map_or(0, |context| {
+            us(context.at.saturating_sub(progress.started.0))
+        });
+        let name = match is_off_wanted() && context.is_some() {
+            false => "hv-pcpu",
+            true if progress.still_on.contains(id) => "hv-pcpu power=on",
+            true => "hv-pcpu power=off",
+        };
+        tell_of_pcpu(
+            name,
+            percpu,
+            fate.name(),
+            at,
+            context.as_ref(),
+            is_crash || !orderly,
+        );
     }
     if is_crash {
         say!("@hv-crash-end");
@@ -57,23 +71,35 @@ fn tell_of_stopper(id: PcpuId, is_crash: bool) {
     }
 }
 
-fn tell_of_stopped(percpu: &Percpu, fate: Fate, at: u64, context: &Context, in_full: bool) {
+/// One record that begins with `name`, and what is behind it: of a pCPU that was interrupted in `context`, `us`
+/// microseconds after the begin, or of one of which nothing but its last state is known.
+pub fn tell_of_pcpu(
+    name: &str,
+    percpu: &Percpu,
+    fate: &str,
+    us: u64,
+    context: Option<&Context>,
+    in_full: bool,
+) {
+    let id = percpu.id.0;
+    let Some(context) = context else {
+        say!("@{name} pcpu={id} fate={fate}");
+        say!("  last known:");
+        tell_of_guest(percpu, None);
+        tell_of_exits(percpu);
+        return;
+    };
     let level = if context.is_guest() { "guest" } else { "el2" };
-    say!(
-        "@hv-pcpu pcpu={} fate={} us={at} level={level} pc={:#x} pstate={:#x}",
-        percpu.id.0,
-        fate.name(),
-        context.pc,
-        context.pstate
-    );
+    let (pc, pstate) = (context.pc, context.pstate);
+    say!("@{name} pcpu={id} fate={fate} us={us} level={level} pc={pc:#x} pstate={pstate:#x}");
     if !in_full {
         return;
     }
     if !context.is_guest() {
         let [elr, spsr, esr, far] = context.el2;
-        say!("  {:#x}", context.pc);
+        say!("  {pc:#x}");
         backtrace(context.x[29]);
-        if let Fate::Stopped(Via::Sdei) = fate {
+        if fate == Via::Sdei.name() {
             say!(
                 "  sp {:#x} lr {:#x} elr {elr:#x} spsr {spsr:#x} esr {esr:#x} far {far:#x}",
                 context.sp,
@@ -82,13 +108,6 @@ fn tell_of_stopped(percpu: &Percpu, fate: Fate, at: u64, context: &Context, in_f
         }
     }
     tell_of_guest(percpu, Some(context));
-    tell_of_exits(percpu);
-}
-
-fn tell_of_lost(percpu: &Percpu, fate: Fate) {
-    say!("@hv-pcpu pcpu={} fate={}", percpu.id.0, fate.name());
-    say!("  last known:");
-    tell_of_guest(percpu, None);
     tell_of_exits(percpu);
 }
 

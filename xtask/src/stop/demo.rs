@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::{Cause, Plan, Seen, Wedges};
 use crate::el3::El3;
-use crate::symbolize::annotate;
+use crate::symbolize::Explainer;
 use crate::symbols::Symbols;
 use crate::workshop::Workshop;
 
@@ -25,7 +25,8 @@ pub struct StopDemo {
     #[arg(long, value_name = "N", default_value_t = 4)]
     cpus: u32,
     /// Which pCPUs get stuck, and where: in EL2 (spin), in a call of the guest (exit), there with
-    /// the console locked (lock), in EL2's vector, or in the guest.
+    /// the console locked (lock), in the first instruction of EL2's vector, in the last one before the
+    /// guest goes on (eret), or in the guest.
     #[arg(long, value_name = "N:PLACE,...", default_value = "1:lock,2:vector")]
     wedge: Wedges,
     /// Why it stops.
@@ -34,6 +35,9 @@ pub struct StopDemo {
     /// The pCPU that stops the others.
     #[arg(long, value_name = "N", default_value_t = 0)]
     stopper: u32,
+    /// Switch off the pCPUs that have stopped, instead of parking them.
+    #[arg(long)]
+    off: bool,
     /// What runs below the hypervisor, at EL3.
     #[arg(long, value_enum, value_name = "WHAT", default_value = "tfa")]
     el3: El3,
@@ -58,6 +62,7 @@ impl StopDemo {
             cause: self.cause,
             stopper: self.stopper,
             icount: self.icount,
+            off: self.off,
             ..Plan::default()
         };
         plan.check()?;
@@ -82,8 +87,9 @@ impl StopDemo {
 
 fn show(seen: &Seen) -> Result<()> {
     let symbols = Symbols::load(&seen.hypervisor.elf)?;
+    let mut explainer = Explainer::load(&seen.hypervisor.elf, None)?;
     for line in &seen.lines {
-        println!("  | {}", annotate(line, &symbols, 0));
+        println!("  | {}", explainer.explain(line));
     }
     println!();
     for (pcpu, stopped) in &seen.pcpus {

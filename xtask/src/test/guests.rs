@@ -12,6 +12,7 @@ use hv_bundle::GuestConfig;
 use super::ledger::Ledger;
 use crate::build::{self, Built, Program};
 use crate::console::GuestLines;
+use crate::el3::{El3, Firmware};
 use crate::ending::{Ending, Watch};
 use crate::payload::Payload;
 use crate::protocol::{Outcome, Results, Test};
@@ -36,6 +37,10 @@ const PATIENCE: u32 = 6;
 
 /// How long a machine may take to reach its first test.
 const BOOT: Duration = Duration::from_secs(120);
+
+/// The configurations of boots in which EL3 interrupts pCPU 0 again and again, with the second one between any two
+/// instructions, and what EL2 is told for that.
+const PROBE: [(&str, &str); 2] = [("probe", "probe=0:10000"), ("probe-steps", "probe=0:3000")];
 
 /// Runs them.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger, bare: bool) {
@@ -102,7 +107,7 @@ struct Boot {
     /// The guest's command line.
     words: String,
     sdei: bool,
-    /// Whose firmware the guest meets, or `reclaim`.
+    /// Whose firmware the guest meets, or `reclaim`, or `probe`.
     config: String,
     icount: bool,
     tests: Vec<Test>,
@@ -195,6 +200,7 @@ fn config(boot: &Boot) -> GuestConfig {
     };
     match boot.config.as_str() {
         "reclaim" => config.reclaim = Reclaim::Parked,
+        probe if PROBE.iter().any(|(name, _)| *name == probe) => {}
         firmware => config.firmware = firmware.to_owned(),
     }
     config
@@ -206,7 +212,7 @@ struct Bench<'a> {
     qemu: PathBuf,
     /// None if the test guest runs on the bare machine.
     hypervisor: Option<Built>,
-    guest: PathBuf,
+    guest: Built,
 }
 
 /// What came of one boot.
@@ -228,7 +234,7 @@ impl<'a> Bench<'a> {
             } else {
                 Some(build::build(workshop, Program::Hypervisor)?)
             },
-            guest: build::build(workshop, Program::GuestTests)?.image,
+            guest: build::build(workshop, Program::GuestTests)?,
         })
     }
 
@@ -365,7 +371,9 @@ impl<'a> Bench<'a> {
             results,
             ending,
             tail: match &self.hypervisor {
-                Some(hypervisor) => annotate_tail(&session.tail(), &hypervisor.elf),
+                Some(hypervisor) => {
+                    annotate_tail(&session.tail(), &hypervisor.elf, Some(&self.guest.elf))
+                }
                 None => session.tail(),
             },
             command,
@@ -378,7 +386,7 @@ impl<'a> Bench<'a> {
             Some(hypervisor) => {
                 let bundle = self.workshop.output("guest-tests.itb")?;
                 Payload {
-                    kernel: &self.guest,
+                    kernel: &self.guest.image,
                     initrd: None,
                     config: config(boot),
                 }
@@ -386,10 +394,16 @@ impl<'a> Bench<'a> {
                 let mut machine = Machine::new(&self.qemu, &hypervisor.image);
                 machine.initrd = Some(bundle);
                 machine.firmware = self.workshop.firmware()?;
+                let mut probes = PROBE.iter();
+                if let Some((name, words)) = probes.find(|(name, _)| *name == boot.config) {
+                    machine.append = (*words).to_owned();
+                    machine.firmware = Firmware::prepare(self.workshop, El3::Tfa)?;
+                    machine.steps = *name == PROBE[1].0;
+                }
                 machine
             }
             None => {
-                let mut machine = Machine::new(&self.qemu, &self.guest);
+                let mut machine = Machine::new(&self.qemu, &self.guest.image);
                 machine.el2 = false;
                 machine.append = boot.words.clone();
                 machine

@@ -13,62 +13,91 @@ use crate::workshop::Workshop;
 const LIMIT: Duration = Duration::from_secs(120);
 
 const FIRMWARE: [El3; 3] = [El3::Tfa, El3::TfaNosdei, El3::None];
-const PLACES: [Place; 5] = [
-    Place::Spin,
+/// One console has one lock, so one pCPU at most is stuck with it.
+const PLACES: [Place; 6] = [
     Place::Lock,
+    Place::Spin,
     Place::Vector,
+    Place::Eret,
     Place::Exit,
     Place::Guest,
 ];
-/// Causes that the hypervisor brings about itself.
-const CAUSES: [Cause; 5] = [
+const CAUSES: [Cause; 7] = [
     Cause::Panic,
     Cause::Fault,
     Cause::Stack,
     Cause::Off,
     Cause::Reset,
+    Cause::GuestOff,
+    Cause::GuestReset,
 ];
 
 /// Held to a time.
 const SEVEN_OF_EIGHT: &str = "stop/tfa/seven-of-eight-within-50-ms";
 
-/// All rows: nobody, one and all but one stuck at each place, the cause going round so that every
-/// place meets every cause over the firmwares; then each cause with all places at once.
+/// All rows. With all but one stuck, one at each place, every cause meets every firmware, so every place, cause
+/// and firmware meet. Nobody stuck meets every cause, and every firmware; one that is stuck every place and every
+/// firmware, at a cause that is another each time.
 fn rows() -> Vec<(String, Plan)> {
     let mut rows = Vec::new();
-    for (first, el3) in FIRMWARE.into_iter().enumerate() {
-        let mut add = |who: &str, wedges: Vec<(u32, Place)>, cause: Cause| {
-            let name = format!("stop/{}/{who}/{cause:?}", el3.name()).to_lowercase();
-            let plan = Plan {
-                el3,
-                cpus: 5,
-                // So that the ladder's limits do not depend on the host.
-                icount: true,
-                wedges,
-                cause,
-                ..Plan::default()
-            };
-            rows.push((name, plan));
+    let mut add = |el3: El3, who: &str, wedges: Vec<(u32, Place)>, cause: Cause, off: bool| {
+        let power = if off { "-off" } else { "" };
+        let name = format!("stop/{}/{who}{power}/{cause:?}", el3.name()).to_lowercase();
+        let plan = Plan {
+            el3,
+            cpus: if who == "everywhere" { 7 } else { 4 },
+            // So that the limits do not depend on the host.
+            icount: true,
+            wedges,
+            cause,
+            off,
+            // Whose neighbour is stuck.
+            stopper: u32::from(cause == Cause::Watchdog),
+            ..Plan::default()
         };
-        for (at, place) in PLACES.into_iter().enumerate() {
-            for (turn, (who, stuck)) in [("one", 2..3), ("all", 1..5)].into_iter().enumerate() {
-                let wedges: Vec<_> = stuck.map(|pcpu| (pcpu, place)).collect();
-                // One console has one lock.
-                let wedges = match place {
-                    Place::Lock => mixed_behind_lock(&wedges),
-                    _ => wedges,
-                };
-                let who = format!("{who}-{}", place.name());
-                add(&who, wedges, CAUSES[(at + 2 * first + turn) % CAUSES.len()]);
+        rows.push((name, plan));
+    };
+    let everywhere = |cause: Cause| {
+        let places = PLACES.into_iter().filter(|&place| can_meet(place, cause));
+        (1..).zip(places).collect()
+    };
+    let one = |place: Place| (format!("one-{}", place.name()), vec![(2, place)]);
+    for (turn, cause) in CAUSES.into_iter().enumerate() {
+        for el3 in FIRMWARE {
+            add(el3, "everywhere", everywhere(cause), cause, false);
+        }
+        let el3 = FIRMWARE[turn % FIRMWARE.len()];
+        // A guest that resets itself while nobody is stuck stops no machine.
+        if cause != Cause::GuestReset {
+            add(el3, "none", Vec::new(), cause, false);
+        }
+    }
+    // The conformance list names these.
+    add(El3::TfaNosdei, "none", Vec::new(), Cause::Panic, false);
+    for (turn, place) in PLACES.into_iter().enumerate() {
+        let (who, wedges) = one(place);
+        for (shift, el3) in FIRMWARE.into_iter().enumerate() {
+            if el3 == El3::Tfa || turn % 2 == shift % 2 {
+                let cause = CAUSES[(3 * turn + shift) % CAUSES.len()];
+                add(el3, &who, wedges.clone(), cause, false);
             }
         }
-        for cause in CAUSES {
-            add("none", Vec::new(), cause);
-            let everywhere = (1..5).zip([Place::Lock, Place::Vector, Place::Exit, Place::Guest]);
-            add("everywhere", everywhere.collect(), cause);
-        }
-        add("none", Vec::new(), Cause::GuestOff);
     }
+    // The watchdog stops the machine.
+    for (el3, place) in [
+        (El3::Tfa, Place::Exit),
+        (El3::Tfa, Place::Eret),
+        (El3::None, Place::Lock),
+    ] {
+        let (who, wedges) = one(place);
+        add(el3, &who, wedges, Cause::Watchdog, false);
+    }
+    // pCPUs that have stopped are off.
+    for cause in [Cause::Panic, Cause::GuestReset] {
+        add(El3::Tfa, "everywhere", everywhere(cause), cause, true);
+    }
+    add(El3::Tfa, "none", Vec::new(), Cause::Off, true);
+    add(El3::None, "none", Vec::new(), Cause::Panic, true);
     let seven = (1..8).map(|pcpu| (pcpu, Place::Exit)).collect();
     let plan = Plan {
         cpus: 8,
@@ -77,23 +106,12 @@ fn rows() -> Vec<(String, Plan)> {
         ..Plan::default()
     };
     rows.push((SEVEN_OF_EIGHT.to_owned(), plan));
-    // Waits half a minute for the one that does not leave its guest: too long to be counted.
-    let plan = Plan {
-        wedges: vec![(2, Place::Exit)],
-        cause: Cause::GuestOff,
-        ..Plan::default()
-    };
-    rows.push(("stop/tfa/one-exit/guestoff".to_owned(), plan));
     rows
 }
 
-/// The first holds the lock, the others wait elsewhere.
-fn mixed_behind_lock(wedges: &[(u32, Place)]) -> Vec<(u32, Place)> {
-    let mut mixed = wedges.to_vec();
-    for (_, place) in mixed.iter_mut().skip(1) {
-        *place = Place::Spin;
-    }
-    mixed
+/// A guest that ends has things said of it, which nobody can do while the console is locked: that is a panic.
+const fn can_meet(place: Place, cause: Cause) -> bool {
+    !(matches!(place, Place::Lock) && matches!(cause, Cause::GuestOff | Cause::GuestReset))
 }
 
 /// The names of these tests.
@@ -134,15 +152,40 @@ mod tests {
     }
 
     #[test]
-    fn every_place_meets_every_cause_somewhere() {
-        for place in PLACES {
-            for cause in CAUSES {
-                let meets = |plan: &Plan| {
-                    plan.cause == cause && plan.wedges.iter().any(|(_, at)| *at == place)
-                };
-                let met = rows().iter().any(|(_, plan)| meets(plan));
-                assert!(met, "{place:?} {cause:?}");
+    fn every_two_of_who_place_cause_and_firmware_meet_somewhere() {
+        let rows = rows();
+        let some = |meets: &dyn Fn(&Plan) -> bool| rows.iter().any(|(_, plan)| meets(plan));
+        let at = |plan: &Plan, place: Place| plan.wedges.iter().any(|(_, at)| *at == place);
+        for cause in CAUSES {
+            for el3 in FIRMWARE {
+                for place in PLACES.into_iter().filter(|&place| can_meet(place, cause)) {
+                    assert!(
+                        some(&|plan| plan.cause == cause && plan.el3 == el3 && at(plan, place)),
+                        "{place:?} {cause:?} {el3:?}"
+                    );
+                }
             }
         }
+        for count in [0, 1, 2] {
+            let stuck = |plan: &Plan| plan.wedges.len().min(2) == count;
+            let is_stop = |cause: &Cause| count > 0 || *cause != Cause::GuestReset;
+            for cause in CAUSES.into_iter().filter(is_stop) {
+                let met = some(&|plan| stuck(plan) && plan.cause == cause);
+                assert!(met, "{count} {cause:?}");
+            }
+            for el3 in FIRMWARE {
+                assert!(
+                    some(&|plan| stuck(plan) && plan.el3 == el3),
+                    "{count} {el3:?}"
+                );
+            }
+            for place in PLACES.into_iter().filter(|_| count > 0) {
+                assert!(
+                    some(&|plan| stuck(plan) && at(plan, place)),
+                    "{count} {place:?}"
+                );
+            }
+        }
+        assert!(rows.len() < 65, "there are {} rows", rows.len());
     }
 }

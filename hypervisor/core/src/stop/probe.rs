@@ -15,7 +15,8 @@ pub enum Offer {
     Offered(u64),
 }
 
-/// Asks. `call` is a firmware call with one argument, where the devicetree has a PSCI node.
+/// Asks, and where there is SDEI removes what a boot loader may have left of it. `call` is a firmware call with
+/// one argument, where the devicetree has a PSCI node.
 pub fn probe(mut call: impl FnMut(u32, u64) -> i64) -> Offer {
     /// PSCI_VERSION 1.0, the first with PSCI_FEATURES (DEN0022 5.1.1).
     const PSCI_1_0: i64 = 1 << 16;
@@ -28,9 +29,42 @@ pub fn probe(mut call: impl FnMut(u32, u64) -> i64) -> Offer {
     }
     match call(sdei::Call::Version as u32, 0) {
         ..0 => Offer::Absent,
-        version if version >> 48 == 1 => Offer::Offered(version as u64),
+        version if version >> 48 == 1 => {
+            // DENIED is for a loader that runs inside a handler of its own: event 0 is ours nevertheless.
+            let _ = call(sdei::Call::SharedReset as u32, 0);
+            Offer::Offered(version as u64)
+        }
         version => Offer::Foreign(version as u64),
     }
+}
+
+/// Registers, enables and unmasks event 0 on this pCPU, in that order (DEN0054 5.1.2, 5.1.3, 5.1.13), to enter
+/// `entry` with `argument`; what a boot loader left goes first, if firmware lets it.
+///
+/// # Errors
+///
+/// The first call that firmware refuses, and its status: this pCPU must not be signalled.
+pub fn arm(
+    mut call: impl FnMut(sdei::Call, [u64; 5]) -> i64,
+    entry: u64,
+    argument: u64,
+) -> Result<(), (sdei::Call, i64)> {
+    use sdei::Call::{EventEnable, EventRegister, PeUnmask, PrivateReset};
+    let event = u64::from(sdei::EVENT_SIGNALLED);
+    // As for the shared ones.
+    let _ = call(PrivateReset, [0; 5]);
+    let steps = [
+        (EventRegister, [event, entry, argument, 0, 0]),
+        (EventEnable, [event, 0, 0, 0, 0]),
+        (PeUnmask, [0; 5]),
+    ];
+    for (function, args) in steps {
+        let status = call(function, args);
+        if status < 0 {
+            return Err((function, status));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -42,6 +76,8 @@ mod tests {
             (psci::VERSION, _) => psci,
             (psci::FEATURES, argument) if argument == u64::from(smccc::VERSION) => smccc,
             (0xC400_0020, _) => sdei,
+            // SDEI_SHARED_RESET.
+            (0xC400_0032, 0) if sdei >= 0 => -3,
             _ => panic!("{function:#x} must not be called"),
         })
     }
@@ -76,5 +112,51 @@ mod tests {
         };
         assert_eq!(probe(no_smccc), Offer::TooOld);
         assert_eq!(probe(|_, _| -1), Offer::TooOld);
+    }
+
+    #[test]
+    fn c314_a_reset_at_start_that_is_denied_changes_nothing() {
+        assert_eq!(firmware(0x10001, 0, 1 << 48), Offer::Offered(1 << 48));
+        let mut made = alloc::vec::Vec::new();
+        let armed = arm(
+            |function, args| {
+                made.push((function as u32, args));
+                if function == sdei::Call::PrivateReset {
+                    -3
+                } else {
+                    0
+                }
+            },
+            0x8000,
+            7,
+        );
+        assert_eq!(armed, Ok(()));
+        let expected = [
+            (0xC400_0031, [0; 5]),
+            (0xC400_0021, [0, 0x8000, 7, 0, 0]),
+            (0xC400_0022, [0; 5]),
+            (0xC400_002C, [0; 5]),
+        ];
+        assert_eq!(made, expected);
+    }
+
+    #[test]
+    fn firmware_that_refuses_a_step_is_not_asked_for_the_next() {
+        for (refused, calls) in [
+            (sdei::Call::EventRegister, 2),
+            (sdei::Call::EventEnable, 3),
+            (sdei::Call::PeUnmask, 4),
+        ] {
+            let mut made = 0;
+            let armed = arm(
+                |function, _| {
+                    made += 1;
+                    if function == refused { -10 } else { 0 }
+                },
+                0,
+                0,
+            );
+            assert_eq!((armed, made), (Err((refused, -10)), calls));
+        }
     }
 }

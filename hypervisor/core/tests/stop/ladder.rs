@@ -85,6 +85,35 @@ fn a_pcpu_that_was_never_armed_is_never_signalled() {
 }
 
 #[test]
+fn c315_nobody_is_signalled_who_is_absent_or_masks_events_or_has_parked() {
+    for kinds in 0..1 << 12 {
+        // Of each of four: online, armed, parked.
+        let bits = |pcpu: usize| [0, 1, 2].map(|bit| kinds >> (3 * pcpu + bit) & 1 != 0);
+        let slots: Vec<Slot> = (0..4).map(|_| Slot::default()).collect();
+        for (pcpu, slot) in slots.iter().enumerate() {
+            let [is_online, is_armed, is_parked] = bits(pcpu);
+            if is_online {
+                let _ = slot.come_online(is_armed);
+                assert!(!is_parked || slot.park(Via::Itself));
+            }
+        }
+        let mut ladder = ladder(&slots);
+        let mut signalled = PcpuSet::EMPTY;
+        for now in [0, 5, 10, 15, 110, 120] {
+            if let Decision::Signal(set) = ladder.poll(Instant(now), PcpuSet::EMPTY) {
+                assert!(signalled.is_empty(), "one rung signals once");
+                signalled = set;
+            }
+        }
+        for pcpu in 0..4 {
+            let reachable = bits(pcpu) == [true, true, false];
+            let id = PcpuId(pcpu as u8 + 1);
+            assert_eq!(signalled.contains(id), reachable, "{id:?} of {kinds:#o}");
+        }
+    }
+}
+
+#[test]
 fn whom_firmware_refuses_to_signal_is_not_waited_for() {
     let slots = slots(&[true, true]);
     let mut ladder = ladder(&slots);

@@ -1,0 +1,127 @@
+//! The watch of each pCPU over its neighbour: performs what `hv_core::stop::watchdog` finds.
+//!
+//! It costs an alarm of the EL2 timer some times a second, and a guest's exit nothing: what exits count anyway is
+//! what is watched.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use hv_core::id::PcpuId;
+use hv_core::stop::watchdog::{Finding, LIMIT_MS, Watch};
+
+use crate::breakage::{cut, number};
+use crate::gic::v3;
+use crate::percpu::{self, Percpu};
+use crate::stop::{self, Cause, report, stop_machine};
+use crate::{console, log, sysregs};
+
+const REPORT: u32 = 0;
+const STOP: u32 = 1;
+const OFF: u32 = 2;
+
+/// What is done about a pCPU that is stuck.
+static MODE: AtomicU32 = AtomicU32::new(REPORT);
+/// After how many milliseconds; 0 for the limit that is usual.
+static LIMIT: AtomicU32 = AtomicU32::new(0);
+/// How long the report waits for the console, whose lock the stuck one may hold, in microseconds.
+const CONSOLE_LIMIT_US: u64 = 50_000;
+
+macro_rules! say {
+    ($($argument:tt)*) => {
+        console::write_emergency(format_args!($($argument)*))
+    };
+}
+
+/// A word of the hypervisor's own command line: `watchdog=report`, the default, `stop` or `off`, with a limit in
+/// milliseconds behind a colon.
+#[inline(never)]
+pub fn configure(word: &[u8]) {
+    let Some(item) = word.strip_prefix(b"watchdog=") else {
+        return;
+    };
+    let (mode, limit) = cut(item, b':');
+    match mode {
+        b"off" => MODE.store(OFF, Ordering::Relaxed),
+        b"report" => MODE.store(REPORT, Ordering::Relaxed),
+        b"stop" => MODE.store(STOP, Ordering::Relaxed),
+        _ => log!("watchdog= is report, stop or off"),
+    }
+    if let Some(limit) = number(limit) {
+        LIMIT.store(limit, Ordering::Relaxed);
+    }
+}
+
+fn limit_us() -> u64 {
+    let ms = match LIMIT.load(Ordering::Relaxed) {
+        0 => LIMIT_MS,
+        ms => ms,
+    };
+    1000 * u64::from(ms)
+}
+
+/// The watch of this pCPU, which begins now; none if it is off.
+pub fn begin() -> Option<Watch> {
+    if MODE.load(Ordering::Relaxed) == OFF {
+        return None;
+    }
+    let limit = sysregs::counter_frequency().ticks_in_us(limit_us());
+    Some(Watch::new(sysregs::now(), limit))
+}
+
+/// Looks, if that is due.
+#[inline(never)]
+pub fn look(watch: &mut Watch, me: &Percpu) {
+    let behind = stop::pcpus().filter(|&id| id > me.id);
+    let before = stop::pcpus().filter(|&id| id < me.id);
+    let others = behind.chain(before).filter(|&id| stop::is_up(id));
+    let others = others.filter_map(|id| Some((id, percpu::of(id)?.signs())));
+    match watch.look(sysregs::now(), others) {
+        Finding::Fine => {}
+        Finding::Ring(id) => {
+            if let Some(percpu) = percpu::of(id) {
+                sysregs::gic::send_sgi(v3::STOP, percpu.mpidr);
+            }
+        }
+        Finding::Stuck(id) if MODE.load(Ordering::Relaxed) == STOP => {
+            stop_machine(Cause::Watchdog, &|| {
+                say!("@hv-crash pcpu={} cause=watchdog", me.id.0);
+                say!("pCPU {} does not get out of EL2", id.0);
+            })
+        }
+        Finding::Stuck(id) => {
+            if let Some(percpu) = percpu::of(id) {
+                percpu.glance.ask();
+                stop::interrupt(percpu);
+            }
+        }
+        Finding::Report(id) => {
+            if let Some(percpu) = percpu::of(id) {
+                tell(percpu);
+            }
+        }
+    }
+}
+
+/// Whether a pCPU is known to be stuck.
+#[inline(never)]
+pub fn is_stuck(id: PcpuId) -> bool {
+    percpu::of(id).is_some_and(|percpu| stop::is_up(id) && percpu.signs().is_known_stuck())
+}
+
+/// Says where it is.
+#[cold]
+fn tell(percpu: &Percpu) {
+    percpu.note_stuck();
+    let seen = percpu.glance.collect();
+    console::hold(CONSOLE_LIMIT_US, || {
+        let limit = limit_us();
+        if seen {
+            // SAFETY: the glance has been collected.
+            let context = unsafe { percpu.glimpse.get() };
+            report::tell_of_pcpu("hv-stuck", percpu, "sdei", limit, Some(&context), true);
+            percpu.glance.release();
+        } else {
+            report::tell_of_pcpu("hv-stuck", percpu, "deaf", limit, None, true);
+        }
+        say!("@hv-stuck-end");
+    });
+}
