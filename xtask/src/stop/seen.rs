@@ -120,9 +120,10 @@ impl Seen {
             let is_right = match place {
                 _ if pcpu == plan.stopper => fate == "stopper",
                 None => listens(),
-                // It leaves its guest when that ends.
+                // It leaves its guest when that ends, or for an SGI that the event is just behind.
                 Some(Place::Guest) => {
-                    listens() && (plan.ends_guest() || stopped.level.as_deref() == Some("guest"))
+                    let may_have_left = plan.ends_guest() || fate == "sdei";
+                    listens() && (may_have_left || stopped.level.as_deref() == Some("guest"))
                 }
                 Some(place) => plan.is_caught(stopped, place, &symbols),
             };
