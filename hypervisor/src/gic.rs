@@ -1,7 +1,343 @@
-//! The physical interrupt controller, as EL2 drives it. GICv3 now; `gic/v3.rs` is the hardware.
+//! The physical interrupt controller, as EL2 drives it, and the virtual interface its guests use: a GICv3 or a
+//! GICv2. Everybody else asks here, and the answer is one load and one branch away: no lock, no table of
+//! functions, so that what a GICv3 costs at an exit stays what it was.
 
-#[expect(
-    unsafe_code,
-    reason = "registers of the distributor and redistributors"
-)]
-pub mod v3;
+use alloc::vec::Vec;
+
+use hv_core::id::{IntId, Mpidr};
+use hv_core::vgic::lr::ListReg;
+use hv_core::vgic::{Model, SpiMask};
+use platform::Range;
+use spin::Once;
+
+use crate::patience::Mutex;
+use crate::sysregs::gic as interface;
+use registers::{Registers, gicd};
+
+#[expect(unsafe_code, reason = "memory-mapped registers")]
+mod registers;
+#[expect(unsafe_code, reason = "where its registers are")]
+mod v2;
+#[expect(unsafe_code, reason = "registers of the redistributors")]
+mod v3;
+
+/// SGI that makes a pCPU leave its guest and look at its mailbox.
+pub const DOORBELL: u32 = 0;
+/// SGI that stops a pCPU for good.
+pub const STOP: u32 = 1;
+
+/// Priority of every interrupt of ours; the guest's priorities are the virtual GIC's business.
+const PRIORITY: u8 = 0x80;
+/// GICD_CTLR.RWP (IHI0069 12.9.4); a GICv2 reads 0.
+const CTLR_RWP: u32 = 1 << 31;
+
+/// The machine's distributor, and redistributors if it is a GICv3.
+pub struct Gic {
+    gicd: Mutex<Registers>,
+    redistributors: Vec<v3::Redistributor>,
+}
+
+static GIC: Once<Gic> = Once::new();
+
+/// The interrupt controller, once set up.
+pub fn get() -> &'static Gic {
+    GIC.get()
+        .expect("the GIC is set up before any pCPU runs a guest")
+}
+
+/// Sets up the distributor, and finds the redistributors.
+///
+/// # Safety
+///
+/// The ranges are those of this machine, mapped as device memory, and nobody else drives them.
+#[expect(unsafe_code, reason = "the caller answers for the addresses")]
+pub unsafe fn start(gic: &platform::Gic) -> &'static Gic {
+    let (distributor, redistributors) = match gic {
+        platform::Gic::V3 { dist, redists, .. } => {
+            // SAFETY: the caller answers for the addresses.
+            let found = unsafe { v3::start(dist.start, redists) };
+            (dist.start, found)
+        }
+        platform::Gic::V2 { dist, cpu, hyp, .. } => {
+            // SAFETY: the caller answers for the addresses.
+            unsafe { v2::start(dist.start, cpu, hyp.start) };
+            (dist.start, Vec::new())
+        }
+    };
+    // SAFETY: the caller answers for the address.
+    let gicd = unsafe { Registers::at(distributor) };
+    GIC.call_once(|| Gic {
+        gicd: Mutex::new(gicd),
+        redistributors,
+    })
+}
+
+/// Which architecture it is.
+pub fn model() -> Model {
+    if v2::is_it() {
+        Model::V2 {
+            resamples: v2::resamples(),
+        }
+    } else {
+        Model::V3
+    }
+}
+
+/// What EL2 has to reach of a GIC.
+pub fn ours(gic: &platform::Gic) -> Vec<Range> {
+    match gic {
+        platform::Gic::V3 { dist, redists, .. } => {
+            let mut ranges = redists.clone();
+            ranges.push(*dist);
+            ranges
+        }
+        platform::Gic::V2 { dist, cpu, hyp, .. } => [*dist, *cpu, *hyp].into(),
+    }
+}
+
+/// Where a guest finds a CPU interface that it drives itself, and what stage 2 shows it there: GICV in place of
+/// GICC. A GICv3 has system registers instead.
+pub fn shown(gic: &platform::Gic) -> Option<(u64, Range)> {
+    match gic {
+        platform::Gic::V3 { .. } => None,
+        platform::Gic::V2 { cpu, vcpu, .. } => {
+            let size = v2::interface_size(cpu).min(vcpu.size);
+            Some((cpu.start, Range::new(vcpu.start, size)))
+        }
+    }
+}
+
+impl Gic {
+    /// How many SPIs there are.
+    pub fn spis(&self) -> u32 {
+        (self.gicd.lock().read(gicd::TYPER) & 0x1f) * 32
+    }
+
+    /// Sets up this pCPU's side: enables the doorbells and these PPIs.
+    pub fn start_pcpu(&self, mpidr: Mpidr, ppis: &[u32]) {
+        if v2::is_it() {
+            v2::start_pcpu(mpidr, ppis);
+        } else {
+            v3::start_pcpu(&self.redistributors, mpidr, ppis);
+        }
+    }
+
+    /// Enables an SPI of our own, level triggered, routed to one pCPU.
+    pub fn enable_spi(&self, intid: u32, to: Mpidr) {
+        let mask = SpiMask {
+            block: intid / 32,
+            bits: 1 << (intid % 32),
+        };
+        self.set_trigger(mask.block, 0, mask.bits);
+        self.route(IntId(intid), to);
+        self.enable(mask);
+    }
+
+    fn write(&self, bank: u64, mask: SpiMask) {
+        let gicd = self.gicd.lock();
+        gicd.write(bank + 4 * u64::from(mask.block), mask.bits);
+    }
+
+    /// GICD_ISENABLER.
+    pub fn enable(&self, mask: SpiMask) {
+        self.write(gicd::ISENABLER, mask);
+    }
+
+    /// GICD_ICENABLER, waiting until it has taken effect.
+    pub fn disable(&self, mask: SpiMask) {
+        self.write(gicd::ICENABLER, mask);
+        while self.gicd.lock().read(gicd::CTLR) & CTLR_RWP != 0 {
+            core::hint::spin_loop();
+        }
+    }
+
+    /// GICD_ICPENDR.
+    pub fn clear_pending(&self, mask: SpiMask) {
+        self.write(gicd::ICPENDR, mask);
+    }
+
+    /// GICD_ICACTIVER.
+    pub fn clear_active(&self, mask: SpiMask) {
+        self.write(gicd::ICACTIVER, mask);
+    }
+
+    /// GICD_ICFGR: these SPIs of a block to edge, those to level.
+    pub fn set_trigger(&self, block: u32, edge: u32, level: u32) {
+        let gicd = self.gicd.lock();
+        for half in 0..2 {
+            let (edge, level) = (edge >> (16 * half) & 0xffff, level >> (16 * half) & 0xffff);
+            if edge | level == 0 {
+                continue;
+            }
+            let register = gicd::ICFGR + 4 * u64::from(block * 2 + half);
+            gicd.write(
+                register,
+                gicd.read(register) & !spread(level) | spread(edge),
+            );
+        }
+    }
+
+    /// GICD_IROUTER, or GICD_ITARGETSR: to one pCPU.
+    pub fn route(&self, spi: IntId, to: Mpidr) {
+        let gicd = self.gicd.lock();
+        let intid = u64::from(spi.0);
+        if v2::is_it() {
+            gicd.write8(gicd::ITARGETSR + intid, v2::target(to));
+        } else {
+            gicd.write64(gicd::IROUTER + 8 * intid, to.bits());
+        }
+    }
+
+    /// Clears the active state of a PPI of any pCPU (GICR_ICACTIVER0). A GICv2 lets nobody ask for that: its
+    /// guests' private registers are banked, as the machine's are.
+    pub fn clear_active_ppi(&self, mpidr: Mpidr, intid: IntId) {
+        v3::clear_active_ppi(&self.redistributors, mpidr, intid);
+    }
+}
+
+/// An interrupt that was acknowledged.
+#[derive(Clone, Copy)]
+pub struct Acknowledged {
+    /// Which.
+    pub intid: u32,
+    /// What the acknowledge register read, which a GICv2 wants back: for an SGI with the CPU that sent it
+    /// (IHI0048 4.4.4).
+    word: u32,
+    /// Asked once for all that is done with it.
+    is_v2: bool,
+}
+
+/// Acknowledges the highest pending interrupt; INTID 1023 when there is none.
+#[inline]
+pub fn acknowledge() -> Acknowledged {
+    let is_v2 = v2::is_it();
+    let (intid, word) = if is_v2 {
+        v2::acknowledge()
+    } else {
+        let intid = interface::acknowledge();
+        (intid, intid)
+    };
+    Acknowledged { intid, word, is_v2 }
+}
+
+impl Acknowledged {
+    /// Lets other interrupts come; it stays active.
+    #[inline]
+    pub fn drop_priority(self) {
+        if self.is_v2 {
+            v2::drop_priority(self.word);
+        } else {
+            interface::drop_priority(self.word);
+        }
+    }
+
+    /// Lets it come again.
+    #[inline]
+    pub fn deactivate(self) {
+        if self.is_v2 {
+            v2::deactivate(self.word);
+        } else {
+            interface::deactivate(self.word);
+        }
+    }
+}
+
+/// Deactivates an SPI, or a PPI of this pCPU, which may have been acknowledged long ago.
+#[inline]
+pub fn deactivate(intid: IntId) {
+    if v2::is_it() {
+        v2::deactivate(intid.0);
+    } else {
+        interface::deactivate(intid.0);
+    }
+}
+
+/// Rings: an SGI to one pCPU.
+#[inline]
+pub fn send_sgi(intid: u32, to: Mpidr) {
+    if v2::is_it() {
+        v2::send_sgi(intid, to);
+    } else {
+        interface::send_sgi(intid, to);
+    }
+}
+
+/// Turns the CPU interface off for good: this pCPU takes no interrupt any more.
+pub fn disable_cpu_interface() {
+    if GIC.get().is_none() {
+        // It was never turned on, and it is not known which it is.
+    } else if v2::is_it() {
+        v2::disable_cpu_interface();
+    } else {
+        interface::disable_cpu_interface();
+    }
+}
+
+/// Number of list registers and of priority bits.
+pub fn virtual_interface() -> (usize, u32) {
+    if v2::is_it() {
+        v2::virtual_interface()
+    } else {
+        interface::virtual_interface()
+    }
+}
+
+/// ICH_HCR_EL2 or GICH_HCR.
+#[inline]
+pub fn ich_hcr() -> u64 {
+    if v2::is_it() {
+        v2::hcr()
+    } else {
+        interface::ich_hcr()
+    }
+}
+
+/// Sets it; what the hardware has not got is left out.
+#[inline]
+pub fn set_ich_hcr(value: u64) {
+    if v2::is_it() {
+        v2::set_hcr(value);
+    } else {
+        interface::set_ich_hcr(value);
+    }
+}
+
+/// The virtual CPU interface out of reset: everything disabled, nothing active.
+pub fn reset_virtual_interface() {
+    if v2::is_it() {
+        v2::reset_virtual_interface();
+    } else {
+        interface::reset_virtual_interface();
+    }
+}
+
+/// List register `index`.
+#[inline]
+pub fn list_register(index: usize) -> ListReg {
+    if v2::is_it() {
+        v2::list_register(index)
+    } else {
+        interface::list_register(index)
+    }
+}
+
+/// Sets list register `index`.
+#[inline]
+pub fn set_list_register(index: usize, value: ListReg) {
+    if v2::is_it() {
+        v2::set_list_register(index, value);
+    } else {
+        interface::set_list_register(index, value);
+    }
+}
+
+/// The bit above each of 16: Int_config[1] of GICD_ICFGR (IHI0069 12.9.9).
+const fn spread(bits: u32) -> u32 {
+    let mut spread = 0;
+    let mut bit = 0;
+    while bit < 16 {
+        spread |= (bits >> bit & 1) << (2 * bit + 1);
+        bit += 1;
+    }
+    spread
+}

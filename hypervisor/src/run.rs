@@ -13,6 +13,7 @@ use hv_core::vm::{Action, Vcpu};
 use crate::breakage;
 use crate::entropy;
 use crate::fault::vector;
+use crate::gic;
 use crate::guest;
 use crate::percpu::{ExitEntry, Percpu};
 use crate::sysregs::{self, LiveEl1};
@@ -74,7 +75,7 @@ impl Runner {
     pub fn new(vm: &'static Vm, percpu: &'static Percpu, vcpu: Vcpu, own: OwnIntids) -> Self {
         let me = vcpu.id;
         vm.enter_pcpu(me);
-        sysregs::gic::reset_virtual_interface();
+        gic::reset_virtual_interface();
         Self {
             vm,
             percpu,
@@ -82,7 +83,7 @@ impl Runner {
             vcpu,
             regs: GuestRegs::default(),
             is_vgic_stale: false,
-            list_regs: sysregs::gic::virtual_interface().0.min(MAX_LIST_REGS),
+            list_regs: gic::virtual_interface().0.min(MAX_LIST_REGS),
             used: 0,
             own,
             watch: watchdog::begin(),

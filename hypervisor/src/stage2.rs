@@ -43,22 +43,27 @@ impl Tables {
 
     /// Gives the guest RAM, at the same address.
     pub fn map_ram(&mut self, start: u64, size: u64) {
-        self.map(start, size, RAM);
+        self.map(start, start, size, RAM);
     }
 
     /// Gives the guest the pages of a device.
     pub fn map_device(&mut self, start: u64, size: u64) {
-        self.map(start, size, DEVICE);
+        self.map(start, start, size, DEVICE);
     }
 
-    fn map(&mut self, start: u64, size: u64, attributes: Stage2Attributes) {
+    /// Gives the guest the pages of a device at `pa`, at another address.
+    pub fn map_device_at(&mut self, ipa: u64, pa: u64, size: u64) {
+        self.map(ipa, pa, size, DEVICE);
+    }
+
+    fn map(&mut self, start: u64, pa: u64, size: u64, attributes: Stage2Attributes) {
         let first = start & !(PAGE_SIZE - 1);
         let end = (start + size).next_multiple_of(PAGE_SIZE);
         let region = MemoryRegion::new(first as usize, end as usize);
         self.root
             .map_range(
                 &region,
-                PhysicalAddress(first as usize),
+                PhysicalAddress((pa & !(PAGE_SIZE - 1)) as usize),
                 attributes,
                 Constraints::NO_CONTIGUOUS_HINT,
             )

@@ -11,7 +11,7 @@ use hv_core::{idreg, time::Instant};
 use platform::{Gic, Machine, Range, Start, Uart, UartKind};
 use spin::Once;
 
-use crate::gic::v3;
+use crate::gic;
 use crate::memory::{self, BLOCK_SIZE, HV_BASE, Identity};
 use crate::percpu;
 use crate::run::{OwnIntids, Runner};
@@ -136,19 +136,7 @@ pub extern "C" fn home(dtb: u64, image: u64, region: u64) -> ! {
         }
     }
     identity.push(device(machine.console.base));
-    let (distributor, redistributors, maintenance) = match &machine.gic {
-        Gic::V3 {
-            dist,
-            redists,
-            maintenance,
-            ..
-        } => (*dist, redists.clone(), *maintenance),
-        Gic::V2 { .. } => refuse(format_args!(
-            "this machine has a GICv2, which is not driven yet; use gic-version=3"
-        )),
-    };
-    identity.push(device(distributor));
-    identity.extend(redistributors.iter().copied().map(device));
+    identity.extend(gic::ours(&machine.gic).into_iter().map(device));
     for transport in &machine.devices {
         identity.extend(transport.mmio.iter().copied().map(device));
     }
@@ -160,21 +148,15 @@ pub extern "C" fn home(dtb: u64, image: u64, region: u64) -> ! {
     core::mem::forget(tables);
 
     firmware::discover(machine.psci);
-    let regions: Vec<(u64, u64)> = redistributors.iter().map(|r| (r.start, r.size)).collect();
     // SAFETY: the devicetree says that they are there; the tables above map them as device memory.
-    let gic = unsafe { v3::start(distributor.start, &regions) };
+    let gic = unsafe { gic::start(&machine.gic) };
     sdei_client::discover();
     let timers = &machine.timers;
     let alarm = timers.hyp_physical;
+    let (Gic::V3 { maintenance, .. } | Gic::V2 { maintenance, .. }) = machine.gic;
     let ppis = vec![timers.virt, timers.physical, maintenance, alarm];
 
-    let vms = match build_vms(
-        &machine,
-        blob,
-        home,
-        gic.spis(),
-        (distributor, &redistributors),
-    ) {
+    let vms = match build_vms(&machine, blob, home, gic.spis()) {
         Ok(vms) => vms,
         Err(error) => refuse(format_args!("{error}")),
     };
@@ -210,7 +192,7 @@ fn run_pcpu(index: usize) -> ! {
     let Some(board) = BOARD.get() else {
         panic!("pCPU {index} started before the machine was known");
     };
-    let gic = v3::get();
+    let gic = gic::get();
     gic.start_pcpu(percpu.mpidr, &board.ppis);
     stop::come_online(percpu);
     let vms = VMS.get().map_or(&[][..], Vec::as_slice);

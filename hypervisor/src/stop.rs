@@ -16,7 +16,7 @@ use hv_core::stop::words::{Claim, Slot, Stopper};
 use hv_core::stop::{LIMITS, Via};
 use hv_core::time::Instant;
 
-use crate::gic::v3;
+use crate::gic;
 use crate::percpu::{self, Context, Percpu};
 use crate::{breakage, console, crash_record, firmware, sdei_client, sysregs};
 
@@ -251,7 +251,7 @@ pub extern "C" fn go_off() -> ! {
 /// Never runs anything again: interrupts off, memory left alone. In a handler of EL3's event, that never
 /// completes: CPU_OFF from there wedges EL3 on machines in the field (docs/stop.md).
 pub extern "C" fn halt_here() -> ! {
-    sysregs::gic::disable_cpu_interface();
+    gic::disable_cpu_interface();
     loop {
         sysregs::wait_for_interrupt();
     }
@@ -338,7 +338,7 @@ fn climb(progress: &mut Progress) {
             Decision::Ring(set) => {
                 sysregs::order_before_doorbell();
                 for percpu in set.iter().filter_map(percpu::of) {
-                    sysregs::gic::send_sgi(v3::STOP, percpu.mpidr);
+                    gic::send_sgi(gic::STOP, percpu.mpidr);
                 }
             }
             Decision::Signal(set) => {

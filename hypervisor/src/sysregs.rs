@@ -180,6 +180,12 @@ pub fn order_before_doorbell() {
     barrier::dsb(barrier::ISHST);
 }
 
+/// Waits until what was written to a device has got there.
+#[inline]
+pub fn complete_device_writes() {
+    barrier::dsb(barrier::SY);
+}
+
 /// Makes stores to translation tables visible to the walker of this pCPU (DDI0487 D8.17).
 pub fn publish_tables() {
     barrier::dsb(barrier::ISHST);

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use hv_abi::firmware::Firmware;
 use hv_bundle::Layout;
-use hv_core::id::{Mpidr, VcpuId, VcpuSet, VmId};
+use hv_core::id::{IntId, Mpidr, VcpuId, VcpuSet, VmId};
 use hv_core::mailbox::{Mailbox, Requests};
 use hv_core::pl011::Pl011;
 use hv_core::psci::{Endian, Power, Reclaim, Reset, Start};
@@ -13,7 +13,7 @@ use hv_core::vgic::{Effects, Physical, Vgic};
 use hv_core::vm::GuestMap;
 use spin::Once;
 
-use crate::gic::v3;
+use crate::gic;
 use crate::patience::{Mutex, MutexGuard};
 use crate::{console, log, memory, stage2, sysregs};
 
@@ -174,7 +174,7 @@ impl Vm {
         ) {
             mailbox.post(requests);
             sysregs::order_before_doorbell();
-            sysregs::gic::send_sgi(v3::DOORBELL, pcpu);
+            gic::send_sgi(gic::DOORBELL, pcpu);
         }
     }
 
@@ -184,7 +184,7 @@ impl Vm {
         if effects.is_empty() {
             return effects.kick;
         }
-        let gic = v3::get();
+        let gic = gic::get();
         match effects.phys {
             None => {}
             Some(Physical::Enable(mask)) => gic.enable(mask),
@@ -196,13 +196,20 @@ impl Vm {
                     gic.route(spi, pcpu);
                 }
             }
+            Some(Physical::Targets { first, to }) => {
+                for (spi, to) in (first.0..).map(IntId).zip(to) {
+                    if let Some(&pcpu) = to.and_then(|to| self.pcpus.get(to.index())) {
+                        gic.route(spi, pcpu);
+                    }
+                }
+            }
             Some(Physical::Reset(mask)) => {
                 gic.disable(mask);
                 gic.clear_pending(mask);
                 gic.clear_active(mask);
                 gic.set_trigger(mask.block, 0, mask.bits);
                 for bit in (0..32).filter(|bit| mask.bits >> bit & 1 != 0) {
-                    gic.route(hv_core::id::IntId(mask.block * 32 + bit), self.pcpus[0]);
+                    gic.route(IntId(mask.block * 32 + bit), self.pcpus[0]);
                 }
             }
         }
@@ -213,7 +220,7 @@ impl Vm {
                 Some(&pcpu) if intid.is_private() && pcpu != sysregs::mpidr() => {
                     gic.clear_active_ppi(pcpu, intid);
                 }
-                _ => sysregs::gic::deactivate(intid.0),
+                _ => gic::deactivate(intid),
             }
         }
         effects.kick

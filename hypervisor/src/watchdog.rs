@@ -9,7 +9,7 @@ use hv_core::id::PcpuId;
 use hv_core::stop::watchdog::{Finding, LIMIT_MS, Watch};
 
 use crate::breakage::{cut, number};
-use crate::gic::v3;
+use crate::gic;
 use crate::percpu::{self, Percpu};
 use crate::stop::{self, Cause, report, stop_machine};
 use crate::{console, log, sysregs};
@@ -78,7 +78,7 @@ pub fn look(watch: &mut Watch, me: &Percpu) {
         Finding::Fine => {}
         Finding::Ring(id) => {
             if let Some(percpu) = percpu::of(id) {
-                sysregs::gic::send_sgi(v3::STOP, percpu.mpidr);
+                gic::send_sgi(gic::STOP, percpu.mpidr);
             }
         }
         Finding::Stuck(id) if MODE.load(Ordering::Relaxed) == STOP => {

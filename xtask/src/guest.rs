@@ -10,6 +10,7 @@ use hv_abi::{psci, sdei};
 use hv_bundle::GuestConfig;
 use serde::Deserialize;
 
+use crate::board::Board;
 use crate::el3::El3;
 
 /// The options that describe a guest, on the command line and in a guest file.
@@ -43,6 +44,9 @@ pub struct Options {
     /// Whether the guest is offered SDEI: on or off [default: on].
     #[arg(long, value_name = "on|off")]
     pub sdei: Option<Switch>,
+    /// Which machine QEMU plays [default: virt].
+    #[arg(long, value_enum, value_name = "WHICH")]
+    pub machine: Option<Board>,
     /// What runs below the hypervisor, at EL3 [default: none].
     #[arg(long, value_enum, value_name = "WHAT")]
     pub el3: Option<El3>,
@@ -191,6 +195,7 @@ impl Options {
             disks: [file.disks, self.disks].concat(),
             cpu: self.cpu.or(file.cpu),
             sdei: self.sdei.or(file.sdei),
+            machine: self.machine.or(file.machine),
             el3: self.el3.or(file.el3),
             hv_append: self.hv_append.or(file.hv_append),
             qemu_args: [file.qemu_args, self.qemu_args].concat(),
@@ -306,6 +311,7 @@ mod tests {
             disks = ["a.img"]
             cpu = "cortex-a72"
             sdei = "off"
+            machine = "virt-gicv2"
             el3 = "tfa"
             hv-append = "crash=reset"
             qemu-args = ["-d", "int"]
@@ -320,6 +326,7 @@ mod tests {
             2048
         );
         assert_eq!(options.sdei, Some(Switch::Off));
+        assert_eq!(options.machine, Some(Board::VirtGicv2));
         assert_eq!(options.el3, Some(El3::Tfa));
         assert_eq!(options.qemu_args, ["-d", "int"]);
     }

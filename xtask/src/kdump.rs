@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use hv_bundle::GuestConfig;
 
+use crate::board::Board;
 use crate::build::{self, Built, Program};
 use crate::capture::Capture;
 use crate::cpulist::CpuList;
@@ -77,6 +78,9 @@ pub struct Kdump {
     /// With many CPUs that spin this shows how long a stop takes them, and not how busy the host is.
     #[arg(long)]
     icount: bool,
+    /// Which machine QEMU plays.
+    #[arg(long, value_enum, value_name = "WHICH", default_value = "virt")]
+    machine: Board,
     /// What runs below the hypervisor, at EL3.
     #[arg(long, value_enum, value_name = "WHAT", default_value = "none")]
     el3: El3,
@@ -121,7 +125,8 @@ impl Kdump {
     pub fn execute(self) -> Result<ExitCode> {
         let plan = self.plan();
         plan.check()?;
-        let workshop = Workshop::open()?.above(self.el3);
+        self.machine.check(self.cpus, self.el3)?;
+        let workshop = Workshop::open()?.above(self.el3).on(self.machine);
         let lab = Lab::prepare(&workshop, &self.system(&plan)?)?;
         let request = Request {
             plan,
@@ -209,6 +214,7 @@ fn matters(line: &str) -> bool {
 /// What every run needs, built once.
 pub struct Lab {
     qemu: PathBuf,
+    board: Board,
     firmware: Option<Firmware>,
     hypervisor: Built,
     kernel: PathBuf,
@@ -262,6 +268,7 @@ impl Lab {
         let symbols = Symbols::load(&vmlinux)?;
         Ok(Self {
             qemu,
+            board: workshop.board,
             firmware: workshop.firmware()?,
             hypervisor,
             kernel,
@@ -269,6 +276,11 @@ impl Lab {
             initramfs,
             symbols,
         })
+    }
+
+    /// The same on another machine.
+    pub fn on(self, board: Board) -> Self {
+        Self { board, ..self }
     }
 
     /// The guest kernel with its symbols.
@@ -318,6 +330,7 @@ impl Lab {
         // Room for the whole memory, should it have to be copied as it is.
         lab::create_disk(&disk, 2 * MEMORY_MIB)?;
         let mut machine = Machine::new(&self.qemu, &self.hypervisor.image);
+        machine.board = self.board;
         machine.cpu = plan.model.clone();
         machine.cpus = plan.cpus;
         machine.memory_mib = MEMORY_MIB;

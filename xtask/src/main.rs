@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod archive;
+mod board;
 mod build;
 mod cache;
 mod capture;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::board::Board;
 use crate::el3::{Firmware, HYPERVISOR_PA};
 
 pub use session::{Happening, Leave, Session};
@@ -18,6 +19,8 @@ pub use session::{Happening, Leave, Session};
 pub struct Machine {
     /// The emulator.
     pub qemu: PathBuf,
+    /// Which of its machines.
+    pub board: Board,
     /// CPU model, as QEMU names it, with properties if wanted.
     pub cpu: String,
     /// Number of CPUs.
@@ -56,6 +59,7 @@ impl Machine {
     pub fn new(qemu: &Path, kernel: &Path) -> Self {
         Self {
             qemu: qemu.to_owned(),
+            board: Board::Virt,
             cpu: DEFAULT_CPU.to_owned(),
             cpus: 4,
             memory_mib: 1024,
@@ -162,7 +166,8 @@ impl Machine {
         } else {
             ""
         };
-        format!("virt{secure},virtualization={el2},gic-version=3{fixed}")
+        let gic = self.board.gic();
+        format!("virt{secure},virtualization={el2},gic-version={gic}{fixed}")
     }
 
     /// Writes the files that the command line names and that depend on the machine.
@@ -271,6 +276,14 @@ mod tests {
             line.ends_with(r"-append 'console=ttyAMA0 it'\''s'"),
             "{line}"
         );
+    }
+
+    #[test]
+    fn a_board_says_which_gic() {
+        let mut machine = machine();
+        assert!(machine.command_line().contains(",gic-version=3 "));
+        machine.board = Board::VirtGicv2;
+        assert!(machine.command_line().contains(",gic-version=2 "));
     }
 
     #[test]

@@ -34,8 +34,8 @@ pub struct Run {
     options: Options,
     /// Read options from this file; those of the command line win.
     ///
-    /// TOML with the keys kernel, initrd, append, cpus, memory, disks, cpu, sdei, el3, hv-append,
-    /// qemu-args, firmware, reclaim, timeout and log, which mean what the options of those names
+    /// TOML with the keys kernel, initrd, append, cpus, memory, disks, cpu, sdei, machine, el3,
+    /// hv-append, qemu-args, firmware, reclaim, timeout and log, which mean what the options of those names
     /// mean. Relative paths are relative to the file. Besides, `debug-calls = true` lets the guest
     /// make the calls that are for tests, and events = [{ number = 256, scope = "private", priority =
     /// "critical" }, ...] defines SDEI events; a scope is private or shared, a priority normal or
@@ -96,7 +96,10 @@ impl Run {
 /// guest's addresses, if there is one.
 fn machine(options: &Options, bare: bool) -> Result<(Machine, Option<PathBuf>)> {
     let (cpus, memory_mib) = (options.cpus()?, options.memory_mib()?);
-    let workshop = Workshop::open()?.above(options.el3.unwrap_or_default());
+    let el3 = options.el3.unwrap_or_default();
+    let board = options.machine.unwrap_or_default();
+    board.check(cpus, el3)?;
+    let workshop = Workshop::open()?.above(el3).on(board);
     let qemu = tools::qemu(&workshop.cache, &workshop.progress)?;
     let given = Given::of(options, &workshop)?;
     let mut machine = if bare {
@@ -126,6 +129,7 @@ fn machine(options: &Options, bare: bool) -> Result<(Machine, Option<PathBuf>)> 
         machine
     };
     machine.cpu = options.cpu.clone().unwrap_or(DEFAULT_CPU.to_owned());
+    machine.board = board;
     machine.cpus = cpus;
     machine.memory_mib = memory_mib;
     machine.disks = options.disks.clone();

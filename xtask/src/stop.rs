@@ -296,6 +296,9 @@ impl Plan {
         machine.icount = self.icount;
         machine.initrd = Some(bundle);
         machine.append = self.words();
+        if self.el3 == El3::None {
+            machine.board = workshop.board;
+        }
         machine.firmware = Firmware::prepare(workshop, self.el3)?;
         if let Some(firmware) = &mut machine.firmware {
             // Runs of this command go side by side, and the words stand in the devicetree.

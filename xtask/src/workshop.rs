@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::board::Board;
 use crate::cache::Cache;
 use crate::el3::{El3, Firmware};
 use crate::progress::Progress;
@@ -20,6 +21,8 @@ pub struct Workshop {
     pub target: Target,
     /// What the machines of this command have at EL3.
     pub el3: El3,
+    /// Which machine this command boots, unless a test needs its own.
+    pub board: Board,
 }
 
 impl Workshop {
@@ -33,12 +36,19 @@ impl Workshop {
             progress,
             target,
             el3: El3::None,
+            board: Board::Virt,
         })
     }
 
     /// The same, with `el3` below what is booted.
     pub fn above(mut self, el3: El3) -> Self {
         self.el3 = el3;
+        self
+    }
+
+    /// The same, booting `board`.
+    pub fn on(mut self, board: Board) -> Self {
+        self.board = board;
         self
     }
 

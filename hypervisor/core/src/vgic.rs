@@ -1,5 +1,8 @@
-//! The virtual GICv3 of one VM: its distributor and every redistributor, in one value behind the VM's lock
+//! The virtual GIC of one VM: its distributor and every redistributor, in one value behind the VM's lock
 //! (IHI0069). The CPU interface is the hardware's own; this is what stands behind it.
+//!
+//! A machine with a GICv2 has its guest see a GICv2 (IHI0048): the same interrupts behind another register file
+//! ([`Frame::Banked`]), SGIs that are pending once per sender, and no redistributors.
 //!
 //! # Who owns what
 //!
@@ -41,14 +44,17 @@ pub mod lr;
 mod mmio;
 mod register;
 mod seating;
+mod v2;
 
 pub use affinity::{Affinities, Sgi};
 pub use effects::{Deactivations, Effects, Physical, SpiMask};
-use irq::Irq;
+use irq::{Holder, Irq};
 pub use lr::{ICH_VMCR_RESET, ListReg, LrSource, LrState, hcr};
 use mmio::Wait;
 pub use mmio::{Frame, Read};
 pub use seating::Entry;
+use v2::home;
+pub use v2::{MAX_INTERFACES, Model};
 
 /// The most list registers a GICv3 has (ICH_VTR_EL2.ListRegs).
 pub const MAX_LIST_REGS: usize = 16;
@@ -59,6 +65,8 @@ const MAX_SPIS: u32 = 988;
 /// What a VM's GIC looks like.
 #[derive(Clone, Copy, Debug)]
 pub struct Config<'a> {
+    /// Which one it is.
+    pub model: Model,
     /// vCPU `i` has affinity `mpidrs[i]`.
     pub mpidrs: &'a [Mpidr],
     /// Whose redistributor is the last of a contiguous region (GICR_TYPER.Last).
@@ -76,6 +84,10 @@ pub struct Config<'a> {
 /// The virtual GIC of one VM.
 #[derive(Clone, Debug)]
 pub struct Vgic {
+    is_v2: bool,
+    resamples: bool,
+    /// GICv2: some SPI has had more than one target.
+    has_one_of_n: bool,
     affinities: Affinities,
     last: VcpuSet,
     priority_mask: u8,
@@ -85,7 +97,7 @@ pub struct Vgic {
     locals: Vec<Local>,
     /// From INTID 32 on; as many as the distributor's registers have room for.
     spis: Vec<Irq>,
-    /// GICD_IROUTER of each.
+    /// GICD_IROUTER of each; none of a GICv2.
     routes: Vec<Mpidr>,
     /// Which SPIs are not idle: bit n of word b is INTID 32 * (b + 1) + n.
     live: Box<[u32]>,
@@ -112,7 +124,7 @@ struct Local {
     live: u32,
     /// The INTID in each list register.
     slots: [Option<IntId>; MAX_LIST_REGS],
-    /// GICR_WAKER.ProcessorSleep.
+    /// GICR_WAKER.ProcessorSleep; of a GICv2, that it has not populated since it was reset.
     asleep: bool,
     /// Whose reads wait for this vCPU to fold.
     asked: VcpuSet,
@@ -144,10 +156,14 @@ impl Vgic {
         let blocks = config.spis.min(MAX_SPIS).div_ceil(32).max(1);
         let passed = |intid: u32| config.passed_through.contains(&IntId(intid));
         let ppis = (16..32).fold(0, |mask, n| mask | u32::from(passed(n)) << n);
-        let home = affinities.find(Mpidr::new(0));
+        let is_v2 = config.model != Model::V3;
+        let home = home(is_v2, &affinities);
         let spis = 32..(32 + 32 * blocks).min(32 + MAX_SPIS);
         let shift = 8u32.saturating_sub(config.priority_bits);
         Self {
+            is_v2,
+            has_one_of_n: false,
+            resamples: config.model != Model::V2 { resamples: false },
             last: config.last,
             priority_mask: 0xffu8.checked_shl(shift).unwrap_or(0),
             list_regs: config.list_regs.clamp(1, MAX_LIST_REGS),
@@ -157,7 +173,11 @@ impl Vgic {
                 .take(affinities.len())
                 .map(|vcpu| Local::new(vcpu, ppis))
                 .collect(),
-            routes: spis.clone().map(|_| Mpidr::new(0)).collect(),
+            routes: spis
+                .clone()
+                .filter(|_| !is_v2)
+                .map(|_| Mpidr::new(0))
+                .collect(),
             spis: spis
                 .map(|intid| Irq::new(false, passed(intid), home))
                 .collect(),
@@ -182,7 +202,15 @@ impl Vgic {
                 effects.bound = Some(intid);
             }
             Some(irq) if irq.passed_through => {
-                self.update(vcpu, intid, &mut effects, Irq::fire);
+                let (is_v2, resamples) = (self.is_v2, self.resamples);
+                self.update(vcpu, intid, &mut effects, |irq| {
+                    irq.holder = match is_v2 {
+                        false => Holder::Anyone,
+                        true if resamples || irq.edge => Holder::Only(vcpu),
+                        true => Holder::Nobody,
+                    };
+                    irq.fire();
+                });
             }
             _ => effects.deactivate.push(vcpu, intid),
         }
@@ -259,8 +287,12 @@ impl Vgic {
             self.update(vcpu, IntId(n), &mut effects, |irq| {
                 let mut fresh = Irq::new(n < 16, irq.passed_through, Some(vcpu));
                 fresh.held = irq.held;
+                fresh.holder = irq.holder;
                 fresh.bound = irq.bound;
-                fresh.latch = irq.latch && leftovers == Leftovers::Kept;
+                if leftovers == Leftovers::Kept {
+                    fresh.latch = irq.latch;
+                    fresh.senders = irq.senders;
+                }
                 fresh.line = irq.line && !irq.passed_through;
                 *irq = fresh;
             });
@@ -279,6 +311,9 @@ impl Vgic {
             local.asleep = true;
             local.wait = Wait::default();
         }
+        if self.has_one_of_n {
+            self.choose_targets(&mut effects);
+        }
         effects.kick.remove(vcpu);
         effects
     }
@@ -292,7 +327,7 @@ impl Vgic {
     pub fn reset_spis(&mut self, block: u32) -> Effects {
         self.groups = [false; 2];
         let mut effects = Effects::NONE;
-        let home = self.affinities.find(Mpidr::new(0));
+        let home = home(self.is_v2, &self.affinities);
         let mut bits = 0;
         for bit in 0..32 {
             let intid = IntId(block.saturating_mul(32).saturating_add(bit));
@@ -341,11 +376,19 @@ impl Vgic {
         effects: &mut Effects,
         change: impl FnOnce(&mut Irq),
     ) {
+        if let Some(irq) = self.irq_mut(vcpu, intid) {
+            change(irq);
+            self.follow(vcpu, intid, effects);
+        }
+    }
+
+    /// What follows from a change; once, and not in every one of its callers.
+    #[inline(never)]
+    fn follow(&mut self, vcpu: VcpuId, intid: IntId, effects: &mut Effects) {
         let groups = self.groups;
         let Some(irq) = self.irq_mut(vcpu, intid) else {
             return;
         };
-        change(irq);
         if irq.settle() {
             effects.deactivate.push(vcpu, intid);
         }

@@ -255,7 +255,7 @@ impl Vcpu {
         pcpu: &mut impl Pcpu,
         map: &GuestMap,
     ) -> Action {
-        if let Some((frame, offset)) = map.frame(access.ipa) {
+        if let Some((frame, offset)) = map.frame(self.id, access.ipa) {
             return Action::Gic {
                 frame,
                 offset,

@@ -149,6 +149,7 @@ fn company() -> ([Vcpu; 2], Commons) {
         passed_through: &[],
         priority_bits: 5,
         list_regs: 4,
+        model: vgic::Model::V3,
     });
     let mut commons = Commons::new(2, &config);
     let mut vcpus = [0, 1].map(|n| Vcpu {

@@ -102,6 +102,7 @@ fn boot() -> Linux {
         passed_through: &[TIMER, IntId(30), VIRTIO],
         priority_bits: 5,
         list_regs: 4,
+        model: hv_core::vgic::Model::V3,
     });
     let mut linux = Linux { vgic };
     assert_eq!(linux.gic_dist_init(), 288);
@@ -178,6 +179,7 @@ fn the_timer_is_a_hardware_list_register() {
         group1: true,
         state: LrState::Pending,
         source: LrSource::Hardware { pintid: 27 },
+        sender: 0,
     };
     assert_eq!(entry(&mut linux, 1), [expected]);
     assert_eq!(entry(&mut linux, 0), []);
@@ -195,6 +197,7 @@ fn the_uart_asks_for_maintenance_at_its_end() {
         group1: true,
         state: LrState::Pending,
         source: LrSource::Software { eoi: true },
+        sender: 0,
     };
     assert_eq!(entry(&mut linux, 0), [expected]);
 }

@@ -11,8 +11,10 @@ fn a_hardware_interrupt_encodes_as_ihi0069_says() {
         group1: true,
         state: LrState::Pending,
         source: LrSource::Hardware { pintid: 27 },
+        sender: 0,
     };
     assert_eq!(lr.encode_v3(), 0x70a0_001b_0000_001b);
+    assert_eq!(lr.encode_v2(), 0xda00_6c1b, "as IHI0048 5.3.10 says");
 }
 
 #[test]
@@ -23,14 +25,31 @@ fn a_software_interrupt_may_ask_for_maintenance() {
         group1: false,
         state: LrState::PendingActive,
         source: LrSource::Software { eoi: true },
+        sender: 0,
     };
     assert_eq!(lr.encode_v3(), 0xc0f8_0200_0000_0021);
+    assert_eq!(lr.encode_v2(), 0x3f88_0021);
+}
+
+#[test]
+fn a_gicv2_list_register_says_who_sent_an_sgi() {
+    let lr = ListReg {
+        vintid: 3,
+        priority: 0x80,
+        group1: false,
+        state: LrState::Pending,
+        source: LrSource::Software { eoi: false },
+        sender: 5,
+    };
+    assert_eq!(lr.encode_v2(), 0x1800_1403);
 }
 
 #[test]
 fn an_empty_one_is_zero() {
     assert_eq!(ListReg::EMPTY.encode_v3(), 0);
     assert_eq!(ListReg::decode_v3(0), ListReg::EMPTY);
+    assert_eq!(ListReg::EMPTY.encode_v2(), 0);
+    assert_eq!(ListReg::decode_v2(0), ListReg::EMPTY);
 }
 
 #[test]
@@ -52,7 +71,7 @@ prop_compose! {
             any::<bool>().prop_map(|eoi| LrSource::Software { eoi }),
         ],
     ) -> ListReg {
-        ListReg { vintid, priority, group1, state: LrState::new(pending, active), source }
+        ListReg { vintid, priority, group1, state: LrState::new(pending, active), source, sender: 0 }
     }
 }
 
@@ -60,11 +79,15 @@ proptest! {
     #[test]
     fn what_is_encoded_decodes_to_itself(lr in any_list_reg()) {
         prop_assert_eq!(ListReg::decode_v3(lr.encode_v3()), lr);
+        let coarse = ListReg { priority: lr.priority & 0xf8, ..lr };
+        prop_assert_eq!(ListReg::decode_v2(lr.encode_v2()), coarse);
     }
 
     #[test]
     fn any_bits_decode(raw: u64) {
         let lr = ListReg::decode_v3(raw);
         prop_assert_eq!(ListReg::decode_v3(lr.encode_v3()), lr);
+        let lr = ListReg::decode_v2(raw as u32);
+        prop_assert_eq!(ListReg::decode_v2(lr.encode_v2()), lr);
     }
 }

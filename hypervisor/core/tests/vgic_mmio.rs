@@ -13,6 +13,7 @@ fn vgic(spis: u32, vcpus: u64) -> Vgic {
         passed_through: &[IntId(27), IntId(40), IntId(1019)],
         priority_bits: 5,
         list_regs: 4,
+        model: hv_core::vgic::Model::V3,
     })
 }
 

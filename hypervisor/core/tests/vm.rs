@@ -65,6 +65,7 @@ fn rig() -> Rig {
         ram: vec![range(0x4000_0000, 0x1000_0000)],
         uart: range(0x0900_0000, 0x1000),
         distributor: range(0x0800_0000, 0x1_0000),
+        gic: hv_core::vgic::Model::V3,
         redistributors: vec![range(0x080a_0000, 0x00f6_0000)],
         board: Board::new(4),
         has_debug_calls: false,
@@ -310,6 +311,7 @@ fn turn_off(rig: &mut Rig) {
         passed_through: &[],
         priority_bits: 5,
         list_regs: 4,
+        model: hv_core::vgic::Model::V3,
     });
     let (departure, _) = rig.vcpu.sdei.turn_off(&mut commons, &mut vgic, &rig.map);
     assert_eq!(departure, Departure::Off);

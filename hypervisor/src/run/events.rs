@@ -9,7 +9,8 @@ use hv_core::time::Instant;
 use hv_core::vgic::lr::hcr;
 
 use super::{Leave, Runner};
-use crate::sysregs::{self, LiveEl1, gic as cpu_interface};
+use crate::gic;
+use crate::sysregs::{self, LiveEl1};
 use crate::vm::Shared;
 use crate::watchdog;
 
@@ -17,7 +18,7 @@ impl Runner {
     /// A call about what all vCPUs have in common.
     pub(super) fn call_sdei(&mut self, call: Call) {
         let lrs = self.read_list_regs();
-        let eoi_count = hcr::eoi_count(cpu_interface::ich_hcr());
+        let eoi_count = hcr::eoi_count(gic::ich_hcr());
         let (look, kick) = {
             let mut shared = self.vm.lock();
             let folded = shared.vgic.fold(self.me, &lrs[..self.list_regs], eoi_count);

@@ -11,38 +11,38 @@ use hv_core::vgic::{Effects, Frame, Leftovers, Read};
 use hv_core::vm::{read_register, write_register};
 
 use super::{FIRST_SPECIAL, MAX_LIST_REGS, Runner};
-use crate::gic::v3;
+use crate::gic;
 use crate::stop;
-use crate::sysregs::gic as cpu_interface;
 use crate::vm::Shared;
 
 impl Runner {
     /// Takes one physical interrupt.
     pub(super) fn take_interrupt(&mut self) {
-        let intid = cpu_interface::acknowledge();
+        let taken = gic::acknowledge();
+        let intid = taken.intid;
         if intid >= FIRST_SPECIAL {
             return;
         }
-        cpu_interface::drop_priority(intid);
+        taken.drop_priority();
         match intid {
-            v3::DOORBELL => cpu_interface::deactivate(intid),
-            v3::STOP => {
-                cpu_interface::deactivate(intid);
+            gic::DOORBELL => taken.deactivate(),
+            gic::STOP => {
+                taken.deactivate();
                 stop::take_ipi(self.percpu);
             }
             _ if intid == self.own.maintenance => {
                 self.is_vgic_stale = true;
                 // The line stays up until the list registers are refreshed, so that comes first.
                 self.refresh_vgic();
-                cpu_interface::deactivate(intid);
+                taken.deactivate();
             }
             _ if intid == self.vm.uart_intid => {
                 self.receive();
-                cpu_interface::deactivate(intid);
+                taken.deactivate();
             }
             _ if intid == self.own.alarm => {
                 self.take_delayed();
-                cpu_interface::deactivate(intid);
+                taken.deactivate();
             }
             // The guest's own: it stays active until the guest deactivates it.
             _ => {
@@ -89,7 +89,7 @@ impl Runner {
     pub(super) fn read_list_regs(&self) -> [ListReg; MAX_LIST_REGS] {
         let mut lrs = [ListReg::EMPTY; MAX_LIST_REGS];
         for (index, lr) in lrs.iter_mut().enumerate().take(self.used) {
-            *lr = cpu_interface::list_register(index);
+            *lr = gic::list_register(index);
         }
         lrs
     }
@@ -99,7 +99,7 @@ impl Runner {
         let written = used.max(self.used).min(self.list_regs);
         for (index, &lr) in lrs.iter().enumerate().take(written) {
             let lr = if index < used { lr } else { ListReg::EMPTY };
-            cpu_interface::set_list_register(index, lr);
+            gic::set_list_register(index, lr);
         }
         self.used = used;
     }
@@ -107,7 +107,7 @@ impl Runner {
     /// Folds the list registers into the virtual GIC and chooses again what they hold.
     pub(super) fn refresh_vgic(&mut self) {
         let mut lrs = self.read_list_regs();
-        let eoi_count = hcr::eoi_count(cpu_interface::ich_hcr());
+        let eoi_count = hcr::eoi_count(gic::ich_hcr());
         let (entry, kick) = {
             let mut shared = self.vm.lock();
             let (entry, effects) =
@@ -118,7 +118,7 @@ impl Runner {
         };
         self.write_list_regs(&lrs, entry.used);
         let is_deaf = self.vcpu.sdei.fate() == Fate::Deaf;
-        cpu_interface::set_ich_hcr(if is_deaf { 0 } else { entry.hcr });
+        gic::set_ich_hcr(if is_deaf { 0 } else { entry.hcr });
         self.is_vgic_stale = false;
         self.kick(kick);
     }
@@ -138,7 +138,7 @@ impl Runner {
             self.vm.perform(&effects)
         };
         self.write_list_regs(&lrs, 0);
-        cpu_interface::reset_virtual_interface();
+        gic::reset_virtual_interface();
         self.vm.kick(self.me, kick);
         self.is_vgic_stale = true;
     }
@@ -147,20 +147,20 @@ impl Runner {
     /// list registers is in the virtual GIC.
     pub(super) fn power_up_interrupts(&mut self) {
         let lrs = self.read_list_regs();
-        let eoi_count = hcr::eoi_count(cpu_interface::ich_hcr());
+        let eoi_count = hcr::eoi_count(gic::ich_hcr());
         let kick = {
             let mut shared = self.vm.lock();
             let folded = shared.vgic.fold(self.me, &lrs[..self.list_regs], eoi_count);
             self.vm.perform(&folded)
         };
         self.write_folded();
-        cpu_interface::reset_virtual_interface();
+        gic::reset_virtual_interface();
         self.kick(kick);
     }
 
     pub(super) fn deactivate(&mut self, intid: IntId) {
         let lrs = self.read_list_regs();
-        let eoi_count = hcr::eoi_count(cpu_interface::ich_hcr());
+        let eoi_count = hcr::eoi_count(gic::ich_hcr());
         let kick = {
             let mut shared = self.vm.lock();
             let folded = shared.vgic.fold(self.me, &lrs[..self.list_regs], eoi_count);
@@ -179,7 +179,7 @@ impl Runner {
             let mut kick = VcpuSet::EMPTY;
             if must_fold {
                 let lrs = self.read_list_regs();
-                let eoi_count = hcr::eoi_count(cpu_interface::ich_hcr());
+                let eoi_count = hcr::eoi_count(gic::ich_hcr());
                 let folded = shared.vgic.fold(self.me, &lrs[..self.list_regs], eoi_count);
                 kick = self.vm.perform(&folded);
             }

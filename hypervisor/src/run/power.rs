@@ -9,6 +9,7 @@ use hv_core::vgic::lr::LrState;
 use hv_core::vm::Record;
 
 use super::{Leave, Runner};
+use crate::gic;
 use crate::stop::{self, Cause, stop_machine};
 use crate::vm::{End, Shared};
 use crate::{log, percpu, sysregs, watchdog};
@@ -106,7 +107,7 @@ impl Runner {
     fn is_woken(&mut self) -> bool {
         let is_listed = (0..self.used).any(|index| {
             matches!(
-                sysregs::gic::list_register(index).state,
+                gic::list_register(index).state,
                 LrState::Pending | LrState::PendingActive
             )
         });

@@ -10,12 +10,12 @@ use hv_core::sdei::Board;
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{Config, Vgic};
 use hv_core::vm::{GuestMap, IpaRange};
-use platform::{DeviceKind, Machine, Range};
+use platform::{DeviceKind, Gic, Machine, Range};
 
 use super::space::{guest_ram, highest_free};
 use crate::memory::BLOCK_SIZE;
 use crate::vm::{GuestImage, Sdei, Vm};
-use crate::{log, stage2, sysregs};
+use crate::{gic, log, stage2};
 
 /// Reads the bundle, keeps a copy of it out of the guests' reach, and makes the VMs it describes.
 pub fn build_vms(
@@ -23,7 +23,6 @@ pub fn build_vms(
     blob: &[u8],
     home: Range,
     spis: u32,
-    (distributor, redistributors): (Range, &[Range]),
 ) -> Result<Vec<Vm>, String> {
     let Some(initrd) = machine.initrd else {
         return Err(
@@ -63,6 +62,9 @@ pub fn build_vms(
 
     let mut stage2 = stage2::Tables::new();
     stage2.map_ram(ram.start, ram.size);
+    if let Some((ipa, gicv)) = gic::shown(&machine.gic) {
+        stage2.map_device_at(ipa, gicv.start, gicv.size);
+    }
     let mut passed = vec![IntId(machine.timers.virt), IntId(machine.timers.physical)];
     let mut paths = Vec::new();
     let mut transports = Vec::new();
@@ -100,17 +102,23 @@ pub fn build_vms(
         start: range.start,
         size: range.size,
     };
+    let (distributor, redistributors) = match &machine.gic {
+        Gic::V3 { dist, redists, .. } => (*dist, redists.as_slice()),
+        Gic::V2 { dist, .. } => (*dist, &[][..]),
+    };
     let map = GuestMap {
         affinities: Affinities::new(&pcpus),
         ram: vec![ipa(ram)],
         uart: ipa(machine.console.base),
         distributor: ipa(distributor),
+        gic: gic::model(),
         redistributors: redistributors.iter().copied().map(ipa).collect(),
         board: Board::new(vcpus),
         has_debug_calls: guest.config.debug_calls,
     };
-    let (list_regs, priority_bits) = sysregs::gic::virtual_interface();
+    let (list_regs, priority_bits) = gic::virtual_interface();
     let vgic = Vgic::new(&Config {
+        model: gic::model(),
         mpidrs: &pcpus,
         last: map.last_redistributors(vcpus),
         spis,

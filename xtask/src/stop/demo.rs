@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::{Cause, Plan, Seen, Wedges};
+use crate::board::Board;
 use crate::el3::El3;
 use crate::symbolize::Explainer;
 use crate::symbols::Symbols;
@@ -38,6 +39,9 @@ pub struct StopDemo {
     /// Switch off the pCPUs that have stopped, instead of parking them.
     #[arg(long)]
     off: bool,
+    /// Which machine QEMU plays.
+    #[arg(long, value_enum, value_name = "WHICH", default_value = "virt")]
+    machine: Board,
     /// What runs below the hypervisor, at EL3.
     #[arg(long, value_enum, value_name = "WHAT", default_value = "tfa")]
     el3: El3,
@@ -66,7 +70,8 @@ impl StopDemo {
             ..Plan::default()
         };
         plan.check()?;
-        let workshop = Workshop::open()?;
+        self.machine.check(self.cpus, self.el3)?;
+        let workshop = Workshop::open()?.on(self.machine);
         for run in 1..=self.repeat {
             let seen = plan.perform(&workshop, Duration::from_secs(self.timeout))?;
             let verdict = seen.judge(&plan);

@@ -61,6 +61,13 @@ pub enum Physical {
         /// Whose pCPU.
         to: VcpuId,
     },
+    /// Set `GICD_ITARGETSR` of up to four SPIs to the pCPUs of these vCPUs, where there is one.
+    Targets {
+        /// The first of the SPIs.
+        first: IntId,
+        /// Whose pCPU.
+        to: [Option<VcpuId>; 4],
+    },
     /// Disable, clear pending and active, make level sensitive, route to vCPU 0's pCPU.
     Reset(SpiMask),
 }

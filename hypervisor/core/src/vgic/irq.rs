@@ -39,8 +39,18 @@ pub(super) struct Irq {
     pub active: bool,
     /// The physical interrupt is active on our account.
     pub held: bool,
+    /// Whose list registers may deactivate it.
+    pub holder: Holder,
     pub priority: u8,
-    /// Who may take it: the vCPU that GICD_IROUTER names, or the one it is private to.
+    /// GICv2, an SGI: whose it is in the list register, or active.
+    pub sender: u8,
+    /// GICv2, an SGI: bit n says that vCPU n has sent it and it is not yet in a list register. While there is
+    /// one, `latch` is set.
+    pub senders: u8,
+    /// GICv2, an SPI: GICD_ITARGETSR.
+    pub targets: u8,
+    /// Who may take it: the vCPU that GICD_IROUTER names or that was chosen among GICD_ITARGETSR's, or the one
+    /// it is private to.
     pub target: Option<VcpuId>,
     /// Who acknowledged it, while it is `active`; nobody if that vCPU has been reset since.
     pub home: Option<VcpuId>,
@@ -55,6 +65,8 @@ pub(super) struct Seat {
     pub vcpu: VcpuId,
     /// A latch travels in it as pending.
     pub latch: bool,
+    /// The bit of the sender who travels in it as pending, of an SGI of a GICv2.
+    pub senders: u8,
     /// The line travels in it as pending.
     pub line: bool,
     /// HW = 1: its end deactivates the physical interrupt.
@@ -63,6 +75,18 @@ pub(super) struct Seat {
     pub active: bool,
     /// GICD_ICACTIVER since: what comes back is not active.
     pub drop_active: bool,
+}
+
+/// Whose list registers may deactivate the physical interrupt (HW = 1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holder {
+    /// Anybody's.
+    Anyone,
+    /// Those of the vCPU on whose pCPU it fired: not every GICv2 has one active state for all, QEMU's has one
+    /// per CPU interface.
+    Only(VcpuId),
+    /// Nobody's: its end is to be seen.
+    Nobody,
 }
 
 impl Irq {
@@ -78,7 +102,11 @@ impl Irq {
             line: false,
             active: false,
             held: false,
+            holder: Holder::Anyone,
             priority: 0,
+            sender: 0,
+            senders: 0,
+            targets: 0,
             target,
             home: None,
             seat: None,
@@ -153,6 +181,46 @@ impl Irq {
             seat.latch = false;
             seat.line &= !self.passed_through;
         }
+    }
+
+    /// GICD_SGIR, GICD_SPENDSGIR: these vCPUs send it.
+    pub fn send(&mut self, senders: u8) {
+        self.senders |= senders;
+        self.latch |= senders != 0;
+    }
+
+    /// GICD_CPENDSGIR: what these vCPUs sent and nobody has acknowledged is gone.
+    pub fn take_back(&mut self, senders: u8) {
+        self.senders &= !senders;
+        self.latch = self.senders != 0;
+        if let Some(seat) = &mut self.seat
+            && seat.senders & senders != 0
+        {
+            seat.latch = false;
+        }
+    }
+
+    /// What GICD_SPENDSGIR reads: the last known state.
+    pub fn shows_senders(&self) -> u8 {
+        let seated = self.seat.filter(|seat| seat.latch);
+        self.senders | seated.map_or(0, |seat| seat.senders)
+    }
+
+    /// Takes out the sender that goes into a list register next, and answers its bit, beside an `active`
+    /// interrupt only its own. `None` if a sender matters and has to wait; no bit if none matters.
+    pub fn next_sender(&mut self, active: bool) -> Option<u8> {
+        if self.senders == 0 {
+            return Some(0);
+        }
+        let sender = if active {
+            self.sender
+        } else {
+            self.senders.trailing_zeros() as u8
+        };
+        let bit = 1u8.checked_shl(sender.into())? & self.senders;
+        self.sender = sender;
+        self.senders &= !bit;
+        (bit != 0).then_some(bit)
     }
 
     /// GICD_ISACTIVER.

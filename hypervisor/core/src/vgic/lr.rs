@@ -14,6 +14,8 @@ pub struct ListReg {
     pub state: LrState,
     /// What the end of the interrupt does.
     pub source: LrSource,
+    /// GICv2: the CPU interface that sent it, if it is an SGI; else 0.
+    pub sender: u8,
 }
 
 /// The state field.
@@ -55,6 +57,20 @@ impl LrState {
         }
     }
 
+    const fn bits(self) -> u32 {
+        match self {
+            Self::Invalid => 0,
+            Self::Pending => 1,
+            Self::Active => 2,
+            Self::PendingActive => 3,
+        }
+    }
+
+    /// Of the two lowest bits.
+    const fn from_bits(bits: u32) -> Self {
+        Self::new(bits & 1 != 0, bits & 2 != 0)
+    }
+
     /// Whether it waits to be acknowledged.
     pub const fn is_pending(self) -> bool {
         matches!(self, Self::Pending | Self::PendingActive)
@@ -75,6 +91,19 @@ const V3_HW: u32 = 61;
 const V3_STATE: u32 = 62;
 const V3_PINTID_MASK: u64 = 0x1fff;
 
+// GICH_LR<n> (IHI0048 5.3.10). Without HW, PhysicalID has the sender and the EOI bit.
+const V2_INTID_MASK: u32 = 0x3ff;
+const V2_PINTID: u32 = 10;
+const V2_SENDER: u32 = 10;
+const V2_SENDER_MASK: u32 = 0x7;
+const V2_EOI: u32 = 19;
+const V2_PRIORITY: u32 = 23;
+const V2_STATE: u32 = 28;
+const V2_GROUP: u32 = 30;
+const V2_HW: u32 = 31;
+/// Of a priority's 8 bits a GICv2 list register has the upper 5.
+const V2_PRIORITY_DROP: u32 = 3;
+
 impl ListReg {
     /// An empty list register.
     pub const EMPTY: Self = Self {
@@ -83,16 +112,52 @@ impl ListReg {
         group1: false,
         state: LrState::Invalid,
         source: LrSource::Software { eoi: false },
+        sender: 0,
     };
+
+    /// As `GICH_LR<n>`. An empty one is all zeroes.
+    pub const fn encode_v2(self) -> u32 {
+        let source = match self.source {
+            LrSource::Hardware { pintid } => (1 << V2_HW) | ((pintid & V2_INTID_MASK) << V2_PINTID),
+            LrSource::Software { eoi } => {
+                ((eoi as u32) << V2_EOI) | ((self.sender as u32 & V2_SENDER_MASK) << V2_SENDER)
+            }
+        };
+        self.vintid & V2_INTID_MASK
+            | ((self.priority >> V2_PRIORITY_DROP) as u32) << V2_PRIORITY
+            | self.state.bits() << V2_STATE
+            | (self.group1 as u32) << V2_GROUP
+            | source
+    }
+
+    /// Out of `GICH_LR<n>`.
+    pub const fn decode_v2(raw: u32) -> Self {
+        let hardware = raw >> V2_HW != 0;
+        Self {
+            vintid: raw & V2_INTID_MASK,
+            priority: ((raw >> V2_PRIORITY) as u8) << V2_PRIORITY_DROP,
+            group1: raw >> V2_GROUP & 1 != 0,
+            state: LrState::from_bits(raw >> V2_STATE),
+            source: if hardware {
+                LrSource::Hardware {
+                    pintid: raw >> V2_PINTID & V2_INTID_MASK,
+                }
+            } else {
+                LrSource::Software {
+                    eoi: raw >> V2_EOI & 1 != 0,
+                }
+            },
+            sender: if hardware {
+                0
+            } else {
+                (raw >> V2_SENDER & V2_SENDER_MASK) as u8
+            },
+        }
+    }
 
     /// As `ICH_LR<n>_EL2`. An empty one is all zeroes.
     pub const fn encode_v3(self) -> u64 {
-        let state = match self.state {
-            LrState::Invalid => 0u64,
-            LrState::Pending => 1,
-            LrState::Active => 2,
-            LrState::PendingActive => 3,
-        };
+        let state = self.state.bits() as u64;
         let source = match self.source {
             LrSource::Hardware { pintid } => {
                 (1 << V3_HW) | ((pintid as u64 & V3_PINTID_MASK) << V3_PINTID)
@@ -112,12 +177,7 @@ impl ListReg {
             vintid: raw as u32,
             priority: (raw >> V3_PRIORITY) as u8,
             group1: raw >> V3_GROUP & 1 != 0,
-            state: match raw >> V3_STATE {
-                0 => LrState::Invalid,
-                1 => LrState::Pending,
-                2 => LrState::Active,
-                _ => LrState::PendingActive,
-            },
+            state: LrState::from_bits((raw >> V3_STATE) as u32),
             source: if raw >> V3_HW & 1 != 0 {
                 LrSource::Hardware {
                     pintid: (raw >> V3_PINTID & V3_PINTID_MASK) as u32,
@@ -127,6 +187,7 @@ impl ListReg {
                     eoi: raw >> V3_EOI & 1 != 0,
                 }
             },
+            sender: 0,
         }
     }
 }

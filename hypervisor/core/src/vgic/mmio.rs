@@ -1,4 +1,4 @@
-//! The guest's loads and stores of GICD and GICR.
+//! The guest's loads and stores of GICD and GICR. What a GICv2's distributor has besides is in `v2.rs`.
 
 use super::irq::Irq;
 use super::register::{Bank, FRAME, Part, Register};
@@ -12,6 +12,8 @@ pub enum Frame {
     Distributor,
     /// GICR of this vCPU: RD_base and SGI_base, 128 KiB together.
     Redistributor(VcpuId),
+    /// GICD of a GICv2 as this vCPU sees it, 4 KiB.
+    Banked(VcpuId),
 }
 
 /// The answer to a load.
@@ -56,14 +58,26 @@ const WAKER_PROCESSOR_SLEEP: u64 = 1 << 1;
 const WAKER_CHILDREN_ASLEEP: u64 = 1 << 2;
 
 impl Frame {
+    /// Whose it is; the distributor's registers are `anyone`'s.
+    const fn owner(self, anyone: VcpuId) -> VcpuId {
+        match self {
+            Self::Distributor => anyone,
+            Self::Redistributor(owner) | Self::Banked(owner) => owner,
+        }
+    }
+
     /// Whether an access needs the caller's list registers folded, if there is something in them: all stores,
     /// and the loads of what may have changed there.
     pub fn is_in_list_regs(self, offset: u64, is_write: bool) -> bool {
         let offset = match self {
             Self::Distributor => offset,
             Self::Redistributor(_) => offset.wrapping_sub(FRAME),
+            // What GICD_SGIR sends joins at the next fold.
+            Self::Banked(_) if offset == 0xf00 => return false,
+            Self::Banked(_) if offset >= 0xf10 => return true,
+            Self::Banked(_) => offset,
         };
-        // ISPENDR to ICACTIVER (IHI0069 12.8).
+        // ISPENDR to ICACTIVER (IHI0069 12.8, IHI0048 4.1).
         is_write || (0x200..0x400).contains(&offset)
     }
 }
@@ -71,18 +85,17 @@ impl Frame {
 impl Vgic {
     /// A load of `size` bytes by `me`, which has folded if the register [needs it](Frame::is_in_list_regs).
     pub fn read(&mut self, me: VcpuId, frame: Frame, offset: u64, size: u8) -> Read {
-        let (owner, register) = match frame {
-            Frame::Distributor => (me, Register::of_distributor(offset, size)),
-            Frame::Redistributor(owner) => (owner, Register::of_redistributor(offset, size)),
-        };
-        let shared = frame == Frame::Distributor;
-        let Some(register) = register.filter(|register| register.belongs(shared)) else {
+        let owner = frame.owner(me);
+        let Some(register) = Register::find(frame, offset, size) else {
             return Read::Value(0);
         };
+        let shared = frame == Frame::Distributor;
         Read::Value(match register {
+            Register::Control if self.is_v2 => self.group_bits(),
             Register::Control if shared => self.read_ctlr(),
             Register::Control if self.unsynced.contains(owner) => REDIST_RWP,
             Register::Control => 0,
+            Register::Type(_) if self.is_v2 => self.typer_v2(),
             Register::Type(_) if shared => TYPER | self.live.len() as u64,
             Register::Type(part) => part.of(self.read_redist_typer(owner)),
             Register::Implementer => IIDR,
@@ -116,20 +129,20 @@ impl Vgic {
                 let route = route.filter(|_| self.visible(owner, IntId(intid)).is_some());
                 part.of(route.map_or(0, |route| route.bits()))
             }
+            Register::Targets { intid, count } => self.read_bytes(owner, intid, count, false),
+            Register::Generate => 0,
+            Register::Senders { intid, count, .. } => self.read_bytes(owner, intid, count, true),
         })
     }
 
     /// A store of `size` bytes, by a vCPU that has folded.
     pub fn write(&mut self, frame: Frame, offset: u64, size: u8, value: u64) -> Effects {
-        let (owner, register) = match frame {
-            Frame::Distributor => (VcpuId(0), Register::of_distributor(offset, size)),
-            Frame::Redistributor(owner) => (owner, Register::of_redistributor(offset, size)),
-        };
-        let shared = frame == Frame::Distributor;
         let mut effects = Effects::NONE;
-        let Some(register) = register.filter(|register| register.belongs(shared)) else {
+        let owner = frame.owner(VcpuId(0));
+        let Some(register) = Register::find(frame, offset, size) else {
             return effects;
         };
+        let shared = !matches!(frame, Frame::Redistributor(_));
         match register {
             Register::Control if shared => self.write_ctlr(value, &mut effects),
             Register::Waker => {
@@ -158,6 +171,13 @@ impl Vgic {
             Register::Route { intid, part } => {
                 self.write_route(IntId(intid), part, value, &mut effects);
             }
+            Register::Targets { intid, count } => {
+                self.write_targets(intid, count, value, &mut effects);
+            }
+            Register::Generate => self.generate(owner, value as u32, &mut effects),
+            Register::Senders { intid, count, sets } => {
+                self.write_senders(owner, (intid, count), (sets, value), &mut effects);
+            }
             Register::Control
             | Register::Type(_)
             | Register::Implementer
@@ -167,13 +187,19 @@ impl Vgic {
     }
 
     fn read_ctlr(&self) -> u64 {
+        let rwp = if self.unsynced.is_empty() {
+            0
+        } else {
+            CTLR_RWP
+        };
+        CTLR_ARE | CTLR_DS | self.group_bits() | rwp
+    }
+
+    /// GICD_CTLR.EnableGrp0 and EnableGrp1, which is all that a GICv2 has there.
+    fn group_bits(&self) -> u64 {
         let [group0, group1] = self.groups;
         let bit = |on: bool, bit: u64| if on { bit } else { 0 };
-        CTLR_ARE
-            | CTLR_DS
-            | bit(group0, CTLR_GROUP0)
-            | bit(group1, CTLR_GROUP1)
-            | bit(!self.unsynced.is_empty(), CTLR_RWP)
+        bit(group0, CTLR_GROUP0) | bit(group1, CTLR_GROUP1)
     }
 
     fn write_ctlr(&mut self, value: u64, effects: &mut Effects) {
@@ -274,6 +300,8 @@ impl Vgic {
                 Bank::Group if one => |irq| irq.group1 = true,
                 Bank::Group => |irq| irq.group1 = false,
                 _ if !one => continue,
+                // A GICv2 has GICD_SPENDSGIR and GICD_CPENDSGIR for them (IHI0048 4.3.7).
+                Bank::SetPending | Bank::ClearPending if self.is_v2 && intid.is_sgi() => continue,
                 Bank::SetEnable if irq.enabled => continue,
                 Bank::SetEnable => Irq::enable,
                 Bank::ClearEnable if !irq.enabled => continue,
@@ -307,7 +335,7 @@ impl Vgic {
     }
 
     /// An interrupt that the guest's registers show.
-    fn visible(&self, owner: VcpuId, intid: IntId) -> Option<&Irq> {
+    pub(super) fn visible(&self, owner: VcpuId, intid: IntId) -> Option<&Irq> {
         self.irq(owner, intid).filter(|irq| !irq.bound)
     }
 
@@ -366,6 +394,19 @@ impl Vgic {
 }
 
 impl Register {
+    /// The register an access meets.
+    fn find(frame: Frame, offset: u64, size: u8) -> Option<Self> {
+        match frame {
+            Frame::Distributor => {
+                Self::of_distributor(offset, size).filter(|register| register.belongs(true))
+            }
+            Frame::Redistributor(_) => {
+                Self::of_redistributor(offset, size).filter(|register| register.belongs(false))
+            }
+            Frame::Banked(_) => Self::of_banked(offset, size),
+        }
+    }
+
     /// Whether it is in the distributor (`shared`) or in a redistributor. With affinity routing the
     /// distributor's registers of INTID 0 to 31 are RAZ/WI (IHI0069 12.9).
     fn belongs(self, shared: bool) -> bool {
@@ -377,7 +418,10 @@ impl Register {
             | Self::Type(_)
             | Self::Implementer
             | Self::Waker
-            | Self::Identification(_) => true,
+            | Self::Identification(_)
+            | Self::Targets { .. }
+            | Self::Generate
+            | Self::Senders { .. } => true,
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The register maps of GICD and GICR (IHI0069 12.9, 12.11): an offset and a size become a typed register or
-//! nothing. What is not here reads as zero and ignores writes.
+//! The register maps of GICD and GICR (IHI0069 12.9, 12.11), and of a GICv2's GICD (IHI0048 4.1): an offset
+//! and a size become a typed register or nothing. What is not here reads as zero and ignores writes.
 
 /// One access to the distributor or a redistributor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,24 @@ pub(super) enum Register {
         /// Of which part.
         part: Part,
     },
+    /// GICD_ITARGETSR of a GICv2: a byte per interrupt.
+    Targets {
+        /// The first of them.
+        intid: u32,
+        /// 1 or 4.
+        count: u32,
+    },
+    /// GICD_SGIR of a GICv2.
+    Generate,
+    /// GICD_SPENDSGIR and GICD_CPENDSGIR of a GICv2: a byte per SGI, a bit per sender. Both read alike.
+    Senders {
+        /// The first of them.
+        intid: u32,
+        /// 1 or 4.
+        count: u32,
+        /// Which of the two.
+        sets: bool,
+    },
 }
 
 /// A property of which a register holds 32. `Set` and `Clear` name the register written; both read alike.
@@ -75,6 +93,13 @@ pub(super) enum Part {
 /// The size of one frame.
 pub(super) const FRAME: u64 = 0x1_0000;
 
+/// The identification registers from 0xfd0 on, ArchRev 2, as the GIC-400 has them.
+const IDENTIFICATION_V2: [u8; 12] = [
+    0x04, 0, 0, 0, // PIDR4 to 7
+    0x90, 0xb4, 0x2b, 0, // PIDR0 to 3
+    0x0d, 0xf0, 0x05, 0xb1, // CIDR0 to 3
+];
+
 /// The identification registers from 0xffd0 on, ArchRev 3 (PIDR2); the rest as Arm's own parts have
 /// (IHI0069, identification registers).
 const IDENTIFICATION: [u8; 12] = [
@@ -99,7 +124,35 @@ impl Register {
                 let part = part(offset, size)?;
                 Some(Self::Route { intid, part })
             }
-            (0xffd0..0x1_0000, 4) => identification(offset - 0xffd0),
+            (0xffd0..0x1_0000, 4) => identification(&IDENTIFICATION, offset - 0xffd0),
+            _ => Self::of_interrupts(offset, size),
+        }
+    }
+
+    /// The register at `offset` of a GICv2's distributor.
+    // A call would have the result copied.
+    #[inline(always)]
+    pub fn of_banked(offset: u64, size: u8) -> Option<Self> {
+        let offset = u32::try_from(offset).ok()?;
+        let count = u32::from(size);
+        if offset % count.max(1) != 0 {
+            return None;
+        }
+        match (offset, size) {
+            (0x0, 4) => Some(Self::Control),
+            (0x4, 4) => Some(Self::Type(Part::Whole)),
+            (0x8, 4) => Some(Self::Implementer),
+            (0x800..0xc00, 1 | 4) => {
+                let intid = offset - 0x800;
+                Some(Self::Targets { intid, count })
+            }
+            (0xf00, 4) => Some(Self::Generate),
+            (0xf10..0xf30, 1 | 4) => Some(Self::Senders {
+                intid: offset % 16,
+                count,
+                sets: offset >= 0xf20,
+            }),
+            (0xfd0..0x1000, 4) => identification(&IDENTIFICATION_V2, offset - 0xfd0),
             _ => Self::of_interrupts(offset, size),
         }
     }
@@ -112,7 +165,7 @@ impl Register {
                 return None;
             }
             return match (offset, size) {
-                (0xffd0..0x1_0000, 4) => identification(offset - 0xffd0),
+                (0xffd0..0x1_0000, 4) => identification(&IDENTIFICATION, offset - 0xffd0),
                 _ => Self::of_interrupts(offset, size),
             };
         }
@@ -122,7 +175,9 @@ impl Register {
             (0x4, 4) => Some(Self::Implementer),
             (0x8 | 0xc, _) => Some(Self::Type(part(offset, size)?)),
             (0x14, 4) => Some(Self::Waker),
-            (0xffd0..0x1_0000, 4) if offset % 4 == 0 => identification(offset - 0xffd0),
+            (0xffd0..0x1_0000, 4) if offset % 4 == 0 => {
+                identification(&IDENTIFICATION, offset - 0xffd0)
+            }
             _ => None,
         }
     }
@@ -162,8 +217,8 @@ fn part(offset: u32, size: u8) -> Option<Part> {
     }
 }
 
-fn identification(offset: u32) -> Option<Register> {
-    let byte = IDENTIFICATION.get(offset as usize / 4)?;
+fn identification(bytes: &[u8; 12], offset: u32) -> Option<Register> {
+    let byte = bytes.get(offset as usize / 4)?;
     Some(Register::Identification(*byte))
 }
 

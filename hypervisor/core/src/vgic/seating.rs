@@ -1,6 +1,6 @@
 //! Moving interrupts between the shared state and the list registers of one vCPU.
 
-use super::irq::{Irq, Seat};
+use super::irq::{Holder, Irq, Seat};
 use super::lr::{ListReg, LrSource, LrState, hcr};
 use super::mmio::Wait;
 use super::{Effects, MAX_LIST_REGS, Vgic, bits_of, enabled, spi};
@@ -109,6 +109,7 @@ impl Vgic {
         eoi_count: u32,
     ) -> (Entry, Effects) {
         let mut effects = self.fold(vcpu, lrs, eoi_count);
+        self.wake(vcpu, &mut effects);
         self.dirty.remove(vcpu);
         lrs.fill(ListReg::EMPTY);
         let mut hcr = hcr::EN | hcr::TDIR;
@@ -228,17 +229,24 @@ impl Vgic {
 fn seat(irq: &mut Irq, vcpu: VcpuId, intid: IntId, group_on: bool) -> ListReg {
     let active = irq.active;
     let deliverable = irq.enabled && group_on && irq.target == Some(vcpu);
-    let latch = deliverable && irq.latch;
+    let sender = if deliverable && irq.latch {
+        irq.next_sender(active)
+    } else {
+        None
+    };
+    let latch = sender.is_some();
     let line = deliverable && irq.line && !irq.edge && !active;
     irq.active = false;
-    irq.latch &= !latch;
+    irq.latch &= !latch || irq.senders != 0;
     // Something that cannot go into this list register is to be delivered after it.
-    let waits = active && irq.enabled && irq.is_pending();
+    let waits = (active || irq.senders != 0) && irq.enabled && irq.is_pending();
     let state = LrState::new(latch || line, active);
-    let hardware = irq.held && state != LrState::PendingActive && !waits;
+    let is_holder = irq.holder == Holder::Anyone || irq.holder == Holder::Only(vcpu);
+    let hardware = irq.held && is_holder && state != LrState::PendingActive && !waits;
     irq.seat = Some(Seat {
         vcpu,
         latch,
+        senders: sender.unwrap_or(0),
         line,
         hardware,
         active,
@@ -256,6 +264,7 @@ fn seat(irq: &mut Irq, vcpu: VcpuId, intid: IntId, group_on: bool) -> ListReg {
                 eoi: irq.held || waits || line,
             }
         },
+        sender: irq.sender,
     }
 }
 
@@ -266,6 +275,9 @@ fn unseat(irq: &mut Irq, vcpu: VcpuId, state: LrState) {
     };
     if state.is_pending() {
         irq.latch |= seat.latch;
+        if seat.latch {
+            irq.senders |= seat.senders;
+        }
     } else if seat.line && irq.passed_through {
         // Acknowledged: what the physical line said has been delivered.
         irq.line = false;

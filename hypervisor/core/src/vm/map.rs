@@ -5,8 +5,8 @@ use alloc::vec::Vec;
 use crate::id::{Mpidr, VcpuId, VcpuSet};
 use crate::sdei::Board;
 use crate::siblings::Siblings;
-use crate::vgic::Frame;
 use crate::vgic::affinity::Affinities;
+use crate::vgic::{Frame, Model};
 
 /// A range of guest physical addresses, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub struct GuestMap {
     pub uart: IpaRange,
     /// The distributor.
     pub distributor: IpaRange,
+    /// Which GIC's it is.
+    pub gic: Model,
     /// Regions of redistributors, filled in vCPU order.
     pub redistributors: Vec<IpaRange>,
     /// What its vCPUs see of each other's SDEI.
@@ -67,10 +69,14 @@ impl GuestMap {
         last
     }
 
-    /// Which interrupt controller frame an access meets, and where in it.
-    pub(super) fn frame(&self, ipa: u64) -> Option<(Frame, u64)> {
+    /// Which interrupt controller frame an access by `me` meets, and where in it.
+    pub(super) fn frame(&self, me: VcpuId, ipa: u64) -> Option<(Frame, u64)> {
         if let Some(offset) = self.distributor.offset_of(ipa) {
-            return Some((Frame::Distributor, offset));
+            let frame = match self.gic {
+                Model::V2 { .. } => Frame::Banked(me),
+                Model::V3 => Frame::Distributor,
+            };
+            return Some((frame, offset));
         }
         let mut first = 0;
         for region in &self.redistributors {

@@ -101,6 +101,7 @@ impl World {
             passed_through: &[IntId(TIMER), IntId(SPI)],
             priority_bits: 5,
             list_regs: 4,
+            model: vgic::Model::V3,
         });
         Self {
             commons: Commons::new(mpidrs.len(), config),

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use hv_core::id::{IntId, Mpidr, VcpuId, VcpuSet};
 use hv_core::vgic::{
-    Config, Effects, Frame, Leftovers, LrSource, LrState, Physical, SpiMask, Vgic, hcr,
+    Config, Effects, Frame, Leftovers, LrSource, LrState, Model, Physical, SpiMask, Vgic, hcr,
 };
 use pcpu::{Pcpu, Wire};
 
@@ -74,6 +74,7 @@ impl Machine {
             passed_through: &[TIMER, EDGE, LEVEL],
             priority_bits: 5,
             list_regs,
+            model: Model::V3,
         });
         let pcpu = Pcpu {
             lrs: vec![0; list_regs],
@@ -233,6 +234,7 @@ impl Machine {
                 self.wires_in(SpiMask { block, bits: level }, |wire| wire.edge = false);
             }
             Some(Physical::Route { spi, to }) => self.wire_mut(0, spi).route = to.0,
+            Some(Physical::Targets { .. }) => panic!("a GICv3 routes by affinity"),
             Some(Physical::Reset(mask)) => self.wires_in(mask, |wire| {
                 *wire = Wire {
                     level: wire.level,

@@ -1,7 +1,7 @@
 //! A virtual GIC with two vCPUs, and the list registers of one of them.
 
 use hv_core::id::{IntId, Mpidr, VcpuId, VcpuSet};
-use hv_core::vgic::{Config, Effects, Entry, Frame, ListReg, LrSource, LrState, Vgic};
+use hv_core::vgic::{Config, Effects, Entry, Frame, ListReg, LrSource, LrState, Model, Vgic};
 
 pub const V0: VcpuId = VcpuId(0);
 pub const V1: VcpuId = VcpuId(1);
@@ -22,6 +22,7 @@ pub fn vgic() -> Vgic {
         passed_through: &[TIMER, EDGE, LEVEL],
         priority_bits: 5,
         list_regs: 4,
+        model: Model::V3,
     });
     let mut set = |frame, offset, value| drop(vgic.write(frame, offset, 4, value));
     set(Frame::Distributor, 0x84, 0xffff_ffff);
