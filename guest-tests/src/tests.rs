@@ -3,6 +3,7 @@
 mod el3;
 mod gic;
 mod gic_registers;
+pub mod gicv2;
 mod hostile;
 mod idreg;
 mod isolation;

@@ -18,6 +18,7 @@ use clap::Args;
 
 use ledger::Ledger;
 
+use crate::board::Board;
 use crate::el3::El3;
 use crate::workshop::Workshop;
 
@@ -38,6 +39,10 @@ pub struct Test {
     /// Let `linux/life` take its CPUs off and on for so many minutes; without, ten times.
     #[arg(long, value_name = "N", default_value_t = 0)]
     minutes: u32,
+    /// Which machine QEMU plays, wherever the hypervisor is booted. With `virt` the test guests are
+    /// booted on virt-gicv2, too, and Linux once.
+    #[arg(long, value_enum, value_name = "WHICH", default_value = "virt")]
+    machine: Board,
     /// What runs below the hypervisor, at EL3, wherever it is booted.
     #[arg(long, value_enum, value_name = "WHAT", default_value = "none")]
     el3: El3,
@@ -51,7 +56,8 @@ pub fn run_names() -> impl Iterator<Item = String> {
 impl Test {
     /// Runs them; fails if one does, or if the filter left none.
     pub fn execute(self) -> Result<ExitCode> {
-        let workshop = Workshop::open()?.above(self.el3);
+        self.machine.check_el3(self.el3)?;
+        let workshop = Workshop::open()?.above(self.el3).on(self.machine);
         let mut ledger = Ledger::new(self.filter.clone());
         if !self.bare {
             checks::run(&workshop, &mut ledger);

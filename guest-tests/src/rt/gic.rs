@@ -1,4 +1,7 @@
-//! GICv3 as a guest drives it (IHI0069): distributor, this CPU's redistributor and CPU interface.
+//! The GIC as a guest drives it: distributor, this CPU's private interrupts and CPU interface. A GICv3 (IHI0069)
+//! unless the devicetree has a GICv2, whose differences are in `gic/v2.rs`.
+
+pub mod v2;
 
 use super::machine::machine;
 use super::mmio::Device;
@@ -27,7 +30,13 @@ pub mod gicd {
     pub const ISACTIVER: u64 = 0x0300;
     pub const ICACTIVER: u64 = 0x0380;
     pub const IPRIORITYR: u64 = 0x0400;
+    pub const ITARGETSR: u64 = 0x0800;
     pub const ICFGR: u64 = 0x0c00;
+    pub const SGIR: u64 = 0x0f00;
+    pub const CPENDSGIR: u64 = 0x0f10;
+    pub const SPENDSGIR: u64 = 0x0f20;
+    /// In a GICv2's distributor, which ends at 4 KiB.
+    pub const PIDR2_V2: u64 = 0x0fe8;
     pub const IROUTER: u64 = 0x6000;
     pub const PIDR2: u64 = 0xffe8;
 }
@@ -50,7 +59,12 @@ pub fn distributor() -> Device {
     machine().gicd
 }
 
-/// Turns the distributor on, everything disabled, group 1, no shared interrupt routed.
+/// The group of every interrupt, a bit each. A GICv2 without security states has its guests in group 0.
+pub fn group() -> u32 {
+    if v2::is_it() { 0 } else { !0 }
+}
+
+/// Turns the distributor on, everything disabled, one group, no shared interrupt routed.
 pub fn start_distributor() {
     let gicd = distributor();
     let registers = (gicd.read32(gicd::TYPER) & 0x1f) + 1;
@@ -60,7 +74,7 @@ pub fn start_distributor() {
         gicd.write32(gicd::ICENABLER + 4 * n, !0);
         gicd.write32(gicd::ICPENDR + 4 * n, !0);
         gicd.write32(gicd::ICACTIVER + 4 * n, !0);
-        gicd.write32(gicd::IGROUPR + 4 * n, !0);
+        gicd.write32(gicd::IGROUPR + 4 * n, group());
     }
     for n in 8..8 * u64::from(registers) {
         gicd.write32(gicd::IPRIORITYR + 4 * n, u32::from(PRIORITY) * 0x0101_0101);
@@ -82,7 +96,9 @@ pub fn redistributor() -> Device {
 
 /// The redistributor of the CPU with this affinity.
 pub fn redistributor_of(affinity: u64) -> Device {
-    let all = machine().gicr;
+    let Some(all) = machine().gicr else {
+        panic!("a GICv2 has no redistributors");
+    };
     let affinity = (affinity >> 32 & 0xff) << 24 | affinity & 0xff_ffff;
     let mut offset = 0;
     loop {
@@ -98,8 +114,12 @@ pub fn redistributor_of(affinity: u64) -> Device {
     }
 }
 
-/// The redistributor's SGI and PPI registers, which lie as the distributor's do.
+/// The SGI and PPI registers: the redistributor's, which lie as the distributor's do, or those that a GICv2's
+/// distributor shows this CPU.
 pub fn private() -> Device {
+    if v2::is_it() {
+        return distributor();
+    }
     redistributor().part(GICR_FRAME, GICR_FRAME)
 }
 
@@ -115,18 +135,18 @@ pub fn bank(intid: u32) -> Device {
 
 /// Wakes this CPU's interface: SGIs enabled, PPIs not, everything let through.
 pub fn start_cpu() {
-    let waker = redistributor();
-    waker.write32(
-        GICR_WAKER,
-        waker.read32(GICR_WAKER) & !WAKER_PROCESSOR_SLEEP,
-    );
-    while waker.read32(GICR_WAKER) & WAKER_CHILDREN_ASLEEP != 0 {
-        core::hint::spin_loop();
+    if !v2::is_it() {
+        wake_redistributor();
     }
     let private = private();
     private.write32(gicd::ICENABLER, !0xffff);
-    private.write32(gicd::IGROUPR, !0);
+    private.write32(gicd::IGROUPR, group());
     private.write32(gicd::ICPENDR, !0);
+    if v2::is_it() {
+        for n in 0..4 {
+            private.write32(gicd::CPENDSGIR + 4 * n, !0);
+        }
+    }
     private.write32(gicd::ICACTIVER, !0);
     for n in 0..8 {
         private.write32(gicd::IPRIORITYR + 4 * n, u32::from(PRIORITY) * 0x0101_0101);
@@ -135,8 +155,22 @@ pub fn start_cpu() {
     start_interface();
 }
 
-/// The CPU interface alone (IHI0069 12.2).
+fn wake_redistributor() {
+    let waker = redistributor();
+    waker.write32(
+        GICR_WAKER,
+        waker.read32(GICR_WAKER) & !WAKER_PROCESSOR_SLEEP,
+    );
+    while waker.read32(GICR_WAKER) & WAKER_CHILDREN_ASLEEP != 0 {
+        core::hint::spin_loop();
+    }
+}
+
+/// The CPU interface alone (IHI0069 12.2, IHI0048 4.4).
 pub fn start_interface() {
+    if v2::is_it() {
+        return v2::start_interface();
+    }
     write!("icc_sre_el1", 1 | read!("icc_sre_el1"));
     write!("icc_ctlr_el1", 0);
     write!("icc_bpr1_el1", 0);
@@ -146,12 +180,19 @@ pub fn start_interface() {
 
 /// Lets nothing through to this CPU any more.
 pub fn stop_cpu() {
-    write!("icc_igrpen1_el1", 0);
+    if v2::is_it() {
+        v2::interface().write32(v2::gicc::CTLR, 0);
+    } else {
+        write!("icc_igrpen1_el1", 0);
+    }
     private().write32(gicd::ICENABLER, !0);
 }
 
 /// Takes the highest pending interrupt, or [`NONE`].
 pub fn acknowledge() -> u32 {
+    if v2::is_it() {
+        return v2::acknowledge();
+    }
     let intid = read!("icc_iar1_el1");
     sysreg::isb();
     intid as u32 & 0xff_ffff
@@ -159,26 +200,41 @@ pub fn acknowledge() -> u32 {
 
 /// Ends `intid`: priority drop and deactivation.
 pub fn end(intid: u32) {
+    if v2::is_it() {
+        return v2::interface().write32(v2::gicc::EOIR, v2::word(intid));
+    }
     write!("icc_eoir1_el1", u64::from(intid));
 }
 
 /// The running priority.
 pub fn running_priority() -> u64 {
+    if v2::is_it() {
+        return v2::interface().read32(v2::gicc::RPR).into();
+    }
     read!("icc_rpr_el1")
 }
 
 /// The highest pending interrupt, not taken.
 pub fn highest_pending() -> u32 {
+    if v2::is_it() {
+        return v2::interface().read32(v2::gicc::HPPIR) & NONE;
+    }
     read!("icc_hppir1_el1") as u32 & 0xff_ffff
 }
 
 /// Sets the priority mask.
 pub fn set_priority_mask(priority: u8) {
+    if v2::is_it() {
+        return v2::interface().write32(v2::gicc::PMR, priority.into());
+    }
     write!("icc_pmr_el1", u64::from(priority));
 }
 
-/// Sends `sgi` to the CPU with `affinity` (IHI0069 12.2 ICC_SGI1R_EL1).
+/// Sends `sgi` to the CPU with `affinity` (IHI0069 12.2 ICC_SGI1R_EL1, IHI0048 4.3.15).
 pub fn send_sgi_to(affinity: u64, sgi: u32) {
+    if v2::is_it() {
+        return v2::send_raw(u32::from(v2::target(affinity)) << 16 | sgi);
+    }
     let aff0 = affinity & 0xff;
     let value = (affinity >> 32 & 0xff) << 48
         | aff0 >> 4 << 44
@@ -191,13 +247,46 @@ pub fn send_sgi_to(affinity: u64, sgi: u32) {
 
 /// Sends `sgi` to every CPU but this one.
 pub fn send_sgi_to_others(sgi: u32) {
+    if v2::is_it() {
+        return v2::send_raw(1 << 24 | sgi);
+    }
     send_sgi_raw(1 << 40 | u64::from(sgi) << 24);
 }
 
-/// Writes ICC_SGI1R_EL1, earlier stores first.
+/// Sends `sgi` to those of the first CPUs whose bits are set.
+pub fn send_sgi_to_list(list: u8, sgi: u32) {
+    if v2::is_it() {
+        return v2::send_raw(u32::from(list) << 16 | sgi);
+    }
+    send_sgi_raw(u64::from(sgi) << 24 | u64::from(list));
+}
+
+/// Writes ICC_SGI1R_EL1, or as much of `value` as GICD_SGIR takes, earlier stores first.
 pub fn send_sgi_raw(value: u64) {
+    if v2::is_it() {
+        return v2::send_raw(value as u32);
+    }
     sysreg::store_barrier();
     write!("icc_sgi1r_el1", value);
+}
+
+/// Makes a private interrupt pending; an SGI as if this CPU had sent it.
+pub fn pend(intid: u32) {
+    if v2::is_it() && intid < 16 {
+        let own = v2::target(sysreg::affinity());
+        private().write8(gicd::SPENDSGIR + u64::from(intid), own);
+    } else {
+        private().write32(gicd::ISPENDR, bit(intid));
+    }
+}
+
+/// Takes a pending private interrupt back, whoever sent it.
+pub fn take_back(intid: u32) {
+    if v2::is_it() && intid < 16 {
+        private().write8(gicd::CPENDSGIR + u64::from(intid), !0);
+    } else {
+        private().write32(gicd::ICPENDR, bit(intid));
+    }
 }
 
 /// Lets `intid` through.
@@ -230,5 +319,9 @@ pub fn is_set(offset: u64, intid: u32) -> bool {
 
 /// Routes a shared interrupt to the CPU with `affinity`.
 pub fn route(intid: u32, affinity: u64) {
+    if v2::is_it() {
+        let register = gicd::ITARGETSR + u64::from(intid);
+        return distributor().write8(register, v2::target(affinity));
+    }
     distributor().write64(gicd::IROUTER + 8 * u64::from(intid), affinity);
 }

@@ -18,8 +18,10 @@ const FIRST_INTID: [u32; 2] = [32, 16];
 pub struct Machine {
     /// GIC distributor.
     pub gicd: Device,
-    /// GIC redistributors, all frames.
-    pub gicr: Device,
+    /// GIC redistributors, all frames, of a GICv3.
+    pub gicr: Option<Device>,
+    /// GIC CPU interface, of a GICv2.
+    pub gicc: Option<Device>,
     /// The console's PL011.
     pub uart: Device,
     /// Its interrupt.
@@ -109,9 +111,10 @@ fn read_tree(address: u64) -> Option<Fdt<'static>> {
 }
 
 fn read_machine(tree: Fdt<'static>) -> Option<Machine> {
-    let gic = find_compatible(tree, "arm,gic-v3")?;
-    let mut gic_regions = regions(gic);
-    let (gicd, gicr) = (gic_regions.next()?, gic_regions.next()?);
+    let v3 = find_compatible(tree, "arm,gic-v3");
+    let v2 = || find_compatible(tree, "arm,cortex-a15-gic");
+    let mut gic_regions = regions(v3.or_else(v2)?);
+    let (gicd, second) = (gic_regions.next()?, device(gic_regions.next()?));
     let stdout = text(tree.find_node("/chosen")?, "stdout-path")?;
     let uart = tree.find_node(stdout.split(':').next()?)?;
     let timer = find_compatible(tree, "arm,armv8-timer")?;
@@ -120,7 +123,8 @@ fn read_machine(tree: Fdt<'static>) -> Option<Machine> {
     let (cpus, cpu_count) = read_cpus(tree)?;
     Some(Machine {
         gicd: device(gicd),
-        gicr: device(gicr),
+        gicr: v3.map(|_| second),
+        gicc: v3.is_none().then_some(second),
         uart: device(regions(uart).next()?),
         uart_intid: interrupt(uart, 0),
         rtc: find_compatible(tree, "arm,pl031")

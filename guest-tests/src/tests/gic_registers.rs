@@ -11,6 +11,9 @@ use crate::rt::{console, cpu, sysreg};
 guest_test!(a_disabled_sgi_stays_pending_until_it_is_enabled);
 fn a_disabled_sgi_stays_pending_until_it_is_enabled() -> TestResult {
     gic::disable(3);
+    if gic::v2::is_it() && gic::is_set(gicd::ISENABLER, 3) {
+        skip!("its SGIs are always enabled, as IHI0048 4.3.5 allows");
+    }
     expect_that!(!gic::is_set(gicd::ISENABLER, 3));
     gic::send_sgi_to(cpu::affinity(0), 3);
     sysreg::with_interrupts(|| ());
@@ -26,7 +29,7 @@ fn a_disabled_sgi_stays_pending_until_it_is_enabled() -> TestResult {
 guest_test!(a_pending_interrupt_can_be_taken_back);
 fn a_pending_interrupt_can_be_taken_back() -> TestResult {
     gic::send_sgi_to(cpu::affinity(0), 4);
-    gic::private().write32(gicd::ICPENDR, 1 << 4);
+    gic::take_back(4);
     expect_that!(!gic::is_set(gicd::ISPENDR, 4));
     expect_eq!(gic::highest_pending(), gic::NONE);
     sysreg::with_interrupts(|| ());

@@ -22,7 +22,7 @@ const WNR: u64 = 1 << 6;
 const NOT_OURS: [u64; 16] = [
     0x0000_0000,    // flash
     0x0400_0000,    // flash
-    0x0801_0000,    // GICC
+    0x0801_0000,    // GICC, unless the GIC is a GICv2
     0x0802_0000,    // GICv2m
     0x0803_0000,    // GICH
     0x0804_0000,    // GICV

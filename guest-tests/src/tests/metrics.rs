@@ -108,8 +108,10 @@ fn the_cost_of_interrupt_controller_registers() -> TestResult {
         bench::write32(gicd, enables, 0),
         "instructions",
     );
-    let typer = bench::read32(gic::redistributor(), gic::GICR_TYPER);
-    metric("gicr_typer_read", typer, "instructions");
+    if !gic::v2::is_it() {
+        let typer = bench::read32(gic::redistributor(), gic::GICR_TYPER);
+        metric("gicr_typer_read", typer, "instructions");
+    }
     Ok(())
 }
 
@@ -151,7 +153,12 @@ fn c174_event_0_reaches_a_wedged_cpu_within_1000_instructions() -> TestResult {
     needs_sdei()?;
     let latency = report("sdei_signal_to_wedged", latency::signal_to_wedged())?;
     metric("sdei_signal_to_wedged_worst", latency.worst, "instructions");
-    expect_that!(latency.worst <= SIGNAL_BUDGET, "{latency:?}");
+    // With a GICv2 half as much again is allowed, as of all counts.
+    let budget = match gic::v2::is_it() {
+        true => SIGNAL_BUDGET * 3 / 2,
+        false => SIGNAL_BUDGET,
+    };
+    expect_that!(latency.worst <= budget, "{latency:?}");
     Ok(())
 }
 

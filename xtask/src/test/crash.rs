@@ -199,6 +199,7 @@ fn machine(workshop: &Workshop, words: &str) -> Result<Machine> {
     machine.memory_mib = 256;
     machine.initrd = Some(bundle);
     machine.append = words.to_owned();
+    machine.board = workshop.board;
     machine.firmware = workshop.firmware()?;
     Ok(machine)
 }

@@ -1,6 +1,8 @@
-//! The test guests, booted in QEMU on each CPU model and with few and many CPUs.
+//! The test guests, booted in QEMU on each CPU model, with few and many CPUs, and with a GICv2.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod counts;
+mod coverage;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -10,6 +12,7 @@ use hv_abi::sdei::{Definition, Priority, Scope};
 use hv_bundle::GuestConfig;
 
 use super::ledger::Ledger;
+use crate::board::Board;
 use crate::build::{self, Built, Program};
 use crate::console::GuestLines;
 use crate::el3::{El3, Firmware};
@@ -20,6 +23,7 @@ use crate::qemu::{Happening, Machine};
 use crate::symbolize::annotate_tail;
 use crate::tools;
 use crate::workshop::Workshop;
+use coverage::Coverage;
 
 /// The model on which every test runs.
 const EVERY_TEST: &str = "max";
@@ -31,6 +35,9 @@ const SHARED_TESTS: [(&str, u32); 4] = [
     ("neoverse-n1", 8),
     ("max", 16),
 ];
+
+/// How many CPUs the machine with a GICv2 has, beside the others.
+const GICV2_CPUS: u32 = 4;
 
 /// How much longer than on an idle host a test may take: other work on the host, many CPUs on two.
 const PATIENCE: u32 = 6;
@@ -58,9 +65,16 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, bare: bool) {
         }
     };
     let mut coverage = Coverage::default();
-    for boot in plan(&tests, bare) {
+    let mut boots = plan(&tests, bare, workshop.board);
+    if workshop.el3 != El3::None {
+        // Firmware is built for the other GIC.
+        boots.retain(|boot| boot.board == workshop.board);
+    }
+    coverage.is_on_all = boots.iter().any(|boot| boot.board != workshop.board);
+    for boot in boots {
         bench.enter(&boot, ledger, &mut coverage);
     }
+    coverage.counts.enter(ledger);
     if !ledger.is_filtered() && !bare {
         for (test, why) in coverage.gaps() {
             let details = format!("it skipped in every boot: {why}");
@@ -69,39 +83,12 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, bare: bool) {
     }
 }
 
-/// Which tests ran somewhere. A test may skip where the machine or the configuration is not what it
-/// needs, but not everywhere.
-#[derive(Default)]
-struct Coverage {
-    ran: BTreeSet<String>,
-    skipped: BTreeMap<String, String>,
-}
-
-impl Coverage {
-    fn note(&mut self, test: &str, outcome: &Outcome) {
-        match outcome {
-            Outcome::Skipped(why) => {
-                self.skipped.insert(test.to_owned(), why.clone());
-            }
-            Outcome::Passed(_) | Outcome::Failed(_) => {
-                self.ran.insert(test.to_owned());
-            }
-        }
-    }
-
-    /// Tests that ran nowhere, and why not.
-    fn gaps(&self) -> impl Iterator<Item = (&str, &str)> {
-        let skipped = self.skipped.iter();
-        let gaps = skipped.filter(|(test, _)| !self.ran.contains(*test));
-        gaps.map(|(test, why)| (test.as_str(), why.as_str()))
-    }
-}
-
 /// One boot of the test guest.
 #[derive(Clone, Debug)]
 struct Boot {
     /// Stands before the names of its tests.
     label: String,
+    board: Board,
     model: &'static str,
     cpus: u32,
     /// The guest's command line.
@@ -113,8 +100,9 @@ struct Boot {
     tests: Vec<Test>,
 }
 
-/// The boots that run `tests`, each once on one model, the shared ones on the others as well.
-fn plan(tests: &[Test], bare: bool) -> Vec<Boot> {
+/// The boots that run `tests`, each once on one model, the shared ones on the others as well, and with a GICv2
+/// unless `board` is that.
+fn plan(tests: &[Test], bare: bool, board: Board) -> Vec<Boot> {
     let shared: Vec<Test> = tests
         .iter()
         .filter(|test| !test.own_boot && !test.icount)
@@ -128,6 +116,7 @@ fn plan(tests: &[Test], bare: bool) -> Vec<Boot> {
     let most = |tests: &[Test]| tests.iter().map(|test| test.cpus).max().unwrap_or(1);
     let boot = |label: &str, cpus: u32, words: &str, tests: &[Test]| Boot {
         label: format!("guest/{label}"),
+        board,
         model: EVERY_TEST,
         cpus,
         words: words.to_owned(),
@@ -163,7 +152,19 @@ fn plan(tests: &[Test], bare: bool) -> Vec<Boot> {
         boot.sdei = false;
         boots.push(boot);
     }
+    if !bare && board == Board::Virt {
+        let gicv2 = |label: &str, words: &str, tests: &[Test]| Boot {
+            board: Board::VirtGicv2,
+            ..boot(label, GICV2_CPUS, words, tests)
+        };
+        boots.push(gicv2("virt-gicv2", "test=shared", &shared));
+        let mut boot = gicv2("virt-gicv2-icount", "test=metrics", &counted);
+        boot.icount = true;
+        boots.push(boot);
+    }
+    // A test that needs more CPUs than there are says so itself.
     for boot in &mut boots {
+        boot.cpus = boot.cpus.min(boot.board.most_cpus());
         if boot.icount {
             boot.words.push_str(" icount");
         }
@@ -242,6 +243,7 @@ impl<'a> Bench<'a> {
     fn list(&self) -> Result<Vec<Test>> {
         let boot = Boot {
             label: "guest/list".into(),
+            board: self.workshop.board,
             model: EVERY_TEST,
             cpus: 1,
             words: if self.hypervisor.is_some() {
@@ -307,7 +309,12 @@ impl<'a> Bench<'a> {
                 continue;
             }
             match outcome {
-                Outcome::Passed(metrics) => ledger.passed(&name, share, metrics),
+                Outcome::Passed(metrics) => {
+                    if boot.icount {
+                        coverage.counts.note(boot.board, metrics);
+                    }
+                    ledger.passed(&name, share, metrics);
+                }
                 Outcome::Skipped(why) => ledger.skipped(&name, why),
                 Outcome::Failed(why) => {
                     let mut details = why.clone();
@@ -409,6 +416,7 @@ impl<'a> Bench<'a> {
                 machine
             }
         };
+        machine.board = boot.board;
         machine.cpu = boot.model.to_owned();
         machine.cpus = boot.cpus;
         machine.memory_mib = MEMORY_MIB;
@@ -449,7 +457,7 @@ mod tests {
             test("c", 2, true, false),
             test("d", 2, false, true),
         ];
-        let boots = plan(&tests, false);
+        let boots = plan(&tests, false, Board::Virt);
         let words: Vec<&str> = boots.iter().map(|boot| boot.words.as_str()).collect();
         assert_eq!(words[..3], ["test=shared", "test=c", "test=metrics icount"]);
         assert_eq!(boots[0].cpus, 4);
@@ -463,21 +471,13 @@ mod tests {
         for model in ["cortex-a53", "cortex-a72", "neoverse-n1", "max"] {
             assert!(boots.iter().any(|boot| boot.model == model), "{model}");
         }
+        let gicv2 = boots.iter().filter(|boot| boot.board == Board::VirtGicv2);
+        let words: Vec<&str> = gicv2.map(|boot| boot.words.as_str()).collect();
+        assert_eq!(words, ["test=shared", "test=metrics icount"]);
         assert!(
             boots
                 .iter()
                 .any(|boot| !boot.sdei && boot.words.ends_with("nosdei"))
         );
-    }
-
-    #[test]
-    fn a_test_that_skips_everywhere_is_a_gap() {
-        let mut coverage = Coverage::default();
-        let skipped = Outcome::Skipped("SDEI is on".into());
-        coverage.note("a", &skipped);
-        coverage.note("b", &skipped);
-        coverage.note("b", &Outcome::Passed(String::new()));
-        let gaps: Vec<_> = coverage.gaps().collect();
-        assert_eq!(gaps, [("a", "SDEI is on")]);
     }
 }

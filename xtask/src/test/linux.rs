@@ -11,7 +11,9 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::drgn::Drgn;
 use super::ledger::Ledger;
+use crate::board::Board;
 use crate::console::GuestLines;
+use crate::el3::El3;
 use crate::kdump::{Lab, Report, Request, System};
 use crate::kernel::Edition;
 use crate::lab::{Fate, Folder, Plan, Scenario};
@@ -129,6 +131,9 @@ const CASES: [Case; 13] = [
     },
 ];
 
+/// The first case on the machine with a GICv2.
+const GICV2: &str = "linux/gicv2/one-of-4";
+
 /// The name of the run with SDEI off, whose dump must lack the wedged CPU.
 const CONTROL: &str = "linux/kdump/without-sdei-fails";
 
@@ -148,7 +153,7 @@ const TIMEOUT: Duration = Duration::from_secs(600);
 pub fn names() -> impl Iterator<Item = &'static str> {
     let cases = CASES.iter().map(|case| case.name);
     cases
-        .chain([CONTROL, DEBUGGER, REBOOT, REPEAT])
+        .chain([CONTROL, DEBUGGER, GICV2, REBOOT, REPEAT])
         .chain(firmware::names())
         .chain(life::names())
 }
@@ -183,6 +188,16 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
             run(&lab, case, ledger);
         }
         firmware::run(workshop, &lab, ledger);
+    }
+    if ledger.wants(GICV2)
+        && workshop.el3 == El3::None
+        && let Some(lab) = prepare(workshop, Edition::Plain, ledger)
+    {
+        let case = Case {
+            name: GICV2,
+            ..CASES[0]
+        };
+        run(&lab.on(Board::VirtGicv2), &case, ledger);
     }
     ledger.check(REBOOT, || reboot(workshop, &lab));
     life::run(workshop, &lab, ledger, minutes);

@@ -86,6 +86,7 @@ fn refusal(workshop: &Workshop, wrong: Wrong) -> Result<String> {
     let mut machine = Machine::new(&qemu, &hypervisor.image);
     machine.cpus = CPUS;
     machine.memory_mib = MEMORY_MIB;
+    machine.board = workshop.board;
     machine.firmware = workshop.firmware()?;
     if let Some(bundle) = bundle {
         fs::write(&path, bundle).with_context(|| format!("cannot write {}", path.display()))?;

@@ -5,7 +5,7 @@ use hv_abi::sdei::Call;
 use super::*;
 use crate::harness::needs_sdei;
 use crate::rt::exception;
-use crate::rt::gic::{self, gicd};
+use crate::rt::gic;
 
 /// Rounds of each race.
 const ROUNDS: u64 = 3000;
@@ -110,7 +110,7 @@ fn c090_an_access_to_a_device_under_events_happens_once() -> TestResult {
         let mut wrong = 0;
         for round in 1..=ROUNDS as u32 {
             // Each store makes it pending, so each is one interrupt, and a second one would be another.
-            gic::private().write32(gicd::ISPENDR, 1 << SGI);
+            gic::pend(SGI);
             sysreg::with_interrupts(|| ());
             wrong += i64::from(exception::count(1, SGI) != round);
         }
