@@ -36,6 +36,14 @@ impl El3 {
             Self::Tfa => "tfa",
         }
     }
+
+    /// How many CPUs it starts: TF-A's `qemu` platform has two clusters, of which 16 CPUs are sure to be there.
+    pub const fn most_cpus(self) -> u32 {
+        match self {
+            Self::None => u32::MAX,
+            Self::TfaNosdei | Self::Tfa => 16,
+        }
+    }
 }
 
 /// Files of a machine with firmware at EL3.

@@ -70,12 +70,15 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, bare: bool) {
         // Firmware is built for the other GIC.
         boots.retain(|boot| boot.board == workshop.board);
     }
+    for boot in &mut boots {
+        boot.cpus = boot.cpus.min(workshop.el3.most_cpus());
+    }
     coverage.is_on_all = boots.iter().any(|boot| boot.board != workshop.board);
     for boot in boots {
         bench.enter(&boot, ledger, &mut coverage);
     }
     coverage.counts.enter(ledger);
-    if !ledger.is_filtered() && !bare {
+    if !ledger.is_filtered() && !bare && workshop.el3 == El3::None {
         for (test, why) in coverage.gaps() {
             let details = format!("it skipped in every boot: {why}");
             ledger.failed(&format!("guest/coverage/{test}"), Duration::ZERO, &details);
