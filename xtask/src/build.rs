@@ -14,9 +14,9 @@ use object::{LittleEndian, Object, ObjectSection, SectionFlags};
 
 use crate::workshop::Workshop;
 
-/// Build the hypervisor and the test guests; print their sizes.
+/// Build the hypervisor, the test guests and the chainloader; print their sizes.
 ///
-/// The results are target/xtask/hypervisor.img and target/xtask/guest-tests.img, with the ELF files
+/// The results are hypervisor.img, guest-tests.img and chainloader.img in target/xtask, with the ELF files
 /// for debuggers beside them. The image is an arm64 Image that any boot loader of that protocol loads.
 #[derive(Args)]
 pub struct Build {}
@@ -25,7 +25,7 @@ impl Build {
     /// Builds and prints the table.
     pub fn execute(self) -> Result<ExitCode> {
         let workshop = Workshop::open()?;
-        for program in [Program::Hypervisor, Program::GuestTests] {
+        for program in Program::ALL {
             let built = build(&workshop, program)?;
             println!("{}\n{}", built.image.display(), Sizes::of(&built)?);
             program.check(&built, &workshop)?;
@@ -41,14 +41,20 @@ pub enum Program {
     Hypervisor,
     /// The test guests.
     GuestTests,
+    /// What receives the hypervisor over a Raspberry Pi's serial line.
+    Chainloader,
 }
 
 impl Program {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Hypervisor, Self::GuestTests, Self::Chainloader];
+
     /// Its package.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Hypervisor => "hypervisor",
             Self::GuestTests => "guest-tests",
+            Self::Chainloader => "chainloader",
         }
     }
 
@@ -57,6 +63,7 @@ impl Program {
         match self {
             Self::Hypervisor => 192 << 10,
             Self::GuestTests => u64::MAX,
+            Self::Chainloader => 64 << 10,
         }
     }
 

@@ -11,7 +11,11 @@ use crate::tidy;
 use crate::workshop::Workshop;
 
 /// The crates of the bare machine, which the host cannot build.
-const BARE: [&str; 2] = [Program::Hypervisor.name(), Program::GuestTests.name()];
+const BARE: [&str; 3] = [
+    Program::Hypervisor.name(),
+    Program::GuestTests.name(),
+    Program::Chainloader.name(),
+];
 
 /// Runs them.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
@@ -45,7 +49,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
         arguments.push("--all-targets");
         cargo(workshop, &arguments)
     });
-    for program in [Program::Hypervisor, Program::GuestTests] {
+    for program in Program::ALL {
         ledger.check(&format!("build/{}", program.name()), || {
             let built = build::build(workshop, program)?;
             Ok(format!("{} bytes", program.check(&built, workshop)?))

@@ -1,0 +1,13 @@
+//! Hands the linker script to the linker; nothing is generated.
+
+fn main() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../linker/chainloader.ld");
+    println!("cargo::rerun-if-changed={script}");
+    println!("cargo::rerun-if-changed=src");
+    let target = std::env::var("CARGO_CFG_TARGET_OS").unwrap_or_default();
+    if target == "none" {
+        println!("cargo::rustc-link-arg-bins=-T{script}");
+        println!("cargo::rustc-link-arg-bins=--no-pie");
+        println!("cargo::rustc-link-arg-bins=--build-id=none");
+    }
+}
