@@ -14,10 +14,10 @@ use object::{LittleEndian, Object, ObjectSection, SectionFlags};
 
 use crate::workshop::Workshop;
 
-/// Build the hypervisor, the test guests and the chainloader; print their sizes.
+/// Build the hypervisor, the test guests, and what starts the hypervisor on a Raspberry Pi 4; print their sizes.
 ///
-/// The results are hypervisor.img, guest-tests.img and chainloader.img in target/xtask, with the ELF files
-/// for debuggers beside them. The image is an arm64 Image that any boot loader of that protocol loads.
+/// The results are hypervisor.img, guest-tests.img, chainloader.img and armstub.img in target/xtask, with the ELF
+/// files for debuggers beside them. All but the stub are arm64 Images that any boot loader of that protocol loads.
 #[derive(Args)]
 pub struct Build {}
 
@@ -43,11 +43,18 @@ pub enum Program {
     GuestTests,
     /// What receives the hypervisor over a Raspberry Pi's serial line.
     Chainloader,
+    /// What runs at EL3 of a Raspberry Pi 4, before the hypervisor.
+    Armstub,
 }
 
 impl Program {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Hypervisor, Self::GuestTests, Self::Chainloader];
+    pub const ALL: [Self; 4] = [
+        Self::Hypervisor,
+        Self::GuestTests,
+        Self::Chainloader,
+        Self::Armstub,
+    ];
 
     /// Its package.
     pub const fn name(self) -> &'static str {
@@ -55,7 +62,13 @@ impl Program {
             Self::Hypervisor => "hypervisor",
             Self::GuestTests => "guest-tests",
             Self::Chainloader => "chainloader",
+            Self::Armstub => "armstub",
         }
+    }
+
+    /// Whether it is an arm64 Image, and not a flat file.
+    const fn is_image(self) -> bool {
+        !matches!(self, Self::Armstub)
     }
 
     /// How large its file may be, in bytes.
@@ -64,6 +77,8 @@ impl Program {
             Self::Hypervisor => 192 << 10,
             Self::GuestTests => u64::MAX,
             Self::Chainloader => 64 << 10,
+            // The page that the board's devicetree reserves.
+            Self::Armstub => 4 << 10,
         }
     }
 
@@ -99,13 +114,15 @@ pub struct Built {
     pub elf: PathBuf,
 }
 
-/// Builds `program` for the bare machine and flattens it.
+/// Builds `program` for the bare machine and flattens it. An Image says how much memory it takes.
 pub fn build(workshop: &Workshop, program: Program) -> Result<Built> {
     let name = program.name();
     let elf = compile(workshop, name)?;
     let bytes = fs::read(&elf).with_context(|| format!("cannot read {}", elf.display()))?;
     let flat = flatten(&bytes).with_context(|| format!("in {}", elf.display()))?;
-    Header::read(&flat).with_context(|| format!("in {}", elf.display()))?;
+    if program.is_image() {
+        Header::read(&flat).with_context(|| format!("in {}", elf.display()))?;
+    }
     let built = Built {
         image: workshop.output(&format!("{name}.img"))?,
         elf: workshop.output(&format!("{name}.elf"))?,
@@ -222,7 +239,9 @@ impl Sizes {
         }
         let image = fs::read(&built.image)?;
         rows.push(("file".into(), image.len() as u64));
-        rows.push(("in memory".into(), Header::read(&image)?.image_size));
+        if let Ok(header) = Header::read(&image) {
+            rows.push(("in memory".into(), header.image_size));
+        }
         Ok(Self { rows })
     }
 }

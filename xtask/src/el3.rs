@@ -12,18 +12,21 @@ use serde::{Deserialize, Serialize};
 
 pub use firmware::HYPERVISOR_PA;
 
+use crate::board::Board;
+use crate::raspi4b;
 use crate::workshop::Workshop;
 
 /// What is below the hypervisor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum El3 {
-    /// Nothing: the machine has no EL3, and QEMU itself answers PSCI calls.
+    /// Nothing: the machine has no EL3, and QEMU itself answers PSCI calls. On raspi4b a stub like the board's own,
+    /// which answers none.
     #[default]
     None,
     /// Trusted Firmware-A without SDEI.
     TfaNosdei,
-    /// Trusted Firmware-A with SDEI.
+    /// Trusted Firmware-A with SDEI; on raspi4b Debian's own build, which has none.
     Tfa,
 }
 
@@ -49,8 +52,10 @@ impl El3 {
 /// Files of a machine with firmware at EL3.
 #[derive(Clone, Debug)]
 pub struct Firmware {
-    /// What the machine starts from: BL1, and the package with BL2 and BL31.
+    /// What the machine starts from: BL1, and the package with BL2 and BL31; or all that is at EL3 of a board.
     pub bios: PathBuf,
+    /// The board's own devicetree; if there is none, it is QEMU that makes one.
+    pub own_devicetree: Option<PathBuf>,
     /// Where the machine's devicetree is written, with `/chosen` filled in.
     pub devicetree: PathBuf,
     /// Where the secure UART's output goes: what firmware says when it dies.
@@ -58,16 +63,26 @@ pub struct Firmware {
 }
 
 impl Firmware {
-    /// The firmware that `el3` asks for, built unless the cache has it; `None` if nothing is to be there.
-    pub fn prepare(workshop: &Workshop, el3: El3) -> Result<Option<Self>> {
-        if el3 == El3::None {
-            return Ok(None);
-        }
-        let bios = firmware::ensure(&workshop.cache, &workshop.progress, el3 == El3::Tfa)?;
+    /// The firmware of `board` that `el3` asks for, built or fetched unless the cache has it; `None` if nothing is
+    /// to be there.
+    pub fn prepare(workshop: &Workshop, board: Board, el3: El3) -> Result<Option<Self>> {
+        let (bios, own_devicetree) = match (board, el3) {
+            (Board::Raspi4b, _) => {
+                let parts = raspi4b::prepare(workshop, el3)?;
+                (parts.bios, Some(parts.devicetree))
+            }
+            (_, El3::None) => return Ok(None),
+            (_, el3) => {
+                let sdei = el3 == El3::Tfa;
+                let bios = firmware::ensure(&workshop.cache, &workshop.progress, sdei)?;
+                (bios, None)
+            }
+        };
         // Runs may go side by side.
         let name = format!("el3-{}", std::process::id());
         Ok(Some(Self {
             bios,
+            own_devicetree,
             devicetree: workshop.output(&format!("{name}.dtb"))?,
             log: workshop.output(&format!("{name}.log"))?,
         }))

@@ -31,14 +31,14 @@ pub struct Options {
     /// Number of CPUs, 1 to 128 [default: 4].
     #[arg(long, value_name = "N")]
     pub cpus: Option<u32>,
-    /// Size of RAM, in MiB or with M or G [default: 1G].
+    /// Size of RAM, in MiB or with M or G [default: 1G; on raspi4b all of its 2G].
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
-    /// Raw disk image, a virtio-blk device; repeatable.
+    /// Raw disk image, a virtio-blk device; repeatable. On raspi4b one, the SD card, whose size must be a power of 2.
     #[arg(long = "disk", value_name = "FILE")]
     #[serde(rename = "disks")]
     pub disks: Vec<PathBuf>,
-    /// CPU model as QEMU names it [default: neoverse-n1].
+    /// CPU model as QEMU names it [default: neoverse-n1; raspi4b has its own].
     #[arg(long, value_name = "MODEL")]
     pub cpu: Option<String>,
     /// Whether the guest is offered SDEI: on or off [default: on].
@@ -231,10 +231,16 @@ impl Options {
 
     /// Size of RAM in MiB.
     pub fn memory_mib(&self) -> Result<u64> {
-        let size = match &self.memory {
-            Some(size) => memory_mib(size)?,
-            None => 1024,
+        let own = self.machine.unwrap_or_default().memory_mib();
+        let size = match (&self.memory, &own) {
+            (Some(size), _) => memory_mib(size)?,
+            (None, Some(own)) => *own.end(),
+            (None, None) => 1024,
         };
+        if let Some(own) = own.filter(|own| !own.contains(&size)) {
+            let (least, most) = (own.start(), own.end());
+            bail!("this machine has {least} to {most} MiB of RAM, not {size}; leave out --memory");
+        }
         let host = host_memory_mib();
         if host.is_some_and(|host| size > host) {
             bail!(
@@ -417,6 +423,19 @@ mod tests {
         assert_eq!(options(128).cpus().unwrap(), 128);
         assert!(options(0).cpus().is_err());
         assert!(options(129).cpus().is_err());
+    }
+
+    #[test]
+    fn a_board_has_the_ram_it_has() {
+        let options = |memory: Option<&str>| Options {
+            machine: Some(Board::Raspi4b),
+            memory: memory.map(str::to_owned),
+            ..Options::default()
+        };
+        assert!(options(Some("512M")).memory_mib().is_err());
+        assert!(options(Some("3G")).memory_mib().is_err());
+        assert_eq!(options(Some("1G")).memory_mib().unwrap(), 1024);
+        assert_eq!(options(None).memory_mib().unwrap(), 2048);
     }
 
     #[test]

@@ -54,9 +54,9 @@ pub struct Kdump {
     /// CPU that panics or asks for backtraces [default: the first that is not wedged].
     #[arg(long, value_name = "CPU")]
     panic: Option<u32>,
-    /// CPU model as QEMU names it.
-    #[arg(long, value_name = "MODEL", default_value = DEFAULT_CPU)]
-    cpu: String,
+    /// CPU model as QEMU names it [default: neoverse-n1; raspi4b has its own].
+    #[arg(long, value_name = "MODEL")]
+    cpu: Option<String>,
     /// What is done to the guest.
     #[arg(long, value_enum, default_value = "kdump")]
     scenario: Scenario,
@@ -126,6 +126,7 @@ impl Kdump {
         let plan = self.plan();
         plan.check()?;
         self.machine.check(self.cpus, self.el3)?;
+        self.machine.check_parts(self.cpu.as_deref(), 1)?;
         let workshop = Workshop::open()?.above(self.el3).on(self.machine);
         let lab = Lab::prepare(&workshop, &self.system(&plan)?)?;
         let request = Request {
@@ -183,7 +184,10 @@ impl Kdump {
         Plan {
             scenario: self.scenario,
             cpus: self.cpus,
-            model: self.cpu.clone(),
+            model: self
+                .cpu
+                .clone()
+                .unwrap_or_else(|| self.machine.model().unwrap_or(DEFAULT_CPU).to_owned()),
             panic: self.panic.or(first_left).unwrap_or(0),
             wedge,
             sdei: self.sdei == Switch::On,

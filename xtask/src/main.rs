@@ -24,6 +24,7 @@ mod payload;
 mod progress;
 mod protocol;
 mod qemu;
+mod raspi4b;
 mod registers;
 mod run;
 mod stop;

@@ -1,4 +1,4 @@
-//! QEMU: the command line of a `virt` machine.
+//! QEMU: the command line of a machine.
 
 mod session;
 
@@ -11,21 +11,22 @@ use anyhow::{Context, Result, ensure};
 
 use crate::board::Board;
 use crate::el3::{Firmware, HYPERVISOR_PA};
+use crate::raspi4b::{self, devicetree::Handover};
 
 pub use session::{Happening, Leave, Session};
 
-/// A `virt` machine and what it boots.
+/// A machine and what it boots.
 #[derive(Clone, Debug)]
 pub struct Machine {
     /// The emulator.
     pub qemu: PathBuf,
     /// Which of its machines.
     pub board: Board,
-    /// CPU model, as QEMU names it, with properties if wanted.
+    /// CPU model, as QEMU names it, with properties if wanted; a board has its own.
     pub cpu: String,
-    /// Number of CPUs.
+    /// Number of CPUs; a board has as many as it has.
     pub cpus: u32,
-    /// Size of RAM in MiB.
+    /// Size of RAM in MiB; of a board's, so much is shown, but no less than it can be told.
     pub memory_mib: u64,
     /// Whether the machine has EL2, which the hypervisor needs. Without it, a reset reboots.
     pub el2: bool,
@@ -39,7 +40,7 @@ pub struct Machine {
     pub initrd: Option<PathBuf>,
     /// The command line of that kernel.
     pub append: String,
-    /// Raw disk images, each a virtio-blk device.
+    /// Raw disk images, each a virtio-blk device; on a board the one SD card.
     pub disks: Vec<PathBuf>,
     /// Count instructions: one per nanosecond of machine time, unless `icount_shift` says otherwise,
     /// on one host thread, and alike in every run.
@@ -80,81 +81,127 @@ impl Machine {
 
     /// The emulator's arguments.
     pub fn arguments(&self) -> Vec<OsString> {
-        let mut arguments: Vec<OsString> = Vec::new();
-        let mut push = |name: &str, value: OsString| {
-            arguments.push(name.into());
-            if !value.is_empty() {
-                arguments.push(value);
+        let mut line = Arguments::default();
+        line.option("-machine", self.machine());
+        match self.board {
+            Board::Virt | Board::VirtGicv2 => {
+                line.option("-cpu", &self.cpu);
+                line.option("-smp", self.cpus.to_string());
+                line.option("-m", format!("{}M", self.memory_mib));
             }
-        };
-        push("-machine", self.virt().into());
-        push("-cpu", self.cpu.clone().into());
-        push("-smp", self.cpus.to_string().into());
-        push("-m", format!("{}M", self.memory_mib).into());
+            Board::Raspi4b => {
+                line.option("-smp", raspi4b::CPUS.to_string());
+                line.option("-m", format!("{}M", raspi4b::MEMORY_MIB));
+                // So that a tick is an instruction if those are counted.
+                let hz = if self.icount {
+                    1_000_000_000
+                } else {
+                    raspi4b::COUNTER_HZ
+                };
+                let model = raspi4b::MODEL;
+                line.option("-global", format!("{model}-arm-cpu.cntfrq={hz}"));
+            }
+        }
         if self.icount {
-            push("-accel", "tcg,thread=single".into());
+            line.option("-accel", "tcg,thread=single");
             let shift = self.icount_shift;
-            push("-icount", format!("shift={shift},sleep=off").into());
-            push("-rtc", "clock=vm".into());
-            push("-seed", "1".into());
+            line.option("-icount", format!("shift={shift},sleep=off"));
+            line.option("-rtc", "clock=vm");
+            line.option("-seed", "1");
         } else {
             let steps = if self.steps {
                 ",one-insn-per-tb=on"
             } else {
                 ""
             };
-            push("-accel", format!("tcg,thread=multi{steps}").into());
+            line.option("-accel", format!("tcg,thread=multi{steps}"));
         }
-        push("-nodefaults", "".into());
-        push("-display", "none".into());
+        line.flag("-nodefaults");
+        line.option("-display", "none");
         if self.el2 && !self.reboots {
             // The hypervisor resets its guests itself; the machine's own reset is the end.
-            push("-no-reboot", "".into());
+            line.flag("-no-reboot");
         }
-        push("-chardev", "stdio,id=console,signal=off".into());
-        push("-serial", "chardev:console".into());
+        line.option("-chardev", "stdio,id=console,signal=off");
+        line.option("-serial", "chardev:console");
         match &self.firmware {
-            None => {
-                push("-kernel", self.kernel.clone().into());
-                if let Some(initrd) = &self.initrd {
-                    push("-initrd", initrd.clone().into());
-                }
-                if !self.append.is_empty() {
-                    push("-append", self.append.clone().into());
-                }
+            None => self.boot_by_qemu(&mut line),
+            Some(firmware) => self.boot_by(firmware, &mut line),
+        }
+        self.attach_disks(&mut line);
+        if self.gdb {
+            line.flag("-s");
+            line.flag("-S");
+        }
+        line.0.extend(self.extra.iter().cloned());
+        line.0
+    }
+
+    /// The kernel, which QEMU loads and starts itself.
+    fn boot_by_qemu(&self, line: &mut Arguments) {
+        line.option("-kernel", &self.kernel);
+        if let Some(initrd) = &self.initrd {
+            line.option("-initrd", initrd);
+        }
+        if !self.append.is_empty() {
+            line.option("-append", &self.append);
+        }
+    }
+
+    /// The same by firmware: QEMU loads a kernel itself only where it is the firmware.
+    fn boot_by(&self, firmware: &Firmware, line: &mut Arguments) {
+        let (kernel, initrd) = self.places();
+        match self.board {
+            Board::Virt | Board::VirtGicv2 => {
+                line.option("-serial", with_path("file:", &firmware.log));
+                line.option("-bios", &firmware.bios);
+                line.option("-dtb", &firmware.devicetree);
             }
-            // QEMU loads a kernel itself only where it is the firmware.
-            Some(firmware) => {
-                push("-serial", with_path("file:", &firmware.log));
-                push("-bios", firmware.bios.clone().into());
-                push("-dtb", firmware.devicetree.clone().into());
-                push("-device", loaded(&self.kernel, KERNEL_PA));
-                if let Some(initrd) = &self.initrd {
-                    push("-device", loaded(initrd, INITRD_PA));
-                }
+            Board::Raspi4b => {
+                line.option("-device", loaded(&firmware.bios, raspi4b::STUB_PA));
+                let tree = raspi4b::DEVICETREE_PA.into();
+                line.option("-device", loaded(&firmware.devicetree, tree));
             }
+        }
+        line.option("-device", loaded(&self.kernel, kernel));
+        if let Some(file) = &self.initrd {
+            line.option("-device", loaded(file, initrd));
+        }
+    }
+
+    /// Where kernel and initrd are loaded below firmware.
+    const fn places(&self) -> (u64, u64) {
+        match self.board {
+            Board::Virt | Board::VirtGicv2 => (KERNEL_PA, INITRD_PA),
+            Board::Raspi4b => (raspi4b::KERNEL_PA, raspi4b::INITRD_PA),
+        }
+    }
+
+    fn attach_disks(&self, line: &mut Arguments) {
+        if self.board == Board::Raspi4b {
+            for disk in &self.disks {
+                line.option(
+                    "-drive",
+                    with_path("if=sd,format=raw,werror=report,file=", disk),
+                );
+            }
+            return;
         }
         if !self.disks.is_empty() {
-            push("-global", "virtio-mmio.force-legacy=false".into());
+            line.option("-global", "virtio-mmio.force-legacy=false");
         }
         for (number, disk) in self.disks.iter().enumerate() {
             let drive = format!("if=none,format=raw,werror=report,id=disk{number},file=");
-            push("-drive", with_path(&drive, disk));
-            push(
-                "-device",
-                format!("virtio-blk-device,drive=disk{number}").into(),
-            );
+            line.option("-drive", with_path(&drive, disk));
+            line.option("-device", format!("virtio-blk-device,drive=disk{number}"));
         }
-        if self.gdb {
-            push("-s", "".into());
-            push("-S", "".into());
-        }
-        arguments.extend(self.extra.iter().cloned());
-        arguments
     }
 
     /// The machine itself.
-    fn virt(&self) -> String {
+    fn machine(&self) -> String {
+        if self.board == Board::Raspi4b {
+            return "raspi4b".to_owned();
+        }
         let secure = if self.firmware.is_some() {
             ",secure=on"
         } else {
@@ -175,11 +222,32 @@ impl Machine {
         let Some(firmware) = &self.firmware else {
             return Ok(());
         };
+        let (_, initrd_pa) = self.places();
+        let initrd = match &self.initrd {
+            Some(initrd) => Some(initrd_pa..initrd_pa + std::fs::metadata(initrd)?.len()),
+            None => None,
+        };
+        if let Some(stock) = &firmware.own_devicetree {
+            let handover = Handover {
+                memory_mib: self.memory_mib.max(raspi4b::LEAST_MIB),
+                bootargs: &self.append,
+                initrd,
+            };
+            return raspi4b::devicetree::complete(stock, &firmware.devicetree, &handover);
+        }
         let dumped = firmware.devicetree.with_extension("qemu.dtb");
-        let dump = format!("{},dumpdtb=", self.virt());
+        self.dump_devicetree(firmware, &dumped)?;
+        firmware.write_devicetree(&dumped, &self.append, initrd)?;
+        std::fs::remove_file(&dumped)?;
+        Ok(())
+    }
+
+    /// Has QEMU write the devicetree that it makes.
+    fn dump_devicetree(&self, firmware: &Firmware, dumped: &Path) -> Result<()> {
+        let dump = format!("{},dumpdtb=", self.machine());
         let output = Command::new(&self.qemu)
             .arg("-machine")
-            .arg(with_path(&dump, &dumped))
+            .arg(with_path(&dump, dumped))
             .args(["-cpu", &self.cpu, "-smp", &self.cpus.to_string()])
             .args(["-m", &format!("{}M", self.memory_mib)])
             .args(["-nodefaults", "-display", "none"])
@@ -192,12 +260,6 @@ impl Machine {
             "QEMU does not write its devicetree: {}",
             String::from_utf8_lossy(&output.stderr).trim()
         );
-        let initrd = match &self.initrd {
-            Some(initrd) => Some(INITRD_PA..INITRD_PA + std::fs::metadata(initrd)?.len()),
-            None => None,
-        };
-        firmware.write_devicetree(&dumped, &self.append, initrd)?;
-        std::fs::remove_file(&dumped)?;
         Ok(())
     }
 
@@ -225,7 +287,21 @@ impl Machine {
     }
 }
 
-/// Where a kernel is loaded below firmware, which starts it there, and its initrd. The devicetree is at
+/// A command line that grows.
+#[derive(Default)]
+struct Arguments(Vec<OsString>);
+
+impl Arguments {
+    fn option(&mut self, name: &str, value: impl Into<OsString>) {
+        self.0.extend([name.into(), value.into()]);
+    }
+
+    fn flag(&mut self, name: &str) {
+        self.0.push(name.into());
+    }
+}
+
+/// Where a kernel is loaded below firmware on `virt`, which starts it there, and its initrd. The devicetree is at
 /// the start of RAM, 2 MiB below.
 const KERNEL_PA: u64 = HYPERVISOR_PA;
 const INITRD_PA: u64 = KERNEL_PA + (2 << 20);
@@ -302,6 +378,7 @@ mod tests {
         machine.initrd = Some("/t/a,b.itb".into());
         machine.firmware = Some(Firmware {
             bios: "/t/flash.bin".into(),
+            own_devicetree: None,
             devicetree: "/t/el3.dtb".into(),
             log: "/t/el3.log".into(),
         });
@@ -311,6 +388,40 @@ mod tests {
         assert!(line.contains("loader,addr=0x40200000,force-raw=on,file=/t/Image"));
         assert!(line.contains("loader,addr=0x40400000,force-raw=on,file=/t/a,,b.itb"));
         assert!(!line.contains("-kernel") && !line.contains("-append"));
+    }
+
+    #[test]
+    fn a_raspberry_pi_has_all_in_its_ram_and_a_card_in_its_slot() {
+        let mut machine = machine();
+        machine.board = Board::Raspi4b;
+        machine.initrd = Some("/t/a.itb".into());
+        machine.disks = vec!["/t/card.img".into()];
+        machine.firmware = Some(Firmware {
+            bios: "/t/stub.bin".into(),
+            own_devicetree: Some("/t/stock.dtb".into()),
+            devicetree: "/t/el3.dtb".into(),
+            log: "/t/el3.log".into(),
+        });
+        let line = machine.command_line();
+        assert!(
+            line.contains(" -machine raspi4b -smp 4 -m 2048M "),
+            "{line}"
+        );
+        assert!(line.contains("-global cortex-a72-arm-cpu.cntfrq=54000000 "));
+        for (pa, file) in [
+            ("0x0", "stub.bin"),
+            ("0x200000", "Image"),
+            ("0x2e000000", "el3.dtb"),
+            ("0x8000000", "a.itb"),
+        ] {
+            let loaded = format!("loader,addr={pa},force-raw=on,file=/t/{file}");
+            assert!(line.contains(&loaded), "{loaded}");
+        }
+        assert!(line.contains("-drive if=sd,format=raw,werror=report,file=/t/card.img"));
+        assert!(
+            !line.contains("virtio") && !line.contains("-cpu "),
+            "{line}"
+        );
     }
 
     #[test]

@@ -99,6 +99,10 @@ fn machine(options: &Options, bare: bool) -> Result<(Machine, Option<PathBuf>)> 
     let el3 = options.el3.unwrap_or_default();
     let board = options.machine.unwrap_or_default();
     board.check(cpus, el3)?;
+    board.check_parts(options.cpu.as_deref(), options.disks.len())?;
+    if bare {
+        board.check_bare()?;
+    }
     let workshop = Workshop::open()?.above(el3).on(board);
     let qemu = tools::qemu(&workshop.cache, &workshop.progress)?;
     let given = Given::of(options, &workshop)?;
@@ -128,7 +132,8 @@ fn machine(options: &Options, bare: bool) -> Result<(Machine, Option<PathBuf>)> 
         machine.firmware = workshop.firmware()?;
         machine
     };
-    machine.cpu = options.cpu.clone().unwrap_or(DEFAULT_CPU.to_owned());
+    let model = board.model().unwrap_or(DEFAULT_CPU);
+    machine.cpu = options.cpu.clone().unwrap_or(model.to_owned());
     machine.board = board;
     machine.cpus = cpus;
     machine.memory_mib = memory_mib;

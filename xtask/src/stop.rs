@@ -299,7 +299,7 @@ impl Plan {
         if self.el3 == El3::None {
             machine.board = workshop.board;
         }
-        machine.firmware = Firmware::prepare(workshop, self.el3)?;
+        machine.firmware = Firmware::prepare(workshop, machine.board, self.el3)?;
         if let Some(firmware) = &mut machine.firmware {
             // Runs of this command go side by side, and the words stand in the devicetree.
             firmware.devicetree = folder.file("el3.dtb");

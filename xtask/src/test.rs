@@ -57,6 +57,9 @@ impl Test {
     /// Runs them; fails if one does, or if the filter left none.
     pub fn execute(self) -> Result<ExitCode> {
         self.machine.check_el3(self.el3)?;
+        if self.bare {
+            self.machine.check_bare()?;
+        }
         let workshop = Workshop::open()?.above(self.el3).on(self.machine);
         let mut ledger = Ledger::new(self.filter.clone());
         if !self.bare {

@@ -123,6 +123,19 @@ pub fn qemu(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Where a newer QEMU than the release's own comes from.
+pub fn newer_qemu() -> String {
+    let system = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let release = system
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
+        .unwrap_or("RELEASE");
+    format!(
+        "take it from {release}-backports, `sudo apt-get install -t {release}-backports {}`",
+        QEMU.package
+    )
+}
+
 /// The version that a QEMU says it has.
 pub fn qemu_version(path: &Path) -> Result<String> {
     let output = Command::new(path)

@@ -54,7 +54,7 @@ impl Workshop {
 
     /// The firmware below what is booted, built if need be.
     pub fn firmware(&self) -> Result<Option<Firmware>> {
-        Firmware::prepare(self, self.el3)
+        Firmware::prepare(self, self.board, self.el3)
     }
 
     /// The workspace's folder.

@@ -11,10 +11,11 @@ use crate::tidy;
 use crate::workshop::Workshop;
 
 /// The crates of the bare machine, which the host cannot build.
-const BARE: [&str; 3] = [
+const BARE: [&str; 4] = [
     Program::Hypervisor.name(),
     Program::GuestTests.name(),
     Program::Chainloader.name(),
+    Program::Armstub.name(),
 ];
 
 /// Runs them.

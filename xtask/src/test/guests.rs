@@ -128,10 +128,12 @@ fn plan(tests: &[Test], bare: bool, board: Board) -> Vec<Boot> {
         icount: false,
         tests: tests.to_vec(),
     };
-    let mut boots = vec![boot(EVERY_TEST, most(&shared), "test=shared", &shared)];
+    // A board has one model; the others are for virt.
+    let every_test = board.model().map_or(EVERY_TEST, |_| board.name());
+    let mut boots = vec![boot(every_test, most(&shared), "test=shared", &shared)];
     for test in tests.iter().filter(|test| test.own_boot) {
         let mut own = boot(
-            EVERY_TEST,
+            every_test,
             test.cpus,
             &format!("test={}", test.name),
             std::slice::from_ref(test),
@@ -145,7 +147,8 @@ fn plan(tests: &[Test], bare: bool, board: Board) -> Vec<Boot> {
         boot.icount = true;
         boots.push(boot);
     }
-    for (model, cpus) in SHARED_TESTS {
+    let models = SHARED_TESTS.iter().filter(|_| board.model().is_none());
+    for &(model, cpus) in models {
         let mut boot = boot(&format!("{model}-x{cpus}"), cpus, "test=shared", &shared);
         boot.model = model;
         boots.push(boot);
@@ -167,7 +170,7 @@ fn plan(tests: &[Test], bare: bool, board: Board) -> Vec<Boot> {
     }
     // A test that needs more CPUs than there are says so itself.
     for boot in &mut boots {
-        boot.cpus = boot.cpus.min(boot.board.most_cpus());
+        boot.cpus = boot.board.cpus(boot.cpus);
         if boot.icount {
             boot.words.push_str(" icount");
         }
@@ -175,8 +178,14 @@ fn plan(tests: &[Test], bare: bool, board: Board) -> Vec<Boot> {
             boot.words.push_str(" bare");
         }
     }
-    boots.retain(|boot| !boot.tests.is_empty());
+    // The firmware that interrupts EL3 is virt's.
+    let has_probe = board.model().is_none();
+    boots.retain(|boot| !boot.tests.is_empty() && (has_probe || !is_probe(&boot.config)));
     boots
+}
+
+fn is_probe(config: &str) -> bool {
+    PROBE.iter().any(|(name, _)| *name == config)
 }
 
 /// What the test guest is offered. The extra events and the call that raises them are always there: they
@@ -204,7 +213,7 @@ fn config(boot: &Boot) -> GuestConfig {
     };
     match boot.config.as_str() {
         "reclaim" => config.reclaim = Reclaim::Parked,
-        probe if PROBE.iter().any(|(name, _)| *name == probe) => {}
+        probe if is_probe(probe) => {}
         firmware => config.firmware = firmware.to_owned(),
     }
     config
@@ -403,11 +412,11 @@ impl<'a> Bench<'a> {
                 .write(&bundle)?;
                 let mut machine = Machine::new(&self.qemu, &hypervisor.image);
                 machine.initrd = Some(bundle);
-                machine.firmware = self.workshop.firmware()?;
+                machine.firmware = Firmware::prepare(self.workshop, boot.board, self.workshop.el3)?;
                 let mut probes = PROBE.iter();
                 if let Some((name, words)) = probes.find(|(name, _)| *name == boot.config) {
                     machine.append = (*words).to_owned();
-                    machine.firmware = Firmware::prepare(self.workshop, El3::Tfa)?;
+                    machine.firmware = Firmware::prepare(self.workshop, Board::Virt, El3::Tfa)?;
                     machine.steps = *name == PROBE[1].0;
                 }
                 machine
