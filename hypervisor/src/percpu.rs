@@ -6,9 +6,11 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsiz
 
 use hv_core::id::{MAX_PCPUS, Mpidr, PcpuId, VcpuId, VmId};
 use hv_core::regs::GuestRegs;
+use hv_core::stop::frames;
 use hv_core::stop::watchdog::{Glance, Signs};
 
-use crate::{memory, sysregs};
+use crate::memory;
+use crate::sysregs::{self, translation};
 
 /// What a pCPU knows about itself, and others read of it when it has parked or is lost.
 #[repr(C)]
@@ -119,6 +121,8 @@ pub struct Context {
     pub el2: [u64; 4],
     /// SP_EL0, SP_EL1, ELR_EL1, SPSR_EL1, ESR_EL1, FAR_EL1, VBAR_EL1, SCTLR_EL1, TTBR0_EL1, TTBR1_EL1.
     pub el1: [u64; 10],
+    /// The callers of what its guest was doing, if that is known; 0 behind the last.
+    pub callers: [u64; frames::MOST],
 }
 
 impl Context {
@@ -130,6 +134,17 @@ impl Context {
             el1: sysregs::el1_state(),
             ..Self::default()
         }
+    }
+
+    /// Finds the callers of what the guest of `percpu`, this pCPU, was doing, which is never entered again.
+    pub fn note_callers(&mut self, percpu: &Percpu) {
+        let frame = match percpu.guest_regs() {
+            _ if self.is_guest() => self.x[29],
+            Some(regs) => regs.x[29],
+            None => return,
+        };
+        let control = translation::control();
+        self.callers = frames::callers(frame, control, translation::guest_doubleword);
     }
 
     /// Whether a guest was interrupted, not EL2: PSTATE.M says EL0 or EL1, or AArch32.

@@ -227,7 +227,8 @@ fn here() -> Context {
 }
 
 /// Writes down what this pCPU was doing, and tells the stopper.
-fn write_down(percpu: &Percpu, via: Via, context: Context) {
+fn write_down(percpu: &Percpu, via: Via, mut context: Context) {
+    context.note_callers(percpu);
     // SAFETY: this is the pCPU it belongs to, which has not parked.
     unsafe { percpu.parked.set(context) };
     slot(percpu.id).park(via);

@@ -32,6 +32,7 @@ macro_rules! write {
 }
 
 pub mod gic;
+pub mod translation;
 
 /// HCR_EL2 while a guest runs (DDI0487 D24.2): stage 2 on; IRQ, FIQ and SError to EL2; SMC, ID registers,
 /// implementation defined, LOR and RAS registers trapped; set/way operations clean too; pointer

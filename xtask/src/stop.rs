@@ -99,6 +99,14 @@ impl Cause {
         }
     }
 
+    /// Whether the hypervisor has failed, and tells all it knows.
+    const fn is_crash(self) -> bool {
+        matches!(
+            self,
+            Self::Panic | Self::Fault | Self::Stack | Self::Watchdog
+        )
+    }
+
     /// What the report calls it.
     const fn reported(self) -> &'static str {
         match self {

@@ -90,7 +90,7 @@ impl Explainer {
     }
 
     /// `line`, the lines before it having been explained, with the functions behind its addresses: the
-    /// hypervisor's, and those of the guest in a record of its registers and where its exits are told of.
+    /// hypervisor's, and those of the guest in a record of its registers, its backtrace, and its exits.
     pub fn explain(&mut self, line: &str) -> String {
         let explained = annotate(line, &self.hypervisor, 0);
         let Some(guest) = &self.guest else {
@@ -101,7 +101,10 @@ impl Explainer {
             let mut vbar = words.filter_map(|word| word.strip_prefix("vbar_el1="));
             let vbar = vbar.next().and_then(hexadecimal);
             self.moved = vbar.and_then(|vbar| guest.moved(vbar)).or(self.moved);
-        } else if !line.contains(" guest pc ") {
+        } else if ![" guest pc ", " guest 0x"]
+            .iter()
+            .any(|of| line.contains(of))
+        {
             return explained;
         }
         match self.moved {
@@ -191,6 +194,10 @@ mod tests {
         assert_eq!(
             explainer.explain("  at 1 ticks: sync esr 0x0 guest pc 0x120004"),
             "  at 1 ticks: sync esr 0x0 guest pc 0x120004 <spin+0x4>"
+        );
+        assert_eq!(
+            explainer.explain("hv:   guest 0x120010"),
+            "hv:   guest 0x120010 <spin+0x10>"
         );
     }
 }

@@ -3,10 +3,11 @@
 //!
 //! [`words`] is what pCPUs tell each other, one word each; [`ladder`] is what the stopper does with what
 //! it reads there; [`course`] is what it does after that, however often it fails on the way. [`probe`] finds and
-//! arms EL3's event, [`leaving`] is how a pCPU gets out of it to be switched off, and by [`watchdog`] each pCPU
-//! looks whether its neighbour is stuck.
+//! arms EL3's event, [`leaving`] is how a pCPU gets out of it to be switched off, [`frames`] is a guest's backtrace,
+//! and by [`watchdog`] each pCPU looks whether its neighbour is stuck.
 
 pub mod course;
+pub mod frames;
 pub mod ladder;
 pub mod leaving;
 pub mod probe;

@@ -6,7 +6,7 @@ use hv_core::id::PcpuId;
 use hv_core::stop::Via;
 use hv_core::stop::ladder::Fate;
 
-use super::{Progress, is_off_wanted, pcpus, say, slot};
+use super::{Progress, here, is_off_wanted, pcpus, say, slot};
 use crate::fault::backtrace;
 use crate::percpu::{self, Context, ExitEntry, Percpu};
 use crate::sysregs;
@@ -66,7 +66,9 @@ pub(super) fn tell(progress: &Progress) {
 fn tell_of_stopper(id: PcpuId, is_crash: bool) {
     say!("@hv-pcpu pcpu={} fate=stopper", id.0);
     if let Some(percpu) = percpu::this().filter(|_| is_crash) {
-        tell_of_guest(percpu, None);
+        let mut context = here();
+        context.note_callers(percpu);
+        tell_of_guest(percpu, Some(&context));
         tell_of_exits(percpu);
     }
 }
@@ -111,7 +113,7 @@ pub fn tell_of_pcpu(
     tell_of_exits(percpu);
 }
 
-/// The registers of its vCPU: those that were interrupted, or those that EL2 has saved.
+/// Its vCPU: the registers that were interrupted, or that EL2 has saved, and the callers of what it was doing.
 fn tell_of_guest(percpu: &Percpu, context: Option<&Context>) {
     let Some((vm, vcpu, is_on)) = percpu.vcpu() else {
         return;
@@ -133,6 +135,11 @@ fn tell_of_guest(percpu: &Percpu, context: Option<&Context>) {
         vcpu.0,
         Registers { x: &x, context }
     );
+    let callers = context.map_or(&[][..], |context| &context.callers);
+    for caller in callers.iter().take_while(|&&caller| caller != 0) {
+        // The call, not what follows it.
+        say!("  guest {:#x}", caller.wrapping_sub(4));
+    }
 }
 
 /// The rest of a `@hv-vcpu` record.

@@ -7,16 +7,18 @@ const SPINNERS: usize = 5;
 /// MOVZ w0, #0, whose immediate is the function that the first vCPU calls in the end; 0 is PSCI_VERSION.
 const LAST_CALL: usize = 29;
 /// Where a vCPU spins, in instructions from the start.
-pub const SPIN: u64 = 33;
+pub const SPIN: u64 = 36;
+/// Who called it there, say its frame records; innermost first.
+pub const CALLERS: [u32; 2] = [0x0123_4568, 0x89ab_cdf0];
 /// Behind the code: a byte for each vCPU, which it sets when it runs, and what they are when all do.
-const ALL: usize = 38;
+const ALL: usize = 42;
 
 /// What the encodings say stands beside them.
 #[rustfmt::skip]
-const PROGRAM: [u32; 42] = [
+const PROGRAM: [u32; 54] = [
     0xd538_00a9, // mrs x9, mpidr_el1
     0x9240_1d29, // and x9, x9, #0xff
-    0x1000_0402, // adr x2, flags
+    0x1000_0482, // adr x2, flags
     0x5280_0023, // mov w3, #1
     0x3829_6843, // strb w3, [x2, x9]
     0xd280_000b, // movz x11, #SPINNERS
@@ -31,7 +33,7 @@ const PROGRAM: [u32; 42] = [
     0xd400_0002, // hvc #0
     0x9100_054a, // add x10, x10, #1
     0x34ff_ff40, // cbz w0, on
-    0x1000_0222, // adr x2, flags
+    0x1000_02a2, // adr x2, flags
     0xa940_1043, // wait: ldp x3, x4, [x2]          until all run that can
     0xa941_1845, // ldp x5, x6, [x2, #16]
     0xeb05_007f, // cmp x3, x5
@@ -47,9 +49,16 @@ const PROGRAM: [u32; 42] = [
     0x72b0_8000, // movk w0, #0x8400, lsl #16
     0xd400_0002, // hvc #0
     0x17ff_fff7, // b loop
-    0x1400_0000, // spin: b spin                         all is masked, as since reset
+    0x1000_01bd, // spin: adr x29, record           all is masked, as since reset
+    0x9100_43a9, // add x9, x29, #16
+    0xf900_03a9, // str x9, [x29]                   the second record is behind the first
+    0x1400_0000, // b .
+    0,
     // The flags, and what they are in the end.
     0, 0, 0, 0, 0, 0, 0, 0,
+    // Frame records.
+    0, 0, CALLERS[0], 0,
+    0, 0, CALLERS[1], 0,
 ];
 
 /// The program for `plan`.

@@ -32,6 +32,8 @@ pub struct Seen {
     pub stop: Option<(String, u64)>,
     /// The pCPUs.
     pub pcpus: BTreeMap<u32, Stopped>,
+    /// The backtraces of the guests, each behind its pCPU.
+    pub callers: Vec<(u32, Vec<u64>)>,
     /// Those that the watchdog reported before.
     pub stuck: BTreeMap<u32, Stopped>,
     /// Whether the report came to its end.
@@ -52,6 +54,7 @@ impl Seen {
         Self {
             stop: None,
             pcpus: BTreeMap::new(),
+            callers: Vec::new(),
             stuck: BTreeMap::new(),
             is_whole: false,
             has_ended: false,
@@ -64,6 +67,11 @@ impl Seen {
     /// Takes notice of a line.
     pub fn note(&mut self, line: &Line) -> Result<()> {
         self.lines.push(line.text.clone());
+        if let Some(address) = line.text.trim_start().strip_prefix("guest 0x")
+            && let Some((_, callers)) = self.callers.last_mut()
+        {
+            callers.push(u64::from_str_radix(address, 16).with_context(|| format!("in `{line}`"))?);
+        }
         let Some(record) = line.record().transpose()? else {
             return Ok(());
         };
@@ -72,8 +80,9 @@ impl Seen {
                 self.stop = Some((record.word("cause")?.to_owned(), record.number("us")?));
             }
             "hv-pcpu" => {
-                let stopped = Stopped::of(&record)?;
-                let before = self.pcpus.insert(record.index("pcpu")?, stopped);
+                let (pcpu, stopped) = (record.index("pcpu")?, Stopped::of(&record)?);
+                self.callers.push((pcpu, Vec::new()));
+                let before = self.pcpus.insert(pcpu, stopped);
                 ensure!(before.is_none(), "a pCPU is reported twice: `{line}`");
             }
             "hv-stuck" => {
@@ -140,6 +149,12 @@ impl Seen {
                 ensure!(
                     pc % 4096 == 4 * program::SPIN,
                     "pCPU {pcpu} was interrupted at {pc:#x}, which is not where it spins"
+                );
+                let callers = self.callers.iter().find(|(at, _)| *at == pcpu);
+                let calls = program::CALLERS.map(|address| u64::from(address) - 4);
+                ensure!(
+                    !plan.cause.is_crash() || callers.is_some_and(|(_, seen)| *seen == calls),
+                    "the backtrace of the guest on pCPU {pcpu} is {callers:x?}, not {calls:x?}"
                 );
             }
         }

@@ -1,0 +1,42 @@
+//! A look at the memory of the guest whose registers this pCPU has, through the guest's own translation.
+
+use core::arch::asm;
+
+use aarch64_cpu::registers::{PAR_EL1, Readable, TCR_EL1};
+
+/// TCR_EL1.
+pub fn control() -> u64 {
+    TCR_EL1.get()
+}
+
+/// The doubleword at `va`, as EL1 would read it; none if it is not aligned, or EL1 could not, or it is not memory.
+///
+/// PAR_EL1 is lost, which is the guest's: only for one that is never entered again.
+pub fn guest_doubleword(va: u64) -> Option<u64> {
+    const NORMAL: u64 = 0xf << 60;
+    if va & 7 != 0 {
+        return None;
+    }
+    // SAFETY: it changes PAR_EL1 only.
+    unsafe { asm!("at s12e1r, {}", "isb", in(reg) va, options(nostack, preserves_flags)) };
+    let pa = translated(va)?.0;
+    // Our own view of it says whether it is RAM, also of a guest whose MMU is off.
+    // SAFETY: it changes PAR_EL1 only.
+    unsafe { asm!("at s1e2r, {}", "isb", in(reg) pa, options(nostack, preserves_flags)) };
+    let (own, attributes) = translated(pa)?;
+    if own != pa || attributes & NORMAL == 0 {
+        return None;
+    }
+    let word = core::ptr::with_exposed_provenance::<u64>(pa as usize);
+    // SAFETY: aligned; EL2 maps it, as normal memory and at its own address, where there is nothing but the
+    // guests' RAM and what nobody writes.
+    Some(unsafe { word.read_volatile() })
+}
+
+/// What PAR_EL1 says of `address`: where it is, and how it is mapped (DDI0487 D24.2, PAR_EL1).
+fn translated(address: u64) -> Option<(u64, u64)> {
+    const FAULT: u64 = 1;
+    const PAGE: u64 = 0x000f_ffff_ffff_f000;
+    let par = PAR_EL1.get();
+    (par & FAULT == 0).then_some((par & PAGE | address & 0xfff, par))
+}
