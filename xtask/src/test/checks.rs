@@ -25,37 +25,55 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
         tidy::check(workshop.root()).map(|()| String::new())
     });
     ledger.check("conformance", || conformance::check(workshop.root()));
-    ledger.check("clippy/host", || {
-        let mut arguments = hosted("clippy");
-        arguments.extend(["--all-targets", "--", "-D", "warnings"]);
-        cargo(workshop, &arguments)
-    });
-    for name in BARE {
-        ledger.check(&format!("clippy/{name}"), || {
-            let mut command = workshop.target.cargo();
-            command.args(["clippy", "--quiet", "--release", "--package", name]);
-            command.args(["--", "-D", "warnings"]);
-            complete(workshop, command)
-        });
-    }
-    ledger.check("doc", || {
-        let mut arguments = hosted("doc");
-        arguments.extend(["--no-deps", "--document-private-items"]);
-        let mut command = own_cargo();
-        command.args(arguments).env("RUSTDOCFLAGS", "-D warnings");
-        complete(workshop, command)
-    });
-    ledger.check("host", || {
-        let mut arguments = hosted("test");
-        arguments.push("--all-targets");
-        cargo(workshop, &arguments)
-    });
+    // What is for the host has a target directory of its own, and so a lock of cargo's.
+    let mut cases: Vec<(String, Check)> = Vec::new();
     for program in Program::ALL {
-        ledger.check(&format!("build/{}", program.name()), || {
+        let lint = move |workshop: &Workshop| lint_bare(workshop, program);
+        cases.push((format!("clippy/{}", program.name()), Box::new(lint)));
+    }
+    for program in Program::ALL {
+        let build = move |workshop: &Workshop| {
             let built = build::build(workshop, program)?;
             Ok(format!("{} bytes", program.check(&built, workshop)?))
-        });
+        };
+        cases.push((format!("build/{}", program.name()), Box::new(build)));
     }
+    cases.insert(1, ("clippy/host".into(), Box::new(lint_host)));
+    cases.insert(2, ("host".into(), Box::new(test_host)));
+    cases.push(("doc".into(), Box::new(document)));
+    ledger.check_each(&cases, |_, check| check(workshop));
+}
+
+/// A check of the sources.
+type Check = Box<dyn Fn(&Workshop) -> Result<String> + Sync>;
+
+fn lint_host(workshop: &Workshop) -> Result<String> {
+    let mut arguments = hosted("clippy");
+    arguments.extend(["--all-targets", "--", "-D", "warnings"]);
+    cargo(workshop, &arguments)
+}
+
+fn test_host(workshop: &Workshop) -> Result<String> {
+    let mut arguments = hosted("test");
+    arguments.push("--all-targets");
+    cargo(workshop, &arguments)
+}
+
+/// Each by itself: together they would get each other's features.
+fn lint_bare(workshop: &Workshop, program: Program) -> Result<String> {
+    let mut command = workshop.target.cargo();
+    command.args(["clippy", "--quiet", "--release"]);
+    command.args(["--package", program.name(), "--", "-D", "warnings"]);
+    complete(workshop, command)
+}
+
+fn document(workshop: &Workshop) -> Result<String> {
+    let mut command = own_cargo();
+    command
+        .args(hosted("doc"))
+        .args(["--no-deps", "--document-private-items"])
+        .env("RUSTDOCFLAGS", "-D warnings");
+    complete(workshop, command)
 }
 
 /// `subcommand` on every crate that the host can build.
