@@ -316,7 +316,8 @@ impl Lab {
 
     /// The machine of `plan`, whose files lie in `folder`; its kernel gets `bootargs`.
     pub fn machine(&self, plan: &Plan, bootargs: &str, folder: &Folder) -> Result<Machine> {
-        const MEMORY_MIB: u64 = 512;
+        // What a board shows at least, so that the dump is no larger than need be.
+        let memory_mib = self.board.memory_mib().map_or(512, |own| *own.start());
         let bundle = folder.file("bundle.itb");
         Payload {
             kernel: &self.kernel,
@@ -331,13 +332,13 @@ impl Lab {
         }
         .write(&bundle)?;
         let disk = folder.file("disk.img");
-        // Room for the whole memory, should it have to be copied as it is.
-        lab::create_disk(&disk, 2 * MEMORY_MIB)?;
+        // Room for the whole memory, should it have to be copied as it is. An SD card's size is a power of 2.
+        lab::create_disk(&disk, 2 * memory_mib)?;
         let mut machine = Machine::new(&self.qemu, &self.hypervisor.image);
         machine.board = self.board;
         machine.cpu = plan.model.clone();
         machine.cpus = plan.cpus;
-        machine.memory_mib = MEMORY_MIB;
+        machine.memory_mib = memory_mib;
         machine.initrd = Some(bundle);
         machine.disks = vec![disk];
         machine.firmware = self.firmware.clone();
