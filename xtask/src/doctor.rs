@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::archive::{Archive, at_least};
 use crate::cache::Cache;
-use crate::{kernel, toolchain, tools};
+use crate::{kernel, raspi4b, toolchain, tools};
 
 /// How a finding bears on the other commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,14 +122,19 @@ fn qemu() -> Finding {
             text: "not installed; see the host tools".to_owned(),
         };
     };
-    let found = tools::qemu_version(&path).map(|version| {
-        if at_least(&version, &tools::QEMU_LEAST) {
-            (State::Ok, format!("{version}, {}", path.display()))
-        } else {
+    let found = tools::qemu_version(&path).and_then(|version| {
+        if !at_least(&version, &tools::QEMU_LEAST) {
             let package = tools::QEMU.package;
             let text = format!("{version} is too old: 7.2 is needed; bring {package} up to date");
-            (State::Missing, text)
+            return Ok((State::Missing, text));
         }
+        let raspi4b = if raspi4b::is_known(&path)? {
+            "knows raspi4b".to_owned()
+        } else {
+            format!("does not know raspi4b: {}", tools::newer_qemu())
+        };
+        let text = format!("{version}, {}, {raspi4b}", path.display());
+        Ok((State::Ok, text))
     });
     judged("QEMU", found)
 }

@@ -1,5 +1,6 @@
 //! QEMU: the command line of a machine.
 
+mod loaded;
 mod session;
 
 use std::ffi::OsString;
@@ -123,7 +124,7 @@ impl Machine {
             line.flag("-no-reboot");
         }
         line.option("-chardev", "stdio,id=console,signal=off");
-        line.option("-serial", "chardev:console");
+        line.option("-serial", CONSOLE);
         match &self.firmware {
             None => self.boot_by_qemu(&mut line),
             Some(firmware) => self.boot_by(firmware, &mut line),
@@ -286,6 +287,9 @@ impl Machine {
         Session::spawn(command, timeout).with_context(|| self.cannot_start())
     }
 }
+
+/// The device that the first serial line is connected to.
+const CONSOLE: &str = "chardev:console";
 
 /// A command line that grows.
 #[derive(Default)]

@@ -5,6 +5,7 @@ mod commands;
 mod crash;
 mod drgn;
 mod guests;
+mod image;
 mod ledger;
 mod linux;
 mod refusals;
@@ -64,6 +65,7 @@ impl Test {
         let mut ledger = Ledger::new(self.filter.clone());
         if !self.bare {
             checks::run(&workshop, &mut ledger);
+            image::run(&workshop, &mut ledger);
         }
         // A filter may name a test that only the test guest itself can list; not if it named another.
         let elsewhere = ledger.has_run()

@@ -1,0 +1,51 @@
+//! That all machines boot one and the same image, bit for bit.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use clap::ValueEnum;
+
+use super::ledger::Ledger;
+use crate::board::Board;
+use crate::build::{self, Program};
+use crate::cache::digest;
+use crate::el3::{El3, Firmware};
+use crate::qemu::Machine;
+use crate::workshop::Workshop;
+use crate::{raspi4b, tools};
+
+/// Its name in the ledger.
+const NAME: &str = "build/one-image-for-all-machines";
+
+/// Runs it.
+pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
+    ledger.check(NAME, || {
+        let built = build::build(workshop, Program::Hypervisor)?;
+        let hash = digest(&fs::read(&built.image)?);
+        let qemu = tools::qemu(&workshop.cache, &workshop.progress)?;
+        let mut names = Vec::new();
+        for board in Board::value_variants() {
+            if *board == Board::Raspi4b && !raspi4b::is_known(&qemu)? {
+                continue;
+            }
+            let loaded = loaded(workshop, &qemu, *board, &built.image)?;
+            ensure!(
+                digest(&loaded) == hash,
+                "{} does not have the image in its RAM that was built",
+                board.name()
+            );
+            names.push(board.name());
+        }
+        Ok(format!("{hash} on {}", names.join(", ")))
+    });
+}
+
+/// What `board` has in its RAM when it starts to boot `image`.
+fn loaded(workshop: &Workshop, qemu: &Path, board: Board, image: &Path) -> Result<Vec<u8>> {
+    let mut machine = Machine::new(qemu, image);
+    machine.board = board;
+    machine.firmware = Firmware::prepare(workshop, board, El3::None)?;
+    let scratch = format!("loaded-{}-{}", board.name(), std::process::id());
+    machine.loaded_kernel(&workshop.output(&scratch)?)
+}
