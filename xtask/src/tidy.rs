@@ -46,7 +46,7 @@ const SAFE_CRATES: [&str; 6] = [
     "hypervisor/core/src/lib.rs",
     "hypervisor/bundle/src/lib.rs",
     "platform/src/lib.rs",
-    "chainloader/protocol/src/lib.rs",
+    "hypervisor/chainloader/protocol/src/lib.rs",
     "xtask/src/main.rs",
 ];
 
@@ -57,7 +57,7 @@ const UNSAFE_CENSUS: [&str; 7] = [
     "hypervisor/src/gic.rs",
     "guest-tests/src/main.rs",
     "guest-tests/src/harness.rs",
-    "chainloader/src/main.rs",
+    "hypervisor/chainloader/src/main.rs",
     "guest-tests/armstub/src/main.rs",
 ];
 
@@ -210,18 +210,11 @@ pub fn rust_sources(root: &Path) -> Result<Vec<(String, String)>> {
 /// All sources below `root`, build output aside.
 fn sources(root: &Path) -> Result<Vec<Source>> {
     let mut sources = Vec::new();
-    let mut folders: Vec<PathBuf> = [
-        "hypervisor",
-        "platform",
-        "guest-tests",
-        "chainloader",
-        "xtask",
-        "linker",
-    ]
-    .iter()
-    .map(|name| root.join(name))
-    .filter(|path| path.is_dir())
-    .collect();
+    let mut folders: Vec<PathBuf> = ["hypervisor", "platform", "guest-tests", "xtask", "linker"]
+        .iter()
+        .map(|name| root.join(name))
+        .filter(|path| path.is_dir())
+        .collect();
     while let Some(folder) = folders.pop() {
         let entries = fs::read_dir(&folder)
             .with_context(|| format!("cannot read the folder {}", folder.display()))?;

@@ -1,7 +1,7 @@
 //! Hands the linker script to the linker; nothing is generated.
 
 fn main() {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../linker/chainloader.ld");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../linker/chainloader.ld");
     println!("cargo::rerun-if-changed={script}");
     println!("cargo::rerun-if-changed=src");
     let target = std::env::var("CARGO_CFG_TARGET_OS").unwrap_or_default();
