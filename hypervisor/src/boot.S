@@ -143,6 +143,12 @@ boot_in_window:
     mov     x2, x23
     b       {astray}
 
+// Released from a spin table, one at a time: the number is in BOOT_ARGS, too.
+    .global boot_released
+boot_released:
+    adrp    x1, {BOOT_ARGS}
+    add     x1, x1, :lo12:{BOOT_ARGS}
+    ldr     x0, [x1, #{ARGS_INDEX}]
 // Powered on by firmware: x0 = index of this pCPU. What it needs is in BOOT_ARGS, written by the first.
     .global boot_secondary
 boot_secondary:

@@ -49,11 +49,14 @@ static BOOT_STACK: BootStack = BootStack(core::cell::UnsafeCell::new([0; BOOT_ST
 struct BootArgs {
     ttbr: AtomicU64,
     stacks: AtomicU64,
+    /// The number of the one that is released from a spin table.
+    index: AtomicU64,
 }
 
 static BOOT_ARGS: BootArgs = BootArgs {
     ttbr: AtomicU64::new(0),
     stacks: AtomicU64::new(0),
+    index: AtomicU64::new(0),
 };
 
 global_asm!(
@@ -78,6 +81,7 @@ global_asm!(
     BOOT_ARGS = sym BOOT_ARGS,
     ARGS_TTBR = const core::mem::offset_of!(BootArgs, ttbr),
     ARGS_STACKS = const core::mem::offset_of!(BootArgs, stacks),
+    ARGS_INDEX = const core::mem::offset_of!(BootArgs, index),
     STACK_SHIFT = const memory::STACK_SHIFT,
     astray = sym crate::start::astray,
     scout = sym crate::start::scout,
@@ -90,6 +94,7 @@ unsafe extern "C" {
     fn boot_switch_tables(ttbr: u64, image: u64);
     fn boot_on_stack(top: u64, entry: extern "C" fn(usize) -> !, argument: usize) -> !;
     static boot_secondary: [u8; 0];
+    static boot_released: [u8; 0];
 }
 
 /// Boots the copy of this image at `to`, which has `region` bytes of its own.
@@ -130,10 +135,33 @@ pub fn prepare_secondaries(ttbr: u64, image: u64) -> u64 {
     BOOT_ARGS
         .stacks
         .store(memory::stack_top(0), Ordering::Relaxed);
-    let args = core::ptr::from_ref(&BOOT_ARGS).addr();
-    sysregs::clean_to_poc(args as u64, size_of::<BootArgs>() as u64);
+    publish_args();
     let entry = (&raw const boot_secondary).addr() as u64;
     entry - memory::HV_BASE + image
+}
+
+fn publish_args() {
+    let args = core::ptr::from_ref(&BOOT_ARGS).addr();
+    sysregs::clean_to_poc(args as u64, size_of::<BootArgs>() as u64);
+}
+
+/// Releases the pCPU `index` from the spin table whose doubleword is at `release_pa` (Linux
+/// Documentation/arch/arm64/booting.rst, `cpu-release-addr`). It may look with its caches off, so the doubleword has
+/// to be in memory itself when it is woken.
+///
+/// # Safety
+///
+/// That pCPU waits there, the address is in the identity map, `prepare_secondaries` has been called, and the pCPU
+/// released before has come.
+pub unsafe fn release(release_pa: u64, index: usize) {
+    BOOT_ARGS.index.store(index as u64, Ordering::Relaxed);
+    publish_args();
+    let slot = core::ptr::with_exposed_provenance_mut::<u64>(release_pa as usize);
+    let entry = memory::window_pa((&raw const boot_released).addr() as u64);
+    // SAFETY: the caller answers for the address; nobody reads it but that pCPU.
+    unsafe { slot.write_volatile(entry) };
+    sysregs::clean_to_poc(release_pa, 8);
+    sysregs::send_event();
 }
 
 /// Maps the 2 MiB blocks that hold `[pa, pa + size)` one to one in the early tables, as device memory

@@ -11,11 +11,10 @@ use platform::Range;
 use spin::Once;
 
 use crate::patience::Mutex;
+use crate::registers::Registers;
 use crate::sysregs::gic as interface;
-use registers::{Registers, gicd};
 
-#[expect(unsafe_code, reason = "memory-mapped registers")]
-mod registers;
+mod gicd;
 #[expect(unsafe_code, reason = "where its registers are")]
 mod v2;
 #[expect(unsafe_code, reason = "registers of the redistributors")]

@@ -6,8 +6,9 @@ use buddy_system_allocator::LockedHeap;
 #[global_allocator]
 static HEAP: LockedHeap<32> = LockedHeap::empty();
 
-/// What `scout` lives on, before there is a home.
-const EARLY_SIZE: usize = 96 * 1024;
+/// What `scout` lives on, before there is a home: a list of the devicetree's nodes, and a copy of it if parts are
+/// blanked out. That of a Raspberry Pi 4 has 450 nodes in 50 KiB.
+const EARLY_SIZE: usize = 512 * 1024;
 
 #[repr(C, align(4096))]
 struct Early(core::cell::UnsafeCell<[u8; EARLY_SIZE]>);

@@ -17,7 +17,6 @@ extern crate alloc;
 mod boot;
 #[expect(unsafe_code, reason = "a read that faults")]
 mod breakage;
-#[expect(unsafe_code, reason = "the UART's registers, also past the lock")]
 mod console;
 #[expect(unsafe_code, reason = "memory that the boot before this one wrote")]
 mod crash_record;
@@ -31,11 +30,17 @@ mod gic;
 mod guest;
 #[expect(unsafe_code, reason = "hands memory to the allocator")]
 mod heap;
+#[expect(unsafe_code, reason = "memory that the firmware writes")]
+mod mailbox;
 #[expect(unsafe_code, reason = "addresses of linker symbols")]
 mod memory;
 mod patience;
 #[expect(unsafe_code, reason = "each pCPU's block, by TPIDR_EL2 and by number")]
 mod percpu;
+#[expect(unsafe_code, reason = "where its registers are")]
+mod power;
+#[expect(unsafe_code, reason = "memory-mapped registers")]
+mod registers;
 mod run;
 #[expect(unsafe_code, reason = "entered by EL3's events")]
 mod sdei_client;
@@ -52,6 +57,8 @@ mod start;
 mod stop;
 #[expect(unsafe_code, reason = "system registers, barriers and SMC")]
 mod sysregs;
+#[expect(unsafe_code, reason = "where its registers are")]
+mod uart;
 #[expect(unsafe_code, reason = "writes the guest's RAM before it runs")]
 mod vm;
 #[expect(unsafe_code, reason = "what a stuck pCPU wrote")]

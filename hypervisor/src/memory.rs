@@ -189,7 +189,7 @@ impl Tables {
                 attributes,
                 Constraints::NO_CONTIGUOUS_HINT,
             )
-            .unwrap_or_else(|error| panic!("EL2 map of {:#x}..{:#x}: {error}", va.start, va.end));
+            .unwrap_or_else(|_| panic!("EL2 map of {:#x}..{:#x}", va.start, va.end));
     }
 }
 

@@ -67,7 +67,7 @@ impl Tables {
                 attributes,
                 Constraints::NO_CONTIGUOUS_HINT,
             )
-            .unwrap_or_else(|error| panic!("stage 2 map of {first:#x}..{end:#x}: {error}"));
+            .unwrap_or_else(|_| panic!("stage 2 map of {first:#x}..{end:#x}"));
     }
 
     /// Physical address of the level 1 table.

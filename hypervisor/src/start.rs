@@ -8,7 +8,7 @@ use hv_core::entry::Features;
 use hv_core::id::{Mpidr, PcpuId, VcpuId};
 use hv_core::vm::Vcpu;
 use hv_core::{idreg, time::Instant};
-use platform::{Gic, Machine, Range, Start, Uart, UartKind};
+use platform::{Console, Gic, Machine, Range, Start};
 use spin::Once;
 
 use crate::gic;
@@ -17,7 +17,8 @@ use crate::percpu;
 use crate::run::{OwnIntids, Runner};
 use crate::vm::VMS;
 use crate::{
-    boot, breakage, crash_record, firmware, heap, log, sdei_client, stop, sysregs, watchdog,
+    boot, breakage, crash_record, firmware, heap, log, power, sdei_client, stop, sysregs, uart,
+    watchdog,
 };
 
 mod guests;
@@ -48,7 +49,7 @@ pub extern "C" fn astray(dtb: u64, image: u64, level: u64) -> ! {
     memory::set_image_pa(image);
     heap::start_early();
     if let Some(blob) = devicetree(dtb)
-        && start_console(blob)
+        && start_console(blob, |_| ())
     {
         let mend = match level {
             3 => "have firmware run first and hand over at EL2",
@@ -74,7 +75,9 @@ pub extern "C" fn astray(dtb: u64, image: u64, level: u64) -> ! {
 pub extern "C" fn scout(dtb: u64, image: u64, _region: u64) -> ! {
     memory::set_image_pa(image);
     heap::start_early();
-    let blob = meet(dtb);
+    let blob = meet(dtb, |model| {
+        log!("halligan on {model}: entered at EL2, loaded at {image:#x}");
+    });
     let machine = discover(blob);
     let size = memory::home_size(machine.cpus.len());
     let taken = [
@@ -110,7 +113,7 @@ pub extern "C" fn home(dtb: u64, image: u64, region: u64) -> ! {
     heap::start_early();
     // SAFETY: the region behind the image is mapped by the early tables and ours alone.
     unsafe { heap::extend(memory::heap_range(region)) };
-    let blob = meet(dtb);
+    let blob = meet(dtb, |_| ());
     log!(
         "halligan {} at {image:#x}, {} KiB",
         env!("CARGO_PKG_VERSION"),
@@ -136,6 +139,7 @@ pub extern "C" fn home(dtb: u64, image: u64, region: u64) -> ! {
         }
     }
     identity.push(device(machine.console.base));
+    identity.extend(machine.power.map(device));
     identity.extend(gic::ours(&machine.gic).into_iter().map(device));
     for transport in &machine.devices {
         identity.extend(transport.mmio.iter().copied().map(device));
@@ -148,6 +152,8 @@ pub extern "C" fn home(dtb: u64, image: u64, region: u64) -> ! {
     core::mem::forget(tables);
 
     firmware::discover(machine.psci);
+    // SAFETY: as the devicetree says, and the tables above map it.
+    unsafe { power::start(machine.power) };
     // SAFETY: the devicetree says that they are there; the tables above map them as device memory.
     let gic = unsafe { gic::start(&machine.gic) };
     sdei_client::discover();
@@ -214,7 +220,7 @@ fn run_pcpu(index: usize) -> ! {
         log!("@ready vms={}", vms.len());
         breakage::at_ready();
         for vm in vms {
-            gic.enable_spi(vm.uart_intid, vm.pcpus[0]);
+            gic.enable_spi(vm.console_intid, vm.pcpus[0]);
             vm.load();
         }
         crate::console::set_receive(true);
@@ -235,10 +241,26 @@ fn start_pcpus(boot_index: usize, entry: u64) {
     let Some(board) = BOARD.get() else {
         return;
     };
+    let limit = sysregs::counter_frequency().ticks_in_us(START_LIMIT_US);
+    let deadline = Instant(sysregs::now().0.saturating_add(limit));
+    let others = board.machine.cpus.len() - 1;
+    let await_ready = |wanted| {
+        while READY.load(Ordering::Acquire) < wanted {
+            if sysregs::now() > deadline {
+                refuse(format_args!(
+                    "only {} of {others} other CPUs have started",
+                    READY.load(Ordering::Relaxed)
+                ));
+            }
+            core::hint::spin_loop();
+        }
+    };
+    let mut started = 0;
     for (index, cpu) in board.machine.cpus.iter().enumerate() {
         if index == boot_index {
             continue;
         }
+        started += 1;
         match cpu.start {
             Start::Psci => {
                 if let Err(status) = firmware::cpu_on(cpu.mpidr, entry, index as u64) {
@@ -248,30 +270,23 @@ fn start_pcpus(boot_index: usize, entry: u64) {
                     ));
                 }
             }
-            Start::SpinTable { .. } | Start::Running => refuse(format_args!(
-                "the CPU with MPIDR {:#x} is not started by PSCI, which is the only way so far",
-                cpu.mpidr
-            )),
+            Start::SpinTable { release_pa } => {
+                // SAFETY: the devicetree says that a pCPU waits for this doubleword, which is in RAM; they are
+                // released one by one, so that each finds its own number.
+                unsafe { boot::release(release_pa, index) };
+                await_ready(started);
+            }
+            // Of several CPUs none is (`Machine::discover`).
+            Start::Running => {}
         }
     }
-    let others = board.machine.cpus.len() - 1;
-    let limit = sysregs::counter_frequency().ticks_in_us(START_LIMIT_US);
-    let deadline = Instant(sysregs::now().0.saturating_add(limit));
-    while READY.load(Ordering::Acquire) < others {
-        if sysregs::now() > deadline {
-            refuse(format_args!(
-                "only {} of {others} other CPUs have started",
-                READY.load(Ordering::Relaxed)
-            ));
-        }
-        core::hint::spin_loop();
-    }
+    await_ready(others);
 }
 
 /// The devicetree, and a console to talk on; without both there is nobody to tell.
-fn meet(dtb: u64) -> &'static [u8] {
+fn meet(dtb: u64, greet: impl FnOnce(&str)) -> &'static [u8] {
     match devicetree(dtb) {
-        Some(blob) if start_console(blob) => blob,
+        Some(blob) if start_console(blob, greet) => blob,
         _ => stop::halt_here(),
     }
 }
@@ -292,16 +307,19 @@ fn devicetree(pa: u64) -> Option<&'static [u8]> {
     Some(unsafe { core::slice::from_raw_parts(start, size) })
 }
 
-/// Finds the console alone, so that what else is wrong with the machine can be said. False if there is none.
-fn start_console(blob: &[u8]) -> bool {
-    let Ok((UartKind::Pl011, base)) = Uart::locate(blob) else {
+/// Finds the console alone, so that what else is wrong with the machine can be said, and greets. False if there is
+/// none.
+fn start_console(blob: &[u8], greet: impl FnOnce(&str)) -> bool {
+    let Ok(console) = Console::locate(blob) else {
         return false;
     };
+    let base = console.base;
     // SAFETY: one pCPU, early tables, and the devicetree says that a UART is there.
     let is_mapped = unsafe { boot::early_map(base.start, base.size, true) };
     if is_mapped {
         // SAFETY: just mapped as device memory; the console's only start in this boot of the image.
-        unsafe { crate::console::start(base.start) };
+        unsafe { uart::start(&console) };
+        greet(&console.model);
     }
     is_mapped
 }
@@ -318,7 +336,7 @@ fn refuse(why: core::fmt::Arguments<'_>) -> ! {
     log!("@hv-crash pcpu=0 cause=start");
     log!("cannot start: {why}");
     log!("@hv-crash-end");
-    firmware::system_off();
+    power::off();
     stop::halt_here()
 }
 

@@ -18,7 +18,7 @@ use hv_core::time::Instant;
 
 use crate::gic;
 use crate::percpu::{self, Context, Percpu};
-use crate::{breakage, console, crash_record, firmware, sdei_client, sysregs};
+use crate::{breakage, console, crash_record, firmware, power, sdei_client, sysregs};
 
 /// Why the machine stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -383,8 +383,8 @@ fn leave(cause: Cause) {
     };
     console::flush();
     if afterwards == Afterwards::Off as u32 {
-        firmware::system_off();
+        power::off();
     } else if afterwards == Afterwards::Reset as u32 {
-        firmware::system_reset();
+        power::reset();
     }
 }

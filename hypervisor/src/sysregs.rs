@@ -174,6 +174,11 @@ pub fn yield_pcpu() {
     unsafe { asm!("yield", options(nomem, nostack, preserves_flags)) };
 }
 
+/// Wakes whoever waits for an event. What was written before has been made visible.
+pub fn send_event() {
+    aarch64_cpu::asm::sev();
+}
+
 /// Makes earlier stores visible before a doorbell is rung: a store to memory and an SGI are ordered by
 /// DSB only (IHI0069 12.1.6).
 #[inline]

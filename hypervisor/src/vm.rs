@@ -87,8 +87,10 @@ pub struct Vm {
     pub map: GuestMap,
     /// The pCPU of each vCPU.
     pub pcpus: Vec<Mpidr>,
-    /// The physical UART's interrupt, which is the emulated one's too.
+    /// The emulated UART's interrupt.
     pub uart_intid: u32,
+    /// The physical UART's, which is the same unless that is no PL011.
+    pub console_intid: u32,
     /// The SDEI it is offered.
     pub sdei: Sdei,
     /// What it boots.
@@ -111,7 +113,7 @@ impl Vm {
     /// Puts the parts together; `shared` describes a VM whose boot vCPU has not started.
     pub fn new(
         id: VmId,
-        (map, pcpus, uart_intid): (GuestMap, Vec<Mpidr>, u32),
+        (map, pcpus, [uart_intid, console_intid]): (GuestMap, Vec<Mpidr>, [u32; 2]),
         (image, sdei, reclaim): (GuestImage, Sdei, Reclaim),
         transports: Vec<u64>,
         vgic: Vgic,
@@ -122,6 +124,7 @@ impl Vm {
             id,
             map,
             uart_intid,
+            console_intid,
             image,
             transports,
             shared: Mutex::new(Shared {

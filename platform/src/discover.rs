@@ -10,7 +10,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::devicetree::{Blob, Fdt, Node, Tree, strings};
-use crate::{Conduit, Cpu, Error, MAX_CPUS, Machine, Range, Start, Timers, Uart, UartKind};
+use crate::{Conduit, Console, Cpu, Error, MAX_CPUS, Machine, Start, Timers};
 
 /// The affinity fields of MPIDR_EL1 (DDI0487 D24.2.120).
 const AFFINITY: u64 = 0xff_00ff_ffff;
@@ -35,6 +35,7 @@ impl Machine {
             Some(chosen) => chosen.string("bootargs")?,
             None => None,
         };
+        let console = devices::console(&tree, gic)?;
         Ok(Self {
             model: model(&tree)?,
             ram: memory::ram(&tree)?,
@@ -42,7 +43,9 @@ impl Machine {
             cpus: cpus(&tree, psci)?,
             psci,
             timers: timers(&tree, gic)?,
-            console: devices::console(&tree, gic)?,
+            shown: devices::shown(&tree, gic, &console)?,
+            console,
+            power: devices::power(&tree)?,
             bootargs: String::from(bootargs.unwrap_or_default()),
             initrd: memory::initrd(chosen)?,
             devices: devices::passable(&tree, gic)?,
@@ -51,20 +54,24 @@ impl Machine {
     }
 }
 
-impl Uart {
-    /// Finds only the console's registers, so that a machine [`Machine::discover`] refuses can still
-    /// be told why.
+impl Console {
+    /// Finds only the console, so that a machine [`Machine::discover`] refuses can still be told why.
     ///
     /// # Errors
     ///
     /// If the blob is damaged, or has no UART there is a driver for.
     #[inline(never)]
-    pub fn locate(dtb: &[u8]) -> Result<(UartKind, Range), Error> {
+    pub fn locate(dtb: &[u8]) -> Result<Self, Error> {
         let blob = Blob::check(dtb)?.settle();
         let fdt = Fdt::open(&blob)?;
         let tree = Tree::new(&fdt);
-        let (_, kind, base) = devices::uart(&tree)?;
-        Ok((kind, base))
+        let (node, kind, base) = devices::uart(&tree)?;
+        Ok(Self {
+            model: model(&tree).unwrap_or_default(),
+            kind,
+            base,
+            clock: devices::clock(&tree, node),
+        })
     }
 }
 

@@ -16,6 +16,7 @@ mod range;
 pub use devicetree::dtb_size;
 pub use error::Error;
 pub use machine::{
-    Conduit, Cpu, Device, DeviceKind, Gic, MAX_CPUS, Machine, Spi, Start, Timers, Uart, UartKind,
+    Clock, Conduit, Console, Cpu, Device, DeviceKind, Gic, MAX_CPUS, Machine, Spi, Start, Timers,
+    Uart, UartKind,
 };
 pub use range::Range;

@@ -27,6 +27,10 @@ pub struct Machine {
     pub timers: Timers,
     /// The UART that speaks to the user.
     pub console: Uart,
+    /// The PL011 that a guest is shown in its place: itself, if it is one.
+    pub shown: Uart,
+    /// The registers of a BCM2835's power management block, which resets the machine.
+    pub power: Option<Range>,
     /// What the loader said in `/chosen bootargs`; empty if nothing.
     pub bootargs: String,
     /// Where the loader put the initrd, which is the guest bundle.
@@ -130,6 +134,30 @@ pub struct Uart {
     pub path: String,
 }
 
+/// What has to be known to say anything at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Console {
+    /// What the machine calls itself.
+    pub model: String,
+    /// Which driver its UART needs.
+    pub kind: UartKind,
+    /// The UART's registers.
+    pub base: Range,
+    /// What it runs at, in case that nobody has set it up.
+    pub clock: Clock,
+}
+
+/// Where a UART's clock comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// It always has this many Hz.
+    Fixed(u32),
+    /// The firmware behind a BCM2835's mailbox knows: the mailbox's registers.
+    Mailbox(Range),
+    /// Nobody says.
+    Unknown,
+}
+
 /// The UARTs there are drivers for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UartKind {
@@ -148,7 +176,7 @@ pub struct Device {
     pub compatible: &'static str,
     /// What it is.
     pub kind: DeviceKind,
-    /// Its registers.
+    /// Its registers, if it has any.
     pub mmio: Vec<Range>,
     /// Its interrupts.
     pub spis: Vec<Spi>,
@@ -163,6 +191,10 @@ pub enum DeviceKind {
     Rtc,
     /// A GPIO controller.
     Gpio,
+    /// A controller of SD cards.
+    Sd,
+    /// What another device depends on: a clock, a regulator, pins, firmware.
+    Supply,
 }
 
 /// A shared peripheral interrupt.

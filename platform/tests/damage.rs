@@ -3,14 +3,14 @@
 #[path = "data/trees.rs"]
 mod trees;
 
-use platform::{Machine, Uart};
+use platform::{Console, Machine};
 use proptest::prelude::*;
 use trees::{GicVersion, pi, virt};
 
 fn read(dtb: &[u8]) {
     // Whether it is refused depends on what was hit; returning at all is the claim.
     let _ = Machine::discover(dtb);
-    let _ = Uart::locate(dtb);
+    let _ = Console::locate(dtb);
 }
 
 #[test]

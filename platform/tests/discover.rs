@@ -5,7 +5,8 @@ mod trees;
 
 use dtoolkit::model::{DeviceTree, DeviceTreeProperty};
 use platform::{
-    Conduit, Cpu, DeviceKind, Gic, Machine, Range, Spi, Start, Timers, Uart, UartKind, dtb_size,
+    Clock, Conduit, Console, Cpu, DeviceKind, Gic, Machine, Range, Spi, Start, Timers, Uart,
+    UartKind, dtb_size,
 };
 use trees::{GicVersion, With, node, pi, virt};
 
@@ -293,9 +294,82 @@ fn the_console_is_found_even_if_the_rest_is_not() {
     let mut tree = virt(1, GicVersion::V3);
     tree.root.remove_child("intc@8000000");
     assert_eq!(
-        Uart::locate(&tree.to_dtb()),
-        Ok((UartKind::Pl011, Range::new(0x0900_0000, 0x1000)))
+        Console::locate(&tree.to_dtb()),
+        Ok(Console {
+            model: "linux,dummy-virt".into(),
+            kind: UartKind::Pl011,
+            base: Range::new(0x0900_0000, 0x1000),
+            clock: Clock::Fixed(24_000_000),
+        })
     );
+}
+
+#[test]
+fn a_boards_uart_clock_is_the_mailboxs_to_tell() {
+    let console = Console::locate(&pi().to_dtb()).expect("a console");
+    assert_eq!(console.model, "Raspberry Pi 4 Model B");
+    assert_eq!(console.base, Range::new(0xfe20_1000, 0x200));
+    assert_eq!(console.clock, Clock::Mailbox(Range::new(0xfe00_b880, 0x40)));
+    let mut tree = pi();
+    let soc = tree.find_node_mut("/soc").expect("the bus");
+    soc.remove_child("mailbox@7e00b880");
+    let console = Console::locate(&tree.to_dtb()).expect("a console");
+    assert_eq!(console.clock, Clock::Unknown);
+}
+
+#[test]
+fn a_guest_is_shown_a_pl011_whatever_the_console_is() {
+    assert_eq!(discover(&pi()).shown, discover(&pi()).console);
+    let mut tree = pi();
+    let mut say = |path: &str, name: &str, value: &str| {
+        let node = tree.find_node_mut(path).expect("a node");
+        node.add_property(property(name, value));
+    };
+    say("/chosen", "stdout-path", "/soc/serial@7e215040:115200n8");
+    say("/soc/serial@7e215040", "status", "okay");
+    say("/soc/serial@7e201000", "status", "disabled");
+    let machine = discover(&tree);
+    assert_eq!(machine.console.kind, UartKind::MiniUart);
+    assert_eq!(machine.console.base, Range::new(0xfe21_5040, 0x40));
+    assert_eq!(machine.console.intid, 125);
+    assert_eq!(machine.shown.kind, UartKind::Pl011);
+    assert_eq!(machine.shown.path, "/soc/serial@7e201000");
+    assert_eq!(machine.shown.intid, 153);
+    let soc = tree.find_node_mut("/soc").expect("the bus");
+    soc.remove_child("serial@7e201000");
+    assert!(refusal(&tree).contains("a guest is to see a PL011"));
+}
+
+#[test]
+fn a_board_is_reset_by_its_power_block() {
+    assert_eq!(discover(&virt(1, GicVersion::V3)).power, None);
+    assert_eq!(discover(&pi()).power, Some(Range::new(0xfe10_0000, 0x114)));
+}
+
+#[test]
+fn a_board_offers_its_sd_controllers_and_what_they_depend_on() {
+    let machine = discover(&pi());
+    let found: Vec<(&str, DeviceKind, usize, usize)> = machine
+        .devices
+        .iter()
+        .map(|device| {
+            let (mmio, spis) = (device.mmio.len(), device.spis.len());
+            (device.path.as_str(), device.kind, mmio, spis)
+        })
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("/soc/cprman@7e101000", DeviceKind::Supply, 1, 0),
+            ("/soc/mailbox@7e00b880", DeviceKind::Supply, 1, 1),
+            ("/soc/gpio@7e200000", DeviceKind::Gpio, 1, 2),
+            ("/soc/mmc@7e300000", DeviceKind::Sd, 1, 1),
+            ("/soc/firmware", DeviceKind::Supply, 0, 0),
+            ("/emmc2bus/mmc@7e340000", DeviceKind::Sd, 1, 1),
+            ("/regulator-sd-io-1v8", DeviceKind::Supply, 0, 0),
+        ]
+    );
+    assert_eq!(machine.devices[5].mmio, [Range::new(0xfe34_0000, 0x100)]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::mmio::Device;
 use super::sysreg::{self, read, write};
 
 /// INTIDs the tests keep count of.
-pub const INTIDS: usize = 128;
+pub const INTIDS: usize = 256;
 /// What the acknowledge register says when nothing is pending (IHI0069 2.2.1).
 pub const NONE: u32 = 1023;
 /// Priority of everything, unless a test says otherwise.

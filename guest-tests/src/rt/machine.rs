@@ -46,6 +46,13 @@ pub struct Machine {
     tree: Fdt<'static>,
 }
 
+/// A node, and how addresses on the bus it is on become the CPU's: child address, the CPU's, size.
+#[derive(Clone, Copy)]
+struct Place {
+    node: FdtNode<'static>,
+    windows: [[u64; 3]; 4],
+}
+
 static MACHINE: Once<Machine> = Once::new();
 
 /// The machine. `discover` ran before any test.
@@ -77,7 +84,8 @@ impl Machine {
 
     /// Whether some node of the devicetree describes `address`.
     pub fn describes(&self, address: u64) -> bool {
-        describes(self.tree.root(), address)
+        let mut all = places(self.tree);
+        all.any(|place| place.regions().any(|region| region.contains(address)))
     }
 
     /// The memory region that holds this image.
@@ -91,10 +99,65 @@ impl Machine {
     }
 }
 
-fn describes(node: FdtNode<'static>, address: u64) -> bool {
-    let here = regions(node).any(|region| region.contains(address));
-    // Buses without `ranges` translation have their own address spaces; `virt` has none with a reg.
-    here || node.children().any(|child| describes(child, address))
+/// The nodes below the root and, of each bus, those below it: no machine here has a bus behind a bus.
+fn places(tree: Fdt<'static>) -> impl Iterator<Item = Place> {
+    let root = tree.root();
+    root.children().flat_map(move |node| {
+        let on_root = Place {
+            node,
+            windows: [[0, 0, u64::MAX], [0; 3], [0; 3], [0; 3]],
+        };
+        let windows = windows(root, node);
+        let below = node.children().map(move |node| Place { node, windows });
+        core::iter::once(on_root).chain(below)
+    })
+}
+
+/// What `ranges` says of a bus (Devicetree Specification 2.3.8): all as it is if empty, nothing if it is not there.
+fn windows(root: FdtNode<'static>, bus: FdtNode<'static>) -> [[u64; 3]; 4] {
+    let mut windows = [[0; 3]; 4];
+    let Some(ranges) = bus.property("ranges") else {
+        return windows;
+    };
+    if ranges.value().is_empty() {
+        windows[0] = [0, 0, u64::MAX];
+    }
+    let cells = |node: FdtNode<'static>, name: &str, default| match node.property(name) {
+        Some(cells) => number(cells.value()) as usize,
+        None => default,
+    };
+    let child = cells(bus, "#address-cells", 2) * 4;
+    let parent = child + cells(root, "#address-cells", 2) * 4;
+    let all = parent + cells(bus, "#size-cells", 1) * 4;
+    for (window, entry) in windows.iter_mut().zip(ranges.value().chunks_exact(all)) {
+        *window = [
+            number(&entry[..child]),
+            number(&entry[child..parent]),
+            number(&entry[parent..]),
+        ];
+    }
+    windows
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0, |number, &byte| number << 8 | u64::from(byte))
+}
+
+impl Place {
+    /// Its `reg`, as the CPU addresses it.
+    fn regions(self) -> impl Iterator<Item = Region> {
+        regions(self.node).filter_map(move |region| {
+            let mut windows = self.windows.iter();
+            let &[child, cpu, _] = windows
+                .find(|[child, _, size]| region.base >= *child && region.end() - *child <= *size)?;
+            Some(Region {
+                base: region.base - child + cpu,
+                size: region.size,
+            })
+        })
+    }
 }
 
 fn read_tree(address: u64) -> Option<Fdt<'static>> {
@@ -111,13 +174,20 @@ fn read_tree(address: u64) -> Option<Fdt<'static>> {
 }
 
 fn read_machine(tree: Fdt<'static>) -> Option<Machine> {
-    let v3 = find_compatible(tree, "arm,gic-v3");
-    let v2 = || find_compatible(tree, "arm,cortex-a15-gic");
-    let mut gic_regions = regions(v3.or_else(v2)?);
+    let compatible = |wanted: &str| places(tree).find(|place| place.node.is_compatible(wanted));
+    let v3 = compatible("arm,gic-v3");
+    let v2 = || compatible("arm,cortex-a15-gic").or_else(|| compatible("arm,gic-400"));
+    let mut gic_regions = v3.or_else(v2)?.regions();
     let (gicd, second) = (gic_regions.next()?, device(gic_regions.next()?));
     let stdout = text(tree.find_node("/chosen")?, "stdout-path")?;
-    let uart = tree.find_node(stdout.split(':').next()?)?;
-    let timer = find_compatible(tree, "arm,armv8-timer")?;
+    let stdout = stdout.split(':').next()?;
+    let stdout = match tree.find_node("/aliases") {
+        Some(aliases) => text(aliases, stdout).unwrap_or(stdout),
+        None => stdout,
+    };
+    let wanted = tree.find_node(stdout)?;
+    let uart = places(tree).find(|place| place.node.name() == wanted.name())?;
+    let timer = compatible("arm,armv8-timer")?.node;
     let psci = tree.find_node("/psci")?;
     let sdei = find_compatible_in(tree.find_node("/firmware"), "arm,sdei-1.0");
     let (cpus, cpu_count) = read_cpus(tree)?;
@@ -125,10 +195,10 @@ fn read_machine(tree: Fdt<'static>) -> Option<Machine> {
         gicd: device(gicd),
         gicr: v3.map(|_| second),
         gicc: v3.is_none().then_some(second),
-        uart: device(regions(uart).next()?),
-        uart_intid: interrupt(uart, 0),
-        rtc: find_compatible(tree, "arm,pl031")
-            .and_then(|node| Some((device(regions(node).next()?), interrupt(node, 0)?))),
+        uart: device(uart.regions().next()?),
+        uart_intid: interrupt(uart.node, 0),
+        rtc: compatible("arm,pl031")
+            .and_then(|rtc| Some((device(rtc.regions().next()?), interrupt(rtc.node, 0)?))),
         memory: read_memory(tree),
         cpus,
         cpu_count,
@@ -147,10 +217,6 @@ fn read_machine(tree: Fdt<'static>) -> Option<Machine> {
 fn device(region: Region) -> Device {
     // SAFETY: the devicetree names it as a device's registers, and memory nodes are not devices.
     unsafe { Device::new(region) }
-}
-
-fn find_compatible(tree: Fdt<'static>, wanted: &str) -> Option<FdtNode<'static>> {
-    find_compatible_in(Some(tree.root()), wanted)
 }
 
 fn find_compatible_in(parent: Option<FdtNode<'static>>, wanted: &str) -> Option<FdtNode<'static>> {

@@ -71,6 +71,13 @@ pub fn write_and_step(address: u64, value: u64) -> Result<u64, Fault> {
     })
 }
 
+/// Whether stage 1 lets anybody execute at `address`.
+pub fn is_executable(address: u64) -> bool {
+    const XN: u64 = 1 << 54;
+    let entry = TABLE.0.get((address >> 30) as usize);
+    entry.is_some_and(|entry| entry.load(Ordering::Relaxed) & XN == 0)
+}
+
 /// Executes outside of all memory: there is nothing there, so it faults or the test is lost.
 pub fn execute(address: u64) -> Result<(), Fault> {
     assert!(!is_memory(address), "{address:#x} is memory");

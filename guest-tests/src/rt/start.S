@@ -118,8 +118,8 @@ start_context_probe:
 1:  smc     #0
     b       .
 
-// Level 1 of a 39-bit address space, 1 GiB blocks, identity: devices below the image's gigabyte,
-// write-back memory from there on. Attribute bits: DDI0487 D8.3.1 (VMSAv8-64 descriptors).
+// Level 1 of a 39-bit address space, 1 GiB blocks, identity: devices below the image's gigabyte, write-back
+// memory from there on; of a machine whose memory begins at 0, a Raspberry Pi, devices in the fourth. Attribute bits: DDI0487 D8.3.1 (VMSAv8-64 descriptors).
 start_fill_tables:
     adrp    x1, {table}
     add     x1, x1, :lo12:{table}
@@ -130,6 +130,10 @@ start_fill_tables:
     ldr     x5, =0x0000000000000705 // AF, inner shareable, Attr1 write-back, block
 1:  cmp     x3, x2
     csel    x6, x4, x5, lo
+    eor     x7, x3, #3
+    orr     x7, x7, x2
+    cmp     x7, #0
+    csel    x6, x4, x6, eq
     orr     x6, x6, x3, lsl #30
     str     x6, [x1, x3, lsl #3]
     add     x3, x3, #1

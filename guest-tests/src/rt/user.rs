@@ -41,9 +41,8 @@ pub enum Errand {
     Step(u64),
 }
 
-/// The gigabyte under which EL0 sees the image, and the one for AArch32, which is not the machine's RAM.
+/// The gigabyte under which EL0 sees the image.
 const ALIAS: u64 = 510;
-const ALIAS_32: u64 = 3;
 /// EL1h with DAIF masked, as in the runtime.
 const EL1H_MASKED: u64 = 0x3c5;
 /// EL0t with D, A and F masked, interrupts open.
@@ -63,17 +62,28 @@ static RESULTS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 /// Steps that are still to be taken.
 static STEPS: AtomicU64 = AtomicU64::new(0);
 
+/// The gigabyte for AArch32, in which there is neither RAM nor a device: the fourth, or the third where memory
+/// begins at 0 and devices are in the fourth.
+fn alias_32() -> u64 {
+    if user_spin_a32 as *const () as u64 >> 30 == 0 {
+        2
+    } else {
+        3
+    }
+}
+
 /// Goes to EL0 for `errand`, and returns the syndrome of the exception it ended in: 0 when it was none.
 pub fn run(errand: Errand) -> u64 {
+    let alias_32 = alias_32();
     let (code, alias, spsr, number) = match errand {
         Errand::Smc => (user_smc as *const () as u64, ALIAS, EL0T, 0),
         Errand::Hvc => (user_hvc as *const () as u64, ALIAS, EL0T, 0),
         Errand::Svc => (user_svc as *const () as u64, ALIAS, EL0T, 0),
         Errand::Spin => (user_spin as *const () as u64, ALIAS, EL0T, 0),
-        Errand::SpinA32 => (user_spin_a32 as *const () as u64, ALIAS_32, USER_A32, 0),
+        Errand::SpinA32 => (user_spin_a32 as *const () as u64, alias_32, USER_A32, 0),
         Errand::CountT32(count) => {
             let code = user_count_t32 as *const () as u64;
-            (code, ALIAS_32, USER_T32, u64::from(count))
+            (code, alias_32, USER_T32, u64::from(count))
         }
         Errand::Step(_) => (user_count as *const () as u64, ALIAS, EL0T | SPSR_SS, 0),
     };
@@ -120,7 +130,7 @@ pub fn spin_here() -> u64 {
 
 /// The same for the loop in A32.
 pub fn spin_here_a32() -> u64 {
-    ALIAS_32 << 30 | user_spin_a32 as *const () as u64 & 0x3fff_ffff
+    alias_32() << 30 | user_spin_a32 as *const () as u64 & 0x3fff_ffff
 }
 
 /// Where EL1 goes on after an errand.

@@ -153,6 +153,8 @@ impl<'t, 'a, 's> Graft<'t, 'a, 's> {
         for child in node.children() {
             if child == self.gic {
                 self.gic(child)?;
+            } else if child == self.console {
+                self.console();
             } else if self.given.contains(&child) {
                 self.whole(child);
             } else if self.is_given(child) {
@@ -171,6 +173,18 @@ impl<'t, 'a, 's> Graft<'t, 'a, 's> {
         self.properties(node);
         for child in node.children() {
             self.whole(child);
+        }
+        self.guest.end();
+    }
+
+    /// The UART, which is emulated: it has no pins and no DMA, nothing is wired to it, and it is there.
+    fn console(&mut self) {
+        const REAL: [&str; 4] = ["pinctrl-", "dma", "uart-has-rtscts", "status"];
+        self.guest.begin(self.console.name());
+        for (name, value) in self.console.properties() {
+            if !REAL.iter().any(|real| name.starts_with(real)) {
+                self.guest.property(name, value);
+            }
         }
         self.guest.end();
     }
@@ -221,7 +235,11 @@ impl<'t, 'a, 's> Graft<'t, 'a, 's> {
             return Err(Error::invalid("/cpus", "is missing", CORRECT));
         };
         self.guest.begin(cpus.name());
-        self.properties(cpus);
+        for (name, value) in cpus.properties() {
+            if name != "enable-method" {
+                self.guest.property(name, value);
+            }
+        }
         for &mpidr in self.spec.cpus {
             let is_it =
                 |cpu: &Node<'_, '_>| cpu.base_name() == "cpu" && cpu.unit_address() == Ok(mpidr);
@@ -248,28 +266,34 @@ impl<'t, 'a, 's> Graft<'t, 'a, 's> {
         Ok(())
     }
 
-    /// A `/memory` node for each piece of RAM.
+    /// A `/memory` node for each piece of RAM, or for as much of one as a size of the root's holds.
     fn ram(&mut self, root: Node<'_, '_>) -> Result<(), Error> {
         let (address, size) = root.cells().map_err(unusable)?;
+        let most = if size == 1 { 0x8000_0000 } else { u64::MAX };
         for range in self.spec.ram {
-            let mut reg = Vec::new();
-            for (value, cells) in [(range.start, address), (range.size, size)] {
-                let bytes = value.to_be_bytes();
-                match bytes.split_at_checked(8 - cells * 4) {
-                    Some((beyond, bytes)) if beyond.iter().all(|&byte| byte == 0) => {
-                        reg.extend_from_slice(bytes);
-                    }
-                    _ => {
-                        let place = "/ #address-cells or #size-cells";
-                        let what = "cannot hold the guest's memory";
-                        return Err(Error::invalid(place, what, CORRECT));
+            let mut start = range.start;
+            while start < range.end() {
+                let part = (range.end() - start).min(most);
+                let mut reg = Vec::new();
+                for (value, cells) in [(start, address), (part, size)] {
+                    let bytes = value.to_be_bytes();
+                    match bytes.split_at_checked(8 - cells * 4) {
+                        Some((beyond, bytes)) if beyond.iter().all(|&byte| byte == 0) => {
+                            reg.extend_from_slice(bytes);
+                        }
+                        _ => {
+                            let place = "/ #address-cells or #size-cells";
+                            let what = "cannot hold the guest's memory";
+                            return Err(Error::invalid(place, what, CORRECT));
+                        }
                     }
                 }
+                self.guest.begin(&format!("memory@{start:x}"));
+                self.guest.text("device_type", &["memory"]);
+                self.guest.property("reg", &reg);
+                self.guest.end();
+                start += part;
             }
-            self.guest.begin(&format!("memory@{:x}", range.start));
-            self.guest.text("device_type", &["memory"]);
-            self.guest.property("reg", &reg);
-            self.guest.end();
         }
         Ok(())
     }

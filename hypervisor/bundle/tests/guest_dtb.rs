@@ -210,17 +210,27 @@ fn a_board_keeps_its_bus_and_loses_its_spin_table() {
     let spec = GuestSpec {
         ram: &[
             Range::new(0x8_0000, 0x1000_0000),
-            Range::new(0x4000_0000, 0x1000),
+            Range::new(0x1_0000_0000, 0x1_0000_0000),
         ],
         cpus: &[0, 1, 2, 3],
         console: "/soc/serial@7e201000",
+        devices: &["/soc/firmware", "/emmc2bus/mmc@7e340000"],
         ..spec()
     };
     let machine = pi();
     let tree = build(&machine, &spec);
     assert_eq!(
         names(&tree, "/soc"),
-        ["interrupt-controller@40041000", "serial@7e201000"]
+        [
+            "firmware",
+            "interrupt-controller@40041000",
+            "serial@7e201000"
+        ]
+    );
+    assert_eq!(names(&tree, "/soc/firmware"), ["gpio"]);
+    assert_eq!(
+        cells(&tree, "/emmc2bus", "dma-ranges"),
+        cells(&machine, "/emmc2bus", "dma-ranges")
     );
     assert_eq!(
         cells(&tree, "/soc", "ranges"),
@@ -232,15 +242,44 @@ fn a_board_keeps_its_bus_and_loses_its_spin_table() {
     );
     let cpu = tree.find_node("/cpus/cpu@3").expect("a CPU");
     assert!(cpu.property("cpu-release-addr").is_none());
+    let cpus = tree.find_node("/cpus").expect("CPUs");
+    assert!(cpus.property("enable-method").is_none());
     assert_eq!(
         cells(&tree, "/memory@80000", "reg"),
         Some(vec![0, 0x8_0000, 0x1000_0000])
     );
+    // One cell does not hold 4 GiB.
+    for (path, start) in [("/memory@100000000", 0), ("/memory@180000000", 0x8000_0000)] {
+        assert_eq!(
+            cells(&tree, path, "reg"),
+            Some(vec![1, start, 0x8000_0000]),
+            "{path}"
+        );
+    }
     assert_eq!(
         text(&tree, "/chosen", "stdout-path").as_deref(),
         Some("serial0:115200n8")
     );
     assert!(tree.find_node("/reserved-memory").is_none());
+}
+
+#[test]
+fn the_uart_is_emulated_so_it_has_no_pins_and_nothing_behind_it() {
+    const PATH: &str = "/soc/serial@7e201000";
+    let mut machine = pi();
+    let node = machine.find_node_mut(PATH).expect("the UART");
+    let off = dtoolkit::model::DeviceTreeProperty::new("status", "disabled").expect("a property");
+    node.add_property(off);
+    let spec = GuestSpec {
+        console: PATH,
+        ..spec()
+    };
+    let tree = build(&machine, &spec);
+    let uart = tree.find_node(PATH).expect("the UART");
+    assert_eq!(uart.children().count(), 0);
+    let mut kept: Vec<String> = uart.properties().map(|own| own.name().into()).collect();
+    kept.sort();
+    assert_eq!(kept, ["clocks", "compatible", "interrupts", "reg"]);
 }
 
 #[test]

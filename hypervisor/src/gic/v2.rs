@@ -15,8 +15,8 @@ use hv_core::vgic::lr::{ListReg, hcr};
 use platform::Range;
 
 use super::PRIORITY;
-use super::registers::{Registers, gicd};
-use super::{DOORBELL, STOP};
+use super::{DOORBELL, STOP, gicd};
+use crate::registers::Registers;
 use crate::sysregs;
 
 /// GICC (IHI0048 4.4).

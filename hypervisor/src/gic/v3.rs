@@ -95,7 +95,7 @@ pub fn start_pcpu(all: &[Redistributor], mpidr: Mpidr, ppis: &[u32]) {
             .set_group(intid, Group::Group1NS)
             .and_then(|()| driver.set_interrupt_priority(intid, PRIORITY))
             .and_then(|()| driver.enable_interrupt(intid, true))
-            .unwrap_or_else(|error| panic!("{intid:?}: {error}"));
+            .unwrap_or_else(|_| panic!("not an SGI or PPI"));
     }
     sysregs::gic::enable_cpu_interface();
 }

@@ -36,7 +36,7 @@ impl Runner {
                 self.refresh_vgic();
                 taken.deactivate();
             }
-            _ if intid == self.vm.uart_intid => {
+            _ if intid == self.vm.console_intid => {
                 self.receive();
                 taken.deactivate();
             }

@@ -42,17 +42,19 @@ pub fn build_vms(
     };
 
     let kept = Range::new(kept, size);
-    let Some(ram) = guest_ram(machine, &[home, kept]) else {
-        return Err("no RAM is left for the guest; give the machine more memory".into());
+    let most = match guest.config.memory {
+        0 => u64::MAX,
+        bytes => bytes,
     };
-    let ram = match guest.config.memory {
-        0 => ram,
-        bytes => Range::new(ram.start, ram.size.min(bytes)),
-    };
+    let ram = guest_ram(machine, &[home, kept], most);
+    let bytes: u64 = ram.iter().map(|part| part.size).sum();
     guest
         .config
-        .check_against(machine.cpus.len() as u32, ram.size)
+        .check_against(machine.cpus.len() as u32, bytes)
         .map_err(|error| error.to_string())?;
+    let Some(&main) = ram.iter().max_by_key(|part| part.size) else {
+        return Err("no RAM is left for the guest; give the machine more memory".into());
+    };
     let vcpus = match guest.config.vcpus as usize {
         0 => machine.cpus.len(),
         count => count,
@@ -61,7 +63,9 @@ pub fn build_vms(
     let pcpus: Vec<Mpidr> = affinities.iter().map(|&mpidr| Mpidr::new(mpidr)).collect();
 
     let mut stage2 = stage2::Tables::new();
-    stage2.map_ram(ram.start, ram.size);
+    for part in &ram {
+        stage2.map_ram(part.start, part.size);
+    }
     if let Some((ipa, gicv)) = gic::shown(&machine.gic) {
         stage2.map_device_at(ipa, gicv.start, gicv.size);
     }
@@ -80,21 +84,21 @@ pub fn build_vms(
     }
 
     let spec = |initrd| GuestSpec {
-        ram: core::slice::from_ref(&ram),
+        ram: &ram,
         cpus: &affinities,
         bootargs: &guest.config.bootargs,
         initrd,
         sdei: guest.config.sdei,
         conduit: platform::Conduit::Smc,
-        console: &machine.console.path,
+        console: &machine.shown.path,
         devices: &paths,
     };
     // The tree says where the ramdisk is, and where that is depends on the tree's size: build it twice.
     let ramdisk_size = guest.ramdisk.map(|ramdisk| ramdisk.len() as u64);
-    let placeholder = ramdisk_size.map(|size| Range::new(ram.start, size));
+    let placeholder = ramdisk_size.map(|size| Range::new(main.start, size));
     let draft = build_guest_dtb(blob, &spec(placeholder)).map_err(|error| error.to_string())?;
     let kernel = Kernel::recognise(guest.kernel).map_err(|error| error.to_string())?;
-    let layout = Layout::place(ram, &kernel, ramdisk_size, draft.len() as u64)
+    let layout = Layout::place(main, &kernel, ramdisk_size, draft.len() as u64)
         .map_err(|error| error.to_string())?;
     let dtb = build_guest_dtb(blob, &spec(layout.ramdisk)).map_err(|error| error.to_string())?;
 
@@ -108,8 +112,8 @@ pub fn build_vms(
     };
     let map = GuestMap {
         affinities: Affinities::new(&pcpus),
-        ram: vec![ipa(ram)],
-        uart: ipa(machine.console.base),
+        ram: ram.iter().copied().map(ipa).collect(),
+        uart: ipa(machine.shown.base),
         distributor: ipa(distributor),
         gic: gic::model(),
         redistributors: redistributors.iter().copied().map(ipa).collect(),
@@ -135,12 +139,13 @@ pub fn build_vms(
     log!(
         "vm0 ({}): {vcpus} vCPUs, {} MiB at {:#x}, {} devices, SDEI {}",
         guest.config.name,
-        ram.size >> 20,
-        ram.start,
+        bytes >> 20,
+        main.start,
         paths.len(),
         if guest.config.sdei { "on" } else { "off" }
     );
-    let identity = (map, pcpus, machine.console.intid);
+    let intids = [machine.shown.intid, machine.console.intid];
+    let identity = (map, pcpus, intids);
     let sdei = Sdei {
         firmware: guest.config.firmware(),
         events: guest.config.events.clone(),

@@ -51,21 +51,22 @@ pub fn highest_free(machine: &Machine, taken: &[Range], size: u64) -> Option<u64
     best
 }
 
-/// The largest run of RAM without `ours`, in whole blocks.
-pub fn guest_ram(machine: &Machine, ours: &[Range]) -> Option<Range> {
+/// RAM in whole blocks without `ours` and what the machine reserves, of `most` bytes at most; the lowest first.
+pub fn guest_ram(machine: &Machine, ours: &[Range], most: u64) -> Vec<Range> {
     let mut parts: Vec<Range> = machine.ram.clone();
-    for &hole in ours {
+    for &hole in ours.iter().chain(&machine.reserved) {
         parts = parts
             .into_iter()
             .flat_map(|part| without(part, hole))
             .collect();
     }
+    let mut left = most;
+    parts.retain_mut(|part| {
+        let start = part.start.next_multiple_of(BLOCK_SIZE);
+        let end = part.end().min(memory::IDENTITY_END) & !(BLOCK_SIZE - 1);
+        *part = Range::new(start, end.saturating_sub(start).min(left));
+        left -= part.size;
+        part.size != 0
+    });
     parts
-        .into_iter()
-        .map(|part| {
-            let end = part.end().min(memory::IDENTITY_END) & !(BLOCK_SIZE - 1);
-            Range::new(part.start, end.saturating_sub(part.start))
-        })
-        .max_by_key(|part| part.size)
-        .filter(|part| !part.is_empty())
 }

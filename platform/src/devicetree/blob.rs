@@ -148,7 +148,8 @@ impl<'a> Blob<'a> {
     fn without_nops(&self) -> Vec<u8> {
         // The reservation block may be anywhere; a copy of it goes right behind the header.
         let reservations = word(self.bytes, RESERVATIONS).unwrap_or_default() as usize;
-        let mut settled = self.bytes.get(..HEADER_SIZE).unwrap_or_default().to_vec();
+        let mut settled = Vec::with_capacity(self.bytes.len());
+        settled.extend_from_slice(self.bytes.get(..HEADER_SIZE).unwrap_or_default());
         for entry in entries(self.bytes, reservations) {
             settled.extend_from_slice(entry);
         }

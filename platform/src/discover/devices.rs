@@ -1,9 +1,9 @@
-//! The console, and the devices a guest may be given.
+//! The console, what resets the machine, and the devices a guest may be given.
 
 use alloc::vec::Vec;
 
-use crate::devicetree::{Node, Tree};
-use crate::{Device, DeviceKind, Error, Range, Spi, Uart, UartKind};
+use crate::devicetree::{Node, Tree, number};
+use crate::{Clock, Device, DeviceKind, Error, Range, Spi, Uart, UartKind};
 
 /// The UARTs there are drivers for.
 const UARTS: [(&str, UartKind); 2] = [
@@ -11,17 +11,54 @@ const UARTS: [(&str, UartKind); 2] = [
     ("brcm,bcm2835-aux-uart", UartKind::MiniUart),
 ];
 
-/// The devices that may be passed through: they do no DMA beyond what a guest's own memory takes, and
-/// nothing else on the machine depends on them.
-const PASSABLE: [(&str, DeviceKind); 3] = [
+/// The devices that may be passed through: nothing that stays ours depends on them. The last ones are a
+/// Raspberry Pi's: its SD controllers and what Linux wants to find behind their phandles.
+const PASSABLE: [(&str, DeviceKind); 12] = [
     ("virtio,mmio", DeviceKind::VirtioMmio),
     ("arm,pl031", DeviceKind::Rtc),
     ("arm,pl061", DeviceKind::Gpio),
+    ("brcm,bcm2711-emmc2", DeviceKind::Sd),
+    ("brcm,bcm2835-sdhci", DeviceKind::Sd),
+    ("brcm,bcm2711-gpio", DeviceKind::Gpio),
+    ("brcm,bcm2711-cprman", DeviceKind::Supply),
+    (MAILBOX, DeviceKind::Supply),
+    ("raspberrypi,bcm2835-firmware", DeviceKind::Supply),
+    ("regulator-fixed", DeviceKind::Supply),
+    ("regulator-gpio", DeviceKind::Supply),
+    ("mmc-pwrseq-simple", DeviceKind::Supply),
 ];
+
+/// The mailbox by which a Raspberry Pi's firmware is asked.
+const MAILBOX: &str = "brcm,bcm2835-mbox";
 
 /// The console with its interrupt.
 pub fn console(tree: &Tree<'_, '_>, gic: Node<'_, '_>) -> Result<Uart, Error> {
     let (node, kind, base) = uart(tree)?;
+    complete(node, kind, base, gic)
+}
+
+/// The PL011 a guest is shown: the console, or else the first, enabled or not.
+pub fn shown(tree: &Tree<'_, '_>, gic: Node<'_, '_>, console: &Uart) -> Result<Uart, Error> {
+    let [(name, kind), _] = UARTS;
+    if console.kind == kind {
+        return Ok(console.clone());
+    }
+    let Some(node) = tree.all().find(|node| node.is_compatible(name)) else {
+        return Err(Error::new(
+            &console.path,
+            "is the only UART, and a guest is to see a PL011",
+            "describe one, used or not",
+        ));
+    };
+    complete(node, kind, base(node)?, gic)
+}
+
+fn complete(
+    node: Node<'_, '_>,
+    kind: UartKind,
+    base: Range,
+    gic: Node<'_, '_>,
+) -> Result<Uart, Error> {
     match node.interrupts(gic)?.unwrap_or_default().first() {
         Some(interrupt) => Ok(Uart {
             kind,
@@ -31,6 +68,32 @@ pub fn console(tree: &Tree<'_, '_>, gic: Node<'_, '_>) -> Result<Uart, Error> {
         }),
         None => Err(node.fault("interrupts", "leads to no interrupt of the GIC")),
     }
+}
+
+/// A device's first registers.
+fn base(node: Node<'_, '_>) -> Result<Range, Error> {
+    match node.reg()?.first() {
+        Some(&base) => Ok(base),
+        None => Err(node.fault("reg", "is empty")),
+    }
+}
+
+/// What a UART runs at: its first clock if that is fixed, else what the mailbox says.
+pub fn clock(tree: &Tree<'_, '_>, uart: Node<'_, '_>) -> Clock {
+    let source = uart.property("clocks").and_then(|clocks| clocks.get(..4));
+    let source = source.and_then(|phandle| tree.by_phandle(number(phandle) as u32));
+    let rate = source.and_then(|node| node.u32("clock-frequency").ok()?);
+    let mailbox = tree.compatible(MAILBOX).and_then(|node| base(node).ok());
+    match (rate, mailbox) {
+        (Some(rate), _) => Clock::Fixed(rate),
+        (None, Some(mailbox)) => Clock::Mailbox(mailbox),
+        (None, None) => Clock::Unknown,
+    }
+}
+
+/// The power management block of a BCM2835 and its successors (Linux binding `brcm,bcm2835-pm`).
+pub fn power(tree: &Tree<'_, '_>) -> Result<Option<Range>, Error> {
+    tree.compatible("brcm,bcm2835-pm-wdt").map(base).transpose()
 }
 
 /// The UART that `/chosen stdout-path` names, else the first one there is a driver for.
@@ -45,10 +108,7 @@ pub fn uart<'t, 'a>(tree: &'t Tree<'t, 'a>) -> Result<(Node<'t, 'a>, UartKind, R
             "let it name a PL011",
         ));
     };
-    match node.reg()?.first() {
-        Some(&base) => Ok((node, kind, base)),
-        None => Err(node.fault("reg", "is empty")),
-    }
+    Ok((node, kind, base(node)?))
 }
 
 /// The enabled devices of the table whose interrupts lead straight to the GIC.
@@ -77,7 +137,10 @@ pub fn passable(tree: &Tree<'_, '_>, gic: Node<'_, '_>) -> Result<Vec<Device>, E
             path: node.path(),
             compatible,
             kind,
-            mmio: node.reg()?,
+            mmio: match node.property("reg") {
+                Some(_) => node.reg()?,
+                None => Vec::new(),
+            },
             spis,
         });
     }

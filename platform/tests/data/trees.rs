@@ -7,6 +7,7 @@ use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 pub const GIC_PHANDLE: u32 = 0x8001;
 pub const CLOCK_PHANDLE: u32 = 0x8000;
 pub const GPIO_PHANDLE: u32 = 0x8003;
+pub const CPRMAN_PHANDLE: u32 = 7;
 
 /// A node with properties to be added.
 pub fn node(name: &str) -> DeviceTreeNode {
@@ -264,6 +265,7 @@ pub fn pi() -> DeviceTree {
     tree.memory_reservations
         .push(dtoolkit::memreserve::MemoryReservation::new(0, 0x1000));
     let mut cpus = node("cpus")
+        .with("enable-method", "brcm,bcm2836-smp")
         .with("#address-cells", 1u32)
         .with("#size-cells", 0u32);
     for index in 0..4u32 {
@@ -294,10 +296,64 @@ pub fn pi() -> DeviceTree {
             ],
         )
         .holding(
+            node("cprman@7e101000")
+                .with("compatible", "brcm,bcm2711-cprman")
+                .with("#clock-cells", 1u32)
+                .with("reg", [0x7e10_1000u32, 0x2000])
+                .with("phandle", CPRMAN_PHANDLE),
+        )
+        .holding(
+            node("mailbox@7e00b880")
+                .with("compatible", "brcm,bcm2835-mbox")
+                .with("reg", [0x7e00_b880u32, 0x40])
+                .with("interrupts", [0u32, 33, 4])
+                .with("phandle", 0x1du32),
+        )
+        .holding(
+            node("gpio@7e200000")
+                .with("compatible", "brcm,bcm2711-gpio")
+                .with("reg", [0x7e20_0000u32, 0xb4])
+                .with("interrupts", [0u32, 113, 4, 0, 114, 4])
+                .holding(
+                    node("uart0-gpio32")
+                        .with("brcm,pins", [32u32, 33])
+                        .with("phandle", 9u32),
+                ),
+        )
+        .holding(
+            node("watchdog@7e100000")
+                .with(
+                    "compatible",
+                    &["brcm,bcm2711-pm", "brcm,bcm2835-pm-wdt"][..],
+                )
+                .with("reg", [0x7e10_0000u32, 0x114, 0x7e00_a000, 0x24]),
+        )
+        .holding(
             node("serial@7e201000")
                 .with("compatible", &["arm,pl011", "arm,primecell"][..])
                 .with("reg", [0x7e20_1000u32, 0x200])
-                .with("interrupts", [0u32, 121, 4]),
+                .with("interrupts", [0u32, 121, 4])
+                .with("clocks", [CPRMAN_PHANDLE, 19, CPRMAN_PHANDLE, 20])
+                .with("pinctrl-0", 9u32)
+                .with("pinctrl-names", "default")
+                .with("uart-has-rtscts", &[][..] as &[u8])
+                .holding(node("bluetooth").with("compatible", "brcm,bcm43438-bt")),
+        )
+        .holding(
+            node("mmc@7e300000")
+                .with("compatible", "brcm,bcm2835-sdhci")
+                .with("reg", [0x7e30_0000u32, 0x100])
+                .with("interrupts", [0u32, 126, 4])
+                .with("clocks", [CPRMAN_PHANDLE, 28]),
+        )
+        .holding(
+            node("firmware")
+                .with(
+                    "compatible",
+                    &["raspberrypi,bcm2835-firmware", "simple-mfd"][..],
+                )
+                .with("mboxes", 0x1du32)
+                .holding(node("gpio").with("phandle", 0xau32)),
         )
         .holding(
             node("serial@7e215040")
@@ -353,6 +409,25 @@ pub fn pi() -> DeviceTree {
             [1u32, 13, 0xf08, 1, 14, 0xf08, 1, 11, 0xf08, 1, 10, 0xf08],
         ))
         .holding(cpus)
-        .holding(soc);
+        .holding(soc)
+        .holding(
+            node("emmc2bus")
+                .with("compatible", "simple-bus")
+                .with("#address-cells", 2u32)
+                .with("#size-cells", 1u32)
+                .with("ranges", [0u32, 0x7e00_0000, 0, 0xfe00_0000, 0x0180_0000])
+                .with("dma-ranges", [0u32, 0xc000_0000, 0, 0, 0x4000_0000])
+                .holding(
+                    node("mmc@7e340000")
+                        .with("compatible", "brcm,bcm2711-emmc2")
+                        .with("reg", [0u32, 0x7e34_0000, 0x100])
+                        .with("interrupts", [0u32, 126, 4]),
+                ),
+        )
+        .holding(
+            node("regulator-sd-io-1v8")
+                .with("compatible", "regulator-gpio")
+                .with("gpios", [0xau32, 4, 0]),
+        );
     tree
 }

@@ -1,29 +1,10 @@
-//! Registers of the distributor and of a GICv2's interfaces, by offset. `arm-gic` has types for most of them, but
-//! can neither write GICD_ITARGETSR and GICC_DIR nor share a distributor between pCPUs, and has no GICH.
+//! Registers of devices, by offset: of a GIC's distributor and a GICv2's interfaces (`arm-gic` has types for most of
+//! them, but can neither write GICD_ITARGETSR and GICC_DIR nor share a distributor between pCPUs, and has no GICH),
+//! of UARTs, and of a Raspberry Pi's mailbox and power management.
 
 /// A block of registers.
 #[derive(Clone, Copy)]
 pub struct Registers(usize);
-
-/// Offsets in the distributor that GICv2 and GICv3 have in common, and where each says who takes an SPI
-/// (IHI0048 4.1, IHI0069 12.8).
-#[allow(missing_docs, reason = "the names are IHI0069's")]
-pub mod gicd {
-    pub const CTLR: u64 = 0x000;
-    pub const TYPER: u64 = 0x004;
-    pub const IIDR: u64 = 0x008;
-    pub const IGROUPR: u64 = 0x080;
-    pub const ISENABLER: u64 = 0x100;
-    pub const ICENABLER: u64 = 0x180;
-    pub const ICPENDR: u64 = 0x280;
-    pub const ICACTIVER: u64 = 0x380;
-    pub const IPRIORITYR: u64 = 0x400;
-    pub const ITARGETSR: u64 = 0x800;
-    pub const ICFGR: u64 = 0xc00;
-    pub const SGIR: u64 = 0xf00;
-    pub const CPENDSGIR: u64 = 0xf10;
-    pub const IROUTER: u64 = 0x6000;
-}
 
 impl Registers {
     /// The block at `address`.
@@ -50,7 +31,7 @@ impl Registers {
     /// Writes a register of 32 bits.
     #[inline]
     pub fn write(self, offset: u64, value: u32) {
-        // SAFETY: as `read`; no register of a GIC changes memory that Rust knows of.
+        // SAFETY: as `read`; no register changes memory that Rust knows of, but for the mailbox (`mailbox.rs`).
         unsafe { self.pointer::<u32>(offset).write_volatile(value) };
     }
 
