@@ -37,6 +37,10 @@ pub struct Story {
     pub backtraces: Vec<(u32, String)>,
     /// How SDEI-stopped CPUs end, if the kernel says that it was told.
     pub fate: Option<String>,
+    /// What hardens the kernel, by our init's names for it.
+    pub hardening: Vec<String>,
+    /// What became of a known pattern in all registers of a CPU that took event 0.
+    pub registers: Option<String>,
     /// What the capture kernel found of each CPU.
     pub revived: Vec<Revived>,
     #[serde(skip)]
@@ -100,6 +104,10 @@ impl Story {
             "wedged" => self.wedged.0.extend(cpu()),
             "panic" => self.panicked = cpu(),
             "capture" => self.captured = true,
+            "hardening" => {
+                self.hardening = rest.split_ascii_whitespace().map(str::to_owned).collect();
+            }
+            "registers" => self.registers = Some(rest.to_owned()),
             "cpu" => self.revived.extend(Revived::parse(rest)),
             "done" => self.done = true,
             "fail" => {
@@ -271,6 +279,13 @@ LAB: done";
         assert!(story.failed.is_empty());
         assert_eq!(story.left_us, Some(8_705_751));
         assert!(story.captured && story.done && story.failure.is_none());
+    }
+
+    #[test]
+    fn what_hardens_the_kernel_is_what_init_names() {
+        let story = story("LAB: hardening kpti pan\r\nLAB: registers cpu=2 events=20 wrong=0\r");
+        assert_eq!(story.hardening, ["kpti", "pan"]);
+        assert_eq!(story.registers.as_deref(), Some("cpu=2 events=20 wrong=0"));
     }
 
     #[test]

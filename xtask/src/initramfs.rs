@@ -1,5 +1,5 @@
-//! The guest's initramfs: our init, and busybox, kexec-tools and makedumpfile
-//! from Debian's arm64 packages with the libraries that they load.
+//! The guest's initramfs: our init and witness, and busybox, kexec-tools and
+//! makedumpfile from Debian's arm64 packages with the libraries that they load.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,6 +17,7 @@ use crate::cache::{Cache, fingerprint, unwritable};
 use crate::progress::Progress;
 
 mod cpio;
+mod witness;
 
 /// The guest's architecture, in Debian's words.
 const ARCHITECTURE: &str = "arm64";
@@ -45,14 +46,17 @@ const LOADER: &str = "ld-linux-aarch64.so.1";
 const INIT: &[u8] = include_bytes!("../../guest-tests/linux/init");
 
 /// The initramfs whose kdump jobs load `image` as the kernel that saves the
-/// dump; without one it has no such jobs. Returns the path of a gzipped cpio
-/// archive.
+/// dump; without one it has no such jobs, nor a witness. Returns the path of a
+/// gzipped cpio archive.
 pub fn ensure(cache: &Cache, image: Option<&Path>, progress: &Progress) -> Result<PathBuf> {
     let _lock = cache.lock("initramfs", progress)?;
     let read =
         |image: &Path| fs::read(image).with_context(|| format!("cannot read {}", image.display()));
     let kernel = image.map(read).transpose()?;
     let programs = programs(cache, progress)?;
+    let witness = image
+        .map(|_| witness::ensure(cache, progress))
+        .transpose()?;
     let key = fingerprint(&[
         &crate::cache::digest(INIT),
         &kernel
@@ -60,11 +64,15 @@ pub fn ensure(cache: &Cache, image: Option<&Path>, progress: &Progress) -> Resul
             .map(crate::cache::digest)
             .unwrap_or_default(),
         &programs.file_name().unwrap_or_default().to_string_lossy(),
+        &witness
+            .as_deref()
+            .map(crate::cache::digest)
+            .unwrap_or_default(),
     ]);
     let entry = cache.entry(&format!("initramfs-{key}"), |dir| {
         let step = progress.step("pack the initramfs");
         let path = dir.join("initramfs.cpio.gz");
-        let bytes = pack(&programs, kernel.as_deref())?;
+        let bytes = pack(&programs, kernel.as_deref(), witness.as_deref())?;
         fs::write(&path, bytes).map_err(|error| unwritable(&path, &error))?;
         step.done();
         Ok(())
@@ -188,8 +196,8 @@ fn needed_in(data: &[u8]) -> Result<Vec<String>> {
     Ok(libraries)
 }
 
-/// Packs init, the kernel if there is one, and everything below `programs`.
-fn pack(programs: &Path, kernel: Option<&[u8]>) -> Result<Vec<u8>> {
+/// Packs init, the kernel and the witness if there are, and everything below `programs`.
+fn pack(programs: &Path, kernel: Option<&[u8]>, witness: Option<&[u8]>) -> Result<Vec<u8>> {
     let mut archive = cpio::Archive::new(GzEncoder::new(Vec::new(), Compression::fast()));
     for dir in ["bin", "sbin", "lib", "boot", "dev"] {
         archive.dir(dir)?;
@@ -199,6 +207,9 @@ fn pack(programs: &Path, kernel: Option<&[u8]>) -> Result<Vec<u8>> {
     archive.file("init", 0o755, INIT)?;
     if let Some(kernel) = kernel {
         archive.file("boot/Image", 0o644, kernel)?;
+    }
+    if let Some(witness) = witness {
+        archive.file("bin/witness", 0o755, witness)?;
     }
     for dir in ["bin", "sbin", "lib"] {
         let path = programs.join(dir);

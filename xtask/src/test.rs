@@ -37,7 +37,7 @@ pub struct Test {
     /// Run the test guests on bare QEMU at EL1, without the hypervisor: a test of the tests.
     #[arg(long, conflicts_with = "el3")]
     bare: bool,
-    /// Let `linux/life` take its CPUs off and on for so many minutes; without, ten times.
+    /// Let `linux/life` take its CPUs off and on for so many minutes; without, four times.
     #[arg(long, value_name = "N", default_value_t = 0)]
     minutes: u32,
     /// Which machine QEMU plays, wherever the hypervisor is booted. With `virt` the test guests are

@@ -60,28 +60,32 @@ pub const fn cross_prefix() -> &'static str {
     }
 }
 
+/// The compiler of what runs in arm64 guests.
+pub const fn cross_gcc() -> Tool {
+    if cfg!(target_arch = "aarch64") {
+        tool("gcc", "gcc")
+    } else {
+        tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")
+    }
+}
+
 /// Everything that building the guest kernel takes on this host.
 pub fn kernel_tools() -> Vec<Tool> {
     let mut tools = KERNEL.to_vec();
     if !cross_prefix().is_empty() {
-        tools.push(tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"));
+        tools.push(cross_gcc());
     }
     tools
 }
 
 /// Everything that building the firmware takes on this host.
 pub fn firmware_tools() -> Vec<Tool> {
-    let mut tools = vec![
+    vec![
         tool("make", "make"),
         tool("tar", "tar"),
         tool("xz", "xz-utils"),
-    ];
-    tools.push(if cross_prefix().is_empty() {
-        tool("gcc", "gcc")
-    } else {
-        tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")
-    });
-    tools
+        cross_gcc(),
+    ]
 }
 
 /// Everything that any command needs.

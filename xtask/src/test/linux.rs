@@ -1,6 +1,8 @@
 //! Linux end to end: dumps that must be whole, and one that must not be.
 
+mod cases;
 mod firmware;
+mod hibernate;
 mod life;
 
 use std::path::Path;
@@ -14,124 +16,16 @@ use super::ledger::Ledger;
 use crate::board::Board;
 use crate::console::GuestLines;
 use crate::el3::El3;
+use crate::evidence::Story;
 use crate::kdump::{Lab, Report, Request, System};
 use crate::kernel::Edition;
-use crate::lab::{Fate, Folder, Plan, Scenario};
+use crate::lab::{Fate, Folder, Plan};
 use crate::qemu::Happening;
 use crate::workshop::Workshop;
 
-/// A run that must pass.
-struct Case {
-    name: &'static str,
-    scenario: Scenario,
-    model: &'static str,
-    cpus: u32,
-    wedge: &'static str,
-    panic: u32,
-    fate: Option<Fate>,
-    reclaim: bool,
-    icount: bool,
-}
+use cases::{CASES, Case, USUAL};
 
-/// What most of them have.
-const USUAL: Case = Case {
-    name: "",
-    scenario: Scenario::Kdump,
-    model: "neoverse-n1",
-    cpus: 4,
-    wedge: "2",
-    panic: 0,
-    fate: None,
-    reclaim: false,
-    icount: false,
-};
-
-const CASES: [Case; 13] = [
-    Case {
-        name: "linux/kdump/one-of-4",
-        ..USUAL
-    },
-    Case {
-        name: "linux/kdump/three-of-4",
-        model: "max",
-        wedge: "1-3",
-        ..USUAL
-    },
-    Case {
-        name: "linux/kdump/boot-cpu-of-8",
-        model: "cortex-a72",
-        cpus: 8,
-        wedge: "0",
-        panic: 5,
-        ..USUAL
-    },
-    // On few cores the 15 that spin leave the one that stops them too little of the host's time.
-    Case {
-        name: "linux/kdump/fifteen-of-16",
-        cpus: 16,
-        wedge: "1-15",
-        icount: true,
-        ..USUAL
-    },
-    Case {
-        name: "linux/sysrq-l",
-        scenario: Scenario::SysrqL,
-        model: "cortex-a53",
-        ..USUAL
-    },
-    Case {
-        name: "linux/hardlockup",
-        scenario: Scenario::Hardlockup,
-        ..USUAL
-    },
-    Case {
-        name: "linux/reclaim/one-of-4",
-        reclaim: true,
-        ..USUAL
-    },
-    Case {
-        name: "linux/reclaim/three-of-4",
-        model: "cortex-a72",
-        wedge: "0,1,3",
-        panic: 2,
-        reclaim: true,
-        ..USUAL
-    },
-    Case {
-        name: "linux/ending/park",
-        fate: Some(Fate::Park),
-        ..USUAL
-    },
-    Case {
-        name: "linux/ending/resume-park",
-        model: "cortex-a72",
-        wedge: "1,3",
-        fate: Some(Fate::ResumePark),
-        ..USUAL
-    },
-    Case {
-        name: "linux/ending/resume-off",
-        model: "max",
-        wedge: "1-3",
-        fate: Some(Fate::ResumeOff),
-        ..USUAL
-    },
-    Case {
-        name: "linux/ending/off",
-        fate: Some(Fate::Off),
-        ..USUAL
-    },
-    Case {
-        name: "linux/ending/pad-off",
-        model: "cortex-a53",
-        wedge: "0",
-        panic: 3,
-        fate: Some(Fate::PadOff),
-        ..USUAL
-    },
-];
-
-/// The first case on the machine with a GICv2.
+/// The usual case on the machine with a GICv2.
 const GICV2: &str = "linux/gicv2/one-of-4";
 
 /// The name of the run with SDEI off, whose dump must lack the wedged CPU.
@@ -156,6 +50,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
         .chain([CONTROL, DEBUGGER, GICV2, REBOOT, REPEAT])
         .chain(firmware::names())
         .chain(life::names())
+        .chain(hibernate::names())
 }
 
 /// Runs them; the one that takes CPUs off and on does so for so many minutes.
@@ -169,15 +64,23 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
     open_dump(workshop, &lab, ledger);
     let run = |lab: &Lab, case: &Case, ledger: &mut Ledger| {
         ledger.check(case.name, || {
-            let report = run_case(workshop, lab, case, None)?;
-            Ok(report.sdei_rung().unwrap_or_default())
+            Ok(remark(&run_case(workshop, lab, case, None)?))
         });
     };
     let (plain, patched): (Vec<&Case>, Vec<&Case>) = CASES[1..]
         .iter()
         .filter(|case| ledger.wants(case.name))
         .partition(|case| matches!(case.fate, None | Some(Fate::Park)));
-    for case in plain {
+    let (counted, timed): (Vec<&Case>, Vec<&Case>) =
+        plain.into_iter().partition(|case| case.icount);
+    let counted: Vec<_> = counted
+        .into_iter()
+        .map(|case| (case.name.to_owned(), case))
+        .collect();
+    ledger.check_each(&counted, |_, case| {
+        Ok(remark(&run_case(workshop, &lab, case, None)?))
+    });
+    for case in timed {
         run(&lab, case, ledger);
     }
     let is_faulty_wanted = firmware::names().any(|name| ledger.wants(name));
@@ -195,17 +98,18 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
     {
         let case = Case {
             name: GICV2,
-            ..CASES[0]
+            ..USUAL
         };
         run(&lab.on(Board::VirtGicv2), &case, ledger);
     }
     ledger.check(REBOOT, || reboot(workshop, &lab));
     life::run(workshop, &lab, ledger, minutes);
+    hibernate::run(workshop, &lab, ledger);
     ledger.check(REPEAT, repeat);
     ledger.check(CONTROL, || {
         let plan = Plan {
             sdei: false,
-            ..plan(&CASES[0])?
+            ..CASES[0].plan()?
         };
         control(&run_plan(workshop, &lab, plan, None)?)
     });
@@ -242,8 +146,7 @@ fn open_dump(workshop: &Workshop, lab: &Lab, ledger: &mut Ledger) {
             return;
         }
     };
-    let remark = report.sdei_rung().unwrap_or_default();
-    ledger.passed(case.name, started.elapsed(), &remark);
+    ledger.passed(case.name, started.elapsed(), &remark(&report));
     if ledger.wants(DEBUGGER) {
         match Drgn::ensure(workshop) {
             Ok(drgn) => ledger.check(DEBUGGER, || {
@@ -262,16 +165,44 @@ fn open_dump(workshop: &Workshop, lab: &Lab, ledger: &mut Ledger) {
 }
 
 fn run_case(workshop: &Workshop, lab: &Lab, case: &Case, keep: Option<&Path>) -> Result<Report> {
-    let report = run_plan(workshop, lab, plan(case)?, keep)?;
+    let report = run_plan(workshop, lab, case.plan()?, keep)?;
     ensure!(report.passed, "{}", report.text());
+    demand_hardening(workshop.board, case, &report.story)?;
     Ok(report)
+}
+
+/// That the kernel of this run was hardened as it is to be, unless the board has a CPU model of its own.
+fn demand_hardening(board: Board, case: &Case, story: &Story) -> Result<()> {
+    if board.model().is_some() {
+        return Ok(());
+    }
+    let is_absent = |name: &&&str| !story.hardening.iter().any(|has| has == *name);
+    let absent: Vec<_> = case.hardening().iter().filter(is_absent).collect();
+    ensure!(
+        absent.is_empty(),
+        "on {} the kernel should have {absent:?}, but has only {:?}",
+        case.model,
+        story.hardening
+    );
+    Ok(())
+}
+
+/// What stands behind a case that passed.
+fn remark(report: &Report) -> String {
+    let story = &report.story;
+    let parts = [
+        report.sdei_rung(),
+        story.registers.clone(),
+        Some(story.hardening.join(" ")),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 /// Lets the guest reboot at once, some times over; each time it must find SDEI as at first.
 fn reboot(workshop: &Workshop, lab: &Lab) -> Result<String> {
     const TIMES: u64 = 3;
     let folder = Folder::create(None, &workshop.output("runs")?)?;
-    let plan = plan(&CASES[0])?;
+    let plan = CASES[0].plan()?;
     let machine = lab.machine(&plan, "console=ttyAMA0 lab.do=reboot", &folder)?;
     let mut session = machine.start(Some(TIMEOUT))?;
     let mut lines = GuestLines::default();
@@ -322,21 +253,6 @@ fn repeat() -> Result<String> {
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(String::new())
-}
-
-fn plan(case: &Case) -> Result<Plan> {
-    Ok(Plan {
-        scenario: case.scenario,
-        cpus: case.cpus,
-        model: case.model.to_owned(),
-        wedge: case.wedge.parse().map_err(anyhow::Error::msg)?,
-        panic: case.panic,
-        sdei: true,
-        fate: case.fate,
-        firmware: "spec".into(),
-        reclaim: case.reclaim,
-        icount: case.icount,
-    })
 }
 
 fn run_plan(workshop: &Workshop, lab: &Lab, plan: Plan, keep: Option<&Path>) -> Result<Report> {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 
-use super::{TIMEOUT, USUAL, control, plan, run_plan};
+use super::cases::USUAL;
+use super::{TIMEOUT, control, run_plan};
 use crate::console::GuestLines;
 use crate::kdump::Lab;
 use crate::lab::{Fate, Folder, Plan};
@@ -28,7 +29,7 @@ pub fn run(workshop: &Workshop, lab: &Lab, ledger: &mut Ledger) {
     ledger.check(LOST, || {
         let plan = Plan {
             firmware: "signal-lost=1".into(),
-            ..plan(&USUAL)?
+            ..USUAL.plan()?
         };
         control(&run_plan(workshop, lab, plan, None)?)
     });
@@ -36,7 +37,7 @@ pub fn run(workshop: &Workshop, lab: &Lab, ledger: &mut Ledger) {
         let plan = Plan {
             fate: Some(Fate::Off),
             firmware: "tfa-2.12".into(),
-            ..plan(&USUAL)?
+            ..USUAL.plan()?
         };
         hang(workshop, lab, &plan)
     });

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{TIMEOUT, USUAL, plan};
+use super::cases::{Case, USUAL};
+use super::{TIMEOUT, demand_hardening};
 use crate::console::GuestLines;
 use crate::evidence::{Drain, Story};
 use crate::kdump::Lab;
@@ -16,6 +17,13 @@ use crate::workshop::Workshop;
 /// CPUs go off and on while all are sent event 0, for their backtraces, and the kernel has nothing to complain
 /// of. Then one is wedged, and a reboot stops it by event 0 and leaves nothing of it.
 const LIFE: &str = "linux/life";
+
+/// Its CPUs have all that a guest is shown of what QEMU has.
+const LIVING: Case = Case {
+    name: LIFE,
+    model: "max",
+    ..USUAL
+};
 
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
@@ -82,8 +90,11 @@ impl Seen {
             self.drain.frames.iter().any(|frame| parked(&frame)),
             "the hypervisor did not interrupt CPU {wedged} by event 0"
         );
+        let registers = story.registers.as_deref();
+        let registers = registers.context("it did not look at registers")?;
         Ok(format!(
-            "{hotplug}; the reboot stopped CPU {wedged} by SDEI"
+            "{registers}; {hotplug}; the reboot stopped CPU {wedged} by SDEI; {}",
+            story.hardening.join(" ")
         ))
     }
 }
@@ -92,7 +103,7 @@ impl Seen {
 fn live(workshop: &Workshop, lab: &Lab, minutes: u32) -> Result<String> {
     const WEDGED: u32 = 2;
     let folder = Folder::create(None, &workshop.output("runs")?)?;
-    let plan = plan(&USUAL)?;
+    let plan = LIVING.plan()?;
     let bootargs = format!("console=ttyAMA0 lab.do=life lab.minutes={minutes} lab.wedge={WEDGED}");
     let machine = lab.machine(&plan, &bootargs, &folder)?;
     let timeout = TIMEOUT + Duration::from_secs(60 * u64::from(minutes));
@@ -117,7 +128,9 @@ fn live(workshop: &Workshop, lab: &Lab, minutes: u32) -> Result<String> {
             Happening::TimedOut | Happening::Left => Err(anyhow::anyhow!("it takes too long")),
         };
         if step.is_err() || seen.boots == 2 {
-            break step.and_then(|()| seen.check(WEDGED));
+            break step
+                .and_then(|()| demand_hardening(workshop.board, &LIVING, &seen.story))
+                .and_then(|()| seen.check(WEDGED));
         }
     };
     lived.with_context(|| {

@@ -1,0 +1,143 @@
+//! Linux that hibernates: its memory goes to the disk, another boot loads it, and SDEI is there again.
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::TIMEOUT;
+use super::cases::USUAL;
+use crate::board::Board;
+use crate::console::GuestLines;
+use crate::cpulist::CpuList;
+use crate::evidence::Drain;
+use crate::kdump::Lab;
+use crate::lab::Folder;
+use crate::qemu::{Happening, Machine};
+use crate::test::ledger::Ledger;
+use crate::workshop::Workshop;
+
+/// Linux unregisters event 0 and powers off; restored, it registers it on every CPU, and each takes it.
+const HIBERNATE: &str = "linux/hibernate";
+
+/// The names of these tests.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    [HIBERNATE].into_iter()
+}
+
+/// Runs them.
+pub fn run(workshop: &Workshop, lab: &Lab, ledger: &mut Ledger) {
+    if workshop.board == Board::Raspi4b {
+        if ledger.wants(HIBERNATE) {
+            ledger.skipped(HIBERNATE, "it resumes from a virtio disk");
+        }
+        return;
+    }
+    ledger.check(HIBERNATE, || hibernate(workshop, lab));
+}
+
+/// What was seen of one boot.
+#[derive(Default)]
+struct Seen {
+    /// What our init said, without the words that its lines begin with.
+    said: Vec<String>,
+    /// Whether the kernel registered event 0 at its start.
+    has_started: bool,
+    drain: Drain,
+    /// Whether the VM went off.
+    is_off: bool,
+}
+
+impl Seen {
+    /// What our init said after `word`.
+    fn said(&self, word: &str) -> Option<&str> {
+        let mut said = self.said.iter();
+        said.find_map(|line| line.strip_prefix(word))
+    }
+
+    /// Which vCPUs the hypervisor had take event 0.
+    fn dispatched(&self) -> CpuList {
+        let frames = self.drain.frames.iter();
+        frames
+            .filter(|frame| frame.event == 0)
+            .map(|frame| frame.vcpu)
+            .collect()
+    }
+}
+
+/// Boots it, lets it hibernate, and boots it again from the same disk.
+fn hibernate(workshop: &Workshop, lab: &Lab) -> Result<String> {
+    let folder = Folder::create(None, &workshop.output("runs")?)?;
+    let plan = USUAL.plan()?;
+    // Where there is nothing to resume from, it boots.
+    let bootargs = "console=ttyAMA0 lab.do=hibernate resume=/dev/vda";
+    let machine = lab.machine(&plan, bootargs, &folder)?;
+
+    let first = boot(&machine)?;
+    let marker = first.said("hibernate marker=");
+    let marker = marker.context("it came to its end before it hibernated")?;
+    ensure!(
+        first.is_off && first.said("resumed").is_none(),
+        "it did not power off: {:?}",
+        first.said
+    );
+
+    let second = boot(&machine)?;
+    let resumed = second.said("resumed marker=");
+    ensure!(
+        resumed == Some(marker) && second.said("up").is_none(),
+        "the second boot should go on with marker {marker}, but it said {:?}",
+        second.said
+    );
+    ensure!(
+        second.said("done").is_some() && second.is_off,
+        "it did not come to its end: {:?}",
+        second.said
+    );
+    let (cpus, all) = (second.dispatched(), (0..plan.cpus).collect());
+    ensure!(
+        cpus == all,
+        "the hypervisor had CPUs {cpus} take event 0 after it was restored, not CPUs {all}"
+    );
+    Ok(format!(
+        "CPUs {cpus} take event 0 in the memory that was restored"
+    ))
+}
+
+/// One boot, to its end.
+fn boot(machine: &Machine) -> Result<Seen> {
+    let mut session = machine.start(Some(TIMEOUT))?;
+    let mut lines = GuestLines::default();
+    let mut seen = Seen::default();
+    let ended = loop {
+        match session.next()? {
+            Happening::Guest(bytes) => {
+                for line in lines.push(&bytes) {
+                    seen.has_started |= line.contains("sdei_nmi: using SDEI");
+                    if let Some((_, said)) = line.split_once("LAB: ") {
+                        seen.said.push(said.trim_end().to_owned());
+                    }
+                }
+            }
+            Happening::Line(line) => {
+                if let Some(record) = line.record().transpose()? {
+                    seen.is_off |= record.name == "vm-off";
+                    seen.drain.note(&record)?;
+                }
+            }
+            Happening::Complaint(_) => {}
+            Happening::Ended(_) | Happening::Left => break "it ended",
+            Happening::TimedOut => break "it takes too long",
+        }
+    };
+    if let Some(failure) = seen.said("fail ") {
+        bail!(
+            "{ended}, and the guest says: {failure}\n{}",
+            session.tail().join("\n")
+        );
+    }
+    ensure!(
+        seen.has_started && seen.is_off,
+        "{ended} before it powered off\n{}\nQEMU was: {}",
+        session.tail().join("\n"),
+        machine.command_line()
+    );
+    Ok(seen)
+}
