@@ -3,6 +3,7 @@
  *
  *   witness samples STOP   has the kernel sample every CPU until the file STOP is there, then says how often
  *                          it did; CPUs may go off and on meanwhile
+ *   witness alarm SECONDS  ends after so many seconds; a machine that sleeps then is woken for it
  *   witness pattern        loads a pattern into every register and spins: xN is 0xa5a5a5a5a5a5a5NN
  */
 
@@ -14,7 +15,10 @@ typedef unsigned long u64;
 enum {
 	SYS_FACCESSAT = 48,
 	SYS_CLOSE = 57,
+	SYS_READ = 63,
 	SYS_WRITE = 64,
+	SYS_TIMERFD_CREATE = 85,
+	SYS_TIMERFD_SETTIME = 86,
 	SYS_EXIT = 93,
 	SYS_NANOSLEEP = 101,
 	SYS_MUNMAP = 215,
@@ -220,6 +224,23 @@ static void take_samples(const char *stop)
 	flush();
 }
 
+/* Answers what the program exits with. */
+static u64 wait_for_alarm(const char *digits)
+{
+	const u64 clock_boottime_alarm = 9;
+	u64 seconds = 0, expired;
+	long fd = call(SYS_TIMERFD_CREATE, clock_boottime_alarm, 0, 0, 0, 0, 0);
+
+	while (*digits >= '0' && *digits <= '9')
+		seconds = 10 * seconds + *digits++ - '0';
+	/* No interval; seconds and nanoseconds from now. */
+	const u64 timer[4] = { 0, 0, seconds, 0 };
+
+	if (fd < 0 || call(SYS_TIMERFD_SETTIME, fd, 0, (u64)timer, 0, 0, 0) < 0)
+		return 1;
+	return call(SYS_READ, fd, (u64)&expired, sizeof(expired), 0, 0, 0) != sizeof(expired);
+}
+
 static void __attribute__((noreturn)) show_pattern(void)
 {
 	asm volatile(".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30\n"
@@ -235,16 +256,18 @@ static void __attribute__((noreturn)) show_pattern(void)
 /* argc, argv[0], argv[1], ... */
 void __attribute__((noreturn, used)) run(const u64 *stack)
 {
-	u64 count = stack[0];
+	u64 count = stack[0], status = 0;
 	const char *const *words = (const char *const *)(stack + 1);
 
 	if (count == 3 && words[1][0] == 's')
 		take_samples(words[2]);
+	else if (count == 3 && words[1][0] == 'a')
+		status = wait_for_alarm(words[2]);
 	else if (count == 2 && words[1][0] == 'p')
 		show_pattern();
 	else
-		call(SYS_EXIT, 2, 0, 0, 0, 0, 0);
-	call(SYS_EXIT, 0, 0, 0, 0, 0, 0);
+		status = 2;
+	call(SYS_EXIT, status, 0, 0, 0, 0, 0);
 	__builtin_unreachable();
 }
 

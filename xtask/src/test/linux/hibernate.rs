@@ -1,4 +1,5 @@
-//! Linux that hibernates: its memory goes to the disk, another boot loads it, and SDEI is there again.
+//! Linux that hibernates: its memory goes to the disk, another boot loads it, and SDEI is there again. Then it
+//! sleeps, all CPUs powered down, and SDEI is there again when it wakes up.
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -14,7 +15,8 @@ use crate::qemu::{Happening, Machine};
 use crate::test::ledger::Ledger;
 use crate::workshop::Workshop;
 
-/// Linux unregisters event 0 and powers off; restored, it registers it on every CPU, and each takes it.
+/// Linux unregisters event 0 and powers off; restored, it registers it on every CPU, and each takes it. So does
+/// each after SYSTEM_SUSPEND, which masked it.
 const HIBERNATE: &str = "linux/hibernate";
 
 /// The names of these tests.
@@ -97,7 +99,7 @@ fn hibernate(workshop: &Workshop, lab: &Lab) -> Result<String> {
         "the hypervisor had CPUs {cpus} take event 0 after it was restored, not CPUs {all}"
     );
     Ok(format!(
-        "CPUs {cpus} take event 0 in the memory that was restored"
+        "CPUs {cpus} take event 0 in the memory that was restored, and after a sleep"
     ))
 }
 
