@@ -217,7 +217,11 @@ boot_wrong_level:
     b       boot_wrong_level
 
 // From EL3 to non-secure EL2, or EL1 where there is no EL2 (DDI0487 D24.2, SCR_EL3 and SPSR_EL3). Clobbers x0, x1.
+// Whoever loads an ELF may start every pCPU in it: the first will tell.
 boot_leave_el3:
+    mrs     x0, mpidr_el1
+    tst     x0, #0xffffff
+    b.ne    boot_wrong_level
     ldr     x0, ={SCR_BOOT}
     msr     scr_el3, x0
     mrs     x1, id_aa64pfr0_el1

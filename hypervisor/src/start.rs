@@ -48,16 +48,26 @@ const START_LIMIT_US: u64 = 5_000_000;
 pub extern "C" fn astray(dtb: u64, image: u64, level: u64) -> ! {
     memory::set_image_pa(image);
     heap::start_early();
-    if let Some(blob) = devicetree(dtb)
-        && start_console(blob, |_| ())
-    {
-        let mend = match level {
-            3 => "have firmware run first and hand over at EL2",
+    lament(devicetree(dtb), level)
+}
+
+/// Says that the level is wrong, or that there is no devicetree.
+fn lament(blob: Option<&[u8]>, level: u64) -> ! {
+    if start_console(blob, |_| ()) {
+        let mend = match (level, blob) {
+            (2, _) => "have the loader pass the address of one in x0",
+            (3, None) => "load the Image, not the ELF file",
+            (3, _) => "have firmware run first and hand over at EL2",
             _ => "have the loader hand over at EL2; for QEMU that is -machine virtualization=on",
+        };
+        let what = if level == 2 {
+            "without a devicetree"
+        } else {
+            "not at EL2"
         };
         for line in [
             format_args!("@hv-crash pcpu=0 cause=start"),
-            format_args!("cannot start: entered at EL{level}, not at EL2; {mend}"),
+            format_args!("cannot start: entered at EL{level}, {what}; {mend}"),
             format_args!("@hv-crash-end"),
         ] {
             crate::console::write_line_of(0, line);
@@ -283,11 +293,12 @@ fn start_pcpus(boot_index: usize, entry: u64) {
     await_ready(others);
 }
 
-/// The devicetree, and a console to talk on; without both there is nobody to tell.
+/// The devicetree, and a console to talk on; without both there may be nobody to tell.
 fn meet(dtb: u64, greet: impl FnOnce(&str)) -> &'static [u8] {
-    match devicetree(dtb) {
-        Some(blob) if start_console(blob, greet) => blob,
-        _ => stop::halt_here(),
+    let blob = devicetree(dtb);
+    match blob {
+        Some(blob) if start_console(Some(blob), greet) => blob,
+        _ => lament(blob, 2),
     }
 }
 
@@ -308,9 +319,13 @@ fn devicetree(pa: u64) -> Option<&'static [u8]> {
 }
 
 /// Finds the console alone, so that what else is wrong with the machine can be said, and greets. False if there is
-/// none.
-fn start_console(blob: &[u8], greet: impl FnOnce(&str)) -> bool {
-    let Ok(console) = Console::locate(blob) else {
+/// none. Without a devicetree that of a Raspberry Pi 4, if it is one.
+fn start_console(blob: Option<&[u8]>, greet: impl FnOnce(&str)) -> bool {
+    let console = match blob {
+        Some(blob) => Console::locate(blob).ok(),
+        None => Console::of_peripherals_at(sysregs::peripherals()),
+    };
+    let Some(console) = console else {
         return false;
     };
     let base = console.base;

@@ -228,6 +228,15 @@ pub fn physical_address_bits() -> u32 {
     }
 }
 
+/// Where a Cortex-A72 has its private peripherals (CBAR_EL1, Arm 100095 4.3.69); 0 on any other pCPU.
+pub fn peripherals() -> u64 {
+    if MIDR_EL1.get() >> 4 & 0xfff == 0xd08 {
+        read!("S3_1_C15_C3_0")
+    } else {
+        0
+    }
+}
+
 /// Sets the stage 2 tables of the guest that is to run: `root` (pa of level 1), VMID, bits of IPA.
 pub fn set_stage2(root: u64, vmid: u8, ipa_bits: u32) {
     // PS as the hardware has it, 4 KiB granule, inner shareable write-back walks, start at level 1.

@@ -318,6 +318,17 @@ fn a_boards_uart_clock_is_the_mailboxs_to_tell() {
 }
 
 #[test]
+fn a_pi_that_hands_over_no_devicetree_has_the_same_console() {
+    let told = Console::locate(&pi().to_dtb()).expect("a console");
+    let known = Console::of_peripherals_at(0xff84_0000).expect("a console");
+    assert_eq!(
+        (known.kind, known.base, known.clock),
+        (told.kind, told.base, told.clock)
+    );
+    assert_eq!(Console::of_peripherals_at(0x0800_0000), None);
+}
+
+#[test]
 fn a_guest_is_shown_a_pl011_whatever_the_console_is() {
     assert_eq!(discover(&pi()).shown, discover(&pi()).console);
     let mut tree = pi();
