@@ -20,7 +20,10 @@ use clap::Args;
 use ledger::Ledger;
 
 use crate::board::Board;
+use crate::cache::Cache;
 use crate::el3::El3;
+use crate::kernel::{self, Edition};
+use crate::progress::Progress;
 use crate::workshop::Workshop;
 
 /// Run the tests: format, lints, documentation, host tests, guest tests in QEMU, Linux end to end.
@@ -63,6 +66,9 @@ impl Test {
         }
         let workshop = Workshop::open()?.above(self.el3).on(self.machine);
         let mut ledger = Ledger::new(self.filter.clone());
+        if !ledger.is_filtered() && !self.quick && !self.bare {
+            std::thread::spawn(build_linux);
+        }
         if !self.bare {
             checks::run(&workshop, &mut ledger);
             image::run(&workshop, &mut ledger);
@@ -89,5 +95,15 @@ impl Test {
             stock::run(&workshop, &mut ledger);
         }
         Ok(ledger.close())
+    }
+}
+
+/// Has Linux built with what the host has left while other things are tested. The first test that needs it waits
+/// for the same lock, and says what is wrong if it could not be built.
+fn build_linux() {
+    // Of this thread and what it starts; without, it is only less polite.
+    let _ = rustix::process::nice(19);
+    if let Ok(cache) = Cache::open() {
+        let _ = kernel::ensure(&cache, Edition::Plain, &Progress::new());
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::answers::{self, File, Offer};
 use super::apt;
-use crate::cache::unwritable;
+use crate::cache::{Cache, unwritable};
 use crate::progress::Progress;
 
 /// A private apt root: one suite for one architecture.
@@ -83,7 +83,14 @@ impl Root {
 
     /// Fetches the package lists. `false` if the archive has no such suite.
     pub fn update(&self, progress: &Progress) -> Result<bool> {
-        let step = progress.step(format!("read the package list of {}", self.suite));
+        // apt gives up at once if another apt is reading them.
+        let dir = self
+            .config
+            .parent()
+            .context("apt.conf is in no directory")?;
+        let what = format!("the package list of {}", self.suite);
+        let _lock = Cache::at(dir)?.lock(&what, progress)?;
+        let step = progress.step(format!("read {what}"));
         let updated = apt(
             Command::new("apt-get").arg("-c").arg(&self.config).args([
                 "-q",

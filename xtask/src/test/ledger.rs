@@ -55,7 +55,7 @@ impl Ledger {
     }
 
     /// The same for each of `cases` that is wanted, as many at a time as the host has CPUs. Only for what
-    /// other work on the host cannot change, such as machines whose time is counted in instructions.
+    /// other work on the host cannot change, such as machines whose time is counted in instructions, or only delay.
     pub fn check_each<T: Sync>(
         &mut self,
         cases: &[(String, T)],

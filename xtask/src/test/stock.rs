@@ -37,18 +37,17 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 
 /// Runs them.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
-    for (name, suite, series) in SUITES {
-        ledger.check(name, || {
-            let kernel = Stock::ensure(workshop, suite)?;
-            ensure!(
-                kernel.release.starts_with(series),
-                "Debian {suite} has Linux {}, but is to have {series}x",
-                kernel.release
-            );
-            use_shell(workshop, &kernel)?;
-            Ok(kernel.release)
-        });
-    }
+    let cases = SUITES.map(|(name, suite, series)| (name.to_owned(), (suite, series)));
+    ledger.check_each(&cases, |_, (suite, series)| {
+        let kernel = Stock::ensure(workshop, suite)?;
+        ensure!(
+            kernel.release.starts_with(series),
+            "Debian {suite} has Linux {}, but is to have {series}x",
+            kernel.release
+        );
+        use_shell(workshop, &kernel)?;
+        Ok(kernel.release)
+    });
 }
 
 /// A kernel as Debian ships it.
