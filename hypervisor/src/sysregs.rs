@@ -31,8 +31,11 @@ macro_rules! write {
     }};
 }
 
+mod cache;
 pub mod gic;
 pub mod translation;
+
+pub use cache::clean_to_poc;
 
 /// HCR_EL2 while a guest runs (DDI0487 D24.2): stage 2 on; IRQ, FIQ and SError to EL2; SMC, ID registers,
 /// implementation defined, LOR and RAS registers trapped; set/way operations clean too; pointer
@@ -195,24 +198,6 @@ pub fn complete_device_writes() {
 /// Makes stores to translation tables visible to the walker of this pCPU (DDI0487 D8.17).
 pub fn publish_tables() {
     barrier::dsb(barrier::ISHST);
-    barrier::isb(barrier::SY);
-}
-
-/// Cleans and invalidates `[address, address + size)` to the point of coherency, for a reader with its
-/// caches off, and makes instruction fetches see it.
-pub fn clean_to_poc(address: u64, size: u64) {
-    // CTR_EL0.DminLine: log2 of words in the smallest data cache line.
-    let line = 4u64 << (read!("ctr_el0") >> 16 & 0xf);
-    let mut at = address & !(line - 1);
-    while at < address + size {
-        // SAFETY: cache maintenance by address changes no value a coherent reader sees.
-        unsafe { asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)) };
-        at += line;
-    }
-    barrier::dsb(barrier::SY);
-    // SAFETY: invalidating instruction caches changes no value.
-    unsafe { asm!("ic ialluis", options(nostack, preserves_flags)) };
-    barrier::dsb(barrier::ISH);
     barrier::isb(barrier::SY);
 }
 
