@@ -65,12 +65,13 @@ const UNSAFE_CENSUS: [&str; 7] = [
 const TEST_GUESTS: &str = "guest-tests/";
 
 /// Files of the hypervisor that may contain assembly.
-const ASSEMBLY: [&str; 6] = [
+const ASSEMBLY: [&str; 7] = [
     "boot.rs",
     "fault.rs",
     "guest.rs",
     "sdei_client.rs",
     "sysregs.rs",
+    "sysregs/cache.rs",
     "sysregs/translation.rs",
 ];
 
