@@ -181,10 +181,7 @@ impl Machine {
     fn attach_disks(&self, line: &mut Arguments) {
         if self.board == Board::Raspi4b {
             for disk in &self.disks {
-                line.option(
-                    "-drive",
-                    with_path("if=sd,format=raw,werror=report,file=", disk),
-                );
+                line.option("-drive", with_path("if=sd,format=raw,file=", disk));
             }
             return;
         }
@@ -421,7 +418,7 @@ mod tests {
             let loaded = format!("loader,addr={pa},force-raw=on,file=/t/{file}");
             assert!(line.contains(&loaded), "{loaded}");
         }
-        assert!(line.contains("-drive if=sd,format=raw,werror=report,file=/t/card.img"));
+        assert!(line.contains("-drive if=sd,format=raw,file=/t/card.img"));
         assert!(
             !line.contains("virtio") && !line.contains("-cpu "),
             "{line}"

@@ -98,9 +98,12 @@ impl<'t, 'a, 's> Graft<'t, 'a, 's> {
             graft.given.push(find(path)?);
         }
         for node in machine.all() {
-            // Clocks that need no driver of a device the guest has not got, and keys on a GPIO
-            // controller that it has, such as QEMU's power button.
+            // Clocks that need no driver of a device the guest has not got, and those that are off, which a
+            // Raspberry Pi's clock controller wants to find; and keys on a GPIO controller that it has, such
+            // as QEMU's power button.
+            let is_clock = node.property("#clock-cells").is_some();
             if node.is_compatible("fixed-clock")
+                || is_clock && !node.is_enabled()
                 || node.is_compatible("gpio-keys") && graft.has_wired(node)
             {
                 graft.given.push(node);

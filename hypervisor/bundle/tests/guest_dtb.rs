@@ -283,6 +283,30 @@ fn the_uart_is_emulated_so_it_has_no_pins_and_nothing_behind_it() {
 }
 
 #[test]
+fn a_clock_that_is_off_is_there_for_whoever_names_it() {
+    use dtoolkit::model::{DeviceTreeNode, DeviceTreeProperty};
+    let node = |name: &str, status: &str| {
+        DeviceTreeNode::builder(name)
+            .expect("a name")
+            .property(DeviceTreeProperty::new("#clock-cells", 1u32).expect("a property"))
+            .property(DeviceTreeProperty::new("status", status).expect("a property"))
+            .build()
+    };
+    let mut machine = pi();
+    let soc = machine.find_node_mut("/soc").expect("the bus");
+    soc.add_child(node("dsi@7e209000", "disabled"));
+    soc.add_child(node("dsi@7e700000", "okay"));
+    let spec = GuestSpec {
+        console: "/soc/serial@7e201000",
+        ..spec()
+    };
+    let tree = build(&machine, &spec);
+    let off = text(&tree, "/soc/dsi@7e209000", "status");
+    assert_eq!(off.as_deref(), Some("disabled"));
+    assert!(tree.find_node("/soc/dsi@7e700000").is_none());
+}
+
+#[test]
 fn a_machine_can_be_discovered_from_what_its_guest_sees() {
     // All but the maintenance interrupt, which only a hypervisor has.
     let dtb = build_guest_dtb(&virt(4, GicVersion::V3).to_dtb(), &spec()).expect("a guest's tree");
