@@ -108,6 +108,26 @@ impl Archive {
         Ok((root.is_known() || root.update(progress)?).then_some(root))
     }
 
+    /// The same for a `component` of the suite that is not Debian's main.
+    pub fn root_of(
+        &self,
+        suite: &str,
+        component: &str,
+        architecture: &str,
+        progress: &Progress,
+    ) -> Result<Option<Root>> {
+        let Some(uri) = self.mirror.uri_of(suite) else {
+            return Ok(None);
+        };
+        let dir = self
+            .roots
+            .join(format!("{suite}-{component}-{architecture}"));
+        let source = source_entry("deb", uri, &[suite], self.keyring);
+        let source = source.replace("Components: main\n", &format!("Components: {component}\n"));
+        let root = Root::make(&dir, &source, suite, architecture, None)?;
+        Ok((root.is_known() || root.update(progress)?).then_some(root))
+    }
+
     /// An apt root which sees the machine's installed packages, its release and
     /// the release's backports: what `apt-get install` needs. Its lists are
     /// fetched anew, as what is installed must fit what the mirror has now.

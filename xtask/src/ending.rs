@@ -70,7 +70,7 @@ impl Watch {
     }
 
     /// Takes notice of `record`; answers how long the rest may take, if the boot is now decided.
-    fn note(&mut self, record: &Record) -> Result<Option<Duration>> {
+    pub fn note(&mut self, record: &Record) -> Result<Option<Duration>> {
         match record.name.as_str() {
             "ready" => self.guests = Some(record.number("vms")?),
             "vm-off" => {

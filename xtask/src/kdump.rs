@@ -31,7 +31,8 @@ use crate::vmcore::{self, Vmcore};
 use crate::workshop::Workshop;
 use crate::{initramfs, tools};
 
-use checks::{check_backtraces, check_run};
+use checks::check_backtraces;
+pub use checks::check_run;
 use report::Judged;
 pub use report::Report;
 
@@ -200,7 +201,7 @@ impl Kdump {
 }
 
 /// Whether a line of the guest's console belongs to the story.
-fn matters(line: &str) -> bool {
+pub fn matters(line: &str) -> bool {
     const MARKS: [&str; 9] = [
         "LAB: ",
         "sdei: ",

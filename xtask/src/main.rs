@@ -3,6 +3,7 @@
 
 mod archive;
 mod board;
+mod bringup;
 mod build;
 mod cache;
 mod capture;
@@ -15,6 +16,7 @@ mod el3;
 mod ending;
 mod evidence;
 mod guest;
+mod image;
 mod initramfs;
 mod kdump;
 mod kernel;
@@ -27,6 +29,7 @@ mod qemu;
 mod raspi4b;
 mod registers;
 mod run;
+mod serial;
 mod stop;
 mod symbolize;
 mod symbols;
@@ -69,6 +72,8 @@ enum Command {
     Test(test::Test),
     StopDemo(stop::StopDemo),
     Crash(crash::Crash),
+    Image(image::Image),
+    Bringup(bringup::Bringup),
     Symbolize(symbolize::Symbolize),
     Tidy(tidy::Tidy),
     Conformance(conformance::Conformance),
@@ -90,6 +95,8 @@ fn main() -> ExitCode {
         Command::Test(test) => test.execute(),
         Command::StopDemo(demo) => demo.execute(),
         Command::Crash(crash) => crash.execute(),
+        Command::Image(image) => image.execute(),
+        Command::Bringup(bringup) => bringup.execute(),
         Command::Symbolize(symbolize) => symbolize.execute(),
         Command::Tidy(tidy) => tidy.execute(),
         Command::Conformance(conformance) => conformance.execute(),

@@ -17,7 +17,7 @@ use crate::el3::El3;
 use crate::tools;
 use crate::workshop::Workshop;
 
-pub use package::{devicetree as stock_devicetree, trusted_firmware};
+pub use package::{devicetree as stock_devicetree, trusted_firmware, videocore};
 
 /// How many CPUs it has.
 pub const CPUS: u32 = 4;

@@ -143,15 +143,19 @@ fn machine(options: &Options, bare: bool) -> Result<(Machine, Option<PathBuf>)> 
 }
 
 /// The guest's parts: those that were given, and ours in place of a kernel that was not.
-struct Given {
-    kernel: PathBuf,
-    initrd: Option<PathBuf>,
-    bootargs: String,
+pub struct Given {
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// Its initial ramdisk.
+    pub initrd: Option<PathBuf>,
+    /// Its command line.
+    pub bootargs: String,
     vmlinux: Option<PathBuf>,
 }
 
 impl Given {
-    fn of(options: &Options, workshop: &Workshop) -> Result<Self> {
+    /// Those of `options`, ours fetched and built unless they are there.
+    pub fn of(options: &Options, workshop: &Workshop) -> Result<Self> {
         let words = options.append.as_deref().unwrap_or_default();
         if let Some(kernel) = &options.kernel {
             return Ok(Self {

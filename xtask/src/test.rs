@@ -1,12 +1,13 @@
 //! `cargo xtask test`: everything that is checked, one line each.
 
+mod bringup;
 mod checks;
 mod commands;
 mod crash;
 mod drgn;
 mod guests;
 mod image;
-mod ledger;
+pub mod ledger;
 mod linux;
 mod refusals;
 mod stock;
@@ -17,6 +18,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
+pub use guests::offered;
 use ledger::Ledger;
 
 use crate::board::Board;
@@ -80,7 +82,8 @@ impl Test {
             || crash::names().any(|name| ledger.wants(&name))
             || refusals::names().any(|name| ledger.wants(name))
             || stops::names().any(|name| ledger.wants(&name))
-            || commands::names().any(|name| ledger.wants(name));
+            || commands::names().any(|name| ledger.wants(name))
+            || bringup::names().any(|name| ledger.wants(name));
         if ledger.wants("guest/") || !elsewhere {
             guests::run(&workshop, &mut ledger, self.bare);
         }
@@ -89,6 +92,7 @@ impl Test {
             refusals::run(&workshop, &mut ledger);
             crash::run(&workshop, &mut ledger);
             stops::run(&workshop, &mut ledger);
+            bringup::run(&workshop, &mut ledger);
         }
         if !self.quick && !self.bare {
             linux::run(&workshop, &mut ledger, self.minutes);

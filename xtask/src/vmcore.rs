@@ -225,8 +225,13 @@ fn long(from: &[u8], offset: usize) -> Result<u64> {
 /// Copies the vmcore off a disk on which the guest wrote it, as the one member of a tar stream.
 /// Answers its size.
 pub fn extract(disk: &mut File, vmcore: &mut File) -> Result<u64> {
+    extract_from(disk, 0, vmcore)
+}
+
+/// The same where the stream begins at byte `start` of the disk.
+pub fn extract_from(disk: &mut File, start: u64, vmcore: &mut File) -> Result<u64> {
     let mut header = [0; 512];
-    disk.seek(SeekFrom::Start(0))?;
+    disk.seek(SeekFrom::Start(start))?;
     disk.read_exact(&mut header)
         .context("the dump disk is empty")?;
     ensure!(

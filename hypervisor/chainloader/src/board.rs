@@ -81,19 +81,24 @@ impl Tree {
 /// What is loaded into.
 pub struct Pi {
     tree: Tree,
+    /// Where what was written to each part's memory ends.
+    ends: [u64; 2],
 }
 
 impl Pi {
     /// The board of that devicetree.
     pub const fn new(tree: Tree) -> Self {
-        Self { tree }
+        Self {
+            tree,
+            ends: [IMAGE, BUNDLE],
+        }
     }
 
     /// Leaves for the image, which has been verified and whose devicetree is told.
     pub fn start(&self) -> ! {
-        for (start, room) in [(IMAGE, IMAGE_ROOM), (BUNDLE, BUNDLE_ROOM)] {
+        for (part, end) in Part::ALL.into_iter().zip(self.ends) {
             // SAFETY: it drops lines of caches that are off and hold nothing that was not written back.
-            unsafe { chainloader_forget(start, start + u64::from(room)) };
+            unsafe { chainloader_forget(memory(part), end) };
         }
         let dtb = TOLD.0.get() as u64;
         // SAFETY: the image lies there and is one (`Loader` starts nothing else); nothing of the loader is
@@ -118,6 +123,12 @@ impl Board for Pi {
         // SAFETY: it is within the part's room, which is RAM that nobody else uses.
         let place = unsafe { core::slice::from_raw_parts_mut(start, bytes.len()) };
         place.copy_from_slice(bytes);
+        let end = start as u64 + bytes.len() as u64;
+        for (own, known) in Part::ALL.into_iter().zip(&mut self.ends) {
+            if own == part {
+                *known = end.max(*known);
+            }
+        }
     }
 
     fn read(&self, part: Part, offset: usize, bytes: &mut [u8]) {

@@ -104,6 +104,8 @@ impl Uart {
         board::write(PL011 + FBRD, divisor & 0x3f);
         board::write(PL011 + LCRH, LINE);
         board::write(PL011 + CR, ENABLE);
+        // What came before is dropped. (QEMU offers no more until the data register has been read.)
+        board::read(PL011 + DR);
     }
 
     /// A byte that has come, if one has.

@@ -6,10 +6,10 @@ use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
-use dtoolkit::Node;
 use dtoolkit::fdt::Fdt;
 use dtoolkit::memreserve::MemoryReservation;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+use dtoolkit::{Node, Property};
 
 use crate::build::write_if_new;
 
@@ -72,6 +72,32 @@ pub fn complete(stock: &Path, completed: &Path, handover: &Handover<'_>) -> Resu
     let edited =
         edit(&blob, handover).with_context(|| format!("in the devicetree {}", stock.display()))?;
     write_if_new(completed, &edited)
+}
+
+/// Linux's devicetree at `stock` as the card of a real board has it: the console on the good UART, whose pins are the
+/// header's 8 and 10. The rest its firmware completes.
+pub fn configure(stock: &Path) -> Result<Vec<u8>> {
+    let blob = fs::read(stock)
+        .with_context(|| format!("cannot read the devicetree {}", stock.display()))?;
+    let fdt = Fdt::new(&blob).map_err(|error| anyhow!("it is damaged: {error:?}"))?;
+    let mut tree = DeviceTree::from_fdt(&fdt);
+    for edit in CONFIGURED
+        .into_iter()
+        .chain([Edit::Disable("serial@7e215040")])
+    {
+        apply(&mut tree.root, edit)?;
+    }
+    let pins = node(&mut tree, "/soc/gpio@7e200000/uart0-gpio14")?;
+    let phandle = pins
+        .property("phandle")
+        .context("uart0-gpio14 has no phandle")?;
+    let phandle = phandle.value().to_vec();
+    let uart = node(&mut tree, "/soc/serial@7e201000")?;
+    set(uart, "pinctrl-0", phandle)?;
+    reserve_first_page(&mut tree);
+    let chosen = node(&mut tree, "/chosen")?;
+    set(chosen, "stdout-path", b"serial0:115200n8\0".to_vec())?;
+    Ok(tree.to_dtb())
 }
 
 fn edit(blob: &[u8], handover: &Handover<'_>) -> Result<Vec<u8>> {
@@ -156,7 +182,6 @@ fn apply(at: &mut DeviceTreeNode, edit: Edit) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dtoolkit::Property;
 
     type Properties = &'static [(&'static str, &'static [u8])];
     /// Nodes by their paths, parents first, with their properties.

@@ -54,6 +54,41 @@ pub fn trusted_firmware(workshop: &Workshop) -> Result<PathBuf> {
     })
 }
 
+/// The board's own firmware, of which a Raspberry Pi 4 reads these from its card, and its licence.
+const VIDEOCORE: &str = "raspi-firmware";
+const VIDEOCORE_FILES: [(&str, &str); 3] = [
+    ("start4.elf", "usr/lib/raspi-firmware/start4.elf"),
+    ("fixup4.dat", "usr/lib/raspi-firmware/fixup4.dat"),
+    (
+        "raspi-firmware.copyright",
+        "usr/share/doc/raspi-firmware/copyright",
+    ),
+];
+
+/// Debian's copy of the board's firmware: names and bytes.
+pub fn videocore(workshop: &Workshop) -> Result<Vec<(String, Vec<u8>)>> {
+    let _lock = workshop.cache.lock("raspi4b", &workshop.progress)?;
+    let name = format!("raspi4b-videocore-{FIRMWARE_SUITE}");
+    let entry = workshop.cache.entry(&name, |dir| {
+        let archive = Archive::open(&workshop.cache)?;
+        let component = "non-free-firmware";
+        let root = archive.root_of(FIRMWARE_SUITE, component, "arm64", &workshop.progress)?;
+        let root = root.with_context(|| format!("the archive has no {component}"))?;
+        for (file, path) in VIDEOCORE_FILES {
+            extract(workshop, &archive, &root, VIDEOCORE, path, &dir.join(file))?;
+        }
+        Ok(())
+    })?;
+    let read = |(file, _): (&str, &str)| {
+        let bytes = fs::read(entry.join(file));
+        Ok((
+            file.to_owned(),
+            bytes.with_context(|| format!("cannot read {file}"))?,
+        ))
+    };
+    VIDEOCORE_FILES.into_iter().map(read).collect()
+}
+
 /// The `file` of the cache's entry `name`, which `make` puts there.
 fn take(
     workshop: &Workshop,

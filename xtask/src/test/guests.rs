@@ -2,13 +2,13 @@
 
 mod counts;
 mod coverage;
+mod offer;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use hv_abi::psci::Reclaim;
-use hv_abi::sdei::{Definition, Priority, Scope};
 use hv_bundle::GuestConfig;
 
 use super::ledger::Ledger;
@@ -24,6 +24,7 @@ use crate::symbolize::annotate_tail;
 use crate::tools;
 use crate::workshop::Workshop;
 use coverage::Coverage;
+pub use offer::offered;
 
 /// The model on which every test runs.
 const EVERY_TEST: &str = "max";
@@ -188,29 +189,10 @@ fn is_probe(config: &str) -> bool {
     PROBE.iter().any(|(name, _)| *name == config)
 }
 
-/// What the test guest is offered. The extra events and the call that raises them are always there: they
-/// are nothing to a guest that does not use them.
+/// What the test guest is offered.
 fn config(boot: &Boot) -> GuestConfig {
-    use Priority::{Critical, Normal};
-    let event = |number, scope, priority| Definition {
-        number,
-        scope,
-        priority,
-    };
-    let mut config = GuestConfig {
-        bootargs: boot.words.clone(),
-        sdei: boot.sdei,
-        debug_calls: true,
-        events: vec![
-            event(0x100, Scope::Private, Normal),
-            event(0x101, Scope::Private, Critical),
-            event(0x102, Scope::Private, Critical),
-            event(0x200, Scope::Shared, Normal),
-            event(0x201, Scope::Shared, Normal),
-            event(0x202, Scope::Shared, Critical),
-        ],
-        ..GuestConfig::default()
-    };
+    let mut config = offered(&boot.words);
+    config.sdei = boot.sdei;
     match boot.config.as_str() {
         "reclaim" => config.reclaim = Reclaim::Parked,
         probe if is_probe(probe) => {}

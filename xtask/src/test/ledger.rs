@@ -38,6 +38,11 @@ impl Ledger {
         self.filter.is_some()
     }
 
+    /// How many have failed.
+    pub fn failures(&self) -> u32 {
+        self.failed
+    }
+
     /// Whether something has been entered.
     pub fn has_run(&self) -> bool {
         self.passed + self.failed > 0

@@ -54,6 +54,8 @@ const DEAF: Millis = 2500;
 const GONE: Millis = 2000;
 /// A loader that is silent for so long is no more.
 const SILENT: Millis = 10_000;
+/// One that speaks for so long, and gets nowhere, does not hear.
+const STUCK: Millis = 20_000;
 
 /// The host.
 pub struct Host<'a> {
@@ -75,7 +77,13 @@ struct Core<'a> {
     wanted: u32,
     /// Whether something was understood at the present rate.
     rate_works: bool,
+    /// Whether the loader has answered something that was said.
+    is_met: bool,
     is_verified: bool,
+    /// What is to be told next.
+    pending: Option<Event>,
+    /// When it last got further.
+    moved_at: Millis,
     mismatches: u32,
     resets: u32,
     heard_at: Millis,
@@ -126,7 +134,10 @@ impl<'a> Host<'a> {
                 rate: BASE_RATE,
                 wanted: rate,
                 rate_works: true,
+                is_met: false,
                 is_verified: false,
+                pending: None,
+                moved_at: now,
                 mismatches: 0,
                 resets: 0,
                 heard_at: now,
@@ -187,6 +198,21 @@ impl<'a> Core<'a> {
         }
         self.heard_at = now;
         self.rate_works = true;
+        let before = (self.phase, self.have);
+        let event = self.understand(message);
+        let is_answer = !matches!(message, FromLoader::Ready { .. });
+        if before != (self.phase, self.have) || matches!(event, Some(Event::Checking(_))) {
+            self.moved_at = now;
+        }
+        if is_answer && self.phase != Phase::Failed && !self.is_met {
+            self.is_met = true;
+            self.pending = event;
+            return Some(Event::Found);
+        }
+        event
+    }
+
+    fn understand(&mut self, message: FromLoader) -> Option<Event> {
         match message {
             FromLoader::Ready {
                 tag,
@@ -303,14 +329,13 @@ impl<'a> Core<'a> {
                 Phase::Rating(self.wanted)
             });
         }
-        match known {
-            None => Some(Event::Found),
-            Some(_) if is_reset => Some(Event::Reset),
-            Some(_) => None,
-        }
+        is_reset.then_some(Event::Reset)
     }
 
     fn poll(&mut self, now: Millis) -> Option<Event> {
+        if let Some(event) = self.pending.take() {
+            return Some(event);
+        }
         let silence = now.saturating_sub(self.heard_at);
         match self.phase {
             Phase::Seeking | Phase::Started | Phase::Failed => None,
@@ -319,6 +344,7 @@ impl<'a> Core<'a> {
                 Some(Event::Started)
             }
             _ if silence >= SILENT => self.fail(Failure::Silent),
+            _ if now.saturating_sub(self.moved_at) >= STUCK => self.fail(Failure::Deaf),
             _ if self.rate != BASE_RATE && silence >= DEAF => {
                 if !self.rate_works {
                     self.wanted = BASE_RATE;
@@ -326,6 +352,7 @@ impl<'a> Core<'a> {
                 let (rate, works) = (self.rate, self.rate_works);
                 self.set_rate(BASE_RATE);
                 self.heard_at = now;
+                self.moved_at = now;
                 self.turn_to(Phase::Seeking);
                 Some(if works {
                     Event::Rate(BASE_RATE)

@@ -321,6 +321,20 @@ fn a_loader_that_falls_silent_is_an_error() {
 }
 
 #[test]
+fn a_loader_that_does_not_hear_is_an_error() {
+    let image = image(20_000, 1);
+    for blocks in [0, 10] {
+        let mut desk = Desk::new(load(&image, b"bundle"), BASE_RATE, CLEAN, 1);
+        desk.run_until(blocks);
+        desk.down.lose(u32::MAX);
+        assert_eq!(desk.run(60_000), Phase::Failed);
+        assert_eq!(desk.events.last(), Some(&Event::Failed(Failure::Deaf)));
+        assert_eq!(desk.events.contains(&Event::Found), blocks > 0);
+        assert_eq!(desk.started, None);
+    }
+}
+
+#[test]
 fn a_faster_line_is_used_and_left_before_the_start() {
     let image = image(100_000, 1);
     let mut desk = Desk::new(load(&image, b"bundle"), 921_600, CLEAN, 1);

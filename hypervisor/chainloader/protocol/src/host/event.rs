@@ -13,7 +13,7 @@ pub(super) const MOST_RESETS: u32 = 8;
 /// What has come of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The loader has answered.
+    /// The loader has answered what was said to it.
     Found,
     /// Set the line to so many baud.
     Rate(u32),
@@ -46,6 +46,8 @@ pub enum Failure {
     Corrupt(Part),
     /// The loader has fallen silent.
     Silent,
+    /// The loader speaks, but does not hear.
+    Deaf,
     /// The board was reset too often.
     Resets,
 }
@@ -71,6 +73,11 @@ impl fmt::Display for Failure {
                 )
             }
             Self::Silent => write!(f, "the loader has fallen silent in the middle of it"),
+            Self::Deaf => write!(
+                f,
+                "the loader speaks, but hears nothing of what is sent to it: \
+                 the wire to the board's pin 10 (GPIO 15) is the first to look at"
+            ),
             Self::Resets => write!(
                 f,
                 "the board was reset {MOST_RESETS} times in the middle of it"

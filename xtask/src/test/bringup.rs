@@ -1,0 +1,435 @@
+//! `cargo xtask bringup` without a board: QEMU's raspi4b with the chainloader on its card, behind a
+//! pseudo-terminal, and a line in between on which things go wrong.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use chainload::fault::{Faults, Rates};
+
+use super::ledger::Ledger;
+use crate::board::Board;
+use crate::bringup::load::{Cargo, Terms, Told};
+use crate::bringup::{Bringup, start};
+use crate::build::{self, Program};
+use crate::qemu::Machine;
+use crate::serial::{Line, Port};
+use crate::tools;
+use crate::workshop::Workshop;
+
+/// What a row does to the line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    /// Nothing.
+    None,
+    /// Bytes are lost, broken and made up, in both directions.
+    Noise,
+    /// The board is reset when half has been sent.
+    Reset,
+    /// xtask is killed when half has been sent, and started again.
+    HostGone,
+    /// The board's answers stop.
+    Silence,
+    /// Nobody is at the other end.
+    NoBoard,
+    /// Somebody else is: only text and garbage come.
+    NoLoader,
+    /// What is sent is no arm64 Image.
+    WrongImage,
+}
+
+const ROWS: [(&str, Trouble); 8] = [
+    ("bringup/load", Trouble::None),
+    ("bringup/noise", Trouble::Noise),
+    ("bringup/reset", Trouble::Reset),
+    ("bringup/host-gone", Trouble::HostGone),
+    ("bringup/silence", Trouble::Silence),
+    ("bringup/no-board", Trouble::NoBoard),
+    ("bringup/no-loader", Trouble::NoLoader),
+    ("bringup/wrong-image", Trouble::WrongImage),
+];
+
+/// The row that runs the guest tests over the line, as on a board.
+const TESTS: &str = "bringup/guest-tests";
+
+/// Their names.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    ROWS.iter().map(|(name, _)| *name).chain([TESTS])
+}
+
+/// Runs them.
+pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
+    if !names().any(|name| ledger.wants(name)) {
+        return;
+    }
+    let bench = match Bench::prepare(workshop) {
+        Ok(bench) => bench,
+        Err(error) => {
+            ledger.failed("bringup/board", Duration::ZERO, &format!("{error:#}"));
+            return;
+        }
+    };
+    for (name, trouble) in ROWS {
+        ledger.check(name, || bench.row(trouble));
+    }
+    // It takes as long as the tests themselves, which have rows of their own.
+    if workshop.board == Board::Raspi4b || ledger.is_filtered() {
+        ledger.check(TESTS, || bench.guest_tests());
+    }
+}
+
+/// What the rows have in common.
+struct Bench {
+    machine: Machine,
+    loader: PathBuf,
+    record: PathBuf,
+}
+
+/// Bytes of a bundle that nobody reads.
+const BUNDLE: usize = 40_000;
+
+/// How long what was started may take to say its first lines.
+const AFTER: Duration = Duration::from_millis(1500);
+
+impl Bench {
+    fn prepare(workshop: &Workshop) -> Result<Self> {
+        let pi = Workshop::open()?.on(Board::Raspi4b);
+        let loader = build::build(workshop, Program::Chainloader)?.image;
+        let qemu = tools::qemu(&workshop.cache, &workshop.progress)?;
+        let mut machine = Machine::new(&qemu, &loader);
+        machine.board = Board::Raspi4b;
+        machine.firmware = pi.firmware()?;
+        machine.reboots = true;
+        machine.write_files()?;
+        Ok(Self {
+            machine,
+            loader,
+            record: workshop.output("bringup.record")?,
+        })
+    }
+
+    /// The loader itself is what is loaded: small, and it says at which level it was entered.
+    fn cargo(&self) -> Result<Cargo> {
+        Ok(Cargo {
+            image: std::fs::read(&self.loader)?,
+            bundle: (0..BUNDLE).map(|at| (at % 251) as u8).collect(),
+            bootargs: "words".into(),
+        })
+    }
+
+    fn row(&self, trouble: Trouble) -> Result<String> {
+        let mut cargo = self.cargo()?;
+        if trouble == Trouble::WrongImage {
+            cargo.image.truncate(8000);
+            cargo.image[0x38] = 0;
+        }
+        if let Trouble::NoBoard | Trouble::NoLoader = trouble {
+            return nobody(trouble, &cargo);
+        }
+        let board = Emulated::start(&self.machine)?;
+        let mut line = Troubled::new(board.port()?, trouble);
+        let mut tale = Tale::default();
+        let result = match trouble {
+            Trouble::HostGone => {
+                let half = until_half(&mut line, &cargo, &mut tale);
+                ensure!(half.is_err(), "nothing was left to send when the host went");
+                line.board = Some(board);
+                load(&mut line, &cargo, &mut tale)
+            }
+            _ => {
+                line.board = Some(board);
+                load(&mut line, &cargo, &mut tale)
+            }
+        };
+        judge(trouble, result, &tale)
+    }
+
+    /// The whole command with a hypervisor and its guests, by its own rules, and its record once more.
+    fn guest_tests(&self) -> Result<String> {
+        let board = Emulated::start(&self.machine)?;
+        let port = board.path.clone();
+        let live = Bringup::of_tests(Some(&port), &self.record).execute()?;
+        drop(board);
+        let replayed = Bringup::of_tests(None, &self.record).execute()?;
+        let success = format!("{:?}", std::process::ExitCode::SUCCESS);
+        ensure!(
+            format!("{live:?}") == success,
+            "the guest tests failed over the line; what failed is said above"
+        );
+        ensure!(
+            format!("{replayed:?}") == success,
+            "the record is judged otherwise than the run"
+        );
+        Ok("and its record".into())
+    }
+}
+
+const TERMS: Terms = Terms {
+    rate: chainload::BASE_RATE,
+    patience: Duration::from_secs(30),
+};
+
+/// What was told, all of it.
+#[derive(Default)]
+struct Tale {
+    told: Vec<Told>,
+}
+
+impl Tale {
+    fn text(&self) -> String {
+        let lines = self.told.iter().filter_map(|told| match told {
+            Told::Passed(text) | Told::Note(text) | Told::Text(text) => Some(text.trim_end()),
+            Told::Progress(_) => None,
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn load(line: &mut dyn Line, cargo: &Cargo, tale: &mut Tale) -> Result<Vec<u8>> {
+    start(line, cargo, TERMS, AFTER, &mut |told| tale.told.push(told))
+}
+
+/// Loads until half of it is there, and then no more.
+fn until_half(line: &mut Troubled, cargo: &Cargo, tale: &mut Tale) -> Result<Vec<u8>> {
+    line.budget = Some((cargo.image.len() + cargo.bundle.len()) / 2);
+    let result = load(line, cargo, tale);
+    line.budget = None;
+    result
+}
+
+/// What has to come of each trouble.
+fn judge(trouble: Trouble, result: Result<Vec<u8>>, tale: &Tale) -> Result<String> {
+    let told = tale.text();
+    let has_started = told.contains("the loader has started it");
+    let expected = match trouble {
+        Trouble::Silence => Some("fallen silent"),
+        Trouble::WrongImage => Some("no arm64 Image"),
+        _ => None,
+    };
+    match (expected, result) {
+        (Some(expected), Err(error)) => {
+            let text = format!("{error:#}");
+            ensure!(
+                text.contains(expected) && text.contains("check on the bench"),
+                "it failed otherwise than it must: {text}"
+            );
+            ensure!(!has_started, "what must not be was started\n{told}");
+            Ok(text.lines().next().unwrap_or_default().to_owned())
+        }
+        (Some(expected), Ok(_)) => bail!("it was to fail: {expected}\n{told}"),
+        (None, Err(error)) => bail!("{error:#}\n{told}"),
+        (None, Ok(after)) => {
+            let after = String::from_utf8_lossy(&after);
+            ensure!(
+                after.contains("halligan chainloader, entered at EL2"),
+                "what was started does not say that it was entered at EL2: {after}"
+            );
+            let mark = match trouble {
+                Trouble::Reset => "the board was reset",
+                Trouble::HostGone => "still has",
+                _ => "all blocks arrived",
+            };
+            ensure!(told.contains(mark), "nothing was said of `{mark}`\n{told}");
+            Ok(String::new())
+        }
+    }
+}
+
+/// At the other end of the line is nobody, or nobody that knows the protocol.
+fn nobody(trouble: Trouble, cargo: &Cargo) -> Result<String> {
+    let script: &[u8] = match trouble {
+        Trouble::NoBoard => b"",
+        _ => b"U-Boot 2025.01\r\nU-Boot> \0\xff\xfe",
+    };
+    let mut line = Scripted(script.to_vec());
+    let terms = Terms {
+        patience: Duration::from_millis(1500),
+        ..TERMS
+    };
+    let result = start(&mut line, cargo, terms, AFTER, &mut |_| {});
+    let text = match result {
+        Ok(_) => bail!("something was started where nothing is"),
+        Err(error) => format!("{error:#}"),
+    };
+    let expected = match trouble {
+        Trouble::NoBoard => "nothing came from the board",
+        _ => "the board wrote:\nU-Boot",
+    };
+    ensure!(
+        text.contains(expected) && text.contains("3.3 V"),
+        "it is not said what is wrong: {text}"
+    );
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+/// A line on which only this comes.
+struct Scripted(Vec<u8>);
+
+impl Line for Scripted {
+    fn exchange(&mut self, out: &mut VecDeque<u8>, patience: Duration) -> Result<Vec<u8>> {
+        out.clear();
+        if self.0.is_empty() {
+            std::thread::sleep(patience);
+        }
+        Ok(std::mem::take(&mut self.0))
+    }
+
+    fn set_rate(&mut self, _: u32) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A line to a board on which things go wrong.
+struct Troubled {
+    port: Port,
+    down: Faults,
+    up: Faults,
+    /// Bytes that may yet be sent before the line is cut.
+    budget: Option<usize>,
+    /// Bytes from the board until it falls silent.
+    until_silence: Option<usize>,
+    /// Bytes until the board is reset.
+    until_reset: Option<usize>,
+    /// The board, which lives as long as its line.
+    board: Option<Emulated>,
+}
+
+impl Troubled {
+    fn new(port: Port, trouble: Trouble) -> Self {
+        let rates = match trouble {
+            Trouble::Noise => Rates {
+                lost: 100,
+                broken: 100,
+                made_up: 100,
+            },
+            _ => Rates::default(),
+        };
+        Self {
+            port,
+            down: Faults::new(rates, 1),
+            up: Faults::new(rates, 2),
+            budget: None,
+            until_reset: (trouble == Trouble::Reset).then_some(BUNDLE / 2),
+            until_silence: (trouble == Trouble::Silence).then_some(1200),
+            board: None,
+        }
+    }
+}
+
+impl Line for Troubled {
+    fn exchange(&mut self, out: &mut VecDeque<u8>, patience: Duration) -> Result<Vec<u8>> {
+        if let Some(budget) = &mut self.budget {
+            ensure!(*budget > out.len(), "the line was cut, as is wanted");
+            *budget -= out.len();
+        }
+        if let Some(left) = &mut self.until_reset {
+            *left = left.saturating_sub(out.len());
+            if *left == 0 {
+                self.until_reset = None;
+                let board = self.board.as_mut().context("there is no board to reset")?;
+                board.reset()?;
+            }
+        }
+        let sent = out.drain(..);
+        let mut broken: VecDeque<u8> = sent
+            .flat_map(|byte| self.down.pass(byte).into_iter().flatten())
+            .collect();
+        let mut come = Vec::new();
+        loop {
+            come.extend(self.port.exchange(&mut broken, patience)?);
+            if broken.is_empty() {
+                break;
+            }
+        }
+        if let Some(left) = &mut self.until_silence {
+            come.truncate(*left);
+            *left -= come.len();
+        }
+        let come = come.into_iter();
+        Ok(come
+            .flat_map(|byte| self.up.pass(byte).into_iter().flatten())
+            .collect())
+    }
+
+    fn set_rate(&mut self, rate: u32) -> Result<()> {
+        self.port.set_rate(rate)
+    }
+}
+
+/// A running QEMU whose serial line is a pseudo-terminal; killed when dropped.
+struct Emulated {
+    child: Child,
+    monitor: ChildStdin,
+    path: PathBuf,
+}
+
+/// How long QEMU may take to say where its line is.
+const UP: Duration = Duration::from_secs(30);
+
+impl Emulated {
+    fn start(machine: &Machine) -> Result<Self> {
+        let mut command = Command::new(&machine.qemu);
+        for argument in machine.arguments() {
+            if argument == "stdio,id=console,signal=off" {
+                command.arg("pty,id=console");
+            } else {
+                command.arg(argument);
+            }
+        }
+        let mut child = command
+            .args(["-monitor", "stdio"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("cannot start QEMU")?;
+        let monitor = child.stdin.take().context("QEMU has no input")?;
+        let output = child.stdout.take().context("QEMU has no output")?;
+        let mut emulated = Self {
+            child,
+            monitor,
+            path: PathBuf::new(),
+        };
+        // `char device redirected to /dev/pts/3 (label console)`
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                // The receiver goes once it knows.
+                let _ = sender.send(line);
+            }
+        });
+        let end = Instant::now() + UP;
+        while let Some(left) = end.checked_duration_since(Instant::now()) {
+            let line = receiver.recv_timeout(left);
+            let line = line.context("QEMU does not say where its serial line is")?;
+            let path = line.split_once("redirected to ").map(|(_, rest)| rest);
+            if let Some(path) = path.and_then(|rest| rest.split_whitespace().next()) {
+                emulated.path = Path::new(path).to_owned();
+                return Ok(emulated);
+            }
+        }
+        bail!("QEMU does not say where its serial line is")
+    }
+
+    fn port(&self) -> Result<Port> {
+        Port::open(&self.path, chainload::BASE_RATE)
+    }
+
+    fn reset(&mut self) -> Result<()> {
+        self.monitor
+            .write_all(b"system_reset\n")
+            .and_then(|()| self.monitor.flush())
+            .context("cannot reset QEMU's board")
+    }
+}
+
+impl Drop for Emulated {
+    fn drop(&mut self) {
+        // Both fail only if QEMU has ended and been waited for, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
