@@ -20,6 +20,7 @@ use crate::ending::{Ending, Watch};
 use crate::payload::Payload;
 use crate::protocol::{Outcome, Results, Test};
 use crate::qemu::{Happening, Machine};
+use crate::raspi4b;
 use crate::symbolize::annotate_tail;
 use crate::tools;
 use crate::workshop::Workshop;
@@ -71,6 +72,11 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, bare: bool) {
         // Firmware is built for the other GIC.
         boots.retain(|boot| boot.board == workshop.board);
     }
+    let raspi4b = |boot: &Boot| boot.board == Board::Raspi4b;
+    if boots.iter().any(raspi4b) && !raspi4b::is_known(&bench.qemu).unwrap_or_default() {
+        boots.retain(|boot| !raspi4b(boot));
+        ledger.skipped("guest/raspi4b", "this QEMU does not know raspi4b");
+    }
     for boot in &mut boots {
         boot.cpus = boot.cpus.min(workshop.el3.most_cpus());
     }
@@ -104,8 +110,8 @@ struct Boot {
     tests: Vec<Test>,
 }
 
-/// The boots that run `tests`, each once on one model, the shared ones on the others as well, and with a GICv2
-/// unless `board` is that.
+/// The boots that run `tests`, each once on one model, the shared ones on the others as well, and if `board` is virt,
+/// on the other machines.
 fn plan(tests: &[Test], bare: bool, board: Board) -> Vec<Boot> {
     let shared: Vec<Test> = tests
         .iter()
@@ -165,9 +171,13 @@ fn plan(tests: &[Test], bare: bool, board: Board) -> Vec<Boot> {
             ..boot(label, GICV2_CPUS, words, tests)
         };
         boots.push(gicv2("virt-gicv2", "test=shared", &shared));
-        let mut boot = gicv2("virt-gicv2-icount", "test=metrics", &counted);
-        boot.icount = true;
-        boots.push(boot);
+        let mut counts = gicv2("virt-gicv2-icount", "test=metrics", &counted);
+        counts.icount = true;
+        boots.push(counts);
+        boots.push(Boot {
+            board: Board::Raspi4b,
+            ..boot(Board::Raspi4b.name(), raspi4b::CPUS, "test=shared", &shared)
+        });
     }
     // A test that needs more CPUs than there are says so itself.
     for boot in &mut boots {
@@ -444,6 +454,21 @@ mod tests {
     }
 
     #[test]
+    fn a_board_runs_every_test_on_its_own_cpus() {
+        let mut probed = test("c", 1, true, false);
+        probed.config = "probe".into();
+        let tests = [
+            test("a", 1, false, false),
+            test("b", 64, true, false),
+            probed,
+        ];
+        let boots = plan(&tests, false, Board::Raspi4b);
+        let words: Vec<_> = boots.iter().map(|boot| (&*boot.words, boot.cpus)).collect();
+        let shared = ("test=shared", 4);
+        assert_eq!(words, [shared, ("test=b", 4), ("test=shared nosdei", 4)]);
+    }
+
+    #[test]
     fn every_test_has_a_boot_with_the_cpus_it_needs() {
         let tests = [
             test("a", 1, false, false),
@@ -465,6 +490,9 @@ mod tests {
         for model in ["cortex-a53", "cortex-a72", "neoverse-n1", "max"] {
             assert!(boots.iter().any(|boot| boot.model == model), "{model}");
         }
+        let raspi4b = boots.iter().filter(|boot| boot.board == Board::Raspi4b);
+        let words: Vec<_> = raspi4b.map(|boot| (&*boot.words, boot.cpus)).collect();
+        assert_eq!(words, [("test=shared", 4)]);
         let gicv2 = boots.iter().filter(|boot| boot.board == Board::VirtGicv2);
         let words: Vec<&str> = gicv2.map(|boot| boot.words.as_str()).collect();
         assert_eq!(words, ["test=shared", "test=metrics icount"]);

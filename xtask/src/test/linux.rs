@@ -69,7 +69,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
     };
     let (plain, patched): (Vec<&Case>, Vec<&Case>) = CASES[1..]
         .iter()
-        .filter(|case| ledger.wants(case.name))
+        .filter(|case| ledger.wants(case.name) && workshop.board.cpus(case.cpus) == case.cpus)
         .partition(|case| matches!(case.fate, None | Some(Fate::Park)));
     let (counted, timed): (Vec<&Case>, Vec<&Case>) =
         plain.into_iter().partition(|case| case.icount);
