@@ -9,20 +9,17 @@
     b       vectors_table + 128 * \n
 .endm
 
+.macro bench_table name, interrupt
     .balign 2048
-    .global bench_vectors
-bench_vectors:
+    .global \name
+\name:
     bench_slot 0
     bench_slot 1
     bench_slot 2
     bench_slot 3
     bench_slot 4
     .balign 128
-    mrs     x16, cntvct_el0
-    mrs     x17, icc_iar1_el1
-    msr     cntv_ctl_el0, xzr
-    msr     icc_eoir1_el1, x17
-    eret
+    \interrupt
     bench_slot 6
     bench_slot 7
     bench_slot 8
@@ -33,6 +30,31 @@ bench_vectors:
     bench_slot 13
     bench_slot 14
     bench_slot 15
+.endm
+
+.macro bench_interrupt
+    mrs     x16, cntvct_el0
+    mrs     x17, icc_iar1_el1
+    msr     cntv_ctl_el0, xzr
+    msr     icc_eoir1_el1, x17
+    eret
+.endm
+
+// With a GICv2: its interface's address is in a word, and there is a stack for one more register.
+.macro bench_interrupt_v2
+    mrs     x16, cntvct_el0
+    msr     cntv_ctl_el0, xzr
+    adrp    x17, {gicc}
+    ldr     x17, [x17, :lo12:{gicc}]
+    str     x0, [sp, #-16]!
+    ldr     w0, [x17, #{iar}]
+    str     w0, [x17, #{eoir}]
+    ldr     x0, [sp], #16
+    eret
+.endm
+
+    bench_table bench_vectors, bench_interrupt
+    bench_table bench_vectors_v2, bench_interrupt_v2
 
 // x0 = value for ICC_SGI1R_EL1 that names this CPU; returns ticks until its handler.
     .global bench_sgi_to_self
@@ -54,6 +76,28 @@ bench_send_sgi:
     isb
     mrs     x0, cntvct_el0
     msr     icc_sgi1r_el1, x1
+    isb
+    ret
+
+// The same with a GICv2: w0 = value for GICD_SGIR, x1 = its address.
+    .global bench_sgi_to_self_v2
+bench_sgi_to_self_v2:
+    mov     x16, xzr
+    msr     daifclr, #2
+    isb
+    mrs     x9, cntvct_el0
+    str     w0, [x1]
+7:  cbz     x16, 7b
+    msr     daifset, #2
+    sub     x0, x16, x9
+    ret
+
+    .global bench_send_sgi_v2
+bench_send_sgi_v2:
+    mov     x2, x0
+    isb
+    mrs     x0, cntvct_el0
+    str     w2, [x1]
     isb
     ret
 

@@ -7,8 +7,8 @@ use crate::rt::gic::{self, gicd};
 use crate::rt::sync::{Cell64, eventually};
 use crate::rt::{cpu, sysreg};
 
-/// Tests that do not apply with a GICv2, and the reason in the architecture or in how they measure.
-pub const NOT_APPLICABLE: [(&str, &str); 4] = [
+/// Tests that do not apply with a GICv2, and the reason in the architecture.
+pub const NOT_APPLICABLE: [(&str, &str); 3] = [
     (
         "the_distributor_is_a_gicv3_with_room_for_every_cpu",
         "affinity routing and ArchRev 3 are GICv3's; its_distributor_says_that_it_is_a_gicv2 is this one's",
@@ -20,10 +20,6 @@ pub const NOT_APPLICABLE: [(&str, &str); 4] = [
     (
         "firmware_keeps_the_sgi_that_a_cpu_never_took",
         "private registers are banked: no CPU sees another's",
-    ),
-    (
-        "the_latency_of_interrupts",
-        "its routines acknowledge by ICC_IAR1_EL1, which is GICv3's",
     ),
 ];
 

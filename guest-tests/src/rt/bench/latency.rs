@@ -7,15 +7,28 @@ use hv_abi::sdei::Call;
 
 use super::instructions_of;
 use crate::rt::call::Conduit;
+use crate::rt::gic::v2;
 use crate::rt::sync::{Flag, eventually};
 use crate::rt::{cpu, exception, gic, psci, sdei, sysreg, timer};
 
-global_asm!(include_str!("../bench.S"), complete = const Call::EventComplete as u32);
+global_asm!(
+    include_str!("../bench.S"),
+    complete = const Call::EventComplete as u32,
+    gicc = sym GICC,
+    iar = const v2::gicc::IAR,
+    eoir = const v2::gicc::EOIR,
+);
+
+/// Where a GICv2's CPU interface is, for bench.S.
+static GICC: AtomicU64 = AtomicU64::new(0);
 
 unsafe extern "C" {
     static bench_vectors: u8;
+    static bench_vectors_v2: u8;
     fn bench_sgi_to_self(value: u64) -> u64;
+    fn bench_sgi_to_self_v2(value: u64, register: u64) -> u64;
     fn bench_send_sgi(value: u64) -> u64;
+    fn bench_send_sgi_v2(value: u64, register: u64) -> u64;
     fn bench_wait_spinning(waiting: *const AtomicU64) -> u64;
     fn bench_wait_in_wfi(waiting: *const AtomicU64) -> u64;
     fn bench_timer_in_wfi(ahead: u64) -> u64;
@@ -68,8 +81,19 @@ fn measure(mut round: impl FnMut() -> Option<u64>) -> Option<Latency> {
 }
 
 fn use_bench_vectors() {
-    let table = &raw const bench_vectors as u64;
+    let table = if v2::is_it() {
+        GICC.store(v2::interface().address(0), Ordering::Relaxed);
+        &raw const bench_vectors_v2 as u64
+    } else {
+        &raw const bench_vectors as u64
+    };
     sysreg::write!("vbar_el1", table);
+}
+
+/// GICD_SGIR's value for the SGI to a CPU, and its address.
+fn sgir(affinity: u64) -> (u64, u64) {
+    let register = gic::distributor().address(gic::gicd::SGIR);
+    (u64::from(v2::target(affinity)) << 16 | SGI, register)
 }
 
 /// The tick the other CPU left, once it did.
@@ -82,8 +106,14 @@ fn arrival() -> Option<u64> {
 pub fn sgi_to_self() -> Option<Latency> {
     use_bench_vectors();
     let value = SGI << 24 | 1 << (cpu::affinity(0) & 0xf);
-    // SAFETY: the routine keeps the C calling convention; its handler uses x16 and x17 only.
-    let result = measure(|| Some(unsafe { bench_sgi_to_self(value) }));
+    let result = if v2::is_it() {
+        let (value, register) = sgir(cpu::affinity(0));
+        // SAFETY: the routine keeps the C calling convention; its handler uses x16 and x17 only.
+        measure(|| Some(unsafe { bench_sgi_to_self_v2(value, register) }))
+    } else {
+        // SAFETY: as above.
+        measure(|| Some(unsafe { bench_sgi_to_self(value) }))
+    };
     exception::install_vectors();
     result
 }
@@ -125,8 +155,14 @@ pub fn sgi_to_other(in_wfi: bool) -> Option<Latency> {
         }
         // Some turns, so that the other one surely is where it waits.
         crate::rt::sync::watch_for_ms(1);
-        // SAFETY: sends an SGI, as `gic::send_sgi_raw` does.
-        let start = unsafe { bench_send_sgi(value) };
+        let start = if v2::is_it() {
+            let (value, register) = sgir(cpu::affinity(1));
+            // SAFETY: sends an SGI, as `v2::send_raw` does.
+            unsafe { bench_send_sgi_v2(value, register) }
+        } else {
+            // SAFETY: sends an SGI, as `gic::send_sgi_raw` does.
+            unsafe { bench_send_sgi(value) }
+        };
         Some(arrival()? - start)
     });
     cpu::wait_off(1).then_some(result).flatten()
