@@ -22,6 +22,7 @@ mod kdump;
 mod kernel;
 mod lab;
 mod ladder;
+mod monitor;
 mod payload;
 mod progress;
 mod protocol;
@@ -74,6 +75,7 @@ enum Command {
     Crash(crash::Crash),
     Image(image::Image),
     Bringup(bringup::Bringup),
+    Monitor(monitor::Monitor),
     Symbolize(symbolize::Symbolize),
     Tidy(tidy::Tidy),
     Conformance(conformance::Conformance),
@@ -97,6 +99,7 @@ fn main() -> ExitCode {
         Command::Crash(crash) => crash.execute(),
         Command::Image(image) => image.execute(),
         Command::Bringup(bringup) => bringup.execute(),
+        Command::Monitor(monitor) => monitor.execute(),
         Command::Symbolize(symbolize) => symbolize.execute(),
         Command::Tidy(tidy) => tidy.execute(),
         Command::Conformance(conformance) => conformance.execute(),

@@ -80,7 +80,7 @@ fn copy(mut input: impl Read, mut guest: impl Write, keys: bool) -> bool {
 
 /// Ctrl-A X leaves, Ctrl-A Ctrl-A is one Ctrl-A for the guest.
 #[derive(Default)]
-struct Escape {
+pub struct Escape {
     armed: bool,
 }
 
@@ -88,7 +88,7 @@ const CTRL_A: u8 = 1;
 
 impl Escape {
     /// What of `bytes` is for the guest, and whether the user asked to leave.
-    fn filter(&mut self, bytes: &[u8]) -> (Vec<u8>, bool) {
+    pub fn filter(&mut self, bytes: &[u8]) -> (Vec<u8>, bool) {
         let mut guest = Vec::with_capacity(bytes.len());
         for &byte in bytes {
             match (std::mem::take(&mut self.armed), byte) {

@@ -35,8 +35,8 @@ const ALWAYS: [Setting; 8] = [
         "Linux's devicetree of the board. The firmware adds memory, command line and initrd to it.",
     ),
     (
-        "disable_commandline_tags=1",
-        "Put no ATAGS at 0x100, where the spin table's page is.",
+        "uart_2ndstage=1",
+        "The firmware tells on the same pins what it loads, which `cargo xtask bringup` shows if no loader answers.",
     ),
 ];
 
