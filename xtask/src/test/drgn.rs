@@ -1,4 +1,5 @@
-//! drgn, a debugger that is not ours, opens the dump and finds the wedged CPU where it is.
+//! drgn, a debugger that is not ours, opens the dump, finds the wedged CPU where
+//! it is, and all that the kernel has allocated.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -42,34 +43,50 @@ impl Drgn {
         Ok(Self { folder })
     }
 
-    /// The functions on the stack of `cpu`, innermost first.
-    fn stack(&self, vmcore: &Path, vmlinux: &Path, cpu: u32) -> Result<Vec<String>> {
+    /// What our `script` finds in the dump.
+    fn ask(&self, script: &str, vmcore: &Path, vmlinux: &Path, more: &[String]) -> Result<String> {
         let mut python = Command::new(PYTHON);
         python
             .env("PYTHONPATH", &self.folder)
-            .args(["-c", include_str!("stack.py")])
+            .args(["-c", script])
             .args([vmcore, vmlinux])
-            .arg(cpu.to_string());
-        Ok(run(&mut python)?.lines().map(str::to_owned).collect())
+            .args(more);
+        run(&mut python)
     }
 
     /// That the stack of wedged `cpu` leads from the wedge out to user space; answers its innermost part.
     pub fn check(&self, vmcore: &Path, vmlinux: &Path, cpu: u32) -> Result<String> {
-        let stack = self.stack(vmcore, vmlinux, cpu)?;
+        let script = include_str!("stack.py");
+        let stack = self.ask(script, vmcore, vmlinux, &[cpu.to_string()])?;
+        let stack: Vec<&str> = stack.lines().collect();
         let whole = stack.join(" <- ");
         ensure!(
             // What is inlined there, such as cpu_relax, stands before it.
-            stack.iter().take(2).any(|name| name == WEDGE_FUNCTION),
+            stack.iter().take(2).any(|name| *name == WEDGE_FUNCTION),
             "drgn finds CPU {cpu} not in {WEDGE_FUNCTION} but in: {whole}"
         );
         ensure!(
-            stack.iter().any(|name| name == "el0t_64_sync"),
+            stack.iter().any(|name| *name == "el0t_64_sync"),
             "drgn finds no way from {WEDGE_FUNCTION} to user space: {whole}"
         );
         Ok(format!(
             "CPU {cpu}: {} <- ...",
             stack[..stack.len().min(3)].join(" <- ")
         ))
+    }
+
+    /// That no page of the kernel's slabs was left out of the dump; answers how many there are.
+    pub fn check_slabs(&self, vmcore: &Path, vmlinux: &Path) -> Result<String> {
+        let found = self.ask(include_str!("slabs.py"), vmcore, vmlinux, &[])?;
+        let mut counts = found.split_whitespace().map(str::parse::<u32>);
+        let (Some(Ok(pages)), Some(Ok(absent))) = (counts.next(), counts.next()) else {
+            bail!("slabs.py should answer two counts, but answered: {found}");
+        };
+        ensure!(
+            pages > 0 && absent == 0,
+            "of {pages} pages of slabs {absent} are not in the dump"
+        );
+        Ok(format!("all {pages} pages of slabs"))
     }
 }
 

@@ -151,11 +151,12 @@ fn open_dump(workshop: &Workshop, lab: &Lab, ledger: &mut Ledger) {
         match Drgn::ensure(workshop) {
             Ok(drgn) => ledger.check(DEBUGGER, || {
                 let vmcore = folder.join("vmcore");
-                let mut stacks = Vec::new();
+                let mut found = Vec::new();
                 for cpu in report.plan.wedge.iter() {
-                    stacks.push(drgn.check(&vmcore, lab.vmlinux(), cpu)?);
+                    found.push(drgn.check(&vmcore, lab.vmlinux(), cpu)?);
                 }
-                Ok(stacks.join("; "))
+                found.push(drgn.check_slabs(&vmcore, lab.vmlinux())?);
+                Ok(found.join("; "))
             }),
             Err(error) => ledger.skipped(DEBUGGER, &format!("drgn cannot be had: {error:#}")),
         }
