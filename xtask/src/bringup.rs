@@ -77,7 +77,7 @@ pub enum Bench {
 
 /// Something to run on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Job {
+enum Job {
     /// The guest tests that share a boot.
     Tests,
     /// Linux, a CPU wedged, a panic, a dump on the card.
@@ -91,22 +91,6 @@ const MACHINE: Duration = Duration::from_secs(60);
 const QUIET: Duration = Duration::from_secs(180);
 
 impl Bringup {
-    /// The guest tests over `port`, or without one by the record that they left.
-    pub fn of_tests(port: Option<&Path>, record: &Path) -> Self {
-        let is_live = port.is_some();
-        Self {
-            board: Bench::Rpi4,
-            port: port.map(Path::to_owned),
-            baud: chainload::BASE_RATE,
-            jobs: vec![Job::Tests],
-            wait: 60,
-            record: is_live.then(|| record.to_owned()),
-            replay: (!is_live).then(|| record.to_owned()),
-            card: None,
-            verbose: false,
-        }
-    }
-
     /// Runs all, and says what came of it.
     pub fn execute(self) -> Result<ExitCode> {
         let Bench::Rpi4 = self.board;

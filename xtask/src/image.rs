@@ -1,6 +1,6 @@
 //! `cargo xtask image`: what is on the card of a board.
 
-mod card;
+pub mod card;
 mod settings;
 
 use std::fs;

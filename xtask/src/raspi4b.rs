@@ -92,7 +92,7 @@ const WORDS: usize = 0xf0;
 const MAGIC: u32 = 0x5afe_570b;
 
 /// `stub` with the addresses of kernel and devicetree in it; the magic goes, as its place is CPU 3's slot.
-fn fill_in(mut stub: Vec<u8>) -> Result<Vec<u8>> {
+pub fn fill_in(mut stub: Vec<u8>) -> Result<Vec<u8>> {
     let words = stub.get_mut(WORDS..WORDS + 16);
     let words = words.context("it is too short for a stub of the board's")?;
     ensure!(

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything that is checked, one line each.
 
 mod bringup;
+mod card;
 mod checks;
 mod commands;
 mod crash;
@@ -9,6 +10,7 @@ mod guests;
 mod image;
 pub mod ledger;
 mod linux;
+mod own;
 mod refusals;
 mod stock;
 mod stops;
@@ -83,7 +85,8 @@ impl Test {
             || refusals::names().any(|name| ledger.wants(name))
             || stops::names().any(|name| ledger.wants(&name))
             || commands::names().any(|name| ledger.wants(name))
-            || bringup::names().any(|name| ledger.wants(name));
+            || bringup::names().any(|name| ledger.wants(name))
+            || card::names().any(|name| ledger.wants(name));
         if ledger.wants("guest/") || !elsewhere {
             guests::run(&workshop, &mut ledger, self.bare);
         }
@@ -92,6 +95,7 @@ impl Test {
             refusals::run(&workshop, &mut ledger);
             crash::run(&workshop, &mut ledger);
             stops::run(&workshop, &mut ledger);
+            card::run(&workshop, &mut ledger);
             bringup::run(&workshop, &mut ledger);
         }
         if !self.quick && !self.bare {

@@ -175,10 +175,22 @@ pub fn ticks() -> u64 {
 
 /// Milliseconds of it.
 pub fn millis() -> u64 {
-    let frequency: u64;
+    ticks() / (frequency() / 1000).max(1)
+}
+
+/// Looks at no device for 20 us, in which no receiver fills up: [`crate::uart::DEPTH`] bytes take 174 us at 921600
+/// baud. (QEMU fills it meanwhile, where CPUs and devices take turns.)
+pub fn rest() {
+    let begin = ticks();
+    while ticks() - begin < frequency() / 50_000 {}
+}
+
+/// Ticks of the counter in a second.
+fn frequency() -> u64 {
+    let frequency;
     // SAFETY: it reads a register that changes nothing.
     unsafe { asm!("mrs {}, cntfrq_el0", out(reg) frequency, options(nomem, nostack)) };
-    ticks() / (frequency / 1000).max(1)
+    frequency
 }
 
 /// Does nothing more.

@@ -53,14 +53,21 @@ fn serve(uart: &mut Uart, tree: Tree) -> ! {
     // A number that the last reset did not have: the counter's, whose low bits no two starts share.
     let life = board::ticks() as u32;
     let mut loader = Loader::new(Pi::new(tree), life, uart.fastest(), board::millis());
+    let mut incoming = [0; uart::DEPTH];
+    let mut outgoing = None;
     loop {
-        while let Some(byte) = uart.read() {
-            loader.receive(board::millis(), byte);
+        // The receiver is emptied before anything is made of what it had, and fills again meanwhile.
+        let count = uart.read(&mut incoming);
+        let now = board::millis();
+        for &byte in &incoming[..count] {
+            loader.receive(now, byte);
         }
-        while uart.can_write()
-            && let Some(byte) = loader.transmit()
+        outgoing = outgoing.or_else(|| loader.transmit());
+        while let Some(byte) = outgoing
+            && uart.can_write()
         {
             uart.write(byte);
+            outgoing = loader.transmit();
         }
         match loader.poll(board::millis()) {
             Action::None => {}
@@ -72,6 +79,9 @@ fn serve(uart: &mut Uart, tree: Tree) -> ! {
                 uart.drain();
                 loader.board().start();
             }
+        }
+        if count == 0 && outgoing.is_none() {
+            board::rest();
         }
     }
 }

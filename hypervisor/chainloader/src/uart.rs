@@ -45,6 +45,9 @@ const MINI_IDLE: u32 = 1 << 6;
 /// What config.txt sets the PL011's clock to, should the firmware not say.
 const CLOCK: u32 = 48_000_000;
 
+/// Bytes that the PL011's receiver holds (DDI0183 2.4.2).
+pub const DEPTH: usize = 16;
+
 /// The line's UART.
 pub struct Uart {
     kind: Kind,
@@ -108,8 +111,21 @@ impl Uart {
         board::read(PL011 + DR);
     }
 
+    /// Takes the bytes that have come, as many as `bytes` has room for; answers how many.
+    pub fn read(&mut self, bytes: &mut [u8]) -> usize {
+        let mut count = 0;
+        for (place, byte) in bytes
+            .iter_mut()
+            .zip(core::iter::from_fn(|| self.read_one()))
+        {
+            *place = byte;
+            count += 1;
+        }
+        count
+    }
+
     /// A byte that has come, if one has.
-    pub fn read(&mut self) -> Option<u8> {
+    fn read_one(&mut self) -> Option<u8> {
         match self.kind {
             Kind::Pl011(_) if board::read(PL011 + FR) & RX_EMPTY == 0 => {
                 // Bits 8 to 11 tell of errors; a checksum does, too.

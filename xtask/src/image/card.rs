@@ -40,6 +40,29 @@ pub fn write(path: &Path, files: &[Entry]) -> Result<()> {
     build().with_context(|| format!("cannot write the image {}", path.display()))
 }
 
+/// The files on the card at `path`.
+pub fn read(path: &Path) -> Result<Vec<Entry>> {
+    let read = || -> Result<Vec<Entry>> {
+        let mut disk = File::open(path)?;
+        let mut sector = [0; 512];
+        disk.read_exact(&mut sector)?;
+        let size: [u8; 4] = sector[458..462].try_into()?;
+        let size = u64::from(u32::from_le_bytes(size)) * SECTOR;
+        let system = FileSystem::new(Partition { disk, size, at: 0 }, FsOptions::new())?;
+        let mut files = Vec::new();
+        for entry in system.root_dir().iter() {
+            let entry = entry?;
+            if entry.is_file() {
+                let mut bytes = Vec::new();
+                entry.to_file().read_to_end(&mut bytes)?;
+                files.push((entry.file_name(), bytes));
+            }
+        }
+        Ok(files)
+    };
+    read().with_context(|| format!("cannot read the card {}", path.display()))
+}
+
 fn fill(mut disk: File, files: &[Entry]) -> Result<()> {
     let bytes: u64 = files.iter().map(|(_, bytes)| bytes.len() as u64).sum();
     let size = (bytes + SPARE).max(LEAST).next_multiple_of(ALIGNMENT);
@@ -153,17 +176,11 @@ mod tests {
     fn the_files_are_on_the_first_partition() {
         let path = scratch("read");
         write(&path, &files()).unwrap();
+        assert_eq!(read(&path).unwrap(), files());
         let disk = File::open(&path).unwrap();
         let size = LEAST;
-        let partition = Partition { disk, size, at: 0 };
-        let system = FileSystem::new(partition, FsOptions::new()).unwrap();
+        let system = FileSystem::new(Partition { disk, size, at: 0 }, FsOptions::new()).unwrap();
         assert_eq!(system.fat_type(), FatType::Fat32);
-        for (name, bytes) in files() {
-            let mut read = Vec::new();
-            let mut file = system.root_dir().open_file(&name).unwrap();
-            file.read_to_end(&mut read).unwrap();
-            assert_eq!(read, bytes, "{name}");
-        }
         std::fs::remove_file(&path).unwrap();
     }
 

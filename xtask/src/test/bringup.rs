@@ -1,24 +1,29 @@
 //! `cargo xtask bringup` without a board: QEMU's raspi4b with the chainloader on its card, behind a
 //! pseudo-terminal, and a line in between on which things go wrong.
 
+mod emulated;
+mod monitor;
+
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Write};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use chainload::fault::{Faults, Rates};
 
 use super::ledger::Ledger;
+use super::own;
 use crate::board::Board;
 use crate::bringup::load::{Cargo, Terms, Told};
-use crate::bringup::{Bringup, start};
+use crate::bringup::start;
 use crate::build::{self, Program};
 use crate::qemu::Machine;
 use crate::serial::{Line, Port};
 use crate::tools;
 use crate::workshop::Workshop;
+
+use emulated::Emulated;
 
 /// What a row does to the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,12 +57,15 @@ const ROWS: [(&str, Trouble); 8] = [
     ("bringup/wrong-image", Trouble::WrongImage),
 ];
 
-/// The row that runs the guest tests over the line, as on a board.
+/// The rows that do what is done on a board: the guest tests and the kdump job over the line.
 const TESTS: &str = "bringup/guest-tests";
+const KDUMP: &str = "bringup/kdump";
 
 /// Their names.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    ROWS.iter().map(|(name, _)| *name).chain([TESTS])
+    ROWS.iter()
+        .map(|(name, _)| *name)
+        .chain([monitor::NAME, TESTS, KDUMP])
 }
 
 /// Runs them.
@@ -75,9 +83,11 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     for (name, trouble) in ROWS {
         ledger.check(name, || bench.row(trouble));
     }
-    // It takes as long as the tests themselves, which have rows of their own.
+    ledger.check(monitor::NAME, || monitor::check(workshop, &bench.machine));
+    // They take as long as the tests and the job themselves, which have rows of their own.
     if workshop.board == Board::Raspi4b || ledger.is_filtered() {
         ledger.check(TESTS, || bench.guest_tests());
+        ledger.check(KDUMP, || bench.kdump(workshop));
     }
 }
 
@@ -147,23 +157,54 @@ impl Bench {
         judge(trouble, result, &tale)
     }
 
-    /// The whole command with a hypervisor and its guests, by its own rules, and its record once more.
+    /// The whole command with a hypervisor and the guest tests, and its record once more.
     fn guest_tests(&self) -> Result<String> {
         let board = Emulated::start(&self.machine)?;
-        let port = board.path.clone();
-        let live = Bringup::of_tests(Some(&port), &self.record).execute()?;
+        self.run("tests", &board)?;
         drop(board);
-        let replayed = Bringup::of_tests(None, &self.record).execute()?;
-        let success = format!("{:?}", std::process::ExitCode::SUCCESS);
-        ensure!(
-            format!("{live:?}") == success,
-            "the guest tests failed over the line; what failed is said above"
-        );
-        ensure!(
-            format!("{replayed:?}") == success,
-            "the record is judged otherwise than the run"
-        );
+        self.replay(None)?;
         Ok("and its record".into())
+    }
+
+    /// The same with Linux, which writes its dump to the card that the loader came from.
+    fn kdump(&self, workshop: &Workshop) -> Result<String> {
+        let card = workshop.output("bringup-card.img")?;
+        let folder = workshop.output("bringup-card")?;
+        let mut image = own::xtask()?;
+        image.args(["image", "rpi4", "--chainloader", "--without-firmware"]);
+        image.arg("--out").arg(&folder).arg("--img").arg(&card);
+        own::succeed(&mut image)?;
+        // QEMU takes no other sizes.
+        let file = fs::File::options().write(true).open(&card)?;
+        file.set_len(file.metadata()?.len().next_power_of_two())
+            .with_context(|| format!("cannot extend {}", card.display()))?;
+        let mut machine = self.machine.clone();
+        machine.disks = vec![card.clone()];
+        let board = Emulated::start(&machine)?;
+        self.run("kdump", &board)?;
+        drop(board);
+        self.replay(Some(&card))?;
+        fs::remove_file(&card).with_context(|| format!("cannot remove {}", card.display()))?;
+        Ok("and its record with the card".into())
+    }
+
+    fn run(&self, jobs: &str, board: &Emulated) -> Result<()> {
+        let mut command = own::xtask()?;
+        command.args(["bringup", "rpi4", "--wait", "60", "--jobs", jobs]);
+        command.arg("--port").arg(&board.path);
+        command.arg("--record").arg(&self.record);
+        own::succeed(&mut command)
+    }
+
+    fn replay(&self, card: Option<&Path>) -> Result<()> {
+        let mut command = own::xtask()?;
+        command
+            .args(["bringup", "rpi4", "--replay"])
+            .arg(&self.record);
+        if let Some(card) = card {
+            command.arg("--card").arg(card);
+        }
+        own::succeed(&mut command)
     }
 }
 
@@ -356,80 +397,5 @@ impl Line for Troubled {
 
     fn set_rate(&mut self, rate: u32) -> Result<()> {
         self.port.set_rate(rate)
-    }
-}
-
-/// A running QEMU whose serial line is a pseudo-terminal; killed when dropped.
-struct Emulated {
-    child: Child,
-    monitor: ChildStdin,
-    path: PathBuf,
-}
-
-/// How long QEMU may take to say where its line is.
-const UP: Duration = Duration::from_secs(30);
-
-impl Emulated {
-    fn start(machine: &Machine) -> Result<Self> {
-        let mut command = Command::new(&machine.qemu);
-        for argument in machine.arguments() {
-            if argument == "stdio,id=console,signal=off" {
-                command.arg("pty,id=console");
-            } else {
-                command.arg(argument);
-            }
-        }
-        let mut child = command
-            .args(["-monitor", "stdio"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("cannot start QEMU")?;
-        let monitor = child.stdin.take().context("QEMU has no input")?;
-        let output = child.stdout.take().context("QEMU has no output")?;
-        let mut emulated = Self {
-            child,
-            monitor,
-            path: PathBuf::new(),
-        };
-        // `char device redirected to /dev/pts/3 (label console)`
-        let (sender, receiver) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                // The receiver goes once it knows.
-                let _ = sender.send(line);
-            }
-        });
-        let end = Instant::now() + UP;
-        while let Some(left) = end.checked_duration_since(Instant::now()) {
-            let line = receiver.recv_timeout(left);
-            let line = line.context("QEMU does not say where its serial line is")?;
-            let path = line.split_once("redirected to ").map(|(_, rest)| rest);
-            if let Some(path) = path.and_then(|rest| rest.split_whitespace().next()) {
-                emulated.path = Path::new(path).to_owned();
-                return Ok(emulated);
-            }
-        }
-        bail!("QEMU does not say where its serial line is")
-    }
-
-    fn port(&self) -> Result<Port> {
-        Port::open(&self.path, chainload::BASE_RATE)
-    }
-
-    fn reset(&mut self) -> Result<()> {
-        self.monitor
-            .write_all(b"system_reset\n")
-            .and_then(|()| self.monitor.flush())
-            .context("cannot reset QEMU's board")
-    }
-}
-
-impl Drop for Emulated {
-    fn drop(&mut self) {
-        // Both fail only if QEMU has ended and been waited for, which is what is wanted.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -3,13 +3,13 @@
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use super::ledger::Ledger;
+use super::own;
 use crate::build::{self, Program};
 use crate::workshop::Workshop;
 
@@ -146,8 +146,8 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
 }
 
 fn check(workshop: &Workshop, case: &Case) -> Result<()> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.arg("run").stdin(Stdio::null());
+    let mut command = own::xtask()?;
+    command.arg("run");
     command.args(["--el3", workshop.el3.name()]);
     match case.kernel {
         Kernel::Nothing => {}

@@ -66,7 +66,7 @@ impl Drgn {
             "drgn finds CPU {cpu} not in {WEDGE_FUNCTION} but in: {whole}"
         );
         ensure!(
-            stack.iter().any(|name| *name == "el0t_64_sync"),
+            stack.contains(&"el0t_64_sync"),
             "drgn finds no way from {WEDGE_FUNCTION} to user space: {whole}"
         );
         Ok(format!(

@@ -6,13 +6,13 @@ mod hibernate;
 mod life;
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::drgn::Drgn;
 use super::ledger::Ledger;
+use super::own;
 use crate::board::Board;
 use crate::console::GuestLines;
 use crate::el3::El3;
@@ -235,11 +235,10 @@ fn reboot(workshop: &Workshop, lab: &Lab) -> Result<String> {
 
 /// Has `kdump` do something twice in a row, as its user does.
 fn repeat() -> Result<String> {
-    let output = Command::new(std::env::current_exe()?)
+    let output = own::xtask()?
         .args(["kdump", "--cpus", "2", "--scenario", "sysrq-l"])
         .args(["--repeat", "2"])
         .arg(format!("--timeout={}", TIMEOUT.as_secs()))
-        .stdin(Stdio::null())
         .output()
         .context("cannot run xtask")?;
     let said = String::from_utf8_lossy(&output.stdout);

@@ -9,6 +9,7 @@ use std::process::{ChildStdout, Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 use super::ledger::Ledger;
+use super::own;
 use crate::archive::Archive;
 use crate::cache::{remove, unwritable};
 use crate::initramfs;
@@ -131,7 +132,7 @@ fn extract(package: &Path, to: &Path) -> Result<()> {
 /// Boots `kernel` with `run`, and uses its shell.
 fn use_shell(workshop: &Workshop, kernel: &Stock) -> Result<()> {
     let initramfs = initramfs::ensure(&workshop.cache, None, &workshop.progress)?;
-    let mut run = Command::new(std::env::current_exe()?)
+    let mut run = own::xtask()?
         .arg("run")
         .arg("--kernel")
         .arg(&kernel.vmlinuz)

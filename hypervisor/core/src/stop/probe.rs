@@ -5,8 +5,8 @@ use hv_abi::{psci, sdei, smccc};
 /// What firmware said of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offer {
-    /// It is older than PSCI 1.0 or knows nothing of SMCCC: an unknown call may do anything.
-    TooOld,
+    /// There is none, it is older than PSCI 1.0, or knows nothing of SMCCC: an unknown call may do anything.
+    NoSmccc,
     /// It has no SDEI.
     Absent,
     /// It has one of another major version than 1.
@@ -21,11 +21,11 @@ pub fn probe(mut call: impl FnMut(u32, u64) -> i64) -> Offer {
     /// PSCI_VERSION 1.0, the first with PSCI_FEATURES (DEN0022 5.1.1).
     const PSCI_1_0: i64 = 1 << 16;
     if call(psci::VERSION, 0) < PSCI_1_0 {
-        return Offer::TooOld;
+        return Offer::NoSmccc;
     }
     // As a status, which is 32 bits wide.
     if (call(psci::FEATURES, smccc::VERSION.into()) as i32) < 0 {
-        return Offer::TooOld;
+        return Offer::NoSmccc;
     }
     match call(sdei::Call::Version as u32, 0) {
         ..0 => Offer::Absent,
@@ -104,14 +104,14 @@ mod tests {
             psci::VERSION => 2,
             _ => panic!("{function:#x} must not be called"),
         };
-        assert_eq!(probe(asked), Offer::TooOld);
+        assert_eq!(probe(asked), Offer::NoSmccc);
         let no_smccc = |function, _| match function {
             psci::VERSION => 0x10000,
             psci::FEATURES => 0xffff_ffff,
             _ => panic!("{function:#x} must not be called"),
         };
-        assert_eq!(probe(no_smccc), Offer::TooOld);
-        assert_eq!(probe(|_, _| -1), Offer::TooOld);
+        assert_eq!(probe(no_smccc), Offer::NoSmccc);
+        assert_eq!(probe(|_, _| -1), Offer::NoSmccc);
     }
 
     #[test]
