@@ -217,6 +217,7 @@ pub fn matters(line: &str) -> bool {
 }
 
 /// What every run needs, built once.
+#[derive(Clone)]
 pub struct Lab {
     qemu: PathBuf,
     board: Board,
@@ -342,7 +343,12 @@ impl Lab {
         machine.memory_mib = memory_mib;
         machine.initrd = Some(bundle);
         machine.disks = vec![disk];
-        machine.firmware = self.firmware.clone();
+        // Runs may go side by side, each with files of its own.
+        machine.firmware = self.firmware.clone().map(|firmware| Firmware {
+            devicetree: folder.file("el3.dtb"),
+            log: folder.file("el3.log"),
+            ..firmware
+        });
         machine.icount = plan.icount;
         machine.icount_shift = ICOUNT_SHIFT;
         Ok(machine)

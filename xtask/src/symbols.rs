@@ -9,12 +9,14 @@ use object::read::elf::ElfFile;
 use object::{LittleEndian, Object, ObjectSymbol, SymbolKind};
 
 /// The functions of a program, by address.
+#[derive(Clone)]
 pub struct Symbols {
     functions: Vec<Function>,
     /// Where its exception table was linked to.
     vectors: Option<u64>,
 }
 
+#[derive(Clone)]
 struct Function {
     start: u64,
     /// In bytes; 0 if the symbol does not say.

@@ -137,18 +137,23 @@ fn plan(tests: &[Test], bare: bool, board: Board) -> Vec<Boot> {
     };
     // A board has one model; the others are for virt.
     let every_test = board.model().map_or(EVERY_TEST, |_| board.name());
+    let own = |label: &str| -> Vec<Boot> {
+        let tests = tests.iter().filter(|test| test.own_boot);
+        tests
+            .map(|test| Boot {
+                icount: test.icount,
+                config: test.config.clone(),
+                ..boot(
+                    label,
+                    test.cpus,
+                    &format!("test={}", test.name),
+                    std::slice::from_ref(test),
+                )
+            })
+            .collect()
+    };
     let mut boots = vec![boot(every_test, most(&shared), "test=shared", &shared)];
-    for test in tests.iter().filter(|test| test.own_boot) {
-        let mut own = boot(
-            every_test,
-            test.cpus,
-            &format!("test={}", test.name),
-            std::slice::from_ref(test),
-        );
-        own.icount = test.icount;
-        own.config = test.config.clone();
-        boots.push(own);
-    }
+    boots.extend(own(every_test));
     if !counted.is_empty() {
         let mut boot = boot("icount", most(&counted), "test=metrics", &counted);
         boot.icount = true;
@@ -171,6 +176,10 @@ fn plan(tests: &[Test], bare: bool, board: Board) -> Vec<Boot> {
             ..boot(label, GICV2_CPUS, words, tests)
         };
         boots.push(gicv2("virt-gicv2", "test=shared", &shared));
+        boots.extend(own("virt-gicv2").into_iter().map(|boot| Boot {
+            board: Board::VirtGicv2,
+            ..boot
+        }));
         let mut counts = gicv2("virt-gicv2-icount", "test=metrics", &counted);
         counts.icount = true;
         boots.push(counts);
@@ -189,9 +198,10 @@ fn plan(tests: &[Test], bare: bool, board: Board) -> Vec<Boot> {
             boot.words.push_str(" bare");
         }
     }
-    // The firmware that interrupts EL3 is virt's.
-    let has_probe = board.model().is_none();
-    boots.retain(|boot| !boot.tests.is_empty() && (has_probe || !is_probe(&boot.config)));
+    // The firmware that interrupts EL3 is virt's, and made for its GIC.
+    boots.retain(|boot| {
+        !boot.tests.is_empty() && (boot.board == Board::Virt || !is_probe(&boot.config))
+    });
     boots
 }
 
@@ -495,7 +505,7 @@ mod tests {
         assert_eq!(words, [("test=shared", 4)]);
         let gicv2 = boots.iter().filter(|boot| boot.board == Board::VirtGicv2);
         let words: Vec<&str> = gicv2.map(|boot| boot.words.as_str()).collect();
-        assert_eq!(words, ["test=shared", "test=metrics icount"]);
+        assert_eq!(words, ["test=shared", "test=c", "test=metrics icount"]);
         assert!(
             boots
                 .iter()

@@ -25,8 +25,11 @@ use crate::workshop::Workshop;
 
 use cases::{CASES, Case, USUAL};
 
-/// The usual case on the machine with a GICv2.
-const GICV2: &str = "linux/gicv2/one-of-4";
+/// The usual case, for the machine with a GICv2.
+const GICV2: Case = Case {
+    name: "linux/gicv2/one-of-4",
+    ..USUAL
+};
 
 /// The name of the run with SDEI off, whose dump must lack the wedged CPU.
 const CONTROL: &str = "linux/kdump/without-sdei-fails";
@@ -47,13 +50,17 @@ const TIMEOUT: Duration = Duration::from_secs(600);
 pub fn names() -> impl Iterator<Item = &'static str> {
     let cases = CASES.iter().map(|case| case.name);
     cases
-        .chain([CONTROL, DEBUGGER, GICV2, REBOOT, REPEAT])
+        .chain([CONTROL, DEBUGGER, GICV2.name, REBOOT, REPEAT])
         .chain(firmware::names())
         .chain(life::names())
         .chain(hibernate::names())
 }
 
-/// Runs them; the one that takes CPUs off and on does so for so many minutes.
+/// A test and what it runs.
+type Run<'a> = (String, Box<dyn Fn() -> Result<String> + Sync + 'a>);
+
+/// Runs them, side by side, as each leaves CPUs of the host idle for most of its time; the one that takes CPUs off
+/// and on does so for so many minutes.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
     if !names().any(|name| ledger.wants(name)) {
         return;
@@ -62,57 +69,55 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
         return;
     };
     open_dump(workshop, &lab, ledger);
-    let run = |lab: &Lab, case: &Case, ledger: &mut Ledger| {
-        ledger.check(case.name, || {
-            Ok(remark(&run_case(workshop, lab, case, None)?))
-        });
-    };
+    let gicv2 = lab.clone().on(Board::VirtGicv2);
+    let fits = |case: &&Case| workshop.board.cpus(case.cpus) == case.cpus;
     let (plain, patched): (Vec<&Case>, Vec<&Case>) = CASES[1..]
         .iter()
-        .filter(|case| ledger.wants(case.name) && workshop.board.cpus(case.cpus) == case.cpus)
+        .filter(fits)
         .partition(|case| matches!(case.fate, None | Some(Fate::Park)));
-    let (counted, timed): (Vec<&Case>, Vec<&Case>) =
-        plain.into_iter().partition(|case| case.icount);
-    let counted: Vec<_> = counted
-        .into_iter()
-        .map(|case| (case.name.to_owned(), case))
-        .collect();
-    ledger.check_each(&counted, |_, case| {
-        Ok(remark(&run_case(workshop, &lab, case, None)?))
-    });
-    for case in timed {
-        run(&lab, case, ledger);
+    let mut runs: Vec<Run<'_>> = life::runs(workshop, &lab, minutes).collect();
+    runs.extend(
+        plain
+            .into_iter()
+            .map(|plain| case_run(workshop, &lab, plain)),
+    );
+    if workshop.el3 == El3::None {
+        runs.push(case_run(workshop, &gicv2, &GICV2));
     }
-    let is_faulty_wanted = firmware::names().any(|name| ledger.wants(name));
-    if (is_faulty_wanted || !patched.is_empty())
-        && let Some(lab) = prepare(workshop, Edition::Endings, ledger)
-    {
-        for case in patched {
-            run(&lab, case, ledger);
-        }
-        firmware::run(workshop, &lab, ledger);
+    runs.push((REBOOT.into(), Box::new(|| reboot(workshop, &lab))));
+    runs.extend(hibernate::runs(workshop, &lab));
+    runs.push((REPEAT.into(), Box::new(repeat)));
+    runs.push((CONTROL.into(), Box::new(|| without_sdei(workshop, &lab))));
+    check_each(ledger, &runs);
+    let is_patched_wanted = patched.iter().any(|case| ledger.wants(case.name))
+        || firmware::names().any(|name| ledger.wants(name));
+    if is_patched_wanted && let Some(lab) = prepare(workshop, Edition::Endings, ledger) {
+        let mut runs: Vec<Run<'_>> = firmware::runs(workshop, &lab).collect();
+        runs.extend(
+            patched
+                .into_iter()
+                .map(|patched| case_run(workshop, &lab, patched)),
+        );
+        check_each(ledger, &runs);
     }
-    if ledger.wants(GICV2)
-        && workshop.el3 == El3::None
-        && let Some(lab) = prepare(workshop, Edition::Plain, ledger)
-    {
-        let case = Case {
-            name: GICV2,
-            ..USUAL
-        };
-        run(&lab.on(Board::VirtGicv2), &case, ledger);
-    }
-    ledger.check(REBOOT, || reboot(workshop, &lab));
-    life::run(workshop, &lab, ledger, minutes);
-    hibernate::run(workshop, &lab, ledger);
-    ledger.check(REPEAT, repeat);
-    ledger.check(CONTROL, || {
-        let plan = Plan {
-            sdei: false,
-            ..CASES[0].plan()?
-        };
-        control(&run_plan(workshop, &lab, plan, None)?)
-    });
+}
+
+fn case_run<'a>(workshop: &'a Workshop, lab: &'a Lab, case: &'a Case) -> Run<'a> {
+    let run = move || Ok(remark(&run_case(workshop, lab, case, None)?));
+    (case.name.to_owned(), Box::new(run))
+}
+
+fn check_each(ledger: &mut Ledger, runs: &[Run<'_>]) {
+    ledger.check_each(runs, |_, run| run());
+}
+
+/// The first case with SDEI off.
+fn without_sdei(workshop: &Workshop, lab: &Lab) -> Result<String> {
+    let plan = Plan {
+        sdei: false,
+        ..CASES[0].plan()?
+    };
+    control(&run_plan(workshop, lab, plan, None)?)
 }
 
 /// Builds the hypervisor and the guest; what keeps it from that is a failure.

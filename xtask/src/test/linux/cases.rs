@@ -22,8 +22,7 @@ pub struct Case {
     pub fate: Option<Fate>,
     /// Whether CPU_ON takes back a CPU that is parked in an event.
     pub reclaim: bool,
-    /// Whether time is what the CPUs execute: then other work on the host changes nothing, and such
-    /// cases run side by side.
+    /// Whether time is what the CPUs execute: then other work on the host changes nothing.
     pub icount: bool,
 }
 

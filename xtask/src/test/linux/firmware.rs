@@ -5,12 +5,11 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 
 use super::cases::USUAL;
-use super::{TIMEOUT, control, run_plan};
+use super::{Run, TIMEOUT, control, run_plan};
 use crate::console::GuestLines;
 use crate::kdump::Lab;
 use crate::lab::{Fate, Folder, Plan};
 use crate::qemu::Happening;
-use crate::test::ledger::Ledger;
 use crate::workshop::Workshop;
 
 /// CPU_OFF in the event, as TF-A 2.12 handles it: the capture kernel hangs when it starts that CPU.
@@ -24,23 +23,22 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     [HANG, LOST].into_iter()
 }
 
-/// Runs them on a kernel that has a choice of endings.
-pub fn run(workshop: &Workshop, lab: &Lab, ledger: &mut Ledger) {
-    ledger.check(LOST, || {
-        let plan = Plan {
-            firmware: "signal-lost=1".into(),
-            ..USUAL.plan()?
-        };
-        control(&run_plan(workshop, lab, plan, None)?)
-    });
-    ledger.check(HANG, || {
-        let plan = Plan {
-            fate: Some(Fate::Off),
-            firmware: "tfa-2.12".into(),
-            ..USUAL.plan()?
-        };
-        hang(workshop, lab, &plan)
-    });
+/// Them, on a kernel that has a choice of endings; the longest first.
+pub fn runs<'a>(workshop: &'a Workshop, lab: &'a Lab) -> impl Iterator<Item = Run<'a>> {
+    let runs: [Run<'a>; 2] = [
+        (HANG.into(), Box::new(|| hang(workshop, lab))),
+        (LOST.into(), Box::new(|| lose(workshop, lab))),
+    ];
+    runs.into_iter()
+}
+
+/// A run in which the wedged CPU is missing, as it must be.
+fn lose(workshop: &Workshop, lab: &Lab) -> Result<String> {
+    let plan = Plan {
+        firmware: "signal-lost=1".into(),
+        ..USUAL.plan()?
+    };
+    control(&run_plan(workshop, lab, plan, None)?)
 }
 
 /// How long a hang is watched, unless the kernel itself says so before; what hangs here takes seconds
@@ -48,11 +46,16 @@ pub fn run(workshop: &Workshop, lab: &Lab, ledger: &mut Ledger) {
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// The capture kernel must start the CPU that went off in the event, and never come up.
-fn hang(workshop: &Workshop, lab: &Lab, plan: &Plan) -> Result<String> {
+fn hang(workshop: &Workshop, lab: &Lab) -> Result<String> {
+    let plan = Plan {
+        fate: Some(Fate::Off),
+        firmware: "tfa-2.12".into(),
+        ..USUAL.plan()?
+    };
     let folder = Folder::create(None, &workshop.output("runs")?)?;
     // Its own console comes up too late.
     let bootargs = format!("{} earlycon=pl011,0x9000000", plan.bootargs());
-    let machine = lab.machine(plan, &bootargs, &folder)?;
+    let machine = lab.machine(&plan, &bootargs, &folder)?;
     let mut session = machine.start(Some(TIMEOUT))?;
     let mut lines = GuestLines::default();
     let (mut has_left, mut has_begun) = (false, false);

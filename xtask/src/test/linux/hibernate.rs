@@ -3,8 +3,8 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::TIMEOUT;
 use super::cases::USUAL;
+use super::{Run, TIMEOUT};
 use crate::board::Board;
 use crate::console::GuestLines;
 use crate::cpulist::CpuList;
@@ -12,7 +12,6 @@ use crate::evidence::Drain;
 use crate::kdump::Lab;
 use crate::lab::Folder;
 use crate::qemu::{Happening, Machine};
-use crate::test::ledger::Ledger;
 use crate::workshop::Workshop;
 
 /// Linux unregisters event 0 and powers off; restored, it registers it on every CPU, and each takes it. So does
@@ -24,15 +23,12 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     [HIBERNATE].into_iter()
 }
 
-/// Runs them.
-pub fn run(workshop: &Workshop, lab: &Lab, ledger: &mut Ledger) {
-    if workshop.board == Board::Raspi4b {
-        if ledger.wants(HIBERNATE) {
-            ledger.skipped(HIBERNATE, "it resumes from a virtio disk");
-        }
-        return;
-    }
-    ledger.check(HIBERNATE, || hibernate(workshop, lab));
+/// Them; none on a board, as it resumes from a virtio disk.
+pub fn runs<'a>(workshop: &'a Workshop, lab: &'a Lab) -> impl Iterator<Item = Run<'a>> {
+    let run: Run<'a> = (HIBERNATE.into(), Box::new(|| hibernate(workshop, lab)));
+    (workshop.board != Board::Raspi4b)
+        .then_some(run)
+        .into_iter()
 }
 
 /// What was seen of one boot.

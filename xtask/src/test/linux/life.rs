@@ -5,13 +5,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::cases::{Case, USUAL};
-use super::{TIMEOUT, demand_hardening};
+use super::{Run, TIMEOUT, demand_hardening};
 use crate::console::GuestLines;
 use crate::evidence::{Drain, Story};
 use crate::kdump::Lab;
 use crate::lab::Folder;
 use crate::qemu::Happening;
-use crate::test::ledger::Ledger;
 use crate::workshop::Workshop;
 
 /// CPUs go off and on while all are sent event 0, for their backtraces, and the kernel has nothing to complain
@@ -30,9 +29,14 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     [LIFE].into_iter()
 }
 
-/// Runs them.
-pub fn run(workshop: &Workshop, lab: &Lab, ledger: &mut Ledger, minutes: u32) {
-    ledger.check(LIFE, || live(workshop, lab, minutes));
+/// Them, for so many minutes.
+pub fn runs<'a>(
+    workshop: &'a Workshop,
+    lab: &'a Lab,
+    minutes: u32,
+) -> impl Iterator<Item = Run<'a>> {
+    let run: Run<'a> = (LIFE.into(), Box::new(move || live(workshop, lab, minutes)));
+    [run].into_iter()
 }
 
 /// What was seen of it.
