@@ -29,10 +29,13 @@ stub:
     mov     x0, #(1 << 6)
     msr     S3_1_C15_C2_1, x0
 
-    // The counter's frequency, which is what software believes; no offset for EL1.
+    // The counter's frequency, which is what software believes. A board's register does not say at first; QEMU's does,
+    // and says another where instructions are counted.
+    mrs     x0, cntfrq_el0
+    cbnz    x0, 1f
     ldr     w0, =54000000
     msr     cntfrq_el0, x0
-    msr     cntvoff_el2, xzr
+1:  msr     cntvoff_el2, xzr            // no offset for EL1
 
     // FP/SIMD does not trap to EL3 (TFP 0, the rest RES1); EL2 may write the A72's own registers (ACTLR_EL3).
     mov     x0, #0x33ff

@@ -6,7 +6,9 @@ mod monitor;
 
 use std::collections::VecDeque;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -57,15 +59,15 @@ const ROWS: [(&str, Trouble); 8] = [
     ("bringup/wrong-image", Trouble::WrongImage),
 ];
 
-/// The rows that do what is done on a board: the guest tests and the kdump job over the line.
+/// The rows that do what is done on a board: the guest tests over the line; and they and the kdump job.
 const TESTS: &str = "bringup/guest-tests";
-const KDUMP: &str = "bringup/kdump";
+const WHOLE: &str = "bringup/whole";
 
 /// Their names.
 pub fn names() -> impl Iterator<Item = &'static str> {
     ROWS.iter()
         .map(|(name, _)| *name)
-        .chain([monitor::NAME, TESTS, KDUMP])
+        .chain([monitor::NAME, TESTS, WHOLE])
 }
 
 /// Runs them.
@@ -87,7 +89,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     // They take as long as the tests and the job themselves, which have rows of their own.
     if workshop.board == Board::Raspi4b || ledger.is_filtered() {
         ledger.check(TESTS, || bench.guest_tests());
-        ledger.check(KDUMP, || bench.kdump(workshop));
+        ledger.check(WHOLE, || bench.whole(workshop));
     }
 }
 
@@ -160,14 +162,15 @@ impl Bench {
     /// The whole command with a hypervisor and the guest tests, and its record once more.
     fn guest_tests(&self) -> Result<String> {
         let board = Emulated::start(&self.machine)?;
-        self.run("tests", &board)?;
+        own::succeed(self.command(&board)?.args(["--jobs", "tests"]))?;
         drop(board);
         self.replay(None)?;
         Ok("and its record".into())
     }
 
-    /// The same with Linux, which writes its dump to the card that the loader came from.
-    fn kdump(&self, workshop: &Workshop) -> Result<String> {
+    /// The command as it is meant: the guest tests, then Linux, which writes its dump to the card that the loader
+    /// came from. In between somebody switches the board off and on.
+    fn whole(&self, workshop: &Workshop) -> Result<String> {
         let card = workshop.output("bringup-card.img")?;
         let folder = workshop.output("bringup-card")?;
         let mut image = own::xtask()?;
@@ -180,20 +183,32 @@ impl Bench {
             .with_context(|| format!("cannot extend {}", card.display()))?;
         let mut machine = self.machine.clone();
         machine.disks = vec![card.clone()];
-        let board = Emulated::start(&machine)?;
-        self.run("kdump", &board)?;
+        let mut board = Emulated::start(&machine)?;
+        let mut bringup = self.command(&board)?.stdout(Stdio::piped()).spawn()?;
+        let output = bringup.stdout.take().context("it has no output")?;
+        let mut said = Vec::new();
+        for line in BufReader::new(output).lines() {
+            let line = line.context("it does not write text")?;
+            if line.starts_with("now switch the board off") {
+                board.tell("system_reset")?;
+            }
+            said.push(line);
+        }
+        let ended = bringup.wait().context("cannot wait for xtask")?;
+        ensure!(ended.success(), "{ended}:\n{}", said.join("\n"));
         drop(board);
         self.replay(Some(&card))?;
         fs::remove_file(&card).with_context(|| format!("cannot remove {}", card.display()))?;
         Ok("and its record with the card".into())
     }
 
-    fn run(&self, jobs: &str, board: &Emulated) -> Result<()> {
+    /// The command on `board`, recorded.
+    fn command(&self, board: &Emulated) -> Result<Command> {
         let mut command = own::xtask()?;
-        command.args(["bringup", "rpi4", "--wait", "60", "--jobs", jobs]);
+        command.args(["bringup", "rpi4", "--wait", "60"]);
         command.arg("--port").arg(&board.path);
         command.arg("--record").arg(&self.record);
-        own::succeed(&mut command)
+        Ok(command)
     }
 
     fn replay(&self, card: Option<&Path>) -> Result<()> {
