@@ -43,6 +43,8 @@ pub struct Machine {
     pub append: String,
     /// Raw disk images, each a virtio-blk device; on a board the one SD card.
     pub disks: Vec<PathBuf>,
+    /// Whether a board's console is its mini-UART, and not its PL011.
+    pub mini_uart: bool,
     /// Count instructions: one per nanosecond of machine time, unless `icount_shift` says otherwise,
     /// on one host thread, and alike in every run.
     pub icount: bool,
@@ -72,6 +74,7 @@ impl Machine {
             initrd: None,
             append: String::new(),
             disks: Vec::new(),
+            mini_uart: false,
             icount: false,
             icount_shift: 0,
             steps: false,
@@ -124,6 +127,10 @@ impl Machine {
             line.flag("-no-reboot");
         }
         line.option("-chardev", "stdio,id=console,signal=off");
+        if self.mini_uart {
+            // QEMU's first is the PL011.
+            line.option("-serial", "null");
+        }
         line.option("-serial", CONSOLE);
         match &self.firmware {
             None => self.boot_by_qemu(&mut line),
@@ -230,6 +237,7 @@ impl Machine {
                 memory_mib: self.memory_mib.max(raspi4b::LEAST_MIB),
                 bootargs: &self.append,
                 initrd,
+                mini_uart: self.mini_uart,
             };
             return raspi4b::devicetree::complete(stock, &firmware.devicetree, &handover);
         }

@@ -63,6 +63,8 @@ pub struct Handover<'a> {
     pub bootargs: &'a str,
     /// Where the initrd is.
     pub initrd: Option<Range<u64>>,
+    /// Whether the console is the mini-UART.
+    pub mini_uart: bool,
 }
 
 /// Reads Linux's devicetree at `stock` and writes to `completed` what the kernel is handed.
@@ -110,7 +112,9 @@ fn edit(blob: &[u8], handover: &Handover<'_>) -> Result<Vec<u8>> {
     let memory = node(&mut tree, "/memory@0")?;
     set(memory, "reg", memory_cells(handover.memory_mib))?;
     let chosen = node(&mut tree, "/chosen")?;
-    set(chosen, "stdout-path", b"serial0:115200n8\0".to_vec())?;
+    let uart = u32::from(handover.mini_uart);
+    let stdout = format!("serial{uart}:115200n8\0");
+    set(chosen, "stdout-path", stdout.into_bytes())?;
     if !handover.bootargs.is_empty() {
         let bootargs = [handover.bootargs.as_bytes(), b"\0"].concat();
         set(chosen, "bootargs", bootargs)?;
@@ -222,6 +226,7 @@ mod tests {
             memory_mib,
             bootargs,
             initrd,
+            mini_uart: false,
         };
         let blob = edit(&stock(), &handover).unwrap();
         DeviceTree::from_fdt(&Fdt::new(&blob).unwrap())
@@ -284,6 +289,7 @@ mod tests {
             memory_mib: 1024,
             bootargs: "",
             initrd: None,
+            mini_uart: false,
         };
         assert!(edit(b"nothing", &handover).is_err());
         assert!(edit(&DeviceTree::new().to_dtb(), &handover).is_err());

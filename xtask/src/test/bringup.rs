@@ -183,6 +183,8 @@ impl Bench {
             .with_context(|| format!("cannot extend {}", card.display()))?;
         let mut machine = self.machine.clone();
         machine.disks = vec![card.clone()];
+        // Off is not the end of it.
+        machine.extra = vec!["-no-shutdown".into()];
         let mut board = Emulated::start(&machine)?;
         let mut bringup = self.command(&board)?.stdout(Stdio::piped()).spawn()?;
         let output = bringup.stdout.take().context("it has no output")?;
@@ -191,6 +193,7 @@ impl Bench {
             let line = line.context("it does not write text")?;
             if line.starts_with("now switch the board off") {
                 board.tell("system_reset")?;
+                board.tell("cont")?;
             }
             said.push(line);
         }

@@ -17,8 +17,12 @@ use crate::qemu::{Happening, Machine};
 use crate::workshop::Workshop;
 use crate::{raspi4b, tools};
 
-/// Names, and what `image` is told besides.
-const ROWS: [(&str, &[&str]); 2] = [("card/stock", &[]), ("card/tfa", &["--armstub", "tfa"])];
+/// Names, what `image` is told besides, and whether the devicetree then names the other UART.
+const ROWS: [(&str, &[&str], bool); 3] = [
+    ("card/stock", &[], false),
+    ("card/tfa", &["--armstub", "tfa"], false),
+    ("card/mini-uart", &[], true),
+];
 
 /// How long a boot may take.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -28,21 +32,24 @@ const TEST: &str = "c180_event_0_reaches_a_cpu_that_spins_masked";
 
 /// Their names.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    ROWS.iter().map(|(name, _)| *name)
+    ROWS.iter().map(|(name, ..)| *name)
 }
 
 /// Runs them.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
-    for (name, options) in ROWS {
-        ledger.check(name, || boots(workshop, options));
+    for (name, options, mini_uart) in ROWS {
+        ledger.check(name, || boots(workshop, options, mini_uart));
     }
 }
 
 /// Makes a card with the test guest on it, and boots it.
-fn boots(workshop: &Workshop, options: &[&str]) -> Result<String> {
+fn boots(workshop: &Workshop, options: &[&str], mini_uart: bool) -> Result<String> {
     let pi = Workshop::open()?.on(Board::Raspi4b);
     let card = make(workshop, options)?;
-    let machine = VideoCore::read(&card)?.machine(&pi)?;
+    let machine = Machine {
+        mini_uart,
+        ..VideoCore::read(&card)?.machine(&pi)?
+    };
     fs::remove_file(&card).with_context(|| format!("cannot remove {}", card.display()))?;
     let mut session = machine.start(Some(LIMIT))?;
     let mut watch = Watch::default();

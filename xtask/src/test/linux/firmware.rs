@@ -6,6 +6,7 @@ use anyhow::{Result, bail, ensure};
 
 use super::cases::USUAL;
 use super::{Run, TIMEOUT, control, run_plan};
+use crate::board::Board;
 use crate::console::GuestLines;
 use crate::kdump::Lab;
 use crate::lab::{Fate, Folder, Plan};
@@ -54,7 +55,11 @@ fn hang(workshop: &Workshop, lab: &Lab) -> Result<String> {
     };
     let folder = Folder::create(None, &workshop.output("runs")?)?;
     // Its own console comes up too late.
-    let bootargs = format!("{} earlycon=pl011,0x9000000", plan.bootargs());
+    let pl011: u64 = match workshop.board {
+        Board::Virt | Board::VirtGicv2 => 0x900_0000,
+        Board::Raspi4b => 0xfe20_1000,
+    };
+    let bootargs = format!("{} earlycon=pl011,{pl011:#x}", plan.bootargs());
     let machine = lab.machine(&plan, &bootargs, &folder)?;
     let mut session = machine.start(Some(TIMEOUT))?;
     let mut lines = GuestLines::default();
