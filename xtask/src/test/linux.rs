@@ -59,8 +59,8 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// A test and what it runs.
 type Run<'a> = (String, Box<dyn Fn() -> Result<String> + Sync + 'a>);
 
-/// Runs them, side by side, as each leaves CPUs of the host idle for most of its time; the one that takes CPUs off
-/// and on does so for so many minutes.
+/// Runs them, side by side, as none keeps all CPUs of the host busy all the time; the one that takes CPUs off and on
+/// does so for so many minutes.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
     if !names().any(|name| ledger.wants(name)) {
         return;
