@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use firmware::HYPERVISOR_PA;
 
 use crate::board::Board;
+use crate::folder::Folder;
 use crate::raspi4b;
 use crate::workshop::Workshop;
 
@@ -78,14 +79,21 @@ impl Firmware {
                 (bios, None)
             }
         };
-        // Runs may go side by side.
-        let name = format!("el3-{}", std::process::id());
         Ok(Some(Self {
             bios,
             own_devicetree,
-            devicetree: workshop.output(&format!("{name}.dtb"))?,
-            log: workshop.output(&format!("{name}.log"))?,
+            devicetree: workshop.output("el3.dtb")?,
+            log: workshop.output("el3.log")?,
         }))
+    }
+
+    /// The same, with what a run of it writes in `folder`: runs may go side by side.
+    pub fn within(self, folder: &Folder) -> Self {
+        Self {
+            devicetree: folder.file("el3.dtb"),
+            log: folder.file("el3.log"),
+            ..self
+        }
     }
 
     /// Completes the devicetree that QEMU `dumped` with what a loader says.

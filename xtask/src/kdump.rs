@@ -18,9 +18,10 @@ use crate::build::{self, Built, Program};
 use crate::capture::Capture;
 use crate::cpulist::CpuList;
 use crate::el3::{El3, Firmware};
+use crate::folder::Folder;
 use crate::guest::{Switch, firmware, reclaim};
 use crate::kernel::{self, Edition};
-use crate::lab::{self, Fate, Folder, Plan, Scenario, Seen};
+use crate::lab::{self, Fate, Plan, Scenario, Seen};
 use crate::ladder::Ladder;
 use crate::payload::{self, Payload};
 use crate::qemu::{DEFAULT_CPU, Machine};
@@ -29,7 +30,7 @@ use crate::symbols::Symbols;
 use crate::verdict::{Evidence, Verdict};
 use crate::vmcore::{self, Vmcore};
 use crate::workshop::Workshop;
-use crate::{initramfs, tools};
+use crate::{cache, initramfs, tools};
 
 use checks::check_backtraces;
 pub use checks::check_run;
@@ -138,7 +139,7 @@ impl Kdump {
         // Of one run among many, its line is enough.
         let (verbose, terse) = (self.verbose, self.repeat > 1);
         let run = || {
-            let report = lab.run(&workshop, &request, |line| {
+            let report = lab.run(&request, |line| {
                 if verbose || (!terse && matters(line)) {
                     println!("  | {line}");
                 }
@@ -261,8 +262,10 @@ impl Lab {
         let (kernel, vmlinux) = match system {
             System::Other { kernel, vmlinux } => {
                 // The capture kernel is the same one, and kexec takes no packed Image.
-                let image = workshop.output("kernel.img")?;
-                build::write_if_new(&image, &payload::read_kernel(kernel)?)?;
+                let unpacked = payload::read_kernel(kernel)?;
+                let name = format!("kernel-{}.img", &cache::digest(&unpacked)[..16]);
+                let image = workshop.output(&name)?;
+                build::write_if_new(&image, &unpacked)?;
                 (image, vmlinux.clone())
             }
             System::Ours(edition) => {
@@ -295,14 +298,9 @@ impl Lab {
     }
 
     /// Runs a scenario and judges it. An error is what kept it from being judged.
-    pub fn run(
-        &self,
-        workshop: &Workshop,
-        request: &Request<'_>,
-        show: impl FnMut(&str),
-    ) -> Result<Report> {
+    pub fn run(&self, request: &Request<'_>, show: impl FnMut(&str)) -> Result<Report> {
         let plan = &request.plan;
-        let mut folder = Folder::create(request.keep, &workshop.output("runs")?)?;
+        let mut folder = Folder::create(request.keep)?;
         let machine = self.machine(plan, &plan.bootargs(), &folder)?;
         let seen = lab::watch(&machine, request.timeout, &folder.file("serial.log"), show)?;
         let judged = self.judge(plan, &folder, &seen);
@@ -343,12 +341,8 @@ impl Lab {
         machine.memory_mib = memory_mib;
         machine.initrd = Some(bundle);
         machine.disks = vec![disk];
-        // Runs may go side by side, each with files of its own.
-        machine.firmware = self.firmware.clone().map(|firmware| Firmware {
-            devicetree: folder.file("el3.dtb"),
-            log: folder.file("el3.log"),
-            ..firmware
-        });
+        let firmware = self.firmware.clone();
+        machine.firmware = firmware.map(|firmware| firmware.within(folder));
         machine.icount = plan.icount;
         machine.icount_shift = ICOUNT_SHIFT;
         Ok(machine)

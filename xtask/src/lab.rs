@@ -3,9 +3,8 @@
 //! The scenario travels on the kernel's command line (`lab.do=`, `lab.wedge=`, `lab.panic=`); our init
 //! in the guest carries it out and says so in `LAB:` lines.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::fs::File;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -252,53 +251,6 @@ pub fn watch(
     })
 }
 
-/// A folder for one run, so that runs do not meet. Removed when dropped, unless kept.
-pub struct Folder {
-    path: PathBuf,
-    keep: bool,
-}
-
-impl Folder {
-    /// `path` if it is given, which then stays; else one that nobody else has below `parent`.
-    pub fn create(keep: Option<&Path>, parent: &Path) -> Result<Self> {
-        static CREATED: AtomicU32 = AtomicU32::new(0);
-        let own = || {
-            let number = CREATED.fetch_add(1, Ordering::Relaxed);
-            format!("{}-{number}", std::process::id())
-        };
-        let path = match keep {
-            Some(path) => path.to_owned(),
-            None => parent.join(own()),
-        };
-        fs::create_dir_all(&path)
-            .with_context(|| format!("cannot make the folder {}", path.display()))?;
-        Ok(Self {
-            path,
-            keep: keep.is_some(),
-        })
-    }
-
-    /// Where `name` is in it.
-    pub fn file(&self, name: &str) -> PathBuf {
-        self.path.join(name)
-    }
-
-    /// Lets it stay, and says where it is.
-    pub fn keep(&mut self) -> &Path {
-        self.keep = true;
-        &self.path
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if !self.keep {
-            // What cannot be removed lies below target, where `cargo clean` gets it.
-            let _ = fs::remove_dir_all(&self.path);
-        }
-    }
-}
-
 /// An empty raw disk that takes no room until it is written.
 pub fn create_disk(path: &Path, mib: u64) -> Result<()> {
     File::create(path)
@@ -364,21 +316,5 @@ mod tests {
         let mut plan = plan(4, "2", 0);
         (plan.scenario, plan.fate) = (Scenario::SysrqL, Some(Fate::Off));
         assert!(plan.check().is_err());
-    }
-
-    #[test]
-    fn a_folder_goes_unless_it_is_kept() {
-        let parent = std::env::temp_dir().join(format!("xtask-folder-{}", std::process::id()));
-        let folder = Folder::create(None, &parent).unwrap();
-        let path = folder.file("a");
-        create_disk(&path, 1).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().len(), 1 << 20);
-        drop(folder);
-        assert!(!path.exists());
-        let mut folder = Folder::create(None, &parent).unwrap();
-        let path = folder.keep().to_owned();
-        drop(folder);
-        assert!(path.exists());
-        fs::remove_dir_all(&parent).unwrap();
     }
 }

@@ -15,6 +15,7 @@ mod doctor;
 mod el3;
 mod ending;
 mod evidence;
+mod folder;
 mod guest;
 mod image;
 mod initramfs;

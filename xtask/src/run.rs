@@ -12,6 +12,7 @@ use clap::Args;
 use crate::build::{self, Program};
 use crate::console::Line;
 use crate::ending::{Ending, Watch};
+use crate::folder::Folder;
 use crate::guest::Options;
 use crate::kernel::Edition;
 use crate::payload::Payload;
@@ -61,7 +62,10 @@ impl Run {
             None => self.options,
         };
         options.check_files()?;
-        let (mut machine, guest) = machine(&options, self.bare)?;
+        // The command that is printed names files that its reader needs.
+        let printed = workshop::output("dry-run")?;
+        let folder = Folder::create(self.dry_run.then_some(&*printed))?;
+        let (mut machine, guest) = machine(&options, self.bare, &folder)?;
         let hypervisor = workshop::output("hypervisor.elf")?;
         machine.gdb = self.gdb;
         if self.dry_run {
@@ -92,9 +96,9 @@ impl Run {
     }
 }
 
-/// Builds what is needed, and answers the machine that `options` describe, and the file that explains the
-/// guest's addresses, if there is one.
-fn machine(options: &Options, bare: bool) -> Result<(Machine, Option<PathBuf>)> {
+/// Builds what is needed, and answers the machine that `options` describe, whose files lie in `folder`, and
+/// the file that explains the guest's addresses, if there is one.
+fn machine(options: &Options, bare: bool, folder: &Folder) -> Result<(Machine, Option<PathBuf>)> {
     let (cpus, memory_mib) = (options.cpus()?, options.memory_mib()?);
     let el3 = options.el3.unwrap_or_default();
     let board = options.machine.unwrap_or_default();
@@ -118,7 +122,7 @@ fn machine(options: &Options, bare: bool) -> Result<(Machine, Option<PathBuf>)> 
         machine.append = given.bootargs;
         machine
     } else {
-        let bundle = workshop.output("run.itb")?;
+        let bundle = folder.file("bundle.itb");
         Payload {
             kernel: &given.kernel,
             initrd: given.initrd.as_deref(),
@@ -129,7 +133,8 @@ fn machine(options: &Options, bare: bool) -> Result<(Machine, Option<PathBuf>)> 
         let mut machine = Machine::new(&qemu, &hypervisor);
         machine.initrd = Some(bundle);
         machine.append = options.hv_append.clone().unwrap_or_default();
-        machine.firmware = workshop.firmware()?;
+        let firmware = workshop.firmware()?;
+        machine.firmware = firmware.map(|firmware| firmware.within(folder));
         machine
     };
     let model = board.model().unwrap_or(DEFAULT_CPU);

@@ -17,7 +17,7 @@ pub use seen::Seen;
 
 use crate::build::{self, Built, Program};
 use crate::el3::{El3, Firmware};
-use crate::lab::Folder;
+use crate::folder::Folder;
 use crate::payload::Payload;
 use crate::qemu::{Happening, Machine};
 use crate::tools;
@@ -258,7 +258,7 @@ impl Plan {
     /// Carries it out, giving up after `timeout`.
     pub fn perform(&self, workshop: &Workshop, timeout: Duration) -> Result<Seen> {
         let hypervisor = build::build(workshop, Program::Hypervisor)?;
-        let folder = Folder::create(None, &workshop.output("runs")?)?;
+        let folder = Folder::create(None)?;
         let machine = self.machine(workshop, &hypervisor, &folder)?;
         let mut session = machine.start(Some(timeout))?;
         let mut seen = Seen::of(machine.command_line(), hypervisor);
@@ -307,12 +307,8 @@ impl Plan {
         if self.el3 == El3::None {
             machine.board = workshop.board;
         }
-        machine.firmware = Firmware::prepare(workshop, machine.board, self.el3)?;
-        if let Some(firmware) = &mut machine.firmware {
-            // Runs of this command go side by side, and the words stand in the devicetree.
-            firmware.devicetree = folder.file("el3.dtb");
-            firmware.log = folder.file("el3.log");
-        }
+        let firmware = Firmware::prepare(workshop, machine.board, self.el3)?;
+        machine.firmware = firmware.map(|firmware| firmware.within(folder));
         Ok(machine)
     }
 }

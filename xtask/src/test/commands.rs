@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use flate2::Compression;
@@ -133,9 +134,12 @@ const CASES: [Case; 11] = [
     },
 ];
 
+/// Two users of one checkout.
+const SIDE_BY_SIDE: &str = "run/side-by-side";
+
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    CASES.iter().map(|case| case.name)
+    CASES.iter().map(|case| case.name).chain([SIDE_BY_SIDE])
 }
 
 /// Runs them.
@@ -143,6 +147,44 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     for case in &CASES {
         ledger.check(case.name, || check(workshop, case).map(|()| String::new()));
     }
+    ledger.check(SIDE_BY_SIDE, || {
+        side_by_side(workshop).map(|()| String::new())
+    });
+}
+
+/// Each of two runs that begin together boots its own guest, and neither leaves its files behind.
+fn side_by_side(workshop: &Workshop) -> Result<()> {
+    let image = build::build(workshop, Program::GuestTests)?.image;
+    let start = |test: &str| {
+        own::xtask()?
+            .args(["run", "--cpus", "2", "--memory", "256M"])
+            .arg("--kernel")
+            .arg(&image)
+            .arg(format!("--append=test={test}"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot run xtask")
+    };
+    const TESTS: [&str; 2] = ["psci_version_is_1_3", "no_trusted_os_needs_migration"];
+    let runs = TESTS.map(start);
+    for (run, test) in runs.into_iter().zip(TESTS) {
+        let run = run?;
+        let folder = workshop.output("runs")?.join(format!("{}-0", run.id()));
+        let output = run.wait_with_output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let passed = text
+            .lines()
+            .any(|line| line.trim_end() == format!("PASS {test}"));
+        ensure!(
+            output.status.success() && passed,
+            "the run of {test}: {}\n{text}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        ensure!(!folder.exists(), "{} stayed behind", folder.display());
+    }
+    Ok(())
 }
 
 fn check(workshop: &Workshop, case: &Case) -> Result<()> {

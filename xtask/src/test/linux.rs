@@ -17,9 +17,10 @@ use crate::board::Board;
 use crate::console::GuestLines;
 use crate::el3::El3;
 use crate::evidence::Story;
+use crate::folder::Folder;
 use crate::kdump::{Lab, Report, Request, System};
 use crate::kernel::Edition;
-use crate::lab::{Fate, Folder, Plan};
+use crate::lab::{Fate, Plan};
 use crate::qemu::Happening;
 use crate::workshop::Workshop;
 
@@ -85,10 +86,10 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
     if workshop.board == Board::Virt && workshop.el3 == El3::None {
         runs.push(case_run(workshop, &gicv2, &GICV2));
     }
-    runs.push((REBOOT.into(), Box::new(|| reboot(workshop, &lab))));
+    runs.push((REBOOT.into(), Box::new(|| reboot(&lab))));
     runs.extend(hibernate::runs(workshop, &lab));
     runs.push((REPEAT.into(), Box::new(repeat)));
-    runs.push((CONTROL.into(), Box::new(|| without_sdei(workshop, &lab))));
+    runs.push((CONTROL.into(), Box::new(|| without_sdei(&lab))));
     check_each(ledger, &runs);
     let is_patched_wanted = patched.iter().any(|case| ledger.wants(case.name))
         || firmware::names().any(|name| ledger.wants(name));
@@ -113,12 +114,12 @@ fn check_each(ledger: &mut Ledger, runs: &[Run<'_>]) {
 }
 
 /// The first case with SDEI off.
-fn without_sdei(workshop: &Workshop, lab: &Lab) -> Result<String> {
+fn without_sdei(lab: &Lab) -> Result<String> {
     let plan = Plan {
         sdei: false,
         ..CASES[0].plan()?
     };
-    control(&run_plan(workshop, lab, plan, None)?)
+    control(&run_plan(lab, plan, None)?)
 }
 
 /// Builds the hypervisor and the guest; what keeps it from that is a failure.
@@ -172,7 +173,7 @@ fn open_dump(workshop: &Workshop, lab: &Lab, ledger: &mut Ledger) {
 }
 
 fn run_case(workshop: &Workshop, lab: &Lab, case: &Case, keep: Option<&Path>) -> Result<Report> {
-    let report = run_plan(workshop, lab, case.plan()?, keep)?;
+    let report = run_plan(lab, case.plan()?, keep)?;
     ensure!(report.passed, "{}", report.text());
     demand_hardening(workshop.board, case, &report.story)?;
     Ok(report)
@@ -206,9 +207,9 @@ fn remark(report: &Report) -> String {
 }
 
 /// Lets the guest reboot at once, some times over; each time it must find SDEI as at first.
-fn reboot(workshop: &Workshop, lab: &Lab) -> Result<String> {
+fn reboot(lab: &Lab) -> Result<String> {
     const TIMES: u64 = 3;
-    let folder = Folder::create(None, &workshop.output("runs")?)?;
+    let folder = Folder::create(None)?;
     let plan = CASES[0].plan()?;
     let machine = lab.machine(&plan, "console=ttyAMA0 lab.do=reboot", &folder)?;
     let mut session = machine.start(Some(TIMEOUT))?;
@@ -261,14 +262,14 @@ fn repeat() -> Result<String> {
     Ok(String::new())
 }
 
-fn run_plan(workshop: &Workshop, lab: &Lab, plan: Plan, keep: Option<&Path>) -> Result<Report> {
+fn run_plan(lab: &Lab, plan: Plan, keep: Option<&Path>) -> Result<Report> {
     plan.check()?;
     let request = Request {
         plan,
         timeout: TIMEOUT,
         keep,
     };
-    lab.run(workshop, &request, |_| ())
+    lab.run(&request, |_| ())
 }
 
 /// The run without SDEI must fail for one reason alone: the wedged CPUs are missing.

@@ -8,8 +8,9 @@ use super::cases::USUAL;
 use super::{Run, TIMEOUT, control, run_plan};
 use crate::board::Board;
 use crate::console::GuestLines;
+use crate::folder::Folder;
 use crate::kdump::Lab;
-use crate::lab::{Fate, Folder, Plan};
+use crate::lab::{Fate, Plan};
 use crate::qemu::Happening;
 use crate::workshop::Workshop;
 
@@ -28,18 +29,18 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 pub fn runs<'a>(workshop: &'a Workshop, lab: &'a Lab) -> impl Iterator<Item = Run<'a>> {
     let runs: [Run<'a>; 2] = [
         (HANG.into(), Box::new(|| hang(workshop, lab))),
-        (LOST.into(), Box::new(|| lose(workshop, lab))),
+        (LOST.into(), Box::new(|| lose(lab))),
     ];
     runs.into_iter()
 }
 
 /// A run in which the wedged CPU is missing, as it must be.
-fn lose(workshop: &Workshop, lab: &Lab) -> Result<String> {
+fn lose(lab: &Lab) -> Result<String> {
     let plan = Plan {
         firmware: "signal-lost=1".into(),
         ..USUAL.plan()?
     };
-    control(&run_plan(workshop, lab, plan, None)?)
+    control(&run_plan(lab, plan, None)?)
 }
 
 /// How long a hang is watched, unless the kernel itself says so before; what hangs here takes seconds
@@ -53,7 +54,7 @@ fn hang(workshop: &Workshop, lab: &Lab) -> Result<String> {
         firmware: "tfa-2.12".into(),
         ..USUAL.plan()?
     };
-    let folder = Folder::create(None, &workshop.output("runs")?)?;
+    let folder = Folder::create(None)?;
     // Its own console comes up too late.
     let pl011: u64 = match workshop.board {
         Board::Virt | Board::VirtGicv2 => 0x900_0000,

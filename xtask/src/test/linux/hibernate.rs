@@ -9,8 +9,8 @@ use crate::board::Board;
 use crate::console::GuestLines;
 use crate::cpulist::CpuList;
 use crate::evidence::Drain;
+use crate::folder::Folder;
 use crate::kdump::Lab;
-use crate::lab::Folder;
 use crate::qemu::{Happening, Machine};
 use crate::workshop::Workshop;
 
@@ -25,7 +25,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 
 /// Them; none on a board, as it resumes from a virtio disk.
 pub fn runs<'a>(workshop: &'a Workshop, lab: &'a Lab) -> impl Iterator<Item = Run<'a>> {
-    let run: Run<'a> = (HIBERNATE.into(), Box::new(|| hibernate(workshop, lab)));
+    let run: Run<'a> = (HIBERNATE.into(), Box::new(|| hibernate(lab)));
     (workshop.board != Board::Raspi4b)
         .then_some(run)
         .into_iter()
@@ -61,8 +61,8 @@ impl Seen {
 }
 
 /// Boots it, lets it hibernate, and boots it again from the same disk.
-fn hibernate(workshop: &Workshop, lab: &Lab) -> Result<String> {
-    let folder = Folder::create(None, &workshop.output("runs")?)?;
+fn hibernate(lab: &Lab) -> Result<String> {
+    let folder = Folder::create(None)?;
     let plan = USUAL.plan()?;
     // Where there is nothing to resume from, it boots.
     let bootargs = "console=ttyAMA0 lab.do=hibernate resume=/dev/vda";

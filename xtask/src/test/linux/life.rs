@@ -8,8 +8,8 @@ use super::cases::{Case, USUAL};
 use super::{Run, TIMEOUT, demand_hardening};
 use crate::console::GuestLines;
 use crate::evidence::{Drain, Story};
+use crate::folder::Folder;
 use crate::kdump::Lab;
-use crate::lab::Folder;
 use crate::qemu::Happening;
 use crate::workshop::Workshop;
 
@@ -106,7 +106,7 @@ impl Seen {
 /// Boots it once, and lets it reboot.
 fn live(workshop: &Workshop, lab: &Lab, minutes: u32) -> Result<String> {
     const WEDGED: u32 = 2;
-    let folder = Folder::create(None, &workshop.output("runs")?)?;
+    let folder = Folder::create(None)?;
     let plan = LIVING.plan()?;
     let bootargs = format!("console=ttyAMA0 lab.do=life lab.minutes={minutes} lab.wedge={WEDGED}");
     let machine = lab.machine(&plan, &bootargs, &folder)?;
