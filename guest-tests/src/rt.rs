@@ -11,6 +11,7 @@ use core::sync::atomic::AtomicU64;
 pub mod bench;
 pub mod call;
 pub mod console;
+pub mod copy;
 pub mod cpu;
 pub mod exception;
 pub mod gic;

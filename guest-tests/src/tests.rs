@@ -1,5 +1,6 @@
 //! The tests, by the part of the contract they check.
 
+mod copy;
 mod el3;
 mod gic;
 mod gic_registers;

@@ -18,6 +18,8 @@ mod boot;
 #[expect(unsafe_code, reason = "a read that faults")]
 mod breakage;
 mod console;
+#[expect(unsafe_code, reason = "memory functions in assembly")]
+mod copy;
 #[expect(unsafe_code, reason = "memory that the boot before this one wrote")]
 mod crash_record;
 mod entropy;

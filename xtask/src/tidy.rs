@@ -65,8 +65,9 @@ const UNSAFE_CENSUS: [&str; 7] = [
 const TEST_GUESTS: &str = "guest-tests/";
 
 /// Files of the hypervisor that may contain assembly.
-const ASSEMBLY: [&str; 7] = [
+const ASSEMBLY: [&str; 8] = [
     "boot.rs",
+    "copy.rs",
     "fault.rs",
     "guest.rs",
     "sdei_client.rs",
