@@ -58,13 +58,10 @@ fn call(function: Call, args: [u64; 5]) -> i64 {
 pub fn discover() {
     let offer =
         probe::probe(|function, argument| firmware::call_long(function, [argument, 0, 0, 0, 0]));
-    let Offer::Offered(version) = offer else {
-        log!("stop ladder: SGI; firmware: {offer:?}");
-        return;
-    };
-    IS_OFFERED.store(true, Ordering::Relaxed);
-    let (major, minor) = (version >> 48, version >> 32 & 0xffff);
-    log!("stop ladder: SGI, SDEI {major}.{minor} of firmware");
+    let is_usable = matches!(offer, Offer::Offered(_));
+    IS_OFFERED.store(is_usable, Ordering::Relaxed);
+    let rungs = if is_usable { "SGI, SDEI" } else { "SGI" };
+    log!("stop ladder: {rungs}; firmware: {offer}");
 }
 
 /// Arms event 0 on this pCPU. Whether EL3 now delivers it here.
@@ -76,8 +73,8 @@ pub fn arm(percpu: &'static Percpu) -> bool {
     let argument = core::ptr::from_ref(percpu).expose_provenance() as u64;
     match probe::arm(call, entry, argument) {
         Ok(()) => true,
-        Err((function, status)) => {
-            log!("stop ladder: SGI here; firmware: {function:?} {status}");
+        Err((name, status)) => {
+            log!("stop ladder: SGI here; firmware: {name} {status}");
             false
         }
     }

@@ -14,6 +14,7 @@ mod own;
 mod refusals;
 mod stock;
 mod stops;
+mod toolchain;
 
 use std::process::ExitCode;
 

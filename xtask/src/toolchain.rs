@@ -14,6 +14,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+pub mod prebuilt;
+
 use crate::archive::{Archive, upstream};
 use crate::cache::{Cache, fingerprint};
 use crate::progress::Progress;
@@ -290,13 +292,8 @@ fn shadow(cache: &Cache, compiler: &Compiler, progress: &Progress) -> Result<Pat
         // Links within the entry are relative: the directory is renamed.
         let up = Path::new("../../../../..").join(library.strip_prefix(dir)?);
         make_sysroot(&compiler.sysroot, &dir.join("sysroot"), &up)?;
-        let script = format!(
-            "#!/bin/sh\nexec '{}' --sysroot '{}' \"$@\"\n",
-            compiler.program.display(),
-            cache.path().join(&name).join("sysroot").display()
-        );
-        fs::write(dir.join("rustc"), script)?;
-        fs::set_permissions(dir.join("rustc"), fs::Permissions::from_mode(0o755))?;
+        let sysroot = cache.path().join(&name).join("sysroot");
+        write_wrapper(&dir.join("rustc"), &compiler.program, &sysroot)?;
         step.done();
         Ok(())
     })
@@ -340,18 +337,35 @@ fn make_sysroot(real: &Path, shadow: &Path, library: &Path) -> Result<()> {
     let sources = shadow.join("lib/rustlib/src/rust");
     fs::create_dir_all(&sources)?;
     symlink(library, sources.join("library"))?;
+    link_parts(real, shadow, "src")
+}
+
+/// Links everything in `real`'s lib/rustlib but `own` into that of `shadow`, which is there.
+fn link_parts(real: &Path, shadow: &Path, own: &str) -> Result<()> {
     let parts = real.join("lib/rustlib");
     let entries = fs::read_dir(&parts)
         .with_context(|| format!("the compiler's sysroot has no {}", parts.display()))?;
     for entry in entries {
         let entry = entry?;
-        if entry.file_name() != "src" {
+        if entry.file_name() != own {
             symlink(
                 entry.path(),
                 shadow.join("lib/rustlib").join(entry.file_name()),
             )?;
         }
     }
+    Ok(())
+}
+
+/// Makes `path` a `program`, which is a compiler, with this sysroot.
+fn write_wrapper(path: &Path, program: &Path, sysroot: &Path) -> Result<()> {
+    let script = format!(
+        "#!/bin/sh\nexec '{}' --sysroot '{}' \"$@\"\n",
+        program.display(),
+        sysroot.display()
+    );
+    fs::write(path, script)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
     Ok(())
 }
 

@@ -122,7 +122,7 @@ impl Firmware {
     ///
     /// Gives the first word that is not understood.
     pub fn parse(text: &str) -> Result<Self, Unknown<'_>> {
-        let words = text.split(',').map(str::trim);
+        let words = text.split(',').map(str::trim_ascii);
         words
             .filter(|word| !word.is_empty())
             .try_fold(Self::default(), |firmware, word| {

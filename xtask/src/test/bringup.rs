@@ -222,7 +222,7 @@ impl Bench {
         if let Some(card) = card {
             command.arg("--card").arg(card);
         }
-        own::succeed(&mut command)
+        own::succeed(&mut command).map(|_| ())
     }
 }
 

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use super::ledger::Ledger;
+use super::toolchain;
 use crate::build::{self, Program};
 use crate::conformance;
 use crate::tidy;
@@ -41,6 +42,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     cases.insert(1, ("clippy/host".into(), Box::new(lint_host)));
     cases.insert(2, ("host".into(), Box::new(test_host)));
     cases.push(("doc".into(), Box::new(document)));
+    cases.insert(3, (toolchain::NAME.into(), Box::new(toolchain::build)));
     ledger.check_each(&cases, |_, check| check(workshop));
 }
 

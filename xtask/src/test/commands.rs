@@ -43,7 +43,7 @@ enum Kernel {
     Nothing,
 }
 
-const CASES: [Case; 11] = [
+const CASES: [Case; 12] = [
     Case {
         name: "run/power-off-is-0",
         kernel: Kernel::Image,
@@ -59,6 +59,15 @@ const CASES: [Case; 11] = [
         code: 0,
         output: "\nDONE\r\n",
         errors: "the guest powered off",
+    },
+    // Image, stacks, tables of EL2 and of the guest: its home.
+    Case {
+        name: "run/el2-takes-2-mib-with-4-cpus",
+        kernel: Kernel::Image,
+        arguments: &["--append", "list", "--cpus", "4"],
+        code: 0,
+        output: "\nDONE\r\n",
+        errors: ", 2048 KiB\n",
     },
     Case {
         name: "run/flat-binary-and-time-out-is-5",

@@ -1,18 +1,24 @@
 //! xtask itself, run as its user does.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
 /// This program, which takes nothing from the terminal.
 pub fn xtask() -> Result<Command> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.stdin(Stdio::null());
-    Ok(command)
+    Ok(program(&std::env::current_exe()?))
 }
 
-/// Runs `command`, which must exit with 0.
-pub fn succeed(command: &mut Command) -> Result<()> {
+/// A copy of it.
+pub fn program(path: &Path) -> Command {
+    let mut command = Command::new(path);
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Runs `command`, which must exit with 0, and answers what it printed.
+pub fn succeed(command: &mut Command) -> Result<String> {
     let output = command.output().context("cannot run xtask")?;
     ensure!(
         output.status.success(),
@@ -21,5 +27,5 @@ pub fn succeed(command: &mut Command) -> Result<()> {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
-    Ok(())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

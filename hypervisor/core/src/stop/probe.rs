@@ -1,5 +1,7 @@
 //! Whether firmware below us delivers SDEI events, asked without calling what may not be there.
 
+use core::fmt;
+
 use hv_abi::{psci, sdei, smccc};
 
 /// What firmware said of itself.
@@ -13,6 +15,18 @@ pub enum Offer {
     Foreign(u64),
     /// It has SDEI of this version, as SDEI_VERSION gives it.
     Offered(u64),
+}
+
+impl fmt::Display for Offer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSmccc => f.write_str("no SMCCC"),
+            Self::Absent => f.write_str("no SDEI"),
+            Self::Foreign(version) | Self::Offered(version) => {
+                write!(f, "SDEI {}.{}", version >> 48, version >> 32 & 0xffff)
+            }
+        }
+    }
 }
 
 /// Asks, and where there is SDEI removes what a boot loader may have left of it. `call` is a firmware call with
@@ -43,25 +57,29 @@ pub fn probe(mut call: impl FnMut(u32, u64) -> i64) -> Offer {
 ///
 /// # Errors
 ///
-/// The first call that firmware refuses, and its status: this pCPU must not be signalled.
+/// The first call that firmware refuses, by its name in DEN0054, and its status: this pCPU must not be signalled.
 pub fn arm(
     mut call: impl FnMut(sdei::Call, [u64; 5]) -> i64,
     entry: u64,
     argument: u64,
-) -> Result<(), (sdei::Call, i64)> {
+) -> Result<(), (&'static str, i64)> {
     use sdei::Call::{EventEnable, EventRegister, PeUnmask, PrivateReset};
     let event = u64::from(sdei::EVENT_SIGNALLED);
     // As for the shared ones.
     let _ = call(PrivateReset, [0; 5]);
     let steps = [
-        (EventRegister, [event, entry, argument, 0, 0]),
-        (EventEnable, [event, 0, 0, 0, 0]),
-        (PeUnmask, [0; 5]),
+        (
+            "SDEI_EVENT_REGISTER",
+            EventRegister,
+            [event, entry, argument, 0, 0],
+        ),
+        ("SDEI_EVENT_ENABLE", EventEnable, [event, 0, 0, 0, 0]),
+        ("SDEI_PE_UNMASK", PeUnmask, [0; 5]),
     ];
-    for (function, args) in steps {
+    for (name, function, args) in steps {
         let status = call(function, args);
         if status < 0 {
-            return Err((function, status));
+            return Err((name, status));
         }
     }
     Ok(())
@@ -142,10 +160,10 @@ mod tests {
 
     #[test]
     fn firmware_that_refuses_a_step_is_not_asked_for_the_next() {
-        for (refused, calls) in [
-            (sdei::Call::EventRegister, 2),
-            (sdei::Call::EventEnable, 3),
-            (sdei::Call::PeUnmask, 4),
+        for (refused, name, calls) in [
+            (sdei::Call::EventRegister, "SDEI_EVENT_REGISTER", 2),
+            (sdei::Call::EventEnable, "SDEI_EVENT_ENABLE", 3),
+            (sdei::Call::PeUnmask, "SDEI_PE_UNMASK", 4),
         ] {
             let mut made = 0;
             let armed = arm(
@@ -156,7 +174,7 @@ mod tests {
                 0,
                 0,
             );
-            assert_eq!((armed, made), (Err((refused, -10)), calls));
+            assert_eq!((armed, made), (Err((name, -10)), calls));
         }
     }
 }

@@ -1,0 +1,44 @@
+//! The other way to come by the target's libraries: with what rustup installs, everything builds as well and fits.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+
+use super::own;
+use crate::folder::Folder;
+use crate::toolchain::prebuilt::Prebuilt;
+use crate::workshop::Workshop;
+
+/// Its name in the ledger.
+pub const NAME: &str = "build/with-installed-libraries";
+
+/// Builds all programs with such a compiler, as its user does, which checks their sizes.
+pub fn build(workshop: &Workshop) -> Result<String> {
+    let folder = Folder::create(None)?;
+    let Some(compiler) = Prebuilt::make(&workshop.target, &folder.file("compiler"))? else {
+        return Ok("so does everything here".to_owned());
+    };
+    // xtask works in the target folder that it lies in.
+    let target = folder.file("target");
+    let xtask = target.join("debug/xtask");
+    fs::create_dir_all(target.join("debug"))?;
+    fs::copy(std::env::current_exe()?, &xtask)?;
+    let with_it = |argument: &str| -> Result<String> {
+        let mut command = own::program(&xtask);
+        command
+            .arg(argument)
+            .env("RUSTC", &compiler.rustc)
+            .env("SYSROOT", &compiler.sysroot)
+            .env("CARGO_TARGET_DIR", &target);
+        own::succeed(&mut command)
+    };
+    let doctor = with_it("doctor")?;
+    ensure!(
+        doctor.contains("the compiler's libraries for it"),
+        "it did not take them:\n{doctor}"
+    );
+    with_it("build")?;
+    let image = fs::metadata(target.join("xtask/hypervisor.img"));
+    let size = image.context("it built no hypervisor")?.len();
+    Ok(format!("{size} bytes"))
+}
