@@ -196,15 +196,15 @@ fn c044_enable_and_unregister_of_two_cpus_leave_a_state_that_exists() -> TestRes
     start_target(|| {
         READY.raise();
         let mut wrong = 0;
-        for _ in 0..3000 {
+        while !ENOUGH.is_up() {
             wrong += i64::from(register(0, 0) != SUCCESS);
             wrong += i64::from(unregister() != SUCCESS);
         }
         note(0, wrong);
-        ENOUGH.raise();
     })?;
+    // It goes on until each was first at times: the host may let one CPU do a lot while the other stands still.
     let mut answers = [0, 0];
-    while !ENOUGH.is_up() && !cpu::is_off(1) {
+    while answers[0] + answers[1] < 6000 || answers.contains(&0) {
         match enable() {
             SUCCESS => answers[0] += 1,
             DENIED => answers[1] += 1,
@@ -213,10 +213,9 @@ fn c044_enable_and_unregister_of_two_cpus_leave_a_state_that_exists() -> TestRes
         let status = status_of(S1);
         expect_that!([0, REGISTERED, ENABLED].contains(&status), "{status}");
     }
-    expect_that!(cpu::wait_off(1));
+    release_target()?;
     expect_eq!(noted(0), 0, "REGISTER and UNREGISTER are CPU 1's alone");
     expect_eq!(status_of(S1), 0);
-    expect_that!(answers[1] > 0, "{answers:?}");
     Ok(())
 }
 

@@ -329,6 +329,7 @@ fn c171_what_was_stored_before_the_signal_is_seen_by_the_handler() -> TestResult
 guest_test!(c172_a_cpu_under_a_storm_of_signals_still_advances, cpus = 2);
 fn c172_a_cpu_under_a_storm_of_signals_still_advances() -> TestResult {
     needs_sdei()?;
+    /// At least.
     const SIGNALS: u64 = 20_000;
     static STEPS: Cell64 = Cell64::new(0);
     STEPS.set(0);
@@ -341,13 +342,19 @@ fn c172_a_cpu_under_a_storm_of_signals_still_advances() -> TestResult {
         }
         note(0, i64::from(takes_interrupts(Timer::Virtual, 3)));
     })?;
-    for _ in 0..SIGNALS {
+    // The storm has begun when an event has come, and goes on until CPU 1 has advanced and another has come: the
+    // host may give CPU 1 no turn in the time of all these signals.
+    let runs = || sdei::slot(1).runs();
+    let (mut sent, mut first) = (0, None);
+    while sent < SIGNALS || first.is_none_or(|(n, steps)| runs() == n || STEPS.get() == steps) {
         expect_eq!(sdei::signal(cpu::affinity(1)), SUCCESS);
+        sent += 1;
+        if first.is_none() && runs() > 0 {
+            first = Some((runs(), STEPS.get()));
+        }
     }
-    let (runs, steps) = (sdei::slot(1).runs(), STEPS.get());
     release_target()?;
-    expect_that!((1..=SIGNALS).contains(&runs), "{runs} runs");
-    expect_that!(steps > 0, "{steps} steps");
+    expect_that!(runs() <= sent, "{} runs of {sent} signals", runs());
     expect_eq!(noted(0), 1);
     Ok(())
 }
