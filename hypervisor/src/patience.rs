@@ -1,11 +1,12 @@
 //! A lock that is waited for with a limit: nobody holds one for long, so who waits too long stops the machine.
 
+use hv_core::patience::Patience;
 pub use spin::MutexGuard;
 
 use crate::sysregs;
 
 /// How long a lock may be waited for, in microseconds. The longest that one is held is a line of the console,
-/// 10 ms at 115200 baud, with all pCPUs before us in the queue.
+/// 10 ms at 115200 baud, with all pCPUs before us in the queue. It counts by the waiter's own looks.
 const LIMIT_US: u64 = 2_000_000;
 
 /// A spin lock.
@@ -34,11 +35,12 @@ impl<T> Mutex<T> {
     /// Waits for the lock, but no longer than `limit_us`.
     #[cold]
     pub fn lock_within(&self, limit_us: u64) -> Option<MutexGuard<'_, T>> {
-        let limit = sysregs::counter_frequency().ticks_in_us(limit_us);
-        let deadline = sysregs::now().after(limit);
+        let rate = sysregs::counter_frequency();
+        let limit = rate.ticks_in_us(limit_us);
+        let mut patience = Patience::at(rate);
         loop {
             let guard = self.0.try_lock();
-            if guard.is_some() || sysregs::now() > deadline {
+            if guard.is_some() || patience.look(sysregs::now()) > limit {
                 return guard;
             }
             sysregs::yield_pcpu();

@@ -358,14 +358,14 @@ fn climb(progress: &mut Progress) {
 
 /// Waits until those that have stopped are off, and notes who is not.
 fn await_off(progress: &mut Progress) {
-    let limit = LIMITS.in_ticks(sysregs::counter_frequency()).last;
-    let deadline = sysregs::now().after(limit);
+    let limits = LIMITS.in_ticks(sysregs::counter_frequency());
+    let mut patience = limits.patience;
     for id in pcpus().filter(|&id| id != progress.me) {
         let Some(percpu) = percpu::of(id).filter(|_| slot(id).standing().parked().is_some()) else {
             continue;
         };
         while !firmware::is_off(percpu.mpidr) {
-            if sysregs::now() > deadline {
+            if patience.look(sysregs::now()) > limits.last {
                 progress.still_on.insert(id);
                 break;
             }

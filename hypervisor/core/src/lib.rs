@@ -11,6 +11,7 @@ pub mod exit;
 pub mod id;
 pub mod idreg;
 pub mod mailbox;
+pub mod patience;
 pub mod pl011;
 pub mod psci;
 pub mod regs;

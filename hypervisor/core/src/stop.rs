@@ -14,6 +14,7 @@ pub mod probe;
 pub mod watchdog;
 pub mod words;
 
+use crate::patience::Patience;
 use crate::time::Frequency;
 
 /// How long the stopper waits on a rung of the ladder.
@@ -34,6 +35,8 @@ pub struct Limits {
 ///
 /// Last, 500 ms: an event through EL3 takes microseconds on silicon, but an emulator's host may let a CPU
 /// wait for tenths of a second. This one is only waited for when somebody is lost, and then once.
+///
+/// Both count by the stopper's own looks ([`Patience`]): that host may let all CPUs wait, the stopper included.
 pub const LIMITS: Limits = Limits {
     first_us: 20_000,
     last_us: 500_000,
@@ -45,6 +48,7 @@ impl Limits {
         Ticks {
             first: rate.ticks_in_us(self.first_us),
             last: rate.ticks_in_us(self.last_us),
+            patience: Patience::at(rate),
         }
     }
 }
@@ -56,6 +60,8 @@ pub struct Ticks {
     pub first: u64,
     /// On the last rung.
     pub last: u64,
+    /// How both are waited for.
+    pub patience: Patience,
 }
 
 /// How a pCPU came to park.

@@ -10,6 +10,7 @@
 use super::words::Standing;
 use super::{Ticks, Via};
 use crate::id::{PcpuId, PcpuSet};
+use crate::patience::Patience;
 use crate::time::Instant;
 
 /// The stopper's progress. Time and answers go in, decisions come out.
@@ -17,6 +18,8 @@ use crate::time::Instant;
 pub struct Ladder {
     limits: Ticks,
     rung: Rung,
+    /// The wait on this rung, which begins when all have been asked.
+    patience: Patience,
     /// Whom it is to stop.
     targets: PcpuSet,
     /// Of these, whom EL3 can reach.
@@ -28,8 +31,8 @@ pub struct Ladder {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Rung {
     Fresh,
-    Asked { since: Instant },
-    Signalled { since: Instant },
+    Asked,
+    Signalled,
     Over,
 }
 
@@ -83,6 +86,7 @@ impl Ladder {
         let mut ladder = Self {
             limits,
             rung: Rung::Fresh,
+            patience: limits.patience,
             targets: PcpuSet::EMPTY,
             armed: PcpuSet::EMPTY,
             refused: PcpuSet::EMPTY,
@@ -111,10 +115,10 @@ impl Ladder {
         match self.rung {
             _ if awaited.is_empty() => self.rung = Rung::Over,
             Rung::Fresh => {
-                self.rung = Rung::Asked { since: now };
+                self.rung = Rung::Asked;
                 return Decision::Ring(left);
             }
-            Rung::Asked { since } => {
+            Rung::Asked => {
                 let signal = left.and(self.armed);
                 let has_next = !signal.is_empty();
                 let limit = if has_next {
@@ -122,17 +126,18 @@ impl Ladder {
                 } else {
                     self.limits.last
                 };
-                if now.ticks_since(since) < limit {
+                if self.patience.look(now) < limit {
                     return Decision::Wait;
                 }
                 if has_next {
-                    self.rung = Rung::Signalled { since: now };
+                    self.rung = Rung::Signalled;
+                    self.patience = self.limits.patience;
                     return Decision::Signal(signal);
                 }
                 self.rung = Rung::Over;
             }
-            Rung::Signalled { since } => {
-                if now.ticks_since(since) < self.limits.last {
+            Rung::Signalled => {
+                if self.patience.look(now) < self.limits.last {
                     return Decision::Wait;
                 }
                 self.rung = Rung::Over;

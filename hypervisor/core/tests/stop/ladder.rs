@@ -1,6 +1,7 @@
 //! The ladder, step by step.
 
 use hv_core::id::{PcpuId, PcpuSet};
+use hv_core::patience::Patience;
 use hv_core::stop::ladder::{Decision, Fate, Ladder};
 use hv_core::stop::words::{Claim, Slot, Standing, Stopper};
 use hv_core::stop::{LIMITS, Ticks, Via};
@@ -9,6 +10,7 @@ use hv_core::time::{Frequency, Instant};
 const LIMITS_IN_TICKS: Ticks = Ticks {
     first: 10,
     last: 100,
+    patience: Patience::new(20),
 };
 
 fn set(pcpus: &[u8]) -> PcpuSet {
@@ -31,6 +33,14 @@ fn ladder(slots: &[Slot]) -> Ladder {
     Ladder::new(asked, LIMITS_IN_TICKS)
 }
 
+/// Looks every 10 ticks from `from` to `to`, both included, and finds nothing to do; nobody has parked.
+fn wait(ladder: &mut Ladder, from: u64, to: u64) {
+    for now in (from..=to).step_by(10) {
+        let decision = ladder.poll(Instant(now), PcpuSet::EMPTY);
+        assert_eq!(decision, Decision::Wait, "at {now}");
+    }
+}
+
 #[test]
 fn who_answers_the_sgi_is_not_signalled() {
     let slots = slots(&[true, true]);
@@ -40,6 +50,7 @@ fn who_answers_the_sgi_is_not_signalled() {
         ladder.poll(at(0), PcpuSet::EMPTY),
         Decision::Ring(set(&[1, 2]))
     );
+    assert_eq!(ladder.poll(at(0), set(&[1])), Decision::Wait);
     assert_eq!(ladder.poll(at(9), set(&[1])), Decision::Wait);
     assert_eq!(ladder.poll(at(10), set(&[1])), Decision::Signal(set(&[2])));
     assert_eq!(ladder.poll(at(11), set(&[1])), Decision::Wait);
@@ -64,6 +75,7 @@ fn without_the_second_rung_the_first_has_the_long_limit() {
     let slots = slots(&[false, false]);
     let mut ladder = ladder(&slots);
     let _ = ladder.poll(Instant(0), PcpuSet::EMPTY);
+    wait(&mut ladder, 0, 90);
     assert_eq!(ladder.poll(Instant(99), set(&[1])), Decision::Wait);
     assert_eq!(ladder.poll(Instant(100), set(&[1])), Decision::Done);
     assert_eq!(
@@ -78,6 +90,7 @@ fn a_pcpu_that_was_never_armed_is_never_signalled() {
     let slots = slots(&[true, false]);
     let mut ladder = ladder(&slots);
     let _ = ladder.poll(Instant(0), PcpuSet::EMPTY);
+    wait(&mut ladder, 0, 0);
     assert_eq!(
         ladder.poll(Instant(10), PcpuSet::EMPTY),
         Decision::Signal(set(&[1]))
@@ -99,7 +112,7 @@ fn c315_nobody_is_signalled_who_is_absent_or_masks_events_or_has_parked() {
         }
         let mut ladder = ladder(&slots);
         let mut signalled = PcpuSet::EMPTY;
-        for now in [0, 5, 10, 15, 110, 120] {
+        for now in (0..=150).step_by(5) {
             if let Decision::Signal(set) = ladder.poll(Instant(now), PcpuSet::EMPTY) {
                 assert!(signalled.is_empty(), "one rung signals once");
                 signalled = set;
@@ -118,6 +131,7 @@ fn whom_firmware_refuses_to_signal_is_not_waited_for() {
     let slots = slots(&[true, true]);
     let mut ladder = ladder(&slots);
     let _ = ladder.poll(Instant(0), PcpuSet::EMPTY);
+    wait(&mut ladder, 0, 0);
     let _ = ladder.poll(Instant(10), PcpuSet::EMPTY);
     for slot in &slots {
         let _ = slot.mark_signalled();
@@ -133,13 +147,31 @@ fn a_late_answer_counts_until_the_report() {
     let slots = slots(&[true]);
     let mut ladder = ladder(&slots);
     let _ = ladder.poll(Instant(0), PcpuSet::EMPTY);
+    wait(&mut ladder, 0, 0);
     let _ = ladder.poll(Instant(10), PcpuSet::EMPTY);
     let _ = slots[0].mark_signalled();
+    wait(&mut ladder, 10, 100);
     assert_eq!(ladder.poll(Instant(110), PcpuSet::EMPTY), Decision::Done);
     assert_eq!(ladder.fate(PcpuId(1), slots[0].standing()), Fate::Lost);
     assert!(slots[0].park(Via::Sdei));
     let fate = ladder.fate(PcpuId(1), slots[0].standing());
     assert_eq!(fate, Fate::Stopped(Via::Sdei));
+}
+
+#[test]
+fn nobody_is_given_up_while_the_stopper_does_not_run_either() {
+    let slots = slots(&[true]);
+    let mut ladder = ladder(&slots);
+    let _ = ladder.poll(Instant(0), PcpuSet::EMPTY);
+    wait(&mut ladder, 0, 0);
+    let signal = ladder.poll(Instant(1000), PcpuSet::EMPTY);
+    assert_eq!(signal, Decision::Signal(set(&[1])));
+    // However long EL3 takes to signal, and the host to let the stopper look: one look is no wait.
+    for now in [5000, 10_000, 15_000, 20_000, 25_000] {
+        let decision = ladder.poll(Instant(now), PcpuSet::EMPTY);
+        assert_eq!(decision, Decision::Wait, "at {now}");
+    }
+    assert_eq!(ladder.poll(Instant(30_000), PcpuSet::EMPTY), Decision::Done);
 }
 
 #[test]
@@ -159,6 +191,7 @@ fn a_ladder_climbed_again_signals_nobody_twice() {
     let slots = slots(&[true, true]);
     let mut first = ladder(&slots);
     let _ = first.poll(Instant(0), PcpuSet::EMPTY);
+    wait(&mut first, 0, 0);
     let _ = first.poll(Instant(10), PcpuSet::EMPTY);
     let _ = slots[0].mark_signalled();
     let mut again = ladder(&slots);
@@ -168,6 +201,7 @@ fn a_ladder_climbed_again_signals_nobody_twice() {
         Decision::Ring(set(&[1, 2])),
         "it may have failed before it rang"
     );
+    wait(&mut again, 20, 20);
     assert_eq!(
         again.poll(Instant(30), none),
         Decision::Signal(set(&[2])),

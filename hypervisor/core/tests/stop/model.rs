@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 use hv_core::id::{PcpuId, PcpuSet};
+use hv_core::patience::Patience;
 use hv_core::stop::course::{Course, Step};
 use hv_core::stop::ladder::{Decision, Fate, Ladder};
 use hv_core::stop::words::{Claim, Slot, Standing, Stopper, Word};
@@ -111,7 +112,11 @@ struct World {
 }
 
 /// The shortest that keep the order of the real ones, the first as long as a step of time.
-const LIMITS: Ticks = Ticks { first: 1, last: 2 };
+const LIMITS: Ticks = Ticks {
+    first: 1,
+    last: 2,
+    patience: Patience::new(1),
+};
 
 impl World {
     fn new(pcpus: &[(Kind, bool)]) -> Self {
