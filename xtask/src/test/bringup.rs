@@ -20,6 +20,7 @@ use crate::board::Board;
 use crate::bringup::load::{Cargo, Terms, Told};
 use crate::bringup::start;
 use crate::build::{self, Program};
+use crate::folder::Folder;
 use crate::qemu::Machine;
 use crate::serial::{Line, Port};
 use crate::tools;
@@ -75,7 +76,8 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     if !names().any(|name| ledger.wants(name)) {
         return;
     }
-    let bench = match Bench::prepare(workshop) {
+    let before = ledger.failures();
+    let mut bench = match Bench::prepare(workshop) {
         Ok(bench) => bench,
         Err(error) => {
             ledger.failed("bringup/board", Duration::ZERO, &format!("{error:#}"));
@@ -89,15 +91,22 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     // They take as long as the tests and the job themselves, which have rows of their own.
     if workshop.board == Board::Raspi4b || ledger.is_filtered() {
         ledger.check(TESTS, || bench.guest_tests());
-        ledger.check(WHOLE, || bench.whole(workshop));
+        ledger.check(WHOLE, || bench.whole());
+    }
+    if ledger.failures() > before {
+        println!(
+            "        what was there is in {}",
+            bench.folder.keep().display()
+        );
     }
 }
 
 /// What the rows have in common.
 struct Bench {
+    /// Theirs alone: another machine's devicetree would be one that breaks on purpose.
+    folder: Folder,
     machine: Machine,
     loader: PathBuf,
-    record: PathBuf,
 }
 
 /// Bytes of a bundle that nobody reads.
@@ -111,16 +120,22 @@ impl Bench {
         let pi = Workshop::open()?.on(Board::Raspi4b);
         let loader = build::build(workshop, Program::Chainloader)?.image;
         let qemu = tools::qemu(&workshop.cache, &workshop.progress)?;
+        let folder = Folder::create(None)?;
         let mut machine = Machine::new(&qemu, &loader);
         machine.board = Board::Raspi4b;
-        machine.firmware = pi.firmware()?;
+        machine.firmware = pi.firmware()?.map(|firmware| firmware.within(&folder));
         machine.reboots = true;
         machine.write_files()?;
         Ok(Self {
+            folder,
             machine,
             loader,
-            record: workshop.output("bringup.record")?,
         })
+    }
+
+    /// Where the command records what comes over the line.
+    fn record(&self) -> PathBuf {
+        self.folder.file("record")
     }
 
     /// The loader itself is what is loaded: small, and it says at which level it was entered.
@@ -170,12 +185,15 @@ impl Bench {
 
     /// The command as it is meant: the guest tests, then Linux, which writes its dump to the card that the loader
     /// came from. In between somebody switches the board off and on.
-    fn whole(&self, workshop: &Workshop) -> Result<String> {
-        let card = workshop.output("bringup-card.img")?;
-        let folder = workshop.output("bringup-card")?;
+    fn whole(&self) -> Result<String> {
+        let card = self.folder.file("card.img");
         let mut image = own::xtask()?;
         image.args(["image", "rpi4", "--chainloader", "--without-firmware"]);
-        image.arg("--out").arg(&folder).arg("--img").arg(&card);
+        image
+            .arg("--out")
+            .arg(self.folder.file("card"))
+            .arg("--img")
+            .arg(&card);
         own::succeed(&mut image)?;
         // QEMU takes no other sizes.
         let file = fs::File::options().write(true).open(&card)?;
@@ -201,7 +219,6 @@ impl Bench {
         ensure!(ended.success(), "{ended}:\n{}", said.join("\n"));
         drop(board);
         self.replay(Some(&card))?;
-        fs::remove_file(&card).with_context(|| format!("cannot remove {}", card.display()))?;
         Ok("and its record with the card".into())
     }
 
@@ -210,7 +227,7 @@ impl Bench {
         let mut command = own::xtask()?;
         command.args(["bringup", "rpi4", "--wait", "60"]);
         command.arg("--port").arg(&board.path);
-        command.arg("--record").arg(&self.record);
+        command.arg("--record").arg(self.record());
         Ok(command)
     }
 
@@ -218,7 +235,7 @@ impl Bench {
         let mut command = own::xtask()?;
         command
             .args(["bringup", "rpi4", "--replay"])
-            .arg(&self.record);
+            .arg(self.record());
         if let Some(card) = card {
             command.arg("--card").arg(card);
         }

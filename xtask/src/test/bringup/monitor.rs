@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::emulated::Emulated;
 use crate::build::{self, Program};
+use crate::folder::Folder;
 use crate::payload::Payload;
 use crate::qemu::Machine;
 use crate::test::{offered, own};
@@ -29,7 +30,8 @@ const SHOWN: Duration = Duration::from_secs(60);
 
 /// Has the hypervisor panic on such a `machine`; its backtrace has to have functions.
 pub fn check(workshop: &Workshop, machine: &Machine) -> Result<String> {
-    let bundle = workshop.output("monitor.itb")?;
+    let folder = Folder::create(None)?;
+    let bundle = folder.file("monitor.itb");
     Payload {
         kernel: &build::build(workshop, Program::GuestTests)?.image,
         initrd: None,
@@ -40,6 +42,7 @@ pub fn check(workshop: &Workshop, machine: &Machine) -> Result<String> {
     machine.kernel = build::build(workshop, Program::Hypervisor)?.image;
     machine.initrd = Some(bundle);
     machine.append = "break=panic".into();
+    machine.firmware = machine.firmware.map(|firmware| firmware.within(&folder));
     // What a board says to nobody is lost: it starts when somebody is there.
     machine.extra = vec!["-S".into()];
     machine.write_files()?;
