@@ -3,7 +3,8 @@
 //! reach it. A machine that has just crashed does not break again.
 //!
 //! `wedge=1:spin,2:lock` makes pCPUs deaf; `break=WORD` breaks when all are up, `break=WORD@N` at the
-//! first TRNG call of the guest on pCPU N after the others have become so. `probe=N:COUNT` lets EL3 interrupt
+//! first TRNG call of the guest on pCPU N after the others have become so. A pCPU counts as stuck only in the
+//! function that the report must name: an emulator's host may stop it for long between any two instructions. `probe=N:COUNT` lets EL3 interrupt
 //! pCPU N so many times at the first TRNG call of the guest on another, and makes that call answer what it met.
 
 use core::hint::black_box;
@@ -17,8 +18,8 @@ use crate::stop::{Cause, stop_machine};
 use crate::{console, guest, log, memory, stop, sysregs};
 
 /// Where a pCPU gets stuck, its interrupts masked: in EL2 with no vCPU running; in a call of the guest's, with
-/// the console's lock or without; in the first instruction of the vector, at the guest's next exit; in the last
-/// one before the guest goes on.
+/// the console's lock or without; in the first instruction of the vector, at the exit after such a call; in the
+/// last one before the guest goes on from there.
 const PLACES: [&str; 5] = ["spin", "lock", "exit", "vector", "eret"];
 const SPIN: u8 = 1;
 const LOCK: u8 = 2;
@@ -122,13 +123,8 @@ pub fn at_ready() {
 
 /// pCPU `me` is about to wait for its vCPU's start.
 pub fn at_start(me: PcpuId) {
-    match place_of(me) {
-        SPIN => spin(),
-        VECTOR => {
-            LEFT.fetch_sub(1, Ordering::Release);
-            sysregs::break_vectors();
-        }
-        _ => {}
+    if place_of(me) == SPIN {
+        wedged_here();
     }
 }
 
@@ -136,12 +132,14 @@ pub fn at_start(me: PcpuId) {
 #[inline(never)]
 pub fn at_exit(me: PcpuId, regs: &mut GuestRegs) -> bool {
     match place_of(me) {
-        LOCK => console::hold(0, spin),
-        EXIT => spin(),
-        ERET => {
+        LOCK => console::hold(0, wedged_here),
+        EXIT => wedged_here(),
+        // Whatever comes next takes it there, as an interrupt does when it is back in the guest.
+        VECTOR => {
+            sysregs::break_vectors();
             LEFT.fetch_sub(1, Ordering::Release);
-            guest::enter_stuck(regs);
         }
+        ERET => guest::enter_stuck(regs, &LEFT),
         _ => {}
     }
     let [way, pcpu] = [0, 1].map(|n: usize| BREAK[n].load(Ordering::Relaxed));
@@ -192,14 +190,10 @@ pub fn note_event(context: &Context) {
     met.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Never leaves. `wedged_here` is the name the report must show.
-fn spin() {
-    LEFT.fetch_sub(1, Ordering::Release);
-    wedged_here()
-}
-
+/// Never leaves. It is the name the report must show.
 #[inline(never)]
 fn wedged_here() {
+    LEFT.fetch_sub(1, Ordering::Release);
     while !black_box(false) {
         sysregs::yield_pcpu();
     }

@@ -94,10 +94,15 @@ guest_leave:
     .global guest_switch_end
 guest_switch_end:
 
-// x0 = GuestRegs. For breakage.rs: stuck where everything is the guest's already.
+// x0 = GuestRegs, x1 = how many are to be stuck and are not, a byte. For breakage.rs: stuck where everything is the
+// guest's already.
     .global guest_enter_stuck
     .type guest_enter_stuck, %function
 guest_enter_stuck:
+1:  ldxrb   w2, [x1]
+    sub     w2, w2, #1
+    stlxrb  w3, w2, [x1]
+    cbnz    w3, 1b
     enter_guest
     b       .
     .size guest_enter_stuck, . - guest_enter_stuck

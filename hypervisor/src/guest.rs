@@ -2,6 +2,7 @@
 
 use core::arch::global_asm;
 use core::mem::offset_of;
+use core::sync::atomic::AtomicU8;
 
 use hv_core::regs::GuestRegs;
 
@@ -15,7 +16,7 @@ const _: () = assert!(offset_of!(GuestRegs, pstate) == offset_of!(GuestRegs, pc)
 
 unsafe extern "C" {
     fn guest_enter(regs: *mut GuestRegs) -> u32;
-    fn guest_enter_stuck(regs: *mut GuestRegs);
+    fn guest_enter_stuck(regs: *mut GuestRegs, left: *const AtomicU8);
     static vectors: [u8; 0];
     static vectors_end: [u8; 0];
     static guest_switch_end: [u8; 0];
@@ -31,10 +32,11 @@ pub fn enter(regs: &mut GuestRegs) -> u32 {
     unsafe { guest_enter(regs) }
 }
 
-/// The same up to the last instruction, which is a branch to itself: for `breakage.rs`.
-pub fn enter_stuck(regs: &mut GuestRegs) {
-    // SAFETY: as in `enter`, but the guest is not reached.
-    unsafe { guest_enter_stuck(regs) }
+/// The same up to the last instruction, which is a branch to itself: for `breakage.rs`. On the way it takes one
+/// from `left`.
+pub fn enter_stuck(regs: &mut GuestRegs, left: &AtomicU8) {
+    // SAFETY: as in `enter`, but the guest is not reached; and the asm changes `left` as an atomic one only.
+    unsafe { guest_enter_stuck(regs, left) }
 }
 
 /// Whether `pc` is in a vector or on the way into a guest or out of it, where an exception's registers are live.

@@ -218,7 +218,8 @@ impl Plan {
             Cause::GuestOff | Cause::GuestReset => {
                 words.push(format!("watchdog=report:{WATCHDOG_MS}"));
             }
-            _ => {}
+            // Who is stuck on a slow host longer than it waits would be in the report twice.
+            _ => words.push("watchdog=off".to_owned()),
         }
         if self.off {
             words.push("stop=off".to_owned());

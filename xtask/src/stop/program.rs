@@ -3,28 +3,29 @@
 use super::{Cause, Place, Plan};
 
 /// MOVZ x11, #0 (DDI0487 C6.2.225), whose immediate is which vCPUs spin.
-const SPINNERS: usize = 5;
+const SPINNERS: usize = 4;
 /// MOVZ w0, #0, whose immediate is the function that the first vCPU calls in the end; 0 is PSCI_VERSION.
-const LAST_CALL: usize = 29;
+const LAST_CALL: usize = 30;
 /// Where a vCPU spins, in instructions from the start.
-pub const SPIN: u64 = 36;
+pub const SPIN: u64 = 38;
 /// Who called it there, say its frame records; innermost first.
 pub const CALLERS: [u32; 2] = [0x0123_4568, 0x89ab_cdf0];
-/// Behind the code: a byte for each vCPU, which it sets when it runs, and what they are when all do.
-const ALL: usize = 42;
+/// Behind the code: a byte for each vCPU, which it sets when it runs, or as the last thing before it spins; and what
+/// they are when all do.
+const ALL: usize = 44;
 
 /// What the encodings say stands beside them.
 #[rustfmt::skip]
-const PROGRAM: [u32; 54] = [
+const PROGRAM: [u32; 56] = [
     0xd538_00a9, // mrs x9, mpidr_el1
     0x9240_1d29, // and x9, x9, #0xff
-    0x1000_0482, // adr x2, flags
+    0x1000_04c2, // adr x2, flags
     0x5280_0023, // mov w3, #1
-    0x3829_6843, // strb w3, [x2, x9]
     0xd280_000b, // movz x11, #SPINNERS
     0x9ac9_256b, // lsr x11, x11, x9
-    0x3700_034b, // tbnz w11, #0, spin
-    0xb500_01e9, // cbnz x9, loop
+    0x3700_038b, // tbnz w11, #0, spin
+    0x3829_6843, // strb w3, [x2, x9]
+    0xb500_0129, // cbnz x9, ready
     0xd280_002a, // mov x10, #1
     0x5280_0060, // on: movz w0, #0x0003            CPU_ON of the others, until there is none
     0x72b8_8000, // movk w0, #0xc400, lsl #16
@@ -33,12 +34,13 @@ const PROGRAM: [u32; 54] = [
     0xd400_0002, // hvc #0
     0x9100_054a, // add x10, x10, #1
     0x34ff_ff40, // cbz w0, on
-    0x1000_02a2, // adr x2, flags
-    0xa940_1043, // wait: ldp x3, x4, [x2]          until all run that can
+    0x1000_02e2, // ready: adr x2, flags
+    0xd503_203f, // wait: yield                     until all run or spin that can: no call before
+    0xa940_1043, // ldp x3, x4, [x2]
     0xa941_1845, // ldp x5, x6, [x2, #16]
     0xeb05_007f, // cmp x3, x5
     0xfa46_0080, // ccmp x4, x6, #0, eq
-    0x54ff_ff81, // b.ne wait
+    0x54ff_ff61, // b.ne wait
     0x5280_0a00, // loop: movz w0, #0x50            TRNG_VERSION
     0x72b0_8000, // movk w0, #0x8400, lsl #16
     0xd400_0002, // hvc #0
@@ -49,9 +51,10 @@ const PROGRAM: [u32; 54] = [
     0x72b0_8000, // movk w0, #0x8400, lsl #16
     0xd400_0002, // hvc #0
     0x17ff_fff7, // b loop
-    0x1000_01bd, // spin: adr x29, record           all is masked, as since reset
-    0x9100_43a9, // add x9, x29, #16
-    0xf900_03a9, // str x9, [x29]                   the second record is behind the first
+    0x1000_01dd, // spin: adr x29, record           all is masked, as since reset
+    0x9100_43aa, // add x10, x29, #16
+    0xf900_03aa, // str x10, [x29]                  the second record is behind the first
+    0x3829_6843, // strb w3, [x2, x9]
     0x1400_0000, // b .
     0,
     // The flags, and what they are in the end.
