@@ -33,6 +33,13 @@ impl Ledger {
             .is_none_or(|filter| name.contains(filter))
     }
 
+    /// Whether the filter begins with `name`: for what is too much to be run unless it is asked for.
+    pub fn names(&self, name: &str) -> bool {
+        self.filter
+            .as_deref()
+            .is_some_and(|filter| filter.starts_with(name))
+    }
+
     /// Whether something is left out.
     pub fn is_filtered(&self) -> bool {
         self.filter.is_some()

@@ -45,16 +45,11 @@ fn rows() -> Vec<(String, Plan)> {
         let power = if off { "-off" } else { "" };
         let name = format!("stop/{}/{who}{power}/{cause:?}", el3.name()).to_lowercase();
         let plan = Plan {
-            el3,
             cpus: if who == "everywhere" { 7 } else { 4 },
-            // So that the limits do not depend on the host, and rows can go side by side.
-            icount: true,
-            wedges,
-            cause,
             off,
             // Whose neighbour is stuck.
             stopper: u32::from(cause == Cause::Watchdog),
-            ..Plan::default()
+            ..counted(el3, wedges, cause)
         };
         rows.push((name, plan));
     };
@@ -68,8 +63,7 @@ fn rows() -> Vec<(String, Plan)> {
             add(el3, "everywhere", everywhere(cause), cause, false);
         }
         let el3 = FIRMWARE[turn % FIRMWARE.len()];
-        // A guest that resets itself while nobody is stuck stops no machine.
-        if cause != Cause::GuestReset {
+        if stops_machine(&[], cause) {
             add(el3, "none", Vec::new(), cause, false);
         }
     }
@@ -110,6 +104,56 @@ fn rows() -> Vec<(String, Plan)> {
     rows
 }
 
+/// The whole product of who, where, cause and firmware, as far as these can meet.
+const MATRIX: &str = "stop-matrix";
+
+/// All its rows; it takes a quarter of an hour, and is only run when it is named.
+fn matrix() -> Vec<(String, Plan)> {
+    let mut rows = Vec::new();
+    for (el3, cause) in FIRMWARE
+        .into_iter()
+        .flat_map(|el3| CAUSES.map(|cause| (el3, cause)))
+    {
+        let mut add = |who: &str, wedges: Vec<(u32, Place)>| {
+            if stops_machine(&wedges, cause) {
+                let name = format!("{MATRIX}/{}/{who}/{cause:?}", el3.name()).to_lowercase();
+                rows.push((name, counted(el3, wedges, cause)));
+            }
+        };
+        add("none", Vec::new());
+        for place in PLACES.into_iter().filter(|&place| can_meet(place, cause)) {
+            // The lock is one pCPU's.
+            let rest = match place {
+                Place::Lock => Place::Exit,
+                place => place,
+            };
+            let name = place.name();
+            add(&format!("one-{name}"), vec![(2, place)]);
+            let all = vec![(1, place), (2, rest), (3, rest)];
+            add(&format!("all-but-one-{name}"), all);
+        }
+    }
+    rows
+}
+
+/// A plan whose time is counted in instructions, so that the limits do not depend on the host, and rows can go side by
+/// side.
+fn counted(el3: El3, wedges: Vec<(u32, Place)>, cause: Cause) -> Plan {
+    Plan {
+        el3,
+        icount: true,
+        wedges,
+        cause,
+        ..Plan::default()
+    }
+}
+
+/// A guest that resets itself while nobody is stuck in EL2 stops no machine.
+fn stops_machine(wedges: &[(u32, Place)], cause: Cause) -> bool {
+    let is_stuck = |(_, place): &(u32, Place)| *place != Place::Guest;
+    cause != Cause::GuestReset || wedges.iter().any(is_stuck)
+}
+
 /// A guest that ends has things said of it, which nobody can do while the console is locked: that is a panic.
 const fn can_meet(place: Place, cause: Cause) -> bool {
     !(matches!(place, Place::Lock) && matches!(cause, Cause::GuestOff | Cause::GuestReset))
@@ -117,7 +161,7 @@ const fn can_meet(place: Place, cause: Cause) -> bool {
 
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = String> {
-    rows().into_iter().map(|(name, ..)| name)
+    rows().into_iter().chain(matrix()).map(|(name, ..)| name)
 }
 
 /// Runs them.
@@ -129,7 +173,12 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
         ensure!(name != SEVEN_OF_EIGHT || us < 50_000, "it took {remark}");
         Ok(remark)
     };
-    let (rows, others): (Vec<_>, Vec<_>) = rows()
+    let rows = if ledger.names(MATRIX) {
+        matrix()
+    } else {
+        rows()
+    };
+    let (rows, others): (Vec<_>, Vec<_>) = rows
         .into_iter()
         .partition(|(_, plan)| why_not(workshop.board, plan).is_none());
     for (name, plan) in others.iter().filter(|(name, _)| ledger.wants(name)) {
@@ -159,7 +208,7 @@ mod tests {
 
     #[test]
     fn rows_have_names_of_their_own_and_can_be_carried_out() {
-        let rows = rows();
+        let rows = [rows(), matrix()].concat();
         let names: std::collections::BTreeSet<&str> =
             rows.iter().map(|(name, ..)| name.as_str()).collect();
         assert_eq!(names.len(), rows.len());
@@ -186,7 +235,7 @@ mod tests {
         }
         for count in [0, 1, 2] {
             let stuck = |plan: &Plan| plan.wedges.len().min(2) == count;
-            let is_stop = |cause: &Cause| count > 0 || *cause != Cause::GuestReset;
+            let is_stop = |cause: &Cause| count > 0 || stops_machine(&[], *cause);
             for cause in CAUSES.into_iter().filter(is_stop) {
                 let met = some(&|plan| stuck(plan) && plan.cause == cause);
                 assert!(met, "{count} {cause:?}");
@@ -205,5 +254,14 @@ mod tests {
             }
         }
         assert!(rows.len() < 65, "there are {} rows", rows.len());
+    }
+
+    #[test]
+    fn the_matrix_is_the_product_less_what_cannot_meet() {
+        let who = 1 + 2 * PLACES.len();
+        let product = who * CAUSES.len() * FIRMWARE.len();
+        // With each firmware: the lock and the two ends of a guest, one and all but one stuck; and a reset with nobody
+        // stuck in EL2.
+        assert_eq!(matrix().len(), product - FIRMWARE.len() * (2 * 2 + 3));
     }
 }
