@@ -128,7 +128,8 @@ pub fn at_start(me: PcpuId) {
     }
 }
 
-/// The guest on pCPU `me` has made a TRNG call. Whether that is answered.
+/// The guest on pCPU `me` has made a TRNG call. Whether that is answered. As long as pCPUs are to get stuck and are
+/// not, x1 answers how many.
 #[inline(never)]
 pub fn at_exit(me: PcpuId, regs: &mut GuestRegs) -> bool {
     match place_of(me) {
@@ -142,8 +143,13 @@ pub fn at_exit(me: PcpuId, regs: &mut GuestRegs) -> bool {
         ERET => guest::enter_stuck(regs, &LEFT),
         _ => {}
     }
+    let left = LEFT.load(Ordering::Acquire);
+    if left != 0 {
+        regs.x[1] = left.into();
+        return false;
+    }
     let [way, pcpu] = [0, 1].map(|n: usize| BREAK[n].load(Ordering::Relaxed));
-    if way != 0 && pcpu == me.0 + 1 && LEFT.load(Ordering::Acquire) == 0 {
+    if way != 0 && pcpu == me.0 + 1 {
         break_now(way);
     }
     let target = PcpuId(PROBE[0].load(Ordering::Relaxed) as u8);

@@ -43,10 +43,10 @@ const PROGRAM: [u32; 56] = [
     0x54ff_ff61, // b.ne wait
     0x5280_0a00, // loop: movz w0, #0x50            TRNG_VERSION
     0x72b0_8000, // movk w0, #0x8400, lsl #16
+    0xaa1f_03e1, // mov x1, xzr
     0xd400_0002, // hvc #0
-    0xb5ff_ffa9, // cbnz x9, loop
-    0x9100_058c, // add x12, x12, #1
-    0x3667_ff6c, // tbz w12, #12, loop              4096 times
+    0xb5ff_ff89, // cbnz x9, loop
+    0xb5ff_ff61, // cbnz x1, loop                   until all are stuck that are to be
     0x5280_0000, // movz w0, #LAST_CALL
     0x72b0_8000, // movk w0, #0x8400, lsl #16
     0xd400_0002, // hvc #0
