@@ -15,7 +15,7 @@ use hv_core::regs::GuestRegs;
 
 use crate::percpu::{self, Context, Percpu};
 use crate::stop::{Cause, stop_machine};
-use crate::{console, guest, log, memory, stop, sysregs};
+use crate::{console, guest, log, memory, patience, stop, sysregs};
 
 /// Where a pCPU gets stuck, its interrupts masked: in EL2 with no vCPU running; in a call of the guest's, with
 /// the console's lock or without; in the first instruction of the vector, at the exit after such a call; in the
@@ -166,18 +166,15 @@ pub fn at_exit(me: PcpuId, regs: &mut GuestRegs) -> bool {
 /// where it had been.
 #[cold]
 fn probe(target: &Percpu, count: u32, regs: &mut GuestRegs) {
-    let limit = sysregs::counter_frequency().ticks_in_us(2_000_000);
     let events = || target.events.load(Ordering::Acquire);
     let before = events();
     for _ in 0..count {
         let seen = events();
-        let deadline = sysregs::now().after(limit);
         if !stop::interrupt(target) {
             break;
         }
-        while events() == seen && sysregs::now() < deadline {
-            sysregs::yield_pcpu();
-        }
+        // Who did not come is not counted.
+        let _came = patience::within(2_000_000, || (events() != seen).then_some(()));
     }
     regs.x[0] = events().wrapping_sub(before).into();
     regs.x[1] = MET[0].load(Ordering::Relaxed).into();

@@ -18,7 +18,7 @@ use hv_core::time::Instant;
 
 use crate::gic;
 use crate::percpu::{self, Context, Percpu};
-use crate::{breakage, console, crash_record, firmware, power, sdei_client, sysregs};
+use crate::{breakage, console, crash_record, firmware, patience, power, sdei_client, sysregs};
 
 /// Why the machine stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -329,11 +329,15 @@ fn climb(progress: &mut Progress) {
     let asked = others().map(|id| (id, slot(id).ask()));
     let limits = LIMITS.in_ticks(sysregs::counter_frequency());
     progress.ladder = Ladder::new(asked, limits);
-    loop {
+    let look = || {
         let mut parked = PcpuSet::EMPTY;
         for id in others().filter(|&id| slot(id).standing().parked().is_some()) {
             parked.insert(id);
         }
+        parked
+    };
+    loop {
+        let parked = look();
         progress.ended = sysregs::now();
         match progress.ladder.poll(progress.ended, parked) {
             Decision::Ring(set) => {
@@ -350,7 +354,10 @@ fn climb(progress: &mut Progress) {
                     }
                 }
             }
-            Decision::Wait => sysregs::yield_pcpu(),
+            Decision::Wait => {
+                // Whether there was one or not, there is time to be looked at.
+                let _change = patience::briefly(|| (look() != parked).then_some(()));
+            }
             Decision::Done => break,
         }
     }
@@ -358,18 +365,13 @@ fn climb(progress: &mut Progress) {
 
 /// Waits until those that have stopped are off, and notes who is not.
 fn await_off(progress: &mut Progress) {
-    let limits = LIMITS.in_ticks(sysregs::counter_frequency());
-    let mut patience = limits.patience;
     for id in pcpus().filter(|&id| id != progress.me) {
         let Some(percpu) = percpu::of(id).filter(|_| slot(id).standing().parked().is_some()) else {
             continue;
         };
-        while !firmware::is_off(percpu.mpidr) {
-            if patience.look(sysregs::now()) > limits.last {
-                progress.still_on.insert(id);
-                break;
-            }
-            sysregs::yield_pcpu();
+        let is_off = || firmware::is_off(percpu.mpidr).then_some(());
+        if patience::within(LIMITS.last_us, is_off).is_none() {
+            progress.still_on.insert(id);
         }
     }
 }
