@@ -3,9 +3,11 @@
 //! reach it. A machine that has just crashed does not break again.
 //!
 //! `wedge=1:spin,2:lock` makes pCPUs deaf; `break=WORD` breaks when all are up, `break=WORD@N` at the
-//! first TRNG call of the guest on pCPU N after the others have become so. A pCPU counts as stuck only in the
-//! function that the report must name: an emulator's host may stop it for long between any two instructions. `probe=N:COUNT` lets EL3 interrupt
+//! first TRNG call of the guest on pCPU N after the others have become so. `probe=N:COUNT` lets EL3 interrupt
 //! pCPU N so many times at the first TRNG call of the guest on another, and makes that call answer what it met.
+//!
+//! A pCPU counts as stuck only in the function that the report must name: an emulator's host may stop it for long
+//! between any two instructions. The vector is the exception: it counts when any exit leads there.
 
 use core::hint::black_box;
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};

@@ -84,7 +84,7 @@ impl Test {
             || stock::names().any(|name| ledger.wants(name))
             || crash::names().any(|name| ledger.wants(&name))
             || refusals::names().any(|name| ledger.wants(name))
-            || stops::names().any(|name| ledger.wants(&name))
+            || stops::are_wanted(&ledger)
             || commands::names().any(|name| ledger.wants(name))
             || bringup::names().any(|name| ledger.wants(name))
             || card::names().any(|name| ledger.wants(name));
