@@ -90,9 +90,7 @@ impl Runner {
         }
     }
 
-    /// For ever. What every exit goes through is in this one function, and in a section of its own so that its
-    /// code is not taken apart for size (`.cargo/config.toml`).
-    #[unsafe(link_section = ".text.run")]
+    /// For ever.
     pub fn run(mut self) -> ! {
         self.set_alarm(None);
         loop {
