@@ -1,65 +1,27 @@
-//! A vCPU's life on its pCPU: wait to be switched on, run, and perform what each exit asks for.
-//!
-//! Read `Runner::run_guest` from top to bottom: that is what happens between two guest instructions.
+//! The pCPU that a vCPU runs on: [`hv_core::vm::VcpuLoop`] decides, and this performs it in hardware.
 
-use hv_core::exit;
-use hv_core::id::VcpuId;
-use hv_core::mailbox::Requests;
-use hv_core::regs::GuestRegs;
+use hv_core::id::{IntId, PcpuId, VcpuId};
+use hv_core::psci::Endian;
+use hv_core::regs::{El1, GuestRegs};
 use hv_core::stop::watchdog::Watch;
+use hv_core::time::Instant;
 use hv_core::trng;
-use hv_core::vm::{Action, Vcpu};
+use hv_core::vgic::{Effects, ListReg, MAX_LIST_REGS, Physical};
+use hv_core::vm::{self, BOOT_VCPU, End, GuestExit, Hardware, Interrupt, Vcpu, VcpuLoop};
 
-use crate::breakage;
-use crate::entropy;
 use crate::fault::vector;
 use crate::gic;
-use crate::guest;
-use crate::percpu::{ExitEntry, Percpu};
+use crate::percpu::{self, ExitEntry, Percpu};
+use crate::stop::{self, Cause, stop_machine};
 use crate::sysregs::{self, LiveEl1};
-use crate::vm::{End, Vm};
-use crate::watchdog;
+use crate::vm::Vm;
+use crate::{breakage, console, entropy, guest, watchdog};
 
-mod events;
-mod interrupts;
-mod power;
-mod uart;
-
-/// Most list registers an implementation has (IHI0069 12.4.5).
-const MAX_LIST_REGS: usize = 16;
 /// INTIDs from here on are not interrupts (IHI0069 2.2.1).
 const FIRST_SPECIAL: u32 = 1020;
-
-/// Why a vCPU leaves its guest.
-enum Leave {
-    /// CPU_OFF.
-    Off,
-    /// Somebody else ends the VM.
-    Stop,
-    /// This vCPU ends the VM.
-    End(End),
-    /// A sibling has taken this vCPU back from the event it was parked in.
-    Reclaimed,
-    /// Firmware never comes back from what the vCPU asked of it, or from its event.
-    Lost,
-}
-
-/// A vCPU on its pCPU.
-pub struct Runner {
-    vm: &'static Vm,
-    percpu: &'static Percpu,
-    me: VcpuId,
-    vcpu: Vcpu,
-    regs: GuestRegs,
-    /// The list registers do not hold what they should.
-    is_vgic_stale: bool,
-    /// How many list registers there are, and how many hold something.
-    list_regs: usize,
-    used: usize,
-    own: OwnIntids,
-    /// Over its neighbour.
-    watch: Option<Watch>,
-}
+/// How long the vCPUs of a VM that ends may take to leave the guest and say what is remembered of them, in
+/// microseconds: a console of 115200 baud takes a second for the words of one.
+const LEAVE_LIMIT_US: u64 = 30_000_000;
 
 /// The interrupts of each pCPU that are the hypervisor's own, besides its doorbells.
 #[derive(Clone, Copy, Debug)]
@@ -70,167 +32,300 @@ pub struct OwnIntids {
     pub alarm: u32,
 }
 
-impl Runner {
-    /// Takes over this pCPU for `vcpu`, which is off.
-    pub fn new(vm: &'static Vm, percpu: &'static Percpu, vcpu: Vcpu, own: OwnIntids) -> Self {
-        let me = vcpu.id;
-        vm.enter_pcpu(me);
+/// A pCPU and the vCPU it has.
+pub struct Pcpu {
+    vm: &'static Vm,
+    percpu: &'static Percpu,
+    me: VcpuId,
+    own: OwnIntids,
+    list_regs: usize,
+    /// Over its neighbour.
+    watch: Option<Watch>,
+    /// When the siblings must have left the guest that this vCPU ends.
+    deadline: Option<Instant>,
+}
+
+/// Gives this pCPU to `vcpu`, which is off.
+pub fn take_over(
+    vm: &'static Vm,
+    percpu: &'static Percpu,
+    vcpu: Vcpu,
+    own: OwnIntids,
+) -> VcpuLoop<&'static Vm, Pcpu> {
+    vm.enter_pcpu(vcpu.id);
+    VcpuLoop::new(vm, Pcpu::new(vm, percpu, vcpu.id, own), vcpu)
+}
+
+/// Has the guest of a VM that was never loaded start.
+pub fn load(vm: &'static Vm, percpu: &'static Percpu, own: OwnIntids) {
+    vm::load(&vm, &mut Pcpu::new(vm, percpu, BOOT_VCPU, own));
+}
+
+impl El1 for Pcpu {
+    fn vbar(&self) -> u64 {
+        LiveEl1.vbar()
+    }
+
+    #[inline]
+    fn sctlr(&self) -> u64 {
+        LiveEl1.sctlr()
+    }
+
+    #[inline]
+    fn stack_pointers(&self) -> [u64; 2] {
+        LiveEl1.stack_pointers()
+    }
+
+    fn set_return(&mut self, elr: u64, spsr: u64) {
+        LiveEl1.set_return(elr, spsr);
+    }
+
+    fn set_syndrome(&mut self, esr: u64, far: u64) {
+        LiveEl1.set_syndrome(esr, far);
+    }
+}
+
+impl vm::Pcpu for Pcpu {
+    #[inline]
+    fn id_register(&self, crm: u32, op2: u32) -> u64 {
+        sysregs::id_register(crm, op2)
+    }
+
+    #[inline]
+    fn now(&self) -> Instant {
+        sysregs::now()
+    }
+}
+
+impl Hardware for Pcpu {
+    #[inline]
+    fn list_regs(&self) -> usize {
+        self.list_regs
+    }
+
+    #[inline]
+    fn list_register(&self, index: usize) -> ListReg {
+        gic::list_register(index)
+    }
+
+    #[inline]
+    fn set_list_register(&mut self, index: usize, value: ListReg) {
+        gic::set_list_register(index, value);
+    }
+
+    #[inline]
+    fn ich_hcr(&self) -> u64 {
+        gic::ich_hcr()
+    }
+
+    #[inline]
+    fn set_ich_hcr(&mut self, value: u64) {
+        gic::set_ich_hcr(value);
+    }
+
+    fn reset_virtual_interface(&mut self) {
         gic::reset_virtual_interface();
+    }
+
+    #[inline]
+    fn perform(&mut self, effects: &Effects) {
+        if let Some(change) = effects.phys {
+            self.change_distributor(change);
+        }
+        let owner = self.vm.pcpus.get(effects.deactivate.owner().index());
+        for intid in effects.deactivate.iter() {
+            match owner {
+                // Of an SPI, or of a PPI that is active on this pCPU.
+                Some(&pcpu) if intid.is_private() && pcpu != sysregs::mpidr() => {
+                    gic::get().clear_active_ppi(pcpu, intid);
+                }
+                _ => gic::deactivate(intid),
+            }
+        }
+    }
+
+    #[inline]
+    fn acknowledge(&mut self) -> Interrupt {
+        let taken = gic::acknowledge();
+        let intid = taken.intid;
+        if intid >= FIRST_SPECIAL {
+            return Interrupt::None;
+        }
+        taken.drop_priority();
+        match intid {
+            gic::DOORBELL => {
+                taken.deactivate();
+                Interrupt::None
+            }
+            gic::STOP => {
+                taken.deactivate();
+                stop::take_ipi(self.percpu);
+                Interrupt::None
+            }
+            _ if intid == self.own.maintenance => Interrupt::Maintenance(intid),
+            _ if intid == self.vm.console_intid => Interrupt::Console(intid),
+            _ if intid == self.own.alarm => Interrupt::Alarm(intid),
+            _ => Interrupt::Guest(IntId(intid)),
+        }
+    }
+
+    #[inline]
+    fn deactivate(&mut self, intid: u32) {
+        gic::deactivate(IntId(intid));
+    }
+
+    fn set_alarm(&mut self, at: Option<Instant>) {
+        let look = self.watch.as_ref().map(Watch::due);
+        sysregs::set_alarm(at.into_iter().chain(look).min());
+    }
+
+    fn look_after(&mut self) {
+        if let Some(watch) = &mut self.watch {
+            watchdog::look(watch, self.percpu);
+        }
+    }
+
+    fn wait_for_siblings(&mut self, end: End) {
+        let limit = sysregs::counter_frequency().ticks_in_us(LEAVE_LIMIT_US);
+        let deadline = *self
+            .deadline
+            .get_or_insert_with(|| sysregs::now().after(limit));
+        self.percpu.beat();
+        self.look_after();
+        // Nothing keeps a pCPU in EL2 for that long, so one that does not come is stuck. Mostly the watchdog has
+        // found that before.
+        let is_mine = |id: &PcpuId| {
+            percpu::of(*id).is_some_and(|percpu| self.vm.pcpus.contains(&percpu.mpidr))
+        };
+        let is_one_stuck = stop::pcpus().filter(is_mine).any(watchdog::is_stuck);
+        if is_one_stuck || sysregs::now() > deadline {
+            let cause = match end {
+                End::Off => Cause::Shutdown,
+                End::Reset(_) => Cause::Reboot,
+            };
+            stop_machine(cause, &|| ());
+        }
+        sysregs::yield_pcpu();
+    }
+
+    #[inline]
+    fn enter(&mut self, regs: &mut GuestRegs) -> GuestExit {
+        let vector = guest::enter(regs);
+        let (esr, far) = sysregs::syndrome();
+        self.percpu.last_exits.push(ExitEntry {
+            at: sysregs::now().0,
+            vector,
+            esr,
+            pc: regs.pc,
+        });
+        match vector {
+            vector::SYNC => GuestExit::Synchronous {
+                esr,
+                far,
+                hpfar: sysregs::fault_ipa_register(),
+            },
+            vector::SERROR => GuestExit::SError,
+            _ => GuestExit::Interrupt,
+        }
+    }
+
+    fn show_guest(&mut self, regs: Option<&GuestRegs>) {
+        match regs {
+            Some(regs) => {
+                self.deadline = None;
+                self.percpu.enter_guest(self.vm.id, self.me, regs);
+            }
+            None => self.percpu.leave_guest(),
+        }
+    }
+
+    fn wait_for_interrupt(&mut self) {
+        sysregs::wait_for_interrupt();
+    }
+
+    fn set_virtual_serror(&mut self, pending: bool) {
+        sysregs::set_virtual_serror(pending);
+    }
+
+    fn reset_el1(&mut self) {
+        sysregs::reset_el1();
+    }
+
+    fn reset_core(&mut self) {
+        sysregs::reset_core();
+    }
+
+    fn endian(&self) -> Endian {
+        sysregs::endian()
+    }
+
+    fn set_endian(&mut self, endian: Endian) {
+        sysregs::set_endian(endian);
+    }
+
+    fn answer_trng(&mut self, call: trng::Call, regs: &mut GuestRegs) {
+        if !breakage::at_exit(self.percpu.id, regs) {
+            trng::answer(call, entropy::Source::find(), regs);
+        }
+    }
+
+    fn transmit(&mut self, byte: u8) {
+        console::write_guest(byte);
+    }
+
+    fn receive(&mut self) -> Option<u8> {
+        console::read()
+    }
+
+    fn set_receive(&mut self, on: bool) {
+        console::set_receive(on);
+    }
+}
+
+impl Pcpu {
+    fn new(vm: &'static Vm, percpu: &'static Percpu, me: VcpuId, own: OwnIntids) -> Self {
         Self {
             vm,
             percpu,
             me,
-            vcpu,
-            regs: GuestRegs::default(),
-            is_vgic_stale: false,
-            list_regs: gic::virtual_interface().0.min(MAX_LIST_REGS),
-            used: 0,
             own,
+            list_regs: gic::virtual_interface().0.min(MAX_LIST_REGS),
             watch: watchdog::begin(),
+            deadline: None,
         }
     }
 
-    /// For ever.
-    pub fn run(mut self) -> ! {
-        self.set_alarm(None);
-        loop {
-            self.wait_for_start();
-            self.percpu.enter_guest(self.vm.id, self.me, &self.regs);
-            let leave = self.run_guest();
-            self.percpu.leave_guest();
-            match leave {
-                Leave::Off => self.power_off(),
-                Leave::Stop => self.stop(),
-                Leave::End(end) => self.end_vm(end),
-                Leave::Reclaimed => self.give_back(),
-                Leave::Lost => self.be_lost(),
+    /// Changes the physical distributor.
+    #[inline(never)]
+    fn change_distributor(&self, change: Physical) {
+        let gic = gic::get();
+        let pcpu = |vcpu: VcpuId| self.vm.pcpus.get(vcpu.index()).copied();
+        match change {
+            Physical::Enable(mask) => gic.enable(mask),
+            Physical::Disable(mask) => gic.disable(mask),
+            Physical::ClearPending(mask) => gic.clear_pending(mask),
+            Physical::Trigger { block, edge, level } => gic.set_trigger(block, edge, level),
+            Physical::Route { spi, to } => {
+                if let Some(pcpu) = pcpu(to) {
+                    gic.route(spi, pcpu);
+                }
             }
-        }
-    }
-
-    fn run_guest(&mut self) -> Leave {
-        loop {
-            if !self.vm.mailbox(self.me).is_empty()
-                && let Some(leave) = self.take_requests()
-            {
-                return leave;
-            }
-            while self
-                .vcpu
-                .dispatch_events(&mut self.regs, &LiveEl1, &self.vm.map.board)
-            {
-                self.dispatch_shared();
-            }
-            if self.is_vgic_stale {
-                self.refresh_vgic();
-            }
-
-            let vector = guest::enter(&mut self.regs);
-
-            let (esr, far) = sysregs::syndrome();
-            self.percpu.last_exits.push(ExitEntry {
-                at: sysregs::now().0,
-                vector,
-                esr,
-                pc: self.regs.pc,
-            });
-            match vector {
-                vector::SYNC => {
-                    let exit = exit::decode(esr, far, sysregs::fault_ipa_register());
-                    let action = self.vcpu.handle_exit(
-                        exit,
-                        (esr, far),
-                        &mut self.regs,
-                        &mut LiveEl1,
-                        &self.vm.map,
-                    );
-                    if let Some(leave) = self.perform(action) {
-                        return leave;
+            Physical::Targets { first, to } => {
+                for (spi, to) in (first.0..).map(IntId).zip(to) {
+                    if let Some(pcpu) = to.and_then(pcpu) {
+                        gic.route(spi, pcpu);
                     }
                 }
-                vector::SERROR => sysregs::set_virtual_serror(true),
-                _ => self.take_interrupt(),
             }
-        }
-    }
-
-    /// Does what an exit asked for.
-    #[inline]
-    fn perform(&mut self, action: Action) -> Option<Leave> {
-        match action {
-            Action::Resume => None,
-            Action::Psci(call) => self.call_psci(call),
-            Action::Trng(call) => {
-                if !breakage::at_exit(self.percpu.id, &mut self.regs) {
-                    trng::answer(call, entropy::Source::find(), &mut self.regs);
+            Physical::Reset(mask) => {
+                gic.disable(mask);
+                gic.clear_pending(mask);
+                gic.clear_active(mask);
+                gic.set_trigger(mask.block, 0, mask.bits);
+                for bit in (0..32).filter(|bit| mask.bits >> bit & 1 != 0) {
+                    gic.route(IntId(mask.block * 32 + bit), self.vm.pcpus[0]);
                 }
-                None
-            }
-            Action::Signal(target) => {
-                self.vm.ask(target, Requests::SDEI_SIGNAL);
-                None
-            }
-            Action::Sdei(call) => {
-                self.call_sdei(call);
-                None
-            }
-            Action::Raise { event, target } => {
-                self.raise(event, target);
-                None
-            }
-            Action::Sgi(sgi) => {
-                self.send_sgi(sgi);
-                None
-            }
-            Action::SgiGroup0(sgi) => {
-                let effects = self.vm.lock().vgic.send_sgi_group0(sgi);
-                self.kick(effects.kick);
-                None
-            }
-            Action::Deactivate(intid) => {
-                self.deactivate(intid);
-                None
-            }
-            Action::Gic {
-                frame,
-                offset,
-                access,
-            } => {
-                self.access_gic(frame, offset, access);
-                None
-            }
-            Action::Uart { offset, access } => {
-                self.access_uart(offset, access);
-                None
             }
         }
-    }
-
-    /// Takes what others asked of this vCPU; says whether to leave.
-    fn take_requests(&mut self) -> Option<Leave> {
-        let requests = self.vm.mailbox(self.me).take();
-        if requests.has(Requests::STOP) {
-            return Some(Leave::Stop);
-        }
-        if requests.has(Requests::START) {
-            // Nobody starts a vCPU that is on, unless to take it back.
-            return Some(Leave::Reclaimed);
-        }
-        if requests.has(Requests::SDEI_SIGNAL)
-            && let Some(leave) = self.take_signal()
-        {
-            return Some(leave);
-        }
-        if requests.has(Requests::SDEI_LOOK)
-            && let Some(leave) = self.take_raised()
-        {
-            return Some(leave);
-        }
-        let sgis = requests.sgis();
-        if sgis != 0 {
-            self.vm.lock().vgic.take_sgis(self.me, sgis);
-        }
-        self.is_vgic_stale |= sgis != 0 || requests.has(Requests::SYNC);
-        None
     }
 }

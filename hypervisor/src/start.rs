@@ -14,7 +14,7 @@ use spin::Once;
 use crate::gic;
 use crate::memory::{self, BLOCK_SIZE, HV_BASE, Identity};
 use crate::percpu;
-use crate::run::{OwnIntids, Runner};
+use crate::run::{self, OwnIntids};
 use crate::vm::VMS;
 use crate::{
     boot, breakage, crash_record, firmware, heap, log, power, sdei_client, stop, sysregs, uart,
@@ -216,12 +216,10 @@ fn run_pcpu(index: usize) -> ! {
         let vcpu = vm.pcpus.iter().position(|&pcpu| pcpu == percpu.mpidr)?;
         Some((vm, VcpuId(vcpu as u8)))
     });
-    let Some((vm, id)) = mine else {
-        READY.fetch_add(1, Ordering::Release);
-        stop::retire(percpu);
-    };
-    let vcpu = Vcpu::new(id, features(), &vm.sdei.config());
-    let runner = Runner::new(vm, percpu, vcpu, board.own);
+    let vcpu = mine.map(|(vm, id)| {
+        let vcpu = Vcpu::new(id, features(), &vm.sdei.config());
+        run::take_over(vm, percpu, vcpu, board.own)
+    });
     let ready = READY.fetch_add(1, Ordering::AcqRel) + 1;
     if ready == board.machine.cpus.len() {
         // The last one opens the doors.
@@ -231,12 +229,15 @@ fn run_pcpu(index: usize) -> ! {
         breakage::at_ready();
         for vm in vms {
             gic.enable_spi(vm.console_intid, vm.pcpus[0]);
-            vm.load();
+            run::load(vm, percpu, board.own);
         }
         crate::console::set_receive(true);
     }
+    let Some(mut vcpu) = vcpu else {
+        stop::retire(percpu);
+    };
     breakage::at_start(percpu.id);
-    runner.run()
+    vcpu.run()
 }
 
 /// The PSTATE bits of this pCPU: what an exception does to them does not depend on what a guest is told.

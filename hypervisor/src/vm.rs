@@ -1,52 +1,21 @@
-//! A virtual machine: what its vCPUs share, and how it is made, loaded, stopped and started again.
+//! A virtual machine: what its vCPUs share and the lock on it, their mailboxes, and what is written into its memory.
 
 use alloc::vec::Vec;
 
-use hv_abi::firmware::Firmware;
+use hv_abi::firmware::{Fault, Firmware};
 use hv_bundle::Layout;
-use hv_core::id::{IntId, Mpidr, VcpuId, VcpuSet, VmId};
+use hv_core::id::{IntId, Mpidr, VcpuId, VmId};
 use hv_core::mailbox::{Mailbox, Requests};
-use hv_core::pl011::Pl011;
-use hv_core::psci::{Endian, Power, Reclaim, Reset, Start};
-use hv_core::sdei::{self, Commons, Definition};
-use hv_core::vgic::{Effects, Physical, Vgic};
-use hv_core::vm::GuestMap;
+use hv_core::psci::Reclaim;
+use hv_core::sdei::{self, Definition};
+use hv_core::vgic::{Leftovers, Vgic};
+use hv_core::vm::{self, End, GuestMap, Load, Record, Shared, SharedConfig, Vcpu};
 use spin::Once;
 
 use crate::gic;
 use crate::patience::{Mutex, MutexGuard};
-use crate::{console, log, memory, stage2, sysregs};
-
-/// How a VM ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// SYSTEM_OFF.
-    Off,
-    /// SYSTEM_RESET and SYSTEM_RESET2.
-    Reset(Reset),
-}
-
-/// What the vCPUs of a VM share, under its one lock.
-pub struct Shared {
-    /// Which vCPUs are on.
-    pub power: Power,
-    /// The virtual interrupt controller.
-    pub vgic: Vgic,
-    /// What its vCPUs have in common of SDEI.
-    pub commons: Commons,
-    /// The emulated UART.
-    pub uart: Pl011,
-    /// The UART's interrupt line as the virtual GIC knows it.
-    pub uart_line: bool,
-    /// The emulated UART is full, so the real one does not interrupt until the guest has read.
-    pub is_receive_held: bool,
-    /// Where vCPUs that were switched on begin.
-    pub starts: Vec<Option<Start>>,
-    /// The VM is ending, by whom and how.
-    pub ending: Option<(VcpuId, End)>,
-    /// The vCPUs that have left the guest since.
-    pub stopped: VcpuSet,
-}
+use crate::stop::{Cause, stop_machine};
+use crate::{log, memory, stage2, sysregs};
 
 /// What is loaded into the guest's RAM at each start.
 pub struct GuestImage {
@@ -87,9 +56,7 @@ pub struct Vm {
     pub map: GuestMap,
     /// The pCPU of each vCPU.
     pub pcpus: Vec<Mpidr>,
-    /// The emulated UART's interrupt.
-    pub uart_intid: u32,
-    /// The physical UART's, which is the same unless that is no PL011.
+    /// The physical UART's interrupt.
     pub console_intid: u32,
     /// The SDEI it is offered.
     pub sdei: Sdei,
@@ -110,7 +77,8 @@ pub static VMS: Once<Vec<Vm>> = Once::new();
 const VIRTIO_MMIO_STATUS: u64 = 0x70;
 
 impl Vm {
-    /// Puts the parts together; `shared` describes a VM whose boot vCPU has not started.
+    /// Puts the parts together: a VM that was never loaded. `uart_intid` is the emulated UART's interrupt, `console_intid`
+    /// the physical one's, which is the same unless that is no PL011.
     pub fn new(
         id: VmId,
         (map, pcpus, [uart_intid, console_intid]): (GuestMap, Vec<Mpidr>, [u32; 2]),
@@ -120,24 +88,26 @@ impl Vm {
         stage2: stage2::Tables,
     ) -> Self {
         let vcpus = pcpus.len();
+        let leftovers = if sdei.firmware.has(Fault::OffKeepsPending) {
+            Leftovers::Kept
+        } else {
+            Leftovers::Dropped
+        };
+        let shared = Shared::new(SharedConfig {
+            vcpus,
+            vgic,
+            sdei: sdei.config(),
+            reclaim,
+            uart_intid: IntId(uart_intid),
+            leftovers,
+        });
         Self {
             id,
             map,
-            uart_intid,
             console_intid,
             image,
             transports,
-            shared: Mutex::new(Shared {
-                power: Power::new(BOOT_VCPU).with_reclaim(reclaim),
-                vgic,
-                commons: Commons::new(vcpus, &sdei.config()),
-                uart: Pl011::new(),
-                uart_line: false,
-                is_receive_held: false,
-                starts: (0..vcpus).map(|_| None).collect(),
-                ending: None,
-                stopped: VcpuSet::EMPTY,
-            }),
+            shared: Mutex::new(shared),
             mailboxes: (0..vcpus).map(|_| Mailbox::new()).collect(),
             pcpus,
             sdei,
@@ -145,32 +115,29 @@ impl Vm {
         }
     }
 
-    /// The shared state, locked. Lock order: this, then the console, then the physical GIC.
-    #[inline]
-    pub fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock()
-    }
-
-    /// The mailbox of one of its vCPUs.
-    #[inline]
-    pub fn mailbox(&self, vcpu: VcpuId) -> &Mailbox {
-        &self.mailboxes[vcpu.index()]
-    }
-
-    /// All of its vCPUs.
-    pub fn vcpus(&self) -> impl Iterator<Item = VcpuId> {
-        (0..self.pcpus.len() as u8).map(VcpuId)
-    }
-
     /// Confines the guest on this pCPU to what is this VM's.
     pub fn enter_pcpu(&self, vcpu: VcpuId) {
         sysregs::confine_el1(self.pcpus[vcpu.index()]);
         sysregs::set_stage2(self.stage2.root(), self.id.0 + 1, stage2::ipa_bits());
     }
+}
 
-    /// Posts requests to a vCPU and rings its pCPU.
+impl vm::Vm for &'static Vm {
+    type Guard<'a> = MutexGuard<'static, Shared>;
+
+    /// Lock order: this, then the console, then the physical GIC.
     #[inline]
-    pub fn ask(&self, vcpu: VcpuId, requests: Requests) {
+    fn lock(&self) -> MutexGuard<'static, Shared> {
+        self.shared.lock()
+    }
+
+    #[inline]
+    fn map(&self) -> &GuestMap {
+        &self.map
+    }
+
+    #[inline]
+    fn ask(&self, vcpu: VcpuId, requests: Requests) {
         if let (Some(mailbox), Some(&pcpu)) = (
             self.mailboxes.get(vcpu.index()),
             self.pcpus.get(vcpu.index()),
@@ -181,67 +148,52 @@ impl Vm {
         }
     }
 
-    /// Performs what the virtual GIC decided, with the VM's lock still held, and says whom to kick.
-    #[must_use]
-    pub fn perform(&self, effects: &Effects) -> VcpuSet {
-        if effects.is_empty() {
-            return effects.kick;
-        }
-        let gic = gic::get();
-        match effects.phys {
-            None => {}
-            Some(Physical::Enable(mask)) => gic.enable(mask),
-            Some(Physical::Disable(mask)) => gic.disable(mask),
-            Some(Physical::ClearPending(mask)) => gic.clear_pending(mask),
-            Some(Physical::Trigger { block, edge, level }) => gic.set_trigger(block, edge, level),
-            Some(Physical::Route { spi, to }) => {
-                if let Some(&pcpu) = self.pcpus.get(to.index()) {
-                    gic.route(spi, pcpu);
-                }
-            }
-            Some(Physical::Targets { first, to }) => {
-                for (spi, to) in (first.0..).map(IntId).zip(to) {
-                    if let Some(&pcpu) = to.and_then(|to| self.pcpus.get(to.index())) {
-                        gic.route(spi, pcpu);
-                    }
-                }
-            }
-            Some(Physical::Reset(mask)) => {
-                gic.disable(mask);
-                gic.clear_pending(mask);
-                gic.clear_active(mask);
-                gic.set_trigger(mask.block, 0, mask.bits);
-                for bit in (0..32).filter(|bit| mask.bits >> bit & 1 != 0) {
-                    gic.route(IntId(mask.block * 32 + bit), self.pcpus[0]);
-                }
-            }
-        }
-        let owner = self.pcpus.get(effects.deactivate.owner().index());
-        for intid in effects.deactivate.iter() {
-            match owner {
-                // Of an SPI, or of a PPI that is active on this pCPU.
-                Some(&pcpu) if intid.is_private() && pcpu != sysregs::mpidr() => {
-                    gic.clear_active_ppi(pcpu, intid);
-                }
-                _ => gic::deactivate(intid),
-            }
-        }
-        effects.kick
-    }
-
-    /// Has everybody in `set` but `me` look at the virtual GIC; says whether `me` must, too.
     #[inline]
-    pub fn kick(&self, me: VcpuId, mut set: VcpuSet) -> bool {
-        let myself = set.contains(me);
-        set.remove(me);
-        for vcpu in set.iter() {
-            self.ask(vcpu, Requests::SYNC);
-        }
-        myself
+    fn remind(&self, me: VcpuId, requests: Requests) {
+        self.mailboxes[me.index()].post(requests);
     }
 
-    /// Loads the guest and makes its boot vCPU start. Nobody runs in it.
-    pub fn load(&self) {
+    #[inline]
+    fn is_asked(&self, me: VcpuId) -> bool {
+        !self.mailboxes[me.index()].is_empty()
+    }
+
+    #[inline]
+    fn take(&self, me: VcpuId) -> Requests {
+        self.mailboxes[me.index()].take()
+    }
+
+    fn announce(&self, end: End) {
+        let id = self.id.0;
+        match end {
+            End::Off => log!("@vm-off vm={id}"),
+            End::Reset(_) => log!("@vm-reset vm={id}"),
+        }
+    }
+
+    fn report(&self, vcpu: &Vcpu) {
+        let rate = sysregs::counter_frequency();
+        let (vm, id) = (self.id.0, vcpu.id.0);
+        for (at, event) in vcpu.trace() {
+            let (name, a, b) = event.words();
+            let t = at.as_us(rate);
+            log!("@trace vm={vm} vcpu={id} t={t} event={name} a={a:#x} b={b:#x}");
+        }
+        for record in vcpu.records() {
+            let t = record.at.as_us(rate);
+            log!("@frame vm={vm} vcpu={id} t={t} {}", RecordWords(&record));
+        }
+    }
+
+    fn conclude(&self) {
+        log!("@end vm={}", self.id.0);
+    }
+
+    fn finish(&self) {
+        stop_machine(Cause::Shutdown, &|| ());
+    }
+
+    fn write_memory(&self) -> Load {
         let GuestImage {
             kernel,
             ramdisk,
@@ -262,20 +214,6 @@ impl Vm {
             // vCPU runs that could be using it.
             unsafe { status.write_volatile(0) };
         }
-        {
-            let mut shared = self.lock();
-            shared.power.reset(BOOT_VCPU);
-            if let Some(start) = shared.starts.first_mut() {
-                *start = Some(Start {
-                    vcpu: BOOT_VCPU,
-                    entry: layout.entry,
-                    context: layout.dtb.start,
-                    endian: Endian::Little,
-                });
-            }
-            shared.ending = None;
-            shared.stopped = VcpuSet::EMPTY;
-        }
         log!(
             "@vm-start vm={} vcpus={} kernel={:#x} dtb={:#x}",
             self.id.0,
@@ -283,36 +221,12 @@ impl Vm {
             layout.entry,
             layout.dtb.start
         );
-        self.ask(BOOT_VCPU, Requests::START);
-    }
-
-    /// The VM is stopped: everything but its vCPUs' own state as it was at power-on.
-    pub fn reset(&self) {
-        let mut shared = self.lock();
-        shared.uart.reset();
-        shared.uart_line = false;
-        if core::mem::take(&mut shared.is_receive_held) {
-            console::set_receive(true);
-        }
-        for block in shared.vgic.spi_blocks() {
-            let effects = shared.vgic.reset_spis(block);
-            // Nobody runs whom a kick could concern.
-            let _ = self.perform(&effects);
-        }
-        let Shared { commons, vgic, .. } = &mut *shared;
-        for intid in commons.reset(&self.map.board) {
-            vgic.unbind(intid);
-        }
-        shared.starts.fill(None);
-        drop(shared);
-        for mailbox in &self.mailboxes {
-            let _ = mailbox.take();
+        Load {
+            entry: layout.entry,
+            context: layout.dtb.start,
         }
     }
 }
-
-/// The vCPU that starts with the VM.
-pub const BOOT_VCPU: VcpuId = VcpuId(0);
 
 /// Copies into guest RAM and makes it visible to a reader with its caches off.
 fn write_guest(pa: u64, bytes: &[u8]) {
@@ -325,4 +239,28 @@ fn write_guest(pa: u64, bytes: &[u8]) {
     // and which holds neither `bytes` (home region or bundle) nor anything else of ours; no vCPU runs.
     unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
     sysregs::clean_to_poc(pa, bytes.len() as u64);
+}
+
+/// The words of a `@frame` record.
+struct RecordWords<'a>(&'a Record<'a>);
+
+impl core::fmt::Display for RecordWords<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let interrupted = &self.0.interrupted;
+        let state = if self.0.is_complete {
+            "complete"
+        } else {
+            "running"
+        };
+        write!(f, "event={} state={state}", interrupted.event)?;
+        for (index, value) in interrupted.x.iter().enumerate() {
+            write!(f, " x{index}={value:#x}")?;
+        }
+        let [sp_el0, sp_el1] = interrupted.sp;
+        let (pc, pstate) = (interrupted.pc, interrupted.pstate);
+        write!(
+            f,
+            " sp_el0={sp_el0:#x} sp_el1={sp_el1:#x} pc={pc:#x} pstate={pstate:#x}"
+        )
+    }
 }

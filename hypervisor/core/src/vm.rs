@@ -1,9 +1,16 @@
-//! One vCPU's life between two entries: an exit comes in, and either it is settled here or an
-//! [`Action`] says what the shell must do. Nothing here takes the VM's lock; what needs it is an action.
+//! A virtual machine as a value: its vCPUs ([`Vcpu`], each touched by its own pCPU only), what they share ([`Shared`],
+//! behind a lock that the shell keeps), and the loop that each vCPU runs ([`VcpuLoop`]).
+//!
+//! In this file is one vCPU between two entries: an exit comes in, and either it is settled here or an [`Action`] says
+//! what is left. Nothing here takes the VM's lock; what needs it is [`Deferred`].
 
 mod events;
+mod hardware;
+mod life;
 mod map;
 mod record;
+mod run;
+mod shared;
 
 use hv_abi::{sdei, smccc};
 
@@ -21,8 +28,12 @@ use crate::trng;
 use crate::vgic::Frame;
 use crate::vgic::affinity::Sgi;
 
+pub use hardware::{GuestExit, Hardware, Interrupt, Vm};
+pub use life::{End, Life};
 pub use map::{GuestMap, IpaRange, REDISTRIBUTOR_SIZE};
 pub use record::Record;
+pub use run::{VcpuLoop, load};
+pub use shared::{BOOT_VCPU, Config as SharedConfig, Load, Next, Outcome, Shared};
 
 /// What a vCPU's own pCPU can be asked.
 pub trait Pcpu: El1 {
@@ -30,9 +41,12 @@ pub trait Pcpu: El1 {
     fn id_register(&self, crm: u32, op2: u32) -> u64;
     /// The time.
     fn now(&self) -> Instant;
+    /// Is told of everything that is traced, as it happens.
+    #[inline]
+    fn observe(&self, _event: Event) {}
 }
 
-/// What the shell must do before the guest goes on.
+/// What is left to do before the guest goes on.
 #[derive(Debug, PartialEq)]
 #[must_use]
 pub enum Action {
@@ -42,26 +56,31 @@ pub enum Action {
     Signal(VcpuId),
     /// Post this SGI to its targets and ring.
     Sgi(Sgi),
-    /// Send this SGI as group 0, under the VM's lock.
+    /// Have [`trng::answer`] answer, with this pCPU's source.
+    Trng(trng::Call),
+    /// [`Shared::finish`] does it, under the VM's lock.
+    Locked(Deferred),
+}
+
+/// What an exit asks of what the vCPUs share.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Deferred {
+    /// This SGI goes to those who have it in group 0 (ICC_SGI0R_EL1, ICC_ASGI1R_EL1).
     SgiGroup0(Sgi),
-    /// Deactivate this interrupt (a trapped ICC_DIR_EL1), under the VM's lock.
+    /// This interrupt is deactivated (a trapped ICC_DIR_EL1).
     Deactivate(IntId),
-    /// An SDEI call about what all vCPUs have in common: [`Vcpu::call_common`], under the VM's lock, with the
-    /// list registers folded.
+    /// An SDEI call about what all vCPUs have in common.
     Sdei(sdei::Call),
-    /// The platform raises this SDEI event: [`raise`](crate::sdei::Commons::raise), under the VM's lock.
+    /// The platform raises an SDEI event.
     Raise {
         /// Its number.
         event: u32,
         /// On whom, if it is private.
         target: VcpuId,
     },
-    /// Ask the VM's power table.
+    /// A PSCI call.
     Psci(psci::Call),
-    /// Have [`trng::answer`] answer, with this pCPU's source.
-    Trng(trng::Call),
-    /// Access the virtual GIC, under the VM's lock, with the list registers folded; the pc still stands
-    /// at the instruction.
+    /// An access to the virtual GIC; the pc still stands at the instruction.
     Gic {
         /// Whose registers.
         frame: Frame,
@@ -70,7 +89,7 @@ pub enum Action {
         /// How.
         access: MmioAccess,
     },
-    /// Access the emulated UART; the pc still stands at the instruction.
+    /// An access to the emulated UART; the pc still stands at the instruction.
     Uart {
         /// Register offset in bytes.
         offset: u64,
@@ -98,6 +117,10 @@ pub struct Vcpu {
     /// The last event before it was started anew: a capture kernel that restarts a CPU and sends it
     /// events must not wipe out the evidence of how it was stopped.
     before: Option<(Instant, Interrupted)>,
+    /// The list registers do not hold what they should.
+    is_vgic_stale: bool,
+    /// How many list registers hold something, from the first on.
+    used: usize,
 }
 
 impl Vcpu {
@@ -110,6 +133,8 @@ impl Vcpu {
             trace: Ring::new(),
             dispatched: [Instant(0); 2],
             before: None,
+            is_vgic_stale: false,
+            used: 0,
         }
     }
 
@@ -119,24 +144,31 @@ impl Vcpu {
     }
 
     /// Remembers an event.
-    pub fn note(&mut self, now: Instant, event: Event) {
-        self.trace.push(now, event);
+    pub fn note(&mut self, pcpu: &impl Pcpu, event: Event) {
+        pcpu.observe(event);
+        self.trace.push(pcpu.now(), event);
     }
 
     /// Starts from power-off: what CPU_ON promises of the registers hv-core holds (DEN0022 6.4).
-    pub fn start(&mut self, regs: &mut GuestRegs, start: psci::Start, now: Instant) {
+    pub fn start(&mut self, regs: &mut GuestRegs, start: psci::Start, pcpu: &impl Pcpu) {
         self.close_records();
-        self.begin(regs, start, now);
+        self.begin(regs, start, pcpu);
     }
 
     /// Goes on after SYSTEM_SUSPEND: as a vCPU that starts, but that SDEI keeps what it knows and is masked
     /// (DEN0054 6.3).
-    pub fn wake(&mut self, regs: &mut GuestRegs, start: psci::Start, now: Instant, board: &Board) {
+    pub fn wake(
+        &mut self,
+        regs: &mut GuestRegs,
+        start: psci::Start,
+        pcpu: &impl Pcpu,
+        board: &Board,
+    ) {
         self.sdei.wake(board);
-        self.begin(regs, start, now);
+        self.begin(regs, start, pcpu);
     }
 
-    fn begin(&mut self, regs: &mut GuestRegs, start: psci::Start, now: Instant) {
+    fn begin(&mut self, regs: &mut GuestRegs, start: psci::Start, pcpu: &impl Pcpu) {
         use crate::regs::pstate;
         *regs = GuestRegs {
             pc: start.entry,
@@ -144,7 +176,7 @@ impl Vcpu {
             ..GuestRegs::default()
         };
         regs.x[0] = start.context;
-        self.note(now, Event::Started { entry: start.entry });
+        self.note(pcpu, Event::Started { entry: start.entry });
     }
 
     /// Settles an exit. `esr` and `far` are what it came with.
@@ -193,16 +225,16 @@ impl Vcpu {
                 }
                 Action::Resume
             }
-            Service::Psci(call) => Action::Psci(call),
+            Service::Psci(call) => Action::Locked(Deferred::Psci(call)),
             Service::Trng(call) => Action::Trng(call),
             Service::Answer(value) => answer(regs, value),
             Service::Raise => match map.affinities.find(Mpidr::new(x2)) {
                 _ if !map.has_debug_calls => answer(regs, smccc::NOT_SUPPORTED),
                 None => answer(regs, sdei::Status::InvalidParameters as i64),
-                Some(target) => Action::Raise {
+                Some(target) => Action::Locked(Deferred::Raise {
                     event: x1 as u32,
                     target,
-                },
+                }),
             },
             Service::Sdei(call) => self.handle_sdei(call, regs, pcpu, map),
         }
@@ -234,9 +266,11 @@ impl Vcpu {
             }
             (ICC_SGI1R, false) => Action::Sgi(map.affinities.sgi(self.id, value)),
             (ICC_SGI0R | ICC_ASGI1R, false) => {
-                Action::SgiGroup0(map.affinities.sgi(self.id, value))
+                Action::Locked(Deferred::SgiGroup0(map.affinities.sgi(self.id, value)))
             }
-            (ICC_DIR, false) => Action::Deactivate(IntId(value as u32 & 0xff_ffff)),
+            (ICC_DIR, false) => {
+                Action::Locked(Deferred::Deactivate(IntId(value as u32 & 0xff_ffff)))
+            }
             // Whatever else traps was hidden from the guest, so it does not exist.
             _ => {
                 entry::inject_undefined(regs, pcpu, self.features, esr);
@@ -256,14 +290,14 @@ impl Vcpu {
         map: &GuestMap,
     ) -> Action {
         if let Some((frame, offset)) = map.frame(self.id, access.ipa) {
-            return Action::Gic {
+            return Action::Locked(Deferred::Gic {
                 frame,
                 offset,
                 access,
-            };
+            });
         }
         if let Some(offset) = map.uart.offset_of(access.ipa) {
-            return Action::Uart { offset, access };
+            return Action::Locked(Deferred::Uart { offset, access });
         }
         self.refuse_access(false, syndrome, regs, pcpu)
     }

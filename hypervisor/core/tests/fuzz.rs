@@ -18,7 +18,7 @@ use hv_core::sdei::{Board, Commons, Config, Definition, Priority, Ripple, Scope}
 use hv_core::time::{Frequency, Instant};
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{self, Vgic};
-use hv_core::vm::{Action, GuestMap, IpaRange, Pcpu, Vcpu};
+use hv_core::vm::{Action, Deferred, GuestMap, IpaRange, Pcpu, Vcpu};
 
 const VCPUS: u8 = 3;
 /// Cases of a run without `FUZZ_SECONDS`, and exits in each.
@@ -243,14 +243,14 @@ impl Vm {
         let far = self.dice.roll();
         let action = vcpu.handle_exit(exit, (esr, far), regs, bench, &self.map);
         match action {
-            Action::Sdei(call) => {
+            Action::Locked(Deferred::Sdei(call)) => {
                 let common = (&mut self.commons, &mut self.vgic);
                 let _: Ripple = vcpu.call_common(call, regs, bench, &self.map, common);
             }
             Action::Signal(target) => {
                 let _ = self.vcpus[target.index()].0.sdei.post_signal(Instant(7));
             }
-            Action::Raise { event, target } => {
+            Action::Locked(Deferred::Raise { event, target }) => {
                 let look = self.commons.raise(event, target, &self.map.board);
                 for vcpu in look.unwrap_or_default().iter() {
                     let raised = self.commons.take_raised(vcpu);
@@ -260,7 +260,7 @@ impl Vm {
                 }
                 return;
             }
-            Action::Psci(call) => return self.psci(n, call),
+            Action::Locked(Deferred::Psci(call)) => return self.psci(n, call),
             _ => {}
         }
         let id = before.x[0] as u32;

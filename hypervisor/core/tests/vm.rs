@@ -12,7 +12,9 @@ use hv_core::trace::Event;
 use hv_core::trng;
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{self, Frame, Vgic};
-use hv_core::vm::{Action, GuestMap, IpaRange, Pcpu, REDISTRIBUTOR_SIZE, Vcpu, write_register};
+use hv_core::vm::{
+    Action, Deferred, GuestMap, IpaRange, Pcpu, REDISTRIBUTOR_SIZE, Vcpu, write_register,
+};
 
 /// A pCPU in memory.
 struct Bench {
@@ -89,7 +91,7 @@ fn rig() -> Rig {
         context: 0x4000_0000,
         endian: psci::Endian::Little,
     };
-    rig.vcpu.start(&mut rig.regs, start, Instant(1));
+    rig.vcpu.start(&mut rig.regs, start, &rig.bench);
     rig
 }
 
@@ -166,7 +168,7 @@ fn c005_the_upper_half_of_x0_is_ignored() {
 fn psci_goes_to_the_vm() {
     assert_eq!(
         rig().smc(0x8400_0002, [0; 3]),
-        Action::Psci(psci::Call::CpuOff)
+        Action::Locked(Deferred::Psci(psci::Call::CpuOff))
     );
 }
 
@@ -263,7 +265,7 @@ fn c090_an_event_that_comes_with_an_access_enters_behind_it() {
     rig.regs.pc = 0x4040_0000;
     let _ = rig.vcpu.sdei.post_signal(Instant(0));
     let (esr, far, hpfar) = load(0x0900_0018);
-    let Action::Uart { access, .. } = rig.exit(esr, far, hpfar) else {
+    let Action::Locked(Deferred::Uart { access, .. }) = rig.exit(esr, far, hpfar) else {
         panic!("no access");
     };
     assert_eq!(rig.regs.pc, 0x4040_0000, "the access comes first");
@@ -350,7 +352,7 @@ fn a_stop_stays_on_record_in_the_next_life() {
     };
     take_event_at(&mut rig, 0x4040_0000);
     turn_off(&mut rig);
-    rig.vcpu.start(&mut rig.regs, start, Instant(1));
+    rig.vcpu.start(&mut rig.regs, start, &rig.bench);
     assert_eq!(pcs(&rig), [0x4040_0000]);
     take_event_at(&mut rig, 0x4050_0000);
     assert_eq!(pcs(&rig), [0x4040_0000, 0x4050_0000]);
@@ -418,21 +420,21 @@ fn devices_are_found_by_address() {
     let (esr, far, hpfar) = load(0x0900_0018);
     assert!(matches!(
         rig.exit(esr, far, hpfar),
-        Action::Uart { offset: 0x18, .. }
+        Action::Locked(Deferred::Uart { offset: 0x18, .. })
     ));
     let (esr, far, hpfar) = load(0x0800_0008);
     let action = rig.exit(esr, far, hpfar);
     assert!(matches!(
         action,
-        Action::Gic {
+        Action::Locked(Deferred::Gic {
             frame: Frame::Distributor,
             offset: 8,
             ..
-        }
+        })
     ));
     let (esr, far, hpfar) = load(0x080a_0000 + 3 * REDISTRIBUTOR_SIZE + 0x1_0100);
     let action = rig.exit(esr, far, hpfar);
-    let Action::Gic { frame, offset, .. } = action else {
+    let Action::Locked(Deferred::Gic { frame, offset, .. }) = action else {
         panic!("{action:?}");
     };
     assert_eq!((frame, offset), (Frame::Redistributor(VcpuId(3)), 0x1_0100));

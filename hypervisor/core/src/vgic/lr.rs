@@ -207,6 +207,11 @@ pub mod hcr {
     pub const fn eoi_count(hcr: u64) -> u32 {
         (hcr >> 27 & 0x1f) as u32
     }
+
+    /// The same with EOIcount 0.
+    pub const fn without_eoi_count(hcr: u64) -> u64 {
+        hcr & !(0x1f << 27)
+    }
 }
 
 /// What ICH_VMCR_EL2 must be when a vCPU starts: everything masked, both groups off, EOImode 0

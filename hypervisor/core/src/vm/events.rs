@@ -2,7 +2,7 @@
 
 use hv_abi::sdei;
 
-use super::{Action, GuestMap, Pcpu, Vcpu};
+use super::{Action, Deferred, GuestMap, Pcpu, Vcpu};
 use crate::regs::GuestRegs;
 use crate::sdei::dispatch::Due;
 use crate::sdei::{Board, Commons, Effect, Priority, Ripple};
@@ -59,10 +59,11 @@ impl Vcpu {
             Priority::Critical => *critical = at,
         }
         let event = regs.x[0] as u32;
+        pcpu.observe(Event::SdeiDispatch { event, pc });
         self.trace.push(at, Event::SdeiDispatch { event, pc });
     }
 
-    /// Performs an [`Action::Sdei`].
+    /// Performs a [`Deferred::Sdei`].
     pub fn call_common(
         &mut self,
         call: sdei::Call,
@@ -85,7 +86,7 @@ impl Vcpu {
         map: &GuestMap,
     ) -> Action {
         if self.sdei.needs_commons(call, regs) {
-            return Action::Sdei(call);
+            return Action::Locked(Deferred::Sdei(call));
         }
         let was_running = self.sdei.running();
         let effect = self.sdei.call(call, regs, pcpu, map);
@@ -93,7 +94,7 @@ impl Vcpu {
         match effect {
             Effect::None => Action::Resume,
             Effect::Signal(target) => {
-                self.note(pcpu.now(), Event::SdeiSignal { target: target.0 });
+                self.note(pcpu, Event::SdeiSignal { target: target.0 });
                 Action::Signal(target)
             }
         }
@@ -109,13 +110,13 @@ impl Vcpu {
         map: &GuestMap,
     ) {
         match call {
-            sdei::Call::PeMask => self.note(pcpu.now(), Event::PeMask),
-            sdei::Call::PeUnmask => self.note(pcpu.now(), Event::PeUnmask),
+            sdei::Call::PeMask => self.note(pcpu, Event::PeMask),
+            sdei::Call::PeUnmask => self.note(pcpu, Event::PeUnmask),
             sdei::Call::EventComplete if was_running.is_some() => {
-                self.note(pcpu.now(), Event::SdeiComplete);
+                self.note(pcpu, Event::SdeiComplete);
             }
             sdei::Call::EventCompleteAndResume if was_running != self.sdei.running() => {
-                self.note(pcpu.now(), Event::SdeiResume { pc: regs.pc });
+                self.note(pcpu, Event::SdeiResume { pc: regs.pc });
             }
             // These change nothing that siblings see.
             sdei::Call::EventSignal | sdei::Call::EventStatus | sdei::Call::EventContext => return,

@@ -1,0 +1,136 @@
+//! What the composition in this module needs from outside: the pCPU, and the way to the VM's lock and the siblings.
+//! The shell implements both on the machine, the tests in memory.
+
+use core::ops::DerefMut;
+
+use super::{End, GuestMap, Pcpu, Shared};
+use crate::id::{IntId, VcpuId};
+use crate::mailbox::Requests;
+use crate::psci::Endian;
+use crate::regs::GuestRegs;
+use crate::time::Instant;
+use crate::trng;
+use crate::vgic::{Effects, ListReg};
+
+/// Why a vCPU came out of its guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestExit {
+    /// A synchronous exception, with ESR_EL2, FAR_EL2 and HPFAR_EL2.
+    Synchronous {
+        /// ESR_EL2.
+        esr: u64,
+        /// FAR_EL2.
+        far: u64,
+        /// HPFAR_EL2.
+        hpfar: u64,
+    },
+    /// An IRQ or FIQ: a physical interrupt waits.
+    Interrupt,
+    /// A physical SError.
+    SError,
+}
+
+/// A physical interrupt that was acknowledged and whose priority has been dropped. But for the guest's own it is still to be
+/// deactivated ([`Hardware::deactivate`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interrupt {
+    /// There was none, or it needed nothing but to be taken: the doorbell.
+    None,
+    /// The maintenance interrupt of the virtual CPU interface (IHI0069 12.4).
+    Maintenance(u32),
+    /// The machine's console has received something.
+    Console(u32),
+    /// The time given to [`Hardware::set_alarm`] has come.
+    Alarm(u32),
+    /// Any other: the guest's. It stays active until the guest deactivates it.
+    Guest(IntId),
+}
+
+/// The pCPU that a vCPU runs on.
+pub trait Hardware: Pcpu {
+    /// How many list registers there are; at most [`crate::vgic::MAX_LIST_REGS`].
+    fn list_regs(&self) -> usize;
+    /// List register `index`.
+    fn list_register(&self, index: usize) -> ListReg;
+    /// Sets list register `index`.
+    fn set_list_register(&mut self, index: usize, value: ListReg);
+    /// ICH_HCR_EL2, or GICH_HCR.
+    fn ich_hcr(&self) -> u64;
+    /// Sets it. What the hardware has not got is left out.
+    fn set_ich_hcr(&mut self, value: u64);
+    /// The virtual CPU interface as out of reset: everything disabled, nothing active.
+    fn reset_virtual_interface(&mut self);
+    /// Performs what the virtual GIC decided about physical interrupts. The VM's lock is held.
+    fn perform(&mut self, effects: &Effects);
+
+    /// Acknowledges a physical interrupt and drops its priority.
+    fn acknowledge(&mut self) -> Interrupt;
+    /// Lets one of the hypervisor's own interrupts come again.
+    fn deactivate(&mut self, intid: u32);
+    /// Has [`Interrupt::Alarm`] come at `at`; also when the pCPU itself has something to look after.
+    fn set_alarm(&mut self, at: Option<Instant>);
+    /// The alarm has gone off: what the pCPU itself has to look after.
+    fn look_after(&mut self);
+
+    /// The caller ends the VM and waits for siblings that are still in the guest. Called again and again; the machine
+    /// is stopped from in here if one never comes.
+    fn wait_for_siblings(&mut self, end: End);
+
+    /// Runs the guest until it exits. `regs` is then what it stopped with.
+    fn enter(&mut self, regs: &mut GuestRegs) -> GuestExit;
+    /// The vCPU is on from now on, its registers at `regs` whenever the hypervisor runs; or off.
+    fn show_guest(&mut self, regs: Option<&GuestRegs>);
+    /// Sleeps until an interrupt is pending.
+    fn wait_for_interrupt(&mut self);
+    /// Holds the guest's SError line up, or not.
+    fn set_virtual_serror(&mut self, pending: bool);
+    /// EL1 and EL0 as out of reset, the guest's translations forgotten.
+    fn reset_el1(&mut self);
+    /// The same but for the timers, which run on while a core has no power.
+    fn reset_core(&mut self);
+    /// The byte order of EL1's data.
+    fn endian(&self) -> Endian;
+    /// Sets it, of a core that was just reset.
+    fn set_endian(&mut self, endian: Endian);
+
+    /// Answers a TRNG call.
+    fn answer_trng(&mut self, call: trng::Call, regs: &mut GuestRegs);
+    /// Writes a byte to the machine's console.
+    fn transmit(&mut self, byte: u8);
+    /// Takes a byte that the machine's console has received.
+    fn receive(&mut self) -> Option<u8>;
+    /// Lets the machine's console interrupt when it has received something, or not.
+    fn set_receive(&mut self, on: bool);
+}
+
+/// The VM that a vCPU belongs to, as the vCPU's own pCPU reaches it.
+pub trait Vm {
+    /// The lock on what the vCPUs share, while it is held.
+    type Guard<'a>: DerefMut<Target = Shared>
+    where
+        Self: 'a;
+
+    /// Waits for the lock, and gets it in the order of asking.
+    fn lock(&self) -> Self::Guard<'_>;
+    /// What the VM looks like to its guest.
+    fn map(&self) -> &GuestMap;
+    /// Posts requests to a vCPU and rings its pCPU. What does not exist is not asked.
+    fn ask(&self, vcpu: VcpuId, requests: Requests);
+    /// Posts requests to the caller's own mailbox.
+    fn remind(&self, me: VcpuId, requests: Requests);
+    /// Whether there is something in a mailbox, without ordering: a doorbell follows every post.
+    fn is_asked(&self, me: VcpuId) -> bool;
+    /// Takes all requests out of a mailbox.
+    fn take(&self, me: VcpuId) -> Requests;
+
+    /// A vCPU ends the VM: says so.
+    fn announce(&self, end: End);
+    /// Says what is remembered of a vCPU that has left its guest for good.
+    fn report(&self, vcpu: &super::Vcpu);
+    /// All has been said of a VM that ended.
+    fn conclude(&self);
+    /// The VM is off for good. Returns if other guests run on.
+    fn finish(&self);
+    /// Writes the guest's memory as it is at its start and resets its passed-through devices. Nobody runs in it.
+    fn write_memory(&self) -> super::Load;
+}

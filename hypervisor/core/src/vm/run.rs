@@ -1,0 +1,505 @@
+//! The life of a vCPU on its pCPU: it waits to be switched on, runs, and performs what each exit asks for.
+//!
+//! Read [`VcpuLoop::run_guest`] from top to bottom: that is what happens between two instructions of the guest.
+
+use super::{Action, BOOT_VCPU, End, GuestExit, Hardware, Interrupt, Next, Outcome, Vcpu, Vm};
+use crate::exit;
+use crate::id::{VcpuId, VcpuSet};
+use crate::mailbox::Requests;
+use crate::psci::Start;
+use crate::regs::GuestRegs;
+use crate::sdei::{Departure, Fate};
+use crate::trace::Event;
+use crate::vgic::affinity::Sgi;
+use crate::vgic::lr::LrState;
+
+/// Why a vCPU leaves its guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leave {
+    /// CPU_OFF.
+    Off,
+    /// Somebody else ends the VM.
+    Stop,
+    /// This vCPU ends the VM.
+    End(End),
+    /// A sibling has taken this vCPU back from the event it was parked in.
+    Reclaimed,
+    /// Firmware never comes back from what the vCPU asked of it, or from its event.
+    Lost,
+}
+
+/// A vCPU on its pCPU.
+pub struct VcpuLoop<V, C> {
+    vm: V,
+    cpu: C,
+    vcpu: Vcpu,
+    regs: GuestRegs,
+}
+
+impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
+    /// Takes over this pCPU for `vcpu`, which is off.
+    pub fn new(vm: V, cpu: C, vcpu: Vcpu) -> Self {
+        let mut this = Self {
+            vm,
+            cpu,
+            vcpu,
+            regs: GuestRegs::default(),
+        };
+        this.cpu.reset_virtual_interface();
+        this.cpu.set_alarm(None);
+        this
+    }
+
+    /// For ever.
+    pub fn run(&mut self) -> ! {
+        loop {
+            let Some(start) = self.wait_for_start() else {
+                // It was stopped while it was off.
+                self.stop();
+                continue;
+            };
+            self.begin(start);
+            self.cpu.show_guest(Some(&self.regs));
+            let leave = self.run_guest();
+            self.cpu.show_guest(None);
+            match leave {
+                Leave::Off => self.power_off(),
+                Leave::Stop => self.stop(),
+                Leave::End(end) => self.end_vm(end),
+                Leave::Reclaimed => self.give_back(),
+                Leave::Lost => self.be_lost(),
+            }
+        }
+    }
+
+    fn run_guest(&mut self) -> Leave {
+        loop {
+            if self.vm.is_asked(self.vcpu.id)
+                && let Some(leave) = self.take_requests()
+            {
+                return leave;
+            }
+            while self
+                .vcpu
+                .dispatch_events(&mut self.regs, &self.cpu, &self.vm.map().board)
+            {
+                self.dispatch_shared();
+            }
+            if self.vcpu.is_vgic_stale {
+                self.refresh_vgic();
+            }
+
+            match self.cpu.enter(&mut self.regs) {
+                GuestExit::Synchronous { esr, far, hpfar } => {
+                    let exit = exit::decode(esr, far, hpfar);
+                    let action = self.vcpu.handle_exit(
+                        exit,
+                        (esr, far),
+                        &mut self.regs,
+                        &mut self.cpu,
+                        self.vm.map(),
+                    );
+                    if let Some(leave) = self.perform(action) {
+                        return leave;
+                    }
+                }
+                GuestExit::Interrupt => self.take_interrupt(),
+                GuestExit::SError => self.cpu.set_virtual_serror(true),
+            }
+        }
+    }
+
+    /// Does what an exit asked for.
+    #[inline]
+    fn perform(&mut self, action: Action) -> Option<Leave> {
+        match action {
+            Action::Resume => None,
+            Action::Trng(call) => {
+                self.cpu.answer_trng(call, &mut self.regs);
+                None
+            }
+            Action::Signal(target) => {
+                self.vm.ask(target, Requests::SDEI_SIGNAL);
+                None
+            }
+            Action::Sgi(sgi) => {
+                self.send_sgi(sgi);
+                None
+            }
+            Action::Locked(deferred) => {
+                let outcome = self.vm.lock().finish(
+                    deferred,
+                    &mut self.vcpu,
+                    &mut self.regs,
+                    &mut self.cpu,
+                    self.vm.map(),
+                );
+                self.follow(outcome)
+            }
+        }
+    }
+
+    /// Does what is left when the lock has been released.
+    #[inline]
+    fn follow(&mut self, outcome: Outcome) -> Option<Leave> {
+        self.kick(outcome.kick);
+        self.call_attention(outcome.look);
+        match outcome.next {
+            Next::Continue => {}
+            Next::Start(vcpu) => self.vm.ask(vcpu, Requests::START),
+            Next::Transmit(byte) => self.cpu.transmit(byte),
+            Next::Suspend => self.stand_by(),
+            Next::SuspendSystem(start) => return self.suspend_system(start),
+            Next::Off => return Some(Leave::Off),
+            Next::End(end) => return Some(Leave::End(end)),
+        }
+        None
+    }
+
+    /// Has everybody in `set` look at the virtual GIC, this vCPU included.
+    #[inline]
+    fn kick(&mut self, mut set: VcpuSet) {
+        let me = self.vcpu.id;
+        self.vcpu.is_vgic_stale |= set.contains(me);
+        set.remove(me);
+        for vcpu in set.iter() {
+            self.vm.ask(vcpu, Requests::SYNC);
+        }
+    }
+
+    /// Has everybody in `set` look at its events; raised ones are taken from the mailbox by this vCPU, too.
+    fn call_attention(&self, set: VcpuSet) {
+        for vcpu in set.iter() {
+            self.post(vcpu, Requests::SDEI_LOOK);
+        }
+    }
+
+    fn send_sgi(&self, sgi: Sgi) {
+        for target in sgi.targets.iter() {
+            self.post(target, Requests::sgi(sgi.intid.0));
+        }
+    }
+
+    /// Posts, and rings where that is another.
+    #[inline]
+    fn post(&self, to: VcpuId, requests: Requests) {
+        if to == self.vcpu.id {
+            self.vm.remind(to, requests);
+        } else {
+            self.vm.ask(to, requests);
+        }
+    }
+
+    // Interrupts.
+
+    /// Takes one physical interrupt.
+    fn take_interrupt(&mut self) {
+        match self.cpu.acknowledge() {
+            Interrupt::None => {}
+            Interrupt::Guest(intid) => {
+                let outcome = self.vm.lock().forward(
+                    intid,
+                    &mut self.vcpu,
+                    &mut self.cpu,
+                    &self.vm.map().board,
+                );
+                self.arrived(outcome);
+            }
+            Interrupt::Maintenance(intid) => {
+                // The line stays up until the list registers are refreshed, so that comes first.
+                self.refresh_vgic();
+                self.cpu.deactivate(intid);
+            }
+            Interrupt::Console(intid) => {
+                let outcome =
+                    self.vm
+                        .lock()
+                        .receive(&mut self.vcpu, &mut self.cpu, &self.vm.map().board);
+                self.arrived(outcome);
+                self.cpu.deactivate(intid);
+            }
+            Interrupt::Alarm(intid) => {
+                self.take_alarm();
+                self.cpu.deactivate(intid);
+            }
+        }
+    }
+
+    /// An interrupt's arrival asks for nothing but attention.
+    fn arrived(&mut self, outcome: Outcome) {
+        self.kick(outcome.kick);
+        self.call_attention(outcome.look);
+    }
+
+    fn refresh_vgic(&mut self) {
+        let kick = self.vm.lock().refresh(&mut self.vcpu, &mut self.cpu);
+        self.kick(kick);
+    }
+
+    /// The alarm has gone off: a delayed signal may have arrived, and may have done harm.
+    fn take_alarm(&mut self) {
+        self.cpu.look_after();
+        let next = self.vcpu.sdei.tick(self.cpu.now());
+        self.cpu.set_alarm(next);
+        self.vm.remind(self.vcpu.id, Requests::SDEI_LOOK);
+    }
+
+    // Requests and events.
+
+    /// Takes what others asked of this vCPU; says whether to leave.
+    fn take_requests(&mut self) -> Option<Leave> {
+        let requests = self.vm.take(self.vcpu.id);
+        if requests.has(Requests::STOP) {
+            return Some(Leave::Stop);
+        }
+        if requests.has(Requests::START) {
+            // Nobody starts a vCPU that is on, unless to take it back.
+            return Some(Leave::Reclaimed);
+        }
+        if requests.has(Requests::SDEI_SIGNAL) {
+            if let Some(at) = self.vcpu.sdei.post_signal(self.cpu.now()) {
+                self.cpu.set_alarm(Some(at));
+            }
+            if let Some(leave) = self.note_fate() {
+                return Some(leave);
+            }
+        }
+        if requests.has(Requests::SDEI_LOOK) {
+            self.vcpu.sdei.look();
+            self.vm.lock().take_raised(&mut self.vcpu);
+            if let Some(leave) = self.note_fate() {
+                return Some(leave);
+            }
+        }
+        let sgis = requests.sgis();
+        if sgis != 0 {
+            self.vm.lock().vgic.take_sgis(self.vcpu.id, sgis);
+        }
+        self.vcpu.is_vgic_stale |= sgis != 0 || requests.has(Requests::SYNC);
+        None
+    }
+
+    /// What firmware's faults have made of this vCPU.
+    fn note_fate(&mut self) -> Option<Leave> {
+        match self.vcpu.sdei.fate() {
+            Fate::Sound => None,
+            Fate::Deaf => {
+                self.vcpu.is_vgic_stale = true;
+                None
+            }
+            Fate::Stuck => Some(Leave::Lost),
+        }
+    }
+
+    /// Takes a shared event that is due here, unless a sibling is faster.
+    fn dispatch_shared(&mut self) {
+        self.vm.lock().dispatch(
+            &mut self.vcpu,
+            &mut self.regs,
+            &self.cpu,
+            &self.vm.map().board,
+        );
+    }
+
+    // Power.
+
+    /// Off: only START and STOP matter, all else is dropped. Where the vCPU begins; `None` if it is stopped.
+    fn wait_for_start(&mut self) -> Option<Start> {
+        let me = self.vcpu.id;
+        loop {
+            self.take_interrupt();
+            let requests = self.vm.take(me);
+            if requests.has(Requests::STOP) {
+                return None;
+            }
+            if requests.has(Requests::START) {
+                let start = self.vm.lock().start(me);
+                if start.is_some() {
+                    return start;
+                }
+            } else {
+                self.cpu.wait_for_interrupt();
+            }
+        }
+    }
+
+    fn begin(&mut self, start: Start) {
+        self.cpu.reset_el1();
+        self.cpu.set_endian(start.endian);
+        self.reset_interrupts();
+        self.vcpu.start(&mut self.regs, start, &self.cpu);
+    }
+
+    /// Registers and interrupts as at power-on.
+    fn clear(&mut self) {
+        self.cpu.set_alarm(None);
+        self.cpu.reset_el1();
+        self.reset_interrupts();
+    }
+
+    fn reset_interrupts(&mut self) {
+        let kick = self
+            .vm
+            .lock()
+            .reset_interrupts(&mut self.vcpu, &mut self.cpu);
+        self.kick(kick);
+    }
+
+    /// Sleeps until an interrupt arrives, unless one is waiting already.
+    fn stand_by(&mut self) {
+        if !self.vm.is_asked(self.vcpu.id) && !self.is_woken() {
+            self.cpu.wait_for_interrupt();
+        }
+    }
+
+    /// Whether something waits that wakes a vCPU: an interrupt, masked or not, or an event that is not.
+    fn is_woken(&mut self) -> bool {
+        let is_listed = (0..self.vcpu.used).any(|index| {
+            matches!(
+                self.cpu.list_register(index).state,
+                LrState::Pending | LrState::PendingActive
+            )
+        });
+        is_listed
+            || self.vcpu.sdei.due(&self.vm.map().board).is_some()
+            || self.vm.lock().has_pending(self.vcpu.id)
+    }
+
+    /// SYSTEM_SUSPEND: sleeps until something wakes this vCPU, which then begins as if it had been off. The
+    /// timers, interrupts and events are as they were but for the mask, and while it sleeps it can be stopped.
+    fn suspend_system(&mut self, start: Start) -> Option<Leave> {
+        self.vcpu.note(&self.cpu, Event::SystemSuspend);
+        loop {
+            self.take_interrupt();
+            if self.vm.is_asked(self.vcpu.id)
+                && let Some(leave) = self.take_requests()
+            {
+                return Some(leave);
+            }
+            if self.is_woken() {
+                break;
+            }
+            self.cpu.wait_for_interrupt();
+        }
+        // The virtual CPU interface was without power; what was in its list registers is not lost.
+        let kick = self.vm.lock().fold(&mut self.vcpu, &mut self.cpu);
+        self.cpu.reset_virtual_interface();
+        self.kick(kick);
+        self.cpu.reset_core();
+        self.cpu.set_endian(start.endian);
+        let board = &self.vm.map().board;
+        self.vcpu.wake(&mut self.regs, start, &self.cpu, board);
+        None
+    }
+
+    /// CPU_OFF, in a handler or not: nothing of this vCPU's life so far is left behind.
+    fn power_off(&mut self) {
+        self.vcpu.note(&self.cpu, Event::CpuOff);
+        let (departure, outcome) =
+            self.vm
+                .lock()
+                .turn_off(&mut self.vcpu, &mut self.cpu, self.vm.map());
+        self.arrived(outcome);
+        if departure == Departure::Lost {
+            return self.be_lost();
+        }
+        self.clear();
+        self.vm.lock().stopped(self.vcpu.id);
+    }
+
+    /// A sibling's CPU_ON takes this vCPU back: as CPU_OFF, but nobody sees it off.
+    fn give_back(&mut self) {
+        self.leave_events();
+        self.clear();
+        self.vm.remind(self.vcpu.id, Requests::START);
+    }
+
+    /// Firmware does not come back. Only the end of the VM is left to wait for.
+    fn be_lost(&mut self) {
+        loop {
+            self.take_interrupt();
+            if self.vm.take(self.vcpu.id).has(Requests::STOP) {
+                return self.stop();
+            }
+            self.cpu.wait_for_interrupt();
+        }
+    }
+
+    /// Ends what this vCPU runs of SDEI, and lets go of what it holds.
+    fn leave_events(&mut self) {
+        let outcome = self
+            .vm
+            .lock()
+            .retire(&mut self.vcpu, &mut self.cpu, self.vm.map());
+        self.arrived(outcome);
+    }
+
+    // The end of the VM.
+
+    /// Says what is remembered of this vCPU and forgets it.
+    fn retire(&mut self) {
+        self.vm.report(&self.vcpu);
+        self.leave_events();
+        self.clear();
+        self.vcpu.forget();
+    }
+
+    /// The VM ends and somebody else ends it.
+    fn stop(&mut self) {
+        self.retire();
+        self.vm.lock().life.leave(self.vcpu.id);
+    }
+
+    /// The VM ends and this vCPU ends it, unless another was faster.
+    fn end_vm(&mut self, end: End) {
+        let event = match end {
+            End::Off => Event::SystemOff,
+            End::Reset(_) => Event::SystemReset,
+        };
+        self.vcpu.note(&self.cpu, event);
+        let me = self.vcpu.id;
+        let others = {
+            let mut shared = self.vm.lock();
+            if !shared.stop(me, end) {
+                // The other's STOP is on its way, and nobody starts any more: `wait_for_start` takes it.
+                return;
+            }
+            shared.others(me)
+        };
+        self.vm.announce(end);
+        for vcpu in others.iter() {
+            self.vm.ask(vcpu, Requests::STOP);
+        }
+        while !self.vm.lock().life.is_frozen() {
+            self.cpu.wait_for_siblings(end);
+        }
+        self.retire();
+        self.vm.conclude();
+        match end {
+            End::Off => {
+                self.vm.lock().life.bury();
+                self.vm.finish();
+            }
+            End::Reset(_) => load(&self.vm, &mut self.cpu),
+        }
+    }
+}
+
+/// Loads the guest, for the first time or after the VM was frozen: everything is as at power-on, and the boot vCPU
+/// starts. Does nothing if a vCPU may be in the guest.
+pub fn load(vm: &impl Vm, cpu: &mut impl Hardware) {
+    if !vm.lock().begin_load(cpu, &vm.map().board) {
+        return;
+    }
+    let blocks = vm.lock().spi_blocks();
+    for block in blocks {
+        vm.lock().reset_block(block, cpu);
+    }
+    for vcpu in vm.map().affinities.all().iter() {
+        // What was asked before concerns the guest that is no more.
+        let _ = vm.take(vcpu);
+    }
+    let load = vm.write_memory();
+    vm.lock().end_load(load);
+    vm.ask(BOOT_VCPU, Requests::START);
+}

@@ -1,0 +1,598 @@
+//! What the vCPUs of a VM share, behind the VM's lock, and everything that is done to it. Each public function is one
+//! holding of the lock: it settles what it can, performs physical effects through [`Hardware`], and leaves in its
+//! [`Outcome`] what is to be done when the lock has been released.
+
+use alloc::vec::Vec;
+
+use hv_abi::sdei::{Call, Status};
+
+use super::{Deferred, End, GuestMap, Hardware, Life, Vcpu, read_register, write_register};
+use crate::exit::MmioAccess;
+use crate::id::{IntId, VcpuId, VcpuSet};
+use crate::pl011::Pl011;
+use crate::psci::{self, Decision, Endian, Power, Reclaim, Start};
+use crate::regs::GuestRegs;
+use crate::sdei::{self, Board, Commons, Departure, Ripple};
+use crate::trace::Event;
+use crate::vgic::lr::hcr;
+use crate::vgic::{Effects, Frame, Leftovers, ListReg, MAX_LIST_REGS, Read, Vgic};
+
+/// The vCPU that starts with the VM.
+pub const BOOT_VCPU: VcpuId = VcpuId(0);
+
+/// What is left to do when the lock has been released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Outcome {
+    /// They must look at the virtual GIC. May contain the caller.
+    pub kick: VcpuSet,
+    /// They must look at their events. May contain the caller.
+    pub look: VcpuSet,
+    /// What the caller does next.
+    pub next: Next,
+}
+
+/// What a vCPU does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// It goes on.
+    Continue,
+    /// It has this vCPU start, and goes on.
+    Start(VcpuId),
+    /// It writes this byte to the console, and goes on.
+    Transmit(u8),
+    /// It sleeps until something wakes it, and goes on.
+    Suspend,
+    /// It sleeps until something wakes it, and starts anew.
+    SuspendSystem(Start),
+    /// It is switched off.
+    Off,
+    /// It ends the VM.
+    End(End),
+}
+
+impl Outcome {
+    const NOTHING: Self = Self {
+        kick: VcpuSet::EMPTY,
+        look: VcpuSet::EMPTY,
+        next: Next::Continue,
+    };
+
+    const fn kick(kick: VcpuSet) -> Self {
+        Self {
+            kick,
+            ..Self::NOTHING
+        }
+    }
+
+    const fn next(next: Next) -> Self {
+        Self {
+            next,
+            ..Self::NOTHING
+        }
+    }
+}
+
+/// How a VM starts, each time it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Where the boot vCPU begins, an ipa.
+    pub entry: u64,
+    /// What it finds in x0: the ipa of the devicetree.
+    pub context: u64,
+}
+
+/// What the vCPUs of a VM share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Where the VM is in its life.
+    pub life: Life,
+    /// Which vCPUs are on.
+    pub power: Power,
+    /// The virtual interrupt controller.
+    pub vgic: Vgic,
+    /// What its vCPUs have in common of SDEI.
+    pub commons: Commons,
+    /// The emulated UART.
+    uart: Pl011,
+    /// The emulated UART's interrupt, and its line as the virtual GIC knows it.
+    uart_intid: IntId,
+    uart_line: bool,
+    /// The emulated UART is full, so the real one does not interrupt until the guest has read.
+    is_receive_held: bool,
+    /// Where vCPUs that were switched on begin.
+    starts: Vec<Option<Start>>,
+    /// What a vCPU that is switched off leaves of its pending interrupts.
+    leftovers: Leftovers,
+}
+
+/// What [`Shared`] is made from.
+#[derive(Debug)]
+pub struct Config<'a> {
+    /// How many vCPUs.
+    pub vcpus: usize,
+    /// The virtual GIC, as out of reset.
+    pub vgic: Vgic,
+    /// The SDEI that is offered.
+    pub sdei: sdei::Config<'a>,
+    /// What CPU_ON of a parked vCPU does.
+    pub reclaim: Reclaim,
+    /// The emulated UART's interrupt.
+    pub uart_intid: IntId,
+    /// What a vCPU that is switched off leaves of its pending interrupts.
+    pub leftovers: Leftovers,
+}
+
+impl Shared {
+    /// Of a VM that was never loaded.
+    pub fn new(config: Config<'_>) -> Self {
+        Self {
+            life: Life::Off,
+            power: Power::new(BOOT_VCPU).with_reclaim(config.reclaim),
+            vgic: config.vgic,
+            commons: Commons::new(config.vcpus, &config.sdei),
+            uart: Pl011::new(),
+            uart_intid: config.uart_intid,
+            uart_line: false,
+            is_receive_held: false,
+            starts: (0..config.vcpus).map(|_| None).collect(),
+            leftovers: config.leftovers,
+        }
+    }
+
+    fn vcpus(&self) -> VcpuSet {
+        self.vgic.affinities().all()
+    }
+
+    /// Does what `vcpu` left for this lock in [`Vcpu::handle_exit`].
+    #[inline]
+    pub fn finish(
+        &mut self,
+        deferred: Deferred,
+        vcpu: &mut Vcpu,
+        regs: &mut GuestRegs,
+        cpu: &mut impl Hardware,
+        map: &GuestMap,
+    ) -> Outcome {
+        match deferred {
+            Deferred::Gic {
+                frame,
+                offset,
+                access,
+            } => Outcome::kick(self.access_gic((frame, offset), access, vcpu, regs, cpu)),
+            Deferred::Uart { offset, access } => {
+                self.access_uart(offset, access, vcpu, regs, cpu, map)
+            }
+            Deferred::Sdei(call) => self.call_sdei(call, vcpu, regs, cpu, map),
+            Deferred::Psci(call) => self.call_psci(call, vcpu, regs, cpu, map),
+            Deferred::SgiGroup0(sgi) => {
+                let effects = self.vgic.send_sgi_group0(sgi);
+                cpu.perform(&effects);
+                Outcome::kick(effects.kick)
+            }
+            Deferred::Deactivate(intid) => {
+                let kick = self.fold(vcpu, cpu);
+                let effects = self.vgic.deactivate(vcpu.id, intid);
+                cpu.perform(&effects);
+                Outcome::kick(kick.union(effects.kick))
+            }
+            Deferred::Raise { event, target } => {
+                let look = self.commons.raise(event, target, &map.board);
+                let [x0, ..] = &mut regs.x;
+                *x0 = match look {
+                    Some(_) => 0,
+                    None => Status::InvalidParameters as i64 as u64,
+                };
+                Outcome {
+                    look: look.unwrap_or_default(),
+                    ..Outcome::NOTHING
+                }
+            }
+        }
+    }
+
+    // The virtual GIC.
+
+    /// Brings what the list registers hold back into the virtual GIC; they are empty then, and chosen anew before the
+    /// next entry. Whom to kick.
+    pub fn fold(&mut self, vcpu: &mut Vcpu, cpu: &mut impl Hardware) -> VcpuSet {
+        let lrs = vcpu.read_list_regs(cpu);
+        let control = cpu.ich_hcr();
+        let effects = self
+            .vgic
+            .fold(vcpu.id, existing(&lrs, cpu), hcr::eoi_count(control));
+        cpu.perform(&effects);
+        // What EOIcount said has been done: it must not count again at the next fold.
+        cpu.set_ich_hcr(hcr::without_eoi_count(control));
+        vcpu.write_list_regs(&[ListReg::EMPTY; MAX_LIST_REGS], 0, cpu);
+        vcpu.is_vgic_stale = true;
+        effects.kick
+    }
+
+    /// Folds the list registers and chooses again what they hold. Whom to kick.
+    pub fn refresh(&mut self, vcpu: &mut Vcpu, cpu: &mut impl Hardware) -> VcpuSet {
+        let mut lrs = vcpu.read_list_regs(cpu);
+        let eoi_count = hcr::eoi_count(cpu.ich_hcr());
+        let there = existing_mut(&mut lrs, cpu);
+        let (entry, effects) = self.vgic.populate(vcpu.id, there, eoi_count);
+        cpu.perform(&effects);
+        vcpu.write_list_regs(&lrs, entry.used, cpu);
+        let is_deaf = vcpu.sdei.fate() == sdei::Fate::Deaf;
+        cpu.set_ich_hcr(if is_deaf { 0 } else { entry.hcr });
+        vcpu.is_vgic_stale = false;
+        effects.kick
+    }
+
+    /// Takes a vCPU out of the virtual GIC: nothing pending, nothing active, list registers empty. Whom to kick.
+    pub fn reset_interrupts(&mut self, vcpu: &mut Vcpu, cpu: &mut impl Hardware) -> VcpuSet {
+        let mut lrs = vcpu.read_list_regs(cpu);
+        let there = existing_mut(&mut lrs, cpu);
+        let effects = self.vgic.reset_vcpu(vcpu.id, there, self.leftovers);
+        cpu.perform(&effects);
+        vcpu.write_list_regs(&lrs, 0, cpu);
+        cpu.reset_virtual_interface();
+        vcpu.is_vgic_stale = true;
+        effects.kick
+    }
+
+    /// A physical interrupt of the guest's has come.
+    pub fn forward(
+        &mut self,
+        intid: IntId,
+        vcpu: &mut Vcpu,
+        cpu: &mut impl Hardware,
+        board: &Board,
+    ) -> Outcome {
+        let effects = self.vgic.forward(vcpu.id, intid);
+        self.arrive(&effects, vcpu, cpu, board)
+    }
+
+    /// Performs what an interrupt's arrival brought about; one that is bound goes to its SDEI event.
+    fn arrive(
+        &mut self,
+        effects: &Effects,
+        vcpu: &mut Vcpu,
+        cpu: &mut impl Hardware,
+        board: &Board,
+    ) -> Outcome {
+        cpu.perform(effects);
+        let mut outcome = Outcome::kick(effects.kick);
+        if let Some(intid) = effects.bound {
+            let (commons, vgic) = (&mut self.commons, &mut self.vgic);
+            let Ripple { look, gic } = vcpu.sdei.take_bound(intid, commons, vgic, board);
+            cpu.perform(&gic);
+            outcome.kick = outcome.kick.union(gic.kick);
+            outcome.look = look;
+        }
+        outcome
+    }
+
+    fn access_gic(
+        &mut self,
+        (frame, offset): (Frame, u64),
+        access: MmioAccess,
+        vcpu: &mut Vcpu,
+        regs: &mut GuestRegs,
+        cpu: &mut impl Hardware,
+    ) -> VcpuSet {
+        let mut kick = VcpuSet::EMPTY;
+        if vcpu.used > 0 && frame.is_in_list_regs(offset, access.is_write) {
+            kick = self.fold(vcpu, cpu);
+        }
+        if access.is_write {
+            let value = read_register(regs, access.rt);
+            let effects = self.vgic.write(frame, offset, access.size, value);
+            cpu.perform(&effects);
+            kick = kick.union(effects.kick);
+        } else {
+            match self.vgic.read(vcpu.id, frame, offset, access.size) {
+                Read::Value(value) => write_register(regs, access.rt, access.extend(value)),
+                // The answer is in others' list registers; the guest asks again when they have looked.
+                Read::Again { kick: others } => {
+                    // Populating in between is how the virtual GIC tells a load tried again from a later one.
+                    vcpu.is_vgic_stale = true;
+                    return kick.union(others);
+                }
+            }
+        }
+        regs.pc = regs.pc.wrapping_add(4);
+        kick
+    }
+
+    // The UART.
+
+    fn access_uart(
+        &mut self,
+        offset: u64,
+        access: MmioAccess,
+        vcpu: &mut Vcpu,
+        regs: &mut GuestRegs,
+        cpu: &mut impl Hardware,
+        map: &GuestMap,
+    ) -> Outcome {
+        let done = if access.is_write {
+            let value = read_register(regs, access.rt) as u32;
+            self.uart.write(offset, access.size, value)
+        } else {
+            let (value, done) = self.uart.read(offset, access.size);
+            write_register(regs, access.rt, access.extend(u64::from(value)));
+            done
+        };
+        let mut outcome = self.set_uart_line(done.line, vcpu, cpu, &map.board);
+        if done.room && core::mem::take(&mut self.is_receive_held) {
+            cpu.set_receive(true);
+        }
+        if let Some(byte) = done.transmit {
+            outcome.next = Next::Transmit(byte);
+        }
+        regs.pc = regs.pc.wrapping_add(4);
+        outcome
+    }
+
+    /// The console has received something: as many bytes as the guest's UART has room for.
+    pub fn receive(&mut self, vcpu: &mut Vcpu, cpu: &mut impl Hardware, board: &Board) -> Outcome {
+        let mut outcome = Outcome::NOTHING;
+        loop {
+            if !self.uart.can_receive() {
+                self.is_receive_held = true;
+                cpu.set_receive(false);
+                break;
+            }
+            let Some(byte) = cpu.receive() else {
+                break;
+            };
+            let line = self.uart.receive(byte);
+            let change = self.set_uart_line(line, vcpu, cpu, board);
+            outcome.kick = outcome.kick.union(change.kick);
+            outcome.look = outcome.look.union(change.look);
+        }
+        outcome
+    }
+
+    fn set_uart_line(
+        &mut self,
+        line: bool,
+        vcpu: &mut Vcpu,
+        cpu: &mut impl Hardware,
+        board: &Board,
+    ) -> Outcome {
+        if core::mem::replace(&mut self.uart_line, line) == line {
+            return Outcome::NOTHING;
+        }
+        let effects = self.vgic.set_line(self.uart_intid, None, line);
+        self.arrive(&effects, vcpu, cpu, board)
+    }
+
+    // SDEI.
+
+    fn call_sdei(
+        &mut self,
+        call: Call,
+        vcpu: &mut Vcpu,
+        regs: &mut GuestRegs,
+        cpu: &mut impl Hardware,
+        map: &GuestMap,
+    ) -> Outcome {
+        let kick = self.fold(vcpu, cpu);
+        let commons = (&mut self.commons, &mut self.vgic);
+        let ripple = vcpu.call_common(call, regs, cpu, map, commons);
+        cpu.perform(&ripple.gic);
+        Outcome {
+            kick: kick.union(ripple.gic.kick),
+            look: ripple.look,
+            next: Next::Continue,
+        }
+    }
+
+    /// `vcpu` takes a shared event that is due, unless a sibling is faster.
+    pub fn dispatch(
+        &mut self,
+        vcpu: &mut Vcpu,
+        regs: &mut GuestRegs,
+        cpu: &impl Hardware,
+        board: &Board,
+    ) {
+        vcpu.dispatch_shared(&mut self.commons, regs, cpu, board);
+    }
+
+    /// Takes the private events that the platform has raised on `vcpu`.
+    pub fn take_raised(&mut self, vcpu: &mut Vcpu) {
+        for place in self.commons.take_raised(vcpu.id) {
+            vcpu.sdei.post(place);
+        }
+    }
+
+    // Power.
+
+    fn call_psci(
+        &mut self,
+        call: psci::Call,
+        vcpu: &mut Vcpu,
+        regs: &mut GuestRegs,
+        cpu: &mut impl Hardware,
+        map: &GuestMap,
+    ) -> Outcome {
+        let is_ram = |ipa| map.is_ram(ipa);
+        let endian = || cpu.endian();
+        let decision = self.power.call(vcpu.id, call, endian, map, is_ram);
+        let (x0, next) = match decision {
+            Decision::Answer(value) => (value, Next::Continue),
+            Decision::Start(start) => {
+                let (target, entry) = (start.vcpu, start.entry);
+                if let Some(slot) = self.starts.get_mut(target.index()) {
+                    *slot = Some(start);
+                }
+                let event = Event::CpuOn {
+                    target: target.0,
+                    entry,
+                };
+                vcpu.note(cpu, event);
+                (0, Next::Start(target))
+            }
+            Decision::Suspend => (0, Next::Suspend),
+            Decision::SystemSuspend { entry, context } => {
+                let start = Start {
+                    vcpu: vcpu.id,
+                    entry,
+                    context,
+                    endian: cpu.endian(),
+                };
+                return Outcome::next(Next::SuspendSystem(start));
+            }
+            Decision::Off => return Outcome::next(Next::Off),
+            Decision::SystemOff => return Outcome::next(Next::End(End::Off)),
+            Decision::SystemReset(reset) => return Outcome::next(Next::End(End::Reset(reset))),
+        };
+        let [to, ..] = &mut regs.x;
+        *to = x0;
+        Outcome::next(next)
+    }
+
+    /// Where `me`, which is off and was asked to start, begins; nowhere if nobody has switched it on, or while the VM
+    /// does not run.
+    pub fn start(&mut self, me: VcpuId) -> Option<Start> {
+        if !self.life.may_start() {
+            return None;
+        }
+        let start = self.starts.get_mut(me.index()).and_then(Option::take)?;
+        self.power.started(me);
+        // What the platform raised while this vCPU was off is gone.
+        let _ = self.commons.take_raised(me);
+        Some(start)
+    }
+
+    /// CPU_OFF: ends what `vcpu` runs of SDEI and lets go of what it holds. It is off when [`Self::stopped`] says so.
+    pub fn turn_off(
+        &mut self,
+        vcpu: &mut Vcpu,
+        cpu: &mut impl Hardware,
+        map: &GuestMap,
+    ) -> (Departure, Outcome) {
+        let (commons, vgic) = (&mut self.commons, &mut self.vgic);
+        let (departure, ripple) = vcpu.sdei.turn_off(commons, vgic, map);
+        (departure, follow(ripple, cpu))
+    }
+
+    /// The same for a vCPU that is stopped or taken back by a sibling.
+    pub fn retire(&mut self, vcpu: &mut Vcpu, cpu: &mut impl Hardware, map: &GuestMap) -> Outcome {
+        let (commons, vgic) = (&mut self.commons, &mut self.vgic);
+        follow(vcpu.sdei.retire(commons, vgic, map), cpu)
+    }
+
+    /// A vCPU that turned itself off touches no memory any more.
+    pub fn stopped(&mut self, me: VcpuId) {
+        self.power.stopped(me);
+    }
+
+    /// Whether an interrupt waits for `me` outside its list registers.
+    pub fn has_pending(&self, me: VcpuId) -> bool {
+        self.vgic.has_pending(me)
+    }
+
+    // The life of the VM.
+
+    /// `by` ends the VM. False if it is ending already.
+    #[must_use]
+    pub fn stop(&mut self, by: VcpuId, end: End) -> bool {
+        self.life.stop(by, end, self.vcpus())
+    }
+
+    /// Who has to be told to leave: all but `by`.
+    pub fn others(&self, by: VcpuId) -> VcpuSet {
+        self.vcpus().without(VcpuSet::only(by))
+    }
+
+    /// How many blocks of SPIs [`Self::reset_block`] takes back.
+    pub fn spi_blocks(&self) -> core::ops::RangeInclusive<u32> {
+        self.vgic.spi_blocks()
+    }
+
+    /// The VM is frozen: a block of SPIs as at power-on. A block at a time, as each waits for the distributor.
+    pub fn reset_block(&mut self, block: u32, cpu: &mut impl Hardware) {
+        let effects = self.vgic.reset_spis(block);
+        // Nobody runs whom a kick could concern.
+        cpu.perform(&effects);
+    }
+
+    /// The VM is frozen, and goes on as it was at power-on. Memory is to be written now. False if it is not frozen.
+    #[must_use]
+    pub fn begin_load(&mut self, cpu: &mut impl Hardware, board: &Board) -> bool {
+        if !self.life.load() {
+            return false;
+        }
+        self.uart.reset();
+        self.uart_line = false;
+        if core::mem::take(&mut self.is_receive_held) {
+            cpu.set_receive(true);
+        }
+        for intid in self.commons.reset(board) {
+            self.vgic.unbind(intid);
+        }
+        self.starts.fill(None);
+        true
+    }
+
+    /// Memory is written: the boot vCPU is to start there.
+    pub fn end_load(&mut self, load: Load) {
+        self.power.reset(BOOT_VCPU);
+        if let Some(start) = self.starts.first_mut() {
+            *start = Some(Start {
+                vcpu: BOOT_VCPU,
+                entry: load.entry,
+                context: load.context,
+                endian: Endian::Little,
+            });
+        }
+        self.life.run();
+    }
+}
+
+/// Performs what a change of SDEI wants of the interrupt controller.
+fn follow(ripple: Ripple, cpu: &mut impl Hardware) -> Outcome {
+    cpu.perform(&ripple.gic);
+    Outcome {
+        kick: ripple.gic.kick,
+        look: ripple.look,
+        next: Next::Continue,
+    }
+}
+
+/// Those list registers that the hardware has.
+fn existing<'a>(lrs: &'a [ListReg; MAX_LIST_REGS], cpu: &impl Hardware) -> &'a [ListReg] {
+    lrs.get(..cpu.list_regs()).unwrap_or(lrs)
+}
+
+fn existing_mut<'a>(
+    lrs: &'a mut [ListReg; MAX_LIST_REGS],
+    cpu: &impl Hardware,
+) -> &'a mut [ListReg] {
+    let count = cpu.list_regs().min(MAX_LIST_REGS);
+    lrs.get_mut(..count).unwrap_or(&mut [])
+}
+
+impl Vcpu {
+    /// The list registers in use, as the hardware has them.
+    #[inline]
+    fn read_list_regs(&self, cpu: &impl Hardware) -> [ListReg; MAX_LIST_REGS] {
+        let mut lrs = [ListReg::EMPTY; MAX_LIST_REGS];
+        for (index, lr) in lrs.iter_mut().enumerate().take(self.used) {
+            *lr = cpu.list_register(index);
+        }
+        lrs
+    }
+
+    #[inline]
+    fn write_list_regs(
+        &mut self,
+        lrs: &[ListReg; MAX_LIST_REGS],
+        used: usize,
+        cpu: &mut impl Hardware,
+    ) {
+        let written = used.max(self.used).min(cpu.list_regs());
+        for (index, &lr) in lrs.iter().enumerate().take(written) {
+            let lr = if index < used { lr } else { ListReg::EMPTY };
+            cpu.set_list_register(index, lr);
+        }
+        self.used = used;
+    }
+}
