@@ -1,4 +1,6 @@
-//! Waiting with a limit: for a lock, that nobody holds for long, so who waits too long stops the machine; for a pCPU.
+//! Waiting: for a lock, which nobody is kept from; for a pCPU, with a limit.
+
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use hv_core::patience::Patience;
 pub use spin::MutexGuard;
@@ -37,36 +39,70 @@ pub fn within<T>(limit_us: u64, mut attempt: impl FnMut() -> Option<T>) -> Optio
     }
 }
 
-/// How long a lock may be waited for, in microseconds. The longest that one is held is a line of the console,
-/// 10 ms at 115200 baud, with all pCPUs before us in the queue.
-const LIMIT_US: u64 = 2_000_000;
+/// How often a waiter finds the lock taken before it counts as one that is kept waiting.
+const TRIES: u32 = 2;
+/// How many turns a newcomer leaves the lock to those who are kept waiting. Not for ever, since the pCPU of one may not
+/// run, where an emulator has fewer host CPUs than pCPUs.
+const TURNS: u32 = 256;
 
-/// A spin lock.
-pub struct Mutex<T>(spin::Mutex<T>);
+/// A spin lock that nobody is kept from: as long as somebody has found it taken twice, a newcomer lets that one go first, and who
+/// has just had the lock is a newcomer. So a guest that makes one pCPU take a lock without end delays each other one by a
+/// few holdings of it. Waiting has no limit; a pCPU that never lets go of a lock is what the watchdog finds.
+///
+/// `docs/decisions/0009-locks.md` says why this is no ticket lock.
+pub struct Mutex<T> {
+    lock: spin::Mutex<T>,
+    /// How many are kept waiting.
+    kept_waiting: AtomicU32,
+}
 
 impl<T> Mutex<T> {
     /// Holds `value`.
     pub const fn new(value: T) -> Self {
-        Self(spin::Mutex::new(value))
+        Self {
+            lock: spin::Mutex::new(value),
+            kept_waiting: AtomicU32::new(0),
+        }
     }
 
     /// Waits for the lock.
     #[inline]
     pub fn lock(&self) -> MutexGuard<'_, T> {
-        match self.0.try_lock() {
-            Some(guard) => guard,
-            None => self.wait(),
+        if self.kept_waiting.load(Ordering::Relaxed) == 0
+            && let Some(guard) = self.lock.try_lock()
+        {
+            return guard;
         }
+        self.wait()
     }
 
     #[cold]
     fn wait(&self) -> MutexGuard<'_, T> {
-        self.lock_within(LIMIT_US).expect("a lock is stuck")
+        for _ in 0..TURNS {
+            if self.kept_waiting.load(Ordering::Relaxed) == 0 {
+                break;
+            }
+            sysregs::yield_pcpu();
+        }
+        for _ in 0..TRIES {
+            if let Some(guard) = self.lock.try_lock() {
+                return guard;
+            }
+            sysregs::yield_pcpu();
+        }
+        self.kept_waiting.fetch_add(1, Ordering::Relaxed);
+        loop {
+            if let Some(guard) = self.lock.try_lock() {
+                self.kept_waiting.fetch_sub(1, Ordering::Relaxed);
+                return guard;
+            }
+            sysregs::yield_pcpu();
+        }
     }
 
     /// Waits for the lock, but no longer than `limit_us`.
     #[cold]
     pub fn lock_within(&self, limit_us: u64) -> Option<MutexGuard<'_, T>> {
-        within(limit_us, || self.0.try_lock())
+        within(limit_us, || self.lock.try_lock())
     }
 }
