@@ -284,6 +284,26 @@ impl Company {
         true
     }
 
+    /// Whether a bound level can arrive at vCPU `n`: it is bound, and not active.
+    pub fn may_interrupt(&self, n: usize, number: u32) -> bool {
+        let copy = if number == BOUND_PPI {
+            n
+        } else {
+            self.ones.len()
+        };
+        self.has(number) && !self.held[copy]
+    }
+
+    /// Whether a handler runs on vCPU `n`.
+    pub fn is_running(&self, n: usize) -> bool {
+        !self.ones[n].stack.is_empty()
+    }
+
+    /// SYSTEM_SUSPEND is over.
+    pub fn mask(&mut self, n: usize) {
+        self.ones[n].unmasked = false;
+    }
+
     /// CPU_OFF: all of its own is gone, and the shared events that ran here do no more.
     pub fn turn_off(&mut self, n: usize) {
         for event in std::mem::take(&mut self.ones[n].stack) {

@@ -1,7 +1,12 @@
 //! What the guests of the simulation do: anything, but mostly what makes events go round.
 
 use hv_abi::sdei::Call;
+use hv_abi::{psci, vendor};
+use hv_core::id::IntId;
+use hv_core::regs::GuestRegs;
+use hv_core::vm::{GuestExit, REDISTRIBUTOR_SIZE};
 
+use super::machine::{DISTRIBUTOR, RAM, REDISTRIBUTORS, WAKE};
 use crate::company::{BOUND_PPI, BOUND_SPI, COMMON, PRIVATE};
 use crate::vcpu::*;
 
@@ -30,6 +35,10 @@ impl Dice {
 /// One thing that a guest does, or that is done to it.
 #[derive(Clone, Copy, Debug)]
 pub enum Act {
+    /// A store of a word to the GIC.
+    Store(u64, u32),
+    /// SGI, to these vCPUs.
+    Sgi(u32, u16),
     Call(Call, [u64; 5]),
     /// The platform raises an event; a private one on this vCPU.
     Raise(u32, usize),
@@ -37,10 +46,164 @@ pub enum Act {
     Interrupt(u32),
     Off,
     On(usize),
+    Reset,
+    Suspend,
 }
 
-/// The next act of a vCPU. The first three of a life make it ready for event 0.
-pub fn act(dice: &mut Dice, age: usize, is_inside: bool, mpidrs: &[u64]) -> Act {
+/// What the simulation remembers of the guest on one vCPU.
+#[derive(Debug, Default)]
+pub struct Guest {
+    n: usize,
+    /// Acts since it began.
+    age: usize,
+    /// Its vCPU is between its start and its end.
+    pub is_inside: bool,
+    pub is_suspended: bool,
+    /// It was asked to start when it last took its mail.
+    pub has_start: bool,
+    /// The next holding of the lock ends its SDEI.
+    pub is_leaving: bool,
+    /// The next holding of the lock takes what the platform has raised.
+    pub looks: bool,
+    /// The next holding of the lock raises this event on this vCPU.
+    pub raises: Option<(u32, usize)>,
+    /// The next holding of the lock switches this vCPU on.
+    pub turns_on: Option<usize>,
+    /// A call that has not taken effect yet.
+    pub made: Option<(Call, [u64; 5])>,
+    /// What the last call must answer.
+    pub expected: Option<(Call, i64)>,
+    /// SGIs that were sent and not taken.
+    owed: u16,
+}
+
+/// The event that an interrupt is bound to, if it is one that can be.
+pub fn bound_event(intid: IntId) -> Option<u32> {
+    match intid.0 {
+        TIMER => Some(BOUND_PPI),
+        SPI => Some(BOUND_SPI),
+        _ => None,
+    }
+}
+
+/// How many acts make a vCPU ready for interrupts.
+const INTERRUPTS_READY: usize = 3;
+
+impl Guest {
+    pub fn new(n: usize) -> Self {
+        Self {
+            n,
+            ..Self::default()
+        }
+    }
+
+    /// The VM is loaded anew.
+    pub fn reset(&mut self) {
+        *self = Self::new(self.n);
+    }
+
+    /// A life begins, or goes on after a suspend that took the power.
+    pub fn start(&mut self, was_suspended: bool) {
+        self.age = 0;
+        self.expected = None;
+        if !was_suspended {
+            self.owed = 0;
+        }
+    }
+
+    pub fn owes(&mut self, sgis: u16) {
+        self.owed |= sgis;
+    }
+
+    pub fn takes(&mut self, intid: IntId) {
+        if intid.is_sgi() {
+            self.owed &= !(1 << intid.0);
+        }
+    }
+
+    pub fn owed_sgis(&self) -> Option<u16> {
+        let is_lost = self.owed != 0 && self.age >= INTERRUPTS_READY;
+        is_lost.then_some(self.owed)
+    }
+
+    /// What it does next.
+    pub fn act(
+        &mut self,
+        dice: &mut Dice,
+        is_in_handler: bool,
+        others_are_on: bool,
+        mpidrs: &[u64],
+    ) -> Act {
+        let age = self.age;
+        self.age += 1;
+        let frame = REDISTRIBUTORS + self.n as u64 * REDISTRIBUTOR_SIZE + 0x1_0000;
+        match age {
+            // GICD_CTLR.EnableGrp1, GICR_IGROUPR0, GICR_ISENABLER0.
+            0 => Act::Store(DISTRIBUTOR, 0b10),
+            1 => Act::Store(frame + 0x80, u32::MAX),
+            2 => Act::Store(frame + 0x100, 0xffff | 1 << WAKE.0),
+            _ => match act(dice, age - INTERRUPTS_READY, is_in_handler, mpidrs) {
+                Act::Off if !others_are_on => Act::Suspend,
+                act => act,
+            },
+        }
+    }
+
+    /// The exit that an act is, if it is one.
+    pub fn perform(&mut self, act: Act, regs: &mut GuestRegs, mpidrs: &[u64]) -> Option<GuestExit> {
+        const SMC: u64 = 0x17 << 26 | 1 << 25;
+        // A store of w1, described, to what stage 2 does not map.
+        const STORE: u64 =
+            0x24 << 26 | 1 << 25 | 1 << 24 | 0b10 << 22 | 1 << 16 | 1 << 6 | 0b00_0111;
+        // MSR ICC_SGI1R_EL1, x1.
+        const SGI: u64 = 0x18 << 26 | 1 << 25 | 3 << 20 | 5 << 17 | 12 << 10 | 1 << 5 | 11 << 1;
+        let exit = |esr, ipa: u64| {
+            Some(GuestExit::Synchronous {
+                esr,
+                far: ipa & 0xfff,
+                hpfar: ipa >> 12 << 4,
+            })
+        };
+        let mut call = |function: u32, args: &[u64]| {
+            regs.x[0] = function.into();
+            regs.x[1..=args.len()].copy_from_slice(args);
+            exit(SMC, 0)
+        };
+        match act {
+            Act::Store(ipa, value) => {
+                regs.x[1] = value.into();
+                exit(STORE, ipa)
+            }
+            Act::Sgi(intid, targets) => {
+                regs.x[1] = u64::from(intid) << 24 | u64::from(targets);
+                exit(SGI, 0)
+            }
+            Act::Call(sdei, args) => {
+                self.made = Some((sdei, args));
+                call(sdei as u32, &args)
+            }
+            Act::Raise(event, target) => {
+                self.raises = Some((event, target));
+                call(vendor::EVENT_RAISE, &[event.into(), mpidrs[target]])
+            }
+            Act::Off => call(psci::CPU_OFF, &[]),
+            Act::On(target) => {
+                self.turns_on = Some(target);
+                call(CPU_ON, &[mpidrs[target], RAM.start, 0])
+            }
+            Act::Reset => call(psci::SYSTEM_RESET, &[]),
+            Act::Suspend => call(SYSTEM_SUSPEND, &[RAM.start, 0]),
+            Act::Interrupt(_) => None,
+        }
+    }
+}
+
+/// The SMC64 calls.
+const CPU_ON: u32 = psci::CPU_ON[1];
+const SYSTEM_SUSPEND: u32 = psci::SYSTEM_SUSPEND[1];
+
+/// The next act of a vCPU. The first three make it ready for event 0.
+fn act(dice: &mut Dice, age: usize, is_inside: bool, mpidrs: &[u64]) -> Act {
     let call = |call, args: &[u64]| {
         let mut all = [0; 5];
         all[..args.len()].copy_from_slice(args);
@@ -64,6 +227,12 @@ pub fn act(dice: &mut Dice, age: usize, is_inside: bool, mpidrs: &[u64]) -> Act 
     let own = dice.pick(&PRIVATE).into();
     let common = dice.pick(&COMMON).into();
     let event = dice.pick(&[own, common, 0]);
+    match dice.below(112) {
+        100..110 => return Act::Sgi(dice.below(16) as u32, dice.roll() as u16),
+        110 if dice.below(3) == 0 => return Act::Reset,
+        111 => return Act::Suspend,
+        _ => {}
+    }
     match dice.below(100) {
         0..18 => call(Call::EventSignal, &[0, mpidr]),
         18..28 => Act::Raise(

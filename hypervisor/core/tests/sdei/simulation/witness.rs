@@ -4,7 +4,7 @@
 use hv_abi::psci::AffinityState;
 use hv_core::mailbox::Requests;
 
-use super::shell::Verdict;
+use super::machine::Verdict;
 use crate::company::{Company, PRIVATE};
 
 pub struct Witness {
@@ -31,7 +31,8 @@ impl Witness {
             in_hand: vec![false; vcpus],
             raised: vec![Vec::new(); vcpus],
             power,
-            starts: vec![[0; 2]; vcpus],
+            // The boot vCPU starts with the VM.
+            starts: (0..vcpus).map(|n| [u32::from(n == 0), 0]).collect(),
         }
     }
 
@@ -81,15 +82,6 @@ impl Witness {
         }
     }
 
-    /// A sibling was faster.
-    pub fn finds_nothing(&self, n: usize) -> Verdict {
-        let mut missed = self.company.may_enter(n).into_iter();
-        match missed.find(|event| !PRIVATE.contains(event)) {
-            None => Ok(()),
-            Some(event) => Err(format!("vCPU {n} does not find {event:#x}")),
-        }
-    }
-
     /// It takes no event and runs its guest: right, unless it was not told.
     pub fn enters_guest(&self, n: usize, is_told: bool) -> Verdict {
         match self.company.next(n) {
@@ -120,12 +112,16 @@ impl Witness {
         Ok(())
     }
 
-    pub fn started(&mut self, n: usize) {
+    /// It is on. Whatever was raised on it before is gone, and told.
+    pub fn on(&mut self, n: usize) -> Vec<u32> {
         self.power[n] = AffinityState::On;
-        self.starts[n][1] += 1;
-        // Whatever came before has no handler.
-        self.raised[n].clear();
         self.in_hand[n] = false;
+        std::mem::take(&mut self.raised[n])
+    }
+
+    /// It begins to run.
+    pub fn started(&mut self, n: usize) {
+        self.starts[n][1] += 1;
     }
 
     /// One that turns itself off while it is being taken back starts all the same.

@@ -1,0 +1,870 @@
+//! The machine of the simulation: each vCPU is a coroutine that runs the hypervisor's own loop
+//! ([`hv_core::vm::VcpuLoop`]) and gives way wherever a sibling may come in between: before it takes the VM's lock, posts,
+//! rings, takes its mail, sleeps or enters its guest. What is between two such points is one step.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
+use std::rc::Rc;
+
+use corosensei::stack::DefaultStack;
+use corosensei::{Coroutine, Yielder};
+use hv_abi::psci::AffinityState;
+use hv_core::entry::Features;
+use hv_core::id::{IntId, Mpidr, VcpuId};
+use hv_core::mailbox::{Mailbox, Requests};
+use hv_core::psci::{Endian, Reclaim};
+use hv_core::regs::{El1, El1Values, GuestRegs};
+use hv_core::sdei::{Board, Config};
+use hv_core::time::Instant;
+use hv_core::trace::Event;
+use hv_core::trng;
+use hv_core::vgic::affinity::Affinities;
+use hv_core::vgic::lr::hcr;
+use hv_core::vgic::{self, Effects, Leftovers, ListReg, LrSource, LrState, Model, Physical, Vgic};
+use hv_core::vm::{
+    self, End, GuestExit, GuestMap, Hardware, Interrupt, IpaRange, Life, Load, REDISTRIBUTOR_SIZE,
+    Shared, SharedConfig, Vcpu, VcpuLoop,
+};
+
+use super::Broken;
+use super::guest::{Dice, Guest};
+use super::witness::Witness;
+use crate::vcpu::*;
+
+/// Nothing, or what is wrong.
+pub type Verdict = Result<(), String>;
+
+/// How many steps are told of a failure.
+const STORY: usize = 60;
+const LIST_REGS: usize = 4;
+const MAINTENANCE: u32 = 25;
+const STACK: usize = 256 << 10;
+/// Where guests begin, and where their memory is.
+pub const RAM: IpaRange = IpaRange {
+    start: 0x4000_0000,
+    size: 0x1000_0000,
+};
+pub const DISTRIBUTOR: u64 = 0x0800_0000;
+pub const REDISTRIBUTORS: u64 = 0x080a_0000;
+/// A passed-through PPI that no event is ever bound to: it wakes a vCPU that sleeps.
+pub const WAKE: IntId = IntId(30);
+
+/// Where a vCPU gives way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    Begin,
+    Lock,
+    Post(VcpuId, Requests),
+    Ring(VcpuId),
+    Take,
+    Sleep,
+    Guest,
+    WaitForSiblings,
+}
+
+/// The physical interrupts that come to one vCPU, and its virtual CPU interface.
+struct Pcpu {
+    list_regs: [ListReg; LIST_REGS],
+    hcr: u64,
+    /// A physical interrupt that waits to be acknowledged.
+    waits: Option<IntId>,
+    /// It was acknowledged; the lock that takes it further comes next.
+    in_hand: Option<IntId>,
+}
+
+/// What all vCPUs of the simulation reach.
+pub struct World {
+    pub dice: RefCell<Dice>,
+    shared: RefCell<Shared>,
+    map: GuestMap,
+    pub mpidrs: Vec<u64>,
+    mailboxes: Vec<Mailbox>,
+    bells: Vec<Cell<bool>>,
+    points: Vec<Cell<Point>>,
+    pcpus: Vec<RefCell<Pcpu>>,
+    /// Physical interrupts that are active, with the vCPU whose they are if they are private.
+    active: RefCell<Vec<(IntId, usize)>>,
+    guests: Vec<RefCell<Guest>>,
+    pub witness: RefCell<Witness>,
+    pub broken: Broken,
+    /// Guests do nothing of their own.
+    pub is_settling: Cell<bool>,
+    /// The first thing that was wrong.
+    wrong: RefCell<Option<String>>,
+    story: RefCell<VecDeque<String>>,
+    /// What is shared, as a broken machine remembers it.
+    copy: RefCell<Option<hv_core::sdei::Commons>>,
+}
+
+/// The vCPUs of one VM.
+pub struct Vm {
+    pub world: Rc<World>,
+    cpus: Vec<Coroutine<(), (), (), DefaultStack>>,
+}
+
+impl Vm {
+    pub fn new(seed: u64, vcpus: usize, broken: Broken) -> Self {
+        let sdei = Config {
+            events: &EVENTS,
+            ..Config::default()
+        };
+        let mpidrs: Vec<u64> = (0..vcpus as u64).collect();
+        let affinities: Vec<Mpidr> = mpidrs.iter().copied().map(Mpidr::new).collect();
+        let range = |start, size| IpaRange { start, size };
+        let map = GuestMap {
+            affinities: Affinities::new(&affinities),
+            ram: vec![RAM],
+            uart: range(0x0900_0000, 0x1000),
+            distributor: range(DISTRIBUTOR, 0x1_0000),
+            gic: Model::V3,
+            redistributors: vec![range(REDISTRIBUTORS, vcpus as u64 * REDISTRIBUTOR_SIZE)],
+            board: Board::new(vcpus),
+            has_debug_calls: true,
+        };
+        let gic = Vgic::new(&vgic::Config {
+            model: Model::V3,
+            mpidrs: &affinities,
+            last: map.last_redistributors(vcpus),
+            spis: 64,
+            passed_through: &[IntId(TIMER), IntId(SPI), WAKE],
+            priority_bits: 5,
+            list_regs: LIST_REGS,
+        });
+        let shared = Shared::new(SharedConfig {
+            vcpus,
+            vgic: gic,
+            sdei,
+            reclaim: Reclaim::Parked,
+            uart_intid: IntId(LINE),
+            leftovers: Leftovers::Dropped,
+        });
+        let world = Rc::new(World {
+            dice: RefCell::new(Dice(seed)),
+            shared: RefCell::new(shared),
+            map,
+            mailboxes: (0..vcpus).map(|_| Mailbox::new()).collect(),
+            bells: (0..vcpus).map(|_| Cell::new(false)).collect(),
+            points: (0..vcpus).map(|_| Cell::new(Point::Begin)).collect(),
+            pcpus: (0..vcpus).map(|_| RefCell::new(Pcpu::new())).collect(),
+            active: RefCell::default(),
+            guests: (0..vcpus).map(|n| RefCell::new(Guest::new(n))).collect(),
+            witness: RefCell::new(Witness::new(&mpidrs)),
+            mpidrs,
+            broken,
+            is_settling: Cell::new(false),
+            wrong: RefCell::default(),
+            story: RefCell::default(),
+            copy: RefCell::default(),
+        });
+        let cpus = (0..vcpus).map(|n| {
+            let world = Rc::clone(&world);
+            Coroutine::with_stack(
+                DefaultStack::new(STACK).expect("a stack"),
+                move |yielder: &Yielder<(), ()>, ()| {
+                    let port = Port { world, yielder, n };
+                    let cpu = Cpu {
+                        port: port.clone(),
+                        el1: El1Values::default(),
+                    };
+                    if n == 0 {
+                        let mut cpu = Cpu {
+                            port: port.clone(),
+                            el1: El1Values::default(),
+                        };
+                        vm::load(&port, &mut cpu);
+                    }
+                    let config = Config {
+                        events: &EVENTS,
+                        ..Config::default()
+                    };
+                    let vcpu = Vcpu::new(VcpuId(n as u8), Features::default(), &config);
+                    VcpuLoop::new(port, cpu, vcpu).run()
+                },
+            )
+        });
+        Self {
+            cpus: cpus.collect(),
+            world,
+        }
+    }
+
+    pub fn vcpus(&self) -> usize {
+        self.cpus.len()
+    }
+
+    /// One step of vCPU `n`.
+    pub fn step(&mut self, n: usize) -> Verdict {
+        if self.world.is_at_rest(n) && self.world.points[n].get() == Point::Sleep {
+            return Ok(());
+        }
+        self.cpus[n].resume(());
+        match self.world.wrong.borrow_mut().take() {
+            Some(wrong) => Err(wrong),
+            None => Ok(()),
+        }
+    }
+
+    /// Nobody does anything of its own until all is quiet; then nothing may be left undone.
+    pub fn settle(&mut self) -> Verdict {
+        self.world.is_settling.set(true);
+        for _ in 0..20_000 {
+            self.world.wake_the_suspended();
+            let all = 0..self.vcpus();
+            let busy: Vec<_> = all.filter(|&n| !self.world.is_at_rest(n)).collect();
+            if busy.is_empty() {
+                let verdict = self.world.judge();
+                self.world.is_settling.set(false);
+                return verdict;
+            }
+            let n = self.world.dice.borrow_mut().pick(&busy);
+            self.step(n)?;
+        }
+        Err("it never comes to rest".into())
+    }
+
+    pub fn story(&self) -> String {
+        let mut story = self.world.story.borrow_mut();
+        story.make_contiguous().join("\n")
+    }
+}
+
+impl World {
+    fn vcpu(n: usize) -> VcpuId {
+        VcpuId(n as u8)
+    }
+
+    fn tell(&self, line: String) {
+        let mut story = self.story.borrow_mut();
+        if story.len() == STORY {
+            story.pop_front();
+        }
+        story.push_back(line);
+    }
+
+    fn expect(&self, verdict: Verdict) {
+        if let Err(wrong) = verdict {
+            self.wrong.borrow_mut().get_or_insert(wrong);
+        }
+    }
+
+    /// Whether vCPU `n` has nothing to do but what its guest wants.
+    fn is_at_rest(&self, n: usize) -> bool {
+        let pcpu = self.pcpus[n].borrow();
+        let is_quiet = !self.bells[n].get() && pcpu.waits.is_none() && !pcpu.wants_maintenance();
+        match self.points[n].get() {
+            Point::Sleep => is_quiet,
+            Point::Guest => is_quiet && (!self.is_settling.get() || pcpu.first_pending().is_none()),
+            _ => false,
+        }
+    }
+
+    /// A vCPU that sleeps in SYSTEM_SUSPEND is woken by a physical interrupt.
+    fn wake_the_suspended(&self) {
+        for n in 0..self.guests.len() {
+            let is_asleep =
+                self.guests[n].borrow().is_suspended && self.points[n].get() == Point::Sleep;
+            if is_asleep && !self.active.borrow().contains(&key(WAKE, n)) {
+                self.pcpus[n].borrow_mut().waits = Some(WAKE);
+            }
+        }
+    }
+
+    fn judge(&self) -> Verdict {
+        let shared = self.shared.borrow();
+        if shared.life != Life::Running {
+            return Err(format!("all is quiet, and the VM is {:?}", shared.life));
+        }
+        for n in 0..self.guests.len() {
+            let state = shared.power.state(Self::vcpu(n));
+            let is_on = self.points[n].get() == Point::Guest;
+            if (state == AffinityState::On) != is_on || state == AffinityState::OnPending {
+                return Err(format!(
+                    "vCPU {n} is lost: {state:?}, in the guest: {is_on}"
+                ));
+            }
+            self.witness.borrow().at_rest(n, is_on)?;
+            if is_on && let Some(lost) = self.guests[n].borrow().owed_sgis() {
+                return Err(format!("vCPU {n} has lost SGIs {lost:#x}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A physical interrupt, and whose it is if it is private.
+fn key(intid: IntId, n: usize) -> (IntId, usize) {
+    (intid, if intid.is_private() { n } else { 0 })
+}
+
+impl Pcpu {
+    fn new() -> Self {
+        Self {
+            list_regs: [ListReg::EMPTY; LIST_REGS],
+            hcr: 0,
+            waits: None,
+            in_hand: None,
+        }
+    }
+
+    /// Whether the maintenance interrupt is up (IHI0069 12.4, ICH_MISR_EL2).
+    fn wants_maintenance(&self) -> bool {
+        let has_ended = |lr: &ListReg| {
+            lr.state == LrState::Invalid && lr.source == LrSource::Software { eoi: true }
+        };
+        let has_none_pending = self.hcr & hcr::NPIE != 0 && self.first_pending().is_none();
+        self.hcr & hcr::EN != 0 && (has_none_pending || self.list_regs.iter().any(has_ended))
+    }
+
+    /// The list register that the guest would take an interrupt from.
+    fn first_pending(&self) -> Option<usize> {
+        let pending = |lr: &&ListReg| lr.state == LrState::Pending;
+        let first = self.list_regs.iter().filter(pending);
+        let first = first.min_by_key(|lr| (lr.priority, lr.vintid))?;
+        self.list_regs.iter().position(|lr| lr == first)
+    }
+}
+
+/// The world as one vCPU reaches it.
+#[derive(Clone)]
+struct Port<'y> {
+    world: Rc<World>,
+    yielder: &'y Yielder<(), ()>,
+    n: usize,
+}
+
+impl Port<'_> {
+    fn give_way(&self, point: Point) {
+        let (n, world) = (self.n, &self.world);
+        world.points[n].set(point);
+        self.yielder.suspend(());
+        world.tell(format!("vCPU {n}: {point:?}"));
+    }
+
+    fn guest(&self) -> RefMut<'_, Guest> {
+        self.world.guests[self.n].borrow_mut()
+    }
+
+    /// The call that the guest has just made has taken effect.
+    fn settle_call(&self) {
+        let made = self.guest().made.take();
+        if let Some((call, args)) = made {
+            let answer = self
+                .world
+                .witness
+                .borrow_mut()
+                .company
+                .call(self.n, call, args);
+            let mut guest = self.guest();
+            guest.expected = answer.map(|answer| (call, answer));
+        }
+    }
+}
+
+/// The lock, while it is held.
+struct Guard<'a> {
+    port: &'a dyn Section,
+    shared: Option<RefMut<'a, Shared>>,
+    before: Before,
+}
+
+/// What the shared state was when the lock was taken.
+struct Before {
+    power: Vec<AffinityState>,
+    /// What a broken machine hides.
+    life: Option<Life>,
+}
+
+trait Section {
+    fn leave(&self, shared: &mut Shared, before: &Before);
+}
+
+impl Deref for Guard<'_> {
+    type Target = Shared;
+    fn deref(&self) -> &Shared {
+        self.shared.as_deref().expect("it is held")
+    }
+}
+
+impl DerefMut for Guard<'_> {
+    fn deref_mut(&mut self) -> &mut Shared {
+        self.shared.as_deref_mut().expect("it is held")
+    }
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if let Some(mut shared) = self.shared.take() {
+            self.port.leave(&mut shared, &self.before);
+        }
+    }
+}
+
+impl Section for Port<'_> {
+    /// Compares what the power table says now with what the witness thinks of it.
+    fn leave(&self, shared: &mut Shared, before: &Before) {
+        if let Some(life) = before.life
+            && shared.life == Life::Running
+        {
+            shared.life = life;
+        }
+        let asked = self.guest().turns_on.take();
+        let mut witness = self.world.witness.borrow_mut();
+        for (n, &was) in before.power.iter().enumerate() {
+            let is = shared.power.state(World::vcpu(n));
+            let is_granted = is == AffinityState::OnPending && was != is;
+            if asked == Some(n) && !matches!(shared.life, Life::Stopping { .. }) {
+                let verdict = witness.is_turned_on(self.n, n, is_granted);
+                self.world.expect(verdict);
+            }
+            match (was, is) {
+                (AffinityState::OnPending, AffinityState::On) => {
+                    let dropped = witness.on(n);
+                    if self.world.broken == Broken::StartKeepsRaised {
+                        for event in dropped {
+                            let board = &self.world.map.board;
+                            let _ = shared.commons.raise(event, World::vcpu(n), board);
+                        }
+                    }
+                }
+                (AffinityState::On, AffinityState::Off) => witness.stopped(n),
+                _ => {}
+            }
+        }
+    }
+}
+
+impl vm::Vm for Port<'_> {
+    type Guard<'a>
+        = Guard<'a>
+    where
+        Self: 'a;
+
+    fn lock(&self) -> Guard<'_> {
+        let (n, world) = (self.n, &self.world);
+        // A physical interrupt that was acknowledged is taken further at once: whether it is bound must not change.
+        if world.pcpus[n].borrow().in_hand.is_none() {
+            self.give_way(Point::Lock);
+        }
+        self.settle_call();
+        let guest = self.guest();
+        let (raises, is_leaving, looks) = (guest.raises, guest.is_leaving, guest.looks);
+        drop(guest);
+        let mut shared = world.shared.borrow_mut();
+        let mut witness = world.witness.borrow_mut();
+        if let Some((event, target)) = raises {
+            witness.is_raised(target, event);
+        }
+        if is_leaving {
+            witness.company.turn_off(n);
+        }
+        if looks {
+            witness.raised_arrive(n);
+        }
+        if let Some(intid) = world.pcpus[n].borrow_mut().in_hand.take()
+            && let Some(event) = super::guest::bound_event(intid)
+        {
+            let is_taken = witness.company.interrupt(n, event);
+            assert!(is_taken, "{intid:?} fires where the model says it cannot");
+        }
+        drop(witness);
+        let mut guest = self.guest();
+        (guest.raises, guest.is_leaving, guest.looks) = (None, false, false);
+        let waits_for_start = !guest.is_inside && guest.has_start;
+        drop(guest);
+        let power = (0..world.guests.len())
+            .map(|n| shared.power.state(World::vcpu(n)))
+            .collect();
+        let mut life = None;
+        match world.broken {
+            Broken::StartsWhileStopping if waits_for_start => {
+                if let Life::Stopping { .. } = shared.life {
+                    life = Some(core::mem::replace(&mut shared.life, Life::Running));
+                }
+            }
+            Broken::DoesNotWait => {
+                if let Life::Stopping { by, end, .. } = shared.life
+                    && by == World::vcpu(n)
+                {
+                    shared.life = Life::Frozen { by, end };
+                }
+            }
+            Broken::ClaimsWithoutLock => {
+                let now = shared.commons.clone();
+                if let Some(copy) = world.copy.replace(Some(now)) {
+                    shared.commons = copy;
+                }
+            }
+            _ => {}
+        }
+        Guard {
+            port: self,
+            shared: Some(shared),
+            before: Before { power, life },
+        }
+    }
+
+    fn map(&self) -> &GuestMap {
+        &self.world.map
+    }
+
+    fn ask(&self, vcpu: VcpuId, requests: Requests) {
+        self.settle_call();
+        let world = &self.world;
+        let post = || {
+            self.give_way(Point::Post(vcpu, requests));
+            if world.broken == Broken::PostOverwrites {
+                let _ = world.mailboxes[vcpu.index()].take();
+            }
+            world.mailboxes[vcpu.index()].post(requests);
+            world.witness.borrow_mut().is_posted(vcpu.index(), requests);
+            if requests.sgis() != 0 {
+                world.guests[vcpu.index()]
+                    .borrow_mut()
+                    .owes(requests.sgis());
+            }
+        };
+        let ring = || {
+            self.give_way(Point::Ring(vcpu));
+            let is_mute = match world.broken {
+                Broken::SignalNotRung => requests == Requests::SDEI_SIGNAL,
+                Broken::LookNotRung => requests == Requests::SDEI_LOOK,
+                Broken::StopNotRung => requests == Requests::STOP,
+                Broken::SgiNotRung => requests.sgis() != 0,
+                _ => false,
+            };
+            if !is_mute {
+                world.bells[vcpu.index()].set(true);
+            }
+        };
+        if world.broken == Broken::RingsFirst {
+            ring();
+            post();
+        } else {
+            post();
+            ring();
+        }
+    }
+
+    fn remind(&self, me: VcpuId, requests: Requests) {
+        self.settle_call();
+        self.world.mailboxes[me.index()].post(requests);
+        self.world
+            .witness
+            .borrow_mut()
+            .is_posted(me.index(), requests);
+        if requests.sgis() != 0 {
+            self.guest().owes(requests.sgis());
+        }
+    }
+
+    fn is_asked(&self, me: VcpuId) -> bool {
+        self.settle_call();
+        !self.world.mailboxes[me.index()].is_empty()
+    }
+
+    fn take(&self, me: VcpuId) -> Requests {
+        self.settle_call();
+        self.give_way(Point::Take);
+        let (world, n) = (&self.world, self.n);
+        let requests = world.mailboxes[me.index()].take();
+        if world.broken == Broken::TakeInTwoSteps {
+            world.mailboxes[me.index()].post(requests);
+            self.give_way(Point::Take);
+            let _ = world.mailboxes[me.index()].take();
+        }
+        let mut witness = world.witness.borrow_mut();
+        if me.index() != n {
+            // The VM is loaded anew.
+            witness.mail_is_dropped(me.index());
+            return requests;
+        }
+        let mut guest = self.guest();
+        guest.has_start = requests.has(Requests::START);
+        let is_leaving = requests.has(Requests::STOP) || requests.has(Requests::START);
+        if !guest.is_inside || is_leaving {
+            witness.mail_is_dropped(n);
+            // A sibling takes the vCPU back: it ends what it runs. One that is stopped says so when it reports.
+            guest.is_leaving = guest.is_inside && !requests.has(Requests::STOP);
+            return requests;
+        }
+        witness.mail_is_taken(n);
+        witness.signal_arrives(n);
+        guest.looks = requests.has(Requests::SDEI_LOOK);
+        requests
+    }
+
+    fn announce(&self, _: End) {}
+
+    fn report(&self, _: &Vcpu) {
+        self.guest().is_leaving = true;
+    }
+
+    fn conclude(&self) {}
+
+    fn finish(&self) {}
+
+    fn write_memory(&self) -> Load {
+        let world = &self.world;
+        for n in 0..world.guests.len() {
+            let mut guest = world.guests[n].borrow_mut();
+            if guest.is_inside {
+                world.expect(Err(format!(
+                    "vCPU {n} is in the guest that is written anew"
+                )));
+            }
+            guest.reset();
+        }
+        *world.witness.borrow_mut() = Witness::new(&world.mpidrs);
+        Load {
+            entry: RAM.start,
+            context: RAM.start,
+        }
+    }
+}
+
+/// The pCPU of one vCPU.
+struct Cpu<'y> {
+    port: Port<'y>,
+    el1: El1Values,
+}
+
+impl Cpu<'_> {
+    fn pcpu(&self) -> RefMut<'_, Pcpu> {
+        self.port.world.pcpus[self.port.n].borrow_mut()
+    }
+
+    fn deactivate_physical(&self, intid: IntId, n: usize) {
+        let mut active = self.port.world.active.borrow_mut();
+        active.retain(|&active| active != key(intid, n));
+    }
+}
+
+impl El1 for Cpu<'_> {
+    fn vbar(&self) -> u64 {
+        self.el1.vbar
+    }
+    fn sctlr(&self) -> u64 {
+        self.el1.sctlr
+    }
+    fn stack_pointers(&self) -> [u64; 2] {
+        self.el1.sp
+    }
+    fn set_return(&mut self, elr: u64, spsr: u64) {
+        self.el1.set_return(elr, spsr);
+    }
+    fn set_syndrome(&mut self, esr: u64, far: u64) {
+        self.el1.set_syndrome(esr, far);
+    }
+}
+
+impl vm::Pcpu for Cpu<'_> {
+    fn id_register(&self, _: u32, _: u32) -> u64 {
+        0
+    }
+
+    fn now(&self) -> Instant {
+        Instant(0)
+    }
+
+    fn observe(&self, event: Event) {
+        let port = &self.port;
+        port.settle_call();
+        let mut witness = port.world.witness.borrow_mut();
+        match event {
+            Event::SdeiDispatch { event, .. } => {
+                let verdict = witness.enters(port.n, Some(event));
+                port.world.expect(verdict);
+                port.guest().expected = None;
+            }
+            Event::CpuOff => port.guest().is_leaving = true,
+            Event::SystemSuspend => port.guest().is_suspended = true,
+            Event::Started { .. } => {
+                let was_suspended = core::mem::take(&mut port.guest().is_suspended);
+                if was_suspended {
+                    witness.company.mask(port.n);
+                } else {
+                    witness.started(port.n);
+                }
+                port.guest().start(was_suspended);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Hardware for Cpu<'_> {
+    fn list_regs(&self) -> usize {
+        LIST_REGS
+    }
+    fn list_register(&self, index: usize) -> ListReg {
+        self.pcpu().list_regs[index]
+    }
+    fn set_list_register(&mut self, index: usize, value: ListReg) {
+        self.pcpu().list_regs[index] = value;
+    }
+    fn ich_hcr(&self) -> u64 {
+        self.pcpu().hcr
+    }
+    fn set_ich_hcr(&mut self, value: u64) {
+        self.pcpu().hcr = value;
+    }
+    fn reset_virtual_interface(&mut self) {
+        self.pcpu().hcr = 0;
+    }
+
+    fn perform(&mut self, effects: &Effects) {
+        let owner = effects.deactivate.owner().index();
+        for intid in effects.deactivate.iter() {
+            self.deactivate_physical(intid, owner);
+        }
+        if let Some(Physical::Reset(mask)) = effects.phys {
+            let mut active = self.port.world.active.borrow_mut();
+            active.retain(|&(IntId(intid), _)| {
+                intid / 32 != mask.block || mask.bits >> (intid % 32) & 1 == 0
+            });
+        }
+    }
+
+    fn acknowledge(&mut self) -> Interrupt {
+        let port = &self.port;
+        port.settle_call();
+        let mut pcpu = self.pcpu();
+        match pcpu.waits.take() {
+            None if pcpu.wants_maintenance() => Interrupt::Maintenance(MAINTENANCE),
+            None => {
+                port.world.bells[port.n].set(false);
+                Interrupt::None
+            }
+            Some(intid) => {
+                pcpu.in_hand = Some(intid);
+                port.world.active.borrow_mut().push(key(intid, port.n));
+                Interrupt::Guest(intid)
+            }
+        }
+    }
+
+    fn deactivate(&mut self, _: u32) {}
+    fn set_alarm(&mut self, _: Option<Instant>) {}
+    fn look_after(&mut self) {}
+
+    fn wait_for_siblings(&mut self, _: End) {
+        self.port.give_way(Point::WaitForSiblings);
+    }
+
+    fn enter(&mut self, regs: &mut GuestRegs) -> GuestExit {
+        let world = Rc::clone(&self.port.world);
+        let n = self.port.n;
+        {
+            let mut guest = self.port.guest();
+            if let Some((call, expected)) = guest.expected.take() {
+                let answer = regs.x[0] as i64;
+                if answer != expected {
+                    world.expect(Err(format!(
+                        "vCPU {n}: {call:?} answers {answer}, not {expected}"
+                    )));
+                }
+            }
+            drop(guest);
+            let is_told = !world.mailboxes[n].is_empty()
+                || world.points.iter().enumerate().any(|(other, point)| {
+                    other != n && !matches!(point.get(), Point::Guest | Point::Sleep)
+                });
+            let verdict = world.witness.borrow().enters_guest(n, is_told);
+            world.expect(verdict);
+        }
+        loop {
+            self.port.give_way(Point::Guest);
+            let is_settling = world.is_settling.get();
+            let pcpu = self.pcpu();
+            let is_interrupted =
+                world.bells[n].get() || pcpu.waits.is_some() || pcpu.wants_maintenance();
+            drop(pcpu);
+            if is_interrupted && (is_settling || world.dice.borrow_mut().below(2) == 0) {
+                return GuestExit::Interrupt;
+            }
+            if is_settling || world.dice.borrow_mut().below(4) == 0 {
+                self.serve();
+            }
+            if !is_settling && let Some(exit) = self.port.act(regs) {
+                return exit;
+            }
+        }
+    }
+
+    fn show_guest(&mut self, regs: Option<&GuestRegs>) {
+        self.port.guest().is_inside = regs.is_some();
+    }
+
+    fn wait_for_interrupt(&mut self) {
+        self.port.settle_call();
+        self.port.give_way(Point::Sleep);
+    }
+
+    fn set_virtual_serror(&mut self, _: bool) {}
+    fn reset_el1(&mut self) {
+        self.el1 = El1Values::default();
+    }
+    fn reset_core(&mut self) {
+        self.reset_el1();
+    }
+    fn endian(&self) -> Endian {
+        Endian::Little
+    }
+    fn set_endian(&mut self, _: Endian) {}
+    fn answer_trng(&mut self, _: trng::Call, _: &mut GuestRegs) {}
+    fn transmit(&mut self, _: u8) {}
+    fn receive(&mut self) -> Option<u8> {
+        None
+    }
+    fn set_receive(&mut self, _: bool) {}
+}
+
+impl Cpu<'_> {
+    /// The guest takes an interrupt from its list registers, and ends it.
+    fn serve(&self) {
+        let mut pcpu = self.pcpu();
+        let Some(index) = pcpu.first_pending() else {
+            return;
+        };
+        let lr = pcpu.list_regs[index];
+        pcpu.list_regs[index].state = LrState::Invalid;
+        drop(pcpu);
+        if let LrSource::Hardware { pintid } = lr.source {
+            self.deactivate_physical(IntId(pintid), self.port.n);
+        }
+        self.port.guest().takes(IntId(lr.vintid));
+    }
+}
+
+impl Port<'_> {
+    /// The guest does something: its exit, if that is one.
+    fn act(&self, regs: &mut GuestRegs) -> Option<GuestExit> {
+        let world = &self.world;
+        let is_inside_handler = world.witness.borrow().company.is_running(self.n);
+        let others_are_on = world.witness.borrow().others_are_on(self.n);
+        let mut dice = world.dice.borrow_mut();
+        let act = self
+            .guest()
+            .act(&mut dice, is_inside_handler, others_are_on, &world.mpidrs);
+        drop(dice);
+        if let super::guest::Act::Interrupt(event) = act {
+            let (intid, may) = {
+                let witness = world.witness.borrow();
+                let intid = IntId(if event == crate::company::BOUND_PPI {
+                    TIMER
+                } else {
+                    SPI
+                });
+                (intid, witness.company.may_interrupt(self.n, event))
+            };
+            if !may {
+                return None;
+            }
+            // Taken at once: whether it is bound must not change in between.
+            world.pcpus[self.n].borrow_mut().waits = Some(intid);
+            return Some(GuestExit::Interrupt);
+        }
+        self.guest().perform(act, regs, &world.mpidrs)
+    }
+}
