@@ -20,6 +20,7 @@ pub mod mmio;
 pub mod patterns;
 pub mod probe;
 pub mod psci;
+pub mod restarted;
 pub mod sdei;
 pub mod survivor;
 pub mod suspend;

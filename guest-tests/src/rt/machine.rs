@@ -77,6 +77,12 @@ impl Machine {
         self.arguments().any(|argument| argument == word)
     }
 
+    /// The number behind `name` among the boot arguments, as in `boots=10000`.
+    pub fn number(&self, name: &str) -> Option<u64> {
+        let value = |argument: &str| argument.strip_prefix(name)?.strip_prefix('=')?.parse().ok();
+        self.arguments().find_map(value)
+    }
+
     /// The boot arguments.
     pub fn arguments(&self) -> impl Iterator<Item = &str> {
         self.bootargs.as_str().split_whitespace()

@@ -9,6 +9,14 @@ unsafe extern "C" {
 /// Far enough above the image that no loader puts anything of ours there.
 const DISTANCE: u64 = 8 << 20;
 
+/// The bits that count boots.
+const COUNT: u64 = 0xffff;
+
+/// Address of RAM in the same page that survives too, for what a test needs besides.
+pub fn spare() -> u64 {
+    word() as u64 + 0x100
+}
+
 fn word() -> *mut u64 {
     let end = &raw const __image_end as u64;
     let address = (end + DISTANCE) & !0xfff;
@@ -24,11 +32,11 @@ pub fn count_boot(name: &str) -> u64 {
     // FNV-1a, so that what was in RAM by accident, or by another test, counts as nothing.
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-    }) & !0xff;
+    }) & !COUNT;
     // SAFETY: aligned RAM of ours that Rust uses for nothing else.
     let before = unsafe { word().read_volatile() };
-    let boots = if before & !0xff == hash {
-        (before & 0xff) + 1
+    let boots = if before & !COUNT == hash {
+        (before & COUNT) + 1
     } else {
         1
     };

@@ -3,7 +3,9 @@
 use hv_abi::psci::{self as abi, Status};
 
 use crate::harness::{TestResult, done_before_the_end, needs_hypervisor};
-use crate::rt::sync::{Flag, watch_for_ms};
+use crate::rt::machine::machine;
+use crate::rt::restarted::Shared;
+use crate::rt::sync::{Flag, eventually, watch_for_ms};
 use crate::rt::{cpu, exception, psci, survivor, sysreg};
 
 /// Boots a reset test sees before it is content.
@@ -75,6 +77,49 @@ fn system_reset_while_others_run_leaves_them_off() -> TestResult {
             expect_eq!(status, Status::Success as i32);
             expect_that!(ON.wait());
         }
+        psci::system_reset();
+    }
+    survivor::forget();
+    Ok(())
+}
+
+/// Boots in which a CPU is switched on until the reset; `boots=` says how many otherwise.
+const RESTARTED_BOOTS: u64 = 30;
+
+guest_test!(
+    system_reset_leaves_no_cpu_running_that_siblings_switch_on,
+    cpus = 4,
+    boot = own,
+    icount = false,
+    timeout = 60
+);
+fn system_reset_leaves_no_cpu_running_that_siblings_switch_on() -> TestResult {
+    needs_hypervisor()?;
+    const RESTARTED: usize = 1;
+    let boots = survivor::count_boot("system_reset_restarted");
+    let shared = Shared::find();
+    if boots > 1 {
+        let before = shared.turns();
+        for _ in 0..200_000 {
+            core::hint::spin_loop();
+        }
+        expect_eq!(shared.turns(), before, "the CPU of boot {}", boots - 1);
+        expect_that!(cpu::is_off(RESTARTED), "in boot {boots}");
+    }
+    if boots <= machine().number("boots").unwrap_or(RESTARTED_BOOTS) {
+        shared.clear();
+        for index in RESTARTED + 1..cpu::count() {
+            let status = cpu::start(index, || {
+                loop {
+                    let _status = Shared::find().switch_on(RESTARTED);
+                }
+            });
+            expect_eq!(status, Status::Success as i32);
+        }
+        // Some starts more or fewer, so that the end meets the CPU at other places.
+        let starts = 3 + boots % 7;
+        expect_that!(eventually(|| shared.starts() >= starts));
+        shared.announce_the_end();
         psci::system_reset();
     }
     survivor::forget();
