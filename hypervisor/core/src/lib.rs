@@ -24,3 +24,4 @@ pub mod trace;
 pub mod trng;
 pub mod vgic;
 pub mod vm;
+pub mod word;

@@ -5,7 +5,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use crate::stop::words::Word;
+use crate::word::Word;
 
 /// A set of requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -237,8 +237,8 @@ impl Power {
         self.states.iter().all(|&state| state == AffinityState::Off)
     }
 
-    /// Performs a call of `caller`. `endian` is asked for its byte order, and `is_ram` whether an ipa is in the
-    /// guest's memory.
+    /// Performs a call of `caller`. `endian` is asked for its byte order, `is_ram` whether an ipa is in the guest's
+    /// memory, and `is_parked` whether a vCPU waits, masked, in an SDEI handler that never completes.
     pub fn call(
         &mut self,
         caller: VcpuId,
@@ -246,6 +246,7 @@ impl Power {
         endian: impl Fn() -> Endian,
         siblings: &(impl Siblings + ?Sized),
         is_ram: impl Fn(u64) -> bool,
+        is_parked: impl Fn(VcpuId) -> bool,
     ) -> Decision {
         let result = match call {
             Call::Version => Ok(Decision::Answer(u64::from(psci::VERSION_1_3))),
@@ -255,7 +256,10 @@ impl Power {
                 target,
                 entry,
                 context,
-            } => self.cpu_on(caller, target, (entry, context), endian, siblings, is_ram),
+            } => {
+                let place = (entry, context);
+                self.cpu_on(caller, target, place, endian, siblings, (is_ram, is_parked))
+            }
             Call::AffinityInfo { target, level } => self.affinity_info(target, level, siblings),
             // No trusted OS, or one that needs no migration (DEN0022, MIGRATE_INFO_TYPE).
             Call::MigrateInfoType => Ok(Decision::Answer(2)),
@@ -278,14 +282,13 @@ impl Power {
         (entry, context): (u64, u64),
         endian: impl Fn() -> Endian,
         siblings: &(impl Siblings + ?Sized),
-        is_ram: impl Fn(u64) -> bool,
+        (is_ram, is_parked): (impl Fn(u64) -> bool, impl Fn(VcpuId) -> bool),
     ) -> Result<Decision, Status> {
         let vcpu = resolve(target, siblings)?;
         check_entry(entry, is_ram)?;
-        let is_parked =
-            self.reclaim == Reclaim::Parked && vcpu != caller && siblings.board().is_parked(vcpu);
+        let may_take_back = self.reclaim == Reclaim::Parked && vcpu != caller && is_parked(vcpu);
         match self.state(vcpu) {
-            AffinityState::On if !is_parked => Err(Status::AlreadyOn),
+            AffinityState::On if !may_take_back => Err(Status::AlreadyOn),
             AffinityState::OnPending => Err(Status::OnPending),
             AffinityState::Off | AffinityState::On => {
                 self.set(vcpu, AffinityState::OnPending);

@@ -1,7 +1,6 @@
 //! Finding another vCPU of the same VM by the affinity a guest names it with.
 
 use crate::id::{Mpidr, VcpuId};
-use crate::sdei::Board;
 
 /// The vCPUs of one VM. Nobody outside that VM can be found through it.
 pub trait Siblings {
@@ -10,14 +9,7 @@ pub trait Siblings {
 
     /// The affinity of a vCPU.
     fn affinity(&self, vcpu: VcpuId) -> Option<Mpidr>;
-
-    /// What they show of their SDEI; nothing, where there is no board.
-    fn board(&self) -> &Board {
-        &NO_BOARD
-    }
 }
-
-static NO_BOARD: Board = Board::EMPTY;
 
 /// The affinities in vCPU order.
 impl Siblings for [Mpidr] {

@@ -312,6 +312,7 @@ impl Vm {
             || Endian::Little,
             map,
             |ipa| map.is_ram(ipa),
+            |vcpu| map.board.is_parked(vcpu),
         ) {
             Decision::Answer(value) => {
                 let value = value as i64;

@@ -8,16 +8,39 @@ use hv_core::entry::Features;
 use hv_core::id::{Mpidr, VcpuId, VcpuSet};
 use hv_core::mailbox::{Mailbox, Requests};
 use hv_core::regs::{El1Values, GuestRegs};
-use hv_core::sdei::dispatch::Due;
-use hv_core::sdei::{Board, Commons, Config, Definition, Effect, Pe, Priority, Ripple, Scope};
-use hv_core::stop::words::Word;
+use hv_core::sdei::{
+    Board, Commons, Config, Definition, Due, Effect, Pe, Priority, Ripple, Scope, WithBoard,
+};
+use hv_core::siblings::Siblings;
 use hv_core::vgic::{self, Vgic};
+use hv_core::word::Word;
 use loom::sync::atomic::AtomicU32;
 use loom::sync::{Arc, Mutex};
 use loom::thread;
 
 #[derive(Debug)]
 struct Shared(AtomicU32);
+
+/// The vCPUs of the VM, in whose calls nothing of the board counts.
+struct Family([Mpidr; 2]);
+
+static EMPTY: Board = Board::EMPTY;
+
+impl Siblings for Family {
+    fn resolve(&self, mpidr: Mpidr) -> Option<VcpuId> {
+        self.0.resolve(mpidr)
+    }
+
+    fn affinity(&self, vcpu: VcpuId) -> Option<Mpidr> {
+        self.0.affinity(vcpu)
+    }
+}
+
+impl WithBoard for Family {
+    fn board(&self) -> &Board {
+        &EMPTY
+    }
+}
 
 impl Default for Shared {
     fn default() -> Self {
@@ -164,12 +187,12 @@ fn company() -> ([Vcpu; 2], Commons) {
             for call in [Call::EventRegister, Call::EventEnable] {
                 regs.x[..4].copy_from_slice(&[0, EVENT.number.into(), 0x1000, 0]);
                 let common = (&mut commons, &mut vgic);
-                let _: Ripple = pe.call_common(call, regs, el1, mpidrs.as_slice(), common);
+                let _: Ripple = pe.call_common(call, regs, el1, &Family(mpidrs), common);
                 assert_eq!(regs.x[0], 0);
             }
         }
         assert_eq!(
-            pe.call(Call::PeUnmask, regs, el1, mpidrs.as_slice()),
+            pe.call(Call::PeUnmask, regs, el1, &Family(mpidrs)),
             Effect::None
         );
         assert_eq!(pe.due(&blank), None);

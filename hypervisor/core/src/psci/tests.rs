@@ -20,6 +20,7 @@ fn call(power: &mut Power, function: u32, args: [u64; 3]) -> Decision {
         || Endian::Little,
         siblings().as_slice(),
         |ipa| RAM.contains(&ipa),
+        |_| false,
     )
 }
 
@@ -172,6 +173,7 @@ fn a_vcpu_starts_with_its_callers_byte_order() {
         || Endian::Big,
         siblings.as_slice(),
         |ipa| RAM.contains(&ipa),
+        |_| false,
     );
     let start = Start {
         vcpu: P1,

@@ -2,10 +2,11 @@
 
 use hv_abi::sdei::Status;
 
+use super::board::Board;
 use super::common_calls::Around;
 use super::commons::{Binding, Common, Commons, Ripple, Routing, Source};
 use super::handler::Handler;
-use super::{Board, Pe};
+use super::pe::Pe;
 use crate::id::{IntId, VcpuId, VcpuSet};
 use crate::vgic::{Effects, Vgic};
 

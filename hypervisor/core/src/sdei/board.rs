@@ -7,9 +7,11 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use super::Priority;
+use hv_abi::sdei::Priority;
+
 use crate::id::VcpuId;
-use crate::stop::words::Word;
+use crate::siblings::Siblings;
+use crate::word::Word;
 
 /// Bits that priorities have in [`Board::due`] and in what a PE is open to.
 pub(super) const fn bit(priority: Priority) -> u8 {
@@ -36,6 +38,12 @@ pub struct Board<W = AtomicU32> {
 pub(super) struct Shown {
     pub(super) is_signallable: bool,
     pub(super) is_parked: bool,
+}
+
+/// The vCPUs of one VM and what they show of their SDEI.
+pub trait WithBoard: Siblings {
+    /// What they show.
+    fn board(&self) -> &Board;
 }
 
 impl<W> Board<W> {

@@ -5,14 +5,15 @@
 //! that fails changes nothing, but for PRIVATE_RESET and UNREGISTER, which say so.
 
 use hv_abi::firmware::Fault;
-use hv_abi::sdei::{Call, EVENT_SIGNALLED, Status, feature, info, register_flags};
+use hv_abi::sdei::{Call, EVENT_SIGNALLED, Priority, Status, feature, info, register_flags};
 
-use super::dispatch::Running;
+use super::board::WithBoard;
+use super::config::{self, Version};
 use super::handler::{Entry, Handler, Registration};
-use super::{Event, Index, Pe, Priority, Version, commons};
+use super::level::{Index, Running, SAVED};
+use super::pe::{Event, Pe};
 use crate::id::{Mpidr, VcpuId};
 use crate::regs::{El1, GuestRegs};
-use crate::siblings::Siblings;
 
 /// What a call wants done outside its vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +36,7 @@ impl Pe {
         call: Call,
         regs: &mut GuestRegs,
         el1: &mut impl El1,
-        siblings: &(impl Siblings + ?Sized),
+        siblings: &(impl WithBoard + ?Sized),
     ) -> Effect {
         let [_, x1, x2, x3, x4, x5, ..] = regs.x;
         let mut effect = Effect::None;
@@ -91,7 +92,7 @@ impl Pe {
         event: u64,
         (address, argument): (u64, u64),
         (flags, affinity): (u64, u64),
-        siblings: &(impl Siblings + ?Sized),
+        siblings: &(impl WithBoard + ?Sized),
     ) -> Result<u64, Status> {
         let entry = self.entry(address, flags)?;
         let is_checked = self.firmware.has(Fault::PrivateAffinityChecked);
@@ -122,7 +123,7 @@ impl Pe {
     fn event_context(&self, register: u64) -> Result<u64, Status> {
         // No frame holds more than x0 to x17, so a wrong selector is one whoever runs.
         let register = selector(register) as usize;
-        if register >= super::dispatch::SAVED {
+        if register >= SAVED {
             return Err(Status::InvalidParameters);
         }
         let level = self.innermost().ok_or(Status::Denied)?;
@@ -201,7 +202,7 @@ impl Pe {
         &mut self,
         event: u64,
         target: u64,
-        siblings: &(impl Siblings + ?Sized),
+        siblings: &(impl WithBoard + ?Sized),
     ) -> Result<Effect, Status> {
         if selector(event) != EVENT_SIGNALLED {
             return Err(Status::InvalidParameters);
@@ -238,7 +239,7 @@ impl Pe {
     fn features(&self, feature: u64) -> Result<u64, Status> {
         match selector(feature) {
             feature::BIND_SLOTS => {
-                let slots = commons::slots(self.firmware) as u64;
+                let slots = config::slots(self.firmware) as u64;
                 Ok(slots << 16 | slots)
             }
             feature::RELATIVE_MODE if self.has_relative_mode() => Ok(1),

@@ -2,16 +2,17 @@
 //! whatever ends one of their handlers. They run under the VM's lock.
 
 use hv_abi::firmware::Fault;
-use hv_abi::sdei::{Call, FIRST_BOUND_SHARED, Status, info, register_flags, routing};
+use hv_abi::sdei::{Call, FIRST_BOUND_SHARED, Priority, Status, info, register_flags, routing};
 
+use super::board::WithBoard;
 use super::calls::{selector, target_affinity, word};
 use super::commons::{Common, Commons, Ripple, Routing};
-use super::dispatch::Running;
+use super::config::{SLOTS, Version};
 use super::handler::{Handler, Registration};
-use super::{Departure, Fate, Index, Pe, Priority};
+use super::level::{Place, Running};
+use super::pe::{Departure, Fate, Pe};
 use crate::id::{IntId, VcpuSet};
 use crate::regs::{El1, GuestRegs};
-use crate::siblings::Siblings;
 use crate::vgic::{Effects, Vgic};
 
 /// What a call works on, beside its own PE.
@@ -61,7 +62,7 @@ impl Pe {
         call: Call,
         regs: &mut GuestRegs,
         el1: &mut impl El1,
-        siblings: &(impl Siblings + ?Sized),
+        siblings: &(impl WithBoard + ?Sized),
         (commons, vgic): (&mut Commons, &mut Vgic),
     ) -> Ripple {
         let mut around = Around {
@@ -113,7 +114,7 @@ impl Pe {
         &mut self,
         commons: &mut Commons,
         vgic: &mut Vgic,
-        siblings: &(impl Siblings + ?Sized),
+        siblings: &(impl WithBoard + ?Sized),
     ) -> (Departure, Ripple) {
         let is_inside = self.innermost().is_some();
         if is_inside && self.firmware.has(Fault::OffInEventWedges) {
@@ -137,7 +138,7 @@ impl Pe {
         &mut self,
         commons: &mut Commons,
         vgic: &mut Vgic,
-        siblings: &(impl Siblings + ?Sized),
+        siblings: &(impl WithBoard + ?Sized),
     ) -> Ripple {
         let mut around = Around {
             commons,
@@ -163,7 +164,7 @@ impl Pe {
 
     /// Whether SDEI is offered at all.
     fn is_present(&self) -> bool {
-        super::Version::of(self.firmware).is_some()
+        Version::of(self.firmware).is_some()
     }
 
     fn is_common(&self, running: Running) -> bool {
@@ -174,7 +175,7 @@ impl Pe {
     }
 
     /// Ends the innermost handler, which is a common event's.
-    fn complete_common<S: Siblings + ?Sized>(
+    fn complete_common<S: WithBoard + ?Sized>(
         &mut self,
         call: Call,
         address: u64,
@@ -202,7 +203,7 @@ impl Pe {
         Ok(None)
     }
 
-    fn register_common<S: Siblings + ?Sized>(
+    fn register_common<S: WithBoard + ?Sized>(
         &mut self,
         event: u64,
         (address, argument): (u64, u64),
@@ -232,7 +233,7 @@ impl Pe {
         Ok(0)
     }
 
-    fn change_common<S: Siblings + ?Sized>(
+    fn change_common<S: WithBoard + ?Sized>(
         &mut self,
         event: Common,
         change: fn(&mut Handler) -> Result<(), Status>,
@@ -254,7 +255,7 @@ impl Pe {
         Ok(0)
     }
 
-    fn unregister_common<S: Siblings + ?Sized>(
+    fn unregister_common<S: WithBoard + ?Sized>(
         &mut self,
         event: Common,
         around: &mut Around<'_, S>,
@@ -282,7 +283,7 @@ impl Pe {
         }
     }
 
-    fn info_common<S: ?Sized + Siblings>(
+    fn info_common<S: ?Sized + WithBoard>(
         &self,
         event: Common,
         info: u32,
@@ -319,7 +320,7 @@ impl Pe {
     }
 
     /// PRIVATE_RESET where bound events are registered.
-    fn private_reset_common<S: Siblings + ?Sized>(
+    fn private_reset_common<S: WithBoard + ?Sized>(
         &mut self,
         around: &mut Around<'_, S>,
     ) -> Result<u64, Status> {
@@ -340,7 +341,7 @@ impl Pe {
     }
 }
 
-impl<S: Siblings + ?Sized> Around<'_, S> {
+impl<S: WithBoard + ?Sized> Around<'_, S> {
     fn ripple(self) -> Ripple {
         Ripple {
             look: self.commons.publish(self.siblings.board()),
@@ -388,9 +389,9 @@ impl<S: Siblings + ?Sized> Around<'_, S> {
             }
         }
         let private = (0..self.commons.bindings.len()).map(Common::Bound);
-        let shared = (0..super::SLOTS as u32)
-            .filter_map(|slot| self.commons.find(FIRST_BOUND_SHARED + slot));
-        let bound: [Option<Common>; 2 * super::SLOTS] = {
+        let shared =
+            (0..SLOTS as u32).filter_map(|slot| self.commons.find(FIRST_BOUND_SHARED + slot));
+        let bound: [Option<Common>; 2 * SLOTS] = {
             let mut all = private.chain(shared);
             core::array::from_fn(|_| all.next())
         };
@@ -402,13 +403,4 @@ impl<S: Siblings + ?Sized> Around<'_, S> {
         }
         result
     }
-}
-
-/// Where the event of a handler is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// Among the PE's own.
-    Private(Index),
-    /// Among the VM's shared ones.
-    Shared(u8),
 }

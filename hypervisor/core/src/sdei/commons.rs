@@ -7,27 +7,14 @@
 
 use alloc::boxed::Box;
 
-use hv_abi::firmware::{Fault, Firmware};
-use hv_abi::sdei::{FIRST_BOUND_PRIVATE, FIRST_BOUND_SHARED};
+use hv_abi::sdei::{FIRST_BOUND_PRIVATE, FIRST_BOUND_SHARED, Priority, Scope};
 
 use super::board::{self, Board};
+use super::config::{Config, SLOTS, slots};
 use super::handler::{Handler, Registration};
-use super::{Config, Priority, Scope};
 use crate::id::{IntId, VcpuId, VcpuSet};
-use crate::stop::words::Word;
 use crate::vgic::Effects;
-
-/// How many interrupts of each scope can be bound.
-pub const SLOTS: usize = 4;
-
-/// How many interrupts of each scope can be bound with this firmware.
-pub(super) const fn slots(firmware: Firmware) -> usize {
-    if firmware.has(Fault::NoBindSlots) || firmware.has(Fault::Absent) {
-        0
-    } else {
-        SLOTS
-    }
-}
+use crate::word::Word;
 
 /// Who may take a shared event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

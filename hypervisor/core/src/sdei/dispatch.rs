@@ -1,51 +1,16 @@
 //! Entering a handler and leaving it (DEN0054 5.2): what is saved of the interrupted context, what the
 //! handler finds, and how the two ways of completing put the context back.
 
-use hv_abi::sdei::Status;
+use hv_abi::sdei::{Priority, Status};
 
-use super::common_calls::Place;
+use super::board::{self, Board};
 use super::commons::Commons;
 use super::handler::{Entry, Registration};
-use super::{Board, Pe, Priority, board};
+use super::level::{Interrupted, Level, Place, Running};
+use super::pe::Pe;
 use crate::entry::exception_pstate;
 use crate::regs::{El1, GuestRegs};
-use crate::stop::words::Word;
-
-/// How many registers, from x0, the dispatcher saves; the handler preserves the others (DEN0054 5.2.1).
-pub const SAVED: usize = 18;
-
-/// An interrupted context, whole: x0 to x17, pc and PSTATE come back when the handler completes, the rest
-/// is on record.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Interrupted {
-    /// The event that interrupted it.
-    pub event: u32,
-    /// x0 to x30.
-    pub x: [u64; 31],
-    /// SP_EL0 and SP_EL1.
-    pub sp: [u64; 2],
-    /// Where it goes on.
-    pub pc: u64,
-    /// Its process state, in SPSR format.
-    pub pstate: u64,
-}
-
-/// A priority level of a PE: which event runs there, and over what.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Level {
-    pub(super) running: Option<Running>,
-    /// What the last event of this level interrupted; `None` before the first.
-    interrupted: Option<Interrupted>,
-}
-
-/// A handler that has been entered and has not completed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Running {
-    /// Its event.
-    pub(super) number: u32,
-    /// Where that is.
-    pub(super) place: Place,
-}
+use crate::word::Word;
 
 /// Which kind of event is to be taken next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,33 +166,5 @@ impl Pe {
         regs.pc = address;
         regs.pstate = exception_pstate(regs.pstate, el1.sctlr(), self.features);
         Ok(running)
-    }
-}
-
-impl Level {
-    /// The interrupted x`register`, of those that the dispatcher puts back.
-    pub(super) fn context(&self, register: usize) -> Option<u64> {
-        let saved = self.interrupted.as_ref()?.x.get(..SAVED)?;
-        saved.get(register).copied()
-    }
-
-    /// Fills the record in place: it is large, and this is the path of an NMI.
-    fn save(&mut self, event: u32, regs: &GuestRegs, sp: [u64; 2]) {
-        let to = self.interrupted.get_or_insert_default();
-        to.event = event;
-        to.x = regs.x;
-        to.sp = sp;
-        to.pc = regs.pc;
-        to.pstate = regs.pstate;
-    }
-
-    fn restore(&self, regs: &mut GuestRegs) {
-        if let Some(from) = &self.interrupted {
-            for (to, from) in regs.x.iter_mut().zip(&from.x).take(SAVED) {
-                *to = *from;
-            }
-            regs.pc = from.pc;
-            regs.pstate = from.pstate;
-        }
     }
 }

@@ -12,9 +12,9 @@
 
 use core::sync::atomic::Ordering;
 
-use super::words::Word;
 use crate::id::PcpuId;
 use crate::time::Instant;
+use crate::word::Word;
 
 /// How long a pCPU may leave a ring unanswered, in milliseconds, unless configured. The longest that EL2 does in
 /// one go is the copying of a guest's image and the printing of what a vCPU did last, line by line; each line

@@ -4,8 +4,7 @@ use hv_abi::sdei;
 
 use super::{Action, Deferred, GuestMap, Pcpu, Vcpu};
 use crate::regs::GuestRegs;
-use crate::sdei::dispatch::Due;
-use crate::sdei::{Board, Commons, Effect, Priority, Ripple};
+use crate::sdei::{Board, Commons, Due, Effect, Priority, Ripple};
 use crate::trace::Event;
 use crate::vgic::Vgic;
 

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::id::{Mpidr, VcpuId, VcpuSet};
-use crate::sdei::Board;
+use crate::sdei::{Board, WithBoard};
 use crate::siblings::Siblings;
 use crate::vgic::affinity::Affinities;
 use crate::vgic::{Frame, Model};
@@ -104,7 +104,9 @@ impl Siblings for GuestMap {
     fn affinity(&self, vcpu: VcpuId) -> Option<Mpidr> {
         self.affinities.mpidr(vcpu)
     }
+}
 
+impl WithBoard for GuestMap {
     fn board(&self) -> &Board {
         &self.board
     }

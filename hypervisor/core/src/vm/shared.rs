@@ -414,7 +414,10 @@ impl Shared {
     ) -> Outcome {
         let is_ram = |ipa| map.is_ram(ipa);
         let endian = || cpu.endian();
-        let decision = self.power.call(vcpu.id, call, endian, map, is_ram);
+        let is_parked = |vcpu| map.board.is_parked(vcpu);
+        let decision = self
+            .power
+            .call(vcpu.id, call, endian, map, is_ram, is_parked);
         let (x0, next) = match decision {
             Decision::Answer(value) => (value, Next::Continue),
             Decision::Start(start) => {

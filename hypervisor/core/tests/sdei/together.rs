@@ -304,6 +304,7 @@ fn a_vcpu_masked_in_its_only_handler_is_parked_and_can_be_reclaimed() {
             || Endian::Little,
             &room.world.family,
             |_| true,
+            |vcpu| room.world.family.board.is_parked(vcpu),
         )
     };
     let already_on = psci::Decision::Answer(-4i64 as u64);

@@ -5,9 +5,9 @@ use hv_abi::sdei::Call;
 use hv_core::entry::Features;
 use hv_core::id::{IntId, Mpidr, VcpuId, VcpuSet};
 use hv_core::regs::{El1Values, GuestRegs};
-use hv_core::sdei::dispatch::Due;
 use hv_core::sdei::{
-    Board, Commons, Config, Definition, Departure, Effect, Interrupted, Pe, Priority, Ripple, Scope,
+    Board, Commons, Config, Definition, Departure, Due, Effect, Interrupted, Pe, Priority, Ripple,
+    Scope, WithBoard,
 };
 use hv_core::siblings::Siblings;
 use hv_core::time::Instant;
@@ -75,6 +75,9 @@ impl Siblings for Family {
     fn affinity(&self, vcpu: VcpuId) -> Option<Mpidr> {
         self.mpidrs.get(vcpu.index()).copied()
     }
+}
+
+impl WithBoard for Family {
     fn board(&self) -> &Board {
         &self.board
     }

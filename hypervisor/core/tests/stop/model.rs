@@ -9,9 +9,10 @@ use hv_core::id::{PcpuId, PcpuSet};
 use hv_core::patience::Patience;
 use hv_core::stop::course::{Course, Step};
 use hv_core::stop::ladder::{Decision, Fate, Ladder};
-use hv_core::stop::words::{Claim, Slot, Standing, Stopper, Word};
+use hv_core::stop::words::{Claim, Slot, Standing, Stopper};
 use hv_core::stop::{Ticks, Via};
 use hv_core::time::Instant;
+use hv_core::word::Word;
 
 /// An atomic word of a world that takes one step at a time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
