@@ -1,5 +1,7 @@
 //! The machines that QEMU plays: what differs between them, and what each cannot have.
 
+pub mod raspi4b;
+
 use std::ops::RangeInclusive;
 
 use anyhow::{Result, ensure};
@@ -7,7 +9,9 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::el3::El3;
-use crate::raspi4b;
+
+/// Where the hypervisor is put on `virt`, and the devicetree, as QEMU does it: the start of RAM.
+pub const HYPERVISOR_PA: u64 = 0x4020_0000;
 
 /// A machine of QEMU's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ValueEnum)]

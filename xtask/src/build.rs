@@ -3,9 +3,8 @@
 use std::fmt;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -13,6 +12,7 @@ use object::elf::{FileHeader64, PT_LOAD, SHF_ALLOC};
 use object::read::elf::{ElfFile, ProgramHeader};
 use object::{LittleEndian, Object, ObjectSection, SectionFlags};
 
+use crate::paths::write_if_new;
 use crate::workshop::Workshop;
 
 /// Build the hypervisor, the test guests, and what starts the hypervisor on a Raspberry Pi 4; print their sizes.
@@ -154,22 +154,6 @@ fn compile(workshop: &Workshop, name: &str) -> Result<PathBuf> {
         .with_context(|| format!("cargo does not say where it put {name}"))
 }
 
-/// Replaces the file only if it changes, whole or not at all. Others may do the same at the same time.
-pub fn write_if_new(path: &Path, bytes: &[u8]) -> Result<()> {
-    static WRITTEN: AtomicU32 = AtomicU32::new(0);
-    if fs::read(path).is_ok_and(|old| old == bytes) {
-        return Ok(());
-    }
-    let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
-    let partial = path.with_extension(format!("{}-{number}.partial", std::process::id()));
-    let written = fs::write(&partial, bytes).and_then(|()| fs::rename(&partial, path));
-    if written.is_err() {
-        // Half a file is of no use.
-        let _ = fs::remove_file(&partial);
-    }
-    written.with_context(|| format!("cannot write {}; is the disk full?", path.display()))
-}
-
 type Elf<'a> = ElfFile<'a, FileHeader64<LittleEndian>>;
 
 /// The bytes of an ELF file's segments as they lie in memory, from the lowest address on; what a
@@ -268,28 +252,6 @@ impl fmt::Display for Sizes {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_file_that_many_write_is_one_of_theirs_and_nothing_else_stays() {
-        let name = format!("halligan-written-{}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        fs::create_dir_all(&folder).unwrap();
-        let path = folder.join("file.img");
-        std::thread::scope(|scope| {
-            for writer in 0..8 {
-                let path = &path;
-                scope.spawn(move || {
-                    for _ in 0..50 {
-                        write_if_new(path, &[writer; 10_000]).unwrap();
-                        let read = fs::read(path).unwrap();
-                        assert_eq!(read, vec![read[0]; 10_000]);
-                    }
-                });
-            }
-        });
-        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
-        fs::remove_dir_all(&folder).unwrap();
-    }
 
     /// An ELF file with segments at these addresses, each with some bytes more in memory.
     fn elf(segments: &[(u64, &[u8])]) -> Vec<u8> {

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
-use crate::workshop;
+use crate::paths;
 use items::{Entry, Item, Number, Proof};
 use scan::{Found, Kind};
 
@@ -29,7 +29,7 @@ pub struct Conformance {}
 impl Conformance {
     /// Writes it.
     pub fn execute(self) -> Result<ExitCode> {
-        let root = workshop::root();
+        let root = paths::root();
         let list = List::read(root)?;
         let path = root.join(DOCUMENT);
         fs::write(&path, list.text()).with_context(|| format!("cannot write {DOCUMENT}"))?;

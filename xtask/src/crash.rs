@@ -9,8 +9,8 @@ use clap::{Args, Subcommand};
 use hv_abi::crash;
 
 use crate::console::{Part, Splitter};
+use crate::paths;
 use crate::symbolize::Explainer;
-use crate::workshop;
 
 /// Read what the hypervisor left in memory when it crashed.
 #[derive(Args)]
@@ -46,7 +46,7 @@ impl Crash {
         let Command::Show(show) = self.command;
         let elf = match show.elf {
             Some(elf) => elf,
-            None => workshop::output("hypervisor.elf")?,
+            None => paths::output("hypervisor.elf")?,
         };
         ensure!(
             elf.exists(),

@@ -3,10 +3,10 @@
 use anyhow::{Result, bail};
 use serde::Serialize;
 
-use crate::capture::Revived;
 use crate::console::Record;
 use crate::cpulist::CpuList;
 use crate::registers::Registers;
+use crate::revived::Revived;
 
 /// What the guest said: Linux in its log, our init in `LAB:` lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 
-use crate::workshop;
+use crate::paths;
 
 /// A folder for one run, so that runs do not meet. Removed when dropped, unless kept.
 pub struct Folder {
@@ -19,7 +19,7 @@ impl Folder {
     pub fn create(keep: Option<&Path>) -> Result<Self> {
         match keep {
             Some(path) => Self::make(path.to_owned(), true),
-            None => Self::below(&workshop::output("runs")?),
+            None => Self::below(&paths::output("runs")?),
         }
     }
 
@@ -61,15 +61,13 @@ impl Drop for Folder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::create_disk;
 
     #[test]
     fn a_folder_goes_unless_it_is_kept() {
         let parent = std::env::temp_dir().join(format!("xtask-folder-{}", std::process::id()));
         let folder = Folder::below(&parent).unwrap();
         let path = folder.file("a");
-        create_disk(&path, 1).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().len(), 1 << 20);
+        fs::write(&path, b"a").unwrap();
         let other = Folder::below(&parent).unwrap();
         assert_ne!(other.file("a"), path);
         drop(folder);

@@ -10,10 +10,12 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
+use crate::board::raspi4b as pi;
 use crate::bringup::Bench;
 use crate::build::{self, Program};
 use crate::cache::digest;
 use crate::guest::Options;
+use crate::paths;
 use crate::payload::Payload;
 use crate::raspi4b;
 use crate::run::Given;
@@ -61,7 +63,7 @@ enum Stub {
 }
 
 /// Where the firmware puts the bundle: clear of Image, firmware and devicetree on every Raspberry Pi 4.
-const BUNDLE_PA: u64 = raspi4b::INITRD_PA;
+const BUNDLE_PA: u64 = pi::INITRD_PA;
 const BUNDLE: &str = "guest.itb";
 
 impl Image {
@@ -82,7 +84,7 @@ impl Image {
         fs::create_dir_all(&self.out)
             .with_context(|| format!("cannot make the folder {}", self.out.display()))?;
         for (name, bytes) in &files {
-            build::write_if_new(&self.out.join(name), bytes)?;
+            paths::write_if_new(&self.out.join(name), bytes)?;
         }
         if let Some(img) = &self.img {
             card::write(img, &files)?;

@@ -17,12 +17,14 @@ use crate::board::Board;
 use crate::build::{self, Built, Program};
 use crate::capture::Capture;
 use crate::cpulist::CpuList;
-use crate::el3::{El3, Firmware};
+use crate::el3::El3;
+use crate::firmware::Firmware;
 use crate::folder::Folder;
 use crate::guest::{Switch, firmware, reclaim};
 use crate::kernel::{self, Edition};
 use crate::lab::{self, Fate, Plan, Scenario, Seen};
 use crate::ladder::Ladder;
+use crate::paths;
 use crate::payload::{self, Payload};
 use crate::qemu::{DEFAULT_CPU, Machine};
 use crate::symbolize::annotate_tail;
@@ -265,7 +267,7 @@ impl Lab {
                 let unpacked = payload::read_kernel(kernel)?;
                 let name = format!("kernel-{}.img", &cache::digest(&unpacked)[..16]);
                 let image = workshop.output(&name)?;
-                build::write_if_new(&image, &unpacked)?;
+                paths::write_if_new(&image, &unpacked)?;
                 (image, vmlinux.clone())
             }
             System::Ours(edition) => {
@@ -278,7 +280,7 @@ impl Lab {
         Ok(Self {
             qemu,
             board: workshop.board,
-            firmware: workshop.firmware()?,
+            firmware: Firmware::of(workshop)?,
             hypervisor,
             kernel,
             vmlinux,

@@ -11,10 +11,10 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::console::{Part, Splitter};
+use crate::paths;
 use crate::serial::{Line, Port};
 use crate::symbolize::Explainer;
 use crate::terminal::{Escape, Terminal};
-use crate::workshop;
 
 /// Watch a board's serial line, with the functions behind the addresses of the hypervisor's reports.
 ///
@@ -44,7 +44,7 @@ impl Monitor {
     pub fn execute(self) -> Result<ExitCode> {
         let elf = match self.elf {
             Some(elf) => elf,
-            None => workshop::output("hypervisor.elf")?,
+            None => paths::output("hypervisor.elf")?,
         };
         let mut port = Port::open(&self.port, self.baud)?;
         let mut screen = Screen {

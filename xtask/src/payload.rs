@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use flate2::read::GzDecoder;
 use hv_bundle::{Guest, GuestConfig, Kernel};
 
-use crate::build::write_if_new;
+use crate::paths::write_if_new;
 
 /// One guest, as files.
 #[derive(Clone, Debug)]

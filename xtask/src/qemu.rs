@@ -11,7 +11,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::board::Board;
-use crate::el3::{Firmware, HYPERVISOR_PA};
+use crate::board::HYPERVISOR_PA;
+use crate::board::raspi4b as pi;
+use crate::firmware::Firmware;
 use crate::raspi4b::{self, devicetree::Handover};
 
 pub use session::{Happening, Leave, Session};
@@ -94,15 +96,15 @@ impl Machine {
                 line.option("-m", format!("{}M", self.memory_mib));
             }
             Board::Raspi4b => {
-                line.option("-smp", raspi4b::CPUS.to_string());
-                line.option("-m", format!("{}M", raspi4b::MEMORY_MIB));
+                line.option("-smp", pi::CPUS.to_string());
+                line.option("-m", format!("{}M", pi::MEMORY_MIB));
                 // So that a tick is an instruction if those are counted.
                 let hz = if self.icount {
                     1_000_000_000
                 } else {
-                    raspi4b::COUNTER_HZ
+                    pi::COUNTER_HZ
                 };
-                let model = raspi4b::MODEL;
+                let model = pi::MODEL;
                 line.option("-global", format!("{model}-arm-cpu.cntfrq={hz}"));
             }
         }
@@ -166,8 +168,8 @@ impl Machine {
                 line.option("-dtb", &firmware.devicetree);
             }
             Board::Raspi4b => {
-                line.option("-device", loaded(&firmware.bios, raspi4b::STUB_PA));
-                let tree = raspi4b::DEVICETREE_PA.into();
+                line.option("-device", loaded(&firmware.bios, pi::STUB_PA));
+                let tree = pi::DEVICETREE_PA.into();
                 line.option("-device", loaded(&firmware.devicetree, tree));
             }
         }
@@ -181,7 +183,7 @@ impl Machine {
     const fn places(&self) -> (u64, u64) {
         match self.board {
             Board::Virt | Board::VirtGicv2 => (KERNEL_PA, INITRD_PA),
-            Board::Raspi4b => (raspi4b::KERNEL_PA, raspi4b::INITRD_PA),
+            Board::Raspi4b => (pi::KERNEL_PA, pi::INITRD_PA),
         }
     }
 
@@ -234,7 +236,7 @@ impl Machine {
         };
         if let Some(stock) = &firmware.own_devicetree {
             let handover = Handover {
-                memory_mib: self.memory_mib.max(raspi4b::LEAST_MIB),
+                memory_mib: self.memory_mib.max(pi::LEAST_MIB),
                 bootargs: &self.append,
                 initrd,
                 mini_uart: self.mini_uart,

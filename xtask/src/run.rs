@@ -12,14 +12,16 @@ use clap::Args;
 use crate::build::{self, Program};
 use crate::console::Line;
 use crate::ending::{Ending, Watch};
+use crate::firmware::Firmware;
 use crate::folder::Folder;
 use crate::guest::Options;
 use crate::kernel::Edition;
+use crate::paths;
 use crate::payload::Payload;
 use crate::qemu::{DEFAULT_CPU, Happening, Machine, Session};
 use crate::symbolize::Explainer;
 use crate::terminal::{self, Terminal};
-use crate::workshop::{self, Workshop};
+use crate::workshop::Workshop;
 use crate::{initramfs, kernel, tools};
 
 /// Boot a guest and give it the terminal.
@@ -63,10 +65,10 @@ impl Run {
         };
         options.check_files()?;
         // The command that is printed names files that its reader needs.
-        let printed = workshop::output("dry-run")?;
+        let printed = paths::output("dry-run")?;
         let folder = Folder::create(self.dry_run.then_some(&*printed))?;
         let (mut machine, guest) = machine(&options, self.bare, &folder)?;
-        let hypervisor = workshop::output("hypervisor.elf")?;
+        let hypervisor = paths::output("hypervisor.elf")?;
         machine.gdb = self.gdb;
         if self.dry_run {
             machine.write_files()?;
@@ -133,7 +135,7 @@ fn machine(options: &Options, bare: bool, folder: &Folder) -> Result<(Machine, O
         let mut machine = Machine::new(&qemu, &hypervisor);
         machine.initrd = Some(bundle);
         machine.append = options.hv_append.clone().unwrap_or_default();
-        let firmware = workshop.firmware()?;
+        let firmware = Firmware::of(&workshop)?;
         machine.firmware = firmware.map(|firmware| firmware.within(folder));
         machine
     };

@@ -16,7 +16,8 @@ pub use demo::StopDemo;
 pub use seen::Seen;
 
 use crate::build::{self, Built, Program};
-use crate::el3::{El3, Firmware};
+use crate::el3::El3;
+use crate::firmware::Firmware;
 use crate::folder::Folder;
 use crate::payload::Payload;
 use crate::qemu::{Happening, Machine};

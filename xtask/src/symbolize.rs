@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
+use crate::paths;
 use crate::symbols::Symbols;
-use crate::workshop;
 
 /// Turn the addresses of a backtrace into functions.
 ///
@@ -32,7 +32,7 @@ impl Symbolize {
         let elf = match self.elf {
             Some(elf) => elf,
             None => {
-                let elf = workshop::output("hypervisor.elf")?;
+                let elf = paths::output("hypervisor.elf")?;
                 ensure!(
                     elf.exists(),
                     "there is no {}; `cargo xtask build` makes it",

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::workshop;
+use crate::paths;
 
 /// Check the house rules.
 ///
@@ -20,7 +20,7 @@ pub struct Tidy {}
 impl Tidy {
     /// Checks, and prints what is against the rules.
     pub fn execute(self) -> Result<ExitCode> {
-        check(workshop::root())?;
+        check(paths::root())?;
         println!("tidy");
         Ok(ExitCode::SUCCESS)
     }

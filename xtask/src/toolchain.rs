@@ -18,6 +18,7 @@ pub mod prebuilt;
 
 use crate::archive::{Archive, upstream};
 use crate::cache::{Cache, fingerprint};
+use crate::paths;
 use crate::progress::Progress;
 use crate::tools::{self, find};
 
@@ -108,7 +109,7 @@ impl Target {
 
     fn new(library: Library, linker: Linker, compiler: Compiler) -> Self {
         let mut folders = registries();
-        folders.push(crate::workshop::root().to_owned());
+        folders.push(paths::root().to_owned());
         let sources = |sysroot: &Path| sysroot.join("lib/rustlib/src/rust");
         match &library {
             Library::Installed => {}

@@ -1,13 +1,13 @@
 //! What every command needs at hand: the cache, the compiler for the bare machine, places to write.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::board::Board;
 use crate::cache::Cache;
-use crate::el3::{El3, Firmware};
+use crate::el3::El3;
+use crate::paths;
 use crate::progress::Progress;
 use crate::toolchain::Target;
 
@@ -52,35 +52,13 @@ impl Workshop {
         self
     }
 
-    /// The firmware below what is booted, built if need be.
-    pub fn firmware(&self) -> Result<Option<Firmware>> {
-        Firmware::prepare(self, self.board, self.el3)
-    }
-
     /// The workspace's folder.
     pub fn root(&self) -> &'static Path {
-        root()
+        paths::root()
     }
 
     /// A path for `name` in target/xtask, which then exists.
     pub fn output(&self, name: &str) -> Result<PathBuf> {
-        output(name)
+        paths::output(name)
     }
-}
-
-/// A path for `name` in target/xtask, which then exists.
-pub fn output(name: &str) -> Result<PathBuf> {
-    // xtask itself is target/debug/xtask, wherever target may be.
-    let own = std::env::current_exe().context("cannot find xtask's own file")?;
-    let target = own.ancestors().nth(2).context("xtask lies in no target")?;
-    let folder = target.join("xtask");
-    fs::create_dir_all(&folder)
-        .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    Ok(folder.join(name))
-}
-
-/// The workspace's folder.
-pub fn root() -> &'static Path {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-    own.parent().unwrap_or(own)
 }

@@ -11,7 +11,7 @@ use dtoolkit::memreserve::MemoryReservation;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, Property};
 
-use crate::build::write_if_new;
+use crate::paths::write_if_new;
 
 /// What the VideoCore keeps of the first GiB: its firmware and the frame buffer.
 const VIDEOCORE: Range<u64> = 0x3c00_0000..0x4000_0000;

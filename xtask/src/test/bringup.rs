@@ -20,6 +20,7 @@ use crate::board::Board;
 use crate::bringup::load::{Cargo, Terms, Told};
 use crate::bringup::start;
 use crate::build::{self, Program};
+use crate::firmware::Firmware;
 use crate::folder::Folder;
 use crate::qemu::Machine;
 use crate::serial::{Line, Port};
@@ -123,7 +124,7 @@ impl Bench {
         let folder = Folder::create(None)?;
         let mut machine = Machine::new(&qemu, &loader);
         machine.board = Board::Raspi4b;
-        machine.firmware = pi.firmware()?.map(|firmware| firmware.within(&folder));
+        machine.firmware = Firmware::of(&pi)?.map(|firmware| firmware.within(&folder));
         machine.reboots = true;
         machine.write_files()?;
         Ok(Self {

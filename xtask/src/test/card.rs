@@ -10,9 +10,12 @@ use anyhow::{Context, Result, bail, ensure};
 use super::ledger::Ledger;
 use super::own;
 use crate::board::Board;
-use crate::build::{self, Program, write_if_new};
+use crate::board::raspi4b as pi;
+use crate::build::{self, Program};
 use crate::ending::{Ending, Watch};
+use crate::firmware::Firmware;
 use crate::image::card;
+use crate::paths::write_if_new;
 use crate::qemu::{Happening, Machine};
 use crate::workshop::Workshop;
 use crate::{raspi4b, tools};
@@ -132,7 +135,7 @@ impl VideoCore {
     /// The board after it has loaded all of it.
     fn machine(&self, pi: &Workshop) -> Result<Machine> {
         let qemu = tools::qemu(&pi.cache, &pi.progress)?;
-        let mut firmware = pi.firmware()?.context("the board has no stub")?;
+        let mut firmware = Firmware::of(pi)?.context("the board has no stub")?;
         firmware.own_devicetree = Some(self.file(pi, &self.devicetree)?);
         if let Some(name) = &self.armstub {
             firmware.bios = pi.output("card-armstub.bin")?;
@@ -144,7 +147,7 @@ impl VideoCore {
         machine.firmware = Some(firmware);
         if let Some((name, pa)) = &self.initramfs {
             ensure!(
-                *pa == raspi4b::INITRD_PA,
+                *pa == pi::INITRD_PA,
                 "config.txt puts the bundle at {pa:#x}"
             );
             machine.initrd = Some(self.file(pi, name)?);

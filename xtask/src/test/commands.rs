@@ -12,6 +12,7 @@ use flate2::write::GzEncoder;
 use super::ledger::Ledger;
 use super::own;
 use crate::build::{self, Program};
+use crate::paths;
 use crate::workshop::Workshop;
 
 /// One call of `run`.
@@ -255,6 +256,6 @@ fn file(workshop: &Workshop, kernel: Kernel) -> Result<PathBuf> {
         Kernel::BadKey => ("run-test.toml", b"cors = 2\n".to_vec()),
     };
     let path = workshop.output(name)?;
-    build::write_if_new(&path, &bytes)?;
+    paths::write_if_new(&path, &bytes)?;
     Ok(path)
 }

@@ -10,6 +10,8 @@ use hv_bundle::GuestConfig;
 use super::ledger::Ledger;
 use crate::build::{self, Program};
 use crate::crash;
+use crate::firmware::Firmware;
+use crate::paths;
 use crate::payload::Payload;
 use crate::qemu::{Happening, Machine, Session};
 use crate::tools;
@@ -76,11 +78,11 @@ fn enter(workshop: &Workshop, level: u32, el2: bool) -> Result<String> {
     if level == 3 {
         let firmware = workshop.output("entry.bin")?;
         let bytes: Vec<u8> = FIRMWARE.into_iter().flat_map(u32::to_le_bytes).collect();
-        build::write_if_new(&firmware, &bytes)?;
+        paths::write_if_new(&firmware, &bytes)?;
         let image = format!(
             "loader,file={},addr={:#x},force-raw=on",
             hypervisor.image.display(),
-            crate::el3::HYPERVISOR_PA
+            crate::board::HYPERVISOR_PA
         );
         let bios = firmware.into_os_string();
         machine.extra = vec!["-machine".into(), "secure=on".into(), "-bios".into(), bios];
@@ -203,7 +205,7 @@ fn machine(workshop: &Workshop, words: &str) -> Result<Machine> {
     machine.initrd = Some(bundle);
     machine.append = words.to_owned();
     machine.board = workshop.board;
-    machine.firmware = workshop.firmware()?;
+    machine.firmware = Firmware::of(workshop)?;
     Ok(machine)
 }
 

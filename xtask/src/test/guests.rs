@@ -13,10 +13,12 @@ use hv_bundle::GuestConfig;
 
 use super::ledger::Ledger;
 use crate::board::Board;
+use crate::board::raspi4b as pi;
 use crate::build::{self, Built, Program};
 use crate::console::GuestLines;
-use crate::el3::{El3, Firmware};
+use crate::el3::El3;
 use crate::ending::{Ending, Watch};
+use crate::firmware::Firmware;
 use crate::payload::Payload;
 use crate::protocol::{Outcome, Results, Test};
 use crate::qemu::{Happening, Machine};
@@ -185,7 +187,7 @@ fn plan(tests: &[Test], bare: bool, board: Board) -> Vec<Boot> {
         boots.push(counts);
         boots.push(Boot {
             board: Board::Raspi4b,
-            ..boot(Board::Raspi4b.name(), raspi4b::CPUS, "test=shared", &shared)
+            ..boot(Board::Raspi4b.name(), pi::CPUS, "test=shared", &shared)
         });
     }
     // A test that needs more CPUs than there are says so itself.

@@ -9,6 +9,7 @@ use hv_bundle::{Guest, GuestConfig};
 use super::ledger::Ledger;
 use crate::build::{self, Program};
 use crate::ending::{Ending, Watch};
+use crate::firmware::Firmware;
 use crate::qemu::{Happening, Machine};
 use crate::tools;
 use crate::workshop::Workshop;
@@ -92,7 +93,7 @@ fn refusal(workshop: &Workshop, wrong: Wrong) -> Result<String> {
     machine.cpus = CPUS;
     machine.memory_mib = MEMORY_MIB;
     machine.board = workshop.board;
-    machine.firmware = workshop.firmware()?;
+    machine.firmware = Firmware::of(workshop)?;
     if let Some(bundle) = bundle {
         fs::write(&path, bundle).with_context(|| format!("cannot write {}", path.display()))?;
         machine.initrd = Some(path);

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow};
 use dtoolkit::fdt::Fdt;
 use dtoolkit::model::{DeviceTree, DeviceTreeProperty};
 
-use crate::build::write_if_new;
+use crate::paths::write_if_new;
 
 /// Reads the devicetree at `dumped`, and writes it to `completed` with these in `/chosen`.
 pub fn complete(

@@ -17,9 +17,6 @@ use crate::tools;
 const PACKAGE: &str = "arm-trusted-firmware";
 const SUITE: &str = "trixie";
 
-/// Where the hypervisor is put, and the devicetree, as QEMU does it: the start of RAM.
-pub const HYPERVISOR_PA: u64 = 0x4020_0000;
-
 /// The build: silent, as the console is the guest's. What firmware says when it dies goes to the secure UART.
 const OPTIONS: [&str; 7] = [
     "PLAT=qemu",
