@@ -20,12 +20,13 @@ use clap::{Args, ValueEnum};
 
 use crate::build::{self, Program};
 use crate::kernel::{self, Edition};
+use crate::ledger::Ledger;
+use crate::offer::offered;
 use crate::payload::Payload;
 use crate::protocol::Outcome;
 use crate::serial::{Line, Port};
-use crate::test::ledger::Ledger;
 use crate::workshop::Workshop;
-use crate::{initramfs, kdump, test};
+use crate::{initramfs, kdump};
 
 use boot::{Boot, Seen};
 use load::{Cargo, Terms, Told};
@@ -206,7 +207,7 @@ impl Job {
                 Payload {
                     kernel: &guest.image,
                     initrd: None,
-                    config: test::offered("test=shared"),
+                    config: offered("test=shared"),
                 }
                 .write(&bundle)?;
             }

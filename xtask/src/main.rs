@@ -24,7 +24,9 @@ mod kdump;
 mod kernel;
 mod lab;
 mod ladder;
+mod ledger;
 mod monitor;
+mod offer;
 mod paths;
 mod payload;
 mod progress;
@@ -106,7 +108,7 @@ fn main() -> ExitCode {
         Command::Monitor(monitor) => monitor.execute(),
         Command::Symbolize(symbolize) => symbolize.execute(),
         Command::Tidy(tidy) => tidy.execute(),
-        Command::Conformance(conformance) => conformance.execute(),
+        Command::Conformance(conformance) => conformance.execute(test::run_names().collect()),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

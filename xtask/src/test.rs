@@ -8,7 +8,6 @@ mod crash;
 mod drgn;
 mod guests;
 mod image;
-pub mod ledger;
 mod linux;
 mod own;
 mod refusals;
@@ -21,13 +20,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
-pub use guests::offered;
-use ledger::Ledger;
-
 use crate::board::Board;
 use crate::cache::Cache;
 use crate::el3::El3;
 use crate::kernel::{self, Edition};
+use crate::ledger::Ledger;
 use crate::progress::Progress;
 use crate::workshop::Workshop;
 

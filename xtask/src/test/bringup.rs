@@ -14,7 +14,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use chainload::fault::{Faults, Rates};
 
-use super::ledger::Ledger;
 use super::own;
 use crate::board::Board;
 use crate::bringup::load::{Cargo, Terms, Told};
@@ -22,6 +21,7 @@ use crate::bringup::start;
 use crate::build::{self, Program};
 use crate::firmware::Firmware;
 use crate::folder::Folder;
+use crate::ledger::Ledger;
 use crate::qemu::Machine;
 use crate::serial::{Line, Port};
 use crate::tools;

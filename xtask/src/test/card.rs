@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::ledger::Ledger;
 use super::own;
 use crate::board::Board;
 use crate::board::raspi4b as pi;
@@ -15,6 +14,7 @@ use crate::build::{self, Program};
 use crate::ending::{Ending, Watch};
 use crate::firmware::Firmware;
 use crate::image::card;
+use crate::ledger::Ledger;
 use crate::paths::write_if_new;
 use crate::qemu::{Happening, Machine};
 use crate::workshop::Workshop;

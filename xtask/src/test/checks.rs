@@ -4,10 +4,10 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use super::ledger::Ledger;
 use super::toolchain;
 use crate::build::{self, Program};
 use crate::conformance;
+use crate::ledger::Ledger;
 use crate::tidy;
 use crate::workshop::Workshop;
 
@@ -25,7 +25,9 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     ledger.check("tidy", || {
         tidy::check(workshop.root()).map(|()| String::new())
     });
-    ledger.check("conformance", || conformance::check(workshop.root()));
+    ledger.check("conformance", || {
+        conformance::check(workshop.root(), super::run_names().collect())
+    });
     // What is for the host has a target directory of its own, and so a lock of cargo's.
     let mut cases: Vec<(String, Check)> = Vec::new();
     for program in Program::ALL {

@@ -9,9 +9,9 @@ use anyhow::{Context, Result, ensure};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use super::ledger::Ledger;
 use super::own;
 use crate::build::{self, Program};
+use crate::ledger::Ledger;
 use crate::paths;
 use crate::workshop::Workshop;
 

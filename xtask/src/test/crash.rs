@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use hv_bundle::GuestConfig;
 
-use super::ledger::Ledger;
 use crate::build::{self, Program};
 use crate::crash;
 use crate::firmware::Firmware;
+use crate::ledger::Ledger;
 use crate::paths;
 use crate::payload::Payload;
 use crate::qemu::{Happening, Machine, Session};

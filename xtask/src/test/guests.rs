@@ -2,7 +2,6 @@
 
 mod counts;
 mod coverage;
-mod offer;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -11,7 +10,6 @@ use anyhow::{Result, bail, ensure};
 use hv_abi::psci::Reclaim;
 use hv_bundle::GuestConfig;
 
-use super::ledger::Ledger;
 use crate::board::Board;
 use crate::board::raspi4b as pi;
 use crate::build::{self, Built, Program};
@@ -19,6 +17,8 @@ use crate::console::GuestLines;
 use crate::el3::El3;
 use crate::ending::{Ending, Watch};
 use crate::firmware::Firmware;
+use crate::ledger::Ledger;
+use crate::offer::offered;
 use crate::payload::Payload;
 use crate::protocol::{Outcome, Results, Test};
 use crate::qemu::{Happening, Machine};
@@ -27,7 +27,6 @@ use crate::symbolize::annotate_tail;
 use crate::tools;
 use crate::workshop::Workshop;
 use coverage::Coverage;
-pub use offer::offered;
 
 /// The model on which every test runs.
 const EVERY_TEST: &str = "max";

@@ -6,12 +6,12 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
 
-use super::ledger::Ledger;
 use crate::board::Board;
 use crate::build::{self, Program};
 use crate::cache::digest;
 use crate::el3::El3;
 use crate::firmware::Firmware;
+use crate::ledger::Ledger;
 use crate::qemu::Machine;
 use crate::workshop::Workshop;
 use crate::{raspi4b, tools};

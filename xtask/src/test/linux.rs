@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::drgn::Drgn;
-use super::ledger::Ledger;
 use super::own;
 use crate::board::Board;
 use crate::console::GuestLines;
@@ -21,6 +20,7 @@ use crate::folder::Folder;
 use crate::kdump::{Lab, Report, Request, System};
 use crate::kernel::Edition;
 use crate::lab::{Fate, Plan};
+use crate::ledger::Ledger;
 use crate::qemu::Happening;
 use crate::workshop::Workshop;
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use hv_bundle::{Guest, GuestConfig};
 
-use super::ledger::Ledger;
 use crate::build::{self, Program};
 use crate::ending::{Ending, Watch};
 use crate::firmware::Firmware;
+use crate::ledger::Ledger;
 use crate::qemu::{Happening, Machine};
 use crate::tools;
 use crate::workshop::Workshop;

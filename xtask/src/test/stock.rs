@@ -8,11 +8,11 @@ use std::process::{ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use super::ledger::Ledger;
 use super::own;
 use crate::archive::Archive;
 use crate::cache::{remove, unwritable};
 use crate::initramfs;
+use crate::ledger::Ledger;
 use crate::workshop::Workshop;
 
 /// The suites whose kernels are taken, and the series that each has.

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::ensure;
 
-use super::ledger::Ledger;
 use crate::board::Board;
 use crate::el3::El3;
+use crate::ledger::Ledger;
 use crate::stop::{Cause, Place, Plan};
 use crate::workshop::Workshop;
 

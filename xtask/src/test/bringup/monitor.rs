@@ -11,9 +11,10 @@ use anyhow::{Context, Result, bail, ensure};
 use super::emulated::Emulated;
 use crate::build::{self, Program};
 use crate::folder::Folder;
+use crate::offer::offered;
 use crate::payload::Payload;
 use crate::qemu::Machine;
-use crate::test::{offered, own};
+use crate::test::own;
 use crate::workshop::Workshop;
 
 /// Its name in the ledger.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::board::Board;
-use crate::test::ledger::Ledger;
+use crate::ledger::Ledger;
 
 /// How much more a GICv2 may cost, as a ratio of two numbers.
 const MOST: (u64, u64) = (3, 2);
