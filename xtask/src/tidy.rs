@@ -1,5 +1,8 @@
 //! `cargo xtask tidy`: the house rules that a program can check.
 
+mod imports;
+mod order;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,8 +15,9 @@ use crate::paths;
 
 /// Check the house rules.
 ///
-/// Which files may contain unsafe code and assembly, what files may be called and how long they may
-/// be, words that no code contains, and that docs/smc-services.md names every call a guest can make.
+/// Which files may contain unsafe code, assembly and calls of EL3, what files may be called and how long
+/// they may be, words that no code contains, that the modules of a crate do not use each other in circles,
+/// and that docs/smc-services.md names every call a guest can make.
 #[derive(Args)]
 pub struct Tidy {}
 
@@ -33,11 +37,18 @@ pub fn check(root: &Path) -> Result<()> {
     for source in &sources {
         faults.extend(source.faults());
     }
+    faults.extend(order::faults(product_files(&sources)));
     faults.extend(missing_calls(root, &sources));
     if !faults.is_empty() {
         bail!("{}", faults.join("\n"));
     }
     Ok(())
+}
+
+/// The Rust files that are no tests, and their text without tests.
+fn product_files(sources: &[Source]) -> impl Iterator<Item = (&str, &str)> {
+    let files = sources.iter().filter(|it| it.is_rust() && !it.is_test());
+    files.map(|source| (source.path.as_str(), source.code()))
 }
 
 /// Crates without unsafe code; their root says so and the compiler holds them to it.
@@ -76,8 +87,8 @@ const ASSEMBLY: [&str; 8] = [
     "sysregs/translation.rs",
 ];
 
-/// The only file of the hypervisor that may call what is above it.
-const FIRMWARE: &str = "hypervisor/src/sysregs.rs";
+/// The only files of the hypervisor that may call what is above it.
+const CALLS_EL3: [&str; 2] = ["hypervisor/src/sysregs.rs", "hypervisor/src/sdei_client.S"];
 
 /// Names that say nothing of what is inside.
 const BANNED_NAMES: [&str; 8] = [
@@ -101,6 +112,7 @@ impl Source {
     fn faults(&self) -> Vec<String> {
         let mut faults = self.name_faults();
         faults.extend(self.unsafe_faults());
+        faults.extend(self.call_faults());
         // This file has to name what it bans.
         if self.path != "xtask/src/tidy.rs" {
             faults.extend(self.word_faults());
@@ -175,12 +187,33 @@ impl Source {
                 ASSEMBLY.join(", ")
             )));
         }
-        let calls_up = ["\"smc ", "\"smc\"", "\"hvc "];
-        let hypervisor = path.starts_with("hypervisor/src/") && path != FIRMWARE;
-        if hypervisor && calls_up.iter().any(|call| self.text.contains(call)) {
-            faults.push(self.fault(format_args!("only {FIRMWARE} may call the firmware")));
-        }
         faults
+    }
+
+    /// Instructions that call what is above, where none may be: in the hypervisor, whose image with all its programs
+    /// has them in few files that say whom they call.
+    fn call_faults(&self) -> Vec<String> {
+        let hypervisor = self.path.starts_with("hypervisor/") && !self.path.contains("/tests/");
+        if !hypervisor || CALLS_EL3.contains(&self.path.as_str()) {
+            return Vec::new();
+        }
+        let calls = (1..).zip(self.text.lines()).filter(|(_, line)| {
+            if self.is_rust() {
+                ["\"smc ", "\"smc\"", "\"hvc "]
+                    .iter()
+                    .any(|it| line.contains(it))
+            } else {
+                instructions(line).any(|it| it == "smc" || it == "hvc")
+            }
+        });
+        calls
+            .map(|(number, _)| {
+                self.fault(format_args!(
+                    "line {number} calls what is above; only {} may",
+                    CALLS_EL3.join(" and ")
+                ))
+            })
+            .collect()
     }
 
     fn is_rust(&self) -> bool {
@@ -200,6 +233,17 @@ impl Source {
             .unwrap_or(self.text.len());
         &self.text[..end]
     }
+}
+
+/// The mnemonics in a line of assembly: of several instructions there, each behind its labels.
+fn instructions(line: &str) -> impl Iterator<Item = &str> {
+    let code = line.split_once("//").map_or(line, |(code, _)| code);
+    code.split(';').filter_map(|statement| {
+        let behind_labels = statement
+            .rsplit_once(": ")
+            .map_or(statement, |(_, rest)| rest);
+        behind_labels.split_whitespace().next()
+    })
 }
 
 /// The Rust sources below `root`: path relative to it, with slashes, and text.
@@ -318,6 +362,26 @@ mod tests {
         assert_eq!(faults("hypervisor/src/vm.rs", "asm!(\"isb\")").len(), 1);
         assert_eq!(
             faults("hypervisor/src/guest.rs", "asm!(\"smc #0\")").len(),
+            1
+        );
+    }
+
+    #[test]
+    fn assembly_calls_el3_in_one_file_only() {
+        let calls = |text| faults("hypervisor/src/guest.S", text).len();
+        assert_eq!(calls("    smc     #0\n    ret\n1:  hvc #0\n"), 2);
+        assert_eq!(calls("    mov x0, xzr; smc #0 // the firmware's\n"), 1);
+        assert_eq!(
+            calls("    nop // smc #0 is for others\nsmc_done:\n    b smc_done\n"),
+            0
+        );
+        assert_eq!(
+            faults("hypervisor/src/sdei_client.S", "    smc #0\n"),
+            [""; 0]
+        );
+        assert_eq!(faults("guest-tests/src/rt/user.S", "    smc #0\n"), [""; 0]);
+        assert_eq!(
+            faults("hypervisor/src/guest.S", "    nop // FIXME\n").len(),
             1
         );
     }
