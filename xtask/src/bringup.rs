@@ -18,15 +18,16 @@ use chainload::frame::{Decoder, Heard};
 use chainload::message::FromLoader;
 use clap::{Args, ValueEnum};
 
-use crate::build::{self, Program};
-use crate::kernel::{self, Edition};
 use crate::ledger::Ledger;
 use crate::offer::offered;
-use crate::payload::Payload;
-use crate::protocol::Outcome;
-use crate::serial::{Line, Port};
-use crate::workshop::Workshop;
-use crate::{initramfs, kdump};
+use debian::initramfs;
+use debian::kernel::{self, Edition};
+use lab::kdump;
+use machine::build::{self, Program};
+use machine::payload::Payload;
+use machine::protocol::Outcome;
+use machine::serial::{Line, Port};
+use machine::workshop::Workshop;
 
 use boot::{Boot, Seen};
 use load::{Cargo, Terms, Told};

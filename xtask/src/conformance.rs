@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
-use crate::paths;
+use debian::paths;
 use items::{Entry, Item, Number, Proof};
 use scan::{Found, Kind};
 

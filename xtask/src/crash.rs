@@ -8,9 +8,9 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use hv_abi::crash;
 
-use crate::console::{Part, Splitter};
-use crate::paths;
-use crate::symbolize::Explainer;
+use debian::paths;
+use lab::symbolize::Explainer;
+use machine::console::{Part, Splitter};
 
 /// Read what the hypervisor left in memory when it crashed.
 #[derive(Args)]

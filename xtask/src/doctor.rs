@@ -5,9 +5,12 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::archive::{Archive, at_least};
-use crate::cache::Cache;
-use crate::{kernel, raspi4b, toolchain, tools};
+use debian::archive::{Archive, at_least};
+use debian::cache::Cache;
+use debian::kernel;
+use debian::toolchain;
+use debian::tools;
+use machine::raspi4b;
 
 /// How a finding bears on the other commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

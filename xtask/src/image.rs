@@ -10,16 +10,16 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
-use crate::board::raspi4b as pi;
 use crate::bringup::Bench;
-use crate::build::{self, Program};
-use crate::cache::digest;
-use crate::guest::Options;
-use crate::paths;
-use crate::payload::Payload;
-use crate::raspi4b;
 use crate::run::Given;
-use crate::workshop::Workshop;
+use debian::cache::digest;
+use debian::paths;
+use machine::board::raspi4b as pi;
+use machine::build::{self, Program};
+use machine::guest::Options;
+use machine::payload::Payload;
+use machine::raspi4b;
+use machine::workshop::Workshop;
 
 use card::Entry;
 

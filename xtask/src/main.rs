@@ -1,57 +1,26 @@
 //! The project's one command: builds the hypervisor and its guests, runs them, tests them.
 #![forbid(unsafe_code)]
 
-mod archive;
-mod board;
 mod bringup;
-mod build;
-mod cache;
-mod capture;
 mod conformance;
-mod console;
-mod cpulist;
 mod crash;
 mod doctor;
-mod el3;
-mod ending;
-mod evidence;
-mod firmware;
-mod folder;
-mod guest;
+mod guest_kernel;
 mod image;
-mod initramfs;
-mod kdump;
-mod kernel;
-mod lab;
-mod ladder;
 mod ledger;
 mod monitor;
 mod offer;
-mod paths;
-mod payload;
-mod progress;
-mod protocol;
-mod qemu;
-mod raspi4b;
-mod registers;
-mod revived;
 mod run;
-mod serial;
 mod stop;
-mod symbolize;
-mod symbols;
 mod terminal;
 mod test;
 mod tidy;
-mod toolchain;
-mod tools;
-mod verdict;
-mod vmcore;
-mod workshop;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use lab::{kdump, symbolize};
+use machine::build;
 
 /// Builds, runs and tests the hypervisor.
 ///
@@ -73,7 +42,7 @@ struct Cli {
 enum Command {
     Kdump(Box<kdump::Kdump>),
     Doctor(doctor::Doctor),
-    GuestKernel(kernel::GuestKernel),
+    GuestKernel(guest_kernel::GuestKernel),
     Run(Box<run::Run>),
     Build(build::Build),
     Test(test::Test),

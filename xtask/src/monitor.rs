@@ -10,11 +10,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::console::{Part, Splitter};
-use crate::paths;
-use crate::serial::{Line, Port};
-use crate::symbolize::Explainer;
 use crate::terminal::{Escape, Terminal};
+use debian::paths;
+use lab::symbolize::Explainer;
+use machine::console::{Part, Splitter};
+use machine::serial::{Line, Port};
 
 /// Watch a board's serial line, with the functions behind the addresses of the hypervisor's reports.
 ///

@@ -9,20 +9,22 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::build::{self, Program};
-use crate::console::Line;
-use crate::ending::{Ending, Watch};
-use crate::firmware::Firmware;
-use crate::folder::Folder;
-use crate::guest::Options;
-use crate::kernel::Edition;
-use crate::paths;
-use crate::payload::Payload;
-use crate::qemu::{DEFAULT_CPU, Happening, Machine, Session};
-use crate::symbolize::Explainer;
 use crate::terminal::{self, Terminal};
-use crate::workshop::Workshop;
-use crate::{initramfs, kernel, tools};
+use debian::initramfs;
+use debian::kernel;
+use debian::kernel::Edition;
+use debian::paths;
+use debian::tools;
+use lab::symbolize::Explainer;
+use machine::build::{self, Program};
+use machine::console::Line;
+use machine::ending::{Ending, Watch};
+use machine::firmware::Firmware;
+use machine::folder::Folder;
+use machine::guest::Options;
+use machine::payload::Payload;
+use machine::qemu::{DEFAULT_CPU, Happening, Machine, Session};
+use machine::workshop::Workshop;
 
 /// Boot a guest and give it the terminal.
 ///

@@ -15,14 +15,14 @@ use hv_bundle::GuestConfig;
 pub use demo::StopDemo;
 pub use seen::Seen;
 
-use crate::build::{self, Built, Program};
-use crate::el3::El3;
-use crate::firmware::Firmware;
-use crate::folder::Folder;
-use crate::payload::Payload;
-use crate::qemu::{Happening, Machine};
-use crate::tools;
-use crate::workshop::Workshop;
+use debian::tools;
+use machine::build::{self, Built, Program};
+use machine::el3::El3;
+use machine::firmware::Firmware;
+use machine::folder::Folder;
+use machine::payload::Payload;
+use machine::qemu::{Happening, Machine};
+use machine::workshop::Workshop;
 
 /// Where a pCPU is stuck with its interrupts masked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -158,7 +158,7 @@ impl Default for Plan {
         Self {
             el3: El3::Tfa,
             cpus: 4,
-            model: crate::qemu::DEFAULT_CPU.to_owned(),
+            model: machine::qemu::DEFAULT_CPU.to_owned(),
             wedges: Vec::new(),
             cause: Cause::Panic,
             stopper: 0,

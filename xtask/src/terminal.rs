@@ -6,7 +6,7 @@ use std::process::ChildStdin;
 use anyhow::{Context, Result};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
-use crate::qemu::Leave;
+use machine::qemu::Leave;
 
 /// A terminal in raw mode, put back when dropped; nothing at all if standard input is no terminal.
 pub struct Terminal {

@@ -20,13 +20,13 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
-use crate::board::Board;
-use crate::cache::Cache;
-use crate::el3::El3;
-use crate::kernel::{self, Edition};
 use crate::ledger::Ledger;
-use crate::progress::Progress;
-use crate::workshop::Workshop;
+use debian::cache::Cache;
+use debian::kernel::{self, Edition};
+use debian::progress::Progress;
+use machine::board::Board;
+use machine::el3::El3;
+use machine::workshop::Workshop;
 
 /// Run the tests: format, lints, documentation, host tests, guest tests in QEMU, Linux end to end.
 ///

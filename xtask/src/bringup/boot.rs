@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::stage;
-use crate::console::{GuestLines, Line, Part, Splitter};
-use crate::ending::{Ending, Watch};
-use crate::evidence::{Drain, Story};
-use crate::protocol::Results;
+use lab::evidence::{Drain, Story};
+use machine::console::{GuestLines, Line, Part, Splitter};
+use machine::ending::{Ending, Watch};
+use machine::protocol::Results;
 
 /// What was seen of it.
 #[derive(Default)]

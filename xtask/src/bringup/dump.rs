@@ -8,14 +8,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::boot::Boot;
-use crate::evidence::Frame;
-use crate::kdump::check_run;
-use crate::lab::{Plan, Scenario, Seen};
-use crate::ladder::{Ladder, Stopped};
-use crate::registers::PSTATE_I;
-use crate::symbols::Symbols;
-use crate::verdict::{Evidence, Verdict, WEDGE_FUNCTION};
-use crate::vmcore::{self, Vmcore};
+use lab::evidence::Frame;
+use lab::kdump::check_run;
+use lab::ladder::{Ladder, Stopped};
+use lab::plan::{Plan, Scenario, Seen};
+use lab::registers::PSTATE_I;
+use lab::symbols::Symbols;
+use lab::verdict::{Evidence, Verdict, WEDGE_FUNCTION};
+use lab::vmcore::{self, Vmcore};
 
 /// What is done to Linux on the board.
 pub fn plan() -> Plan {

@@ -10,7 +10,7 @@ use chainload::host::{Event, Host, Load, Phase, Took};
 use chainload::offer::Part;
 
 use super::stage;
-use crate::serial::Line;
+use machine::serial::Line;
 
 /// What is sent to the board.
 pub struct Cargo {

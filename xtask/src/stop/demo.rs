@@ -7,11 +7,11 @@ use anyhow::Result;
 use clap::Args;
 
 use super::{Cause, Plan, Seen, Wedges};
-use crate::board::Board;
-use crate::el3::El3;
-use crate::symbolize::Explainer;
-use crate::symbols::Symbols;
-use crate::workshop::Workshop;
+use lab::symbolize::Explainer;
+use lab::symbols::Symbols;
+use machine::board::Board;
+use machine::el3::El3;
+use machine::workshop::Workshop;
 
 /// Make pCPUs deaf at EL2, panic on another, and show how the machine stopped.
 ///

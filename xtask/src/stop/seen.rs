@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{Cause, Place, Plan, program};
-use crate::build::Built;
-use crate::console::{Line, Record};
-use crate::el3::El3;
-use crate::symbols::Symbols;
+use lab::symbols::Symbols;
+use machine::build::Built;
+use machine::console::{Line, Record};
+use machine::el3::El3;
 
 /// What became of a pCPU.
 #[derive(Clone, Debug)]

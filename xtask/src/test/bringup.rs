@@ -15,17 +15,17 @@ use anyhow::{Context, Result, bail, ensure};
 use chainload::fault::{Faults, Rates};
 
 use super::own;
-use crate::board::Board;
 use crate::bringup::load::{Cargo, Terms, Told};
 use crate::bringup::start;
-use crate::build::{self, Program};
-use crate::firmware::Firmware;
-use crate::folder::Folder;
 use crate::ledger::Ledger;
-use crate::qemu::Machine;
-use crate::serial::{Line, Port};
-use crate::tools;
-use crate::workshop::Workshop;
+use debian::tools;
+use machine::board::Board;
+use machine::build::{self, Program};
+use machine::firmware::Firmware;
+use machine::folder::Folder;
+use machine::qemu::Machine;
+use machine::serial::{Line, Port};
+use machine::workshop::Workshop;
 
 use emulated::Emulated;
 

@@ -8,17 +8,18 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::own;
-use crate::board::Board;
-use crate::board::raspi4b as pi;
-use crate::build::{self, Program};
-use crate::ending::{Ending, Watch};
-use crate::firmware::Firmware;
 use crate::image::card;
 use crate::ledger::Ledger;
-use crate::paths::write_if_new;
-use crate::qemu::{Happening, Machine};
-use crate::workshop::Workshop;
-use crate::{raspi4b, tools};
+use debian::paths::write_if_new;
+use debian::tools;
+use machine::board::Board;
+use machine::board::raspi4b as pi;
+use machine::build::{self, Program};
+use machine::ending::{Ending, Watch};
+use machine::firmware::Firmware;
+use machine::qemu::{Happening, Machine};
+use machine::raspi4b;
+use machine::workshop::Workshop;
 
 /// Names, what `image` is told besides, and whether the devicetree then names the other UART.
 const ROWS: [(&str, &[&str], bool); 3] = [

@@ -5,11 +5,11 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use super::toolchain;
-use crate::build::{self, Program};
 use crate::conformance;
 use crate::ledger::Ledger;
 use crate::tidy;
-use crate::workshop::Workshop;
+use machine::build::{self, Program};
+use machine::workshop::Workshop;
 
 /// The crates of the bare machine, which the host cannot build.
 const BARE: [&str; 4] = [

@@ -10,10 +10,10 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use super::own;
-use crate::build::{self, Program};
 use crate::ledger::Ledger;
-use crate::paths;
-use crate::workshop::Workshop;
+use debian::paths;
+use machine::build::{self, Program};
+use machine::workshop::Workshop;
 
 /// One call of `run`.
 struct Case {

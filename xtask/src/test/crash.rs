@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use hv_bundle::GuestConfig;
 
-use crate::build::{self, Program};
 use crate::crash;
-use crate::firmware::Firmware;
 use crate::ledger::Ledger;
-use crate::paths;
-use crate::payload::Payload;
-use crate::qemu::{Happening, Machine, Session};
-use crate::tools;
-use crate::workshop::Workshop;
+use debian::paths;
+use debian::tools;
+use machine::build::{self, Program};
+use machine::firmware::Firmware;
+use machine::payload::Payload;
+use machine::qemu::{Happening, Machine, Session};
+use machine::workshop::Workshop;
 
 /// `break=` word, the cause the report names, and words it must have.
 const WAYS: [(&str, &str, &str); 4] = [
@@ -82,7 +82,7 @@ fn enter(workshop: &Workshop, level: u32, el2: bool) -> Result<String> {
         let image = format!(
             "loader,file={},addr={:#x},force-raw=on",
             hypervisor.image.display(),
-            crate::board::HYPERVISOR_PA
+            machine::board::HYPERVISOR_PA
         );
         let bios = firmware.into_os_string();
         machine.extra = vec!["-machine".into(), "secure=on".into(), "-bios".into(), bios];

@@ -6,9 +6,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::tools::{self, Tool};
-use crate::verdict::WEDGE_FUNCTION;
-use crate::workshop::Workshop;
+use debian::tools::{self, Tool};
+use lab::verdict::WEDGE_FUNCTION;
+use machine::workshop::Workshop;
 
 /// drgn in a folder of the cache, for the host's Python.
 pub struct Drgn {

@@ -10,23 +10,23 @@ use anyhow::{Result, bail, ensure};
 use hv_abi::psci::Reclaim;
 use hv_bundle::GuestConfig;
 
-use crate::board::Board;
-use crate::board::raspi4b as pi;
-use crate::build::{self, Built, Program};
-use crate::console::GuestLines;
-use crate::el3::El3;
-use crate::ending::{Ending, Watch};
-use crate::firmware::Firmware;
 use crate::ledger::Ledger;
 use crate::offer::offered;
-use crate::payload::Payload;
-use crate::protocol::{Outcome, Results, Test};
-use crate::qemu::{Happening, Machine};
-use crate::raspi4b;
-use crate::symbolize::annotate_tail;
-use crate::tools;
-use crate::workshop::Workshop;
 use coverage::Coverage;
+use debian::tools;
+use lab::symbolize::annotate_tail;
+use machine::board::Board;
+use machine::board::raspi4b as pi;
+use machine::build::{self, Built, Program};
+use machine::console::GuestLines;
+use machine::el3::El3;
+use machine::ending::{Ending, Watch};
+use machine::firmware::Firmware;
+use machine::payload::Payload;
+use machine::protocol::{Outcome, Results, Test};
+use machine::qemu::{Happening, Machine};
+use machine::raspi4b;
+use machine::workshop::Workshop;
 
 /// The model on which every test runs.
 const EVERY_TEST: &str = "max";

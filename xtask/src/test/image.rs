@@ -6,15 +6,16 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
 
-use crate::board::Board;
-use crate::build::{self, Program};
-use crate::cache::digest;
-use crate::el3::El3;
-use crate::firmware::Firmware;
 use crate::ledger::Ledger;
-use crate::qemu::Machine;
-use crate::workshop::Workshop;
-use crate::{raspi4b, tools};
+use debian::cache::digest;
+use debian::tools;
+use machine::board::Board;
+use machine::build::{self, Program};
+use machine::el3::El3;
+use machine::firmware::Firmware;
+use machine::qemu::Machine;
+use machine::raspi4b;
+use machine::workshop::Workshop;
 
 /// Its name in the ledger.
 const NAME: &str = "build/one-image-for-all-machines";

@@ -12,17 +12,17 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::drgn::Drgn;
 use super::own;
-use crate::board::Board;
-use crate::console::GuestLines;
-use crate::el3::El3;
-use crate::evidence::Story;
-use crate::folder::Folder;
-use crate::kdump::{Lab, Report, Request, System};
-use crate::kernel::Edition;
-use crate::lab::{Fate, Plan};
 use crate::ledger::Ledger;
-use crate::qemu::Happening;
-use crate::workshop::Workshop;
+use debian::kernel::Edition;
+use lab::evidence::Story;
+use lab::kdump::{Lab, Report, Request, System};
+use lab::plan::{Fate, Plan};
+use machine::board::Board;
+use machine::console::GuestLines;
+use machine::el3::El3;
+use machine::folder::Folder;
+use machine::qemu::Happening;
+use machine::workshop::Workshop;
 
 use cases::{CASES, Case, USUAL};
 

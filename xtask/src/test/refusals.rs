@@ -6,13 +6,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use hv_bundle::{Guest, GuestConfig};
 
-use crate::build::{self, Program};
-use crate::ending::{Ending, Watch};
-use crate::firmware::Firmware;
 use crate::ledger::Ledger;
-use crate::qemu::{Happening, Machine};
-use crate::tools;
-use crate::workshop::Workshop;
+use debian::tools;
+use machine::build::{self, Program};
+use machine::ending::{Ending, Watch};
+use machine::firmware::Firmware;
+use machine::qemu::{Happening, Machine};
+use machine::workshop::Workshop;
 
 /// What is wrong with the bundle.
 #[derive(Clone, Copy)]

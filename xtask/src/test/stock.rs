@@ -9,11 +9,11 @@ use std::process::{ChildStdout, Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 use super::own;
-use crate::archive::Archive;
-use crate::cache::{remove, unwritable};
-use crate::initramfs;
 use crate::ledger::Ledger;
-use crate::workshop::Workshop;
+use debian::archive::Archive;
+use debian::cache::{remove, unwritable};
+use debian::initramfs;
+use machine::workshop::Workshop;
 
 /// The suites whose kernels are taken, and the series that each has.
 const SUITES: [(&str, &str, &str); 3] = [

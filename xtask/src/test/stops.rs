@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::ensure;
 
-use crate::board::Board;
-use crate::el3::El3;
 use crate::ledger::Ledger;
 use crate::stop::{Cause, Place, Plan};
-use crate::workshop::Workshop;
+use machine::board::Board;
+use machine::el3::El3;
+use machine::workshop::Workshop;
 
 /// How long a stop may take from power-on, with other work on the host.
 const LIMIT: Duration = Duration::from_secs(120);

@@ -5,9 +5,9 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 
 use super::own;
-use crate::folder::Folder;
-use crate::toolchain::prebuilt::Prebuilt;
-use crate::workshop::Workshop;
+use debian::toolchain::prebuilt::Prebuilt;
+use machine::folder::Folder;
+use machine::workshop::Workshop;
 
 /// Its name in the ledger.
 pub const NAME: &str = "build/with-installed-libraries";

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::qemu::Machine;
-use crate::serial::Port;
+use machine::qemu::Machine;
+use machine::serial::Port;
 
 /// A running QEMU whose serial line is a pseudo-terminal; killed when dropped.
 pub struct Emulated {

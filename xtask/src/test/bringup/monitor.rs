@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::emulated::Emulated;
-use crate::build::{self, Program};
-use crate::folder::Folder;
 use crate::offer::offered;
-use crate::payload::Payload;
-use crate::qemu::Machine;
 use crate::test::own;
-use crate::workshop::Workshop;
+use machine::build::{self, Program};
+use machine::folder::Folder;
+use machine::payload::Payload;
+use machine::qemu::Machine;
+use machine::workshop::Workshop;
 
 /// Its name in the ledger.
 pub const NAME: &str = "bringup/monitor";

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::board::Board;
 use crate::ledger::Ledger;
+use machine::board::Board;
 
 /// How much more a GICv2 may cost, as a ratio of two numbers.
 const MOST: (u64, u64) = (3, 2);

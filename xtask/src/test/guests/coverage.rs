@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::counts::Counts;
-use crate::protocol::Outcome;
+use machine::protocol::Outcome;
 
 /// Which tests ran somewhere. A test may skip where the machine or the configuration is not what it
 /// needs, but not everywhere.

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::lab::{Fate, Plan, Scenario};
+use lab::plan::{Fate, Plan, Scenario};
 
 /// A run that must pass.
 pub struct Case {

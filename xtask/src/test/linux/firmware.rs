@@ -6,13 +6,13 @@ use anyhow::{Result, bail, ensure};
 
 use super::cases::USUAL;
 use super::{Run, TIMEOUT, control, run_plan};
-use crate::board::Board;
-use crate::console::GuestLines;
-use crate::folder::Folder;
-use crate::kdump::Lab;
-use crate::lab::{Fate, Plan};
-use crate::qemu::Happening;
-use crate::workshop::Workshop;
+use lab::kdump::Lab;
+use lab::plan::{Fate, Plan};
+use machine::board::Board;
+use machine::console::GuestLines;
+use machine::folder::Folder;
+use machine::qemu::Happening;
+use machine::workshop::Workshop;
 
 /// CPU_OFF in the event, as TF-A 2.12 handles it: the capture kernel hangs when it starts that CPU.
 const HANG: &str = "linux/firmware/tfa-2.12-hangs-the-capture-kernel";

@@ -5,14 +5,14 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::cases::USUAL;
 use super::{Run, TIMEOUT};
-use crate::board::Board;
-use crate::console::GuestLines;
-use crate::cpulist::CpuList;
-use crate::evidence::Drain;
-use crate::folder::Folder;
-use crate::kdump::Lab;
-use crate::qemu::{Happening, Machine};
-use crate::workshop::Workshop;
+use lab::cpulist::CpuList;
+use lab::evidence::Drain;
+use lab::kdump::Lab;
+use machine::board::Board;
+use machine::console::GuestLines;
+use machine::folder::Folder;
+use machine::qemu::{Happening, Machine};
+use machine::workshop::Workshop;
 
 /// Linux unregisters event 0 and powers off; restored, it registers it on every CPU, and each takes it. So does
 /// each after SYSTEM_SUSPEND, which masked it.

@@ -6,12 +6,12 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::cases::{Case, USUAL};
 use super::{Run, TIMEOUT, demand_hardening};
-use crate::console::GuestLines;
-use crate::evidence::{Drain, Story};
-use crate::folder::Folder;
-use crate::kdump::Lab;
-use crate::qemu::Happening;
-use crate::workshop::Workshop;
+use lab::evidence::{Drain, Story};
+use lab::kdump::Lab;
+use machine::console::GuestLines;
+use machine::folder::Folder;
+use machine::qemu::Happening;
+use machine::workshop::Workshop;
 
 /// CPUs go off and on while all are sent event 0, for their backtraces, and the kernel has nothing to complain
 /// of. Then one is wedged, and a reboot stops it by event 0 and leaves nothing of it.
@@ -87,7 +87,7 @@ impl Seen {
             story.retried,
             story.failed
         );
-        let parked = |frame: &&crate::evidence::Frame| {
+        let parked = |frame: &&lab::evidence::Frame| {
             frame.vcpu == wedged && frame.event == 0 && frame.running
         };
         ensure!(

@@ -1,0 +1,12 @@
+//! What xtask takes from Debian: packages, tools, the Rust sources, the guest's kernel and its initramfs; and the cache they
+//! are kept in.
+#![forbid(unsafe_code)]
+
+pub mod archive;
+pub mod cache;
+pub mod initramfs;
+pub mod kernel;
+pub mod paths;
+pub mod progress;
+pub mod toolchain;
+pub mod tools;

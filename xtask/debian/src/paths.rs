@@ -1,0 +1,67 @@
+//! Where things lie: the workspace, and what xtask writes of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result};
+
+/// A path for `name` in target/xtask, which then exists.
+pub fn output(name: &str) -> Result<PathBuf> {
+    // xtask itself is target/debug/xtask, wherever target may be.
+    let own = std::env::current_exe().context("cannot find xtask's own file")?;
+    let target = own.ancestors().nth(2).context("xtask lies in no target")?;
+    let folder = target.join("xtask");
+    fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    Ok(folder.join(name))
+}
+
+/// The workspace's folder.
+pub fn root() -> &'static Path {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.ancestors().nth(2).unwrap_or(own)
+}
+
+/// Replaces the file only if it changes, whole or not at all. Others may do the same at the same time.
+pub fn write_if_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    static WRITTEN: AtomicU32 = AtomicU32::new(0);
+    if fs::read(path).is_ok_and(|old| old == bytes) {
+        return Ok(());
+    }
+    let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+    let partial = path.with_extension(format!("{}-{number}.partial", std::process::id()));
+    let written = fs::write(&partial, bytes).and_then(|()| fs::rename(&partial, path));
+    if written.is_err() {
+        // Half a file is of no use.
+        let _ = fs::remove_file(&partial);
+    }
+    written.with_context(|| format!("cannot write {}; is the disk full?", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_many_write_is_one_of_theirs_and_nothing_else_stays() {
+        let name = format!("halligan-written-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("file.img");
+        std::thread::scope(|scope| {
+            for writer in 0..8 {
+                let path = &path;
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        write_if_new(path, &[writer; 10_000]).unwrap();
+                        let read = fs::read(path).unwrap();
+                        assert_eq!(read, vec![read[0]; 10_000]);
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}

@@ -1,0 +1,139 @@
+//! What came of a run, for people and as JSON.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::capture::Capture;
+use crate::evidence::{Drain, Story};
+use crate::ladder::Ladder;
+use crate::plan::{Plan, Seen};
+use crate::verdict::Verdict;
+
+/// What the vmcore gave.
+#[derive(Debug, Serialize)]
+pub struct Judged {
+    /// How the dump is written.
+    pub format: &'static str,
+    /// Its size.
+    pub bytes: u64,
+    /// The release of the dumped kernel.
+    pub release: String,
+    /// The stop as it happened.
+    pub ladder: Ladder,
+    /// CPU by CPU.
+    pub verdict: Verdict,
+    /// The CPUs in the capture kernel, if it was to have all.
+    pub capture: Option<Capture>,
+}
+
+/// All that came of a run.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Whether all is as it must be.
+    pub passed: bool,
+    /// What is not, one sentence each.
+    pub faults: Vec<String>,
+    /// What was to be done.
+    pub plan: Plan,
+    /// Seconds that the machine ran.
+    pub seconds: f64,
+    /// What the vmcore gave, if the scenario has one and it could be read.
+    pub dump: Option<Judged>,
+    /// What the guest said.
+    pub story: Story,
+    /// What the hypervisor recorded.
+    pub drain: Drain,
+    /// The last lines of the console, if it failed.
+    pub console: Vec<String>,
+    /// The QEMU command, if it failed.
+    pub command: String,
+    /// Where everything was left, if it failed.
+    pub folder: Option<PathBuf>,
+}
+
+impl Report {
+    /// Puts it together; `judged` is what the vmcore gave, or why it gave nothing.
+    pub fn of(plan: &Plan, seen: Seen, judged: Result<Option<Judged>>) -> Self {
+        let (dump, faults) = match judged {
+            Ok(Some(dump)) => {
+                let mut faults = dump.verdict.faults();
+                faults.extend(dump.capture.iter().flat_map(Capture::faults));
+                (Some(dump), faults)
+            }
+            Ok(None) => (None, Vec::new()),
+            Err(error) => (None, vec![format!("{error:#}")]),
+        };
+        let passed = faults.is_empty();
+        Self {
+            passed,
+            faults,
+            plan: plan.clone(),
+            seconds: seen.elapsed.as_secs_f64(),
+            dump,
+            story: seen.story,
+            drain: seen.drain,
+            console: if passed { Vec::new() } else { seen.tail },
+            command: String::new(),
+            folder: None,
+        }
+    }
+
+    /// The report in one line.
+    pub fn summary(&self) -> String {
+        let time = format!("{:.0} s", self.seconds);
+        match (self.faults.first(), self.sdei_rung()) {
+            (Some(fault), _) => format!("FAILED in {time}: {fault}"),
+            (None, Some(rung)) => format!("PASSED in {time}, {rung}"),
+            (None, None) => format!("PASSED in {time}"),
+        }
+    }
+
+    /// How long the SDEI rung took, if the dump tells.
+    pub fn sdei_rung(&self) -> Option<String> {
+        let rung = match self.dump.as_ref()?.ladder.sdei_us {
+            Some(micros) => format!("SDEI rung {:.1} ms", micros as f64 / 1000.0),
+            None => "no SDEI rung".into(),
+        };
+        Some(rung)
+    }
+
+    /// The report for people.
+    pub fn text(&self) -> String {
+        let mut lines = Vec::new();
+        if let Some(dump) = &self.dump {
+            lines.push("\nStop ladder".to_owned());
+            lines.push(dump.ladder.to_string());
+            lines.push(format!(
+                "\nvmcore of Linux {} ({}, {:.1} MB)",
+                dump.release,
+                dump.format,
+                dump.bytes as f64 / 1e6
+            ));
+            lines.push(dump.verdict.to_string());
+            if let Some(capture) = &dump.capture {
+                lines.push("\nCPUs in the capture kernel".into());
+                lines.push(capture.to_string());
+            }
+        }
+        for (cpu, place) in &self.story.backtraces {
+            lines.push(format!("  CPU {cpu:<3} backtrace at {place}"));
+        }
+        lines.push(String::new());
+        if self.passed {
+            lines.push(format!("PASSED in {:.0} s", self.seconds));
+            return lines.join("\n");
+        }
+        if self.dump.is_none() {
+            lines.push("The last lines of the console:".into());
+            lines.extend(self.console.iter().map(|line| format!("  | {line}")));
+        }
+        lines.extend(self.faults.iter().map(|fault| format!("FAILED: {fault}")));
+        lines.push(format!("QEMU was: {}", self.command));
+        if let Some(folder) = &self.folder {
+            lines.push(format!("Everything is left in {}", folder.display()));
+        }
+        lines.join("\n")
+    }
+}

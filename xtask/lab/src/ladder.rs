@@ -1,0 +1,249 @@
+//! The stop ladder as it happened: which rung reached which CPU, and how long each took.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::cpulist::CpuList;
+use crate::evidence::{Drain, Story};
+
+/// How a CPU came to stand still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stopped {
+    /// It is the one that panicked and stopped the others.
+    Panicked,
+    /// It took the stop IPI and switched itself off, so long after the kernel began to stop CPUs.
+    Ipi {
+        /// Microseconds, if both clocks can be compared.
+        after_us: Option<u64>,
+    },
+    /// It was signalled, and its SDEI handler was entered so long after the signal.
+    Sdei {
+        /// Microseconds, if the hypervisor recorded both.
+        after_us: Option<u64>,
+    },
+    /// The kernel gave up on it.
+    Not,
+}
+
+/// The ladder, rung by rung.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Ladder {
+    /// Microseconds of the IPI rung: until the kernel turned to SDEI, or was done.
+    pub ipi_us: Option<u64>,
+    /// Microseconds of the SDEI rung, if the kernel climbed it.
+    pub sdei_us: Option<u64>,
+    /// How each CPU came to stand still, by CPU number.
+    pub stopped: Vec<Stopped>,
+}
+
+impl Ladder {
+    /// Puts together what both witnesses saw of the stop of `cpus` CPUs.
+    pub fn of(cpus: u32, story: &Story, drain: &Drain) -> Self {
+        let begin = story.stop_us;
+        let ipi_end = story.retry_us.or(story.left_us);
+        let clock = Clock::of(story, drain);
+        let stopped = (0..cpus).map(|cpu| {
+            if story.panicked == Some(cpu) {
+                Stopped::Panicked
+            } else if story.failed.contains(cpu) {
+                Stopped::Not
+            } else if story.retried.contains(cpu) {
+                Stopped::Sdei {
+                    after_us: sdei_latency(cpu, story, drain),
+                }
+            } else {
+                Stopped::Ipi {
+                    after_us: clock.and_then(|clock| ipi_latency(cpu, begin?, clock, drain)),
+                }
+            }
+        });
+        Self {
+            ipi_us: span(begin, ipi_end),
+            sdei_us: span(story.retry_us, story.left_us),
+            stopped: stopped.collect(),
+        }
+    }
+
+    fn those(&self, wanted: impl Fn(Stopped) -> bool) -> CpuList {
+        let stopped = (0..).zip(&self.stopped);
+        let those = stopped.filter(|&(_, &how)| wanted(how));
+        those.map(|(cpu, _)| cpu).collect()
+    }
+}
+
+impl fmt::Display for Ladder {
+    /// One line per rung; no line end after the last.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ipi = self.those(|how| matches!(how, Stopped::Ipi { .. }));
+        let sdei = self.those(|how| matches!(how, Stopped::Sdei { .. }));
+        let not = self.those(|how| how == Stopped::Not);
+        write!(f, "  IPI   {}  stopped CPUs {ipi}", Millis(self.ipi_us))?;
+        if !sdei.is_empty() || self.sdei_us.is_some() {
+            write!(f, "\n  SDEI  {}  stopped CPUs {sdei}", Millis(self.sdei_us))?;
+        }
+        if !not.is_empty() {
+            write!(f, "\n  none  {:13}  left CPUs {not} running", "")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (how, after_us) = match self {
+            Self::Panicked => return f.write_str("panicked"),
+            Self::Not => return f.write_str("not stopped"),
+            Self::Ipi { after_us } => ("IPI", after_us),
+            Self::Sdei { after_us } => ("SDEI", after_us),
+        };
+        write!(f, "{how}")?;
+        match after_us {
+            Some(micros) => write!(f, ", {:.3} ms", *micros as f64 / 1000.0),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A span of microseconds, as milliseconds in a column.
+struct Millis(Option<u64>);
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(micros) => write!(f, "{:10.3} ms", micros as f64 / 1000.0),
+            None => write!(f, "{:>13}", "unknown"),
+        }
+    }
+}
+
+/// How far the system counter is ahead of the guest's log.
+#[derive(Clone, Copy)]
+struct Clock {
+    ahead_us: u64,
+}
+
+impl Clock {
+    /// The kernel says "retry stop with SDEI NMI" right before its first signal, which the
+    /// hypervisor records: one moment on both clocks.
+    fn of(story: &Story, drain: &Drain) -> Option<Self> {
+        let panicked = story.panicked?;
+        let over = drain.stop_over_us(story).unwrap_or(u64::MAX);
+        let signal = drain
+            .traces
+            .iter()
+            .filter(|trace| trace.vcpu == panicked && trace.event == "sdei-signal")
+            .filter(|trace| u32::try_from(trace.a).is_ok_and(|cpu| story.retried.contains(cpu)))
+            .filter(|trace| trace.time_us <= over)
+            .map(|trace| trace.time_us);
+        // Backtraces signal too, but earlier or in the capture kernel: the stop's own signals are
+        // the last before it was over, one per CPU.
+        let mut signals: Vec<u64> = signal.collect();
+        signals.sort_unstable();
+        let first = signals.len().checked_sub(story.retried.len())?;
+        let ahead_us = signals.get(first)?.checked_sub(story.retry_us?)?;
+        Some(Self { ahead_us })
+    }
+}
+
+fn span(from: Option<u64>, to: Option<u64>) -> Option<u64> {
+    to?.checked_sub(from?)
+}
+
+/// Microseconds from the signal to the entry of the handler that never completed.
+fn sdei_latency(cpu: u32, story: &Story, drain: &Drain) -> Option<u64> {
+    let entered = drain.stopped_in(cpu, story)?.time_us;
+    let signalled = drain
+        .traces
+        .iter()
+        .filter(|trace| Some(trace.vcpu) == story.panicked && trace.event == "sdei-signal")
+        .filter(|trace| trace.a == u64::from(cpu) && trace.time_us <= entered)
+        .map(|trace| trace.time_us)
+        .max()?;
+    Some(entered - signalled)
+}
+
+/// Microseconds from the beginning of the stop to the CPU_OFF of `cpu`.
+fn ipi_latency(cpu: u32, begin_us: u64, clock: Clock, drain: &Drain) -> Option<u64> {
+    let begin = begin_us + clock.ahead_us;
+    // The line is written a moment after the clock is read, so CPU_OFF may seem to come first.
+    const SLACK_US: u64 = 100_000;
+    let off = drain.first(cpu, "cpu-off", begin.saturating_sub(SLACK_US))?;
+    Some(off.time_us.saturating_sub(begin))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::evidence::tests::{LOG, drain, story};
+    use crate::registers::tests::{frame_line, sample};
+
+    /// The hypervisor's side of `LOG`: CPUs 1 and 3 off at the IPI, CPU 2 entered 40 us after its
+    /// signal. The system counter is one second ahead of the guest's log.
+    pub fn records() -> Vec<String> {
+        let frame = frame_line(2, "running", &sample(2)).replace("t=5000", "t=9700545");
+        [
+            "@trace vm=0 vcpu=1 t=500 event=started a=0x0 b=0x0",
+            "@trace vm=0 vcpu=1 t=7568454 event=cpu-off a=0x0 b=0x0",
+            "@trace vm=0 vcpu=3 t=7569454 event=cpu-off a=0x0 b=0x0",
+            "@trace vm=0 vcpu=0 t=5000000 event=sdei-signal a=0x2 b=0x0",
+            "@trace vm=0 vcpu=0 t=9700505 event=sdei-signal a=0x2 b=0x0",
+            "@trace vm=0 vcpu=2 t=9700545 event=sdei-dispatch a=0x0 b=0x200002",
+            &frame,
+            "@end vm=0",
+        ]
+        .map(str::to_owned)
+        .to_vec()
+    }
+
+    #[test]
+    fn signals_of_the_capture_kernel_do_not_move_the_clock() {
+        let quiet = Ladder::of(4, &story(LOG), &drain(&records()));
+        let mut records = records();
+        for (time, event) in [(9_800_000, "pe-mask"), (20_000_000, "sdei-signal")] {
+            records.push(format!(
+                "@trace vm=0 vcpu=0 t={time} event={event} a=0x2 b=0x0"
+            ));
+        }
+        assert_eq!(Ladder::of(4, &story(LOG), &drain(&records)), quiet);
+    }
+
+    #[test]
+    fn each_rung_has_its_cpus_and_its_time() {
+        let ladder = Ladder::of(4, &story(LOG), &drain(&records()));
+        assert_eq!(ladder.ipi_us, Some(2_133_001));
+        assert_eq!(ladder.sdei_us, Some(5_296));
+        assert_eq!(
+            ladder.stopped,
+            [
+                Stopped::Panicked,
+                Stopped::Ipi {
+                    after_us: Some(950)
+                },
+                Stopped::Sdei { after_us: Some(40) },
+                Stopped::Ipi {
+                    after_us: Some(1950)
+                },
+            ]
+        );
+        assert_eq!(
+            ladder.to_string(),
+            "  IPI     2133.001 ms  stopped CPUs 1,3\n  SDEI       5.296 ms  stopped CPUs 2"
+        );
+    }
+
+    #[test]
+    fn a_cpu_the_kernel_gave_up_on_is_on_no_rung() {
+        let log = LOG.replace(
+            "retry stop with SDEI NMI for CPUs 2",
+            "failed to stop secondary CPUs 2",
+        );
+        let ladder = Ladder::of(4, &story(&log), &Drain::default());
+        assert_eq!(ladder.stopped[2], Stopped::Not);
+        assert_eq!(ladder.stopped[1], Stopped::Ipi { after_us: None });
+        assert_eq!(ladder.ipi_us, Some(2_138_297));
+        assert_eq!(ladder.sdei_us, None);
+        assert!(ladder.to_string().ends_with("left CPUs 2 running"));
+    }
+}

@@ -1,0 +1,15 @@
+//! The lab: Linux is made to stop CPUs and to leave a vmcore, and what became of that is judged.
+#![forbid(unsafe_code)]
+
+pub mod capture;
+pub mod cpulist;
+pub mod evidence;
+pub mod kdump;
+pub mod ladder;
+pub mod plan;
+pub mod registers;
+pub mod revived;
+pub mod symbolize;
+pub mod symbols;
+pub mod verdict;
+pub mod vmcore;

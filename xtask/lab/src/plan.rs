@@ -1,0 +1,328 @@
+//! One run of Linux in which CPUs are wedged: booted, watched to its end, its dump fetched.
+//!
+//! The scenario travels on the kernel's command line (`lab.do=`, `lab.wedge=`, `lab.panic=`); our init
+//! in the guest carries it out and says so in `LAB:` lines.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::cpulist::CpuList;
+use crate::evidence::{Drain, Story};
+use debian::kernel::Edition;
+use machine::console::GuestLines;
+use machine::ending::{Ending, Watch};
+use machine::qemu::{Happening, Machine};
+
+/// What is done to the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scenario {
+    /// CPUs are wedged, another panics, the capture kernel dumps.
+    Kdump,
+    /// CPUs are wedged, sysrq-l shows their backtraces, the system lives on.
+    SysrqL,
+    /// CPUs are wedged, the hard-lockup detector panics from a timer interrupt, the capture kernel dumps.
+    Hardlockup,
+}
+
+impl Scenario {
+    /// Its name for our init.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Kdump => "kdump",
+            Self::SysrqL => "sysrq-l",
+            Self::Hardlockup => "hardlockup",
+        }
+    }
+
+    /// Whether it ends in a dump.
+    pub const fn dumps(self) -> bool {
+        matches!(self, Self::Kdump | Self::Hardlockup)
+    }
+}
+
+/// How the life of a CPU ends that was stopped by SDEI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fate {
+    /// It spins in its handler and never completes the event: what Linux does.
+    Park,
+    /// It completes the event, goes on at the next instruction, and spins.
+    ResumePark,
+    /// It completes the event, goes on at the next instruction, and calls CPU_OFF.
+    ResumeOff,
+    /// It calls CPU_OFF in its handler and never completes the event.
+    Off,
+    /// Its handler returns, the event is completed to a landing pad, and CPU_OFF is called there.
+    PadOff,
+}
+
+impl Fate {
+    /// Its name for the kernel.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Park => "park",
+            Self::ResumePark => "resume-park",
+            Self::ResumeOff => "resume-off",
+            Self::Off => "off",
+            Self::PadOff => "pad-off",
+        }
+    }
+
+    /// Whether the CPU can be switched on again.
+    pub const fn is_off(self) -> bool {
+        matches!(self, Self::ResumeOff | Self::Off | Self::PadOff)
+    }
+}
+
+/// What is to be done, and to which CPUs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// What is done.
+    pub scenario: Scenario,
+    /// Number of CPUs.
+    pub cpus: u32,
+    /// CPU model.
+    pub model: String,
+    /// CPUs that are wedged.
+    pub wedge: CpuList,
+    /// The CPU that panics or asks for backtraces.
+    pub panic: u32,
+    /// Whether the guest is offered SDEI.
+    pub sdei: bool,
+    /// How a CPU ends that SDEI stopped; if it is said, the capture kernel gets all CPUs.
+    pub fate: Option<Fate>,
+    /// Whose firmware the guest meets.
+    pub firmware: String,
+    /// Whether CPU_ON takes back a CPU that is parked in an event; the capture kernel then gets all CPUs.
+    pub reclaim: bool,
+    /// Whether time is what the CPUs execute, and not the host's.
+    pub icount: bool,
+}
+
+impl Plan {
+    /// That there are such CPUs, and that one is left to do the rest.
+    pub fn check(&self) -> Result<()> {
+        let last = self.cpus.saturating_sub(1);
+        ensure!(
+            self.cpus >= 2,
+            "one CPU cannot be wedged and watched; use 2 or more"
+        );
+        ensure!(!self.wedge.is_empty(), "--wedge names no CPU");
+        for cpu in self.wedge.iter().chain([self.panic]) {
+            ensure!(
+                cpu <= last,
+                "there is no CPU {cpu}: {} CPUs are 0 to {last}",
+                self.cpus
+            );
+        }
+        ensure!(
+            !self.wedge.contains(self.panic),
+            "CPU {} is to be wedged and cannot panic; choose another with --panic",
+            self.panic
+        );
+        ensure!(
+            !self.captures_with_all() || self.scenario.dumps(),
+            "--ending and --reclaim are about a crash dump, which {} is not",
+            self.scenario.name()
+        );
+        Ok(())
+    }
+
+    /// Whether the capture kernel gets back the CPUs that SDEI stopped.
+    pub fn comes_back(&self) -> bool {
+        match self.fate {
+            None | Some(Fate::Park) => self.reclaim,
+            Some(fate) => fate.is_off(),
+        }
+    }
+
+    /// Whether the capture kernel gets all CPUs, and looks at each.
+    pub const fn captures_with_all(&self) -> bool {
+        self.fate.is_some() || self.reclaim
+    }
+
+    /// Whether a CPU that SDEI stopped stays in its handler for ever.
+    pub fn stays_in_handler(&self) -> bool {
+        matches!(self.fate, None | Some(Fate::Park)) && !self.reclaim
+    }
+
+    /// Which of our kernels can do it.
+    pub const fn edition(&self) -> Edition {
+        match self.fate {
+            None | Some(Fate::Park) => Edition::Plain,
+            Some(_) => Edition::Endings,
+        }
+    }
+
+    /// The kernel's command line.
+    pub fn bootargs(&self) -> String {
+        let capture = match self.fate {
+            None if !self.reclaim => "lab.maxcpus=1".to_owned(),
+            None | Some(Fate::Park) => "lab.check=cpus".to_owned(),
+            Some(fate) => format!("lab.check=cpus sdei_ending={}", fate.name()),
+        };
+        format!(
+            "console=ttyAMA0 crashkernel=192M lab.do={} lab.wedge={} lab.panic={} {capture}",
+            self.scenario.name(),
+            self.wedge
+                .iter()
+                .map(|cpu| cpu.to_string())
+                .collect::<Vec<_>>()
+                .join(","),
+            self.panic
+        )
+    }
+}
+
+/// What was seen of a run.
+#[derive(Debug)]
+pub struct Seen {
+    /// What the guest said.
+    pub story: Story,
+    /// What the hypervisor recorded.
+    pub drain: Drain,
+    /// How it ended.
+    pub ending: Ending,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// The last lines of the console.
+    pub tail: Vec<String>,
+}
+
+/// How long the guest may take to switch itself off once its init has said that it is done; after
+/// sysrq-l the way out is a panic, whose IPI rung takes long.
+const LEAVE: Duration = Duration::from_secs(60);
+
+/// How long it may take once its init has said that it failed; with a wedged CPU it can only reboot.
+const GIVE_UP: Duration = Duration::from_secs(5);
+
+/// Boots `machine` and watches until it ends; `show` is given the guest's lines as they come.
+pub fn watch(
+    machine: &Machine,
+    timeout: Duration,
+    log: &Path,
+    mut show: impl FnMut(&str),
+) -> Result<Seen> {
+    let mut session = machine.start(Some(timeout))?;
+    let log_file =
+        File::create(log).with_context(|| format!("cannot write the log {}", log.display()))?;
+    session.log_to(log_file);
+    let mut story = Story::default();
+    let mut drain = Drain::default();
+    let mut ends = Watch::default();
+    let mut lines = GuestLines::default();
+    let timed_out = loop {
+        match session.next()? {
+            Happening::Guest(bytes) => {
+                for line in lines.push(&bytes) {
+                    show(&line);
+                    let (was_done, had_failed) = (story.done, story.failure.is_some());
+                    story.note(&line);
+                    if story.failure.is_some() && !had_failed {
+                        session.shorten(GIVE_UP);
+                    } else if story.done && !was_done {
+                        session.shorten(LEAVE);
+                    }
+                }
+            }
+            Happening::Line(line) => {
+                if let Some(record) = line.record().transpose()? {
+                    drain.note(&record)?;
+                }
+                ends.follow(&line, &mut session)?;
+            }
+            Happening::Complaint(text) => show(&format!("qemu: {text}")),
+            Happening::Ended(_) | Happening::Left => break false,
+            Happening::TimedOut => break true,
+        }
+    };
+    Ok(Seen {
+        story,
+        drain,
+        ending: ends.ending(timed_out),
+        elapsed: session.elapsed(),
+        tail: session.tail(),
+    })
+}
+
+/// An empty raw disk that takes no room until it is written.
+pub fn create_disk(path: &Path, mib: u64) -> Result<()> {
+    File::create(path)
+        .and_then(|disk| disk.set_len(mib << 20))
+        .with_context(|| format!("cannot make the disk {}; is the disk full?", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(cpus: u32, wedge: &str, panic: u32) -> Plan {
+        Plan {
+            scenario: Scenario::Kdump,
+            cpus,
+            model: "max".into(),
+            wedge: wedge.parse().unwrap(),
+            panic,
+            sdei: true,
+            fate: None,
+            firmware: "spec".into(),
+            reclaim: false,
+            icount: false,
+        }
+    }
+
+    #[test]
+    fn a_plan_needs_a_cpu_that_is_left() {
+        assert!(plan(4, "1-3", 0).check().is_ok());
+        assert!(plan(4, "0", 3).check().is_ok());
+        for (cpus, wedge, panic) in [(4, "4", 0), (4, "2", 4), (4, "0-3", 0), (1, "0", 0)] {
+            assert!(plan(cpus, wedge, panic).check().is_err(), "{wedge} {panic}");
+        }
+    }
+
+    #[test]
+    fn the_scenario_is_on_the_command_line() {
+        let bootargs = plan(4, "1,2,3", 0).bootargs();
+        assert!(
+            bootargs.contains("lab.do=kdump lab.wedge=1,2,3 lab.panic=0"),
+            "{bootargs}"
+        );
+        assert!(bootargs.ends_with("lab.maxcpus=1"), "{bootargs}");
+    }
+
+    #[test]
+    fn an_ending_gives_the_capture_kernel_all_cpus() {
+        let with = |fate| {
+            let mut plan = plan(4, "2", 0);
+            plan.fate = Some(fate);
+            plan.bootargs()
+        };
+        assert!(with(Fate::Park).ends_with("lab.panic=0 lab.check=cpus"));
+        assert!(with(Fate::Off).ends_with("lab.check=cpus sdei_ending=off"));
+        let mut reclaiming = plan(4, "2", 0);
+        reclaiming.reclaim = true;
+        assert!(
+            reclaiming
+                .bootargs()
+                .ends_with("lab.panic=0 lab.check=cpus")
+        );
+        assert!(reclaiming.comes_back() && !reclaiming.stays_in_handler());
+        let mut plan = plan(4, "2", 0);
+        (plan.scenario, plan.fate) = (Scenario::SysrqL, Some(Fate::Off));
+        assert!(plan.check().is_err());
+    }
+
+    #[test]
+    fn the_kernels_patch_knows_every_ending() {
+        for fate in Fate::value_variants() {
+            let name = format!("= \"{}\"", fate.name());
+            assert!(debian::kernel::PATCH.contains(&name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! `cargo xtask symbolize`: addresses of a crash report become functions.
+
+use std::io::{self, BufRead};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use crate::symbols::Symbols;
+use debian::paths;
+
+/// Turn the addresses of a backtrace into functions.
+///
+/// Without addresses, copies standard input and writes the function behind each address in it: paste
+/// a whole crash report.
+#[derive(Args)]
+pub struct Symbolize {
+    /// Addresses, such as 0x800000001234.
+    addresses: Vec<String>,
+    /// ELF file with the symbols [default: that of the hypervisor built last].
+    #[arg(long, value_name = "FILE")]
+    elf: Option<PathBuf>,
+    /// How far the program had moved from where it was linked; KERNELOFFSET of a Linux kernel.
+    #[arg(long, value_name = "OFFSET", default_value = "0x0")]
+    offset: String,
+}
+
+impl Symbolize {
+    /// Prints them.
+    pub fn execute(self) -> Result<ExitCode> {
+        let elf = match self.elf {
+            Some(elf) => elf,
+            None => {
+                let elf = paths::output("hypervisor.elf")?;
+                ensure!(
+                    elf.exists(),
+                    "there is no {}; `cargo xtask build` makes it",
+                    elf.display()
+                );
+                elf
+            }
+        };
+        let symbols = Symbols::load(&elf)?;
+        let offset = hexadecimal(&self.offset)
+            .with_context(|| format!("--offset {} is no hexadecimal number", self.offset))?;
+        for address in &self.addresses {
+            let value = hexadecimal(address)
+                .with_context(|| format!("{address} is no hexadecimal number"))?;
+            println!("{address} {}", symbols.describe(value.wrapping_sub(offset)));
+        }
+        if self.addresses.is_empty() {
+            for line in io::stdin().lock().lines() {
+                println!("{}", annotate(&line?, &symbols, offset));
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn hexadecimal(text: &str) -> Option<u64> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    u64::from_str_radix(digits, 16).ok()
+}
+
+/// What explains the addresses in the hypervisor's lines.
+pub struct Explainer {
+    hypervisor: Symbols,
+    guest: Option<Symbols>,
+    /// How far the guest has moved from where it was linked, as its registers told last.
+    moved: Option<u64>,
+}
+
+impl Explainer {
+    /// By the ELF files of the hypervisor and, if it is known, of what its guest is.
+    pub fn load(hypervisor: &Path, guest: Option<&Path>) -> Result<Self> {
+        Ok(Self::of(
+            Symbols::load(hypervisor)?,
+            // Without them the guest's addresses have to do.
+            guest.and_then(|guest| Symbols::load(guest).ok()),
+        ))
+    }
+
+    fn of(hypervisor: Symbols, guest: Option<Symbols>) -> Self {
+        Self {
+            hypervisor,
+            guest,
+            moved: None,
+        }
+    }
+
+    /// `line`, the lines before it having been explained, with the functions behind its addresses: the
+    /// hypervisor's, and those of the guest in a record of its registers, its backtrace, and its exits.
+    pub fn explain(&mut self, line: &str) -> String {
+        let explained = annotate(line, &self.hypervisor, 0);
+        let Some(guest) = &self.guest else {
+            return explained;
+        };
+        if line.contains("@hv-vcpu ") {
+            let words = line.split_ascii_whitespace();
+            let mut vbar = words.filter_map(|word| word.strip_prefix("vbar_el1="));
+            let vbar = vbar.next().and_then(hexadecimal);
+            self.moved = vbar.and_then(|vbar| guest.moved(vbar)).or(self.moved);
+        } else if ![" guest pc ", " guest 0x"]
+            .iter()
+            .any(|of| line.contains(of))
+        {
+            return explained;
+        }
+        match self.moved {
+            Some(moved) => annotate(&explained, guest, moved),
+            None => explained,
+        }
+    }
+}
+
+/// `lines` of a console with the functions behind the addresses in the hypervisor's own.
+pub fn annotate_tail(lines: &[String], hypervisor: &Path, guest: Option<&Path>) -> Vec<String> {
+    // Without symbols the addresses have to do.
+    let Ok(mut explainer) = Explainer::load(hypervisor, guest) else {
+        return lines.to_vec();
+    };
+    let annotated = lines.iter().map(|line| {
+        if line.starts_with("hv: ") {
+            explainer.explain(line)
+        } else {
+            line.clone()
+        }
+    });
+    annotated.collect()
+}
+
+/// `line` with the function behind each hexadecimal number that is an address in one.
+pub fn annotate(line: &str, symbols: &Symbols, offset: u64) -> String {
+    let mut annotated = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some(start) = rest.find("0x") {
+        let digits = &rest[start + 2..];
+        let end = digits.find(|c: char| !c.is_ascii_hexdigit());
+        let end = start + 2 + end.unwrap_or(digits.len());
+        annotated.push_str(&rest[..end]);
+        let address = hexadecimal(&rest[start..end]);
+        let function = address.and_then(|address| symbols.function(address.wrapping_sub(offset)));
+        if let Some((name, into)) = function {
+            annotated.push_str(&format!(" <{name}+{into:#x}>"));
+        }
+        rest = &rest[end..];
+    }
+    annotated.push_str(rest);
+    annotated
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::symbols::tests::program;
+
+    #[test]
+    fn addresses_in_a_line_get_their_functions() {
+        let symbols = program(&[(0x1000, "one"), (0x2000, "two")]);
+        assert_eq!(
+            annotate("pc 0x2004, lr 0x101c sp 0x9000 0x", &symbols, 0),
+            "pc 0x2004 <two+0x4>, lr 0x101c <one+0x1c> sp 0x9000 0x"
+        );
+        assert_eq!(annotate("0x12004", &symbols, 0x10000), "0x12004 <two+0x4>");
+        assert_eq!(annotate("no address", &symbols, 0), "no address");
+    }
+
+    #[test]
+    fn a_guest_that_has_moved_is_known_by_its_exception_table() {
+        let hypervisor = program(&[(0x1000, "hv")]);
+        let guest = program(&[(0xf000, "vectors"), (0x20000, "spin")]);
+        let mut explainer = Explainer::of(hypervisor, Some(guest));
+        assert_eq!(
+            explainer.explain("  at 1 ticks: sync esr 0x0 guest pc 0x120004"),
+            "  at 1 ticks: sync esr 0x0 guest pc 0x120004",
+            "it is not known yet how far it has moved"
+        );
+        assert_eq!(
+            explainer.explain("@hv-vcpu vm=0 vcpu=1 pc=0x120004 x0=0x1004 vbar_el1=0x10f000"),
+            "@hv-vcpu vm=0 vcpu=1 pc=0x120004 <spin+0x4> x0=0x1004 <hv+0x4> \
+             vbar_el1=0x10f000 <vectors+0x0>"
+        );
+        // Of one without system registers, and before them the exits.
+        assert_eq!(
+            explainer.explain("@hv-vcpu vm=0 vcpu=2 pc=0x120008"),
+            "@hv-vcpu vm=0 vcpu=2 pc=0x120008 <spin+0x8>"
+        );
+        assert_eq!(
+            explainer.explain("guest pc 0x120004, and 0x120004"),
+            "guest pc 0x120004, and 0x120004",
+            "what is not of the guest is not explained by it"
+        );
+        assert_eq!(
+            explainer.explain("  at 1 ticks: sync esr 0x0 guest pc 0x120004"),
+            "  at 1 ticks: sync esr 0x0 guest pc 0x120004 <spin+0x4>"
+        );
+        assert_eq!(
+            explainer.explain("hv:   guest 0x120010"),
+            "hv:   guest 0x120010 <spin+0x10>"
+        );
+    }
+}

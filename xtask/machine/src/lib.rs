@@ -1,0 +1,18 @@
+//! The machines that xtask boots: what is built for them, what lies in their RAM, QEMU and serial lines to them, and what
+//! they say.
+#![forbid(unsafe_code)]
+
+pub mod board;
+pub mod build;
+pub mod console;
+pub mod el3;
+pub mod ending;
+pub mod firmware;
+pub mod folder;
+pub mod guest;
+pub mod payload;
+pub mod protocol;
+pub mod qemu;
+pub mod raspi4b;
+pub mod serial;
+pub mod workshop;
