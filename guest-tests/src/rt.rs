@@ -6,7 +6,7 @@
 use core::arch::global_asm;
 use core::mem::offset_of;
 use core::panic::PanicInfo;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 pub mod bench;
 pub mod call;
@@ -87,8 +87,17 @@ global_asm!(
     exception = sym exception::enter,
 );
 
+/// CNTPCT_EL0 at the first instruction of the boot CPU.
+static FIRST_TICK: AtomicU64 = AtomicU64::new(0);
+
+/// The physical counter, which the machine's reset sets to 0, at the guest's first instruction.
+pub fn first_tick() -> u64 {
+    FIRST_TICK.load(Ordering::Relaxed)
+}
+
 /// First Rust of the boot CPU: MMU on, stack good, vectors not yet.
-extern "C" fn enter(dtb: u64, current_el: u64) -> ! {
+extern "C" fn enter(dtb: u64, current_el: u64, first_tick: u64) -> ! {
+    FIRST_TICK.store(first_tick, Ordering::Relaxed);
     exception::install_vectors();
     machine::discover(dtb);
     console::open(machine::machine().uart);

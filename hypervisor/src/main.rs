@@ -22,6 +22,8 @@ mod console;
 mod copy;
 #[expect(unsafe_code, reason = "memory that the boot before this one wrote")]
 mod crash_record;
+#[expect(unsafe_code, reason = "instructions that a CPU may lack")]
+mod crc;
 mod entropy;
 #[expect(unsafe_code, reason = "EL2's own exceptions and their stacks")]
 mod fault;

@@ -321,6 +321,11 @@ pub fn reset_core() {
     barrier::isb(barrier::SY);
 }
 
+/// Whether this pCPU has instructions for CRC-32 (FEAT_CRC32: ID_AA64ISAR0_EL1.CRC32).
+pub fn has_crc32() -> bool {
+    read!("id_aa64isar0_el1") >> 16 & 0xf != 0
+}
+
 /// Whether this pCPU has random numbers (FEAT_RNG: ID_AA64ISAR0_EL1.RNDR).
 pub fn has_random_numbers() -> bool {
     read!("id_aa64isar0_el1") >> 60 != 0

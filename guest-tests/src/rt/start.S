@@ -18,6 +18,7 @@ guest_image:
 
 // x0 = devicetree. MMU off, caches off, DAIF masked.
 start_boot_cpu:
+    mrs     x21, cntpct_el0         // first of all: when the CPU came up
     mov     x19, x0
     mrs     x20, currentel
     msr     daifset, #0xf
@@ -54,6 +55,7 @@ start_boot_cpu:
     mov     sp, x0
     mov     x0, x19
     mov     x1, x20
+    mov     x2, x21
     mov     x29, xzr
     mov     x30, xzr
     b       {main}

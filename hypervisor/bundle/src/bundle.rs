@@ -8,8 +8,8 @@ use hv_abi::psci::Reclaim;
 use hv_abi::sdei::{Definition, Priority, Scope};
 use platform::devicetree::{Blob, Fdt, Node, Tree, number};
 
-use crate::digest::{self, DIGEST, Hash};
-use crate::{Error, GuestConfig};
+use crate::digest::{self, ALGORITHM, DIGEST, Hash};
+use crate::{Crc32, Error, GuestConfig};
 
 /// What a bundle holds; its parts are borrowed from its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,9 @@ pub struct Guest<'a> {
 
 const MAKE_AGAIN: &str = "make the bundle with this version's xtask";
 
+/// An image's node with its hash.
+const HASH: &str = "hash-1";
+
 /// The names of a configuration's own properties.
 pub mod key {
     pub const VCPUS: &str = "halligan,vcpus";
@@ -47,17 +50,18 @@ pub mod key {
 }
 
 impl<'a> Bundle<'a> {
-    /// Checks and reads a bundle. `bytes` may be longer than it; the rest is ignored.
+    /// Checks and reads a bundle, with `crc` to compute its checksums. `bytes` may be longer than it; the rest is
+    /// ignored.
     ///
     /// # Errors
     ///
     /// If it is none, cut short or altered, or asks for what is not known here.
     #[inline(never)]
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, Error> {
+    pub fn parse(bytes: &'a [u8], crc: &dyn Crc32) -> Result<Self, Error> {
         let bytes = check(bytes)?;
         let fdt = Fdt::open(bytes).map_err(unreadable)?;
         let tree = Tree::new(&fdt);
-        verify(bytes, &tree)?;
+        verify(crc, bytes, &tree)?;
         let configurations = tree.find("/configurations").map(Node::children);
         let mut guests = Vec::new();
         for node in configurations.into_iter().flatten() {
@@ -104,22 +108,46 @@ pub fn unreadable(error: platform::Error) -> Error {
 }
 
 /// Compares every hash.
-fn verify(bytes: &[u8], tree: &Tree<'_, '_>) -> Result<(), Error> {
+fn verify(crc: &dyn Crc32, bytes: &[u8], tree: &Tree<'_, '_>) -> Result<(), Error> {
+    // First of all: another version's bundle is whole, and its root's digest is another algorithm's, too.
+    for image in digest::images(tree) {
+        known(image)?;
+    }
     let root = tree.find("/");
-    let sealed = root.is_some_and(|root| holds(root, DIGEST, digest::frame(bytes, tree)));
+    let sealed = root.is_some_and(|root| holds(root, DIGEST, digest::frame(crc, bytes, tree)));
     if !sealed {
         return Err(altered("its description of the guest"));
     }
     for image in digest::images(tree) {
         let data = image.property("data").unwrap_or_default();
-        let sound = image.child("hash-1").is_some_and(|hash| {
-            hash.property("algo") == Some(b"sha256\0") && holds(hash, "value", digest::hash(data))
-        });
+        let sound = image
+            .child(HASH)
+            .is_some_and(|hash| holds(hash, "value", digest::hash(crc, data)));
         if !sound {
             return Err(altered(image.name()));
         }
     }
     Ok(())
+}
+
+/// Refuses an image whose hash is none that is known here.
+fn known(image: Node<'_, '_>) -> Result<(), Error> {
+    let Some(hash) = image.child(HASH) else {
+        return Err(altered(image.name()));
+    };
+    let algorithm = text(hash, "algo")?;
+    if algorithm == ALGORITHM {
+        return Ok(());
+    }
+    let mut place = String::from("the guest bundle's ");
+    for part in [image.name(), " ", HASH, ": the algorithm ", algorithm] {
+        place.push_str(part);
+    }
+    Err(Error::invalid(
+        &place,
+        "is not known to this hypervisor, which checks crc32",
+        MAKE_AGAIN,
+    ))
 }
 
 fn holds(node: Node<'_, '_>, key: &str, hash: Hash) -> bool {

@@ -5,33 +5,38 @@
 use core::ops::Range;
 
 use platform::devicetree::{Node, Tree};
-use sha2::{Digest, Sha256};
+
+use crate::Crc32;
 
 /// The root's property with the hash of everything but images' data and itself.
 pub const DIGEST: &str = "halligan,digest";
 
-/// A SHA-256.
-pub type Hash = [u8; 32];
+/// What an image's `hash-1` says it was made with: U-Boot's name for CRC-32.
+pub const ALGORITHM: &str = "crc32";
+
+/// A CRC-32, the most significant byte first, as U-Boot writes it.
+pub type Hash = [u8; 4];
 
 /// The hash of one part.
-pub fn hash(bytes: &[u8]) -> Hash {
-    Sha256::digest(bytes).into()
+pub fn hash(crc: &dyn Crc32, bytes: &[u8]) -> Hash {
+    crc.checksum(bytes).to_be_bytes()
 }
 
 /// The hash of the parts of the bundle `bytes` that no image's hash covers.
-pub fn frame(bytes: &[u8], tree: &Tree<'_, '_>) -> Hash {
+pub fn frame(crc: &dyn Crc32, bytes: &[u8], tree: &Tree<'_, '_>) -> Hash {
     let own = tree.find("/").and_then(|root| root.property(DIGEST));
     let data = images(tree).filter_map(|image| image.property("data"));
-    let mut hasher = Sha256::new();
+    let mut state = crc.start();
     let mut at = 0;
     // In the order of the structure block, where properties come before children.
     for left_out in own.into_iter().chain(data) {
         let left_out = place(bytes, left_out);
-        hasher.update(bytes.get(at..left_out.start).unwrap_or_default());
+        let covered = bytes.get(at..left_out.start).unwrap_or_default();
+        state = crc.update(state, covered);
         at = left_out.end;
     }
-    hasher.update(bytes.get(at..).unwrap_or_default());
-    hasher.finalize().into()
+    let last = bytes.get(at..).unwrap_or_default();
+    (!crc.update(state, last)).to_be_bytes()
 }
 
 /// The nodes below `/images`.

@@ -11,8 +11,8 @@ use hv_abi::sdei::{Definition, Priority, Scope};
 use platform::devicetree::{Fdt, Tree};
 
 use crate::bundle::{check, key, unreadable};
-use crate::digest::{self, DIGEST};
-use crate::{Error, Format, Guest, Kernel};
+use crate::digest::{self, ALGORITHM, DIGEST, Hash};
+use crate::{Crc32, Crc32Table, Error, Format, Guest, Kernel};
 
 /// Makes a bundle of one or more guests. The same guests always make the same bytes.
 ///
@@ -38,14 +38,16 @@ pub fn write(guests: &[Guest<'_>]) -> Result<Vec<u8>, Error> {
             "give smaller ramdisks",
         ));
     }
+    let crc = Crc32Table::new();
     let mut images = node("images");
     let mut configurations = node("configurations");
     set(&mut configurations, "default", "guest-1");
     for (number, guest) in (1..).zip(guests) {
         guest.config.check()?;
-        images.add_child(kernel_image(number, guest)?);
+        images.add_child(kernel_image(&crc, number, guest)?);
         if let Some(ramdisk) = guest.ramdisk {
             images.add_child(image(
+                &crc,
                 &format!("ramdisk-{number}"),
                 "ramdisk",
                 "linux",
@@ -59,21 +61,21 @@ pub fn write(guests: &[Guest<'_>]) -> Result<Vec<u8>, Error> {
     // U-Boot's tools want one; a fixed one keeps bundles reproducible.
     set(&mut tree.root, "timestamp", 0u32);
     set(&mut tree.root, "#address-cells", 1u32);
-    set(&mut tree.root, DIGEST, [0u8; 32]);
+    set(&mut tree.root, DIGEST, Hash::default());
     tree.root.add_child(images);
     tree.root.add_child(configurations);
-    seal(tree.to_dtb())
+    seal(&crc, tree.to_dtb())
 }
 
 /// Fills in the digest.
-fn seal(mut bytes: Vec<u8>) -> Result<Vec<u8>, Error> {
+fn seal(crc: &dyn Crc32, mut bytes: Vec<u8>) -> Result<Vec<u8>, Error> {
     let (place, frame) = {
         let whole = check(&bytes)?;
         let fdt = Fdt::open(whole).map_err(unreadable)?;
         let tree = Tree::new(&fdt);
         let own = tree.find("/").and_then(|root| root.property(DIGEST));
         let place = digest::place(whole, own.unwrap_or_default());
-        (place, digest::frame(whole, &tree))
+        (place, digest::frame(crc, whole, &tree))
     };
     if let Some(own) = bytes.get_mut(place) {
         own.copy_from_slice(&frame);
@@ -113,19 +115,23 @@ fn event(event: &Definition) -> impl Iterator<Item = u8> + use<> {
     cells.into_iter().flat_map(u32::to_be_bytes)
 }
 
-fn kernel_image(number: usize, guest: &Guest<'_>) -> Result<DeviceTreeNode, Error> {
+fn kernel_image(
+    crc: &dyn Crc32,
+    number: usize,
+    guest: &Guest<'_>,
+) -> Result<DeviceTreeNode, Error> {
     let name = format!("kernel-{number}");
     Ok(match Kernel::recognise(guest.kernel)?.format {
-        Format::Image { .. } => image(&name, "kernel", "linux", guest.kernel),
-        Format::Flat => image(&name, "standalone", "u-boot", guest.kernel),
+        Format::Image { .. } => image(crc, &name, "kernel", "linux", guest.kernel),
+        Format::Flat => image(crc, &name, "standalone", "u-boot", guest.kernel),
     })
 }
 
 /// An image node with the properties that U-Boot's `dumpimage` lists.
-fn image(name: &str, kind: &str, os: &str, data: &[u8]) -> DeviceTreeNode {
+fn image(crc: &dyn Crc32, name: &str, kind: &str, os: &str, data: &[u8]) -> DeviceTreeNode {
     let mut hash = node("hash-1");
-    set(&mut hash, "algo", "sha256");
-    set(&mut hash, "value", digest::hash(data));
+    set(&mut hash, "algo", ALGORITHM);
+    set(&mut hash, "value", digest::hash(crc, data));
     let mut image = node(name);
     set(&mut image, "description", name);
     set(&mut image, "type", kind);

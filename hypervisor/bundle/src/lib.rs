@@ -10,6 +10,7 @@ extern crate alloc;
 
 mod bundle;
 mod config;
+mod crc;
 mod digest;
 mod error;
 mod fit;
@@ -20,6 +21,7 @@ mod writer;
 
 pub use bundle::{Bundle, Guest};
 pub use config::{GuestConfig, MAX_VCPUS, parse_size};
+pub use crc::{Crc32, Table as Crc32Table};
 pub use error::Error;
 pub use fit::write;
 pub use guest_dtb::{GuestSpec, HEADROOM, build as build_guest_dtb};

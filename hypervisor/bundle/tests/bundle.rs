@@ -2,8 +2,15 @@
 
 use hv_abi::psci::Reclaim;
 use hv_abi::sdei::{Definition, Priority, Scope};
-use hv_bundle::{Bundle, Error, Guest, GuestConfig, write};
+use std::sync::LazyLock;
+
+use hv_bundle::{Bundle, Crc32, Crc32Table, Error, Guest, GuestConfig, write};
 use proptest::prelude::*;
+
+fn crc() -> &'static Crc32Table {
+    static TABLE: LazyLock<Crc32Table> = LazyLock::new(Crc32Table::new);
+    &TABLE
+}
 
 fn image() -> Vec<u8> {
     let mut bytes: Vec<u8> = (0..300u32).map(|byte| byte as u8).collect();
@@ -48,7 +55,7 @@ fn bundle(kernel: &[u8]) -> Vec<u8> {
 }
 
 fn refusal(bytes: &[u8]) -> String {
-    Bundle::parse(bytes)
+    Bundle::parse(bytes, crc())
         .expect_err("an unsound bundle")
         .to_string()
 }
@@ -57,7 +64,7 @@ fn refusal(bytes: &[u8]) -> String {
 fn a_bundle_is_read_back_as_it_was_written() {
     let kernel = image();
     let bytes = bundle(&kernel);
-    let bundle = Bundle::parse(&bytes).expect("a sound bundle");
+    let bundle = Bundle::parse(&bytes, crc()).expect("a sound bundle");
     assert_eq!(
         bundle.guests,
         [Guest {
@@ -82,7 +89,7 @@ fn several_guests_keep_their_order_and_their_own_parts() {
     let guests = [guest("first", None), guest("second", Some(&b"two"[..]))];
     let bytes = write(&guests).expect("sensible guests");
     assert_eq!(
-        Bundle::parse(&bytes).expect("a sound bundle").guests,
+        Bundle::parse(&bytes, crc()).expect("a sound bundle").guests,
         guests
     );
 }
@@ -95,7 +102,7 @@ fn the_same_guest_makes_the_same_bytes() {
 #[test]
 fn a_flat_kernel_is_bundled_too() {
     let bytes = bundle(&[0xd2, 0x80, 0, 0, 1, 2, 3, 4, 5]);
-    let bundle = Bundle::parse(&bytes).expect("a sound bundle");
+    let bundle = Bundle::parse(&bytes, crc()).expect("a sound bundle");
     assert_eq!(bundle.guests[0].kernel.len(), 9);
 }
 
@@ -104,7 +111,7 @@ fn bytes_behind_a_bundle_are_ignored() {
     let kernel = image();
     let mut bytes = bundle(&kernel);
     bytes.extend([0xff; 100]);
-    assert!(Bundle::parse(&bytes).is_ok());
+    assert!(Bundle::parse(&bytes, crc()).is_ok());
 }
 
 #[test]
@@ -112,7 +119,7 @@ fn a_bundle_cut_short_anywhere_is_refused() {
     let bytes = bundle(&image());
     for length in 40..bytes.len() {
         assert_eq!(
-            Bundle::parse(&bytes[..length]),
+            Bundle::parse(&bytes[..length], crc()),
             Err(Error::CutShort {
                 has: length as u64,
                 needs: bytes.len() as u64
@@ -120,7 +127,7 @@ fn a_bundle_cut_short_anywhere_is_refused() {
         );
     }
     for length in 0..40 {
-        assert!(Bundle::parse(&bytes[..length]).is_err());
+        assert!(Bundle::parse(&bytes[..length], crc()).is_err());
     }
     assert_eq!(
         refusal(&bytes[..100]),
@@ -137,11 +144,14 @@ fn any_flipped_bit_is_refused() {
     for byte in 0..bytes.len() {
         for bit in 0..8 {
             bytes[byte] ^= 1 << bit;
-            assert!(Bundle::parse(&bytes).is_err(), "byte {byte} bit {bit}");
+            assert!(
+                Bundle::parse(&bytes, crc()).is_err(),
+                "byte {byte} bit {bit}"
+            );
             bytes[byte] ^= 1 << bit;
         }
     }
-    assert!(Bundle::parse(&bytes).is_ok());
+    assert!(Bundle::parse(&bytes, crc()).is_ok());
 }
 
 #[test]
@@ -172,7 +182,7 @@ fn what_is_no_bundle_is_named_as_such() {
         refusal(&[0x1f; 64]),
         "the guest bundle is no FIT image; hand over, as the initrd, the bundle that xtask makes"
     );
-    assert!(Bundle::parse(&[]).is_err());
+    assert!(Bundle::parse(&[], crc()).is_err());
 }
 
 #[test]
@@ -211,16 +221,12 @@ mod sealed {
     use dtoolkit::fdt::Fdt;
     use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
     use dtoolkit::{Node, Property};
-    use sha2::{Digest, Sha256};
 
-    /// Changes the guest's configuration node and makes the digest right again.
-    fn refusal_after(change: impl Fn(&mut DeviceTreeNode)) -> String {
+    /// Changes the node at `path` and makes the digest right again.
+    fn refusal_after_change_of(path: &str, change: impl Fn(&mut DeviceTreeNode)) -> String {
         let bytes = bundle(&image());
         let mut tree = DeviceTree::from_fdt(&Fdt::new(&bytes).expect("a blob"));
-        change(
-            tree.find_node_mut("/configurations/guest-1")
-                .expect("the guest"),
-        );
+        change(tree.find_node_mut(path).expect("the node"));
         let mut bytes = tree.to_dtb();
         let fit = Fdt::new(&bytes).expect("a blob");
         let mut parts = Vec::new();
@@ -231,18 +237,45 @@ mod sealed {
         }
         let own = fit.root().property("halligan,digest").expect("the digest");
         let digest_at = offset(own.value());
-        parts.push((digest_at, 32));
+        parts.push((digest_at, 4));
         parts.sort_unstable();
-        let mut hasher = Sha256::new();
+        let mut state = crc().start();
         let mut at = 0;
         for (start, length) in parts {
-            hasher.update(&bytes[at..start]);
+            state = crc().update(state, &bytes[at..start]);
             at = start + length;
         }
-        hasher.update(&bytes[at..]);
-        let digest = hasher.finalize();
-        bytes[digest_at..digest_at + 32].copy_from_slice(&digest);
+        let digest = !crc().update(state, &bytes[at..]);
+        bytes[digest_at..digest_at + 4].copy_from_slice(&digest.to_be_bytes());
         refusal(&bytes)
+    }
+
+    fn refusal_after(change: impl Fn(&mut DeviceTreeNode)) -> String {
+        refusal_after_change_of("/configurations/guest-1", change)
+    }
+
+    #[test]
+    fn an_unknown_algorithm_is_refused_by_name() {
+        for name in ["sha256", "crc32c", ""] {
+            let said = refusal_after_change_of("/images/kernel-1/hash-1", |hash| {
+                hash.add_property(property("algo", name));
+            });
+            assert_eq!(
+                said,
+                format!(
+                    "the guest bundle's kernel-1 hash-1: the algorithm {name} is not known to this hypervisor, \
+                     which checks crc32; make the bundle with this version's xtask"
+                )
+            );
+        }
+        let said = refusal_after_change_of("/images/kernel-1/hash-1", |hash| {
+            hash.add_property(property("algo", &[0xffu8, 0][..]));
+        });
+        assert!(said.contains("hash-1 algo is no string"), "{said}");
+        let said = refusal_after_change_of("/images/ramdisk-1", |image| {
+            image.remove_child("hash-1");
+        });
+        assert!(said.contains("ramdisk-1 does not match its hash"), "{said}");
     }
 
     fn property(name: &str, value: impl dtoolkit::ToPropertyValue) -> DeviceTreeProperty {
@@ -318,7 +351,7 @@ mod sealed {
 proptest! {
     #[test]
     fn no_bytes_make_reading_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
-        prop_assert!(Bundle::parse(&bytes).is_err());
+        prop_assert!(Bundle::parse(&bytes, crc()).is_err());
     }
 
     #[test]
@@ -331,6 +364,6 @@ proptest! {
             let at = place.index(bytes.len() / 4) * 4;
             bytes[at..at + 4].copy_from_slice(&word.to_be_bytes());
         }
-        prop_assert_eq!(Bundle::parse(&bytes).is_ok(), bytes == sound);
+        prop_assert_eq!(Bundle::parse(&bytes, crc()).is_ok(), bytes == sound);
     }
 }

@@ -15,7 +15,7 @@ use platform::{DeviceKind, Gic, Machine, Range};
 use super::space::{guest_ram, highest_free};
 use crate::memory::BLOCK_SIZE;
 use crate::vm::{GuestImage, Sdei, Vm};
-use crate::{gic, log, stage2};
+use crate::{crc, gic, log, stage2};
 
 /// Reads the bundle, keeps a copy of it out of the guests' reach, and makes the VMs it describes.
 pub fn build_vms(
@@ -36,7 +36,7 @@ pub fn build_vms(
         return Err("no RAM is left to keep the bundle in; give the machine more memory".into());
     };
     let bytes = keep_bundle(initrd, kept);
-    let bundle = Bundle::parse(bytes).map_err(|error| error.to_string())?;
+    let bundle = Bundle::parse(bytes, &*crc::fastest()).map_err(|error| error.to_string())?;
     let [guest] = bundle.guests.as_slice() else {
         return Err("the bundle has several guests; one is supported so far".into());
     };

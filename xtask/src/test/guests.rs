@@ -48,6 +48,9 @@ const PATIENCE: u32 = 6;
 /// How long a machine may take to reach its first test.
 const BOOT: Duration = Duration::from_secs(120);
 
+/// The configuration of a boot with a ramdisk, and the bytes that one has.
+const RAMDISK: (&str, usize) = ("ramdisk", 8 << 20);
+
 /// The configurations of boots in which EL3 interrupts pCPU 0 again and again, with the second one between any two
 /// instructions, and what EL2 is told for that.
 const PROBE: [(&str, &str); 2] = [("probe", "probe=0:10000"), ("probe-steps", "probe=0:3000")];
@@ -105,7 +108,7 @@ struct Boot {
     /// The guest's command line.
     words: String,
     sdei: bool,
-    /// Whose firmware the guest meets, or `reclaim`, or `probe`.
+    /// Whose firmware the guest meets, or `reclaim`, `ramdisk` or `probe`.
     config: String,
     icount: bool,
     tests: Vec<Test>,
@@ -216,6 +219,7 @@ fn config(boot: &Boot) -> GuestConfig {
     config.sdei = boot.sdei;
     match boot.config.as_str() {
         "reclaim" => config.reclaim = Reclaim::Parked,
+        name if name == RAMDISK.0 => {}
         probe if is_probe(probe) => {}
         firmware => config.firmware = firmware.to_owned(),
     }
@@ -407,9 +411,15 @@ impl<'a> Bench<'a> {
         let mut machine = match &self.hypervisor {
             Some(hypervisor) => {
                 let bundle = self.workshop.output("guest-tests.itb")?;
+                let ramdisk = self.workshop.output("guest-tests.ramdisk")?;
+                let has_ramdisk = boot.config == RAMDISK.0;
+                if has_ramdisk {
+                    let bytes: Vec<u8> = (0..RAMDISK.1).map(|at| (at ^ at >> 8) as u8).collect();
+                    write_if_new(&ramdisk, &bytes)?;
+                }
                 Payload {
                     kernel: &self.guest.image,
-                    initrd: None,
+                    initrd: has_ramdisk.then_some(ramdisk.as_path()),
                     config: config(boot),
                 }
                 .write(&bundle)?;
