@@ -1,7 +1,30 @@
 //! What the test guest is offered.
 
+use std::path::PathBuf;
+
+use anyhow::Result;
 use hv_abi::sdei::{Definition, Priority, Scope};
 use hv_bundle::GuestConfig;
+
+use debian::paths::write_if_new;
+use machine::workshop::Workshop;
+
+/// The configuration of a boot with a ramdisk.
+pub const RAMDISK: &str = "ramdisk";
+
+/// The bytes of that ramdisk.
+const RAMDISK_SIZE: usize = 8 << 20;
+
+/// The ramdisk of a boot with this configuration, if it has one.
+pub fn ramdisk(workshop: &Workshop, config: &str) -> Result<Option<PathBuf>> {
+    if config != RAMDISK {
+        return Ok(None);
+    }
+    let path = workshop.output("guest-tests.ramdisk")?;
+    let bytes: Vec<u8> = (0..RAMDISK_SIZE).map(|at| (at ^ at >> 8) as u8).collect();
+    write_if_new(&path, &bytes)?;
+    Ok(Some(path))
+}
 
 /// What it is offered in most boots. The extra events and the call that raises them are always there: they
 /// are nothing to a guest that does not use them.

@@ -11,7 +11,7 @@ use hv_abi::psci::Reclaim;
 use hv_bundle::GuestConfig;
 
 use crate::ledger::Ledger;
-use crate::offer::offered;
+use crate::offer::{self, offered};
 use coverage::Coverage;
 use debian::tools;
 use lab::symbolize::annotate_tail;
@@ -47,9 +47,6 @@ const PATIENCE: u32 = 6;
 
 /// How long a machine may take to reach its first test.
 const BOOT: Duration = Duration::from_secs(120);
-
-/// The configuration of a boot with a ramdisk, and the bytes that one has.
-const RAMDISK: (&str, usize) = ("ramdisk", 8 << 20);
 
 /// The configurations of boots in which EL3 interrupts pCPU 0 again and again, with the second one between any two
 /// instructions, and what EL2 is told for that.
@@ -219,7 +216,7 @@ fn config(boot: &Boot) -> GuestConfig {
     config.sdei = boot.sdei;
     match boot.config.as_str() {
         "reclaim" => config.reclaim = Reclaim::Parked,
-        name if name == RAMDISK.0 => {}
+        offer::RAMDISK => {}
         probe if is_probe(probe) => {}
         firmware => config.firmware = firmware.to_owned(),
     }
@@ -411,15 +408,10 @@ impl<'a> Bench<'a> {
         let mut machine = match &self.hypervisor {
             Some(hypervisor) => {
                 let bundle = self.workshop.output("guest-tests.itb")?;
-                let ramdisk = self.workshop.output("guest-tests.ramdisk")?;
-                let has_ramdisk = boot.config == RAMDISK.0;
-                if has_ramdisk {
-                    let bytes: Vec<u8> = (0..RAMDISK.1).map(|at| (at ^ at >> 8) as u8).collect();
-                    write_if_new(&ramdisk, &bytes)?;
-                }
+                let ramdisk = offer::ramdisk(self.workshop, &boot.config)?;
                 Payload {
                     kernel: &self.guest.image,
-                    initrd: has_ramdisk.then_some(ramdisk.as_path()),
+                    initrd: ramdisk.as_deref(),
                     config: config(boot),
                 }
                 .write(&bundle)?;
