@@ -5,7 +5,7 @@
 use alloc::vec::Vec;
 
 use hv_core::id::{IntId, Mpidr};
-use hv_core::vgic::lr::ListReg;
+use hv_core::vgic::lr::{ListReg, hcr};
 use hv_core::vgic::{Model, SpiMask};
 use platform::Range;
 use spin::Once;
@@ -291,6 +291,32 @@ pub fn ich_hcr() -> u64 {
     }
 }
 
+/// How many interrupts the guest has deactivated that were in no list register, since the last
+/// [`set_ich_hcr`].
+#[inline]
+pub fn deactivations() -> u32 {
+    let hcr = ich_hcr();
+    if hcr::eoi_count(hcr) == 0 {
+        return 0;
+    }
+    let vmcr = if v2::is_it() {
+        v2::vmcr()
+    } else {
+        interface::ich_vmcr()
+    };
+    hcr::deactivations(hcr, vmcr)
+}
+
+/// A bit for each empty list register (ICH_ELRSR_EL2, GICH_ELSR).
+#[inline]
+pub fn empty_list_registers() -> u64 {
+    if v2::is_it() {
+        v2::empty_list_registers()
+    } else {
+        interface::empty_list_registers()
+    }
+}
+
 /// Sets it; what the hardware has not got is left out.
 #[inline]
 pub fn set_ich_hcr(value: u64) {
@@ -320,13 +346,23 @@ pub fn list_register(index: usize) -> ListReg {
     }
 }
 
-/// Sets list register `index`.
+/// A list register's value as the hardware spells it.
 #[inline]
-pub fn set_list_register(index: usize, value: ListReg) {
+pub fn list_register_word(value: ListReg) -> u64 {
     if v2::is_it() {
-        v2::set_list_register(index, value);
+        value.encode_v2().into()
     } else {
-        interface::set_list_register(index, value);
+        value.encode_v3()
+    }
+}
+
+/// Sets list register `index` to a [word](list_register_word).
+#[inline]
+pub fn set_list_register(index: usize, word: u64) {
+    if v2::is_it() {
+        v2::set_list_register(index, word as u32);
+    } else {
+        interface::set_list_register(index, word);
     }
 }
 

@@ -109,13 +109,23 @@ impl Hardware for Pcpu {
     }
 
     #[inline]
-    fn set_list_register(&mut self, index: usize, value: ListReg) {
-        gic::set_list_register(index, value);
+    fn list_register_word(&self, value: ListReg) -> u64 {
+        gic::list_register_word(value)
     }
 
     #[inline]
-    fn ich_hcr(&self) -> u64 {
-        gic::ich_hcr()
+    fn set_list_register(&mut self, index: usize, word: u64) {
+        gic::set_list_register(index, word);
+    }
+
+    #[inline]
+    fn empty_list_registers(&self) -> u64 {
+        gic::empty_list_registers()
+    }
+
+    #[inline]
+    fn deactivations(&self) -> u32 {
+        gic::deactivations()
     }
 
     #[inline]

@@ -44,6 +44,7 @@ pub mod lr;
 mod mmio;
 mod register;
 mod seating;
+mod sticky;
 mod v2;
 
 pub use affinity::{Affinities, Sgi};
@@ -53,6 +54,7 @@ pub use lr::{ICH_VMCR_RESET, ListReg, LrSource, LrState, hcr};
 use mmio::Wait;
 pub use mmio::{Frame, Read};
 pub use seating::Entry;
+pub use sticky::Sticky;
 use v2::home;
 pub use v2::{MAX_INTERFACES, Model};
 
@@ -257,7 +259,7 @@ impl Vgic {
         effects
     }
 
-    /// ICC_DIR_EL1 by `vcpu`, which has folded.
+    /// ICC_DIR_EL1 or GICC_DIR by `vcpu`, which has folded.
     pub fn deactivate(&mut self, vcpu: VcpuId, intid: IntId) -> Effects {
         let mut effects = Effects::NONE;
         if self.irq(vcpu, intid).is_some_and(Irq::shows_active) {

@@ -25,8 +25,8 @@ use crate::smc::{self, Service};
 use crate::time::Instant;
 use crate::trace::{Event, Ring};
 use crate::trng;
-use crate::vgic::Frame;
 use crate::vgic::affinity::Sgi;
+use crate::vgic::{Frame, Sticky};
 
 pub use hardware::{GuestExit, Hardware, Interrupt, Vm};
 pub use life::{End, Life};
@@ -121,6 +121,8 @@ pub struct Vcpu {
     is_vgic_stale: bool,
     /// How many list registers hold something, from the first on.
     used: usize,
+    /// What may go into them again.
+    sticky: Sticky,
 }
 
 impl Vcpu {
@@ -133,8 +135,9 @@ impl Vcpu {
             trace: Ring::new(),
             dispatched: [Instant(0); 2],
             before: None,
-            is_vgic_stale: false,
+            is_vgic_stale: true,
             used: 0,
+            sticky: Sticky::new(),
         }
     }
 

@@ -91,3 +91,11 @@ proptest! {
         prop_assert_eq!(ListReg::decode_v2(lr.encode_v2()), lr);
     }
 }
+
+#[test]
+fn an_end_that_only_drops_the_priority_deactivates_nothing() {
+    let hcr = 3 << 27 | hcr::EN;
+    assert_eq!(hcr::deactivations(hcr, 0), 3);
+    assert_eq!(hcr::deactivations(hcr, 1 << 9), 0, "VEOIM");
+    assert_eq!(hcr::deactivations(hcr, !(1 << 9)), 3, "all but VEOIM");
+}

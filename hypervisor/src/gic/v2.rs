@@ -34,6 +34,7 @@ mod gich {
     pub const HCR: u64 = 0x00;
     pub const VTR: u64 = 0x04;
     pub const VMCR: u64 = 0x08;
+    pub const ELSR0: u64 = 0x30;
     pub const APR: u64 = 0xf0;
     pub const LR: u64 = 0x100;
 }
@@ -233,6 +234,18 @@ pub fn list_register(index: usize) -> ListReg {
 
 /// Sets GICH_LR.
 #[inline(never)]
-pub fn set_list_register(index: usize, value: ListReg) {
-    block(&GICH).write(gich::LR + 4 * index as u64, value.encode_v2());
+pub fn set_list_register(index: usize, word: u32) {
+    block(&GICH).write(gich::LR + 4 * index as u64, word);
+}
+
+/// GICH_ELSR0, of the first 32 list registers; no more than 16 are used.
+#[inline(never)]
+pub fn empty_list_registers() -> u64 {
+    block(&GICH).read(gich::ELSR0).into()
+}
+
+/// GICH_VMCR.
+#[inline(never)]
+pub fn vmcr() -> u64 {
+    block(&GICH).read(gich::VMCR).into()
 }

@@ -72,6 +72,18 @@ pub fn ich_hcr() -> u64 {
     ICH_HCR_EL2.get()
 }
 
+/// ICH_VMCR_EL2.
+#[inline]
+pub fn ich_vmcr() -> u64 {
+    ICH_VMCR_EL2.get()
+}
+
+/// ICH_ELRSR_EL2 (IHI0069 12.4).
+#[inline]
+pub fn empty_list_registers() -> u64 {
+    read!("S3_4_C12_C11_5")
+}
+
 /// Sets ICH_HCR_EL2; TDIR only where the hardware can trap ICC_DIR_EL1 alone (ICH_VTR_EL2.TDS).
 #[inline]
 pub fn set_ich_hcr(value: u64) {
@@ -112,10 +124,9 @@ macro_rules! list_registers {
 
         /// Sets list register `index`.
         #[inline]
-        pub fn set_list_register(index: usize, value: ListReg) {
-            let value = value.encode_v3();
+        pub fn set_list_register(index: usize, word: u64) {
             match index {
-                $($index => $register.set(value),)*
+                $($index => $register.set(word),)*
                 _ => {}
             }
         }

@@ -118,6 +118,11 @@ impl Irq {
         self.latch || (self.line && !self.edge)
     }
 
+    /// Whether it is pending besides what `seat`, its own, carries.
+    pub fn is_pending_beside(&self, seat: Seat) -> bool {
+        self.latch || self.senders != 0 || (self.line && !self.edge && !seat.line)
+    }
+
     /// What GICD_ISPENDR reads: the last known state.
     pub fn shows_pending(&self) -> bool {
         self.is_pending() || self.seat.is_some_and(|seat| seat.latch)

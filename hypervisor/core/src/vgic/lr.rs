@@ -203,7 +203,7 @@ pub mod hcr {
     /// The guest's writes of ICC_DIR_EL1 trap; only where ICH_VTR_EL2.TDS is set.
     pub const TDIR: u64 = 1 << 14;
 
-    /// EOIcount: how many interrupts the guest deactivated that were in no list register.
+    /// EOIcount: how many interrupts the guest ended that were in no list register.
     pub const fn eoi_count(hcr: u64) -> u32 {
         (hcr >> 27 & 0x1f) as u32
     }
@@ -211,6 +211,20 @@ pub mod hcr {
     /// The same with EOIcount 0.
     pub const fn without_eoi_count(hcr: u64) -> u64 {
         hcr & !(0x1f << 27)
+    }
+
+    /// ICH_VMCR_EL2.VEOIM and GICH_VMCR.VEM (IHI0069 12.4, IHI0048 5.3): the guest has set EOImode.
+    pub const EOIMODE: u64 = 1 << 9;
+
+    /// How many interrupts the guest *deactivated* that were in no list register, out of ICH_HCR_EL2 and
+    /// ICH_VMCR_EL2. With EOImode set an EOI only drops the priority, whether EOIcount counts it (QEMU's
+    /// does) or not; what deactivates is a write of ICC_DIR_EL1 or GICC_DIR, which traps.
+    pub const fn deactivations(hcr: u64, vmcr: u64) -> u32 {
+        if vmcr & EOIMODE != 0 {
+            0
+        } else {
+            eoi_count(hcr)
+        }
     }
 }
 

@@ -33,7 +33,7 @@ pub enum Read {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Wait {
     /// Which load.
-    of: Option<(Frame, u64)>,
+    pub of: Option<(Frame, u64)>,
     /// Who has folded since it was first tried.
     pub answered: VcpuSet,
     /// It was tried since its vCPU last populated. If not, the guest did something else in between, may

@@ -15,6 +15,9 @@ pub struct Entry {
     /// ICH_HCR_EL2: the interface on, writes of ICC_DIR_EL1 trapped (the shell clears [`hcr::TDIR`] where
     /// ICH_VTR_EL2.TDS is 0), a maintenance interrupt when there is more to place than there was room for.
     pub hcr: u64,
+    /// The private interrupts (bit n is INTID n) that may go into their list register again as they are in it
+    /// now, when they come again: see [`Sticky`](super::Sticky).
+    pub again: u32,
 }
 
 /// Interrupts in the order in which they get a list register, at most as many as there are.
@@ -114,12 +117,16 @@ impl Vgic {
         lrs.fill(ListReg::EMPTY);
         let mut hcr = hcr::EN | hcr::TDIR;
         let queue = self.line_up(vcpu, self.list_regs.min(lrs.len()), &mut hcr);
+        let mut again = 0;
         for (index, (lr, &key)) in lrs.iter_mut().zip(queue.keys()).enumerate() {
             let intid = IntId(key::intid(key));
             let groups = self.groups;
             if let Some(irq) = self.irq_mut(vcpu, intid) {
                 let on = enabled(groups, irq);
                 *lr = seat(irq, vcpu, intid, on);
+                if intid.is_private() && may_come_again(irq, *lr) {
+                    again |= 1 << intid.0;
+                }
             }
             if let Some(slot) = self
                 .locals
@@ -135,8 +142,57 @@ impl Vgic {
             local.wait = Wait::default();
         }
         effects.kick.remove(vcpu);
+        if hcr & (hcr::NPIE | hcr::LRENPIE) != 0 || self.has_waiting_read(vcpu) {
+            again = 0;
+        }
         let used = queue.used;
-        (Entry { used, hcr }, effects)
+        (Entry { used, hcr, again }, effects)
+    }
+
+    /// Puts private interrupts (bit n of `come` is INTID n) that have just come to `vcpu` into list registers from
+    /// `first` on, which are in use by nothing, and leaves the others alone. [`needs_populate`](Self::needs_populate)
+    /// was false before they came: so all else that could be in a list register is in one. What they need goes
+    /// into `lrs`, from `first` on; answers how many are in use then, and [`Entry::again`] of the new ones.
+    /// `None`, and nothing done, where only [`populate`](Self::populate) will do.
+    pub fn seat(
+        &mut self,
+        vcpu: VcpuId,
+        come: u32,
+        lrs: &mut [ListReg],
+        first: usize,
+    ) -> Option<(usize, u32)> {
+        let room = self.list_regs.min(lrs.len()).saturating_sub(first);
+        if come.count_ones() as usize > room || self.has_waiting_read(vcpu) {
+            return None;
+        }
+        for n in bits_of(come) {
+            if self.irq(vcpu, IntId(n))?.seat.is_some() {
+                return None;
+            }
+        }
+        let groups = self.groups;
+        let (mut used, mut again) = (first, 0);
+        for n in bits_of(come) {
+            let local = self.locals.get_mut(vcpu.index())?;
+            let irq = local.irqs.get_mut(n as usize)?;
+            if !(irq.is_ready() && enabled(groups, irq)) {
+                continue;
+            }
+            let lr = seat(irq, vcpu, IntId(n), true);
+            again |= u32::from(may_come_again(irq, lr)) << n;
+            *lrs.get_mut(used)? = lr;
+            *local.slots.get_mut(used)? = Some(IntId(n));
+            used += 1;
+        }
+        self.dirty.remove(vcpu);
+        Some((used, again))
+    }
+
+    /// Whether `vcpu` has been told to run a load again. What it does before that ages the answer, so all
+    /// its interrupts take the way through [`populate`](Self::populate), which takes care of that.
+    fn has_waiting_read(&self, vcpu: VcpuId) -> bool {
+        let local = self.locals.get(vcpu.index());
+        local.is_some_and(|local| local.wait.of.is_some())
     }
 
     /// Whether `vcpu` would be interrupted by something that is not in its list registers.
@@ -266,6 +322,19 @@ fn seat(irq: &mut Irq, vcpu: VcpuId, intid: IntId, group_on: bool) -> ListReg {
         },
         sender: irq.sender,
     }
+}
+
+/// Whether `lr`, which `irq` was just put into, says no more and no less than that it has come once: then it says
+/// the same when it comes again.
+fn may_come_again(irq: &Irq, lr: ListReg) -> bool {
+    let Some(seat) = irq.seat else {
+        return false;
+    };
+    let is_plain = match lr.source {
+        LrSource::Hardware { .. } => seat.latch == irq.edge && seat.line != irq.edge,
+        LrSource::Software { eoi } => !eoi && seat.latch && lr.vintid < 16,
+    };
+    is_plain && lr.state == LrState::Pending && !irq.is_pending_beside(seat)
 }
 
 /// Takes `irq` out of a list register of `vcpu` whose state is now `state`.

@@ -52,11 +52,15 @@ pub trait Hardware: Pcpu {
     fn list_regs(&self) -> usize;
     /// List register `index`.
     fn list_register(&self, index: usize) -> ListReg;
-    /// Sets list register `index`.
-    fn set_list_register(&mut self, index: usize, value: ListReg);
-    /// ICH_HCR_EL2, or GICH_HCR.
-    fn ich_hcr(&self) -> u64;
-    /// Sets it. What the hardware has not got is left out.
+    /// A list register's value as the hardware spells it.
+    fn list_register_word(&self, value: ListReg) -> u64;
+    /// Sets list register `index` to a word.
+    fn set_list_register(&mut self, index: usize, word: u64);
+    /// A bit for each empty list register (ICH_ELRSR_EL2, GICH_ELSR).
+    fn empty_list_registers(&self) -> u64;
+    /// How many interrupts the guest has deactivated that were in no list register, since ICH_HCR_EL2 was last set.
+    fn deactivations(&self) -> u32;
+    /// Sets ICH_HCR_EL2 or GICH_HCR. What the hardware has not got is left out.
     fn set_ich_hcr(&mut self, value: u64);
     /// The virtual CPU interface as out of reset: everything disabled, nothing active.
     fn reset_virtual_interface(&mut self);

@@ -4,7 +4,7 @@
 
 use super::{Action, BOOT_VCPU, End, GuestExit, Hardware, Interrupt, Next, Outcome, Vcpu, Vm};
 use crate::exit;
-use crate::id::{VcpuId, VcpuSet};
+use crate::id::{IntId, VcpuId, VcpuSet};
 use crate::mailbox::Requests;
 use crate::psci::Start;
 use crate::regs::GuestRegs;
@@ -196,6 +196,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     fn take_interrupt(&mut self) {
         match self.cpu.acknowledge() {
             Interrupt::None => {}
+            Interrupt::Guest(intid) if self.comes_again(intid) => {}
             Interrupt::Guest(intid) => {
                 let outcome = self.vm.lock().forward(
                     intid,
@@ -222,6 +223,28 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 self.take_alarm();
                 self.cpu.deactivate(intid);
             }
+        }
+    }
+
+    /// The short way of an interrupt that is private: into the list register that it last had. False if the general way is
+    /// to be taken. A kick that waits in the mailbox may have changed what it is.
+    #[inline]
+    fn comes_again(&mut self, intid: IntId) -> bool {
+        intid.is_private()
+            && !self.vm.is_asked(self.vcpu.id)
+            && self.vcpu.reseat(1 << intid.0, &mut self.cpu) == 0
+    }
+
+    /// SGIs (bit n is SGI n) that siblings, or this vCPU itself, posted have come.
+    #[inline]
+    fn take_sgis(&mut self, sgis: u16) {
+        let mut come = u32::from(sgis);
+        if !self.vm.is_asked(self.vcpu.id) {
+            come = self.vcpu.reseat(come, &mut self.cpu);
+        }
+        if come != 0 {
+            let mut shared = self.vm.lock();
+            shared.take_sgis(come, &mut self.vcpu, &mut self.cpu);
         }
     }
 
@@ -271,11 +294,9 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 return Some(leave);
             }
         }
-        let sgis = requests.sgis();
-        if sgis != 0 {
-            self.vm.lock().vgic.take_sgis(self.vcpu.id, sgis);
-        }
-        self.vcpu.is_vgic_stale |= sgis != 0 || requests.has(Requests::SYNC);
+        // What SYNC is about comes first: an SGI may have been sent after it.
+        self.vcpu.is_vgic_stale |= requests.has(Requests::SYNC);
+        self.take_sgis(requests.sgis());
         None
     }
 

@@ -197,14 +197,14 @@ impl Shared {
     /// next entry. Whom to kick.
     pub fn fold(&mut self, vcpu: &mut Vcpu, cpu: &mut impl Hardware) -> VcpuSet {
         let lrs = vcpu.read_list_regs(cpu);
-        let control = cpu.ich_hcr();
-        let effects = self
-            .vgic
-            .fold(vcpu.id, existing(&lrs, cpu), hcr::eoi_count(control));
+        let deactivations = cpu.deactivations();
+        let effects = self.vgic.fold(vcpu.id, existing(&lrs, cpu), deactivations);
         cpu.perform(&effects);
-        // What EOIcount said has been done: it must not count again at the next fold.
-        cpu.set_ich_hcr(hcr::without_eoi_count(control));
-        vcpu.write_list_regs(&[ListReg::EMPTY; MAX_LIST_REGS], 0, cpu);
+        if deactivations > 0 {
+            // They have been done, and must not count again at the next fold. A refresh sets the rest.
+            cpu.set_ich_hcr(hcr::EN);
+        }
+        vcpu.write_list_regs(&[ListReg::EMPTY; MAX_LIST_REGS], 0, 0, cpu);
         vcpu.is_vgic_stale = true;
         effects.kick
     }
@@ -212,11 +212,11 @@ impl Shared {
     /// Folds the list registers and chooses again what they hold. Whom to kick.
     pub fn refresh(&mut self, vcpu: &mut Vcpu, cpu: &mut impl Hardware) -> VcpuSet {
         let mut lrs = vcpu.read_list_regs(cpu);
-        let eoi_count = hcr::eoi_count(cpu.ich_hcr());
+        let deactivations = cpu.deactivations();
         let there = existing_mut(&mut lrs, cpu);
-        let (entry, effects) = self.vgic.populate(vcpu.id, there, eoi_count);
+        let (entry, effects) = self.vgic.populate(vcpu.id, there, deactivations);
         cpu.perform(&effects);
-        vcpu.write_list_regs(&lrs, entry.used, cpu);
+        vcpu.write_list_regs(&lrs, entry.used, entry.again, cpu);
         let is_deaf = vcpu.sdei.fate() == sdei::Fate::Deaf;
         cpu.set_ich_hcr(if is_deaf { 0 } else { entry.hcr });
         vcpu.is_vgic_stale = false;
@@ -229,7 +229,7 @@ impl Shared {
         let there = existing_mut(&mut lrs, cpu);
         let effects = self.vgic.reset_vcpu(vcpu.id, there, self.leftovers);
         cpu.perform(&effects);
-        vcpu.write_list_regs(&lrs, 0, cpu);
+        vcpu.write_list_regs(&lrs, 0, 0, cpu);
         cpu.reset_virtual_interface();
         vcpu.is_vgic_stale = true;
         effects.kick
@@ -243,8 +243,36 @@ impl Shared {
         cpu: &mut impl Hardware,
         board: &Board,
     ) -> Outcome {
+        let must_populate = vcpu.is_vgic_stale || self.vgic.needs_populate(vcpu.id);
         let effects = self.vgic.forward(vcpu.id, intid);
-        self.arrive(&effects, vcpu, cpu, board)
+        let mut outcome = self.arrive(&effects, vcpu, cpu, board);
+        let come = 1u32.checked_shl(intid.0).unwrap_or(0);
+        if !must_populate && come != 0 && self.seat(come, vcpu, cpu) {
+            outcome.kick.remove(vcpu.id);
+        }
+        outcome
+    }
+
+    /// SGIs (bit n is SGI n) that siblings, or this vCPU itself, posted have come.
+    pub fn take_sgis(&mut self, come: u32, vcpu: &mut Vcpu, cpu: &mut impl Hardware) {
+        let must_populate = vcpu.is_vgic_stale || self.vgic.needs_populate(vcpu.id);
+        self.vgic.take_sgis(vcpu.id, come as u16);
+        vcpu.is_vgic_stale |= must_populate || !self.seat(come, vcpu, cpu);
+    }
+
+    /// Puts private interrupts (bit n is INTID n) that have just come into unused list registers, and leaves the rest
+    /// as they are, if that will do.
+    fn seat(&mut self, come: u32, vcpu: &mut Vcpu, cpu: &mut impl Hardware) -> bool {
+        let mut lrs = [ListReg::EMPTY; MAX_LIST_REGS];
+        let there = existing_mut(&mut lrs, cpu);
+        let Some((used, again)) = self.vgic.seat(vcpu.id, come, there, vcpu.used) else {
+            return false;
+        };
+        for (index, &lr) in lrs.iter().enumerate().take(used).skip(vcpu.used) {
+            vcpu.write_list_reg(index, lr, again, cpu);
+        }
+        vcpu.used = used;
+        true
     }
 
     /// Performs what an interrupt's arrival brought about; one that is bound goes to its SDEI event.
@@ -584,18 +612,52 @@ impl Vcpu {
         lrs
     }
 
+    /// Fills the first `used` list registers and empties the others; `again` says which may come again as they are.
     #[inline]
     fn write_list_regs(
         &mut self,
         lrs: &[ListReg; MAX_LIST_REGS],
         used: usize,
+        again: u32,
         cpu: &mut impl Hardware,
     ) {
         let written = used.max(self.used).min(cpu.list_regs());
+        self.sticky.clear();
         for (index, &lr) in lrs.iter().enumerate().take(written) {
-            let lr = if index < used { lr } else { ListReg::EMPTY };
-            cpu.set_list_register(index, lr);
+            if index < used {
+                self.write_list_reg(index, lr, again, cpu);
+            } else {
+                cpu.set_list_register(index, 0);
+            }
         }
         self.used = used;
+    }
+
+    fn write_list_reg(&mut self, index: usize, lr: ListReg, again: u32, cpu: &mut impl Hardware) {
+        let word = cpu.list_register_word(lr);
+        cpu.set_list_register(index, word);
+        self.sticky.remember(again, IntId(lr.vintid), index, word);
+    }
+
+    /// Private interrupts (bit n is INTID n) have come, and nobody has kicked: those that were in a list register
+    /// before, which the guest has emptied, go into it again without the VM's lock ([`crate::vgic::Sticky`]). The rest
+    /// is returned.
+    #[inline]
+    pub(super) fn reseat(&mut self, come: u32, cpu: &mut impl Hardware) -> u32 {
+        if self.is_vgic_stale || !self.sticky.may_reseat(come) {
+            return come;
+        }
+        let empty = cpu.empty_list_registers();
+        let mut rest = come;
+        let mut left = come;
+        while left != 0 {
+            let intid = left.trailing_zeros();
+            left &= left - 1;
+            if let Some((index, word)) = self.sticky.reseat(IntId(intid), empty) {
+                cpu.set_list_register(index, word);
+                rest &= !(1 << intid);
+            }
+        }
+        rest
     }
 }

@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 
 use hv_core::id::{IntId, Mpidr, VcpuId, VcpuSet};
 use hv_core::vgic::{
-    Config, Effects, Frame, Leftovers, LrSource, LrState, Model, Physical, SpiMask, Vgic, hcr,
+    Config, Effects, Entry, Frame, Leftovers, ListReg, LrSource, LrState, Model, Physical, SpiMask,
+    Sticky, Vgic, hcr,
 };
 use pcpu::{Pcpu, Wire};
 
@@ -87,6 +88,9 @@ impl Machine {
                 enabled: true,
                 ..Wire::default()
             },
+            sticky: Some(Sticky::new()),
+            reseated: 0,
+            used: 0,
         };
         let mut machine = Self {
             vgic,
@@ -113,6 +117,28 @@ impl Machine {
         machine
     }
 
+    /// Everything goes the general way from now on.
+    pub fn without_short_way(mut self) -> Self {
+        for pcpu in &mut self.pcpus {
+            pcpu.sticky = None;
+        }
+        self
+    }
+
+    /// How many interrupts went the short way.
+    pub fn reseated(&self) -> u32 {
+        self.pcpus.iter().map(|pcpu| pcpu.reseated).sum()
+    }
+
+    /// How often each interrupt was acknowledged by its vCPU.
+    pub fn acknowledged(&self) -> Vec<((u32, u8), u32)> {
+        let accounts = self.accounts.iter();
+        accounts
+            .map(|(&key, account)| (key, account.acknowledged))
+            .filter(|&(_, count)| count > 0)
+            .collect()
+    }
+
     /// What a guest programs when its CPU comes up: groups, priorities, enables.
     pub fn power_on(&mut self, vcpu: u8) {
         let own = Frame::Redistributor(VcpuId(vcpu));
@@ -134,7 +160,15 @@ impl Machine {
                     // Each time a level is forwarded is one more that may be acknowledged.
                     self.accounts.entry(key(intid, vcpu)).or_default().fired += 1;
                 }
-                let effects = self.vgic.forward(VcpuId(vcpu), intid);
+                if self.pcpus[usize::from(vcpu)].reseat(intid) {
+                    self.check();
+                    continue;
+                }
+                let must_populate = self.vgic.needs_populate(VcpuId(vcpu));
+                let mut effects = self.vgic.forward(VcpuId(vcpu), intid);
+                if !must_populate && intid.is_private() && self.seat(vcpu, 1 << intid.0) {
+                    effects.kick.remove(VcpuId(vcpu));
+                }
                 self.perform(effects);
             }
         }
@@ -147,16 +181,38 @@ impl Machine {
     /// The vCPU looks at its mailbox, as before every entry.
     pub fn sync(&mut self, vcpu: u8) {
         let pcpu = &mut self.pcpus[usize::from(vcpu)];
-        let sgis = std::mem::take(&mut pcpu.sgis);
+        let mut sgis = std::mem::take(&mut pcpu.sgis);
+        for intid in SGIS {
+            if sgis >> intid & 1 != 0 && pcpu.reseat(IntId(intid)) {
+                sgis &= !(1 << intid);
+            }
+        }
         let sync = std::mem::take(&mut pcpu.sync);
-        if sync || sgis != 0 {
-            self.vgic.take_sgis(VcpuId(vcpu), sgis);
+        let must_populate = sync || self.vgic.needs_populate(VcpuId(vcpu));
+        self.vgic.take_sgis(VcpuId(vcpu), sgis);
+        if must_populate || sgis != 0 && !self.seat(vcpu, sgis.into()) {
             self.populate(vcpu);
         }
         assert!(
             !self.vgic.needs_populate(VcpuId(vcpu)),
             "nobody told vCPU {vcpu}"
         );
+    }
+
+    /// As the shell does when private interrupts have come: whether they are in unused list registers now.
+    fn seat(&mut self, vcpu: u8, come: u32) -> bool {
+        let pcpu = &mut self.pcpus[usize::from(vcpu)];
+        let mut lrs = vec![ListReg::EMPTY; pcpu.lrs.len()];
+        let seated = match pcpu.sticky {
+            Some(_) => self.vgic.seat(VcpuId(vcpu), come, &mut lrs, pcpu.used),
+            None => None,
+        };
+        let Some((used, again)) = seated else {
+            return false;
+        };
+        pcpu.add(&lrs, used, again);
+        self.check();
+        true
     }
 
     pub fn reset_vcpu(&mut self, vcpu: u8) {
@@ -168,7 +224,8 @@ impl Machine {
         let effects = self
             .vgic
             .reset_vcpu(VcpuId(vcpu), &mut lrs, Leftovers::Dropped);
-        self.pcpus[usize::from(vcpu)].load(&lrs, hcr::EN);
+        let (used, hcr, again) = (0, hcr::EN, 0);
+        self.pcpus[usize::from(vcpu)].load(&lrs, Entry { used, hcr, again });
         self.perform(effects);
         for n in SGIS.chain([TIMER.0]) {
             self.accounts.entry((n, vcpu)).or_default().owed = false;
@@ -183,6 +240,10 @@ impl Machine {
         let eoi_count = std::mem::take(&mut pcpu.eoi_count);
         // From here to the next populate the guest does not run, and what its list registers hold is void.
         pcpu.lrs.fill(0);
+        pcpu.used = 0;
+        if let Some(sticky) = &mut pcpu.sticky {
+            sticky.clear();
+        }
         let effects = self.vgic.fold(VcpuId(vcpu), &lrs, eoi_count);
         self.perform(effects);
     }
@@ -196,7 +257,7 @@ impl Machine {
             assert_eq!(index < entry.used, lr.state != LrState::Invalid, "{lrs:?}");
         }
         let pcpu = &mut self.pcpus[usize::from(vcpu)];
-        pcpu.load(&lrs, entry.hcr);
+        pcpu.load(&lrs, entry);
         pcpu.sync = false;
         self.perform(effects);
         assert!(

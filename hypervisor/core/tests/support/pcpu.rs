@@ -1,7 +1,7 @@
 //! What a model pCPU is made of.
 
 use hv_core::id::IntId;
-use hv_core::vgic::{ListReg, LrSource, LrState, hcr};
+use hv_core::vgic::{Entry, ListReg, LrSource, LrState, Sticky, hcr};
 
 /// One physical interrupt.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +32,12 @@ pub struct Pcpu {
     /// What the guest is handling, innermost last, with its priority.
     pub running: Vec<(IntId, u8)>,
     pub timer: Wire,
+    /// What may go into a list register again without the virtual GIC; nothing ever does if not.
+    pub sticky: Option<Sticky>,
+    /// How often something did.
+    pub reseated: u32,
+    /// How many list registers the virtual GIC has put something into.
+    pub used: usize,
 }
 
 impl Pcpu {
@@ -42,9 +48,53 @@ impl Pcpu {
             .collect()
     }
 
-    pub fn load(&mut self, lrs: &[ListReg], hcr: u64) {
+    pub fn load(&mut self, lrs: &[ListReg], entry: Entry) {
         self.lrs = lrs.iter().map(|lr| lr.encode_v3()).collect();
-        self.hcr = hcr;
+        self.hcr = entry.hcr;
+        self.used = entry.used;
+        if let Some(sticky) = &mut self.sticky {
+            sticky.clear();
+            for (index, lr) in lrs.iter().enumerate().take(entry.used) {
+                sticky.remember(entry.again, IntId(lr.vintid), index, self.lrs[index]);
+            }
+        }
+    }
+
+    /// What goes into list registers that were not in use.
+    pub fn add(&mut self, lrs: &[ListReg], used: usize, again: u32) {
+        for (index, lr) in lrs.iter().enumerate().take(used).skip(self.used) {
+            assert_eq!(self.lrs[index], 0);
+            self.lrs[index] = lr.encode_v3();
+            if let Some(sticky) = &mut self.sticky {
+                sticky.remember(again, IntId(lr.vintid), index, self.lrs[index]);
+            }
+        }
+        self.used = used;
+    }
+
+    /// ICH_ELRSR_EL2 (IHI0069 12.4).
+    fn empty(&self) -> u64 {
+        let is_empty = |lr: &ListReg| {
+            lr.state == LrState::Invalid && lr.source != LrSource::Software { eoi: true }
+        };
+        let lrs = self.decode();
+        (0..)
+            .zip(&lrs)
+            .fold(0, |bits, (n, lr)| bits | u64::from(is_empty(lr)) << n)
+    }
+
+    /// As the shell does when a private interrupt comes: whether it went in again where it was.
+    pub fn reseat(&mut self, intid: IntId) -> bool {
+        let empty = self.empty();
+        let place = match &self.sticky {
+            Some(sticky) if !self.sync => sticky.reseat(intid, empty),
+            _ => None,
+        };
+        if let Some((index, word)) = place {
+            self.lrs[index] = word;
+            self.reseated += 1;
+        }
+        place.is_some()
     }
 
     pub fn holds(&self, intid: IntId) -> Option<ListReg> {

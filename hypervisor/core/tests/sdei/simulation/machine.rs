@@ -700,11 +700,26 @@ impl Hardware for Cpu<'_> {
     fn list_register(&self, index: usize) -> ListReg {
         self.pcpu().list_regs[index]
     }
-    fn set_list_register(&mut self, index: usize, value: ListReg) {
-        self.pcpu().list_regs[index] = value;
+    fn list_register_word(&self, value: ListReg) -> u64 {
+        value.encode_v3()
     }
-    fn ich_hcr(&self) -> u64 {
-        self.pcpu().hcr
+    fn set_list_register(&mut self, index: usize, word: u64) {
+        self.pcpu().list_regs[index] = ListReg::decode_v3(word);
+    }
+    fn empty_list_registers(&self) -> u64 {
+        let pcpu = self.pcpu();
+        let is_empty = |lr: &ListReg| {
+            lr.state == LrState::Invalid && lr.source != LrSource::Software { eoi: true }
+        };
+        let empty = pcpu
+            .list_regs
+            .iter()
+            .zip(0u64..)
+            .filter(|(lr, _)| is_empty(lr));
+        empty.fold(0, |bits, (_, index)| bits | 1 << index)
+    }
+    fn deactivations(&self) -> u32 {
+        0
     }
     fn set_ich_hcr(&mut self, value: u64) {
         self.pcpu().hcr = value;

@@ -1,0 +1,95 @@
+//! The short way into a list register: a private interrupt that comes again, after the guest has ended the last
+//! one, goes back where it was, and the virtual GIC is neither locked nor told.
+//!
+//! # Why its books stay right
+//!
+//! The virtual GIC learns of what happens in a list register at the next fold only. Until then the interrupt's
+//! seat stands, also after the guest has ended it. A list register that got the same word again is therefore
+//! one whose interrupt the guest has not acknowledged yet: the next fold finds exactly the state that
+//! [`populate`](super::Vgic::populate) left. That needs three things.
+//!
+//! * The word means what has just arrived. [`Entry::again`](super::Entry) names the interrupts of which that is
+//!   so: an SGI that is pending by its latch alone, with HW = 0 and no EOI bit; a passed-through PPI that is
+//!   pending because it fired, with HW = 1. The physical interrupt of the latter is active, since it has been
+//!   acknowledged and not deactivated, so HW = 1 is right again. Neither may be active, nor may anything else
+//!   wait for a list register, which could be of a higher priority by now or count EOIs (EOIcount).
+//! * The list register is empty. ICH_ELRSR_EL2 and GICH_ELSR say so, and they do not while a maintenance
+//!   interrupt for its EOI is due (IHI0069 12.4, IHI0048 5.3).
+//! * What the guest has programmed since (disabled it, another priority, its group off) has reached this vCPU.
+//!   Whoever changes an interrupt that has a seat kicks the vCPU whose seat it is, before the guest that asked
+//!   for it goes on, and what a vCPU changes itself it folds for. Every fold clears this memory. The owner
+//!   asks here only when no kick is waiting in its mailbox; a change that is posted later crosses with
+//!   an interrupt that came before it, as on a real machine, and the kick has the list register folded.
+
+use super::MAX_LIST_REGS;
+use crate::id::IntId;
+
+/// What a vCPU's list registers last held, of private interrupts that may go in again as they were.
+#[derive(Clone, Debug)]
+pub struct Sticky {
+    /// Bit n: INTID n may.
+    again: u32,
+    /// In which list register each was.
+    index: [u8; 32],
+    /// The word in each list register, in the hardware's spelling.
+    words: [u64; MAX_LIST_REGS],
+}
+
+impl Default for Sticky {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Sticky {
+    /// Remembers nothing.
+    pub const fn new() -> Self {
+        Self {
+            again: 0,
+            index: [0; 32],
+            words: [0; MAX_LIST_REGS],
+        }
+    }
+
+    /// The list registers were folded, or are written with something else.
+    #[inline]
+    pub fn clear(&mut self) {
+        self.again = 0;
+    }
+
+    /// List register `index` was filled with `word`, which is `intid`; `again` is
+    /// [`Entry::again`](super::Entry::again).
+    #[inline]
+    pub fn remember(&mut self, again: u32, intid: IntId, index: usize, word: u64) {
+        let bit = 1u32.checked_shl(intid.0).unwrap_or(0) & again;
+        if let (Some(at), Some(slot)) = (
+            self.index.get_mut(intid.0 as usize),
+            self.words.get_mut(index),
+        ) {
+            *at = index as u8;
+            *slot = word;
+            self.again |= bit;
+        }
+    }
+
+    /// `intid` has come again, and no kick waits: the list register to write and the word, if the short way is
+    /// open. `empty` has a bit for each empty list register (ICH_ELRSR_EL2, GICH_ELSR).
+    #[inline]
+    pub fn reseat(&self, intid: IntId, empty: u64) -> Option<(usize, u64)> {
+        if self.again & 1u32.checked_shl(intid.0)? == 0 {
+            return None;
+        }
+        let index = *self.index.get(intid.0 as usize)?;
+        if empty & 1u64.checked_shl(index.into())? == 0 {
+            return None;
+        }
+        let word = *self.words.get(usize::from(index))?;
+        Some((usize::from(index), word))
+    }
+
+    /// Whether anything is remembered: if not, the hardware need not be asked what is empty.
+    #[inline]
+    pub fn may_reseat(&self, intids: u32) -> bool {
+        self.again & intids != 0
+    }
+}
