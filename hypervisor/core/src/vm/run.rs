@@ -275,8 +275,9 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         if requests.has(Requests::STOP) {
             return Some(Leave::Stop);
         }
-        if requests.has(Requests::START) {
-            // Nobody starts a vCPU that is on, unless to take it back.
+        // Nobody starts a vCPU that is on, unless to take it back. If nobody waits for its start, what was posted
+        // came late: the vCPU has begun already.
+        if requests.has(Requests::START) && self.vm.lock().is_to_start(self.vcpu.id) {
             return Some(Leave::Reclaimed);
         }
         if requests.has(Requests::SDEI_SIGNAL) {

@@ -492,6 +492,11 @@ impl Shared {
         Some(start)
     }
 
+    /// Whether somebody has switched `me` on and it has not begun since.
+    pub fn is_to_start(&self, me: VcpuId) -> bool {
+        self.starts.get(me.index()).is_some_and(Option::is_some)
+    }
+
     /// CPU_OFF: ends what `vcpu` runs of SDEI and lets go of what it holds. It is off when [`Self::stopped`] says so.
     pub fn turn_off(
         &mut self,

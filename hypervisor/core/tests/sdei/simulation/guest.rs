@@ -3,6 +3,7 @@
 use hv_abi::sdei::Call;
 use hv_abi::{psci, vendor};
 use hv_core::id::IntId;
+use hv_core::mailbox::Requests;
 use hv_core::regs::GuestRegs;
 use hv_core::vm::{GuestExit, REDISTRIBUTOR_SIZE};
 
@@ -61,6 +62,8 @@ pub struct Guest {
     pub is_suspended: bool,
     /// It was asked to start when it last took its mail.
     pub has_start: bool,
+    /// It has taken a request to start while it is on: the next holding of the lock says what that means.
+    pub decides: Option<Requests>,
     /// The next holding of the lock ends its SDEI.
     pub is_leaving: bool,
     /// The next holding of the lock takes what the platform has raised.

@@ -471,6 +471,17 @@ impl vm::Vm for Port<'_> {
         let mut guest = self.guest();
         (guest.raises, guest.is_leaving, guest.looks) = (None, false, false);
         let waits_for_start = !guest.is_inside && guest.has_start;
+        if let Some(requests) = guest.decides.take() {
+            let mut witness = world.witness.borrow_mut();
+            if shared.is_to_start(World::vcpu(n)) {
+                // A sibling takes the vCPU back: it ends what it runs.
+                witness.hand_is_emptied(n);
+                guest.is_leaving = true;
+            } else {
+                witness.signal_arrives(n);
+                guest.looks = requests.has(Requests::SDEI_LOOK);
+            }
+        }
         drop(guest);
         let power = (0..world.guests.len())
             .map(|n| shared.power.state(World::vcpu(n)))
@@ -581,14 +592,15 @@ impl vm::Vm for Port<'_> {
         }
         let mut guest = self.guest();
         guest.has_start = requests.has(Requests::START);
-        let is_leaving = requests.has(Requests::STOP) || requests.has(Requests::START);
-        if !guest.is_inside || is_leaving {
+        if !guest.is_inside || requests.has(Requests::STOP) {
             witness.mail_is_dropped(n);
-            // A sibling takes the vCPU back: it ends what it runs. One that is stopped says so when it reports.
-            guest.is_leaving = guest.is_inside && !requests.has(Requests::STOP);
             return requests;
         }
         witness.mail_is_taken(n);
+        if requests.has(Requests::START) {
+            guest.decides = Some(requests);
+            return requests;
+        }
         witness.signal_arrives(n);
         guest.looks = requests.has(Requests::SDEI_LOOK);
         requests

@@ -50,6 +50,11 @@ impl Witness {
         self.posted[n] = false;
     }
 
+    /// What it has taken is dropped.
+    pub fn hand_is_emptied(&mut self, n: usize) {
+        self.in_hand[n] = false;
+    }
+
     pub fn signal_arrives(&mut self, n: usize) {
         if std::mem::take(&mut self.in_hand[n]) {
             self.company.trigger(n, 0);
