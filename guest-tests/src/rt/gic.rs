@@ -206,6 +206,26 @@ pub fn end(intid: u32) {
     write!("icc_eoir1_el1", u64::from(intid));
 }
 
+/// Splits the end of an interrupt into [`end`], which drops the priority, and [`deactivate`], or joins them again
+/// (EOImode: IHI0069 12.2 ICC_CTLR_EL1, IHI0048 4.4.1).
+pub fn set_eoi_mode(is_split: bool) {
+    if v2::is_it() {
+        let mode = if is_split { v2::EOI_MODE } else { 0 };
+        return v2::interface().write32(v2::gicc::CTLR, v2::ENABLE | mode);
+    }
+    write!("icc_ctlr_el1", u64::from(is_split) << 1);
+    sysreg::isb();
+}
+
+/// Deactivates `intid`, whose priority has been dropped.
+pub fn deactivate(intid: u32) {
+    if v2::is_it() {
+        return v2::interface().write32(v2::gicc::DIR, v2::word(intid));
+    }
+    write!("icc_dir_el1", u64::from(intid));
+    sysreg::isb();
+}
+
 /// The running priority.
 pub fn running_priority() -> u64 {
     if v2::is_it() {

@@ -201,6 +201,70 @@ fn the_storm_of_all_cpus_at_one_loses_no_edge() -> TestResult {
     Ok(())
 }
 
+/// Nests SGIs 0 to 9, each of a higher priority than the last: more than there are list registers.
+fn nest_ten_sgis() -> TestResult {
+    let private = gic::private();
+    for sgi in 0..10u8 {
+        private.write8(gicd::IPRIORITYR + u64::from(sgi), 0xe0 - 0x10 * sgi);
+    }
+    for sgi in 0..10 {
+        gic::send_sgi_to(cpu::affinity(0), sgi);
+        expect_that!(eventually(|| gic::highest_pending() == sgi), "SGI {sgi}");
+        expect_eq!(gic::acknowledge(), sgi);
+    }
+    expect_eq!(private.read32(gicd::ISACTIVER) & 0xffff, 0x3ff);
+    Ok(())
+}
+
+guest_test!(more_active_interrupts_than_list_registers_end_in_order);
+fn more_active_interrupts_than_list_registers_end_in_order() -> TestResult {
+    nest_ten_sgis()?;
+    for sgi in (0..10).rev() {
+        gic::end(sgi);
+        let active = gic::private().read32(gicd::ISACTIVER) & 0xffff;
+        expect_eq!(active, (1 << sgi) - 1, "after the end of SGI {sgi}");
+    }
+    expect_eq!(gic::running_priority(), gic::IDLE_PRIORITY);
+    Ok(())
+}
+
+guest_test!(a_priority_drop_deactivates_nothing);
+fn a_priority_drop_deactivates_nothing() -> TestResult {
+    let private = gic::private();
+    gic::set_eoi_mode(true);
+    nest_ten_sgis()?;
+    for sgi in (0..10).rev() {
+        gic::end(sgi);
+    }
+    let dropped = (
+        private.read32(gicd::ISACTIVER) & 0xffff,
+        gic::running_priority(),
+    );
+    let mut left = 0x3ff;
+    let mut wrong = None;
+    for sgi in [3, 9, 0, 5, 1, 8, 2, 7, 6, 4] {
+        gic::deactivate(sgi);
+        left &= !(1 << sgi);
+        let active = private.read32(gicd::ISACTIVER) & 0xffff;
+        if active != left {
+            wrong.get_or_insert((sgi, active, left));
+        }
+    }
+    // Each can come again.
+    let mut again = 0;
+    for sgi in 0..10 {
+        gic::send_sgi_to(cpu::affinity(0), sgi);
+        again += u32::from(eventually(|| gic::highest_pending() == sgi));
+        gic::end(gic::acknowledge());
+        gic::deactivate(sgi);
+    }
+    gic::set_eoi_mode(false);
+    expect_eq!(dropped, (0x3ff, gic::IDLE_PRIORITY));
+    expect_eq!(wrong, None, "SGI, active after it, and what should be");
+    expect_eq!(again, 10);
+    Ok(())
+}
+
 guest_test!(an_active_interrupt_shows_until_its_end);
 fn an_active_interrupt_shows_until_its_end() -> TestResult {
     static SEEN: Cell64 = Cell64::new(0);

@@ -374,3 +374,40 @@ fn any_access_is_answered() {
         assert_eq!(load(&mut vgic, me, 0x820), 0);
     }
 }
+
+#[test]
+fn gicc_dir_deactivates_what_is_in_no_list_register() {
+    let mut vgic = booted();
+    for n in 0..8 {
+        let _ = store(&mut vgic, V0, 0x300, 1 << n);
+    }
+    // Four are in list registers, and four have none.
+    let mut lrs = [ListReg::EMPTY; 4];
+    let _ = vgic.populate(V0, &mut lrs, 0);
+    let mut left = 0xff;
+    for n in [5, 0, 7, 2, 1, 6, 3, 4] {
+        let _ = vgic.fold(V0, &lrs, 0);
+        let dir = Frame::Deactivate(V0);
+        assert!(dir.is_in_list_regs(0, true));
+        // As GICC_IAR said it: SGI n of interface 1.
+        let _ = vgic.write(dir, 0, 4, 1 << 10 | n);
+        left &= !(1 << n);
+        assert_eq!(load(&mut vgic, V0, 0x300), left, "{n}");
+        let _ = vgic.populate(V0, &mut lrs, 0);
+    }
+    assert!(lrs.iter().all(|lr| lr.state == LrState::Invalid));
+}
+
+#[test]
+fn nothing_but_gicc_dir_is_in_its_page() {
+    let mut vgic = booted();
+    let dir = Frame::Deactivate(V0);
+    let _ = store(&mut vgic, V0, 0x300, 1);
+    for (offset, size) in [(4, 4), (0, 1), (0, 8), (0xffc, 4)] {
+        let effects = vgic.write(dir, offset, size, 0);
+        assert!(effects.is_empty());
+        assert_eq!(vgic.read(V0, dir, offset, size), Read::Value(0));
+    }
+    assert_eq!(vgic.read(V0, dir, 0, 4), Read::Value(0), "write-only");
+    assert_eq!(load(&mut vgic, V0, 0x300), 1);
+}

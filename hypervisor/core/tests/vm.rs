@@ -68,6 +68,7 @@ fn rig() -> Rig {
         uart: range(0x0900_0000, 0x1000),
         distributor: range(0x0800_0000, 0x1_0000),
         gic: hv_core::vgic::Model::V3,
+        deactivate: IpaRange::default(),
         redistributors: vec![range(0x080a_0000, 0x00f6_0000)],
         board: Board::new(4),
         has_debug_calls: false,

@@ -70,7 +70,7 @@ fn block(address: &AtomicUsize) -> Registers {
     unsafe { Registers::at(address.load(Ordering::Relaxed) as u64) }
 }
 
-/// How much of a region of GICC or GICV is to be mapped.
+/// How much of a region of GICC or GICV is in use: halves, of which the second begins with GICC_DIR.
 pub fn interface_size(region: &Range) -> u64 {
     if region.size >= REPEATED {
         REPEATED
@@ -210,7 +210,7 @@ pub fn hcr() -> u64 {
     u64::from(block(&GICH).read(gich::HCR))
 }
 
-/// Sets GICH_HCR, which has no TDIR: a guest deactivates at GICV without us.
+/// Sets GICH_HCR, which has no TDIR: stage 2 traps GICC_DIR instead, see [`super::Shown`].
 #[inline(never)]
 pub fn set_hcr(value: u64) {
     block(&GICH).write(gich::HCR, (value & !hcr::TDIR) as u32);

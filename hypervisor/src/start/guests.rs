@@ -66,8 +66,9 @@ pub fn build_vms(
     for part in &ram {
         stage2.map_ram(part.start, part.size);
     }
-    if let Some((ipa, gicv)) = gic::shown(&machine.gic) {
-        stage2.map_device_at(ipa, gicv.start, gicv.size);
+    let interface = gic::shown(&machine.gic);
+    if let Some(shown) = interface {
+        stage2.map_device_at(shown.ipa, shown.gicv.start, shown.gicv.size);
     }
     let mut passed = vec![IntId(machine.timers.virt), IntId(machine.timers.physical)];
     let mut paths = Vec::new();
@@ -116,6 +117,7 @@ pub fn build_vms(
         uart: ipa(machine.shown.base),
         distributor: ipa(distributor),
         gic: gic::model(),
+        deactivate: interface.map_or(IpaRange::default(), |shown| ipa(shown.deactivate)),
         redistributors: redistributors.iter().copied().map(ipa).collect(),
         board: Board::new(vcpus),
         has_debug_calls: guest.config.debug_calls,

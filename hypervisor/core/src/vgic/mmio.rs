@@ -14,6 +14,8 @@ pub enum Frame {
     Redistributor(VcpuId),
     /// GICD of a GICv2 as this vCPU sees it, 4 KiB.
     Banked(VcpuId),
+    /// Where a GICv2's CPU interface has GICC_DIR, as this vCPU sees it: the first word is that register.
+    Deactivate(VcpuId),
 }
 
 /// The answer to a load.
@@ -57,12 +59,15 @@ const IIDR: u64 = 0x43b;
 const WAKER_PROCESSOR_SLEEP: u64 = 1 << 1;
 const WAKER_CHILDREN_ASLEEP: u64 = 1 << 2;
 
+/// GICC_DIR.Interrupt ID (IHI0048 4.4.15).
+const DIR_INTID: u32 = 0x3ff;
+
 impl Frame {
     /// Whose it is; the distributor's registers are `anyone`'s.
     const fn owner(self, anyone: VcpuId) -> VcpuId {
         match self {
             Self::Distributor => anyone,
-            Self::Redistributor(owner) | Self::Banked(owner) => owner,
+            Self::Redistributor(owner) | Self::Banked(owner) | Self::Deactivate(owner) => owner,
         }
     }
 
@@ -76,6 +81,7 @@ impl Frame {
             Self::Banked(_) if offset == 0xf00 => return false,
             Self::Banked(_) if offset >= 0xf10 => return true,
             Self::Banked(_) => offset,
+            Self::Deactivate(_) => return is_write,
         };
         // ISPENDR to ICACTIVER (IHI0069 12.8, IHI0048 4.1).
         is_write || (0x200..0x400).contains(&offset)
@@ -130,7 +136,7 @@ impl Vgic {
                 part.of(route.map_or(0, |route| route.bits()))
             }
             Register::Targets { intid, count } => self.read_bytes(owner, intid, count, false),
-            Register::Generate => 0,
+            Register::Generate | Register::Deactivate => 0,
             Register::Senders { intid, count, .. } => self.read_bytes(owner, intid, count, true),
         })
     }
@@ -175,6 +181,10 @@ impl Vgic {
                 self.write_targets(intid, count, value, &mut effects);
             }
             Register::Generate => self.generate(owner, value as u32, &mut effects),
+            Register::Deactivate => {
+                // Which CPU interface sent an SGI does not matter: one sender's is active at a time.
+                effects = self.deactivate(owner, IntId(value as u32 & DIR_INTID));
+            }
             Register::Senders { intid, count, sets } => {
                 self.write_senders(owner, (intid, count), (sets, value), &mut effects);
             }
@@ -404,6 +414,7 @@ impl Register {
                 Self::of_redistributor(offset, size).filter(|register| register.belongs(false))
             }
             Frame::Banked(_) => Self::of_banked(offset, size),
+            Frame::Deactivate(_) => ((offset, size) == (0, 4)).then_some(Self::Deactivate),
         }
     }
 
@@ -421,6 +432,7 @@ impl Register {
             | Self::Identification(_)
             | Self::Targets { .. }
             | Self::Generate
+            | Self::Deactivate
             | Self::Senders { .. } => true,
         }
     }

@@ -49,6 +49,8 @@ pub(super) enum Register {
     },
     /// GICD_SGIR of a GICv2.
     Generate,
+    /// GICC_DIR of a GICv2.
+    Deactivate,
     /// GICD_SPENDSGIR and GICD_CPENDSGIR of a GICv2: a byte per SGI, a bit per sender. Both read alike.
     Senders {
         /// The first of them.

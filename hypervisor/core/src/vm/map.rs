@@ -42,6 +42,8 @@ pub struct GuestMap {
     pub distributor: IpaRange,
     /// Which GIC's it is.
     pub gic: Model,
+    /// GICC_DIR of a GICv2, which is alone in the second half of the CPU interface; empty otherwise.
+    pub deactivate: IpaRange,
     /// Regions of redistributors, filled in vCPU order.
     pub redistributors: Vec<IpaRange>,
     /// What its vCPUs see of each other's SDEI.
@@ -77,6 +79,9 @@ impl GuestMap {
                 Model::V3 => Frame::Distributor,
             };
             return Some((frame, offset));
+        }
+        if let Some(offset) = self.deactivate.offset_of(ipa) {
+            return Some((Frame::Deactivate(me), offset));
         }
         let mut first = 0;
         for region in &self.redistributors {

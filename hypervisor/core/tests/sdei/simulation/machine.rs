@@ -118,6 +118,7 @@ impl Vm {
             uart: range(0x0900_0000, 0x1000),
             distributor: range(DISTRIBUTOR, 0x1_0000),
             gic: Model::V3,
+            deactivate: IpaRange::default(),
             redistributors: vec![range(REDISTRIBUTORS, vcpus as u64 * REDISTRIBUTOR_SIZE)],
             board: Board::new(vcpus),
             has_debug_calls: true,
