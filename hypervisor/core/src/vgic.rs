@@ -101,8 +101,8 @@ pub struct Vgic {
     spis: Vec<Irq>,
     /// GICD_IROUTER of each; none of a GICv2.
     routes: Vec<Mpidr>,
-    /// Which SPIs are not idle: bit n of word b is INTID 32 * (b + 1) + n.
-    live: Box<[u32]>,
+    /// Of each block of SPIs: bit n of block b is INTID 32 * (b + 1) + n.
+    words: Box<[Words]>,
     /// Who must populate.
     dirty: VcpuSet,
     /// Who must fold before a write that has taken effect here has taken effect there.
@@ -122,8 +122,7 @@ pub enum Leftovers {
 #[derive(Clone, Debug)]
 struct Local {
     irqs: [Irq; 32],
-    /// Which of them are not idle.
-    live: u32,
+    words: Words,
     /// The INTID in each list register.
     slots: [Option<IntId>; MAX_LIST_REGS],
     /// GICR_WAKER.ProcessorSleep; of a GICv2, that it has not populated since it was reset.
@@ -134,6 +133,39 @@ struct Local {
     wait: Wait,
 }
 
+/// Of 32 interrupts, a bit each: what a whole register shows, and which have to be looked at one by one. What one
+/// access costs under the VM's lock is bounded by that: a write walks the 32 interrupts of a register at
+/// most, and looks at what follows only for those that are not idle; GICD_CTLR looks at a word of each
+/// vCPU, and once at each SPI that is not idle.
+#[derive(Clone, Copy, Debug, Default)]
+struct Words {
+    /// Not idle: pending, active, held or in a list register.
+    live: u32,
+    /// GICD_ISENABLER.
+    enabled: u32,
+    /// GICD_IGROUPR.
+    group1: u32,
+    /// Bound to an SDEI event, and thereby out of the guest's view.
+    bound: u32,
+    /// From the physical interrupt of the same INTID; never changes.
+    passed_through: u32,
+}
+
+impl Words {
+    /// Takes over what `irq`, which is bit `bit`, has become.
+    fn note(&mut self, bit: u32, irq: &Irq) {
+        let mask = 1u32.checked_shl(bit).unwrap_or(0);
+        for (word, is_set) in [
+            (&mut self.live, !irq.is_idle()),
+            (&mut self.enabled, irq.enabled),
+            (&mut self.group1, irq.group1),
+            (&mut self.bound, irq.bound),
+        ] {
+            *word = *word & !mask | if is_set { mask } else { 0 };
+        }
+    }
+}
+
 impl Local {
     fn new(vcpu: VcpuId, passed_through: u32) -> Self {
         Self {
@@ -141,7 +173,10 @@ impl Local {
                 // SGIs are edge triggered, PPIs start level sensitive.
                 Irq::new(n < 16, passed_through >> n & 1 != 0, Some(vcpu))
             }),
-            live: 0,
+            words: Words {
+                passed_through,
+                ..Words::default()
+            },
             slots: [None; MAX_LIST_REGS],
             asleep: true,
             asked: VcpuSet::EMPTY,
@@ -183,7 +218,13 @@ impl Vgic {
             spis: spis
                 .map(|intid| Irq::new(false, passed(intid), home))
                 .collect(),
-            live: (0..blocks).map(|_| 0).collect(),
+            words: (1..=blocks)
+                .map(|block| Words {
+                    passed_through: (0..32)
+                        .fold(0, |mask, n| mask | u32::from(passed(32 * block + n)) << n),
+                    ..Words::default()
+                })
+                .collect(),
             affinities,
             dirty: VcpuSet::EMPTY,
             unsynced: VcpuSet::EMPTY,
@@ -285,22 +326,20 @@ impl Vgic {
     ) -> Effects {
         let mut effects = self.fold(vcpu, lrs, 0);
         lrs.fill(ListReg::EMPTY);
-        for n in 0..32 {
-            self.update(vcpu, IntId(n), &mut effects, |irq| {
-                let mut fresh = Irq::new(n < 16, irq.passed_through, Some(vcpu));
-                fresh.held = irq.held;
-                fresh.holder = irq.holder;
-                fresh.bound = irq.bound;
-                if leftovers == Leftovers::Kept {
-                    fresh.latch = irq.latch;
-                    fresh.senders = irq.senders;
-                }
-                fresh.line = irq.line && !irq.passed_through;
-                *irq = fresh;
-            });
-        }
-        for block in 0..self.live.len() {
-            for bit in bits_of(self.live.get(block).copied().unwrap_or(0)) {
+        self.reset_block(vcpu, 0, &mut effects, |n, irq| {
+            let mut fresh = Irq::new(n < 16, irq.passed_through, Some(vcpu));
+            fresh.held = irq.held;
+            fresh.holder = irq.holder;
+            fresh.bound = irq.bound;
+            if leftovers == Leftovers::Kept {
+                fresh.latch = irq.latch;
+                fresh.senders = irq.senders;
+            }
+            fresh.line = irq.line && !irq.passed_through;
+            *irq = fresh;
+        });
+        for block in 0..self.words.len() {
+            for bit in bits_of(self.words.get(block).map_or(0, |words| words.live)) {
                 let intid = spi(block, bit);
                 if let Some(irq) = self.irq_mut(vcpu, intid)
                     && irq.home == Some(vcpu)
@@ -322,7 +361,7 @@ impl Vgic {
 
     /// The blocks of SPIs, for [`reset_spis`](Self::reset_spis).
     pub fn spi_blocks(&self) -> core::ops::RangeInclusive<u32> {
-        1..=self.live.len() as u32
+        1..=self.words.len() as u32
     }
 
     /// Takes a block of SPIs and GICD_CTLR back to reset, after every vCPU has been.
@@ -330,19 +369,15 @@ impl Vgic {
         self.groups = [false; 2];
         let mut effects = Effects::NONE;
         let home = home(self.is_v2, &self.affinities);
-        let mut bits = 0;
-        for bit in 0..32 {
-            let intid = IntId(block.saturating_mul(32).saturating_add(bit));
-            if !intid.is_spi() {
-                continue;
-            }
-            if let Some(route) = self.routes.get_mut(intid.0 as usize - 32) {
-                *route = Mpidr::new(0);
-            }
-            self.update(VcpuId(0), intid, &mut effects, |irq| {
+        let bits = self.words(VcpuId(0), block).passed_through;
+        let first = (block.saturating_sub(1) as usize).saturating_mul(32);
+        for route in self.routes.iter_mut().skip(first).take(32) {
+            *route = Mpidr::new(0);
+        }
+        if block != 0 {
+            self.reset_block(VcpuId(0), block, &mut effects, |_, irq| {
                 let mut fresh = Irq::new(false, irq.passed_through, home);
                 fresh.line = irq.line && !irq.passed_through;
-                bits |= u32::from(irq.passed_through) << bit;
                 *irq = fresh;
             });
         }
@@ -350,6 +385,55 @@ impl Vgic {
             effects.phys = Some(Physical::Reset(SpiMask { block, bits }));
         }
         effects
+    }
+
+    /// The words of INTID `32 * block` and the 31 after it.
+    fn words(&self, vcpu: VcpuId, block: u32) -> Words {
+        let words = if block == 0 {
+            self.locals.get(vcpu.index()).map(|local| &local.words)
+        } else {
+            self.words.get((block as usize).wrapping_sub(1))
+        };
+        words.copied().unwrap_or_default()
+    }
+
+    fn words_mut(&mut self, vcpu: VcpuId, block: u32) -> Option<&mut Words> {
+        if block == 0 {
+            self.locals
+                .get_mut(vcpu.index())
+                .map(|local| &mut local.words)
+        } else {
+            self.words.get_mut((block as usize).wrapping_sub(1))
+        }
+    }
+
+    /// Resets a block of interrupts one by one; only of those that are not idle can anything follow.
+    fn reset_block(
+        &mut self,
+        vcpu: VcpuId,
+        block: u32,
+        effects: &mut Effects,
+        change: impl Fn(u32, &mut Irq),
+    ) {
+        let live = self.words(vcpu, block).live;
+        let first = block.saturating_mul(32);
+        for n in bits_of(!live) {
+            if let Some(irq) = self.irq_mut(vcpu, IntId(first.saturating_add(n))) {
+                change(n, irq);
+                debug_assert!(irq.is_idle());
+            }
+        }
+        if let Some(words) = self.words_mut(vcpu, block) {
+            words.enabled &= live;
+            words.group1 &= live;
+            // A private interrupt stays bound; a shared one does not.
+            words.bound &= if block == 0 { !0 } else { live };
+        }
+        for n in bits_of(live) {
+            self.update(vcpu, IntId(first.saturating_add(n)), effects, |irq| {
+                change(n, irq);
+            });
+        }
     }
 
     fn irq(&self, vcpu: VcpuId, intid: IntId) -> Option<&Irq> {
@@ -399,20 +483,13 @@ impl Vgic {
             None if irq.is_ready() && enabled(groups, irq) => irq.target,
             None => None,
         };
-        let idle = irq.is_idle();
+        let irq = irq.clone();
         if let Some(concerned) = concerned {
             effects.kick.insert(concerned);
             self.dirty.insert(concerned);
         }
-        let (word, bit) = if intid.is_private() {
-            let local = self.locals.get_mut(vcpu.index());
-            (local.map(|local| &mut local.live), intid.0)
-        } else {
-            let block = (intid.0 / 32) as usize - 1;
-            (self.live.get_mut(block), intid.0 % 32)
-        };
-        if let Some(word) = word {
-            *word = *word & !(1 << bit) | u32::from(!idle) << bit;
+        if let Some(words) = self.words_mut(vcpu, intid.0 / 32) {
+            words.note(intid.0 % 32, &irq);
         }
     }
 }
@@ -423,7 +500,7 @@ fn enabled(groups: [bool; 2], irq: &Irq) -> bool {
     if irq.group1 { group1 } else { group0 }
 }
 
-/// The INTID of bit `bit` of word `block` of [`Vgic::live`].
+/// The INTID of bit `bit` of block `block` of [`Vgic::words`].
 fn spi(block: usize, bit: u32) -> IntId {
     IntId((block as u32 + 1) * 32 + bit)
 }

@@ -2,7 +2,7 @@
 
 use super::irq::Irq;
 use super::register::{Bank, FRAME, Part, Register};
-use super::{Effects, Physical, SpiMask, Vgic};
+use super::{Effects, Physical, SpiMask, Vgic, bits_of};
 use crate::id::{IntId, Mpidr, VcpuId, VcpuSet};
 
 /// Which register file.
@@ -102,7 +102,7 @@ impl Vgic {
             Register::Control if self.unsynced.contains(owner) => REDIST_RWP,
             Register::Control => 0,
             Register::Type(_) if self.is_v2 => self.typer_v2(),
-            Register::Type(_) if shared => TYPER | self.live.len() as u64,
+            Register::Type(_) if shared => TYPER | self.words.len() as u64,
             Register::Type(part) => part.of(self.read_redist_typer(owner)),
             Register::Implementer => IIDR,
             Register::Waker => match self.locals.get(owner.index()) {
@@ -218,14 +218,9 @@ impl Vgic {
             return;
         }
         self.groups = groups;
-        let mut concerned = self.seated();
-        self.unsynced = self.unsynced.union(concerned);
-        for vcpu in self.affinities.all().iter() {
-            if self.has_pending(vcpu) {
-                concerned.insert(vcpu);
-            }
-        }
-        effects.kick = self.disturb(concerned);
+        let seated = self.seated();
+        self.unsynced = self.unsynced.union(seated);
+        effects.kick = self.disturb(seated.union(self.busy()));
     }
 
     fn read_redist_typer(&self, owner: VcpuId) -> u64 {
@@ -237,15 +232,19 @@ impl Vgic {
     }
 
     fn read_bits(&self, owner: VcpuId, bank: Bank, block: u32) -> u64 {
-        (0..32).fold(0, |value, n| {
-            let irq = self.visible(owner, IntId(block * 32 + n));
-            let bit = irq.is_some_and(|irq| match bank {
-                Bank::Group => irq.group1,
-                Bank::SetEnable | Bank::ClearEnable => irq.enabled,
-                Bank::SetPending | Bank::ClearPending => irq.shows_pending(),
-                Bank::SetActive | Bank::ClearActive => irq.shows_active(),
-            });
-            value | u64::from(bit) << n
+        let words = self.words(owner, block);
+        // Only what is not idle is pending or active.
+        let walk = |shows: fn(&Irq) -> bool| {
+            bits_of(words.live & !words.bound).fold(0, |value, n| {
+                let irq = self.irq(owner, IntId(block * 32 + n));
+                value | u32::from(irq.is_some_and(shows)) << n
+            })
+        };
+        u64::from(match bank {
+            Bank::Group => words.group1 & !words.bound,
+            Bank::SetEnable | Bank::ClearEnable => words.enabled & !words.bound,
+            Bank::SetPending | Bank::ClearPending => walk(Irq::shows_pending),
+            Bank::SetActive | Bank::ClearActive => walk(Irq::shows_active),
         })
     }
 
@@ -259,7 +258,7 @@ impl Vgic {
         of: (Frame, u64),
     ) -> Option<VcpuSet> {
         let mut holders = VcpuSet::EMPTY;
-        for n in 0..32 {
+        for n in bits_of(self.words(owner, block).live) {
             if let Some(seat) = self
                 .irq(owner, IntId(block * 32 + n))
                 .and_then(|irq| irq.seat)
@@ -297,41 +296,57 @@ impl Vgic {
         value: u32,
         effects: &mut Effects,
     ) {
-        // Passed-through SPIs whose physical counterpart changes as well.
-        let mut bits = 0;
-        for n in 0..32 {
-            let intid = IntId(block * 32 + n);
-            let one = value >> n & 1 != 0;
-            let Some(irq) = self.visible(owner, intid) else {
-                continue;
-            };
-            let change: fn(&mut Irq) = match bank {
-                Bank::Group if one == irq.group1 => continue,
-                Bank::Group if one => |irq| irq.group1 = true,
-                Bank::Group => |irq| irq.group1 = false,
-                _ if !one => continue,
+        let words = self.words(owner, block);
+        let sgis = if block == 0 { 0xffff } else { 0 };
+        let changes = !words.bound
+            & match bank {
+                Bank::Group => value ^ words.group1,
+                Bank::SetEnable => value & !words.enabled,
+                Bank::ClearEnable => value & words.enabled,
                 // A GICv2 has GICD_SPENDSGIR and GICD_CPENDSGIR for them (IHI0048 4.3.7).
-                Bank::SetPending | Bank::ClearPending if self.is_v2 && intid.is_sgi() => continue,
-                Bank::SetEnable if irq.enabled => continue,
-                Bank::SetEnable => Irq::enable,
-                Bank::ClearEnable if !irq.enabled => continue,
-                Bank::ClearEnable => |irq| irq.enabled = false,
-                Bank::SetPending => |irq| irq.latch = true,
-                Bank::ClearPending => Irq::clear_pending,
-                Bank::SetActive => Irq::set_active,
-                Bank::ClearActive => Irq::clear_active,
+                Bank::SetPending | Bank::ClearPending if self.is_v2 => value & !sgis,
+                _ => value,
             };
-            bits |= u32::from(irq.passed_through) << n;
+        // Passed-through SPIs whose physical counterpart changes as well.
+        let bits = changes & words.passed_through;
+        let change: fn(&mut Irq) = match bank {
+            Bank::Group => |irq| irq.group1 = !irq.group1,
+            Bank::SetEnable => Irq::enable,
+            Bank::ClearEnable => |irq| irq.enabled = false,
+            Bank::SetPending => |irq| irq.latch = true,
+            Bank::ClearPending => Irq::clear_pending,
+            Bank::SetActive => Irq::set_active,
+            Bank::ClearActive => Irq::clear_active,
+        };
+        let follow = match bank {
+            Bank::SetPending | Bank::SetActive => changes,
+            // Nothing follows from what an idle interrupt is set to, and it has nothing to clear.
+            _ => changes & words.live,
+        };
+        if matches!(bank, Bank::Group | Bank::SetEnable | Bank::ClearEnable) {
+            let idle = changes & !words.live;
+            let mut done = 0;
+            for n in bits_of(idle) {
+                if let Some(irq) = self.irq_mut(owner, IntId(block * 32 + n)) {
+                    change(irq);
+                    done |= 1 << n;
+                }
+            }
+            if let Some(words) = self.words_mut(owner, block) {
+                match bank {
+                    Bank::Group => words.group1 ^= done,
+                    _ => words.enabled ^= done,
+                }
+            }
+        }
+        for n in bits_of(follow) {
+            let intid = IntId(block * 32 + n);
             if bank == Bank::ClearEnable
-                && let Some(seat) = irq.seat
+                && let Some(seat) = self.irq(owner, intid).and_then(|irq| irq.seat)
             {
                 self.unsynced.insert(seat.vcpu);
             }
-            if !(bank == Bank::ClearPending || bank == Bank::ClearActive)
-                || !self.is_idle(owner, intid)
-            {
-                self.update(owner, intid, effects, change);
-            }
+            self.update(owner, intid, effects, change);
         }
         let mask = SpiMask { block, bits };
         if block != 0 && bits != 0 {
@@ -347,10 +362,6 @@ impl Vgic {
     /// An interrupt that the guest's registers show.
     pub(super) fn visible(&self, owner: VcpuId, intid: IntId) -> Option<&Irq> {
         self.irq(owner, intid).filter(|irq| !irq.bound)
-    }
-
-    fn is_idle(&self, owner: VcpuId, intid: IntId) -> bool {
-        self.irq(owner, intid).is_none_or(Irq::is_idle)
     }
 
     fn write_trigger(&mut self, owner: VcpuId, first: u32, value: u32, effects: &mut Effects) {

@@ -238,13 +238,12 @@ impl Vgic {
 
     /// What could be in a list register of `vcpu` and is in none: its key, and whether it is active.
     fn candidates(&self, vcpu: VcpuId) -> impl Iterator<Item = (u32, bool)> {
-        let live = self.locals.get(vcpu.index()).map_or(0, |local| local.live);
-        let private = bits_of(live).map(IntId);
+        let private = bits_of(self.words(vcpu, 0).live).map(IntId);
         let shared = self
-            .live
+            .words
             .iter()
             .enumerate()
-            .flat_map(|(block, &word)| bits_of(word).map(move |bit| spi(block, bit)));
+            .flat_map(|(block, words)| bits_of(words.live).map(move |bit| spi(block, bit)));
         private.chain(shared).filter_map(move |intid| {
             let irq = self.irq(vcpu, intid)?;
             let active = irq.active && irq.home == Some(vcpu) && irq.seat.is_none();
@@ -273,11 +272,33 @@ impl Vgic {
     pub(super) fn seated(&self) -> VcpuSet {
         let mut seated = VcpuSet::EMPTY;
         for (vcpu, local) in (0u8..).map(VcpuId).zip(&self.locals) {
-            if local.slots.iter().any(Option::is_some) {
+            // They are filled from the first on.
+            if local.slots.first().is_some_and(Option::is_some) {
                 seated.insert(vcpu);
             }
         }
         seated
+    }
+
+    /// All of whom something private is not idle, and those who would take an SPI: whoever could be interrupted
+    /// is among them. Each SPI that is not idle is looked at once, however many vCPUs there are.
+    pub(super) fn busy(&self) -> VcpuSet {
+        let mut busy = VcpuSet::EMPTY;
+        for (vcpu, local) in (0u8..).map(VcpuId).zip(&self.locals) {
+            if local.words.live != 0 {
+                busy.insert(vcpu);
+            }
+        }
+        for (block, words) in self.words.iter().enumerate() {
+            for bit in bits_of(words.live) {
+                let irq = self.irq(VcpuId(0), spi(block, bit));
+                let ready = irq.filter(|irq| irq.is_ready() && enabled(self.groups, irq));
+                if let Some(target) = ready.and_then(|irq| irq.target) {
+                    busy.insert(target);
+                }
+            }
+        }
+        busy
     }
 }
 

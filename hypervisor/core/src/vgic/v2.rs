@@ -27,7 +27,7 @@ impl Vgic {
     /// GICD_TYPER: one security state, no lockable SPIs.
     pub(super) fn typer_v2(&self) -> u64 {
         let highest = self.locals.len().saturating_sub(1) as u64;
-        highest << 5 | self.live.len() as u64
+        highest << 5 | self.words.len() as u64
     }
 
     /// The bits of all CPU interfaces.
