@@ -443,6 +443,28 @@ fn devices_are_found_by_address() {
 }
 
 #[test]
+fn a_gicv2_has_gicc_dir_in_a_page_that_traps() {
+    let mut rig = rig();
+    rig.map.gic = hv_core::vgic::Model::V2 { resamples: true };
+    rig.map.deactivate = IpaRange {
+        start: 0x0801_1000,
+        size: 0x1000,
+    };
+    for (ipa, expected) in [
+        (0x0800_0f00, (Frame::Banked(VcpuId(1)), 0xf00)),
+        (0x0801_1000, (Frame::Deactivate(VcpuId(1)), 0)),
+        (0x0801_1ffc, (Frame::Deactivate(VcpuId(1)), 0xffc)),
+    ] {
+        let (esr, far, hpfar) = load(ipa);
+        let action = rig.exit(esr, far, hpfar);
+        let Action::Gic { frame, offset, .. } = action else {
+            panic!("{action:?}");
+        };
+        assert_eq!((frame, offset), expected);
+    }
+}
+
+#[test]
 fn an_address_nobody_answers_gives_an_external_abort() {
     let mut rig = rig();
     // A hole, RAM that is not the guest's, and the redistributor of a vCPU that does not exist.

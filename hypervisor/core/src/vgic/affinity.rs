@@ -104,8 +104,9 @@ impl Affinities {
         let key = aff3 << 32 | aff2 << 16 | aff1 << 8 | range << 4;
         let mut targets = VcpuSet::EMPTY;
         if let Some(group) = self.group(key) {
-            for (bit, member) in group.members.iter().enumerate() {
-                if let (Some(vcpu), 1) = (member, value >> bit & 1) {
+            // One target as a rule: the bits that are set, not all 16.
+            for bit in super::bits_of(value as u32 & 0xffff) {
+                if let Some(Some(vcpu)) = group.members.get(bit as usize) {
                     targets.insert(*vcpu);
                 }
             }
