@@ -43,6 +43,7 @@ mod irq;
 pub mod lr;
 mod mmio;
 mod register;
+mod reset;
 mod seating;
 mod sticky;
 mod v2;
@@ -53,6 +54,7 @@ use irq::{Holder, Irq};
 pub use lr::{ICH_VMCR_RESET, ListReg, LrSource, LrState, hcr};
 use mmio::Wait;
 pub use mmio::{Frame, Read};
+pub use reset::Leftovers;
 pub use seating::Entry;
 pub use sticky::Sticky;
 use v2::home;
@@ -107,15 +109,6 @@ pub struct Vgic {
     dirty: VcpuSet,
     /// Who must fold before a write that has taken effect here has taken effect there.
     unsynced: VcpuSet,
-}
-
-/// What becomes of a vCPU's pending SGIs and PPIs when it is reset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leftovers {
-    /// They are gone.
-    Dropped,
-    /// They are still pending.
-    Kept,
 }
 
 /// What is one vCPU's own.
@@ -314,79 +307,6 @@ impl Vgic {
         self.dirty.contains(vcpu)
     }
 
-    /// Takes `vcpu` back to reset, when it is turned off or before it is turned on: its list registers come
-    /// back empty (the shell writes them), SGIs and PPIs are as after reset, SPIs it had are as they were.
-    /// An SPI it had acknowledged stays active until somebody clears that, as with a real CPU that is off.
-    /// SGIs still in its mailbox are the shell's to drop. `leftovers` is for firmware that forgets to clean up.
-    pub fn reset_vcpu(
-        &mut self,
-        vcpu: VcpuId,
-        lrs: &mut [ListReg],
-        leftovers: Leftovers,
-    ) -> Effects {
-        let mut effects = self.fold(vcpu, lrs, 0);
-        lrs.fill(ListReg::EMPTY);
-        self.reset_block(vcpu, 0, &mut effects, |n, irq| {
-            let mut fresh = Irq::new(n < 16, irq.passed_through, Some(vcpu));
-            fresh.held = irq.held;
-            fresh.holder = irq.holder;
-            fresh.bound = irq.bound;
-            if leftovers == Leftovers::Kept {
-                fresh.latch = irq.latch;
-                fresh.senders = irq.senders;
-            }
-            fresh.line = irq.line && !irq.passed_through;
-            *irq = fresh;
-        });
-        for block in 0..self.words.len() {
-            for bit in bits_of(self.words.get(block).map_or(0, |words| words.live)) {
-                let intid = spi(block, bit);
-                if let Some(irq) = self.irq_mut(vcpu, intid)
-                    && irq.home == Some(vcpu)
-                {
-                    irq.home = None;
-                }
-            }
-        }
-        if let Some(local) = self.locals.get_mut(vcpu.index()) {
-            local.asleep = true;
-            local.wait = Wait::default();
-        }
-        if self.has_one_of_n {
-            self.choose_targets(&mut effects);
-        }
-        effects.kick.remove(vcpu);
-        effects
-    }
-
-    /// The blocks of SPIs, for [`reset_spis`](Self::reset_spis).
-    pub fn spi_blocks(&self) -> core::ops::RangeInclusive<u32> {
-        1..=self.words.len() as u32
-    }
-
-    /// Takes a block of SPIs and GICD_CTLR back to reset, after every vCPU has been.
-    pub fn reset_spis(&mut self, block: u32) -> Effects {
-        self.groups = [false; 2];
-        let mut effects = Effects::NONE;
-        let home = home(self.is_v2, &self.affinities);
-        let bits = self.words(VcpuId(0), block).passed_through;
-        let first = (block.saturating_sub(1) as usize).saturating_mul(32);
-        for route in self.routes.iter_mut().skip(first).take(32) {
-            *route = Mpidr::new(0);
-        }
-        if block != 0 {
-            self.reset_block(VcpuId(0), block, &mut effects, |_, irq| {
-                let mut fresh = Irq::new(false, irq.passed_through, home);
-                fresh.line = irq.line && !irq.passed_through;
-                *irq = fresh;
-            });
-        }
-        if bits != 0 {
-            effects.phys = Some(Physical::Reset(SpiMask { block, bits }));
-        }
-        effects
-    }
-
     /// The words of INTID `32 * block` and the 31 after it.
     fn words(&self, vcpu: VcpuId, block: u32) -> Words {
         let words = if block == 0 {
@@ -404,35 +324,6 @@ impl Vgic {
                 .map(|local| &mut local.words)
         } else {
             self.words.get_mut((block as usize).wrapping_sub(1))
-        }
-    }
-
-    /// Resets a block of interrupts one by one; only of those that are not idle can anything follow.
-    fn reset_block(
-        &mut self,
-        vcpu: VcpuId,
-        block: u32,
-        effects: &mut Effects,
-        change: impl Fn(u32, &mut Irq),
-    ) {
-        let live = self.words(vcpu, block).live;
-        let first = block.saturating_mul(32);
-        for n in bits_of(!live) {
-            if let Some(irq) = self.irq_mut(vcpu, IntId(first.saturating_add(n))) {
-                change(n, irq);
-                debug_assert!(irq.is_idle());
-            }
-        }
-        if let Some(words) = self.words_mut(vcpu, block) {
-            words.enabled &= live;
-            words.group1 &= live;
-            // A private interrupt stays bound; a shared one does not.
-            words.bound &= if block == 0 { !0 } else { live };
-        }
-        for n in bits_of(live) {
-            self.update(vcpu, IntId(first.saturating_add(n)), effects, |irq| {
-                change(n, irq);
-            });
         }
     }
 

@@ -414,41 +414,6 @@ impl Vgic {
     }
 }
 
-impl Register {
-    /// The register an access meets.
-    fn find(frame: Frame, offset: u64, size: u8) -> Option<Self> {
-        match frame {
-            Frame::Distributor => {
-                Self::of_distributor(offset, size).filter(|register| register.belongs(true))
-            }
-            Frame::Redistributor(_) => {
-                Self::of_redistributor(offset, size).filter(|register| register.belongs(false))
-            }
-            Frame::Banked(_) => Self::of_banked(offset, size),
-            Frame::Deactivate(_) => ((offset, size) == (0, 4)).then_some(Self::Deactivate),
-        }
-    }
-
-    /// Whether it is in the distributor (`shared`) or in a redistributor. With affinity routing the
-    /// distributor's registers of INTID 0 to 31 are RAZ/WI (IHI0069 12.9).
-    fn belongs(self, shared: bool) -> bool {
-        match self {
-            Self::Bits { block, .. } => (block != 0) == shared,
-            Self::Priority { intid, .. } | Self::Trigger { intid } => (intid >= 32) == shared,
-            Self::Route { .. }
-            | Self::Control
-            | Self::Type(_)
-            | Self::Implementer
-            | Self::Waker
-            | Self::Identification(_)
-            | Self::Targets { .. }
-            | Self::Generate
-            | Self::Deactivate
-            | Self::Senders { .. } => true,
-        }
-    }
-}
-
 /// An affinity in 32 bits, as GICR_TYPER has it.
 fn packed(mpidr: Mpidr) -> u32 {
     u32::from_be_bytes([mpidr.aff(3), mpidr.aff(2), mpidr.aff(1), mpidr.aff(0)])

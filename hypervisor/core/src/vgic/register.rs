@@ -1,6 +1,8 @@
 //! The register maps of GICD and GICR (IHI0069 12.9, 12.11), and of a GICv2's GICD (IHI0048 4.1): an offset
 //! and a size become a typed register or nothing. What is not here reads as zero and ignores writes.
 
+use super::Frame;
+
 /// One access to the distributor or a redistributor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Register {
@@ -109,6 +111,41 @@ const IDENTIFICATION: [u8; 12] = [
     0x92, 0xb4, 0x3b, 0, // PIDR0 to 3
     0x0d, 0xf0, 0x05, 0xb1, // CIDR0 to 3
 ];
+
+impl Register {
+    /// The register an access meets.
+    pub fn find(frame: Frame, offset: u64, size: u8) -> Option<Self> {
+        match frame {
+            Frame::Distributor => {
+                Self::of_distributor(offset, size).filter(|register| register.belongs(true))
+            }
+            Frame::Redistributor(_) => {
+                Self::of_redistributor(offset, size).filter(|register| register.belongs(false))
+            }
+            Frame::Banked(_) => Self::of_banked(offset, size),
+            Frame::Deactivate(_) => ((offset, size) == (0, 4)).then_some(Self::Deactivate),
+        }
+    }
+
+    /// Whether it is in the distributor (`shared`) or in a redistributor. With affinity routing the
+    /// distributor's registers of INTID 0 to 31 are RAZ/WI (IHI0069 12.9).
+    fn belongs(self, shared: bool) -> bool {
+        match self {
+            Self::Bits { block, .. } => (block != 0) == shared,
+            Self::Priority { intid, .. } | Self::Trigger { intid } => (intid >= 32) == shared,
+            Self::Route { .. }
+            | Self::Control
+            | Self::Type(_)
+            | Self::Implementer
+            | Self::Waker
+            | Self::Identification(_)
+            | Self::Targets { .. }
+            | Self::Generate
+            | Self::Deactivate
+            | Self::Senders { .. } => true,
+        }
+    }
+}
 
 impl Register {
     /// The distributor's register at `offset`.
