@@ -457,7 +457,7 @@ fn a_gicv2_has_gicc_dir_in_a_page_that_traps() {
     ] {
         let (esr, far, hpfar) = load(ipa);
         let action = rig.exit(esr, far, hpfar);
-        let Action::Gic { frame, offset, .. } = action else {
+        let Action::Locked(Deferred::Gic { frame, offset, .. }) = action else {
             panic!("{action:?}");
         };
         assert_eq!((frame, offset), expected);

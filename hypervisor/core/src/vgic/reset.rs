@@ -103,7 +103,6 @@ impl Vgic {
         for n in bits_of(!live) {
             if let Some(irq) = self.irq_mut(vcpu, IntId(first.saturating_add(n))) {
                 change(n, irq);
-                debug_assert!(irq.is_idle());
             }
         }
         if let Some(words) = self.words_mut(vcpu, block) {

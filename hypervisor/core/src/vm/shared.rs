@@ -247,7 +247,9 @@ impl Shared {
         let effects = self.vgic.forward(vcpu.id, intid);
         let mut outcome = self.arrive(&effects, vcpu, cpu, board);
         let come = 1u32.checked_shl(intid.0).unwrap_or(0);
-        if !must_populate && come != 0 && self.seat(come, vcpu, cpu) {
+        // Whom an SDEI event's interrupt kicks is no matter of list registers alone.
+        let is_plain = effects.bound.is_none() && !must_populate && come != 0;
+        if is_plain && self.seat(come, vcpu, cpu) {
             outcome.kick.remove(vcpu.id);
         }
         outcome
