@@ -1,7 +1,9 @@
 //! Hands the linker script to the linker; nothing is generated.
 
 fn main() {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../linker/chainloader.ld");
+    // Asked when this runs, not when it is compiled: a target directory may have come from another checkout.
+    let package = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
+    let script = format!("{package}/../../linker/chainloader.ld");
     println!("cargo::rerun-if-changed={script}");
     println!("cargo::rerun-if-changed=src");
     let target = std::env::var("CARGO_CFG_TARGET_OS").unwrap_or_default();

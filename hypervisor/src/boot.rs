@@ -1,93 +1,52 @@
-//! The doors: where the loader, this image's own copy and a woken pCPU come in, and the asm that turns
-//! the MMU on, off and over. The steps are in `boot.S`; this file holds its constants and its callers.
+//! What bring-up calls of the assembly in `boot.S`, and the early tables, on which the image runs until it has its own.
+//! The assembly itself is put in by `entry.rs`.
 
-use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{memory, sysregs};
 
 /// Valid, a table or a page, inner shareable, accessed, AP\[1\] which is RES1 at EL2 (DDI0487 D8.3.1).
-const PAGE: u64 = 0b11 | 1 << 6 | 3 << 8 | 1 << 10;
-const BLOCK: u64 = PAGE & !0b10;
-const READ_ONLY: u64 = 1 << 7;
-const XN: u64 = 1 << 54;
+pub const PAGE: u64 = 0b11 | 1 << 6 | 3 << 8 | 1 << 10;
+/// The same for a block.
+pub const BLOCK: u64 = PAGE & !0b10;
+/// Never executed.
+pub const XN: u64 = 1 << 54;
+/// Attribute 1 of MAIR_EL2, which `entry.rs` sets to Device-nGnRE.
 const DEVICE: u64 = 1 << 2;
 
-/// Attribute 0 normal write-back, attribute 1 Device-nGnRE (DDI0487 D24.2, MAIR_EL2).
-const MAIR: u64 = 0x04ff;
-/// 48-bit addresses, 4 KiB granule, write-back inner-shareable walks, RES1 bits 31 and 23
-/// (DDI0487 D24.2, TCR_EL2 without VHE); PS is added at run time.
-const TCR: u64 = 1 << 31 | 1 << 23 | 3 << 12 | 1 << 10 | 1 << 8 | 16;
-/// RES1 bits of SCTLR_EL2 without VHE (DDI0487 D24.2).
-const SCTLR_OFF: u64 = 0x30c5_0830;
-/// MMU, data cache, SP alignment check, instruction cache, writable implies never executable.
-const SCTLR_ON: u64 = SCTLR_OFF | 1 | 1 << 2 | 1 << 3 | 1 << 12 | 1 << 19;
-/// RW: EL1 is AArch64. E2H and TGE clear: EL2 has one address range of its own.
-const HCR_BOOT: u64 = 1 << 31;
-
-/// RW, HCE, the RES1 bits 5 and 4, NS: below EL3 all is non-secure AArch64 (DDI0487 D24.2, SCR_EL3).
-const SCR_BOOT: u64 = 1 << 10 | 1 << 8 | 0b11 << 4 | 1;
-/// Everything masked, on the level's own stack (DDI0487 C5.2.20, SPSR_EL3).
-const SPSR_EL2H: u64 = 0x3c9;
-const SPSR_EL1H: u64 = 0x3c5;
-
-const BOOT_STACK_SIZE: usize = 32 * 1024;
+/// Bytes of the stack that the boot pCPU begins on.
+pub const BOOT_STACK_SIZE: usize = 32 * 1024;
 /// Marks a spare early table as taken; an invalid descriptor.
-const SPARE_TAKEN: u64 = 0b10;
+pub const SPARE_TAKEN: u64 = 0b10;
 
+/// The stack that the boot pCPU begins on.
 #[repr(C, align(4096))]
-struct BootStack(core::cell::UnsafeCell<[u8; BOOT_STACK_SIZE]>);
+pub struct BootStack(core::cell::UnsafeCell<[u8; BOOT_STACK_SIZE]>);
 
 #[expect(unsafe_code, reason = "a stack is only ever named by its address")]
 // SAFETY: nothing in Rust reads or writes it through this name; the boot pCPU alone runs on it.
 unsafe impl Sync for BootStack {}
 
-static BOOT_STACK: BootStack = BootStack(core::cell::UnsafeCell::new([0; BOOT_STACK_SIZE]));
+/// See [`BootStack`].
+pub static BOOT_STACK: BootStack = BootStack(core::cell::UnsafeCell::new([0; BOOT_STACK_SIZE]));
 
 /// What a woken pCPU reads with its MMU off.
 #[repr(C)]
-struct BootArgs {
-    ttbr: AtomicU64,
-    stacks: AtomicU64,
+pub struct BootArgs {
+    /// Physical address of the level 0 table.
+    pub ttbr: AtomicU64,
+    /// Top of the stack of pCPU 0.
+    pub stacks: AtomicU64,
     /// The number of the one that is released from a spin table.
-    index: AtomicU64,
+    pub index: AtomicU64,
 }
 
-static BOOT_ARGS: BootArgs = BootArgs {
+/// See [`BootArgs`].
+pub static BOOT_ARGS: BootArgs = BootArgs {
     ttbr: AtomicU64::new(0),
     stacks: AtomicU64::new(0),
     index: AtomicU64::new(0),
 };
-
-global_asm!(
-    include_str!("boot.S"),
-    PAGE_TEXT = const PAGE | READ_ONLY,
-    PAGE_RODATA = const PAGE | READ_ONLY | XN,
-    PAGE_DATA = const PAGE | XN,
-    BLOCK_TEXT = const BLOCK | READ_ONLY,
-    BLOCK_RODATA = const BLOCK | READ_ONLY | XN,
-    BLOCK_DATA = const BLOCK | XN,
-    SPARE_TAKEN = const SPARE_TAKEN,
-    MAIR = const MAIR,
-    TCR = const TCR,
-    SCTLR_OFF = const SCTLR_OFF,
-    SCTLR_ON = const SCTLR_ON,
-    HCR_BOOT = const HCR_BOOT,
-    SCR_BOOT = const SCR_BOOT,
-    SPSR_EL2H = const SPSR_EL2H,
-    SPSR_EL1H = const SPSR_EL1H,
-    BOOT_STACK = sym BOOT_STACK,
-    BOOT_STACK_SIZE = const BOOT_STACK_SIZE,
-    BOOT_ARGS = sym BOOT_ARGS,
-    ARGS_TTBR = const core::mem::offset_of!(BootArgs, ttbr),
-    ARGS_STACKS = const core::mem::offset_of!(BootArgs, stacks),
-    ARGS_INDEX = const core::mem::offset_of!(BootArgs, index),
-    STACK_SHIFT = const memory::STACK_SHIFT,
-    astray = sym crate::start::astray,
-    scout = sym crate::start::scout,
-    home = sym crate::start::home,
-    secondary = sym crate::start::secondary,
-);
 
 unsafe extern "C" {
     fn boot_restart(to: u64, dtb: u64, region: u64, image: u64) -> !;

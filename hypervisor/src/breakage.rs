@@ -12,10 +12,11 @@
 use core::hint::black_box;
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
+use hv_core::cmdline::{number, split};
 use hv_core::id::{MAX_PCPUS, PcpuId};
 use hv_core::regs::GuestRegs;
 
-use crate::percpu::{self, Context, Percpu};
+use crate::percpu::{self, Percpu};
 use crate::stop::{Cause, stop_machine};
 use crate::{console, guest, log, memory, patience, stop, sysregs};
 
@@ -40,16 +41,13 @@ static BREAK: [AtomicU8; 2] = [const { AtomicU8::new(0) }; 2];
 static LEFT: AtomicU8 = AtomicU8::new(0);
 /// Which pCPU EL3 is to interrupt, and how many times.
 static PROBE: [AtomicU32; 2] = [const { AtomicU32::new(0) }; 2];
-/// How many of these times it was in a vector or in the world switch, and how many times in the guest.
-static MET: [AtomicU32; 2] = [const { AtomicU32::new(0) }; 2];
-
 /// Reads a word of the command line.
 #[inline(never)]
 pub fn configure(word: &[u8]) {
     let is_understood = if let Some(list) = word.strip_prefix(b"wedge=") {
         list.split(|&byte| byte == b',').all(wedge)
     } else if let Some(item) = word.strip_prefix(b"break=") {
-        let (way, pcpu) = cut(item, b'@');
+        let (way, pcpu) = split(item, b'@');
         BREAK[0].store(known(way, &WAYS), Ordering::Relaxed);
         BREAK[1].store(
             number(pcpu).map_or(0, |n| (n as u8).wrapping_add(1)),
@@ -57,7 +55,7 @@ pub fn configure(word: &[u8]) {
         );
         known(way, &WAYS) != 0
     } else if let Some(item) = word.strip_prefix(b"probe=") {
-        let (pcpu, count) = cut(item, b':');
+        let (pcpu, count) = split(item, b':');
         PROBE[0].store(number(pcpu).unwrap_or(0), Ordering::Relaxed);
         PROBE[1].store(number(count).unwrap_or(0), Ordering::Relaxed);
         true
@@ -70,7 +68,7 @@ pub fn configure(word: &[u8]) {
 }
 
 fn wedge(item: &[u8]) -> bool {
-    let (pcpu, place) = cut(item, b':');
+    let (pcpu, place) = split(item, b':');
     let wedge = number(pcpu).and_then(|pcpu| WEDGES.get(pcpu as usize));
     let place = known(place, &PLACES);
     let Some(wedge) = wedge.filter(|_| place != 0) else {
@@ -81,31 +79,11 @@ fn wedge(item: &[u8]) -> bool {
     true
 }
 
-/// What is before and after `mark`; all of it and nothing without one.
-#[inline(never)]
-pub fn cut(item: &[u8], mark: u8) -> (&[u8], &[u8]) {
-    let mut parts = item.splitn(2, |&byte| byte == mark);
-    (parts.next().unwrap_or(&[]), parts.next().unwrap_or(&[]))
-}
-
 /// 1 + the number of `word` in `table`; 0 if it is not there.
 #[inline(never)]
 fn known(word: &[u8], table: &[&'static str]) -> u8 {
     let at = table.iter().position(|known| known.as_bytes() == word);
     at.map_or(0, |at| at as u8 + 1)
-}
-
-/// A decimal number.
-#[inline(never)]
-pub fn number(digits: &[u8]) -> Option<u32> {
-    let digit = |sum: u32, byte: &u8| {
-        let digit = byte.checked_sub(b'0').filter(|&digit| digit < 10)?;
-        sum.checked_mul(10)?.checked_add(digit.into())
-    };
-    digits
-        .iter()
-        .try_fold(0, digit)
-        .filter(|_| !digits.is_empty())
 }
 
 fn place_of(me: PcpuId) -> u8 {
@@ -164,35 +142,36 @@ pub fn at_exit(me: PcpuId, regs: &mut GuestRegs) -> bool {
     true
 }
 
-/// Has EL3 interrupt `target` so often, one event after the other; x0 to x2 are how often it came back, and
-/// where it had been.
+/// Has EL3 interrupt `target` so often, one event after the other; x0 to x2 answer how often it came back, and how
+/// often it had been in a vector or in the world switch, and in the guest.
 #[cold]
 fn probe(target: &Percpu, count: u32, regs: &mut GuestRegs) {
     let events = || target.events.load(Ordering::Acquire);
     let before = events();
+    let [mut in_switch, mut in_guest] = [0; 2];
     for _ in 0..count {
         let seen = events();
+        target.glance.ask();
         if !stop::interrupt(target) {
             break;
         }
         // Who did not come is not counted.
         let _came = patience::within(2_000_000, || (events() != seen).then_some(()));
+        if !target.glance.collect() {
+            continue;
+        }
+        // SAFETY: the glance has been collected.
+        let context = unsafe { target.glimpse.get() };
+        target.glance.release();
+        if context.is_guest() {
+            in_guest += 1;
+        } else if guest::is_switch(context.pc) {
+            in_switch += 1;
+        }
     }
     regs.x[0] = events().wrapping_sub(before).into();
-    regs.x[1] = MET[0].load(Ordering::Relaxed).into();
-    regs.x[2] = MET[1].load(Ordering::Relaxed).into();
-}
-
-/// EL3 has interrupted this pCPU, which goes on.
-pub fn note_event(context: &Context) {
-    let met = if context.is_guest() {
-        &MET[1]
-    } else if guest::is_switch(context.pc) {
-        &MET[0]
-    } else {
-        return;
-    };
-    met.fetch_add(1, Ordering::Relaxed);
+    regs.x[1] = in_switch;
+    regs.x[2] = in_guest;
 }
 
 /// Never leaves. It is the name the report must show.

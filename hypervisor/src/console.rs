@@ -8,7 +8,7 @@ use core::fmt::{self, Write};
 use hv_abi::console::RS;
 
 use crate::patience::Mutex;
-use crate::{crash_record, percpu, sysregs, uart};
+use crate::{percpu, sysregs, uart};
 
 static CONSOLE: Mutex<Console> = Mutex::new(Console { is_mid_line: false });
 
@@ -97,27 +97,22 @@ macro_rules! log {
     };
 }
 
-/// A line written past the lock, byte by byte into the registers: for reports of what is stuck, where the
-/// lock may be held for ever and a garbled line is better than none. The stopper's are kept for the next boot.
-pub fn write_emergency(text: fmt::Arguments<'_>) {
-    frame(&mut Emergency, percpu::index(), true, text);
+/// A line written past the lock, by `to`, which ends in [`put_past_lock`]: for reports of what is stuck, where the
+/// lock may be held for ever and a garbled line is better than none.
+pub fn write_past_lock(to: &mut impl Write, text: fmt::Arguments<'_>) {
+    frame(to, percpu::index(), true, text);
+}
+
+/// Writes byte by byte into the registers, whoever has the lock.
+pub fn put_past_lock(text: &str) {
+    if let Some(uart) = uart::get() {
+        text.bytes().for_each(|byte| uart.put(byte));
+    }
 }
 
 /// Waits until what was written has left the machine.
 pub fn flush() {
     if let Some(uart) = uart::get() {
         uart.drain();
-    }
-}
-
-struct Emergency;
-
-impl Write for Emergency {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        if let Some(uart) = uart::get() {
-            crash_record::append(text.as_bytes());
-            text.bytes().for_each(|byte| uart.put(byte));
-        }
-        Ok(())
     }
 }

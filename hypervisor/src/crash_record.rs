@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use hv_abi::crash::{HEADER_SIZE, SIZE, header, text};
 
-use crate::{log, stop, sysregs};
+use crate::{log, sysregs};
 
 /// Where it is, in the window; 0 while there is none.
 static AREA: AtomicU64 = AtomicU64::new(0);
@@ -38,17 +38,21 @@ pub unsafe fn open(va: u64) -> bool {
     was_there
 }
 
-/// Adds what the stopper says to the text; what does not fit is lost.
-pub fn append(bytes: &[u8]) {
+/// Adds to the text; what does not fit is lost.
+///
+/// # Safety
+///
+/// Only one pCPU ever calls this, the stopper.
+pub unsafe fn append(bytes: &[u8]) {
     let area = AREA.load(Ordering::Relaxed);
-    if area == 0 || !stop::is_stopper() {
+    if area == 0 {
         return;
     }
     let length = LENGTH.load(Ordering::Relaxed);
     let room = SIZE - HEADER_SIZE - length;
     let taken = bytes.len().min(room);
     let to = core::ptr::with_exposed_provenance_mut::<u8>(area as usize + HEADER_SIZE + length);
-    // SAFETY: within the area that `open` was given, which nobody else names; the stopper alone writes.
+    // SAFETY: within the area that `open` was given, which nobody else names; the caller is the only one that writes.
     unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, taken) };
     LENGTH.store(length + taken, Ordering::Relaxed);
 }

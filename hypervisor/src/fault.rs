@@ -6,9 +6,12 @@
 use core::arch::global_asm;
 use core::mem::offset_of;
 
+use crate::backtrace::callers;
+use crate::guest::vector;
 use crate::percpu::{self, Percpu};
+use crate::report_line as say;
 use crate::stop::{self, Cause};
-use crate::{console, memory, sysregs};
+use crate::{memory, sysregs};
 
 /// EL2's registers when an exception of its own was taken. Written by `vectors.S`.
 #[repr(C)]
@@ -32,18 +35,6 @@ struct EarlyStack(core::cell::UnsafeCell<[u8; EARLY_STACK_SIZE]>);
 unsafe impl Sync for EarlyStack {}
 
 static EARLY_STACK: EarlyStack = EarlyStack(core::cell::UnsafeCell::new([0; EARLY_STACK_SIZE]));
-
-/// Vectors as `guest_enter` returns them.
-pub mod vector {
-    /// Synchronous exception.
-    pub const SYNC: u32 = 0;
-    /// IRQ.
-    pub const IRQ: u32 = 1;
-    /// FIQ.
-    pub const FIQ: u32 = 2;
-    /// SError.
-    pub const SERROR: u32 = 3;
-}
 
 global_asm!(
     include_str!("vectors.S"),
@@ -69,12 +60,6 @@ const _: () = assert!(
     size_of::<FaultFrame>().is_multiple_of(16),
     "SP stays aligned"
 );
-
-macro_rules! say {
-    ($($argument:tt)*) => {
-        console::write_emergency(format_args!($($argument)*))
-    };
-}
 
 extern "C" fn report_fault(frame: &FaultFrame) -> ! {
     let is_overflow = memory::is_stack_guard(frame.far) && frame.slot & 3 == 0;
@@ -122,7 +107,7 @@ fn tell_of_fault(cause: Cause, frame: &FaultFrame) {
     }
     say!("backtrace (cargo xtask symbolize):");
     say!("  {:#x}", frame.pc);
-    backtrace(frame.x[29]);
+    tell_of_callers(frame.x[29]);
 }
 
 #[panic_handler]
@@ -143,7 +128,13 @@ fn tell_of_panic(info: &core::panic::PanicInfo<'_>, frame: u64) {
         None => say!("EL2 panicked: {}", info.message()),
     }
     say!("backtrace (cargo xtask symbolize):");
-    backtrace(frame);
+    tell_of_callers(frame);
+}
+
+fn tell_of_callers(frame: u64) {
+    for caller in callers(frame) {
+        say!("  {caller:#x}");
+    }
 }
 
 /// The exception class in words (DDI0487 D24.2, ESR_ELx.EC).
@@ -158,27 +149,5 @@ fn class(esr: u64) -> &'static str {
         0x2f => "SError",
         0x3c => "BRK instruction",
         _ => "unexpected class",
-    }
-}
-
-/// Follows frame records as long as they lie on a stack of ours and climb.
-pub fn backtrace(mut frame: u64) {
-    for _ in 0..32 {
-        if frame & 7 != 0 || frame < memory::HV_BASE || memory::is_stack_guard(frame) {
-            return;
-        }
-        let record = core::ptr::with_exposed_provenance::<[u64; 2]>(frame as usize);
-        // SAFETY: an aligned address in EL2's window; should it be unmapped after all, the fault comes to
-        // `stop_machine` again, which goes on with its next step.
-        let [next, pc] = unsafe { record.read_volatile() };
-        if !memory::is_text(pc) {
-            return;
-        }
-        // The call, not what follows it, which may be another function.
-        say!("  {:#x}", pc.wrapping_sub(4));
-        if next <= frame {
-            return;
-        }
-        frame = next;
     }
 }

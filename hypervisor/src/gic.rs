@@ -15,18 +15,14 @@ use crate::registers::Registers;
 use crate::sysregs::gic as interface;
 
 mod gicd;
+mod own;
 #[expect(unsafe_code, reason = "where its registers are")]
 mod v2;
 #[expect(unsafe_code, reason = "registers of the redistributors")]
 mod v3;
 
-/// SGI that makes a pCPU leave its guest and look at its mailbox.
-pub const DOORBELL: u32 = 0;
-/// SGI that stops a pCPU for good.
-pub const STOP: u32 = 1;
+pub use own::{DOORBELL, STOP};
 
-/// Priority of every interrupt of ours; the guest's priorities are the virtual GIC's business.
-const PRIORITY: u8 = 0x80;
 /// GICD_CTLR.RWP (IHI0069 12.9.4); a GICv2 reads 0.
 const CTLR_RWP: u32 = 1 << 31;
 

@@ -6,6 +6,18 @@ use core::sync::atomic::AtomicU8;
 
 use hv_core::regs::GuestRegs;
 
+/// Vectors as `guest_enter` returns them.
+pub mod vector {
+    /// Synchronous exception.
+    pub const SYNC: u32 = 0;
+    /// IRQ.
+    pub const IRQ: u32 = 1;
+    /// FIQ.
+    pub const FIQ: u32 = 2;
+    /// SError.
+    pub const SERROR: u32 = 3;
+}
+
 global_asm!(
     include_str!("guest.S"),
     X = const offset_of!(GuestRegs, x),

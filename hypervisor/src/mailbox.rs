@@ -3,10 +3,8 @@
 
 use core::cell::UnsafeCell;
 
-use platform::Clock;
-
 use crate::registers::Registers;
-use crate::{boot, memory, sysregs};
+use crate::{memory, sysregs};
 
 /// The clock of the PL011s.
 pub const UART: u32 = 2;
@@ -33,35 +31,33 @@ const LIMIT_US: u64 = 100_000;
 #[repr(C, align(128))]
 struct Message(UnsafeCell<[u32; 32]>);
 
-// SAFETY: only `ask` uses it, before there is a second pCPU.
+// SAFETY: only `clock_rate` uses it, before there is a second pCPU.
 unsafe impl Sync for Message {}
 
 static MESSAGE: Message = Message(UnsafeCell::new([0; 32]));
 
-/// How many Hz a clock has.
-pub fn rate(clock: Clock, id: u32) -> Option<u32> {
-    match clock {
-        Clock::Fixed(rate) => Some(rate),
-        Clock::Mailbox(mailbox) => ask(mailbox.start, id).filter(|&rate| rate != 0),
-        Clock::Unknown => None,
-    }
-}
+/// Bytes of the mailbox's registers.
+pub const SIZE: u64 = 0x40;
 
-fn ask(mailbox: u64, id: u32) -> Option<u32> {
+/// How many Hz the clock `id` has, if the firmware says.
+///
+/// # Safety
+///
+/// A mailbox is at `mailbox`, mapped as device memory, and there is only one pCPU so far.
+pub unsafe fn clock_rate(mailbox: u64, id: u32) -> Option<u32> {
     let message = MESSAGE.0.get();
     let va = message.addr() as u64;
     let pa = memory::window_pa(va);
     let size = size_of::<Message>() as u64;
-    // SAFETY: one pCPU on the early tables, and the devicetree says that a mailbox is there.
-    if pa + size > REACH || !unsafe { boot::early_map(mailbox, 0x40, true) } {
+    if pa + size > REACH {
         return None;
     }
     let mut words = [0; 32];
     words[..8].copy_from_slice(&[32, 0, GET_CLOCK_RATE, 8, 0, id, 0, 0]);
-    // SAFETY: nobody else uses it, by the contract of `Message`.
+    // SAFETY: nobody else uses it, by the contract of this function.
     unsafe { message.write_volatile(words) };
     sysregs::clean_to_poc(va, size);
-    // SAFETY: just mapped.
+    // SAFETY: the caller answers for the address.
     let registers = unsafe { Registers::at(mailbox) };
     let limit = sysregs::counter_frequency().ticks_in_us(LIMIT_US);
     let deadline = sysregs::now().after(limit);
@@ -85,5 +81,5 @@ fn ask(mailbox: u64, id: u32) -> Option<u32> {
     sysregs::clean_to_poc(va, size);
     // SAFETY: as above; the firmware has answered, and is done with it.
     let answer = unsafe { message.read_volatile() };
-    (answer[1] == SUCCESS).then_some(answer[6])
+    (answer[1] == SUCCESS && answer[6] != 0).then_some(answer[6])
 }

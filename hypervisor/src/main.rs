@@ -10,12 +10,11 @@
 
 extern crate alloc;
 
-#[expect(
-    unsafe_code,
-    reason = "entry from the loader, MMU on and off, early tables"
-)]
+#[expect(unsafe_code, reason = "frame records on our own stacks")]
+mod backtrace;
+#[expect(unsafe_code, reason = "MMU on and off, early tables")]
 mod boot;
-#[expect(unsafe_code, reason = "a read that faults")]
+#[expect(unsafe_code, reason = "a read that faults, what a probed pCPU wrote")]
 mod breakage;
 mod console;
 #[expect(unsafe_code, reason = "memory functions in assembly")]
@@ -25,6 +24,8 @@ mod crash_record;
 #[expect(unsafe_code, reason = "instructions that a CPU may lack")]
 mod crc;
 mod entropy;
+#[expect(unsafe_code, reason = "entry from the loader, in assembly")]
+mod entry;
 #[expect(unsafe_code, reason = "EL2's own exceptions and their stacks")]
 mod fault;
 #[expect(unsafe_code, reason = "calls EL3")]
@@ -46,8 +47,10 @@ mod power;
 #[expect(unsafe_code, reason = "memory-mapped registers")]
 mod registers;
 mod run;
-#[expect(unsafe_code, reason = "entered by EL3's events")]
+#[expect(unsafe_code, reason = "the address that EL3's events enter at")]
 mod sdei_client;
+#[expect(unsafe_code, reason = "entered by EL3's events")]
+mod sdei_entry;
 mod stage2;
 #[expect(
     unsafe_code,

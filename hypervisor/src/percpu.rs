@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use hv_core::id::{MAX_PCPUS, Mpidr, PcpuId, VcpuId, VmId};
 use hv_core::regs::GuestRegs;
@@ -23,8 +23,6 @@ pub struct Percpu {
     pub id: PcpuId,
     /// Its affinity.
     pub mpidr: Mpidr,
-    /// It is reporting a crash already.
-    pub is_crashing: AtomicBool,
     /// What it did last, for a crash report.
     pub last_exits: ExitLog,
     /// What it was doing when it parked.
@@ -248,7 +246,6 @@ pub fn install(id: PcpuId) -> &'static Percpu {
         event_top: memory::event_stack_top(id.index()),
         id,
         mpidr: sysregs::mpidr(),
-        is_crashing: AtomicBool::new(false),
         last_exits: ExitLog::default(),
         parked: Handover::new(Context::default()),
         glance: Glance::new(AtomicU32::new(0)),

@@ -9,13 +9,13 @@ use hv_core::trng;
 use hv_core::vgic::{Effects, ListReg, MAX_LIST_REGS, Physical};
 use hv_core::vm::{self, BOOT_VCPU, End, GuestExit, Hardware, Interrupt, Vcpu, VcpuLoop};
 
-use crate::fault::vector;
 use crate::gic;
+use crate::guest::{self, vector};
 use crate::percpu::{self, ExitEntry, Percpu};
 use crate::stop::{self, Cause, stop_machine};
 use crate::sysregs::{self, LiveEl1};
 use crate::vm::Vm;
-use crate::{breakage, console, entropy, guest, watchdog};
+use crate::{breakage, console, entropy, watchdog};
 
 /// INTIDs from here on are not interrupts (IHI0069 2.2.1).
 const FIRST_SPECIAL: u32 = 1020;

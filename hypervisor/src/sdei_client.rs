@@ -1,49 +1,22 @@
-//! This machine's own SDEI: event 0 of the firmware at EL3 reaches a pCPU that masks its interrupts.
+//! This machine's own SDEI: event 0 of the firmware at EL3 reaches a pCPU that masks its interrupts. Here are the calls
+//! to the firmware; it enters at `sdei_entry.rs`.
 //!
 //! Rules that TF-A's faults make: a pCPU is signalled only if it is recorded as armed, and once armed it
 //! never masks, disables or unregisters the event, nor is switched off. An event-0 interrupt that finds its
 //! PE masked is never ended there, and deafens it (TF-A 2.12, `sdei_intr_mgmt.c: handle_masked_trigger`).
 
-use core::arch::global_asm;
-use core::mem::offset_of;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use hv_abi::sdei::{Call, EVENT_SIGNALLED};
 use hv_core::id::Mpidr;
 use hv_core::stop::probe::{self, Offer};
 
-use crate::percpu::{Context, Percpu};
-use crate::{firmware, log, stop, sysregs};
-
-/// What `sdei_client.S` saves, less x0 to x3, which EL3 has.
-#[repr(C, align(16))]
-struct EventFrame {
-    x: [u64; 31],
-    sp: u64,
-    pc: u64,
-    pstate: u64,
-}
-
-const _: () = assert!(
-    offset_of!(EventFrame, sp) == offset_of!(EventFrame, x) + 248,
-    "sdei_client.S stores it behind x30"
-);
-
-global_asm!(
-    include_str!("sdei_client.S"),
-    EVENT_TOP = const offset_of!(Percpu, event_top),
-    FRAME_SIZE = const size_of::<EventFrame>(),
-    FRAME_X = const offset_of!(EventFrame, x),
-    FRAME_PC = const offset_of!(EventFrame, pc),
-    COMPLETE = const Call::EventComplete as u32,
-    RESUME = const Call::EventCompleteAndResume as u32,
-    take_event = sym take_event,
-    go_off = sym stop::go_off,
-    halt_here = sym stop::halt_here,
-);
+use crate::percpu::Percpu;
+use crate::{firmware, log, sysregs};
 
 unsafe extern "C" {
-    static sdei_client_entry: [u8; 0];
+    /// Where EL3 enters (`sdei_entry.S`).
+    static sdei_entry: [u8; 0];
 }
 
 /// Firmware delivers events.
@@ -69,7 +42,7 @@ pub fn arm(percpu: &'static Percpu) -> bool {
     if !IS_OFFERED.load(Ordering::Relaxed) {
         return false;
     }
-    let entry = (&raw const sdei_client_entry).addr() as u64;
+    let entry = (&raw const sdei_entry).addr() as u64;
     let argument = core::ptr::from_ref(percpu).expose_provenance() as u64;
     match probe::arm(call, entry, argument) {
         Ok(()) => true,
@@ -78,6 +51,11 @@ pub fn arm(percpu: &'static Percpu) -> bool {
             false
         }
     }
+}
+
+/// x0 to x3 as what this pCPU's event interrupted had them: the dispatch has overwritten them (DEN0054 5.1.5).
+pub fn interrupted_registers() -> [u64; 4] {
+    [0, 1, 2, 3].map(|n| call(Call::EventContext, [n, 0, 0, 0, 0]) as u64)
 }
 
 /// Signals event 0 to a pCPU that is armed.
@@ -93,20 +71,4 @@ pub fn signal(to: Mpidr) -> Result<(), i64> {
         0 => Ok(()),
         status => Err(status),
     }
-}
-
-/// The event has arrived. Returns whether this pCPU is to be switched off; if not, what was interrupted goes on.
-extern "C" fn take_event(frame: &mut EventFrame, percpu: &'static Percpu) -> bool {
-    for (n, register) in frame.x.iter_mut().enumerate().take(4) {
-        // DEN0054 5.1.5: x0 to x3 were overwritten by the dispatch.
-        *register = call(Call::EventContext, [n as u64, 0, 0, 0, 0]) as u64;
-    }
-    let context = Context {
-        x: frame.x,
-        sp: frame.sp,
-        pc: frame.pc,
-        pstate: frame.pstate,
-        ..Context::now()
-    };
-    stop::take_event(percpu, context).is_some()
 }

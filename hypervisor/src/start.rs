@@ -8,7 +8,7 @@ use hv_core::entry::Features;
 use hv_core::id::{Mpidr, PcpuId, VcpuId};
 use hv_core::vm::Vcpu;
 use hv_core::{idreg, time::Instant};
-use platform::{Console, Gic, Machine, Range, Start};
+use platform::{Clock, Console, Gic, Machine, Range, Start, UartKind};
 use spin::Once;
 
 use crate::gic;
@@ -17,8 +17,8 @@ use crate::percpu;
 use crate::run::{self, OwnIntids};
 use crate::vm::VMS;
 use crate::{
-    boot, breakage, crash_record, firmware, heap, log, power, sdei_client, stop, sysregs, uart,
-    watchdog,
+    boot, breakage, crash_record, firmware, heap, log, mailbox, power, sdei_client, stop, sysregs,
+    uart, watchdog,
 };
 
 mod guests;
@@ -210,7 +210,8 @@ fn run_pcpu(index: usize) -> ! {
     };
     let gic = gic::get();
     gic.start_pcpu(percpu.mpidr, &board.ppis);
-    stop::come_online(percpu);
+    let armed = sdei_client::arm(percpu);
+    stop::come_online(percpu, armed);
     let vms = VMS.get().map_or(&[][..], Vec::as_slice);
     let mine = vms.iter().find_map(|vm| {
         let vcpu = vm.pcpus.iter().position(|&pcpu| pcpu == percpu.mpidr)?;
@@ -334,10 +335,31 @@ fn start_console(blob: Option<&[u8]>, greet: impl FnOnce(&str)) -> bool {
     let is_mapped = unsafe { boot::early_map(base.start, base.size, true) };
     if is_mapped {
         // SAFETY: just mapped as device memory; the console's only start in this boot of the image.
-        unsafe { uart::start(&console) };
+        unsafe { uart::start(&console, || clock_rate(&console)) };
         greet(&console.model);
     }
     is_mapped
+}
+
+/// How many Hz the clock of the console's UART has, asked of the firmware where only that knows.
+fn clock_rate(console: &Console) -> Option<u32> {
+    let clock = match console.kind {
+        UartKind::Pl011 => mailbox::UART,
+        UartKind::MiniUart => mailbox::CORE,
+    };
+    match console.clock {
+        Clock::Fixed(rate) => Some(rate),
+        Clock::Mailbox(range) => {
+            // SAFETY: one pCPU, early tables, and the devicetree says that a mailbox is there.
+            let is_mapped = unsafe { boot::early_map(range.start, mailbox::SIZE, true) };
+            if !is_mapped {
+                return None;
+            }
+            // SAFETY: just mapped as device memory, and this is the only pCPU so far.
+            unsafe { mailbox::clock_rate(range.start, clock) }
+        }
+        Clock::Unknown => None,
+    }
 }
 
 fn discover(blob: &[u8]) -> Machine {

@@ -2,83 +2,33 @@
 //!
 //! This path takes no lock, allocates nothing, and prints past the console's lock only.
 
+pub mod line;
+mod progress;
 pub mod report;
+mod slots;
 
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::Ordering;
 
-use hv_core::id::{MAX_PCPUS, PcpuId, PcpuSet};
+use hv_core::id::{PcpuId, PcpuSet};
 use hv_core::stop::course::{Course, Step};
 use hv_core::stop::ladder::{Decision, Ladder};
 use hv_core::stop::leaving::{Leaving, leaving};
-use hv_core::stop::words::{Claim, Slot, Stopper};
+use hv_core::stop::words::Claim;
 use hv_core::stop::{LIMITS, Via};
-use hv_core::time::Instant;
 
+use crate::backtrace::here;
 use crate::gic;
 use crate::percpu::{self, Context, Percpu};
-use crate::{breakage, console, crash_record, firmware, patience, power, sdei_client, sysregs};
+use crate::report_line as say;
+use crate::{console, crash_record, firmware, patience, power, sdei_client, sysregs};
 
-/// Why the machine stops.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// EL2 panicked.
-    Panic,
-    /// EL2 took an exception of its own.
-    Fault,
-    /// EL2 ran out of stack.
-    StackOverflow,
-    /// The machine is switched off.
-    Shutdown,
-    /// The machine is reset.
-    Reboot,
-    /// A pCPU does not get out of EL2.
-    Watchdog,
-}
+use progress::Progress;
+use slots::{Afterwards, STOPPER, after_crash, is_off_wanted, slot};
 
-impl Cause {
-    /// Its name in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Panic => "panic",
-            Self::Fault => "fault",
-            Self::StackOverflow => "stack-overflow",
-            Self::Shutdown => "shutdown",
-            Self::Reboot => "reboot",
-            Self::Watchdog => "watchdog",
-        }
-    }
-
-    /// Whether the hypervisor has failed, and is not just told to stop.
-    const fn is_crash(self) -> bool {
-        !matches!(self, Self::Shutdown | Self::Reboot)
-    }
-}
-
-/// What is done with the machine once it has stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Afterwards {
-    /// It stays as it is, to be looked at.
-    Halt = 0,
-    /// It is reset, and the next boot prints the record.
-    Reset = 1,
-    /// It is switched off.
-    Off = 2,
-}
-
-/// What the stopper knows.
-struct Progress {
-    cause: Cause,
-    me: PcpuId,
-    course: Course,
-    started: Instant,
-    ended: Instant,
-    ladder: Ladder,
-    /// Who has stopped, was to be switched off, and is not.
-    still_on: PcpuSet,
-}
+pub use progress::Cause;
+pub use slots::{configure, is_up, pcpus, set_count};
 
 /// Something that only the stopper touches.
 struct StopperOnly<T>(UnsafeCell<MaybeUninit<T>>);
@@ -86,75 +36,14 @@ struct StopperOnly<T>(UnsafeCell<MaybeUninit<T>>);
 // SAFETY: `STOPPER` makes one pCPU the only one that touches it.
 unsafe impl<T> Sync for StopperOnly<T> {}
 
-static SLOTS: [Slot; MAX_PCPUS] = [const { Slot::new(AtomicU32::new(0)) }; MAX_PCPUS];
-static STOPPER: Stopper = Stopper::new(AtomicU32::new(0));
 static PROGRESS: StopperOnly<Progress> = StopperOnly(UnsafeCell::new(MaybeUninit::uninit()));
-/// How many pCPUs there are.
-static COUNT: AtomicUsize = AtomicUsize::new(0);
-/// What follows a crash, as [`Afterwards`].
-static AFTER_CRASH: AtomicU32 = AtomicU32::new(Afterwards::Halt as u32);
-static IS_OFF_WANTED: AtomicBool = AtomicBool::new(false);
-
-macro_rules! say {
-    ($($argument:tt)*) => {
-        $crate::console::write_emergency(format_args!($($argument)*))
-    };
-}
-use say;
-
-/// Whether this pCPU stops the others.
-pub fn is_stopper() -> bool {
-    STOPPER.who() == Some(PcpuId(percpu::index()))
-}
-
-/// Says how many pCPUs there are, before any but the first runs.
-pub fn set_count(pcpus: usize) {
-    COUNT.store(pcpus.min(MAX_PCPUS), Ordering::Relaxed);
-}
-
-/// A word of the hypervisor's own command line. `crash=halt`, the default, and `crash=reset`: what is done with
-/// the machine after a crash. `stop=park`, the default, and `stop=off`: what is done with a pCPU that has stopped.
-#[inline(never)]
-pub fn configure(word: &[u8]) {
-    match word {
-        b"crash=halt" => AFTER_CRASH.store(Afterwards::Halt as u32, Ordering::Relaxed),
-        b"crash=reset" => AFTER_CRASH.store(Afterwards::Reset as u32, Ordering::Relaxed),
-        b"stop=park" => IS_OFF_WANTED.store(false, Ordering::Relaxed),
-        b"stop=off" => IS_OFF_WANTED.store(true, Ordering::Relaxed),
-        _ if word.starts_with(b"crash=") || word.starts_with(b"stop=") => {
-            crate::log!("crash= is halt or reset, stop= is park or off");
-        }
-        _ => {}
-    }
-}
-
-/// Whether a pCPU that has stopped is to be switched off.
-fn is_off_wanted() -> bool {
-    IS_OFF_WANTED.load(Ordering::Relaxed)
-}
-
-fn slot(id: PcpuId) -> &'static Slot {
-    // There are no more ids than slots.
-    &SLOTS[id.index() % MAX_PCPUS]
-}
-
-/// All pCPUs.
-pub fn pcpus() -> impl Iterator<Item = PcpuId> {
-    (0..COUNT.load(Ordering::Relaxed)).map(|index| PcpuId(index as u8))
-}
 
 /// This pCPU has come up and can be stopped from now on; if others are being stopped, it parks.
-pub fn come_online(percpu: &'static Percpu) {
-    let armed = sdei_client::arm(percpu);
+/// EL3 delivers event 0 to it if it is `armed`.
+pub fn come_online(percpu: &'static Percpu, armed: bool) {
     if slot(percpu.id).come_online(armed).is_asked() {
         park(percpu, Via::Itself, here());
     }
-}
-
-/// Whether it runs our code and has not parked.
-pub fn is_up(id: PcpuId) -> bool {
-    let standing = slot(id).standing();
-    standing.is_online() && standing.parked().is_none()
 }
 
 /// Has EL3 interrupt a pCPU that is up, if it can; it then answers what it is asked ([`take_event`]).
@@ -202,7 +91,6 @@ pub fn take_event(percpu: &'static Percpu, context: Context) -> Option<Leaving> 
         }
         return Some(leaving);
     }
-    breakage::note_event(&context);
     if percpu.glance.begin() {
         // SAFETY: the glance has begun, on the pCPU that it is of.
         unsafe { percpu.glimpse.set(context) };
@@ -210,20 +98,6 @@ pub fn take_event(percpu: &'static Percpu, context: Context) -> Option<Leaving> 
     }
     percpu.events.fetch_add(1, Ordering::Release);
     None
-}
-
-/// The EL2 code that calls this.
-#[inline(never)]
-fn here() -> Context {
-    let frame = sysregs::frame_pointer();
-    let mut x = [0; 31];
-    x[29] = frame;
-    Context {
-        x,
-        pc: here as *const () as u64,
-        pstate: sysregs::EL2H_MASKED,
-        ..Context::now()
-    }
 }
 
 /// Writes down what this pCPU was doing, and tells the stopper.
@@ -379,14 +253,14 @@ fn await_off(progress: &mut Progress) {
 /// The end of this machine's life, or of this boot's.
 fn leave(cause: Cause) {
     let afterwards = match cause {
-        Cause::Shutdown => Afterwards::Off as u32,
-        Cause::Reboot => Afterwards::Reset as u32,
-        _ => AFTER_CRASH.load(Ordering::Relaxed),
+        Cause::Shutdown => Afterwards::Off,
+        Cause::Reboot => Afterwards::Reset,
+        _ => after_crash(),
     };
     console::flush();
-    if afterwards == Afterwards::Off as u32 {
-        power::off();
-    } else if afterwards == Afterwards::Reset as u32 {
-        power::reset();
+    match afterwards {
+        Afterwards::Halt => {}
+        Afterwards::Off => power::off(),
+        Afterwards::Reset => power::reset(),
     }
 }

@@ -7,7 +7,6 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use platform::{Console, UartKind};
 
-use crate::mailbox::{self, CORE, UART};
 use crate::registers::Registers;
 
 /// A UART that runs.
@@ -67,13 +66,13 @@ static BASE: AtomicU64 = AtomicU64::new(0);
 /// Whether it is a PL011.
 static IS_PL011: AtomicU64 = AtomicU64::new(0);
 
-/// Starts the console's UART.
+/// Starts the console's UART. `rate` finds how many Hz its clock has, and is only asked if nobody has set it up.
 ///
 /// # Safety
 ///
 /// `console` tells of a UART of this machine, mapped as device memory, that nobody else drives.
 #[inline(never)]
-pub unsafe fn start(console: &Console) {
+pub unsafe fn start(console: &Console, rate: impl FnOnce() -> Option<u32>) {
     // SAFETY: the caller answers for the address.
     let registers = unsafe { Registers::at(console.base.start) };
     let set = |writes: &[(u64, u32)]| {
@@ -84,7 +83,7 @@ pub unsafe fn start(console: &Console) {
     let is_set = |divisor, enable| registers.read(divisor) != 0 && registers.read(enable) & 1 != 0;
     if console.kind == UartKind::Pl011 {
         if !is_set(pl011::IBRD, pl011::CR)
-            && let Some(rate) = mailbox::rate(console.clock, UART)
+            && let Some(rate) = rate()
         {
             // In 64ths of a 16th of a bit.
             let divisor = rate.saturating_mul(4) / BAUD_RATE;
@@ -100,7 +99,7 @@ pub unsafe fn start(console: &Console) {
         let enables = registers.read(mini::ENABLES);
         registers.write(mini::ENABLES, enables | mini::ENABLE);
         if !is_set(mini::BAUD, mini::CNTL)
-            && let Some(rate) = mailbox::rate(console.clock, CORE)
+            && let Some(rate) = rate()
         {
             set(&[
                 (mini::CNTL, 0),

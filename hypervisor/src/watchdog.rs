@@ -5,12 +5,13 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use hv_core::cmdline::{number, split};
 use hv_core::id::PcpuId;
 use hv_core::stop::watchdog::{Finding, LIMIT_MS, Watch};
 
-use crate::breakage::{cut, number};
 use crate::gic;
 use crate::percpu::{self, Percpu};
+use crate::report_line as say;
 use crate::stop::{self, Cause, report, stop_machine};
 use crate::{console, log, sysregs};
 
@@ -25,12 +26,6 @@ static LIMIT: AtomicU32 = AtomicU32::new(0);
 /// How long the report waits for the console, whose lock the stuck one may hold, in microseconds.
 const CONSOLE_LIMIT_US: u64 = 50_000;
 
-macro_rules! say {
-    ($($argument:tt)*) => {
-        console::write_emergency(format_args!($($argument)*))
-    };
-}
-
 /// A word of the hypervisor's own command line: `watchdog=report`, the default, `stop` or `off`, with a limit in
 /// milliseconds behind a colon.
 #[inline(never)]
@@ -38,7 +33,7 @@ pub fn configure(word: &[u8]) {
     let Some(item) = word.strip_prefix(b"watchdog=") else {
         return;
     };
-    let (mode, limit) = cut(item, b':');
+    let (mode, limit) = split(item, b':');
     match mode {
         b"off" => MODE.store(OFF, Ordering::Relaxed),
         b"report" => MODE.store(REPORT, Ordering::Relaxed),

@@ -80,11 +80,11 @@ const TEST_GUESTS: &str = "guest-tests/";
 
 /// Files of the hypervisor that may contain assembly.
 const ASSEMBLY: [&str; 8] = [
-    "boot.rs",
+    "entry.rs",
     "copy.rs",
     "fault.rs",
     "guest.rs",
-    "sdei_client.rs",
+    "sdei_entry.rs",
     "sysregs.rs",
     "sysregs/cache.rs",
     "sysregs/translation.rs",

@@ -14,8 +14,8 @@ use hv_core::vgic::MAX_INTERFACES;
 use hv_core::vgic::lr::{ListReg, hcr};
 use platform::Range;
 
-use super::PRIORITY;
-use super::{DOORBELL, STOP, gicd};
+use super::gicd;
+use super::own::{DOORBELL, PRIORITY, STOP};
 use crate::registers::Registers;
 use crate::sysregs;
 

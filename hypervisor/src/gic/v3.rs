@@ -10,7 +10,7 @@ use hv_core::id::{IntId, Mpidr};
 use platform::Range;
 use safe_mmio::{UniqueMmioPointer, field, field_shared};
 
-use super::{DOORBELL, PRIORITY, STOP};
+use super::own::{DOORBELL, PRIORITY, STOP};
 use crate::patience::Mutex;
 use crate::sysregs;
 

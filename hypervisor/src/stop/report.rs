@@ -6,9 +6,11 @@ use hv_core::id::PcpuId;
 use hv_core::stop::Via;
 use hv_core::stop::ladder::Fate;
 
-use super::{Progress, here, is_off_wanted, pcpus, say, slot};
-use crate::fault::backtrace;
+use super::progress::Progress;
+use super::slots::{is_off_wanted, pcpus, slot};
+use crate::backtrace::{callers, here};
 use crate::percpu::{self, Context, ExitEntry, Percpu};
+use crate::report_line as say;
 use crate::sysregs;
 
 /// Tells of the stop: one record for each pCPU, and what there is behind it.
@@ -100,7 +102,9 @@ pub fn tell_of_pcpu(
     if !context.is_guest() {
         let [elr, spsr, esr, far] = context.el2;
         say!("  {pc:#x}");
-        backtrace(context.x[29]);
+        for caller in callers(context.x[29]) {
+            say!("  {caller:#x}");
+        }
         if fate == Via::Sdei.name() {
             say!(
                 "  sp {:#x} lr {:#x} elr {elr:#x} spsr {spsr:#x} esr {esr:#x} far {far:#x}",

@@ -5,11 +5,11 @@
 //
 // In: x0 = event, x1 = what was registered: this pCPU's block; x2 = interrupted pc, x3 = interrupted PSTATE;
 // EL2h, all masked.
-    .section .text.sdei_client, "ax"
-    .global sdei_client_entry
-    .type sdei_client_entry, %function
+    .section .text.sdei_entry, "ax"
+    .global sdei_entry
+    .type sdei_entry, %function
     .balign 64
-sdei_client_entry:
+sdei_entry:
     ldr     x0, [x1, #{EVENT_TOP}]
     sub     x0, x0, #{FRAME_SIZE}
     stp     x2, x3, [x0, #{FRAME_PC}]
