@@ -19,7 +19,7 @@ struct Console {
 
 impl Console {
     fn put(&mut self, byte: u8) {
-        if let Some(uart) = uart::get() {
+        if let Some(mut uart) = uart::get() {
             uart.put(byte);
         }
     }
@@ -45,15 +45,15 @@ pub fn write_guest(byte: u8) {
 /// Lets received bytes interrupt, or not.
 pub fn set_receive(on: bool) {
     let _console = CONSOLE.lock();
-    if let Some(uart) = uart::get() {
+    if let Some(mut uart) = uart::get() {
         uart.set_receive(on);
     }
 }
 
-/// Takes a received byte.
+/// Takes a received byte; one that has not come in whole is lost.
 pub fn read() -> Option<u8> {
     let _console = CONSOLE.lock();
-    uart::get()?.take()
+    uart::get()?.read()?.whole()
 }
 
 /// Runs `then` with the console locked, or without that if it cannot be had within `limit_us`.
@@ -105,7 +105,7 @@ pub fn write_past_lock(to: &mut impl Write, text: fmt::Arguments<'_>) {
 
 /// Writes byte by byte into the registers, whoever has the lock.
 pub fn put_past_lock(text: &str) {
-    if let Some(uart) = uart::get() {
+    if let Some(mut uart) = uart::get() {
         text.bytes().for_each(|byte| uart.put(byte));
     }
 }

@@ -35,17 +35,15 @@ mod gic;
 mod guest;
 #[expect(unsafe_code, reason = "hands memory to the allocator")]
 mod heap;
-#[expect(unsafe_code, reason = "memory that the firmware writes")]
-mod mailbox;
 #[expect(unsafe_code, reason = "addresses of linker symbols")]
 mod memory;
 mod patience;
 #[expect(unsafe_code, reason = "each pCPU's block, by TPIDR_EL2 and by number")]
 mod percpu;
-#[expect(unsafe_code, reason = "where its registers are")]
-mod power;
 #[expect(unsafe_code, reason = "memory-mapped registers")]
 mod registers;
+#[expect(unsafe_code, reason = "where its registers are")]
+mod reset;
 mod run;
 #[expect(unsafe_code, reason = "the address that EL3's events enter at")]
 mod sdei_client;
@@ -66,6 +64,8 @@ mod stop;
 mod sysregs;
 #[expect(unsafe_code, reason = "where its registers are")]
 mod uart;
+#[expect(unsafe_code, reason = "memory that the firmware writes")]
+mod videocore;
 #[expect(unsafe_code, reason = "writes the guest's RAM before it runs")]
 mod vm;
 #[expect(unsafe_code, reason = "what a stuck pCPU wrote")]

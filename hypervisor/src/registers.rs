@@ -1,6 +1,5 @@
 //! Registers of devices, by offset: of a GIC's distributor and a GICv2's interfaces (`arm-gic` has types for most of
-//! them, but can neither write GICD_ITARGETSR and GICC_DIR nor share a distributor between pCPUs, and has no GICH),
-//! of UARTs, and of a Raspberry Pi's mailbox and power management.
+//! them, but can neither write GICD_ITARGETSR and GICC_DIR nor share a distributor between pCPUs, and has no GICH).
 
 /// A block of registers.
 #[derive(Clone, Copy)]
@@ -31,7 +30,7 @@ impl Registers {
     /// Writes a register of 32 bits.
     #[inline]
     pub fn write(self, offset: u64, value: u32) {
-        // SAFETY: as `read`; no register changes memory that Rust knows of, but for the mailbox (`mailbox.rs`).
+        // SAFETY: as `read`; no register changes memory that Rust knows of.
         unsafe { self.pointer::<u32>(offset).write_volatile(value) };
     }
 

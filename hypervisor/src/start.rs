@@ -17,8 +17,8 @@ use crate::percpu;
 use crate::run::{self, OwnIntids};
 use crate::vm::VMS;
 use crate::{
-    boot, breakage, crash_record, firmware, heap, log, mailbox, power, sdei_client, stop, sysregs,
-    uart, watchdog,
+    boot, breakage, crash_record, firmware, heap, log, reset, sdei_client, stop, sysregs, uart,
+    videocore, watchdog,
 };
 
 mod guests;
@@ -163,7 +163,7 @@ pub extern "C" fn home(dtb: u64, image: u64, region: u64) -> ! {
 
     firmware::discover(machine.psci);
     // SAFETY: as the devicetree says, and the tables above map it.
-    unsafe { power::start(machine.power) };
+    unsafe { reset::start(machine.power) };
     // SAFETY: the devicetree says that they are there; the tables above map them as device memory.
     let gic = unsafe { gic::start(&machine.gic) };
     sdei_client::discover();
@@ -344,19 +344,19 @@ fn start_console(blob: Option<&[u8]>, greet: impl FnOnce(&str)) -> bool {
 /// How many Hz the clock of the console's UART has, asked of the firmware where only that knows.
 fn clock_rate(console: &Console) -> Option<u32> {
     let clock = match console.kind {
-        UartKind::Pl011 => mailbox::UART,
-        UartKind::MiniUart => mailbox::CORE,
+        UartKind::Pl011 => videocore::Clock::Uart,
+        UartKind::MiniUart => videocore::Clock::Core,
     };
     match console.clock {
         Clock::Fixed(rate) => Some(rate),
         Clock::Mailbox(range) => {
             // SAFETY: one pCPU, early tables, and the devicetree says that a mailbox is there.
-            let is_mapped = unsafe { boot::early_map(range.start, mailbox::SIZE, true) };
+            let is_mapped = unsafe { boot::early_map(range.start, videocore::SIZE, true) };
             if !is_mapped {
                 return None;
             }
             // SAFETY: just mapped as device memory, and this is the only pCPU so far.
-            unsafe { mailbox::clock_rate(range.start, clock) }
+            unsafe { videocore::clock_rate(range.start, clock) }
         }
         Clock::Unknown => None,
     }
@@ -374,7 +374,7 @@ fn refuse(why: core::fmt::Arguments<'_>) -> ! {
     log!("@hv-crash pcpu=0 cause=start");
     log!("cannot start: {why}");
     log!("@hv-crash-end");
-    power::off();
+    reset::off();
     stop::halt_here()
 }
 

@@ -22,7 +22,7 @@ use crate::backtrace::here;
 use crate::gic;
 use crate::percpu::{self, Context, Percpu};
 use crate::report_line as say;
-use crate::{console, crash_record, firmware, patience, power, sdei_client, sysregs};
+use crate::{console, crash_record, firmware, patience, reset, sdei_client, sysregs};
 
 use progress::Progress;
 use slots::{Afterwards, STOPPER, after_crash, is_off_wanted, slot};
@@ -260,7 +260,7 @@ fn leave(cause: Cause) {
     console::flush();
     match afterwards {
         Afterwards::Halt => {}
-        Afterwards::Off => power::off(),
-        Afterwards::Reset => power::reset(),
+        Afterwards::Off => reset::off(),
+        Afterwards::Reset => reset::reset(),
     }
 }

@@ -2,12 +2,16 @@
 
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
-use core::ptr::{read_volatile, write_volatile};
+use core::ptr::{NonNull, read_volatile, write_volatile};
 
 use chainload::fdt::{self, Chosen};
 use chainload::loader::Board;
 use chainload::message::Refusal;
 use chainload::offer::Part;
+use hv_drivers::uart::{AuxRegisters, Pl011Registers, Uart};
+use hv_drivers::videocore::{self, Clock, Message};
+use safe_mmio::UniqueMmioPointer;
+use safe_mmio::fields::ReadPureWrite;
 
 global_asm!(
     include_str!("start.S"),
@@ -47,7 +51,7 @@ unsafe impl<T> Sync for Cell<T> {}
 
 static KEPT: Cell<[u8; TREE_ROOM]> = Cell(UnsafeCell::new([0; TREE_ROOM]));
 static TOLD: Cell<[u8; TREE_ROOM]> = Cell(UnsafeCell::new([0; TREE_ROOM]));
-static LETTER: Cell<[u32; 8]> = Cell(UnsafeCell::new([0; 8]));
+static MESSAGE: Cell<Message> = Cell(UnsafeCell::new([0; 8]));
 
 /// The devicetree that the firmware handed over, kept from what is loaded.
 pub struct Tree {
@@ -153,16 +157,40 @@ impl Board for Pi {
     }
 }
 
-/// Reads a device's register.
-pub fn read(pa: u64) -> u32 {
-    // SAFETY: callers name registers of devices, which are no memory of Rust's.
-    unsafe { read_volatile(pa as *const u32) }
+/// The registers of a device at `pa`.
+///
+/// # Safety
+///
+/// They are there, and nobody else is driving the device.
+unsafe fn registers<T>(pa: u64) -> UniqueMmioPointer<'static, T> {
+    let pointer = NonNull::new(pa as *mut T).expect("no device is at address 0");
+    // SAFETY: the caller answers for the address.
+    unsafe { UniqueMmioPointer::new(pointer) }
 }
 
-/// Writes a device's register.
-pub fn write(pa: u64, value: u32) {
-    // SAFETY: callers name registers of devices, which are no memory of Rust's.
-    unsafe { write_volatile(pa as *mut u32, value) }
+/// Physical addresses of the BCM2711 in low peripheral mode (BCM2711 ARM Peripherals 1.2.4), which it is in
+/// unless config.txt says `arm_peri_high=1`.
+const GPFSEL1: u64 = 0xfe20_0004;
+const PL011: u64 = 0xfe20_1000;
+const AUX: u64 = 0xfe21_5000;
+const MAILBOX: u64 = 0xfe00_b880;
+
+/// The function select of GPIO 10 to 19.
+pub fn function_select() -> UniqueMmioPointer<'static, ReadPureWrite<u32>> {
+    // SAFETY: the board has it, and one CPU runs the loader, which asks for it once.
+    unsafe { registers(GPFSEL1) }
+}
+
+/// The PL011 on the header. It is asked for again only for last words, after which nobody goes on.
+pub fn pl011() -> Uart<'static> {
+    // SAFETY: the board has it, and one CPU runs the loader.
+    Uart::Pl011(unsafe { registers::<Pl011Registers>(PL011) })
+}
+
+/// The mini-UART.
+pub fn mini_uart() -> Uart<'static> {
+    // SAFETY: the board has it, and one CPU runs the loader, which asks for it once.
+    Uart::Mini(unsafe { registers::<AuxRegisters>(AUX) })
 }
 
 /// The system counter.
@@ -201,54 +229,21 @@ pub fn stop() -> ! {
     }
 }
 
-/// The mailbox to the VideoCore, its status bits, and the channel of properties (Raspberry Pi firmware wiki,
-/// "Accessing mailboxes" and "Mailbox property interface").
-const MAILBOX: u64 = 0xfe00_b880;
-const MAIL_READ: u64 = MAILBOX;
-const MAIL_STATUS: u64 = MAILBOX + 0x18;
-const MAIL_WRITE: u64 = MAILBOX + 0x20;
-const MAIL_FULL: u32 = 1 << 31;
-const MAIL_EMPTY: u32 = 1 << 30;
-const PROPERTIES: u32 = 8;
-/// Where the VideoCore sees the ARM's memory, around its own caches.
-const ALIAS: u32 = 0xc000_0000;
-/// "Get clock rate", of the UART.
-const GET_CLOCK_RATE: u32 = 0x0003_0002;
-const UART_CLOCK: u32 = 2;
-const ANSWERED: u32 = 0x8000_0000;
-/// How long the VideoCore may take.
-const MAIL_MILLIS: u64 = 100;
-
 /// The clock of the PL011 in Hz, if the firmware says.
 pub fn uart_clock() -> Option<u32> {
-    let letter = [32, 0, GET_CLOCK_RATE, 8, 0, UART_CLOCK, 0, 0];
-    let place = LETTER.0.get();
-    // SAFETY: nobody else uses LETTER, and the VideoCore only once it is told.
-    unsafe { write_volatile(place, letter) };
-    let message = (place as u32 | ALIAS) | PROPERTIES;
-    let end = millis() + MAIL_MILLIS;
-    let wait = |bit| {
-        while read(MAIL_STATUS) & bit != 0 {
-            if millis() > end {
-                return None;
-            }
-        }
-        Some(())
-    };
-    wait(MAIL_FULL)?;
+    let place = MESSAGE.0.get();
+    // SAFETY: nobody else uses MESSAGE, and the VideoCore only once it is told.
+    unsafe { write_volatile(place, videocore::ask_rate(Clock::Uart)) };
+    // SAFETY: the board has it, and one CPU runs the loader.
+    let mut mailbox = unsafe { registers::<videocore::Registers>(MAILBOX) };
+    let end = millis() + videocore::LIMIT_MS;
+    let size = size_of::<Message>() as u64;
     barrier();
-    write(MAIL_WRITE, message);
-    loop {
-        wait(MAIL_EMPTY)?;
-        if read(MAIL_READ) == message {
-            break;
-        }
-    }
+    videocore::exchange(&mut mailbox, place as u64, size, || millis() > end)?;
     barrier();
     // SAFETY: the VideoCore has answered and is through with it.
     let answer = unsafe { read_volatile(place) };
-    let [_, code, .., rate] = answer;
-    (code == ANSWERED && rate > 0).then_some(rate)
+    videocore::rate(&answer)
 }
 
 /// What was written to memory comes before what is said about it, and the other way round (DDI0487 B2.3.10).
