@@ -13,38 +13,6 @@
 
     .section .text.guest, "ax"
 
-    .macro enter_guest
-    sub     sp, sp, #112
-    stp     x19, x20, [sp, #0]
-    stp     x21, x22, [sp, #16]
-    stp     x23, x24, [sp, #32]
-    stp     x25, x26, [sp, #48]
-    stp     x27, x28, [sp, #64]
-    stp     x29, x30, [sp, #80]
-    str     x0, [sp, #96]
-
-    ldp     x1, x2, [x0, #{PC}]
-    msr     elr_el2, x1
-    msr     spsr_el2, x2
-
-    ldp     x2, x3, [x0, #({X} + 16)]
-    ldp     x4, x5, [x0, #({X} + 32)]
-    ldp     x6, x7, [x0, #({X} + 48)]
-    ldp     x8, x9, [x0, #({X} + 64)]
-    ldp     x10, x11, [x0, #({X} + 80)]
-    ldp     x12, x13, [x0, #({X} + 96)]
-    ldp     x14, x15, [x0, #({X} + 112)]
-    ldp     x16, x17, [x0, #({X} + 128)]
-    ldp     x18, x19, [x0, #({X} + 144)]
-    ldp     x20, x21, [x0, #({X} + 160)]
-    ldp     x22, x23, [x0, #({X} + 176)]
-    ldp     x24, x25, [x0, #({X} + 192)]
-    ldp     x26, x27, [x0, #({X} + 208)]
-    ldp     x28, x29, [x0, #({X} + 224)]
-    ldr     x30, [x0, #({X} + 240)]
-    ldp     x0, x1, [x0, #{X}]
-    .endm
-
 // x0 = GuestRegs. Returns in w0 which vector the guest left by (GUEST_EXIT_*).
     .global guest_enter
     .type guest_enter, %function
@@ -94,15 +62,4 @@ guest_leave:
     .global guest_switch_end
 guest_switch_end:
 
-// x0 = GuestRegs, x1 = how many are to be stuck and are not, a byte. For breakage.rs: stuck where everything is the
-// guest's already.
-    .global guest_enter_stuck
-    .type guest_enter_stuck, %function
-guest_enter_stuck:
-1:  ldxrb   w2, [x1]
-    sub     w2, w2, #1
-    stlxrb  w3, w2, [x1]
-    cbnz    w3, 1b
-    enter_guest
-    b       .
-    .size guest_enter_stuck, . - guest_enter_stuck
+    .purgem enter_guest

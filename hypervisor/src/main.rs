@@ -4,7 +4,7 @@
 //! writes hardware, and performs what the rules decide. Start reading at `run.rs`.
 //!
 //! `unsafe` is denied in the workspace. The modules below that carry an `expect` are all the rooms where
-//! it lives, each with its reason.
+//! it lives, each with its reason. `test_image.rs` is the root of the same sources with fault injection.
 #![no_std]
 #![no_main]
 
@@ -14,8 +14,6 @@ extern crate alloc;
 mod backtrace;
 #[expect(unsafe_code, reason = "MMU on and off, early tables")]
 mod boot;
-#[expect(unsafe_code, reason = "a read that faults, what a probed pCPU wrote")]
-mod breakage;
 mod console;
 #[expect(unsafe_code, reason = "memory functions in assembly")]
 mod copy;
@@ -28,6 +26,8 @@ mod entropy;
 mod entry;
 #[expect(unsafe_code, reason = "EL2's own exceptions and their stacks")]
 mod fault;
+#[path = "fault_injection/absent.rs"]
+mod fault_injection;
 #[expect(unsafe_code, reason = "calls EL3")]
 mod firmware;
 mod gic;

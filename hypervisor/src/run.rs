@@ -15,7 +15,7 @@ use crate::percpu::{self, ExitEntry, Percpu};
 use crate::stop::{self, Cause, stop_machine};
 use crate::sysregs::{self, LiveEl1};
 use crate::vm::Vm;
-use crate::{breakage, console, entropy, watchdog};
+use crate::{console, entropy, fault_injection, watchdog};
 
 /// INTIDs from here on are not interrupts (IHI0069 2.2.1).
 const FIRST_SPECIAL: u32 = 1020;
@@ -274,7 +274,7 @@ impl Hardware for Pcpu {
     }
 
     fn answer_trng(&mut self, call: trng::Call, regs: &mut GuestRegs) {
-        if !breakage::at_exit(self.percpu.id, regs) {
+        if !fault_injection::at_trng_call(self.percpu.id, regs) {
             trng::answer(call, entropy::Source::find(), regs);
         }
     }

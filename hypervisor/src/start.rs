@@ -4,6 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+use hv_core::cmdline;
 use hv_core::entry::Features;
 use hv_core::id::{Mpidr, PcpuId, VcpuId};
 use hv_core::vm::Vcpu;
@@ -17,8 +18,8 @@ use crate::percpu;
 use crate::run::{self, OwnIntids};
 use crate::vm::VMS;
 use crate::{
-    boot, breakage, crash_record, firmware, heap, log, reset, sdei_client, stop, sysregs, uart,
-    videocore, watchdog,
+    boot, crash_record, fault_injection, firmware, heap, log, reset, sdei_client, stop, sysregs,
+    uart, videocore, watchdog,
 };
 
 mod guests;
@@ -136,8 +137,14 @@ pub extern "C" fn home(dtb: u64, image: u64, region: u64) -> ! {
     for word in machine.bootargs.as_bytes().split(|&byte| byte == b' ') {
         stop::configure(word);
         watchdog::configure(word);
-        if !has_crashed {
-            breakage::configure(word);
+        // A machine that has just crashed does not break again.
+        if !has_crashed
+            && !fault_injection::configure(word)
+            && let Some(name) = cmdline::injected_fault(word)
+        {
+            log!(
+                "{name}= injects faults, which only the test image does: load hypervisor-fault-injection.img; ignored"
+            );
         }
     }
     let home = Range::new(image, region);
@@ -227,7 +234,7 @@ fn run_pcpu(index: usize) -> ! {
         let (used, total) = heap::usage();
         log!("heap: {} of {} KiB used", used >> 10, total >> 10);
         log!("@ready vms={}", vms.len());
-        breakage::at_ready();
+        fault_injection::at_ready();
         for vm in vms {
             gic.enable_spi(vm.console_intid, vm.pcpus[0]);
             run::load(vm, percpu, board.own);
@@ -237,7 +244,7 @@ fn run_pcpu(index: usize) -> ! {
     let Some(mut vcpu) = vcpu else {
         stop::retire(percpu);
     };
-    breakage::at_start(percpu.id);
+    fault_injection::at_start(percpu.id);
     vcpu.run()
 }
 

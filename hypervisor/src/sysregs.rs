@@ -152,16 +152,6 @@ pub fn frame_pointer() -> u64 {
     value
 }
 
-/// From now on this pCPU gets stuck at whatever exception it takes, without a word: for `breakage.rs`.
-pub fn break_vectors() {
-    unsafe extern "C" {
-        /// From the vectors of a lower level on.
-        static broken_vectors: [u8; 0];
-    }
-    VBAR_EL2.set((&raw const broken_vectors).addr() as u64 - 0x400);
-    barrier::isb(barrier::SY);
-}
-
 /// Sleeps until an interrupt is pending, masked or not.
 #[inline]
 pub fn wait_for_interrupt() {

@@ -43,19 +43,6 @@ vectors:
     .global vectors_end
 vectors_end:
 
-// The second half of the table of a pCPU that is to be stuck in its vector (breakage.rs): the guest's
-// exceptions come to a branch to itself, with the exception's registers live. The linker puts it 1 KiB behind
-// the end of the other table, and code between.
-    .section .broken_vectors, "ax"
-    .global broken_vectors
-    .type broken_vectors, %function
-broken_vectors:
-    .rept 4
-    b       .
-    .balign 128
-    .endr
-    .size broken_vectors, . - broken_vectors
-
 // x0 = slot. Builds a FaultFrame on this pCPU's emergency stack, and no other: SP may be anything.
     .section .text.fault, "ax"
     .type fault_entry, %function

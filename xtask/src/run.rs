@@ -50,6 +50,10 @@ pub struct Run {
     /// Without the hypervisor: QEMU boots the kernel at EL1 itself, to compare.
     #[arg(long)]
     bare: bool,
+    /// Boot the test image of the hypervisor, which can break itself: it obeys break=, wedge= and probe= in --hv-append
+    /// (docs/stop.md).
+    #[arg(long, conflicts_with = "bare")]
+    fault_injection: bool,
     /// Wait for a debugger on TCP port 1234 before the first instruction.
     #[arg(long)]
     gdb: bool,
@@ -69,8 +73,13 @@ impl Run {
         // The command that is printed names files that its reader needs.
         let printed = paths::output("dry-run")?;
         let folder = Folder::create(self.dry_run.then_some(&*printed))?;
-        let (mut machine, guest) = machine(&options, self.bare, &folder)?;
-        let hypervisor = paths::output("hypervisor.elf")?;
+        let program = if self.fault_injection {
+            Program::FaultInjection
+        } else {
+            Program::Hypervisor
+        };
+        let (mut machine, guest) = machine(&options, self.bare, program, &folder)?;
+        let hypervisor = paths::output(&format!("{}.elf", program.name()))?;
         machine.gdb = self.gdb;
         if self.dry_run {
             machine.write_files()?;
@@ -102,7 +111,12 @@ impl Run {
 
 /// Builds what is needed, and answers the machine that `options` describe, whose files lie in `folder`, and
 /// the file that explains the guest's addresses, if there is one.
-fn machine(options: &Options, bare: bool, folder: &Folder) -> Result<(Machine, Option<PathBuf>)> {
+fn machine(
+    options: &Options,
+    bare: bool,
+    program: Program,
+    folder: &Folder,
+) -> Result<(Machine, Option<PathBuf>)> {
     let (cpus, memory_mib) = (options.cpus()?, options.memory_mib()?);
     let el3 = options.el3.unwrap_or_default();
     let board = options.machine.unwrap_or_default();
@@ -133,7 +147,7 @@ fn machine(options: &Options, bare: bool, folder: &Folder) -> Result<(Machine, O
             config: options.config(&given.bootargs),
         }
         .write(&bundle)?;
-        let hypervisor = build::build(&workshop, Program::Hypervisor)?.image;
+        let hypervisor = build::build(&workshop, program)?.image;
         let mut machine = Machine::new(&qemu, &hypervisor);
         machine.initrd = Some(bundle);
         machine.append = options.hv_append.clone().unwrap_or_default();

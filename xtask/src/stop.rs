@@ -57,7 +57,9 @@ impl Place {
     /// The hypervisor's function that its pc must be in.
     const fn function(self) -> &'static str {
         match self {
-            Self::Spin | Self::Lock | Self::Exit => "hypervisor::breakage::wedged_here",
+            Self::Spin | Self::Lock | Self::Exit => {
+                "hypervisor_fault_injection::fault_injection::wedged_here"
+            }
             Self::Vector => "broken_vectors",
             Self::Eret => "guest_enter_stuck",
             Self::Guest => "",
@@ -148,6 +150,9 @@ pub struct Plan {
     pub icount: bool,
     /// Whether pCPUs that have stopped are switched off.
     pub off: bool,
+    /// What is booted: the test image, or the one that people deploy, which only a plan can do that
+    /// [injects no fault](Plan::injects).
+    pub image: Program,
 }
 
 /// The watchdog's limit in milliseconds where it is waited for.
@@ -164,6 +169,7 @@ impl Default for Plan {
             stopper: 0,
             icount: false,
             off: false,
+            image: Program::FaultInjection,
         }
     }
 }
@@ -190,12 +196,22 @@ impl Plan {
             "pCPU {} is to be stuck and cannot stop the others",
             self.stopper
         );
+        ensure!(
+            self.image == Program::FaultInjection || !self.injects(),
+            "only the test image breaks itself"
+        );
         // Its vCPU starts those of the others.
         ensure!(
             !named.clone().any(|pcpu| pcpu == 0),
             "pCPU 0 starts the others' vCPUs and cannot be stuck"
         );
         Ok(())
+    }
+
+    /// Whether the hypervisor has to break itself for it, by what is on its command line.
+    pub fn injects(&self) -> bool {
+        let is_in_el2 = |(_, place): &(u32, Place)| *place != Place::Guest;
+        self.cause.word().is_some() || self.wedges.iter().any(is_in_el2)
     }
 
     /// The hypervisor's command line.
@@ -259,7 +275,7 @@ const END: Duration = Duration::from_secs(30);
 impl Plan {
     /// Carries it out, giving up after `timeout`.
     pub fn perform(&self, workshop: &Workshop, timeout: Duration) -> Result<Seen> {
-        let hypervisor = build::build(workshop, Program::Hypervisor)?;
+        let hypervisor = build::build(workshop, self.image)?;
         let folder = Folder::create(None)?;
         let machine = self.machine(workshop, &hypervisor, &folder)?;
         let mut session = machine.start(Some(timeout))?;

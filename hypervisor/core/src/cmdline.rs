@@ -20,6 +20,13 @@ pub fn number(digits: &[u8]) -> Option<u32> {
         .filter(|_| !digits.is_empty())
 }
 
+/// The name of a word that injects a fault into the hypervisor, which only its test image obeys.
+pub fn injected_fault(word: &[u8]) -> Option<&'static str> {
+    let names = ["break", "wedge", "probe"];
+    let (name, _) = split(word, b'=');
+    names.into_iter().find(|known| known.as_bytes() == name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -30,6 +37,16 @@ mod tests {
         assert_eq!(split(b"1:a:b", b':'), (&b"1"[..], &b"a:b"[..]));
         assert_eq!(split(b"off", b':'), (&b"off"[..], &b""[..]));
         assert_eq!(split(b"", b':'), (&b""[..], &b""[..]));
+    }
+
+    #[test]
+    fn words_that_inject_faults_are_known() {
+        assert_eq!(injected_fault(b"break=panic@2"), Some("break"));
+        assert_eq!(injected_fault(b"wedge=1:spin"), Some("wedge"));
+        assert_eq!(injected_fault(b"probe=0:1"), Some("probe"));
+        for other in [&b"stop=off"[..], b"breaks=panic", b"", b"watchdog=stop:5"] {
+            assert_eq!(injected_fault(other), None);
+        }
     }
 
     #[test]

@@ -15,10 +15,12 @@ use object::{LittleEndian, Object, ObjectSection, SectionFlags};
 use crate::workshop::Workshop;
 use debian::paths::write_if_new;
 
+mod injection;
+
 /// Build the hypervisor, the test guests, and what starts the hypervisor on a Raspberry Pi 4; print their sizes.
 ///
-/// The results are hypervisor.img, guest-tests.img, chainloader.img and armstub.img in target/xtask, with the ELF
-/// files for debuggers beside them. All but the stub are arm64 Images that any boot loader of that protocol loads.
+/// The results are hypervisor.img, hypervisor-fault-injection.img (the same for tests, which can break itself),
+/// guest-tests.img, chainloader.img and armstub.img in target/xtask, with the ELF files for debuggers beside them. All but the stub are arm64 Images that any boot loader of that protocol loads.
 #[derive(Args)]
 pub struct Build {}
 
@@ -40,6 +42,8 @@ impl Build {
 pub enum Program {
     /// The hypervisor.
     Hypervisor,
+    /// The hypervisor with fault injection, for tests.
+    FaultInjection,
     /// The test guests.
     GuestTests,
     /// What receives the hypervisor over a Raspberry Pi's serial line.
@@ -50,20 +54,30 @@ pub enum Program {
 
 impl Program {
     /// All of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Hypervisor,
+        Self::FaultInjection,
         Self::GuestTests,
         Self::Chainloader,
         Self::Armstub,
     ];
 
-    /// Its package.
+    /// Its name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Hypervisor => "hypervisor",
+            Self::FaultInjection => "hypervisor-fault-injection",
             Self::GuestTests => "guest-tests",
             Self::Chainloader => "chainloader",
             Self::Armstub => "armstub",
+        }
+    }
+
+    /// Its package.
+    pub const fn package(self) -> &'static str {
+        match self {
+            Self::FaultInjection => Self::Hypervisor.name(),
+            _ => self.name(),
         }
     }
 
@@ -76,6 +90,7 @@ impl Program {
     const fn limit(self) -> u64 {
         match self {
             Self::Hypervisor => 256 << 10,
+            Self::FaultInjection => 272 << 10,
             Self::GuestTests => u64::MAX,
             Self::Chainloader => 64 << 10,
             // The page that the board's devicetree reserves.
@@ -83,7 +98,8 @@ impl Program {
         }
     }
 
-    /// That the image is no larger than it may be and has nothing of this machine in it; answers its size in bytes.
+    /// That the image is no larger than it may be and has nothing of this machine in it, and fault injection only where it
+    /// belongs; answers its size in bytes.
     pub fn check(self, built: &Built, workshop: &Workshop) -> Result<u64> {
         let image = fs::read(&built.image)?;
         for folder in workshop.target.folders() {
@@ -94,6 +110,12 @@ impl Program {
                 self.name(),
                 folder.display()
             );
+        }
+        let elf = fs::read(&built.elf)?;
+        match self {
+            Self::Hypervisor => injection::check_absent(&elf, &image)?,
+            Self::FaultInjection => injection::check_present(&elf, &image)?,
+            _ => {}
         }
         let (size, limit) = (image.len() as u64, self.limit());
         ensure!(
@@ -118,7 +140,7 @@ pub struct Built {
 /// Builds `program` for the bare machine and flattens it. An Image says how much memory it takes.
 pub fn build(workshop: &Workshop, program: Program) -> Result<Built> {
     let name = program.name();
-    let elf = compile(workshop, name)?;
+    let elf = compile(workshop, program)?;
     let bytes = fs::read(&elf).with_context(|| format!("cannot read {}", elf.display()))?;
     let flat = flatten(&bytes).with_context(|| format!("in {}", elf.display()))?;
     if program.is_image() {
@@ -134,10 +156,12 @@ pub fn build(workshop: &Workshop, program: Program) -> Result<Built> {
 }
 
 /// Runs cargo, and answers where it put the program.
-fn compile(workshop: &Workshop, name: &str) -> Result<PathBuf> {
+fn compile(workshop: &Workshop, program: Program) -> Result<PathBuf> {
+    let (package, name) = (program.package(), program.name());
     let mut cargo = workshop.target.cargo();
     cargo
-        .args(["build", "--quiet", "--release", "--package", name])
+        .args(["build", "--quiet", "--release"])
+        .args(["--package", package, "--bin", name])
         .args(["--message-format", "json-render-diagnostics"])
         .current_dir(workshop.root())
         .stdin(Stdio::null())

@@ -67,7 +67,8 @@ fn test_host(workshop: &Workshop) -> Result<String> {
 fn lint_bare(workshop: &Workshop, program: Program) -> Result<String> {
     let mut command = workshop.target.cargo();
     command.args(["clippy", "--quiet", "--release"]);
-    command.args(["--package", program.name(), "--", "-D", "warnings"]);
+    command.args(["--package", program.package(), "--bin", program.name()]);
+    command.args(["--", "-D", "warnings"]);
     complete(workshop, command)
 }
 

@@ -44,7 +44,7 @@ enum Kernel {
     Nothing,
 }
 
-const CASES: [Case; 12] = [
+const CASES: [Case; 13] = [
     Case {
         name: "run/power-off-is-0",
         kernel: Kernel::Image,
@@ -81,10 +81,18 @@ const CASES: [Case; 12] = [
     Case {
         name: "run/hypervisor-crash-is-4",
         kernel: Kernel::Image,
-        arguments: &["--hv-append", "break=panic"],
+        arguments: &["--fault-injection", "--hv-append", "break=panic"],
         code: 4,
         output: "",
         errors: "the hypervisor crashed",
+    },
+    Case {
+        name: "run/faults-need-the-test-image",
+        kernel: Kernel::Image,
+        arguments: &["--append", "list", "--hv-append", "break=panic"],
+        code: 0,
+        output: "\nDONE\r\n",
+        errors: "load hypervisor-fault-injection.img",
     },
     Case {
         name: "run/elf-is-refused",

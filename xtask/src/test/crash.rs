@@ -186,7 +186,7 @@ fn judge_record(lines: &[String]) -> Result<()> {
 
 /// Two CPUs and a guest that lists its tests.
 fn machine(workshop: &Workshop, words: &str) -> Result<Machine> {
-    let hypervisor = build::build(workshop, Program::Hypervisor)?;
+    let hypervisor = build::build(workshop, Program::FaultInjection)?;
     let guest = build::build(workshop, Program::GuestTests)?;
     let bundle = workshop.output("crash.itb")?;
     Payload {

@@ -2,6 +2,7 @@
 
 mod counts;
 mod coverage;
+mod hypervisors;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use crate::ledger::Ledger;
 use crate::offer::{self, offered};
 use coverage::Coverage;
 use debian::tools;
+use hypervisors::{Hypervisors, PROBE, is_probe};
 use lab::symbolize::annotate_tail;
 use machine::board::Board;
 use machine::board::raspi4b as pi;
@@ -47,10 +49,6 @@ const PATIENCE: u32 = 6;
 
 /// How long a machine may take to reach its first test.
 const BOOT: Duration = Duration::from_secs(120);
-
-/// The configurations of boots in which EL3 interrupts pCPU 0 again and again, with the second one between any two
-/// instructions, and what EL2 is told for that.
-const PROBE: [(&str, &str); 2] = [("probe", "probe=0:10000"), ("probe-steps", "probe=0:3000")];
 
 /// Runs them.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger, bare: bool) {
@@ -206,10 +204,6 @@ fn plan(tests: &[Test], bare: bool, board: Board) -> Vec<Boot> {
     boots
 }
 
-fn is_probe(config: &str) -> bool {
-    PROBE.iter().any(|(name, _)| *name == config)
-}
-
 /// What the test guest is offered.
 fn config(boot: &Boot) -> GuestConfig {
     let mut config = offered(&boot.words);
@@ -228,7 +222,7 @@ struct Bench<'a> {
     workshop: &'a Workshop,
     qemu: PathBuf,
     /// None if the test guest runs on the bare machine.
-    hypervisor: Option<Built>,
+    hypervisor: Option<Hypervisors>,
     guest: Built,
 }
 
@@ -249,7 +243,7 @@ impl<'a> Bench<'a> {
             hypervisor: if bare {
                 None
             } else {
-                Some(build::build(workshop, Program::Hypervisor)?)
+                Some(Hypervisors::build(workshop)?)
             },
             guest: build::build(workshop, Program::GuestTests)?,
         })
@@ -394,8 +388,9 @@ impl<'a> Bench<'a> {
             results,
             ending,
             tail: match &self.hypervisor {
-                Some(hypervisor) => {
-                    annotate_tail(&session.tail(), &hypervisor.elf, Some(&self.guest.elf))
+                Some(hypervisors) => {
+                    let elf = &hypervisors.of(&boot.config).elf;
+                    annotate_tail(&session.tail(), elf, Some(&self.guest.elf))
                 }
                 None => session.tail(),
             },
@@ -406,7 +401,7 @@ impl<'a> Bench<'a> {
     fn machine(&self, boot: &Boot) -> Result<Machine> {
         const MEMORY_MIB: u64 = 256;
         let mut machine = match &self.hypervisor {
-            Some(hypervisor) => {
+            Some(hypervisors) => {
                 let bundle = self.workshop.output("guest-tests.itb")?;
                 let ramdisk = offer::ramdisk(self.workshop, &boot.config)?;
                 Payload {
@@ -415,7 +410,7 @@ impl<'a> Bench<'a> {
                     config: config(boot),
                 }
                 .write(&bundle)?;
-                let mut machine = Machine::new(&self.qemu, &hypervisor.image);
+                let mut machine = Machine::new(&self.qemu, &hypervisors.of(&boot.config).image);
                 machine.initrd = Some(bundle);
                 machine.firmware = Firmware::prepare(self.workshop, boot.board, self.workshop.el3)?;
                 let mut probes = PROBE.iter();

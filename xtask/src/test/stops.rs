@@ -1,5 +1,6 @@
 //! Stops of the hypervisor itself: who is stuck, where, why it stops, and on which firmware.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -7,6 +8,7 @@ use anyhow::ensure;
 use crate::ledger::Ledger;
 use crate::stop::{Cause, Place, Plan};
 use machine::board::Board;
+use machine::build::Program;
 use machine::el3::El3;
 use machine::workshop::Workshop;
 
@@ -101,7 +103,26 @@ fn rows() -> Vec<(String, Plan)> {
         ..Plan::default()
     };
     rows.push((SEVEN_OF_EIGHT.to_owned(), plan));
+    rows.extend(deployed(&rows));
     rows
+}
+
+/// Those of `rows` that inject no fault, and on each firmware nobody stuck and one in its guest when the guest ends, on
+/// the image that people deploy.
+fn deployed(rows: &[(String, Plan)]) -> Vec<(String, Plan)> {
+    let of_all = FIRMWARE.into_iter().flat_map(|el3| {
+        [("none", vec![]), ("one-guest", vec![(2, Place::Guest)])].map(|(who, wedges)| {
+            let name = format!("stop/{}/{who}/guestoff", el3.name());
+            (name, counted(el3, wedges, Cause::GuestOff))
+        })
+    });
+    let rows = rows.iter().filter(|(_, plan)| !plan.injects()).cloned();
+    let all: BTreeMap<String, Plan> = rows.chain(of_all).collect();
+    let deployed = |(name, plan)| {
+        let image = Program::Hypervisor;
+        (format!("{name}/deployed"), Plan { image, ..plan })
+    };
+    all.into_iter().map(deployed).collect()
 }
 
 /// The whole product of who, where, cause and firmware, as far as these can meet.
@@ -258,7 +279,23 @@ mod tests {
                 );
             }
         }
-        assert!(rows.len() < 65, "there are {} rows", rows.len());
+        assert!(rows.len() < 72, "there are {} rows", rows.len());
+    }
+
+    #[test]
+    fn every_row_without_an_injected_fault_is_there_on_the_deployed_image() {
+        let rows = rows();
+        let plain = rows.iter().filter(|(_, plan)| !plan.injects());
+        let (deployed, others): (Vec<_>, Vec<_>) =
+            plain.partition(|(_, plan)| plan.image == Program::Hypervisor);
+        assert!(!others.is_empty());
+        for (name, _) in others {
+            let twin = format!("{name}/deployed");
+            assert!(deployed.iter().any(|(name, _)| *name == twin), "{twin}");
+        }
+        for el3 in FIRMWARE {
+            assert!(deployed.iter().any(|(_, plan)| plan.el3 == el3), "{el3:?}");
+        }
     }
 
     #[test]

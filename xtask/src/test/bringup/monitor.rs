@@ -40,7 +40,8 @@ pub fn check(workshop: &Workshop, machine: &Machine) -> Result<String> {
     }
     .write(&bundle)?;
     let mut machine = machine.clone();
-    machine.kernel = build::build(workshop, Program::Hypervisor)?.image;
+    let hypervisor = build::build(workshop, Program::FaultInjection)?;
+    machine.kernel = hypervisor.image;
     machine.initrd = Some(bundle);
     machine.append = "break=panic".into();
     machine.firmware = machine.firmware.map(|firmware| firmware.within(&folder));
@@ -52,6 +53,8 @@ pub fn check(workshop: &Workshop, machine: &Machine) -> Result<String> {
         .arg("monitor")
         .arg("--port")
         .arg(&board.path)
+        .arg("--elf")
+        .arg(&hypervisor.elf)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -1,6 +1,6 @@
-//! Ways to break on purpose, for those who test the stop and its report. The words stand on the hypervisor's
-//! own command line (/chosen bootargs of the machine's devicetree), which only the loader writes; no guest can
-//! reach it. A machine that has just crashed does not break again.
+//! Fault injection, for those who test the stop and its report: only the test image (`test_image.rs`) has it. The words
+//! stand on the hypervisor's own command line (/chosen bootargs of the machine's devicetree), which only the loader
+//! writes; no guest can reach it. A machine that has just crashed does not obey them again.
 //!
 //! `wedge=1:spin,2:lock` makes pCPUs deaf; `break=WORD` breaks when all are up, `break=WORD@N` at the
 //! first TRNG call of the guest on pCPU N after the others have become so. `probe=N:COUNT` lets EL3 interrupt
@@ -9,7 +9,9 @@
 //! A pCPU counts as stuck only in the function that the report must name: an emulator's host may stop it for long
 //! between any two instructions. The vector is the exception: it counts when any exit leads there.
 
+use core::arch::global_asm;
 use core::hint::black_box;
+use core::mem::offset_of;
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use hv_core::cmdline::{number, split};
@@ -18,7 +20,23 @@ use hv_core::regs::GuestRegs;
 
 use crate::percpu::{self, Percpu};
 use crate::stop::{Cause, stop_machine};
-use crate::{console, guest, log, memory, patience, stop, sysregs};
+use crate::{console, log, memory, patience, stop, sysregs};
+
+global_asm!(
+    include_str!("enter_guest.S"),
+    include_str!("fault_injection.S"),
+    X = const offset_of!(GuestRegs, x),
+    PC = const offset_of!(GuestRegs, pc),
+);
+
+unsafe extern "C" {
+    fn guest_enter_stuck(regs: *mut GuestRegs, left: *const AtomicU8);
+    fn break_vectors();
+    static vectors: [u8; 0];
+    static vectors_end: [u8; 0];
+    static guest_enter: [u8; 0];
+    static guest_switch_end: [u8; 0];
+}
 
 /// Where a pCPU gets stuck, its interrupts masked: in EL2 with no vCPU running; in a call of the guest's, with
 /// the console's lock or without; in the first instruction of the vector, at the exit after such a call; in the
@@ -41,9 +59,10 @@ static BREAK: [AtomicU8; 2] = [const { AtomicU8::new(0) }; 2];
 static LEFT: AtomicU8 = AtomicU8::new(0);
 /// Which pCPU EL3 is to interrupt, and how many times.
 static PROBE: [AtomicU32; 2] = [const { AtomicU32::new(0) }; 2];
-/// Reads a word of the command line.
+
+/// Reads a word of the command line. Whether it is for fault injection.
 #[inline(never)]
-pub fn configure(word: &[u8]) {
+pub fn configure(word: &[u8]) -> bool {
     let is_understood = if let Some(list) = word.strip_prefix(b"wedge=") {
         list.split(|&byte| byte == b',').all(wedge)
     } else if let Some(item) = word.strip_prefix(b"break=") {
@@ -60,11 +79,12 @@ pub fn configure(word: &[u8]) {
         PROBE[1].store(number(count).unwrap_or(0), Ordering::Relaxed);
         true
     } else {
-        true
+        return false;
     };
     if !is_understood {
         log!("wedge= or break= is not understood");
     }
+    true
 }
 
 fn wedge(item: &[u8]) -> bool {
@@ -111,16 +131,18 @@ pub fn at_start(me: PcpuId) {
 /// The guest on pCPU `me` has made a TRNG call. Whether that is answered. As long as pCPUs are to get stuck and are
 /// not, x1 answers how many.
 #[inline(never)]
-pub fn at_exit(me: PcpuId, regs: &mut GuestRegs) -> bool {
+pub fn at_trng_call(me: PcpuId, regs: &mut GuestRegs) -> bool {
     match place_of(me) {
         LOCK => console::hold(0, wedged_here),
         EXIT => wedged_here(),
         // Whatever comes next takes it there, as an interrupt does when it is back in the guest.
         VECTOR => {
-            sysregs::break_vectors();
+            // SAFETY: the table that it puts in force is aligned and executable; nothing of this pCPU goes on from there.
+            unsafe { break_vectors() };
             LEFT.fetch_sub(1, Ordering::Release);
         }
-        ERET => guest::enter_stuck(regs, &LEFT),
+        // SAFETY: as in `guest::enter`, but the guest is not reached; the asm changes `LEFT` as an atomic one only.
+        ERET => unsafe { guest_enter_stuck(regs, &raw const LEFT) },
         _ => {}
     }
     let left = LEFT.load(Ordering::Acquire);
@@ -165,13 +187,21 @@ fn probe(target: &Percpu, count: u32, regs: &mut GuestRegs) {
         target.glance.release();
         if context.is_guest() {
             in_guest += 1;
-        } else if guest::is_switch(context.pc) {
+        } else if is_switch(context.pc) {
             in_switch += 1;
         }
     }
     regs.x[0] = events().wrapping_sub(before).into();
     regs.x[1] = in_switch;
     regs.x[2] = in_guest;
+}
+
+/// Whether `pc` is in a vector or on the way into a guest or out of it, where an exception's registers are live.
+fn is_switch(pc: u64) -> bool {
+    let address = |symbol: *const [u8; 0]| symbol.addr() as u64;
+    let in_vectors = address(&raw const vectors)..address(&raw const vectors_end);
+    let in_switch = address(&raw const guest_enter)..address(&raw const guest_switch_end);
+    in_vectors.contains(&pc) || in_switch.contains(&pc)
 }
 
 /// Never leaves. It is the name the report must show.

@@ -1,0 +1,25 @@
+//! The hook points of fault injection in the image that people deploy: nothing. `fault_injection.rs` has what the test
+//! image does there; `cargo xtask build` checks that none of it is in this one.
+
+use hv_core::id::PcpuId;
+use hv_core::regs::GuestRegs;
+
+/// Reads a word of the hypervisor's command line. Whether it is for fault injection.
+#[inline(always)]
+pub const fn configure(_word: &[u8]) -> bool {
+    false
+}
+
+/// All pCPUs are up, and no guest runs.
+#[inline(always)]
+pub const fn at_ready() {}
+
+/// A pCPU is about to wait for its vCPU's start.
+#[inline(always)]
+pub const fn at_start(_me: PcpuId) {}
+
+/// The guest on a pCPU has made a TRNG call. Whether that is answered.
+#[inline(always)]
+pub const fn at_trng_call(_me: PcpuId, _regs: &mut GuestRegs) -> bool {
+    false
+}
