@@ -4,9 +4,9 @@
 // MMU goes on, off, or to another table. It holds no data but the header and its literals.
 //
 // The image boots twice. First where the loader put it: Rust finds the top of RAM and copies the image
-// there (`scout`). Then, at home, it boots again with a region of its own behind it (`home`).
+// there (`relocate`). Then, in its home region, it boots again with the rest of that region behind it (`init`).
 //
-// Registers kept through boot_common: x20 devicetree pa, x21 size of the home region (0: not at home),
+// Registers kept through boot_common: x20 devicetree pa, x21 size of the home region (0: not there yet),
 // x22 pa of the image, x23 the exception level of the entry.
 //
 // Entered at EL1 or EL3 the way is the same as far as the MMU and a stack, so that Rust can say what is wrong.
@@ -73,7 +73,7 @@ boot_below_el3:
     adrp    x12, __rodata_end
     adrp    x13, __image_end
     cbz     x21, 2f
-    add     x13, x22, #0x200000                 // at home the first 2 MiB are all ours
+    add     x13, x22, #0x200000                 // in the home region the first 2 MiB are all ours
 2:  mov     x14, x22
 3:  mov     x15, x10
     cmp     x14, x12
@@ -132,8 +132,8 @@ boot_in_window:
     mov     x1, x22
     mov     x2, x21
     cbz     x21, 7f
-    b       {home}
-7:  b       {scout}
+    b       {init}
+7:  b       {relocate}
 8:  ldr     x0, =({BOOT_STACK} + {BOOT_STACK_SIZE})
     mov     sp, x0
     mov     x29, xzr
@@ -141,7 +141,7 @@ boot_in_window:
     mov     x0, x20
     mov     x1, x22
     mov     x2, x23
-    b       {astray}
+    b       {wrong_el}
 
 // Released from a spin table, one at a time: the number is in BOOT_ARGS, too.
     .global boot_released

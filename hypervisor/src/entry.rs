@@ -53,8 +53,8 @@ global_asm!(
     ARGS_STACKS = const offset_of!(BootArgs, stacks),
     ARGS_INDEX = const offset_of!(BootArgs, index),
     STACK_SHIFT = const memory::STACK_SHIFT,
-    astray = sym start::astray,
-    scout = sym start::scout,
-    home = sym start::home,
+    wrong_el = sym start::wrong_el,
+    relocate = sym start::relocate,
+    init = sym start::init,
     secondary = sym start::secondary,
 );

@@ -1,5 +1,6 @@
-//! The only file that calls EL3: PSCI, and only where the devicetree says that there is one; random numbers,
-//! where PSCI knows of SMCCC, and that of them.
+//! Calls to the firmware at EL3. PSCI is called only where the devicetree says that it answers SMCs. The TRNG calls are
+//! made only where PSCI_FEATURES says that there is SMCCC, and SMCCC that there are random numbers. The calls of SDEI's
+//! client go through here as well, but for the two that end an event (`sdei_entry.S`).
 
 use core::hint::black_box;
 

@@ -6,7 +6,7 @@ use buddy_system_allocator::LockedHeap;
 #[global_allocator]
 static HEAP: LockedHeap<32> = LockedHeap::empty();
 
-/// What `scout` lives on, before there is a home: a list of the devicetree's nodes, and a copy of it if parts are
+/// What `relocate` lives on, before there is a home region: a list of the devicetree's nodes, and a copy of it if parts are
 /// blanked out. That of a Raspberry Pi 4 has 450 nodes in 50 KiB.
 const EARLY_SIZE: usize = 512 * 1024;
 

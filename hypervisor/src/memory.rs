@@ -133,7 +133,7 @@ pub struct Identity {
     pub device: bool,
 }
 
-/// The tables EL2 runs on once it is at home.
+/// The tables EL2 runs on once it is in its home region.
 pub struct Tables {
     root: RootTable<El2, LinearTranslation<El23Attributes>>,
 }
@@ -212,7 +212,7 @@ pub fn record_area(region: u64) -> u64 {
     HV_BASE + region - hv_abi::crash::SIZE as u64
 }
 
-/// How much a home for `pcpus` takes, in whole blocks: image, stacks, tables, the VM's state.
+/// How much a home region for `pcpus` takes, in whole blocks: image, stacks, tables, the VM's state.
 pub fn home_size(pcpus: usize) -> u64 {
     let per_pcpu = STACK_SIZE + EMERGENCY_SIZE + EVENT_SIZE + 24 * 1024;
     let record = hv_abi::crash::SIZE as u64;

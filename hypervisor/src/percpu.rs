@@ -17,7 +17,7 @@ use crate::sysregs::{self, translation};
 pub struct Percpu {
     /// Top of the stack that faults are reported on; read by `vectors.S`.
     pub emergency_top: u64,
-    /// Top of the stack that EL3's events are taken on; read by `sdei_client.S`.
+    /// Top of the stack that EL3's events are taken on; read by `sdei_entry.S`.
     pub event_top: u64,
     /// Its number, in the order of the machine's devicetree.
     pub id: PcpuId,

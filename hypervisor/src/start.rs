@@ -45,15 +45,15 @@ const START_LIMIT_US: u64 = 5_000_000;
 
 /// Instead of stage 1, entered at another level than EL2: says so, if the machine has a UART to say it on.
 ///
-/// Limitations: as in `scout`, and at EL1 no register of EL2 is there.
-pub extern "C" fn astray(dtb: u64, image: u64, level: u64) -> ! {
+/// Limitations: as in `relocate`, and at EL1 no register of EL2 is there.
+pub extern "C" fn wrong_el(dtb: u64, image: u64, level: u64) -> ! {
     memory::set_image_pa(image);
     heap::start_early();
-    lament(devicetree(dtb), level)
+    report_no_boot(devicetree(dtb), level)
 }
 
 /// Says that the level is wrong, or that there is no devicetree.
-fn lament(blob: Option<&[u8]>, level: u64) -> ! {
+fn report_no_boot(blob: Option<&[u8]>, level: u64) -> ! {
     if start_console(blob, |_| ()) {
         let mend = match (level, blob) {
             (2, _) => "have the loader pass the address of one in x0",
@@ -79,14 +79,14 @@ fn lament(blob: Option<&[u8]>, level: u64) -> ! {
     }
 }
 
-/// Stage 1, wherever the loader put us: find a home and move there.
+/// Stage 1, wherever the loader put us: find a home region and move there.
 ///
 /// Limitations: early tables, of which few are left; the heap is a small static area; one pCPU. Nothing
 /// is mapped but the image and the devicetree.
-pub extern "C" fn scout(dtb: u64, image: u64, _region: u64) -> ! {
+pub extern "C" fn relocate(dtb: u64, image: u64, _region: u64) -> ! {
     memory::set_image_pa(image);
     heap::start_early();
-    let blob = meet(dtb, |model| {
+    let blob = early_console(dtb, |model| {
         log!("halligan on {model}: entered at EL2, loaded at {image:#x}");
     });
     let machine = discover(blob);
@@ -116,15 +116,15 @@ pub extern "C" fn scout(dtb: u64, image: u64, _region: u64) -> ! {
     unsafe { boot::restart(home, dtb, size, image) }
 }
 
-/// Stage 2, at home: our own tables, then off the boot stack.
+/// Stage 2, in the home region: our own tables, then off the boot stack.
 ///
-/// Limitations: as in `scout`, but the heap has the home region.
-pub extern "C" fn home(dtb: u64, image: u64, region: u64) -> ! {
+/// Limitations: as in `relocate`, but the heap has the home region.
+pub extern "C" fn init(dtb: u64, image: u64, region: u64) -> ! {
     memory::set_image_pa(image);
     heap::start_early();
     // SAFETY: the region behind the image is mapped by the early tables and ours alone.
     unsafe { heap::extend(memory::heap_range(region)) };
-    let blob = meet(dtb, |_| ());
+    let blob = early_console(dtb, |_| ());
     log!(
         "halligan {} at {image:#x}, {} KiB",
         env!("CARGO_PKG_VERSION"),
@@ -303,11 +303,11 @@ fn start_pcpus(boot_index: usize, entry: u64) {
 }
 
 /// The devicetree, and a console to talk on; without both there may be nobody to tell.
-fn meet(dtb: u64, greet: impl FnOnce(&str)) -> &'static [u8] {
+fn early_console(dtb: u64, greet: impl FnOnce(&str)) -> &'static [u8] {
     let blob = devicetree(dtb);
     match blob {
         Some(blob) if start_console(Some(blob), greet) => blob,
-        _ => lament(blob, 2),
+        _ => report_no_boot(blob, 2),
     }
 }
 
