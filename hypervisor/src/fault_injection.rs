@@ -173,18 +173,18 @@ fn probe(target: &Percpu, count: u32, regs: &mut GuestRegs) {
     let [mut in_switch, mut in_guest] = [0; 2];
     for _ in 0..count {
         let seen = events();
-        target.glance.ask();
+        target.sample.ask();
         if !stop::interrupt(target) {
             break;
         }
         // Who did not come is not counted.
         let _came = patience::within(2_000_000, || (events() != seen).then_some(()));
-        if !target.glance.collect() {
+        if !target.sample.collect() {
             continue;
         }
-        // SAFETY: the glance has been collected.
-        let context = unsafe { target.glimpse.get() };
-        target.glance.release();
+        // SAFETY: the sample has been collected.
+        let context = unsafe { target.sampled.get() };
+        target.sample.release();
         if context.is_guest() {
             in_guest += 1;
         } else if is_switch(context.pc) {

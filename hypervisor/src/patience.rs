@@ -26,7 +26,7 @@ pub fn briefly<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
     None
 }
 
-/// Attempts it for `limit_us` microseconds, by what it sees of them itself ([`Patience`]).
+/// Attempts it for `limit_us` microseconds. Time in which this pCPU itself did not run counts little ([`Patience`]).
 pub fn within<T>(limit_us: u64, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
     let rate = sysregs::counter_frequency();
     let limit = rate.ticks_in_us(limit_us);

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use hv_core::id::{MAX_PCPUS, Mpidr, PcpuId, VcpuId, VmId};
 use hv_core::regs::GuestRegs;
 use hv_core::stop::frames;
-use hv_core::stop::watchdog::{Glance, Signs};
+use hv_core::stop::watchdog::{Sample, Signs};
 
 use crate::memory;
 use crate::sysregs::{self, translation};
@@ -26,11 +26,11 @@ pub struct Percpu {
     /// What it did last, for a crash report.
     pub last_exits: ExitLog,
     /// What it was doing when it parked.
-    pub parked: Handover<Context>,
-    /// Asks it where it is, and guards the answer.
-    pub glance: Glance<AtomicU32>,
-    /// The answer.
-    pub glimpse: Handover<Context>,
+    pub parked: PublishedCell<Context>,
+    /// Asks this pCPU's event handler to write down what was interrupted, and says who may touch `sampled`.
+    pub sample: Sample<AtomicU32>,
+    /// What the event handler wrote down.
+    pub sampled: PublishedCell<Context>,
     /// How many events of EL3 it has come back from.
     pub events: AtomicU32,
     /// Signs of life other than exits.
@@ -152,12 +152,12 @@ impl Context {
 }
 
 /// Something its pCPU writes before it parks, and others read after that.
-pub struct Handover<T>(UnsafeCell<T>);
+pub struct PublishedCell<T>(UnsafeCell<T>);
 
 // SAFETY: writer and readers take turns, by the contracts of `set` and `get`.
-unsafe impl<T: Send> Sync for Handover<T> {}
+unsafe impl<T: Send> Sync for PublishedCell<T> {}
 
-impl<T: Copy> Handover<T> {
+impl<T: Copy> PublishedCell<T> {
     /// Holds `value` to begin with.
     pub const fn new(value: T) -> Self {
         Self(UnsafeCell::new(value))
@@ -167,9 +167,9 @@ impl<T: Copy> Handover<T> {
     ///
     /// # Safety
     ///
-    /// The caller is the pCPU it belongs to, which has not parked; with a [`Glance`], that has begun.
+    /// The caller is the pCPU it belongs to, which has not parked; with a [`Sample`], that has begun.
     pub unsafe fn set(&self, value: T) {
-        // SAFETY: nobody reads before that pCPU has parked, or its glance is written, by the contract of `get`.
+        // SAFETY: nobody reads before that pCPU has parked, or its sample is written, by the contract of `get`.
         unsafe { self.0.get().write(value) };
     }
 
@@ -177,7 +177,7 @@ impl<T: Copy> Handover<T> {
     ///
     /// # Safety
     ///
-    /// Its pCPU has been seen to have parked (`Slot::standing`), or the caller has collected the [`Glance`].
+    /// Its pCPU has been seen to have parked (`Slot::state`), or the caller has collected the [`Sample`].
     pub unsafe fn get(&self) -> T {
         // SAFETY: that pCPU writes no more, by the contract of `set`.
         unsafe { self.0.get().read() }
@@ -247,9 +247,9 @@ pub fn install(id: PcpuId) -> &'static Percpu {
         id,
         mpidr: sysregs::mpidr(),
         last_exits: ExitLog::default(),
-        parked: Handover::new(Context::default()),
-        glance: Glance::new(AtomicU32::new(0)),
-        glimpse: Handover::new(Context::default()),
+        parked: PublishedCell::new(Context::default()),
+        sample: Sample::new(AtomicU32::new(0)),
+        sampled: PublishedCell::new(Context::default()),
         events: AtomicU32::new(0),
         beats: AtomicU32::new(0),
         reported: AtomicU32::new(u32::MAX),

@@ -12,11 +12,11 @@ use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering;
 
 use hv_core::id::{PcpuId, PcpuSet};
-use hv_core::stop::course::{Course, Step};
 use hv_core::stop::ladder::{Decision, Ladder};
 use hv_core::stop::leaving::{Leaving, leaving};
+use hv_core::stop::sequence::{Step, StopSequence};
 use hv_core::stop::words::Claim;
-use hv_core::stop::{LIMITS, Via};
+use hv_core::stop::{LIMITS, StoppedBy};
 
 use crate::backtrace::here;
 use crate::gic;
@@ -42,24 +42,24 @@ static PROGRESS: StopperOnly<Progress> = StopperOnly(UnsafeCell::new(MaybeUninit
 /// EL3 delivers event 0 to it if it is `armed`.
 pub fn come_online(percpu: &'static Percpu, armed: bool) {
     if slot(percpu.id).come_online(armed).is_asked() {
-        park(percpu, Via::Itself, here());
+        park(percpu, StoppedBy::Itself, here());
     }
 }
 
 /// Has EL3 interrupt a pCPU that is up, if it can; it then answers what it is asked ([`take_event`]).
 pub fn interrupt(percpu: &Percpu) -> bool {
-    slot(percpu.id).standing().is_armed() && sdei_client::signal(percpu.mpidr).is_ok()
+    slot(percpu.id).state().is_armed() && sdei_client::signal(percpu.mpidr).is_ok()
 }
 
 /// This pCPU has nothing to run, and no memory to touch: as good as stopped.
 pub fn retire(percpu: &'static Percpu) -> ! {
-    write_down(percpu, Via::Itself, here());
+    write_down(percpu, StoppedBy::Itself, here());
     halt_here()
 }
 
 /// The stop SGI has arrived on this pCPU, outside of the guest.
 pub fn take_ipi(percpu: &'static Percpu) {
-    if !slot(percpu.id).standing().is_asked() {
+    if !slot(percpu.id).state().is_asked() {
         // Somebody wants to know whether it does.
         percpu.beat();
         return;
@@ -73,44 +73,44 @@ pub fn take_ipi(percpu: &'static Percpu) {
         },
         None => here(),
     };
-    park(percpu, Via::Ipi, context)
+    park(percpu, StoppedBy::Ipi, context)
 }
 
 /// EL3 has delivered event 0 here. Returns if what was interrupted is to go on, or with `Leaving::Off` if this
 /// pCPU is to leave the event and to be switched off.
 pub fn take_event(percpu: &'static Percpu, context: Context) -> Option<Leaving> {
-    let standing = slot(percpu.id).standing();
-    if standing.is_asked() || standing.parked().is_some() {
+    let state = slot(percpu.id).state();
+    if state.is_asked() || state.parked().is_some() {
         let leaving = leaving(is_off_wanted(), context.pstate);
         // If it answered the SGI in the meantime, or failed itself, what it wrote stays.
-        if standing.parked().is_none() {
-            write_down(percpu, Via::Sdei, context);
+        if state.parked().is_none() {
+            write_down(percpu, StoppedBy::Sdei, context);
         }
         if leaving == Leaving::Park {
             halt_here();
         }
         return Some(leaving);
     }
-    if percpu.glance.begin() {
-        // SAFETY: the glance has begun, on the pCPU that it is of.
-        unsafe { percpu.glimpse.set(context) };
-        percpu.glance.finish();
+    if percpu.sample.begin() {
+        // SAFETY: the sample has begun, on the pCPU that it is of.
+        unsafe { percpu.sampled.set(context) };
+        percpu.sample.finish();
     }
     percpu.events.fetch_add(1, Ordering::Release);
     None
 }
 
 /// Writes down what this pCPU was doing, and tells the stopper.
-fn write_down(percpu: &Percpu, via: Via, mut context: Context) {
+fn write_down(percpu: &Percpu, by: StoppedBy, mut context: Context) {
     context.note_callers(percpu);
     // SAFETY: this is the pCPU it belongs to, which has not parked.
     unsafe { percpu.parked.set(context) };
-    slot(percpu.id).park(via);
+    slot(percpu.id).park(by);
 }
 
 /// Writes down what this pCPU was doing, tells the stopper, and never touches memory again.
-fn park(percpu: &'static Percpu, via: Via, context: Context) -> ! {
-    write_down(percpu, via, context);
+fn park(percpu: &'static Percpu, by: StoppedBy, context: Context) -> ! {
+    write_down(percpu, by, context);
     if is_off_wanted() {
         firmware::cpu_off();
     }
@@ -142,7 +142,7 @@ pub fn stop_machine(cause: Cause, tell: &dyn Fn()) -> ! {
     let progress = PROGRESS.0.get().cast::<Progress>();
     let mut step = match STOPPER.claim(me) {
         Claim::Theirs(_) => match percpu::this() {
-            Some(percpu) => park(percpu, Via::Itself, here()),
+            Some(percpu) => park(percpu, StoppedBy::Itself, here()),
             None => halt_here(),
         },
         Claim::Mine => {
@@ -151,7 +151,7 @@ pub fn stop_machine(cause: Cause, tell: &dyn Fn()) -> ! {
             let fresh = Progress {
                 cause,
                 me,
-                course: Course::new(),
+                sequence: StopSequence::new(),
                 started: now,
                 ended: now,
                 ladder: Ladder::new(core::iter::empty(), limits),
@@ -160,12 +160,12 @@ pub fn stop_machine(cause: Cause, tell: &dyn Fn()) -> ! {
             // SAFETY: this pCPU is the stopper, from now on the only one that comes here.
             unsafe { progress.write(fresh) };
             // SAFETY: as above.
-            unsafe { &mut *progress }.course.advance()
+            unsafe { &mut *progress }.sequence.advance()
         }
         Claim::Again => {
             // SAFETY: this pCPU is the stopper, and has written it when it became that.
             let progress = unsafe { &mut *progress };
-            let next = progress.course.resume().1;
+            let next = progress.sequence.resume().1;
             say!("failed again, in the stop for {}:", progress.cause.name());
             tell();
             next
@@ -192,7 +192,7 @@ pub fn stop_machine(cause: Cause, tell: &dyn Fn()) -> ! {
             Step::Leave => leave(progress.cause),
             Step::Park => halt_here(),
         }
-        step = progress.course.advance();
+        step = progress.sequence.advance();
     }
 }
 
@@ -205,7 +205,7 @@ fn climb(progress: &mut Progress) {
     progress.ladder = Ladder::new(asked, limits);
     let look = || {
         let mut parked = PcpuSet::EMPTY;
-        for id in others().filter(|&id| slot(id).standing().parked().is_some()) {
+        for id in others().filter(|&id| slot(id).state().parked().is_some()) {
             parked.insert(id);
         }
         parked
@@ -240,7 +240,7 @@ fn climb(progress: &mut Progress) {
 /// Waits until those that have stopped are off, and notes who is not.
 fn await_off(progress: &mut Progress) {
     for id in pcpus().filter(|&id| id != progress.me) {
-        let Some(percpu) = percpu::of(id).filter(|_| slot(id).standing().parked().is_some()) else {
+        let Some(percpu) = percpu::of(id).filter(|_| slot(id).state().parked().is_some()) else {
             continue;
         };
         let is_off = || firmware::is_off(percpu.mpidr).then_some(());

@@ -84,7 +84,7 @@ pub fn look(watch: &mut Watch, me: &Percpu) {
         }
         Finding::Stuck(id) => {
             if let Some(percpu) = percpu::of(id) {
-                percpu.glance.ask();
+                percpu.sample.ask();
                 stop::interrupt(percpu);
             }
         }
@@ -106,14 +106,14 @@ pub fn is_stuck(id: PcpuId) -> bool {
 #[cold]
 fn tell(percpu: &Percpu) {
     percpu.note_stuck();
-    let seen = percpu.glance.collect();
+    let seen = percpu.sample.collect();
     console::hold(CONSOLE_LIMIT_US, || {
         let limit = limit_us();
         if seen {
-            // SAFETY: the glance has been collected.
-            let context = unsafe { percpu.glimpse.get() };
+            // SAFETY: the sample has been collected.
+            let context = unsafe { percpu.sampled.get() };
             report::tell_of_pcpu("hv-stuck", percpu, "sdei", limit, Some(&context), true);
-            percpu.glance.release();
+            percpu.sample.release();
         } else {
             report::tell_of_pcpu("hv-stuck", percpu, "deaf", limit, None, true);
         }

@@ -2,15 +2,15 @@
 //! again, and goes on without the rest.
 //!
 //! [`words`] is what pCPUs tell each other, one word each; [`ladder`] is what the stopper does with what
-//! it reads there; [`course`] is what it does after that, however often it fails on the way. [`probe`] finds and
+//! it reads there; [`sequence`] is what it does after that, however often it fails on the way. [`probe`] finds and
 //! arms EL3's event, [`leaving`] is how a pCPU gets out of it to be switched off, [`frames`] is a guest's backtrace,
 //! and by [`watchdog`] each pCPU looks whether its neighbour is stuck.
 
-pub mod course;
 pub mod frames;
 pub mod ladder;
 pub mod leaving;
 pub mod probe;
+pub mod sequence;
 pub mod watchdog;
 pub mod words;
 
@@ -67,7 +67,7 @@ pub struct Ticks {
 /// How a pCPU came to park.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
-pub enum Via {
+pub enum StoppedBy {
     /// It took the SGI.
     Ipi = 1,
     /// EL3 delivered the event.
@@ -76,7 +76,7 @@ pub enum Via {
     Itself = 3,
 }
 
-impl Via {
+impl StoppedBy {
     /// Its name in reports and records.
     pub const fn name(self) -> &'static str {
         match self {

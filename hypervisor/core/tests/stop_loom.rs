@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use hv_core::id::PcpuId;
-use hv_core::stop::Via;
-use hv_core::stop::watchdog::Glance;
+use hv_core::stop::StoppedBy;
+use hv_core::stop::watchdog::Sample;
 use hv_core::stop::words::{Claim, Slot, Stopper};
 use hv_core::word::Word;
 use loom::sync::Arc;
@@ -75,10 +75,10 @@ fn who_comes_up_is_either_found_online_or_finds_itself_asked() {
             let slot = slot.clone();
             thread::spawn(move || slot.come_online(true).is_asked())
         };
-        let standing = slot.ask();
+        let state = slot.ask();
         let finds_itself_asked = newcomer.join().unwrap();
-        assert_ne!(standing.is_online(), finds_itself_asked);
-        assert_eq!(standing.is_online(), standing.is_armed());
+        assert_ne!(state.is_online(), finds_itself_asked);
+        assert_eq!(state.is_online(), state.is_armed());
     });
 }
 
@@ -91,11 +91,11 @@ fn what_a_pcpu_wrote_before_it_parked_is_there_for_who_sees_it_parked() {
             let (slot, context) = (slot.clone(), context.clone());
             thread::spawn(move || {
                 context.store(7, Ordering::Relaxed);
-                assert!(slot.park(Via::Ipi));
+                assert!(slot.park(StoppedBy::Ipi));
             })
         };
         let _ = slot.ask();
-        if slot.standing().parked().is_some() {
+        if slot.state().parked().is_some() {
             assert_eq!(context.load(Ordering::Relaxed), 7);
         }
         parker.join().unwrap();
@@ -109,49 +109,49 @@ fn asking_and_signalling_lose_no_answer() {
         let _ = slot.come_online(true);
         let parker = {
             let slot = slot.clone();
-            thread::spawn(move || slot.park(Via::Sdei))
+            thread::spawn(move || slot.park(StoppedBy::Sdei))
         };
         let asked = slot.ask();
         let signalled = slot.mark_signalled();
         assert!(!asked.is_signalled() && signalled.is_asked());
         assert!(parker.join().unwrap(), "it was the first way to park");
-        let standing = slot.standing();
-        assert_eq!(standing.parked(), Some(Via::Sdei));
-        assert!(standing.is_online() && standing.is_asked() && standing.is_signalled());
+        let state = slot.state();
+        assert_eq!(state.parked(), Some(StoppedBy::Sdei));
+        assert!(state.is_online() && state.is_asked() && state.is_signalled());
     });
 }
 
 #[test]
-fn a_glance_is_read_whole_and_once_or_not_at_all() {
+fn a_sample_is_read_whole_and_once_or_not_at_all() {
     /// Half written, written, and read.
     const STATES: [u32; 3] = [1, 2, 3];
-    fn read(glance: &Glance<Shared>, place: &AtomicU32) -> bool {
-        let is_written = glance.collect();
+    fn read(sample: &Sample<Shared>, place: &AtomicU32) -> bool {
+        let is_written = sample.collect();
         if is_written {
             assert_eq!(place.swap(STATES[2], Ordering::Relaxed), STATES[1]);
-            glance.release();
+            sample.release();
         }
         is_written
     }
     loom::model(|| {
-        let glance = Arc::new(Glance::<Shared>::default());
+        let sample = Arc::new(Sample::<Shared>::default());
         let place = Arc::new(AtomicU32::new(0));
-        glance.ask();
+        sample.ask();
         let handler = {
-            let (glance, place) = (glance.clone(), place.clone());
+            let (sample, place) = (sample.clone(), place.clone());
             thread::spawn(move || {
-                if glance.begin() {
+                if sample.begin() {
                     place.store(STATES[0], Ordering::Relaxed);
                     place.store(STATES[1], Ordering::Relaxed);
-                    glance.finish();
+                    sample.finish();
                 }
             })
         };
         let other = {
-            let (glance, place) = (glance.clone(), place.clone());
-            thread::spawn(move || read(&glance, &place))
+            let (sample, place) = (sample.clone(), place.clone());
+            thread::spawn(move || read(&sample, &place))
         };
-        let mine = read(&glance, &place);
+        let mine = read(&sample, &place);
         let theirs = other.join().unwrap();
         handler.join().unwrap();
         assert!(!(mine && theirs), "one answer is read once");

@@ -1,8 +1,8 @@
 //! Why the machine stops, and how far the stop has come.
 
 use hv_core::id::{PcpuId, PcpuSet};
-use hv_core::stop::course::Course;
 use hv_core::stop::ladder::Ladder;
+use hv_core::stop::sequence::StopSequence;
 use hv_core::time::Instant;
 
 /// Why the machine stops.
@@ -48,7 +48,7 @@ pub struct Progress {
     /// The stopper.
     pub me: PcpuId,
     /// Which of its steps it has come to.
-    pub course: Course,
+    pub sequence: StopSequence,
     /// When it began.
     pub started: Instant,
     /// When the last look at the others was taken.

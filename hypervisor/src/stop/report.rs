@@ -3,7 +3,7 @@
 use core::fmt::Write;
 
 use hv_core::id::PcpuId;
-use hv_core::stop::Via;
+use hv_core::stop::StoppedBy;
 use hv_core::stop::ladder::Fate;
 
 use super::progress::Progress;
@@ -29,8 +29,8 @@ pub(super) fn tell(progress: &Progress) {
             tell_of_stopper(id, is_crash);
             continue;
         }
-        let fate = progress.ladder.fate(id, slot(id).standing());
-        let orderly = matches!(fate, Fate::Stopped(Via::Ipi | Via::Itself));
+        let fate = progress.ladder.fate(id, slot(id).state());
+        let orderly = matches!(fate, Fate::Stopped(StoppedBy::Ipi | StoppedBy::Itself));
         let Some(percpu) = percpu::of(id) else {
             say!("@hv-pcpu pcpu={} fate={}", id.0, fate.name());
             continue;
@@ -75,8 +75,8 @@ fn tell_of_stopper(id: PcpuId, is_crash: bool) {
     }
 }
 
-/// One record that begins with `name`, and what is behind it: of a pCPU that was interrupted in `context`, `us`
-/// microseconds after the begin, or of one of which nothing but its last state is known.
+/// Tells of one pCPU: a record that begins with `name`, and the lines that belong to it. `context` is what was
+/// interrupted on that pCPU, `us` microseconds after the stop began; without it, only the last known state is told.
 pub fn tell_of_pcpu(
     name: &str,
     percpu: &Percpu,
@@ -105,7 +105,7 @@ pub fn tell_of_pcpu(
         for caller in callers(context.x[29]) {
             say!("  {caller:#x}");
         }
-        if fate == Via::Sdei.name() {
+        if fate == StoppedBy::Sdei.name() {
             say!(
                 "  sp {:#x} lr {:#x} elr {elr:#x} spsr {spsr:#x} esr {esr:#x} far {far:#x}",
                 context.sp,

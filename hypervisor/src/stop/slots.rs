@@ -81,6 +81,6 @@ pub fn after_crash() -> Afterwards {
 
 /// Whether it runs our code and has not parked.
 pub fn is_up(id: PcpuId) -> bool {
-    let standing = slot(id).standing();
-    standing.is_online() && standing.parked().is_none()
+    let state = slot(id).state();
+    state.is_online() && state.parked().is_none()
 }

@@ -7,8 +7,8 @@
 //!                           +-----------------------------------------------------------------+
 //! ```
 
-use super::words::Standing;
-use super::{Ticks, Via};
+use super::words::SlotState;
+use super::{StoppedBy, Ticks};
 use crate::id::{PcpuId, PcpuSet};
 use crate::patience::Patience;
 use crate::time::Instant;
@@ -54,7 +54,7 @@ pub enum Decision {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fate {
     /// It parked.
-    Stopped(Via),
+    Stopped(StoppedBy),
     /// It was never up, and parks when it comes.
     Offline,
     /// It was asked and does not answer; EL3 cannot reach it.
@@ -69,7 +69,7 @@ impl Fate {
     /// Its name in reports and records.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Stopped(via) => via.name(),
+            Self::Stopped(by) => by.name(),
             Self::Offline => "offline",
             Self::Deaf => "deaf",
             Self::Refused => "refused",
@@ -79,10 +79,10 @@ impl Fate {
 }
 
 impl Ladder {
-    /// A ladder for the pCPUs other than the stopper, each as it stood when it was asked
+    /// A ladder for the pCPUs other than the stopper, each in the state it was in when it was asked
     /// ([`super::words::Slot::ask`]). A stopper that failed on its ladder makes another: it rings again those
     /// that have not parked, as it may have failed before it rang, but signals nobody again.
-    pub fn new(asked: impl Iterator<Item = (PcpuId, Standing)>, limits: Ticks) -> Self {
+    pub fn new(asked: impl Iterator<Item = (PcpuId, SlotState)>, limits: Ticks) -> Self {
         let mut ladder = Self {
             limits,
             rung: Rung::Fresh,
@@ -91,12 +91,12 @@ impl Ladder {
             armed: PcpuSet::EMPTY,
             refused: PcpuSet::EMPTY,
         };
-        for (pcpu, standing) in asked {
-            if !standing.is_online() || standing.parked().is_some() {
+        for (pcpu, state) in asked {
+            if !state.is_online() || state.parked().is_some() {
                 continue;
             }
             ladder.targets.insert(pcpu);
-            if standing.is_armed() && !standing.is_signalled() {
+            if state.is_armed() && !state.is_signalled() {
                 ladder.armed.insert(pcpu);
             }
         }
@@ -153,12 +153,12 @@ impl Ladder {
     }
 
     /// What became of a pCPU that now stands like this.
-    pub fn fate(&self, pcpu: PcpuId, standing: Standing) -> Fate {
-        match standing.parked() {
-            Some(via) => Fate::Stopped(via),
-            None if !standing.is_online() => Fate::Offline,
+    pub fn fate(&self, pcpu: PcpuId, state: SlotState) -> Fate {
+        match state.parked() {
+            Some(by) => Fate::Stopped(by),
+            None if !state.is_online() => Fate::Offline,
             None if self.refused.contains(pcpu) => Fate::Refused,
-            None if standing.is_signalled() => Fate::Lost,
+            None if state.is_signalled() => Fate::Lost,
             None => Fate::Deaf,
         }
     }

@@ -123,16 +123,16 @@ const WRITTEN: u32 = 3;
 
 /// How a pCPU hands over where it is without stopping: who asks, its event handler, and who reads.
 #[derive(Debug, Default)]
-pub struct Glance<W>(W);
+pub struct Sample<W>(W);
 
-impl<W> Glance<W> {
+impl<W> Sample<W> {
     /// Nothing is asked, on a word that is 0.
     pub const fn new(word: W) -> Self {
         Self(word)
     }
 }
 
-impl<W: Word> Glance<W> {
+impl<W: Word> Sample<W> {
     /// Asks for it.
     pub fn ask(&self) {
         // If it is asked for already, one answer serves both.

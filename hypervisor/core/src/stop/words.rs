@@ -6,7 +6,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use super::Via;
+use super::StoppedBy;
 use crate::id::PcpuId;
 use crate::word::Word;
 
@@ -14,8 +14,8 @@ const ONLINE: u32 = 1 << 0;
 const ARMED: u32 = 1 << 1;
 const ASKED: u32 = 1 << 2;
 const SIGNALLED: u32 = 1 << 3;
-/// How it parked, as [`Via`]; 0 while it runs.
-const VIA_SHIFT: u32 = 8;
+/// How it parked, as [`StoppedBy`]; 0 while it runs.
+const STOPPED_BY_SHIFT: u32 = 8;
 
 /// One pCPU as the others see it.
 #[derive(Debug, Default)]
@@ -23,9 +23,9 @@ pub struct Slot<W = AtomicU32>(W);
 
 /// What a slot said at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Standing(u32);
+pub struct SlotState(u32);
 
-impl Standing {
+impl SlotState {
     /// It runs our code and takes SGIs, as soon as it lets them in.
     pub const fn is_online(self) -> bool {
         self.0 & ONLINE != 0
@@ -47,8 +47,8 @@ impl Standing {
     }
 
     /// How it parked, if it has.
-    pub const fn parked(self) -> Option<Via> {
-        Via::from_number(self.0 >> VIA_SHIFT)
+    pub const fn parked(self) -> Option<StoppedBy> {
+        StoppedBy::from_number(self.0 >> STOPPED_BY_SHIFT)
     }
 }
 
@@ -61,41 +61,41 @@ impl<W> Slot<W> {
 
 impl<W: Word> Slot<W> {
     /// What is known of it now. What it wrote before it parked is visible to whoever sees it parked.
-    pub fn standing(&self) -> Standing {
-        Standing(self.0.load(Ordering::Acquire))
+    pub fn state(&self) -> SlotState {
+        SlotState(self.0.load(Ordering::Acquire))
     }
 
-    /// This pCPU is up and can be stopped, by event 0 too if it is `armed`. Answers how it stood: if it
+    /// This pCPU is up and can be stopped, by event 0 too if it is `armed`. Answers the state it was in: if it
     /// was asked to park, it must.
     #[must_use = "one that was asked has to park"]
-    pub fn come_online(&self, armed: bool) -> Standing {
+    pub fn come_online(&self, armed: bool) -> SlotState {
         let bits = ONLINE | if armed { ARMED } else { 0 };
-        Standing(self.0.fetch_or(bits, Ordering::AcqRel))
+        SlotState(self.0.fetch_or(bits, Ordering::AcqRel))
     }
 
-    /// The stopper asks it to park, and learns how it stood.
+    /// The stopper asks it to park, and learns the state it was in.
     #[must_use = "it says whether to ring and wait"]
-    pub fn ask(&self) -> Standing {
-        Standing(self.0.fetch_or(ASKED, Ordering::AcqRel))
+    pub fn ask(&self) -> SlotState {
+        SlotState(self.0.fetch_or(ASKED, Ordering::AcqRel))
     }
 
-    /// The stopper is about to signal event 0 to it; answers how it stood.
+    /// The stopper is about to signal event 0 to it; answers the state it was in.
     #[must_use = "one that was signalled before must not be again"]
-    pub fn mark_signalled(&self) -> Standing {
-        Standing(self.0.fetch_or(SIGNALLED, Ordering::AcqRel))
+    pub fn mark_signalled(&self) -> SlotState {
+        SlotState(self.0.fetch_or(SIGNALLED, Ordering::AcqRel))
     }
 
     /// This pCPU has written down where it was and will touch memory no more. Only the first way counts;
     /// answers whether this was it.
-    pub fn park(&self, via: Via) -> bool {
+    pub fn park(&self, by: StoppedBy) -> bool {
         let mut seen = self.0.load(Ordering::Relaxed);
         loop {
-            if seen >> VIA_SHIFT != 0 {
+            if seen >> STOPPED_BY_SHIFT != 0 {
                 return false;
             }
             match self
                 .0
-                .compare_exchange(seen, seen | (via as u32) << VIA_SHIFT)
+                .compare_exchange(seen, seen | (by as u32) << STOPPED_BY_SHIFT)
             {
                 Ok(_) => return true,
                 Err(found) => seen = found,

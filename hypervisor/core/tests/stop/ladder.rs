@@ -3,8 +3,8 @@
 use hv_core::id::{PcpuId, PcpuSet};
 use hv_core::patience::Patience;
 use hv_core::stop::ladder::{Decision, Fate, Ladder};
-use hv_core::stop::words::{Claim, Slot, Standing, Stopper};
-use hv_core::stop::{LIMITS, Ticks, Via};
+use hv_core::stop::words::{Claim, Slot, SlotState, Stopper};
+use hv_core::stop::{LIMITS, StoppedBy, Ticks};
 use hv_core::time::{Frequency, Instant};
 
 const LIMITS_IN_TICKS: Ticks = Ticks {
@@ -79,7 +79,7 @@ fn without_the_second_rung_the_first_has_the_long_limit() {
     assert_eq!(ladder.poll(Instant(99), set(&[1])), Decision::Wait);
     assert_eq!(ladder.poll(Instant(100), set(&[1])), Decision::Done);
     assert_eq!(
-        ladder.fate(PcpuId(2), slots[1].standing()),
+        ladder.fate(PcpuId(2), slots[1].state()),
         Fate::Deaf,
         "it is named, not forgotten"
     );
@@ -107,7 +107,7 @@ fn c315_nobody_is_signalled_who_is_absent_or_masks_events_or_has_parked() {
             let [is_online, is_armed, is_parked] = bits(pcpu);
             if is_online {
                 let _ = slot.come_online(is_armed);
-                assert!(!is_parked || slot.park(Via::Itself));
+                assert!(!is_parked || slot.park(StoppedBy::Itself));
             }
         }
         let mut ladder = ladder(&slots);
@@ -139,7 +139,7 @@ fn whom_firmware_refuses_to_signal_is_not_waited_for() {
     ladder.note_refusal(PcpuId(1));
     assert_eq!(ladder.poll(Instant(11), PcpuSet::EMPTY), Decision::Wait);
     assert_eq!(ladder.poll(Instant(12), set(&[2])), Decision::Done);
-    assert_eq!(ladder.fate(PcpuId(1), slots[0].standing()), Fate::Refused);
+    assert_eq!(ladder.fate(PcpuId(1), slots[0].state()), Fate::Refused);
 }
 
 #[test]
@@ -152,10 +152,10 @@ fn a_late_answer_counts_until_the_report() {
     let _ = slots[0].mark_signalled();
     wait(&mut ladder, 10, 100);
     assert_eq!(ladder.poll(Instant(110), PcpuSet::EMPTY), Decision::Done);
-    assert_eq!(ladder.fate(PcpuId(1), slots[0].standing()), Fate::Lost);
-    assert!(slots[0].park(Via::Sdei));
-    let fate = ladder.fate(PcpuId(1), slots[0].standing());
-    assert_eq!(fate, Fate::Stopped(Via::Sdei));
+    assert_eq!(ladder.fate(PcpuId(1), slots[0].state()), Fate::Lost);
+    assert!(slots[0].park(StoppedBy::Sdei));
+    let fate = ladder.fate(PcpuId(1), slots[0].state());
+    assert_eq!(fate, Fate::Stopped(StoppedBy::Sdei));
 }
 
 #[test]
@@ -177,12 +177,12 @@ fn nobody_is_given_up_while_the_stopper_does_not_run_either() {
 #[test]
 fn who_comes_up_during_the_stop_finds_itself_asked() {
     let slot = Slot::<core::sync::atomic::AtomicU32>::default();
-    let asked: Standing = slot.ask();
+    let asked: SlotState = slot.ask();
     assert!(!asked.is_online());
     let mut ladder = Ladder::new([(PcpuId(1), asked)].into_iter(), LIMITS_IN_TICKS);
     assert!(ladder.targets().is_empty());
     assert_eq!(ladder.poll(Instant(0), PcpuSet::EMPTY), Decision::Done);
-    assert_eq!(ladder.fate(PcpuId(1), slot.standing()), Fate::Offline);
+    assert_eq!(ladder.fate(PcpuId(1), slot.state()), Fate::Offline);
     assert!(slot.come_online(true).is_asked());
 }
 
@@ -212,9 +212,9 @@ fn a_ladder_climbed_again_signals_nobody_twice() {
 #[test]
 fn only_the_first_way_to_park_counts() {
     let slots = slots(&[true]);
-    assert!(slots[0].park(Via::Ipi));
-    assert!(!slots[0].park(Via::Sdei));
-    assert_eq!(slots[0].standing().parked(), Some(Via::Ipi));
+    assert!(slots[0].park(StoppedBy::Ipi));
+    assert!(!slots[0].park(StoppedBy::Sdei));
+    assert_eq!(slots[0].state().parked(), Some(StoppedBy::Ipi));
 }
 
 #[test]

@@ -7,10 +7,10 @@ use std::sync::atomic::Ordering;
 
 use hv_core::id::{PcpuId, PcpuSet};
 use hv_core::patience::Patience;
-use hv_core::stop::course::{Course, Step};
 use hv_core::stop::ladder::{Decision, Fate, Ladder};
-use hv_core::stop::words::{Claim, Slot, Standing, Stopper};
-use hv_core::stop::{Ticks, Via};
+use hv_core::stop::sequence::{Step, StopSequence};
+use hv_core::stop::words::{Claim, Slot, SlotState, Stopper};
+use hv_core::stop::{StoppedBy, Ticks};
 use hv_core::time::Instant;
 use hv_core::word::Word;
 
@@ -98,7 +98,7 @@ enum Phase {
 struct Climb {
     who: usize,
     phase: Phase,
-    asked: Vec<(u8, Standing)>,
+    asked: Vec<(u8, SlotState)>,
     ladder: Option<Ladder>,
     failures: u8,
 }
@@ -143,8 +143,8 @@ impl World {
         for index in 0..world.pcpus.len() {
             if world.pcpus[index].is_up {
                 let armed = world.pcpus[index].armed;
-                let standing = world.with(index, |slot| slot.come_online(armed));
-                assert!(!standing.is_asked());
+                let state = world.with(index, |slot| slot.come_online(armed));
+                assert!(!state.is_asked());
             }
         }
         world
@@ -159,13 +159,13 @@ impl World {
         result
     }
 
-    fn standing(&self, index: usize) -> Standing {
+    fn state(&self, index: usize) -> SlotState {
         let word = Plain(Cell::new(self.words[index]));
-        Slot::new(&word).standing()
+        Slot::new(&word).state()
     }
 
     fn is_parked(&self, index: usize) -> bool {
-        self.standing(index).parked().is_some()
+        self.state(index).parked().is_some()
     }
 
     fn parked(&self) -> PcpuSet {
@@ -229,7 +229,7 @@ impl World {
             }
             Claim::Theirs(winner) => {
                 assert!(self.is_stopper(winner.index()));
-                let _ = world.with(index, |slot| slot.park(Via::Itself));
+                let _ = world.with(index, |slot| slot.park(StoppedBy::Itself));
             }
             Claim::Again => panic!("it fails on the ladder elsewhere"),
         }
@@ -245,7 +245,7 @@ impl World {
         let armed = pcpu.armed;
         world.pcpus[index].is_up = true;
         if world.with(index, |slot| slot.come_online(armed)).is_asked() {
-            assert!(world.with(index, |slot| slot.park(Via::Itself)));
+            assert!(world.with(index, |slot| slot.park(StoppedBy::Itself)));
         }
         Some(world)
     }
@@ -258,7 +258,7 @@ impl World {
         }
         let mut world = self.clone();
         world.pcpus[index].taken += 1;
-        assert!(world.with(index, |slot| slot.park(Via::Ipi)));
+        assert!(world.with(index, |slot| slot.park(StoppedBy::Ipi)));
         Some(world)
     }
 
@@ -270,7 +270,7 @@ impl World {
         }
         let mut world = self.clone();
         world.pcpus[index].taken = 2;
-        let _ = world.with(index, |slot| slot.park(Via::Sdei));
+        let _ = world.with(index, |slot| slot.park(StoppedBy::Sdei));
         Some(world)
     }
 
@@ -281,9 +281,9 @@ impl World {
         let word = Plain(Cell::new(self.stopper));
         let claim = Stopper::new(&word).claim(PcpuId(climb.who as u8));
         assert_eq!(claim, Claim::Again);
-        let mut course = Course::new();
-        assert_eq!(course.advance(), Step::Stop);
-        assert_eq!(course.resume().1, Step::Stop);
+        let mut sequence = StopSequence::new();
+        assert_eq!(sequence.advance(), Step::Stop);
+        assert_eq!(sequence.resume().1, Step::Stop);
         let mut world = self.clone();
         world.climb = Some(Climb {
             who: climb.who,
@@ -308,8 +308,8 @@ impl World {
             climb.phase = Phase::Climbing;
         } else {
             if index != climb.who {
-                let standing = world.with(index, |slot| slot.ask());
-                climb.asked.push((index as u8, standing));
+                let state = world.with(index, |slot| slot.ask());
+                climb.asked.push((index as u8, state));
             }
             climb.phase = Phase::Asking(index + 1);
         }
@@ -330,8 +330,8 @@ impl World {
             }
             Decision::Signal(set) => {
                 for id in set.iter() {
-                    let standing = world.with(id.index(), |slot| slot.mark_signalled());
-                    assert!(!standing.is_signalled(), "twice: {self:?}");
+                    let state = world.with(id.index(), |slot| slot.mark_signalled());
+                    assert!(!state.is_signalled(), "twice: {self:?}");
                     let pcpu = &mut world.pcpus[id.index()];
                     assert!(pcpu.armed && pcpu.is_up, "not armed: {self:?}");
                     if pcpu.kind == Kind::Refused {
@@ -357,11 +357,11 @@ impl World {
             assert!(pcpu.signals <= 1, "signalled twice: {self:?}");
         }
         for index in 0..self.pcpus.len() {
-            let standing = self.standing(index);
-            if standing.parked().is_some() {
+            let state = self.state(index);
+            if state.parked().is_some() {
                 assert!(!self.is_stopper(index), "the stopper parked: {self:?}");
                 assert!(
-                    standing.is_asked() || self.pcpus[index].has_failed,
+                    state.is_asked() || self.pcpus[index].has_failed,
                     "nobody asked it: {self:?}"
                 );
             }
@@ -380,11 +380,13 @@ impl World {
             if index == climb.who {
                 continue;
             }
-            let fate = ladder.fate(PcpuId(index as u8), self.standing(index));
+            let fate = ladder.fate(PcpuId(index as u8), self.state(index));
             let expected = match (pcpu.kind, pcpu.armed) {
-                (Kind::Healthy, _) => matches!(fate, Fate::Stopped(Via::Ipi | Via::Sdei)),
+                (Kind::Healthy, _) => {
+                    matches!(fate, Fate::Stopped(StoppedBy::Ipi | StoppedBy::Sdei))
+                }
                 (Kind::Newcomer | Kind::Failing, _) => matches!(fate, Fate::Stopped(_)),
-                (Kind::Wedged, true) => fate == Fate::Stopped(Via::Sdei),
+                (Kind::Wedged, true) => fate == Fate::Stopped(StoppedBy::Sdei),
                 (Kind::Refused, true) if climb.failures == 0 => fate == Fate::Refused,
                 // A stopper that failed on the ladder has forgotten the refusal, not the signal.
                 (Kind::Refused, true) => matches!(fate, Fate::Refused | Fate::Lost),

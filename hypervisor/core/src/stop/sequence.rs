@@ -18,12 +18,12 @@ pub enum Step {
 /// How far it has come. One that fails begins again where it failed with the ladder, once, and else with
 /// what follows: the words of the ladder say who was signalled, so that nobody is twice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Course {
+pub struct StopSequence {
     begun: Option<Step>,
     retried: bool,
 }
 
-impl Course {
+impl StopSequence {
     /// A stopper that has done nothing yet.
     pub const fn new() -> Self {
         Self {
@@ -64,29 +64,29 @@ mod tests {
 
     #[test]
     fn every_step_is_done_once_and_then_never_anything_again() {
-        let mut course = Course::new();
+        let mut sequence = StopSequence::new();
         let steps = [Step::Stop, Step::Report, Step::Keep, Step::Leave];
-        assert_eq!([(); 4].map(|()| course.advance()), steps);
-        assert_eq!(course.advance(), Step::Park);
-        assert_eq!(course.advance(), Step::Park);
+        assert_eq!([(); 4].map(|()| sequence.advance()), steps);
+        assert_eq!(sequence.advance(), Step::Park);
+        assert_eq!(sequence.advance(), Step::Park);
     }
 
     #[test]
     fn a_failure_in_the_ladder_climbs_it_once_more() {
-        let mut course = Course::new();
-        assert_eq!(course.advance(), Step::Stop);
-        assert_eq!(course.resume(), (Some(Step::Stop), Step::Stop));
-        assert_eq!(course.resume(), (Some(Step::Stop), Step::Report));
+        let mut sequence = StopSequence::new();
+        assert_eq!(sequence.advance(), Step::Stop);
+        assert_eq!(sequence.resume(), (Some(Step::Stop), Step::Stop));
+        assert_eq!(sequence.resume(), (Some(Step::Stop), Step::Report));
     }
 
     #[test]
     fn however_often_it_fails_it_comes_to_an_end() {
-        let mut course = Course::new();
-        let mut step = course.advance();
+        let mut sequence = StopSequence::new();
+        let mut step = sequence.advance();
         for _ in 0..5 {
-            step = course.resume().1;
+            step = sequence.resume().1;
         }
         assert_eq!(step, Step::Park);
-        assert_eq!(course.resume().1, Step::Park);
+        assert_eq!(sequence.resume().1, Step::Park);
     }
 }
