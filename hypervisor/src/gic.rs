@@ -10,8 +10,8 @@ use hv_core::vgic::{Model, SpiMask};
 use platform::Range;
 use spin::Once;
 
+use crate::mmio::Registers;
 use crate::patience::Mutex;
-use crate::registers::Registers;
 use crate::sysregs::gic as interface;
 
 mod gicd;
@@ -47,20 +47,20 @@ pub fn get() -> &'static Gic {
 /// The ranges are those of this machine, mapped as device memory, and nobody else drives them.
 #[expect(unsafe_code, reason = "the caller answers for the addresses")]
 pub unsafe fn start(gic: &platform::Gic) -> &'static Gic {
-    let (distributor, redistributors) = match gic {
+    let (distributor, size, redistributors) = match gic {
         platform::Gic::V3 { dist, redists, .. } => {
             // SAFETY: the caller answers for the addresses.
             let found = unsafe { v3::start(dist.start, redists) };
-            (dist.start, found)
+            (dist.start, gicd::SIZE_V3, found)
         }
         platform::Gic::V2 { dist, cpu, hyp, .. } => {
             // SAFETY: the caller answers for the addresses.
             unsafe { v2::start(dist.start, cpu, hyp.start) };
-            (dist.start, Vec::new())
+            (dist.start, gicd::SIZE_V2, Vec::new())
         }
     };
     // SAFETY: the caller answers for the address.
-    let gicd = unsafe { Registers::at(distributor) };
+    let gicd = unsafe { Registers::at(distributor, size) };
     GIC.call_once(|| Gic {
         gicd: Mutex::new(gicd),
         redistributors,

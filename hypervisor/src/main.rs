@@ -37,11 +37,11 @@ mod guest;
 mod heap;
 #[expect(unsafe_code, reason = "addresses of linker symbols")]
 mod memory;
+#[expect(unsafe_code, reason = "memory-mapped registers")]
+mod mmio;
 mod patience;
 #[expect(unsafe_code, reason = "each pCPU's block, by TPIDR_EL2 and by number")]
 mod percpu;
-#[expect(unsafe_code, reason = "memory-mapped registers")]
-mod registers;
 #[expect(unsafe_code, reason = "where its registers are")]
 mod reset;
 mod run;

@@ -14,6 +14,8 @@ mod console;
 mod copy;
 #[expect(unsafe_code, reason = "memory that the boot before this one wrote")]
 mod crash_record;
+#[expect(unsafe_code, reason = "instructions that a CPU may lack")]
+mod crc;
 mod entropy;
 #[expect(unsafe_code, reason = "entry from the loader, in assembly")]
 mod entry;
@@ -33,11 +35,11 @@ mod guest;
 mod heap;
 #[expect(unsafe_code, reason = "addresses of linker symbols")]
 mod memory;
+#[expect(unsafe_code, reason = "memory-mapped registers")]
+mod mmio;
 mod patience;
 #[expect(unsafe_code, reason = "each pCPU's block, by TPIDR_EL2 and by number")]
 mod percpu;
-#[expect(unsafe_code, reason = "memory-mapped registers")]
-mod registers;
 #[expect(unsafe_code, reason = "where its registers are")]
 mod reset;
 mod run;

@@ -2,6 +2,10 @@
 //! (IHI0048 4.1, IHI0069 12.8).
 #![allow(missing_docs, reason = "the names are IHI0069's")]
 
+/// Bytes of the registers (IHI0048 4.1.2, IHI0069 12.8).
+pub const SIZE_V2: u64 = 0x1000;
+pub const SIZE_V3: u64 = 0x1_0000;
+
 pub const CTLR: u64 = 0x000;
 pub const TYPER: u64 = 0x004;
 pub const IIDR: u64 = 0x008;

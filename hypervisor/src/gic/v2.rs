@@ -16,7 +16,7 @@ use platform::Range;
 
 use super::gicd;
 use super::own::{DOORBELL, PRIORITY, STOP};
-use crate::registers::Registers;
+use crate::mmio::Registers;
 use crate::sysregs;
 
 /// GICC (IHI0048 4.4).
@@ -49,6 +49,8 @@ const REPEATED: u64 = 0x2_0000;
 const LAST_REPETITION: u64 = 0xf000;
 /// GICC's and GICV's registers.
 const INTERFACE: u64 = 0x2000;
+/// GICH's registers (IHI0048 5.3.1).
+const HYP: u64 = 0x200;
 /// Marks an entry of [`INTERFACES`] as used: no affinity has this bit.
 const USED: u64 = 1 << 63;
 
@@ -65,9 +67,9 @@ pub fn is_it() -> bool {
 }
 
 #[inline]
-fn block(address: &AtomicUsize) -> Registers {
+fn block(address: &AtomicUsize, size: u64) -> Registers {
     // SAFETY: `start` was promised them, and its users ask `is_it` first.
-    unsafe { Registers::at(address.load(Ordering::Relaxed) as u64) }
+    unsafe { Registers::at(address.load(Ordering::Relaxed) as u64, size) }
 }
 
 /// How much of a region of GICC or GICV is in use: halves, of which the second begins with GICC_DIR.
@@ -87,7 +89,7 @@ pub fn interface_size(region: &Range) -> u64 {
 #[cold]
 pub unsafe fn start(distributor: u64, cpu: &Range, hyp: u64) {
     // SAFETY: the caller answers for it.
-    let gicd = unsafe { Registers::at(distributor) };
+    let gicd = unsafe { Registers::at(distributor, gicd::SIZE_V2) };
     let repetition = if cpu.size >= REPEATED {
         LAST_REPETITION
     } else {
@@ -118,7 +120,7 @@ const PRIORITIES: u32 = PRIORITY as u32 * 0x0101_0101;
 /// left them in group 1, which nothing here enables), and its CPU interface.
 #[cold]
 pub fn start_pcpu(mpidr: Mpidr, ppis: &[u32]) {
-    let gicd = block(&GICD);
+    let gicd = block(&GICD, gicd::SIZE_V2);
     // A lone CPU interface reads 0 (IHI0048 4.3.12).
     let own = (gicd.read(gicd::ITARGETSR) & 0xff).max(1).trailing_zeros();
     if let Some(interface) = INTERFACES.get(own as usize) {
@@ -139,7 +141,7 @@ pub fn start_pcpu(mpidr: Mpidr, ppis: &[u32]) {
         .iter()
         .fold(ours, |bits, &intid| bits | 1 << (intid % 32));
     gicd.write(gicd::ISENABLER, enabled);
-    let gicc = block(&GICC);
+    let gicc = block(&GICC, INTERFACE);
     gicc.write(gicc::PMR, 0xff);
     gicc.write(gicc::BPR, 0);
     gicc.write(gicc::CTLR, CTLR_ON);
@@ -157,20 +159,20 @@ pub fn target(mpidr: Mpidr) -> u8 {
 /// GICD_SGIR. One store, so nobody has to be waited for.
 #[inline(never)]
 pub fn send_sgi(intid: u32, to: Mpidr) {
-    block(&GICD).write(gicd::SGIR, u32::from(target(to)) << 16 | intid);
+    block(&GICD, gicd::SIZE_V2).write(gicd::SGIR, u32::from(target(to)) << 16 | intid);
 }
 
 /// GICC_IAR: the INTID, and all of it.
 #[inline]
 pub fn acknowledge() -> (u32, u32) {
-    let word = block(&GICC).read(gicc::IAR);
+    let word = block(&GICC, INTERFACE).read(gicc::IAR);
     (word & IAR_INTID, word)
 }
 
 /// GICC_EOIR.
 #[inline]
 pub fn drop_priority(word: u32) {
-    block(&GICC).write(gicc::EOIR, word);
+    block(&GICC, INTERFACE).write(gicc::EOIR, word);
 }
 
 /// GICC_DIR for an SGI, which wants to be told who sent it. GICD_ICACTIVER for all others: it ends an SPI for
@@ -179,41 +181,41 @@ pub fn drop_priority(word: u32) {
 pub fn deactivate(word: u32) {
     let intid = word & IAR_INTID;
     if intid < 16 {
-        block(&GICC).write(gicc::DIR, word);
+        block(&GICC, INTERFACE).write(gicc::DIR, word);
     } else {
         let register = gicd::ICACTIVER + 4 * u64::from(intid / 32);
-        block(&GICD).write(register, 1 << (intid % 32));
+        block(&GICD, gicd::SIZE_V2).write(register, 1 << (intid % 32));
     }
 }
 
 /// Whether the GIC looks at a line again when a list register deactivates its interrupt. QEMU's model does not;
 /// it has no product number (GICD_IIDR, IHI0048 4.3.3), and every part of Arm's has one.
 pub fn resamples() -> bool {
-    block(&GICD).read(gicd::IIDR) >> 24 != 0
+    block(&GICD, gicd::SIZE_V2).read(gicd::IIDR) >> 24 != 0
 }
 
 /// GICC_CTLR off.
 #[cold]
 pub fn disable_cpu_interface() {
-    block(&GICC).write(gicc::CTLR, 0);
+    block(&GICC, INTERFACE).write(gicc::CTLR, 0);
 }
 
 /// GICH_VTR: number of list registers and of priority bits.
 #[cold]
 pub fn virtual_interface() -> (usize, u32) {
-    let vtr = block(&GICH).read(gich::VTR);
+    let vtr = block(&GICH, HYP).read(gich::VTR);
     ((vtr & 0x3f) as usize + 1, (vtr >> 29) + 1)
 }
 
 /// GICH_HCR.
 pub fn hcr() -> u64 {
-    u64::from(block(&GICH).read(gich::HCR))
+    u64::from(block(&GICH, HYP).read(gich::HCR))
 }
 
 /// Sets GICH_HCR, which has no TDIR: stage 2 traps GICC_DIR instead, see [`super::Shown`].
 #[inline(never)]
 pub fn set_hcr(value: u64) {
-    block(&GICH).write(gich::HCR, (value & !hcr::TDIR) as u32);
+    block(&GICH, HYP).write(gich::HCR, (value & !hcr::TDIR) as u32);
     // The list registers, too, are to be what they are before the guest runs.
     sysregs::complete_device_writes();
 }
@@ -222,30 +224,30 @@ pub fn set_hcr(value: u64) {
 #[cold]
 pub fn reset_virtual_interface() {
     for register in [gich::HCR, gich::VMCR, gich::APR] {
-        block(&GICH).write(register, 0);
+        block(&GICH, HYP).write(register, 0);
     }
 }
 
 /// GICH_LR.
 #[inline(never)]
 pub fn list_register(index: usize) -> ListReg {
-    ListReg::decode_v2(block(&GICH).read(gich::LR + 4 * index as u64))
+    ListReg::decode_v2(block(&GICH, HYP).read(gich::LR + 4 * index as u64))
 }
 
 /// Sets GICH_LR.
 #[inline(never)]
 pub fn set_list_register(index: usize, word: u32) {
-    block(&GICH).write(gich::LR + 4 * index as u64, word);
+    block(&GICH, HYP).write(gich::LR + 4 * index as u64, word);
 }
 
 /// GICH_ELSR0, of the first 32 list registers; no more than 16 are used.
 #[inline(never)]
 pub fn empty_list_registers() -> u64 {
-    block(&GICH).read(gich::ELSR0).into()
+    block(&GICH, HYP).read(gich::ELSR0).into()
 }
 
 /// GICH_VMCR.
 #[inline(never)]
 pub fn vmcr() -> u64 {
-    block(&GICH).read(gich::VMCR).into()
+    block(&GICH, HYP).read(gich::VMCR).into()
 }
