@@ -220,7 +220,7 @@ fn converse(
     let mut watch = Watch::default();
     let mut explainer: Option<Explainer> = None;
     loop {
-        match session.next()? {
+        match session.next_event()? {
             Happening::Guest(bytes) => {
                 let mut stdout = io::stdout().lock();
                 stdout

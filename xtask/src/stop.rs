@@ -281,7 +281,7 @@ impl Plan {
         let mut session = machine.start(Some(timeout))?;
         let mut seen = Seen::of(machine.command_line(), hypervisor);
         loop {
-            match session.next()? {
+            match session.next_event()? {
                 Happening::Line(line) => {
                     seen.note(&line)?;
                     if seen.is_whole && !self.cause.ends_machine() {

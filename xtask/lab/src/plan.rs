@@ -218,7 +218,7 @@ pub fn watch(
     let mut ends = Watch::default();
     let mut lines = GuestLines::default();
     let timed_out = loop {
-        match session.next()? {
+        match session.next_event()? {
             Happening::Guest(bytes) => {
                 for line in lines.push(&bytes) {
                     show(&line);

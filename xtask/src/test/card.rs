@@ -59,7 +59,7 @@ fn boots(workshop: &Workshop, options: &[&str], mini_uart: bool) -> Result<Strin
     let mut watch = Watch::default();
     let mut said = Vec::new();
     let timed_out = loop {
-        match session.next()? {
+        match session.next_event()? {
             Happening::Line(line) => watch.follow(&line, &mut session)?,
             Happening::Guest(bytes) => said.extend(bytes),
             Happening::Complaint(_) => {}

@@ -150,7 +150,7 @@ fn find_in_memory(workshop: &Workshop, memory: &Path) -> Result<()> {
 fn lines_until(session: &mut Session, last: &str) -> Result<Vec<String>> {
     let mut lines: Vec<String> = Vec::new();
     loop {
-        match session.next()? {
+        match session.next_event()? {
             Happening::Line(line) => {
                 let is_last = line.text.starts_with(last);
                 lines.push(line.text);

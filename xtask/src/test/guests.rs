@@ -355,7 +355,7 @@ impl<'a> Bench<'a> {
             test.map_or(BOOT, |test| test.timeout * PATIENCE)
         };
         let timed_out = loop {
-            match session.next()? {
+            match session.next_event()? {
                 Happening::Guest(bytes) => {
                     for line in guest.push(&bytes) {
                         if results.note(&line) {

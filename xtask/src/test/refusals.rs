@@ -140,7 +140,7 @@ fn sentence(machine: &Machine) -> Result<String> {
     let mut watch = Watch::default();
     let mut sentences = Vec::new();
     let timed_out = loop {
-        match session.next()? {
+        match session.next_event()? {
             Happening::Line(line) => {
                 watch.follow(&line, &mut session)?;
                 if let Some(sentence) = line.text.strip_prefix("cannot start: ") {

@@ -130,7 +130,7 @@ impl Session {
     }
 
     /// Waits for the next thing to happen. After `Ended` or `TimedOut` nothing more does.
-    pub fn next(&mut self) -> Result<Happening> {
+    pub fn next_event(&mut self) -> Result<Happening> {
         loop {
             if let Some(part) = self.parts.pop_front() {
                 self.tail.push(&part);
@@ -298,17 +298,17 @@ mod tests {
     #[test]
     fn a_silent_machine_times_out_and_is_killed() {
         let mut session = shell("exec cat", Duration::from_millis(50));
-        assert!(matches!(session.next().unwrap(), Happening::TimedOut));
+        assert!(matches!(session.next_event().unwrap(), Happening::TimedOut));
         assert!(session.child.try_wait().unwrap().is_some());
     }
 
     #[test]
     fn a_session_tells_what_was_written_then_how_it_ended() {
         let mut session = shell("printf 'a\\036b\\n'; exit 3", Duration::from_secs(10));
-        assert!(matches!(session.next().unwrap(), Happening::Guest(bytes) if bytes == b"a"));
-        assert!(matches!(session.next().unwrap(), Happening::Line(line) if line.text == "b"));
+        assert!(matches!(session.next_event().unwrap(), Happening::Guest(bytes) if bytes == b"a"));
+        assert!(matches!(session.next_event().unwrap(), Happening::Line(line) if line.text == "b"));
         assert!(
-            matches!(session.next().unwrap(), Happening::Ended(status) if status.code() == Some(3))
+            matches!(session.next_event().unwrap(), Happening::Ended(status) if status.code() == Some(3))
         );
     }
 }

@@ -66,7 +66,7 @@ fn hang(workshop: &Workshop, lab: &Lab) -> Result<String> {
     let mut lines = GuestLines::default();
     let (mut has_left, mut has_begun) = (false, false);
     loop {
-        match session.next()? {
+        match session.next_event()? {
             Happening::Guest(bytes) => {
                 for line in lines.push(&bytes) {
                     has_left |= line.contains("Starting crashdump kernel");

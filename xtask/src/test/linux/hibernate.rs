@@ -105,7 +105,7 @@ fn boot(machine: &Machine) -> Result<Seen> {
     let mut lines = GuestLines::default();
     let mut seen = Seen::default();
     let ended = loop {
-        match session.next()? {
+        match session.next_event()? {
             Happening::Guest(bytes) => {
                 for line in lines.push(&bytes) {
                     seen.has_started |= line.contains("sdei_nmi: using SDEI");

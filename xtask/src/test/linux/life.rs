@@ -115,7 +115,7 @@ fn live(workshop: &Workshop, lab: &Lab, minutes: u32) -> Result<String> {
     let mut lines = GuestLines::default();
     let mut seen = Seen::default();
     let lived = loop {
-        let step = match session.next()? {
+        let step = match session.next_event()? {
             Happening::Guest(bytes) => lines
                 .push(&bytes)
                 .iter()
