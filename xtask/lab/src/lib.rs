@@ -6,6 +6,7 @@ pub mod cpulist;
 pub mod evidence;
 pub mod kdump;
 pub mod ladder;
+pub mod lines;
 pub mod plan;
 pub mod registers;
 pub mod revived;

@@ -7,13 +7,14 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
+use crate::lines::Lines;
 use crate::symbols::Symbols;
 use debian::paths;
 
-/// Turn the addresses of a backtrace into functions.
+/// Turn the addresses of a backtrace into functions, and lines of the sources.
 ///
-/// Without addresses, copies standard input and writes the function behind each address in it: paste
-/// a whole crash report.
+/// Without addresses, copies standard input and writes the function and its place behind each address in
+/// it: paste a whole crash report.
 #[derive(Args)]
 pub struct Symbolize {
     /// Addresses, such as 0x800000001234.
@@ -42,16 +43,23 @@ impl Symbolize {
             }
         };
         let symbols = Symbols::load(&elf)?;
+        let lines = Lines::of(&elf, paths::root());
         let offset = hexadecimal(&self.offset)
             .with_context(|| format!("--offset {} is no hexadecimal number", self.offset))?;
         for address in &self.addresses {
             let value = hexadecimal(address)
                 .with_context(|| format!("{address} is no hexadecimal number"))?;
-            println!("{address} {}", symbols.describe(value.wrapping_sub(offset)));
+            let value = value.wrapping_sub(offset);
+            let place = lines.place(value).map(|place| format!(" ({place})"));
+            println!(
+                "{address} {}{}",
+                symbols.describe(value),
+                place.unwrap_or_default()
+            );
         }
         if self.addresses.is_empty() {
             for line in io::stdin().lock().lines() {
-                println!("{}", annotate(&line?, &symbols, offset));
+                println!("{}", annotate(&line?, &symbols, Some(&lines), offset));
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -66,6 +74,7 @@ fn hexadecimal(text: &str) -> Option<u64> {
 /// What explains the addresses in the hypervisor's lines.
 pub struct Explainer {
     hypervisor: Symbols,
+    lines: Option<Lines>,
     guest: Option<Symbols>,
     /// How far the guest has moved from where it was linked, as its registers told last.
     moved: Option<u64>,
@@ -76,14 +85,16 @@ impl Explainer {
     pub fn load(hypervisor: &Path, guest: Option<&Path>) -> Result<Self> {
         Ok(Self::of(
             Symbols::load(hypervisor)?,
+            Some(Lines::of(hypervisor, paths::root())),
             // Without them the guest's addresses have to do.
             guest.and_then(|guest| Symbols::load(guest).ok()),
         ))
     }
 
-    fn of(hypervisor: Symbols, guest: Option<Symbols>) -> Self {
+    fn of(hypervisor: Symbols, lines: Option<Lines>, guest: Option<Symbols>) -> Self {
         Self {
             hypervisor,
+            lines,
             guest,
             moved: None,
         }
@@ -92,7 +103,7 @@ impl Explainer {
     /// `line`, the lines before it having been explained, with the functions behind its addresses: the
     /// hypervisor's, and those of the guest in a record of its registers, its backtrace, and its exits.
     pub fn explain(&mut self, line: &str) -> String {
-        let explained = annotate(line, &self.hypervisor, 0);
+        let explained = annotate(line, &self.hypervisor, self.lines.as_ref(), 0);
         let Some(guest) = &self.guest else {
             return explained;
         };
@@ -108,7 +119,7 @@ impl Explainer {
             return explained;
         }
         match self.moved {
-            Some(moved) => annotate(&explained, guest, moved),
+            Some(moved) => annotate(&explained, guest, None, moved),
             None => explained,
         }
     }
@@ -130,8 +141,8 @@ pub fn annotate_tail(lines: &[String], hypervisor: &Path, guest: Option<&Path>) 
     annotated.collect()
 }
 
-/// `line` with the function behind each hexadecimal number that is an address in one.
-pub fn annotate(line: &str, symbols: &Symbols, offset: u64) -> String {
+/// `line` with the function, and its place in the sources, behind each hexadecimal number that is an address in one.
+fn annotate(line: &str, symbols: &Symbols, lines: Option<&Lines>, offset: u64) -> String {
     let mut annotated = String::with_capacity(line.len());
     let mut rest = line;
     while let Some(start) = rest.find("0x") {
@@ -139,10 +150,13 @@ pub fn annotate(line: &str, symbols: &Symbols, offset: u64) -> String {
         let end = digits.find(|c: char| !c.is_ascii_hexdigit());
         let end = start + 2 + end.unwrap_or(digits.len());
         annotated.push_str(&rest[..end]);
-        let address = hexadecimal(&rest[start..end]);
-        let function = address.and_then(|address| symbols.function(address.wrapping_sub(offset)));
-        if let Some((name, into)) = function {
-            annotated.push_str(&format!(" <{name}+{into:#x}>"));
+        let address = hexadecimal(&rest[start..end]).map(|it| it.wrapping_sub(offset));
+        if let Some(address) = address
+            && let Some((name, into)) = symbols.function(address)
+        {
+            let place = lines.and_then(|lines| lines.place(address));
+            let place = place.map(|place| format!(" ({place})"));
+            annotated.push_str(&format!(" <{name}+{into:#x}{}>", place.unwrap_or_default()));
         }
         rest = &rest[end..];
     }
@@ -159,18 +173,39 @@ mod tests {
     fn addresses_in_a_line_get_their_functions() {
         let symbols = program(&[(0x1000, "one"), (0x2000, "two")]);
         assert_eq!(
-            annotate("pc 0x2004, lr 0x101c sp 0x9000 0x", &symbols, 0),
+            annotate("pc 0x2004, lr 0x101c sp 0x9000 0x", &symbols, None, 0),
             "pc 0x2004 <two+0x4>, lr 0x101c <one+0x1c> sp 0x9000 0x"
         );
-        assert_eq!(annotate("0x12004", &symbols, 0x10000), "0x12004 <two+0x4>");
-        assert_eq!(annotate("no address", &symbols, 0), "no address");
+        assert_eq!(
+            annotate("0x12004", &symbols, None, 0x10000),
+            "0x12004 <two+0x4>"
+        );
+        assert_eq!(annotate("no address", &symbols, None, 0), "no address");
+    }
+
+    #[test]
+    fn addresses_of_the_hypervisor_get_their_places_too() {
+        let own = std::env::current_exe().unwrap();
+        let symbols = Symbols::load(&own).unwrap();
+        let address = symbols.address("lab::symbolize::hexadecimal").unwrap();
+        let mut explainer = Explainer::load(&own, None).unwrap();
+        let explained = explainer.explain(&format!("hv:   {address:#x}"));
+        let text = include_str!("symbolize.rs");
+        let line = text
+            .lines()
+            .position(|line| line.starts_with("fn hexadecimal("));
+        let place = format!("xtask/lab/src/symbolize.rs:{}", line.unwrap() + 1);
+        assert_eq!(
+            explained,
+            format!("hv:   {address:#x} <lab::symbolize::hexadecimal+0x0 ({place})>")
+        );
     }
 
     #[test]
     fn a_guest_that_has_moved_is_known_by_its_exception_table() {
         let hypervisor = program(&[(0x1000, "hv")]);
         let guest = program(&[(0xf000, "vectors"), (0x20000, "spin")]);
-        let mut explainer = Explainer::of(hypervisor, Some(guest));
+        let mut explainer = Explainer::of(hypervisor, None, Some(guest));
         assert_eq!(
             explainer.explain("  at 1 ticks: sync esr 0x0 guest pc 0x120004"),
             "  at 1 ticks: sync esr 0x0 guest pc 0x120004",

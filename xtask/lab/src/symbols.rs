@@ -76,6 +76,13 @@ impl Symbols {
         inside.then_some((function.name.as_str(), offset))
     }
 
+    /// Where the function called `name` begins.
+    pub fn address(&self, name: &str) -> Option<u64> {
+        let mut functions = self.functions.iter();
+        let function = functions.find(|function| function.name == name)?;
+        Some(function.start)
+    }
+
     /// `address` as `function+0x4`, or as a number if it is in none.
     pub fn describe(&self, address: u64) -> String {
         match self.function(address) {
