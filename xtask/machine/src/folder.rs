@@ -1,40 +1,53 @@
 //! Folders for what one run writes: its bundle, its devicetree, its disk, its log.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
-
 use debian::paths;
+use rustix::fs::{FlockOperation, flock};
+use tempfile::TempDir;
 
 /// A folder for one run, so that runs do not meet. Removed when dropped, unless kept.
 pub struct Folder {
     path: PathBuf,
-    keep: bool,
+    /// What removes it, and the lock by which others see that its run is alive.
+    guard: Option<(TempDir, File)>,
 }
+
+/// What the names of folders begin with that nobody asked to keep.
+const PREFIX: &str = "run-";
+/// A file in those that are to stay nevertheless.
+const KEPT: &str = ".kept";
 
 impl Folder {
     /// `keep` if it is given, which then stays; else one in target/xtask that nobody else has.
     pub fn create(keep: Option<&Path>) -> Result<Self> {
-        match keep {
-            Some(path) => Self::make(path.to_owned(), true),
-            None => Self::below(&paths::output("runs")?),
-        }
+        let Some(path) = keep else {
+            return Self::below(&paths::output("runs")?);
+        };
+        make(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            guard: None,
+        })
     }
 
-    /// One in `parent` that nobody else has.
+    /// One in `parent` that nobody else has. Those that runs left which were killed are removed.
     fn below(parent: &Path) -> Result<Self> {
-        static CREATED: AtomicU32 = AtomicU32::new(0);
-        let number = CREATED.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{}-{number}", std::process::id());
-        Self::make(parent.join(name), false)
-    }
-
-    fn make(path: PathBuf, keep: bool) -> Result<Self> {
-        fs::create_dir_all(&path)
-            .with_context(|| format!("cannot make the folder {}", path.display()))?;
-        Ok(Self { path, keep })
+        make(parent)?;
+        let own = || format!("in the folder {}", parent.display());
+        // Until a new folder has its lock it looks like one that was left.
+        let all = File::open(parent).with_context(own)?;
+        flock(&all, FlockOperation::LockExclusive).with_context(own)?;
+        remove_left(parent).with_context(own)?;
+        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?;
+        let lock = File::open(folder.path()).with_context(own)?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).with_context(own)?;
+        Ok(Self {
+            path: folder.path().to_owned(),
+            guard: Some((folder, lock)),
+        })
     }
 
     /// Where `name` is in it.
@@ -44,18 +57,38 @@ impl Folder {
 
     /// Lets it stay, and says where it is.
     pub fn keep(&mut self) -> &Path {
-        self.keep = true;
+        if let Some((folder, _lock)) = self.guard.take() {
+            // Without the mark it goes when the next run begins, and not before.
+            let _ = fs::write(folder.path().join(KEPT), "");
+            let _ = folder.keep();
+        }
         &self.path
     }
 }
 
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if !self.keep {
-            // What cannot be removed lies below target, where `cargo clean` gets it.
-            let _ = fs::remove_dir_all(&self.path);
+fn make(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).with_context(|| format!("cannot make the folder {}", path.display()))
+}
+
+/// Removes folders in `parent`, whose lock the caller has, that no run has locked: the kernel drops the lock of one
+/// that is killed.
+fn remove_left(parent: &Path) -> Result<()> {
+    for entry in fs::read_dir(parent)? {
+        let entry = entry?;
+        let path = entry.path();
+        let is_ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        if !is_ours || !entry.file_type()?.is_dir() || path.join(KEPT).exists() {
+            continue;
+        }
+        // One that cannot be opened or removed is on its way out, or lies below target, where `cargo clean` gets it.
+        let Ok(folder) = File::open(&path) else {
+            continue;
+        };
+        if flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            let _ = fs::remove_dir_all(&path);
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -64,19 +97,37 @@ mod tests {
 
     #[test]
     fn a_folder_goes_unless_it_is_kept() {
-        let parent = std::env::temp_dir().join(format!("xtask-folder-{}", std::process::id()));
-        let folder = Folder::below(&parent).unwrap();
+        let parent = tempfile::tempdir().unwrap();
+        let folder = Folder::below(parent.path()).unwrap();
         let path = folder.file("a");
         fs::write(&path, b"a").unwrap();
-        let other = Folder::below(&parent).unwrap();
+        let other = Folder::below(parent.path()).unwrap();
         assert_ne!(other.file("a"), path);
+        assert!(path.exists(), "a run that is alive keeps what it has");
         drop(folder);
         assert!(!path.exists());
-        let mut folder = Folder::below(&parent).unwrap();
+        let mut folder = Folder::below(parent.path()).unwrap();
         let path = folder.keep().to_owned();
         drop(folder);
         drop(Folder::create(Some(&path)).unwrap());
+        drop(Folder::below(parent.path()).unwrap());
         assert!(path.exists());
-        fs::remove_dir_all(&parent).unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_run_left_goes_and_nothing_else() {
+        let parent = tempfile::tempdir().unwrap();
+        let mut killed = Folder::below(parent.path()).unwrap();
+        let (folder, lock) = killed.guard.take().unwrap();
+        let left = folder.keep();
+        fs::write(left.join("disk.img"), b"a").unwrap();
+        let other = parent.path().join("other");
+        fs::create_dir(&other).unwrap();
+        drop(Folder::below(parent.path()).unwrap());
+        assert!(left.exists(), "its run still has the lock");
+        flock(&lock, FlockOperation::Unlock).unwrap();
+        drop(Folder::below(parent.path()).unwrap());
+        assert!(!left.exists());
+        assert!(other.exists());
     }
 }
