@@ -21,7 +21,7 @@ use clap::{Args, ValueEnum};
 use crate::ledger::Ledger;
 use crate::offer::offered;
 use debian::initramfs;
-use debian::kernel::{self, Edition};
+use debian::kernel::{self, KernelVariant};
 use lab::kdump;
 use machine::build::{self, Program};
 use machine::payload::Payload;
@@ -29,7 +29,7 @@ use machine::protocol::Outcome;
 use machine::serial::{Line, Port};
 use machine::workshop::Workshop;
 
-use boot::{Boot, Seen};
+use boot::{Boot, Output};
 use load::{Cargo, Terms, Told};
 
 /// Bring a board up over its serial line, and run the guest tests and the kdump job on it.
@@ -137,12 +137,12 @@ impl Bringup {
         let started = Instant::now();
         let mut boot = Boot::default();
         let timed_out = watch(port, &mut boot, &rest, &mut |seen| match seen {
-            Seen::Passed(text) => show(Told::Passed(text)),
-            Seen::Hypervisor(text) if self.verbose => show(Told::Note(format!("hv: {text}"))),
-            Seen::Guest(text) if self.verbose || kdump::matters(&text) => {
+            Output::Passed(text) => show(Told::Passed(text)),
+            Output::Hypervisor(text) if self.verbose => show(Told::Note(format!("hv: {text}"))),
+            Output::Guest(text) if self.verbose || kdump::matters(&text) => {
                 show(Told::Note(format!("  | {text}")));
             }
-            Seen::Hypervisor(_) | Seen::Guest(_) => {}
+            Output::Hypervisor(_) | Output::Guest(_) => {}
         })?;
         Ok((boot, timed_out, started.elapsed()))
     }
@@ -187,7 +187,8 @@ impl Bringup {
             judge.judge(job, boot, !boot.is_over(), Duration::ZERO);
             if let (Job::Kdump, Some(card)) = (job, &self.card) {
                 let workshop = Workshop::open()?;
-                let ours = kernel::ensure(&workshop.cache, Edition::Plain, &workshop.progress)?;
+                let ours =
+                    kernel::ensure(&workshop.cache, KernelVariant::Plain, &workshop.progress)?;
                 let copy = workshop.output("card-vmcore")?;
                 let judged = dump::judge_card(boot, card, &ours.vmlinux, &copy)?;
                 judge.enter("kdump/rpi4/card", &judged, Duration::ZERO);
@@ -213,7 +214,8 @@ impl Job {
                 .write(&bundle)?;
             }
             Self::Kdump => {
-                let ours = kernel::ensure(&workshop.cache, Edition::Plain, &workshop.progress)?;
+                let ours =
+                    kernel::ensure(&workshop.cache, KernelVariant::Plain, &workshop.progress)?;
                 let kernel = Some(ours.image.as_path());
                 let initrd = initramfs::ensure(&workshop.cache, kernel, &workshop.progress)?;
                 Payload {
@@ -237,7 +239,7 @@ fn watch(
     line: &mut dyn Line,
     boot: &mut Boot,
     rest: &[u8],
-    show: &mut dyn FnMut(Seen),
+    show: &mut dyn FnMut(Output),
 ) -> Result<bool> {
     let started = Instant::now();
     let mut heard_at = started;

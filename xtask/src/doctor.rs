@@ -159,7 +159,7 @@ fn getting(missing: &[tools::Tool]) -> (State, String) {
 }
 
 fn guest(cache: &Cache) -> Finding {
-    let (state, text) = match kernel::ready(cache, kernel::Edition::Plain) {
+    let (state, text) = match kernel::ready(cache, kernel::KernelVariant::Plain) {
         Some(kernel) => (
             State::Ok,
             format!("Linux {}, {}", kernel.release, kernel.image.display()),

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use debian::cache::Cache;
 use debian::initramfs;
-use debian::kernel::{self, Edition};
+use debian::kernel::{self, KernelVariant};
 use debian::progress::Progress;
 
 /// Fetch and build the guest's kernel and initramfs, unless the cache has them.
@@ -28,7 +28,7 @@ impl GuestKernel {
         if self.update {
             kernel::update(&cache, &progress)?;
         }
-        let kernel = kernel::ensure(&cache, Edition::Plain, &progress)?;
+        let kernel = kernel::ensure(&cache, KernelVariant::Plain, &progress)?;
         let initramfs = initramfs::ensure(&cache, Some(&kernel.image), &progress)?;
         for path in [&kernel.image, &kernel.vmlinux, &initramfs] {
             println!("{}", path.display());

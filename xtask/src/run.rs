@@ -12,7 +12,7 @@ use clap::Args;
 use crate::terminal::{self, Terminal};
 use debian::initramfs;
 use debian::kernel;
-use debian::kernel::Edition;
+use debian::kernel::KernelVariant;
 use debian::paths;
 use debian::tools;
 use lab::symbolize::Explainer;
@@ -20,10 +20,10 @@ use machine::build::{self, Program};
 use machine::console::Line;
 use machine::ending::{Ending, Watch};
 use machine::firmware::Firmware;
-use machine::folder::Folder;
 use machine::guest::Options;
 use machine::payload::Payload;
-use machine::qemu::{DEFAULT_CPU, Happening, Machine, Session};
+use machine::qemu::{DEFAULT_CPU, Event, Machine, Session};
+use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 
 /// Boot a guest and give it the terminal.
@@ -72,7 +72,7 @@ impl Run {
         options.check_files()?;
         // The command that is printed names files that its reader needs.
         let printed = paths::output("dry-run")?;
-        let folder = Folder::create(self.dry_run.then_some(&*printed))?;
+        let folder = RunDir::create(self.dry_run.then_some(&*printed))?;
         let program = if self.fault_injection {
             Program::FaultInjection
         } else {
@@ -115,7 +115,7 @@ fn machine(
     options: &Options,
     bare: bool,
     program: Program,
-    folder: &Folder,
+    folder: &RunDir,
 ) -> Result<(Machine, Option<PathBuf>)> {
     let (cpus, memory_mib) = (options.cpus()?, options.memory_mib()?);
     let el3 = options.el3.unwrap_or_default();
@@ -188,7 +188,7 @@ impl Given {
                 vmlinux: Some(kernel.with_file_name("vmlinux")).filter(|path| path.exists()),
             });
         }
-        let ours = kernel::ensure(&workshop.cache, Edition::Plain, &workshop.progress)?;
+        let ours = kernel::ensure(&workshop.cache, KernelVariant::Plain, &workshop.progress)?;
         let kernel = ours.image;
         let initrd = match &options.initrd {
             Some(initrd) => initrd.clone(),
@@ -221,14 +221,14 @@ fn converse(
     let mut explainer: Option<Explainer> = None;
     loop {
         match session.next_event()? {
-            Happening::Guest(bytes) => {
+            Event::Guest(bytes) => {
                 let mut stdout = io::stdout().lock();
                 stdout
                     .write_all(&bytes)
                     .and_then(|()| stdout.flush())
                     .context("cannot write the guest's console to standard output")?;
             }
-            Happening::Line(line) => {
+            Event::Line(line) => {
                 watch.follow(&line, session)?;
                 let is_report = line.text.contains("@hv-");
                 if explainer.is_none() && is_report {
@@ -243,8 +243,8 @@ fn converse(
                     eprint!("{text}{line_end}");
                 }
             }
-            Happening::Complaint(text) => eprint!("qemu: {text}{line_end}"),
-            Happening::Ended(status) => {
+            Event::Complaint(text) => eprint!("qemu: {text}{line_end}"),
+            Event::Ended(status) => {
                 if !status.success() {
                     eprint!("xtask: QEMU failed: {status}{line_end}");
                 }
@@ -254,8 +254,8 @@ fn converse(
                     ending => ending,
                 });
             }
-            Happening::Left => return Ok(watch.ending(false)),
-            Happening::TimedOut => return Ok(watch.ending(true)),
+            Event::Left => return Ok(watch.ending(false)),
+            Event::TimedOut => return Ok(watch.ending(true)),
         }
     }
 }

@@ -13,15 +13,15 @@ use clap::ValueEnum;
 use hv_bundle::GuestConfig;
 
 pub use demo::StopDemo;
-pub use seen::Seen;
+pub use seen::StopRun;
 
 use debian::tools;
 use machine::build::{self, Built, Program};
 use machine::el3::El3;
 use machine::firmware::Firmware;
-use machine::folder::Folder;
 use machine::payload::Payload;
-use machine::qemu::{Happening, Machine};
+use machine::qemu::{Event, Machine};
+use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 
 /// Where a pCPU is stuck with its interrupts masked.
@@ -274,15 +274,15 @@ const END: Duration = Duration::from_secs(30);
 
 impl Plan {
     /// Carries it out, giving up after `timeout`.
-    pub fn perform(&self, workshop: &Workshop, timeout: Duration) -> Result<Seen> {
+    pub fn perform(&self, workshop: &Workshop, timeout: Duration) -> Result<StopRun> {
         let hypervisor = build::build(workshop, self.image)?;
-        let folder = Folder::create(None)?;
+        let folder = RunDir::create(None)?;
         let machine = self.machine(workshop, &hypervisor, &folder)?;
         let mut session = machine.start(Some(timeout))?;
-        let mut seen = Seen::of(machine.command_line(), hypervisor);
+        let mut seen = StopRun::of(machine.command_line(), hypervisor);
         loop {
             match session.next_event()? {
-                Happening::Line(line) => {
+                Event::Line(line) => {
                     seen.note(&line)?;
                     if seen.is_whole && !self.cause.ends_machine() {
                         session.kill();
@@ -292,18 +292,18 @@ impl Plan {
                         session.shorten(END);
                     }
                 }
-                Happening::Guest(_) => {}
-                Happening::Complaint(text) => seen.lines.push(format!("qemu: {text}")),
-                Happening::Ended(status) => {
+                Event::Guest(_) => {}
+                Event::Complaint(text) => seen.lines.push(format!("qemu: {text}")),
+                Event::Ended(status) => {
                     seen.has_ended = status.success();
                     return Ok(seen);
                 }
-                Happening::TimedOut | Happening::Left => return Ok(seen),
+                Event::TimedOut | Event::Left => return Ok(seen),
             }
         }
     }
 
-    fn machine(&self, workshop: &Workshop, hypervisor: &Built, folder: &Folder) -> Result<Machine> {
+    fn machine(&self, workshop: &Workshop, hypervisor: &Built, folder: &RunDir) -> Result<Machine> {
         let kernel = folder.file("guest.bin");
         fs::write(&kernel, program::program(self))
             .with_context(|| format!("cannot write {}", kernel.display()))?;

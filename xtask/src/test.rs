@@ -22,7 +22,7 @@ use clap::Args;
 
 use crate::ledger::Ledger;
 use debian::cache::Cache;
-use debian::kernel::{self, Edition};
+use debian::kernel::{self, KernelVariant};
 use debian::progress::Progress;
 use machine::board::Board;
 use machine::el3::El3;
@@ -110,6 +110,6 @@ fn build_linux() {
     // Of this thread and what it starts; without, it is only less polite.
     let _ = rustix::process::nice(19);
     if let Ok(cache) = Cache::open() {
-        let _ = kernel::ensure(&cache, Edition::Plain, &Progress::new());
+        let _ = kernel::ensure(&cache, KernelVariant::Plain, &Progress::new());
     }
 }

@@ -30,14 +30,14 @@ const SPACE: u64 = 3_500_000_000;
 
 /// Which of the guest kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Edition {
+pub enum KernelVariant {
     /// As Debian has it.
     Plain,
     /// With our patch, by which `sdei_ending=` says how a CPU ends that SDEI stopped.
     Endings,
 }
 
-impl Edition {
+impl KernelVariant {
     /// What distinguishes it from all other kernels of its version.
     fn key(self) -> String {
         match self {
@@ -63,24 +63,24 @@ pub struct Kernel {
     pub release: String,
 }
 
-/// Builds the guest kernel unless the cache has it, and the other edition with it.
-pub fn ensure(cache: &Cache, edition: Edition, progress: &Progress) -> Result<Kernel> {
+/// Builds the guest kernel unless the cache has it, and the other variant with it.
+pub fn ensure(cache: &Cache, variant: KernelVariant, progress: &Progress) -> Result<Kernel> {
     let _lock = cache.lock("kernel", progress)?;
-    if let Some(kernel) = ready(cache, edition) {
+    if let Some(kernel) = ready(cache, variant) {
         return Ok(kernel);
     }
     let archive = Archive::open(cache)?;
     let (root, offer) = choose(&archive, progress)?;
-    let editions = [Edition::Plain, Edition::Endings];
-    let is_there = |edition: &Edition| cache.path().join(edition.entry(&offer)).is_dir();
-    if !editions.iter().all(is_there) {
+    let variants = [KernelVariant::Plain, KernelVariant::Endings];
+    let is_there = |variant: &KernelVariant| cache.path().join(variant.entry(&offer)).is_dir();
+    if !variants.iter().all(is_there) {
         build(cache, &archive, &root, &offer, progress)?;
     }
-    for edition in editions {
-        let pointer = pointer(cache, &edition.key());
-        fs::write(&pointer, edition.entry(&offer)).map_err(|error| unwritable(&pointer, &error))?;
+    for variant in variants {
+        let pointer = pointer(cache, &variant.key());
+        fs::write(&pointer, variant.entry(&offer)).map_err(|error| unwritable(&pointer, &error))?;
     }
-    open(&cache.path().join(edition.entry(&offer)))
+    open(&cache.path().join(variant.entry(&offer)))
 }
 
 /// Forgets which source version was chosen and reads the package lists anew,
@@ -93,8 +93,8 @@ pub fn update(cache: &Cache, progress: &Progress) -> Result<()> {
         }
     }
     initramfs::update(&archive, progress)?;
-    for edition in [Edition::Plain, Edition::Endings] {
-        match fs::remove_file(pointer(cache, &edition.key())) {
+    for variant in [KernelVariant::Plain, KernelVariant::Endings] {
+        match fs::remove_file(pointer(cache, &variant.key())) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
         }
@@ -109,8 +109,8 @@ fn pointer(cache: &Cache, key: &str) -> PathBuf {
 }
 
 /// The kernel that an earlier run chose and built.
-pub fn ready(cache: &Cache, edition: Edition) -> Option<Kernel> {
-    let entry = fs::read_to_string(pointer(cache, &edition.key())).ok()?;
+pub fn ready(cache: &Cache, variant: KernelVariant) -> Option<Kernel> {
+    let entry = fs::read_to_string(pointer(cache, &variant.key())).ok()?;
     open(&cache.path().join(entry)).ok()
 }
 
@@ -157,7 +157,7 @@ fn best(offers: &[Offer]) -> Option<&Offer> {
         .min_by_key(|offer| series(offer))
 }
 
-/// Fetches, unpacks, configures and builds both editions.
+/// Fetches, unpacks, configures and builds both variants.
 ///
 /// The second takes the objects of the first but for a few, so it costs a minute.
 fn build(
@@ -173,7 +173,7 @@ fn build(
         cache.demand_space(SPACE, "building the guest kernel")?;
     }
     let package = archive.fetch(root, offer, progress)?;
-    let plain = Edition::Plain.entry(offer);
+    let plain = KernelVariant::Plain.entry(offer);
     let is_plain_wanted = !cache.path().join(&plain).is_dir();
     let source = Source::of(cache, &name);
     let objects = source
@@ -194,7 +194,9 @@ fn build(
     source.patch()?;
     let what = "build Linux with a choice of endings";
     make(source.path(), &objects, what, progress)?;
-    cache.entry(&Edition::Endings.entry(offer), |dir| keep(&objects, dir))?;
+    cache.entry(&KernelVariant::Endings.entry(offer), |dir| {
+        keep(&objects, dir)
+    })?;
 
     // Two gigabytes that no later run reads.
     remove(&objects)?;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::evidence::{Drain, Story};
+use crate::evidence::{GuestLog, HvRecords};
 use crate::ladder::{Ladder, Stopped};
 use crate::plan::Plan;
 use crate::revived::Revived;
@@ -27,7 +27,7 @@ struct Cpu {
 
 impl Capture {
     /// Judges what `story` says the capture kernel found, and `drain` the hypervisor saw.
-    pub fn of(plan: &Plan, story: &Story, drain: &Drain, ladder: &Ladder) -> Self {
+    pub fn of(plan: &Plan, story: &GuestLog, drain: &HvRecords, ladder: &Ladder) -> Self {
         let lost = |cpu: u32| {
             let stopped = ladder.stopped.get(cpu as usize);
             !plan.comes_back() && matches!(stopped, Some(Stopped::Sdei { .. }))
@@ -85,7 +85,7 @@ impl fmt::Display for Capture {
 }
 
 /// Whether the hypervisor dispatched event 0 into `cpu` after the panicking CPU was done with the stop.
-fn was_signalled(cpu: u32, story: &Story, drain: &Drain) -> bool {
+fn was_signalled(cpu: u32, story: &GuestLog, drain: &HvRecords) -> bool {
     drain
         .stop_over_us(story)
         .and_then(|over| drain.first(cpu, "sdei-dispatch", over))

@@ -10,7 +10,7 @@ use machine::console::Record;
 
 /// What the guest said: Linux in its log, our init in `LAB:` lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Story {
+pub struct GuestLog {
     /// CPUs proven to be wedged: a task pinned to them no longer runs.
     pub wedged: CpuList,
     /// The CPU that panicked.
@@ -47,7 +47,7 @@ pub struct Story {
     backtrace_of: Option<u32>,
 }
 
-impl Story {
+impl GuestLog {
     /// Takes notice of a line of the guest's console.
     pub fn note(&mut self, line: &str) {
         if let Some(lab) = line.split_once("LAB: ").map(|(_, lab)| lab.trim_end()) {
@@ -169,7 +169,7 @@ pub struct Frame {
 
 /// What the hypervisor recorded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Drain {
+pub struct HvRecords {
     /// What each vCPU did, oldest first per vCPU.
     pub traces: Vec<Trace>,
     /// What was interrupted, newest last per vCPU.
@@ -178,7 +178,7 @@ pub struct Drain {
     pub complete: bool,
 }
 
-impl Drain {
+impl HvRecords {
     /// Takes notice of a record.
     pub fn note(&mut self, record: &Record) -> Result<()> {
         match record.name.as_str() {
@@ -207,13 +207,13 @@ impl Drain {
     }
 
     /// When the stop was over: the CPU that panicked masks SDEI on itself when it is done with the others.
-    pub fn stop_over_us(&self, story: &Story) -> Option<u64> {
+    pub fn stop_over_us(&self, story: &GuestLog) -> Option<u64> {
         let mask = self.first(story.panicked?, "pe-mask", 0)?;
         Some(mask.time_us)
     }
 
     /// The event 0 that `vcpu` was stopped in: the last it took before the stop was over.
-    pub fn stopped_in(&self, vcpu: u32, story: &Story) -> Option<&Frame> {
+    pub fn stopped_in(&self, vcpu: u32, story: &GuestLog) -> Option<&Frame> {
         let over = self.stop_over_us(story).unwrap_or(u64::MAX);
         self.frames
             .iter()
@@ -250,16 +250,16 @@ LAB: panic cpu=0
 [    2.000000] SMP: stopping secondary CPUs
 LAB: done";
 
-    pub fn story(log: &str) -> Story {
-        let mut story = Story::default();
+    pub fn story(log: &str) -> GuestLog {
+        let mut story = GuestLog::default();
         for line in log.lines() {
             story.note(line);
         }
         story
     }
 
-    pub fn drain(lines: &[String]) -> Drain {
-        let mut drain = Drain::default();
+    pub fn drain(lines: &[String]) -> HvRecords {
+        let mut drain = HvRecords::default();
         for line in lines {
             let record = Line::parse(line).record().unwrap().unwrap();
             drain.note(&record).unwrap();
@@ -334,7 +334,7 @@ LAB: done";
         let other = frame_line(1, "complete", &sample(3));
         let end = "@end vm=0".to_owned();
         let drain = drain(&[old, new, other, end]);
-        let story = Story::default();
+        let story = GuestLog::default();
         assert_eq!(drain.stopped_in(2, &story).unwrap().registers, sample(2));
         assert_eq!(drain.stopped_in(3, &story), None);
         assert!(drain.complete);
@@ -356,7 +356,7 @@ LAB: done";
     fn a_record_that_lacks_a_register_is_an_error() {
         let line = frame_line(2, "running", &sample(1)).replace(" x7=", " y7=");
         let record = Line::parse(&line).record().unwrap().unwrap();
-        let error = Drain::default().note(&record).unwrap_err().to_string();
+        let error = HvRecords::default().note(&record).unwrap_err().to_string();
         assert!(error.contains("`x7`"), "{error}");
     }
 }

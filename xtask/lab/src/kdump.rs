@@ -16,24 +16,24 @@ use hv_bundle::GuestConfig;
 use crate::capture::Capture;
 use crate::cpulist::CpuList;
 use crate::ladder::Ladder;
-use crate::plan::{self, Fate, Plan, Scenario, Seen};
+use crate::plan::{self, Fate, GuestRun, Plan, Scenario};
 use crate::symbolize::annotate_tail;
 use crate::symbols::Symbols;
 use crate::verdict::{Evidence, Verdict};
 use crate::vmcore::{self, Vmcore};
 use debian::cache;
 use debian::initramfs;
-use debian::kernel::{self, Edition};
+use debian::kernel::{self, KernelVariant};
 use debian::paths;
 use debian::tools;
 use machine::board::Board;
 use machine::build::{self, Built, Program};
 use machine::el3::El3;
 use machine::firmware::Firmware;
-use machine::folder::Folder;
 use machine::guest::{Switch, firmware, reclaim};
 use machine::payload::{self, Payload};
 use machine::qemu::{DEFAULT_CPU, Machine};
+use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 
 use checks::check_backtraces;
@@ -176,7 +176,7 @@ impl Kdump {
                 kernel: kernel.clone(),
                 vmlinux: beside(kernel, self.vmlinux.as_deref())?,
             },
-            None => System::Ours(plan.edition()),
+            None => System::Ours(plan.kernel_variant()),
         })
     }
 
@@ -238,7 +238,7 @@ pub struct Lab {
 /// The guest kernel.
 pub enum System {
     /// One of ours.
-    Ours(Edition),
+    Ours(KernelVariant),
     /// Another, and the same with its symbols.
     Other {
         /// The Image, also gzipped.
@@ -304,7 +304,7 @@ impl Lab {
     /// Runs a scenario and judges it. An error is what kept it from being judged.
     pub fn run(&self, request: &Request<'_>, show: impl FnMut(&str)) -> Result<Report> {
         let plan = &request.plan;
-        let mut folder = Folder::create(request.keep)?;
+        let mut folder = RunDir::create(request.keep)?;
         let machine = self.machine(plan, &plan.bootargs(), &folder)?;
         let seen = plan::watch(&machine, request.timeout, &folder.file("serial.log"), show)?;
         let judged = self.judge(plan, &folder, &seen);
@@ -319,7 +319,7 @@ impl Lab {
     }
 
     /// The machine of `plan`, whose files lie in `folder`; its kernel gets `bootargs`.
-    pub fn machine(&self, plan: &Plan, bootargs: &str, folder: &Folder) -> Result<Machine> {
+    pub fn machine(&self, plan: &Plan, bootargs: &str, folder: &RunDir) -> Result<Machine> {
         // What a board shows at least, so that the dump is no larger than need be.
         let memory_mib = self.board.memory_mib().map_or(512, |own| *own.start());
         let bundle = folder.file("bundle.itb");
@@ -352,7 +352,7 @@ impl Lab {
         Ok(machine)
     }
 
-    fn judge(&self, plan: &Plan, folder: &Folder, seen: &Seen) -> Result<Option<Judged>> {
+    fn judge(&self, plan: &Plan, folder: &RunDir, seen: &GuestRun) -> Result<Option<Judged>> {
         check_run(plan, seen)?;
         if !plan.scenario.dumps() {
             check_backtraces(plan, &seen.story)?;

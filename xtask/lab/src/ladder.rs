@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::cpulist::CpuList;
-use crate::evidence::{Drain, Story};
+use crate::evidence::{GuestLog, HvRecords};
 
 /// How a CPU came to stand still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -40,7 +40,7 @@ pub struct Ladder {
 
 impl Ladder {
     /// Puts together what both witnesses saw of the stop of `cpus` CPUs.
-    pub fn of(cpus: u32, story: &Story, drain: &Drain) -> Self {
+    pub fn of(cpus: u32, story: &GuestLog, drain: &HvRecords) -> Self {
         let begin = story.stop_us;
         let ipi_end = story.retry_us.or(story.left_us);
         let clock = Clock::of(story, drain);
@@ -127,7 +127,7 @@ struct Clock {
 impl Clock {
     /// The kernel says "retry stop with SDEI NMI" right before its first signal, which the
     /// hypervisor records: one moment on both clocks.
-    fn of(story: &Story, drain: &Drain) -> Option<Self> {
+    fn of(story: &GuestLog, drain: &HvRecords) -> Option<Self> {
         let panicked = story.panicked?;
         let over = drain.stop_over_us(story).unwrap_or(u64::MAX);
         let signal = drain
@@ -152,7 +152,7 @@ fn span(from: Option<u64>, to: Option<u64>) -> Option<u64> {
 }
 
 /// Microseconds from the signal to the entry of the handler that never completed.
-fn sdei_latency(cpu: u32, story: &Story, drain: &Drain) -> Option<u64> {
+fn sdei_latency(cpu: u32, story: &GuestLog, drain: &HvRecords) -> Option<u64> {
     let entered = drain.stopped_in(cpu, story)?.time_us;
     let signalled = drain
         .traces
@@ -165,7 +165,7 @@ fn sdei_latency(cpu: u32, story: &Story, drain: &Drain) -> Option<u64> {
 }
 
 /// Microseconds from the beginning of the stop to the CPU_OFF of `cpu`.
-fn ipi_latency(cpu: u32, begin_us: u64, clock: Clock, drain: &Drain) -> Option<u64> {
+fn ipi_latency(cpu: u32, begin_us: u64, clock: Clock, drain: &HvRecords) -> Option<u64> {
     let begin = begin_us + clock.ahead_us;
     // The line is written a moment after the clock is read, so CPU_OFF may seem to come first.
     const SLACK_US: u64 = 100_000;
@@ -239,7 +239,7 @@ pub(crate) mod tests {
             "retry stop with SDEI NMI for CPUs 2",
             "failed to stop secondary CPUs 2",
         );
-        let ladder = Ladder::of(4, &story(&log), &Drain::default());
+        let ladder = Ladder::of(4, &story(&log), &HvRecords::default());
         assert_eq!(ladder.stopped[2], Stopped::Not);
         assert_eq!(ladder.stopped[1], Stopped::Ipi { after_us: None });
         assert_eq!(ladder.ipi_us, Some(2_138_297));

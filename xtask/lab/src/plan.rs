@@ -12,11 +12,11 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::cpulist::CpuList;
-use crate::evidence::{Drain, Story};
-use debian::kernel::Edition;
+use crate::evidence::{GuestLog, HvRecords};
+use debian::kernel::KernelVariant;
 use machine::console::GuestLines;
 use machine::ending::{Ending, Watch};
-use machine::qemu::{Happening, Machine};
+use machine::qemu::{Event, Machine};
 
 /// What is done to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
@@ -153,10 +153,10 @@ impl Plan {
     }
 
     /// Which of our kernels can do it.
-    pub const fn edition(&self) -> Edition {
+    pub const fn kernel_variant(&self) -> KernelVariant {
         match self.fate {
-            None | Some(Fate::Park) => Edition::Plain,
-            Some(_) => Edition::Endings,
+            None | Some(Fate::Park) => KernelVariant::Plain,
+            Some(_) => KernelVariant::Endings,
         }
     }
 
@@ -182,11 +182,11 @@ impl Plan {
 
 /// What was seen of a run.
 #[derive(Debug)]
-pub struct Seen {
+pub struct GuestRun {
     /// What the guest said.
-    pub story: Story,
+    pub story: GuestLog,
     /// What the hypervisor recorded.
-    pub drain: Drain,
+    pub drain: HvRecords,
     /// How it ended.
     pub ending: Ending,
     /// How long it took.
@@ -208,18 +208,18 @@ pub fn watch(
     timeout: Duration,
     log: &Path,
     mut show: impl FnMut(&str),
-) -> Result<Seen> {
+) -> Result<GuestRun> {
     let mut session = machine.start(Some(timeout))?;
     let log_file =
         File::create(log).with_context(|| format!("cannot write the log {}", log.display()))?;
     session.log_to(log_file);
-    let mut story = Story::default();
-    let mut drain = Drain::default();
+    let mut story = GuestLog::default();
+    let mut drain = HvRecords::default();
     let mut ends = Watch::default();
     let mut lines = GuestLines::default();
     let timed_out = loop {
         match session.next_event()? {
-            Happening::Guest(bytes) => {
+            Event::Guest(bytes) => {
                 for line in lines.push(&bytes) {
                     show(&line);
                     let (was_done, had_failed) = (story.done, story.failure.is_some());
@@ -231,18 +231,18 @@ pub fn watch(
                     }
                 }
             }
-            Happening::Line(line) => {
+            Event::Line(line) => {
                 if let Some(record) = line.record().transpose()? {
                     drain.note(&record)?;
                 }
                 ends.follow(&line, &mut session)?;
             }
-            Happening::Complaint(text) => show(&format!("qemu: {text}")),
-            Happening::Ended(_) | Happening::Left => break false,
-            Happening::TimedOut => break true,
+            Event::Complaint(text) => show(&format!("qemu: {text}")),
+            Event::Ended(_) | Event::Left => break false,
+            Event::TimedOut => break true,
         }
     };
-    Ok(Seen {
+    Ok(GuestRun {
         story,
         drain,
         ending: ends.ending(timed_out),

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::cpulist::CpuList;
-use crate::evidence::{Drain, Story};
+use crate::evidence::{GuestLog, HvRecords};
 use crate::ladder::{Ladder, Stopped};
 use crate::registers::{PSTATE_I, Registers};
 use crate::symbols::Symbols;
@@ -18,9 +18,9 @@ pub struct Evidence<'a> {
     /// Those that were to be wedged.
     pub wedge: &'a CpuList,
     /// What the guest said.
-    pub story: &'a Story,
+    pub story: &'a GuestLog,
     /// What the hypervisor recorded.
-    pub drain: &'a Drain,
+    pub drain: &'a HvRecords,
     /// The notes of the vmcore, in its order.
     pub notes: &'a [Prstatus],
     /// The guest kernel's functions.

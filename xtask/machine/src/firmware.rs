@@ -10,8 +10,8 @@ use anyhow::Result;
 
 use crate::board::Board;
 use crate::el3::El3;
-use crate::folder::Folder;
 use crate::raspi4b;
+use crate::run_dir::RunDir;
 use crate::workshop::Workshop;
 
 /// Files of a machine with firmware at EL3.
@@ -57,7 +57,7 @@ impl Firmware {
     }
 
     /// The same, with what a run of it writes in `folder`: runs may go side by side.
-    pub fn within(self, folder: &Folder) -> Self {
+    pub fn within(self, folder: &RunDir) -> Self {
         Self {
             devicetree: folder.file("el3.dtb"),
             log: folder.file("el3.log"),

@@ -16,7 +16,7 @@ use crate::board::raspi4b as pi;
 use crate::firmware::Firmware;
 use crate::raspi4b::{self, devicetree::Handover};
 
-pub use session::{Happening, Leave, Session};
+pub use session::{Event, Leave, Session};
 
 /// A machine and what it boots.
 #[derive(Clone, Debug)]

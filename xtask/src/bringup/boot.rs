@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::stage;
-use lab::evidence::{Drain, Story};
+use lab::evidence::{GuestLog, HvRecords};
 use machine::console::{GuestLines, Line, Part, Splitter};
 use machine::ending::{Ending, Watch};
 use machine::protocol::Results;
@@ -23,9 +23,9 @@ pub struct Boot {
     /// What the guest tests came to.
     pub results: Results,
     /// What Linux said.
-    pub story: Story,
+    pub story: GuestLog,
     /// What the hypervisor recorded.
-    pub drain: Drain,
+    pub drain: HvRecords,
     /// What both wrote, line by line, the hypervisor's with `hv: ` before them.
     pub console: Vec<String>,
     /// Time until it can be no more.
@@ -34,7 +34,7 @@ pub struct Boot {
 
 /// What has come that others should see.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Seen {
+pub enum Output {
     /// A line of the hypervisor.
     Hypervisor(String),
     /// A line of the guest.
@@ -45,7 +45,7 @@ pub enum Seen {
 
 impl Boot {
     /// Takes what came; answers what is new.
-    pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<Seen>> {
+    pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<Output>> {
         let mut seen = Vec::new();
         for part in self.splitter.push(bytes) {
             match part {
@@ -54,7 +54,7 @@ impl Boot {
                         self.results.note(&line);
                         self.story.note(&line);
                         self.console.push(line.clone());
-                        seen.push(Seen::Guest(line));
+                        seen.push(Output::Guest(line));
                     }
                 }
                 Part::Line(line) => self.note(&line, &mut seen)?,
@@ -63,22 +63,22 @@ impl Boot {
         Ok(seen)
     }
 
-    fn note(&mut self, line: &Line, seen: &mut Vec<Seen>) -> Result<()> {
+    fn note(&mut self, line: &Line, seen: &mut Vec<Output>) -> Result<()> {
         let text = line.to_string();
         if self.entered.is_none() {
             self.entered = Some(line.text.clone());
-            seen.push(Seen::Passed(stage::ENTRY.passed(&line.text)));
+            seen.push(Output::Passed(stage::ENTRY.passed(&line.text)));
         }
         if let Some(record) = line.record().transpose()? {
             if record.name == "ready" {
                 self.ready = true;
-                seen.push(Seen::Passed(stage::MACHINE.passed("all CPUs are up")));
+                seen.push(Output::Passed(stage::MACHINE.passed("all CPUs are up")));
             }
             self.drain.note(&record)?;
             self.limit = self.watch.note(&record)?.or(self.limit);
         }
         self.console.push(format!("hv: {text}"));
-        seen.push(Seen::Hypervisor(text));
+        seen.push(Output::Hypervisor(text));
         Ok(())
     }
 
@@ -145,7 +145,7 @@ mod tests {
                 .contains("`entry`")
         );
         let seen = boot.push(LOG.as_bytes()).unwrap();
-        let passed = seen.iter().filter(|seen| matches!(seen, Seen::Passed(_)));
+        let passed = seen.iter().filter(|seen| matches!(seen, Output::Passed(_)));
         assert_eq!(passed.count(), 2);
         assert!(boot.check_start().is_ok() && boot.is_of_tests() && !boot.is_over());
         boot.push(b"\x1e@vm-off vm=0\r\n\x1e@end vm=0\r\n").unwrap();

@@ -11,7 +11,7 @@ use super::boot::Boot;
 use lab::evidence::Frame;
 use lab::kdump::check_run;
 use lab::ladder::{Ladder, Stopped};
-use lab::plan::{Plan, Scenario, Seen};
+use lab::plan::{GuestRun, Plan, Scenario};
 use lab::registers::PSTATE_I;
 use lab::symbols::Symbols;
 use lab::verdict::{Evidence, Verdict, WEDGE_FUNCTION};
@@ -44,7 +44,7 @@ pub struct Judged {
 /// Judges by what came over the line.
 pub fn judge(boot: &Boot, timed_out: bool, elapsed: Duration) -> Judged {
     let plan = plan();
-    let seen = Seen {
+    let seen = GuestRun {
         story: boot.story.clone(),
         drain: boot.drain.clone(),
         ending: boot.ending(timed_out),

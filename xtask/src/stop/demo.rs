@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 
-use super::{Cause, Plan, Seen, Wedges};
+use super::{Cause, Plan, StopRun, Wedges};
 use lab::symbolize::Explainer;
 use lab::symbols::Symbols;
 use machine::board::Board;
@@ -90,7 +90,7 @@ impl StopDemo {
     }
 }
 
-fn show(seen: &Seen) -> Result<()> {
+fn show(seen: &StopRun) -> Result<()> {
     let symbols = Symbols::load(&seen.hypervisor.elf)?;
     let mut explainer = Explainer::load(&seen.hypervisor.elf, None)?;
     for line in &seen.lines {

@@ -27,7 +27,7 @@ pub struct Stopped {
 
 /// What was seen of a stop.
 #[derive(Debug)]
-pub struct Seen {
+pub struct StopRun {
     /// The cause that was reported, and how long the stop took.
     pub stop: Option<(String, u64)>,
     /// The pCPUs.
@@ -48,7 +48,7 @@ pub struct Seen {
     pub hypervisor: Built,
 }
 
-impl Seen {
+impl StopRun {
     /// Nothing yet, of what `command` runs.
     pub fn of(command: String, hypervisor: Built) -> Self {
         Self {

@@ -22,8 +22,8 @@ use debian::tools;
 use machine::board::Board;
 use machine::build::{self, Program};
 use machine::firmware::Firmware;
-use machine::folder::Folder;
 use machine::qemu::Machine;
+use machine::run_dir::RunDir;
 use machine::serial::{Line, Port};
 use machine::workshop::Workshop;
 
@@ -105,7 +105,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
 /// What the rows have in common.
 struct Bench {
     /// Theirs alone: another machine's devicetree would be one that breaks on purpose.
-    folder: Folder,
+    folder: RunDir,
     machine: Machine,
     loader: PathBuf,
 }
@@ -121,7 +121,7 @@ impl Bench {
         let pi = Workshop::open()?.on(Board::Raspi4b);
         let loader = build::build(workshop, Program::Chainloader)?.image;
         let qemu = tools::qemu(&workshop.cache, &workshop.progress)?;
-        let folder = Folder::create(None)?;
+        let folder = RunDir::create(None)?;
         let mut machine = Machine::new(&qemu, &loader);
         machine.board = Board::Raspi4b;
         machine.firmware = Firmware::of(&pi)?.map(|firmware| firmware.within(&folder));

@@ -17,7 +17,7 @@ use machine::board::raspi4b as pi;
 use machine::build::{self, Program};
 use machine::ending::{Ending, Watch};
 use machine::firmware::Firmware;
-use machine::qemu::{Happening, Machine};
+use machine::qemu::{Event, Machine};
 use machine::raspi4b;
 use machine::workshop::Workshop;
 
@@ -60,11 +60,11 @@ fn boots(workshop: &Workshop, options: &[&str], mini_uart: bool) -> Result<Strin
     let mut said = Vec::new();
     let timed_out = loop {
         match session.next_event()? {
-            Happening::Line(line) => watch.follow(&line, &mut session)?,
-            Happening::Guest(bytes) => said.extend(bytes),
-            Happening::Complaint(_) => {}
-            Happening::Ended(_) | Happening::Left => break false,
-            Happening::TimedOut => break true,
+            Event::Line(line) => watch.follow(&line, &mut session)?,
+            Event::Guest(bytes) => said.extend(bytes),
+            Event::Complaint(_) => {}
+            Event::Ended(_) | Event::Left => break false,
+            Event::TimedOut => break true,
         }
     };
     let ending = watch.ending(timed_out);

@@ -14,7 +14,7 @@ use debian::tools;
 use machine::build::{self, Program};
 use machine::firmware::Firmware;
 use machine::payload::Payload;
-use machine::qemu::{Happening, Machine, Session};
+use machine::qemu::{Event, Machine, Session};
 use machine::workshop::Workshop;
 
 /// `break=` word, the cause the report names, and words it must have.
@@ -151,15 +151,15 @@ fn lines_until(session: &mut Session, last: &str) -> Result<Vec<String>> {
     let mut lines: Vec<String> = Vec::new();
     loop {
         match session.next_event()? {
-            Happening::Line(line) => {
+            Event::Line(line) => {
                 let is_last = line.text.starts_with(last);
                 lines.push(line.text);
                 if is_last {
                     return Ok(lines);
                 }
             }
-            Happening::Guest(_) | Happening::Complaint(_) => {}
-            Happening::Ended(_) | Happening::TimedOut | Happening::Left => {
+            Event::Guest(_) | Event::Complaint(_) => {}
+            Event::Ended(_) | Event::TimedOut | Event::Left => {
                 bail!("it did not come to {last:?}:\n{}", lines.join("\n"));
             }
         }

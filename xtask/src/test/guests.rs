@@ -26,7 +26,7 @@ use machine::ending::{Ending, Watch};
 use machine::firmware::Firmware;
 use machine::payload::Payload;
 use machine::protocol::{Outcome, Results, Test};
-use machine::qemu::{Happening, Machine};
+use machine::qemu::{Event, Machine};
 use machine::raspi4b;
 use machine::workshop::Workshop;
 
@@ -356,7 +356,7 @@ impl<'a> Bench<'a> {
         };
         let timed_out = loop {
             match session.next_event()? {
-                Happening::Guest(bytes) => {
+                Event::Guest(bytes) => {
                     for line in guest.push(&bytes) {
                         if results.note(&line) {
                             session.allow(timeout(results.running.as_deref()));
@@ -364,10 +364,10 @@ impl<'a> Bench<'a> {
                         lines.push(line);
                     }
                 }
-                Happening::Line(line) => watch.follow(&line, &mut session)?,
-                Happening::Complaint(_) => {}
-                Happening::Ended(_) | Happening::Left => break false,
-                Happening::TimedOut => break true,
+                Event::Line(line) => watch.follow(&line, &mut session)?,
+                Event::Complaint(_) => {}
+                Event::Ended(_) | Event::Left => break false,
+                Event::TimedOut => break true,
             }
         };
         let ending = match watch.ending(timed_out) {

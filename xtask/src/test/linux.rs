@@ -13,15 +13,15 @@ use anyhow::{Context, Result, bail, ensure};
 use super::drgn::Drgn;
 use super::own;
 use crate::ledger::Ledger;
-use debian::kernel::Edition;
-use lab::evidence::Story;
+use debian::kernel::KernelVariant;
+use lab::evidence::GuestLog;
 use lab::kdump::{Lab, Report, Request, System};
 use lab::plan::{Fate, Plan};
 use machine::board::Board;
 use machine::console::GuestLines;
 use machine::el3::El3;
-use machine::folder::Folder;
-use machine::qemu::Happening;
+use machine::qemu::Event;
+use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 
 use cases::{CASES, Case, USUAL};
@@ -66,7 +66,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
     if !names().any(|name| ledger.wants(name)) {
         return;
     }
-    let Some(lab) = prepare(workshop, Edition::Plain, ledger) else {
+    let Some(lab) = prepare(workshop, KernelVariant::Plain, ledger) else {
         return;
     };
     open_dump(workshop, &lab, ledger);
@@ -93,7 +93,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
     check_each(ledger, &runs);
     let is_patched_wanted = patched.iter().any(|case| ledger.wants(case.name))
         || firmware::names().any(|name| ledger.wants(name));
-    if is_patched_wanted && let Some(lab) = prepare(workshop, Edition::Endings, ledger) {
+    if is_patched_wanted && let Some(lab) = prepare(workshop, KernelVariant::Endings, ledger) {
         let mut runs: Vec<Run<'_>> = firmware::runs(workshop, &lab).collect();
         runs.extend(
             patched
@@ -123,9 +123,9 @@ fn without_sdei(lab: &Lab) -> Result<String> {
 }
 
 /// Builds the hypervisor and the guest; what keeps it from that is a failure.
-fn prepare(workshop: &Workshop, edition: Edition, ledger: &mut Ledger) -> Option<Lab> {
+fn prepare(workshop: &Workshop, variant: KernelVariant, ledger: &mut Ledger) -> Option<Lab> {
     let started = Instant::now();
-    match Lab::prepare(workshop, &System::Ours(edition)) {
+    match Lab::prepare(workshop, &System::Ours(variant)) {
         Ok(lab) => Some(lab),
         Err(error) => {
             ledger.failed("linux/prepare", started.elapsed(), &format!("{error:#}"));
@@ -180,7 +180,7 @@ fn run_case(workshop: &Workshop, lab: &Lab, case: &Case, keep: Option<&Path>) ->
 }
 
 /// That the kernel of this run was hardened as it is to be, unless the board has a CPU model of its own.
-fn demand_hardening(board: Board, case: &Case, story: &Story) -> Result<()> {
+fn demand_hardening(board: Board, case: &Case, story: &GuestLog) -> Result<()> {
     if board.model().is_some() {
         return Ok(());
     }
@@ -209,7 +209,7 @@ fn remark(report: &Report) -> String {
 /// Lets the guest reboot at once, some times over; each time it must find SDEI as at first.
 fn reboot(lab: &Lab) -> Result<String> {
     const TIMES: u64 = 3;
-    let folder = Folder::create(None)?;
+    let folder = RunDir::create(None)?;
     let plan = CASES[0].plan()?;
     let machine = lab.machine(&plan, "console=ttyAMA0 lab.do=reboot", &folder)?;
     let mut session = machine.start(Some(TIMEOUT))?;
@@ -217,16 +217,16 @@ fn reboot(lab: &Lab) -> Result<String> {
     let (mut resets, mut boots) = (0, 0);
     while boots <= TIMES {
         match session.next_event()? {
-            Happening::Guest(bytes) => {
+            Event::Guest(bytes) => {
                 let up = |line: &&String| line.contains("LAB: up") && line.contains("sdei=yes");
                 boots += lines.push(&bytes).iter().filter(up).count() as u64;
             }
-            Happening::Line(line) => {
+            Event::Line(line) => {
                 let record = line.record().transpose()?;
                 resets += u64::from(record.is_some_and(|record| record.name == "vm-reset"));
             }
-            Happening::Complaint(_) => {}
-            Happening::Ended(_) | Happening::TimedOut | Happening::Left => bail!(
+            Event::Complaint(_) => {}
+            Event::Ended(_) | Event::TimedOut | Event::Left => bail!(
                 "it came up {boots} times with SDEI, after {resets} resets\n{}\nQEMU was: {}",
                 session.tail().join("\n"),
                 machine.command_line()

@@ -11,7 +11,7 @@ use debian::tools;
 use machine::build::{self, Program};
 use machine::ending::{Ending, Watch};
 use machine::firmware::Firmware;
-use machine::qemu::{Happening, Machine};
+use machine::qemu::{Event, Machine};
 use machine::workshop::Workshop;
 
 /// What is wrong with the bundle.
@@ -141,15 +141,15 @@ fn sentence(machine: &Machine) -> Result<String> {
     let mut sentences = Vec::new();
     let timed_out = loop {
         match session.next_event()? {
-            Happening::Line(line) => {
+            Event::Line(line) => {
                 watch.follow(&line, &mut session)?;
                 if let Some(sentence) = line.text.strip_prefix("cannot start: ") {
                     sentences.push(sentence.to_owned());
                 }
             }
-            Happening::Guest(_) | Happening::Complaint(_) => {}
-            Happening::Ended(_) | Happening::Left => break false,
-            Happening::TimedOut => break true,
+            Event::Guest(_) | Event::Complaint(_) => {}
+            Event::Ended(_) | Event::Left => break false,
+            Event::TimedOut => break true,
         }
     };
     let ending = watch.ending(timed_out);

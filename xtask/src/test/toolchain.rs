@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::own;
 use debian::toolchain::prebuilt::Prebuilt;
-use machine::folder::Folder;
+use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 
 /// Its name in the ledger.
@@ -14,7 +14,7 @@ pub const NAME: &str = "build/with-installed-libraries";
 
 /// Builds all programs with such a compiler, as its user does, which checks their sizes.
 pub fn build(workshop: &Workshop) -> Result<String> {
-    let folder = Folder::create(None)?;
+    let folder = RunDir::create(None)?;
     let Some(compiler) = Prebuilt::make(&workshop.target, &folder.file("compiler"))? else {
         return Ok("so does everything here".to_owned());
     };

@@ -13,7 +13,7 @@ use crate::archive::unpack;
 use crate::cache::{Cache, remove, unwritable};
 use crate::progress::Progress;
 
-/// What is applied to it for [`Edition::Endings`](super::Edition::Endings).
+/// What is applied to it for [`KernelVariant::Endings`](super::KernelVariant::Endings).
 pub const PATCH: &str = include_str!("../../../../guest-tests/linux/sdei-ending.patch");
 
 /// Large parts of the source that no arm64 build without modules reads.

@@ -2,13 +2,13 @@
 
 use anyhow::{Result, bail, ensure};
 
-use crate::evidence::Story;
-use crate::plan::{Fate, Plan, Scenario, Seen};
+use crate::evidence::GuestLog;
+use crate::plan::{Fate, GuestRun, Plan, Scenario};
 use crate::verdict::WEDGE_FUNCTION;
 use machine::ending::Ending;
 
 /// That the run went to its end.
-pub fn check_run(plan: &Plan, seen: &Seen) -> Result<()> {
+pub fn check_run(plan: &Plan, seen: &GuestRun) -> Result<()> {
     let story = &seen.story;
     if let Some(failure) = &story.failure {
         bail!("the guest gave up: {failure}");
@@ -53,7 +53,7 @@ pub fn check_run(plan: &Plan, seen: &Seen) -> Result<()> {
 }
 
 /// That the guest's log shows each wedged CPU where it is.
-pub fn check_backtraces(plan: &Plan, story: &Story) -> Result<()> {
+pub fn check_backtraces(plan: &Plan, story: &GuestLog) -> Result<()> {
     for cpu in plan.wedge.iter() {
         ensure!(
             story.wedged.contains(cpu),

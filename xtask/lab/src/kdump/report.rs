@@ -6,9 +6,9 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::capture::Capture;
-use crate::evidence::{Drain, Story};
+use crate::evidence::{GuestLog, HvRecords};
 use crate::ladder::Ladder;
-use crate::plan::{Plan, Seen};
+use crate::plan::{GuestRun, Plan};
 use crate::verdict::Verdict;
 
 /// What the vmcore gave.
@@ -42,9 +42,9 @@ pub struct Report {
     /// What the vmcore gave, if the scenario has one and it could be read.
     pub dump: Option<Judged>,
     /// What the guest said.
-    pub story: Story,
+    pub story: GuestLog,
     /// What the hypervisor recorded.
-    pub drain: Drain,
+    pub drain: HvRecords,
     /// The last lines of the console, if it failed.
     pub console: Vec<String>,
     /// The QEMU command, if it failed.
@@ -55,7 +55,7 @@ pub struct Report {
 
 impl Report {
     /// Puts it together; `judged` is what the vmcore gave, or why it gave nothing.
-    pub fn of(plan: &Plan, seen: Seen, judged: Result<Option<Judged>>) -> Self {
+    pub fn of(plan: &Plan, seen: GuestRun, judged: Result<Option<Judged>>) -> Self {
         let (dump, faults) = match judged {
             Ok(Some(dump)) => {
                 let mut faults = dump.verdict.faults();

@@ -1,5 +1,5 @@
 use super::*;
-use crate::evidence::Drain;
+use crate::evidence::HvRecords;
 use crate::evidence::tests::{LOG, story};
 use crate::verdict::WEDGE_FUNCTION;
 use machine::ending::Ending;
@@ -19,12 +19,12 @@ pub fn plan(scenario: Scenario) -> Plan {
     }
 }
 
-pub fn seen(log: &str, ending: Ending) -> Seen {
-    Seen {
+pub fn seen(log: &str, ending: Ending) -> GuestRun {
+    GuestRun {
         story: story(log),
-        drain: Drain {
+        drain: HvRecords {
             complete: true,
-            ..Drain::default()
+            ..HvRecords::default()
         },
         ending,
         elapsed: Duration::from_secs(30),
@@ -32,7 +32,7 @@ pub fn seen(log: &str, ending: Ending) -> Seen {
     }
 }
 
-fn fault(scenario: Scenario, seen: &Seen) -> String {
+fn fault(scenario: Scenario, seen: &GuestRun) -> String {
     check_run(&plan(scenario), seen).unwrap_err().to_string()
 }
 

@@ -13,7 +13,7 @@ use crate::console::{GuestLines, Line, Part, Splitter};
 
 /// What happened next on a running machine.
 #[derive(Debug)]
-pub enum Happening {
+pub enum Event {
     /// The guest wrote these bytes.
     Guest(Vec<u8>),
     /// The hypervisor said something.
@@ -130,13 +130,13 @@ impl Session {
     }
 
     /// Waits for the next thing to happen. After `Ended` or `TimedOut` nothing more does.
-    pub fn next_event(&mut self) -> Result<Happening> {
+    pub fn next_event(&mut self) -> Result<Event> {
         loop {
             if let Some(part) = self.parts.pop_front() {
                 self.tail.push(&part);
                 return Ok(match part {
-                    Part::Guest(bytes) => Happening::Guest(bytes),
-                    Part::Line(line) => Happening::Line(line),
+                    Part::Guest(bytes) => Event::Guest(bytes),
+                    Part::Line(line) => Event::Line(line),
                 });
             }
             let left = self.deadline.map_or(Duration::MAX, |deadline| {
@@ -151,23 +151,23 @@ impl Session {
                 }
                 Ok(Received::Complaint(text)) => {
                     self.tail.keep(format!("qemu: {text}"));
-                    return Ok(Happening::Complaint(text));
+                    return Ok(Event::Complaint(text));
                 }
                 Ok(Received::Closed) => {
                     self.pipes -= 1;
                     if self.pipes == 0 {
                         let status = self.child.wait().context("cannot wait for QEMU")?;
-                        return Ok(Happening::Ended(status));
+                        return Ok(Event::Ended(status));
                     }
                 }
                 Ok(Received::Leave) => {
                     self.kill();
-                    return Ok(Happening::Left);
+                    return Ok(Event::Left);
                 }
                 // The session holds a sender, so the channel is never disconnected.
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                     self.kill();
-                    return Ok(Happening::TimedOut);
+                    return Ok(Event::TimedOut);
                 }
             }
         }
@@ -298,17 +298,17 @@ mod tests {
     #[test]
     fn a_silent_machine_times_out_and_is_killed() {
         let mut session = shell("exec cat", Duration::from_millis(50));
-        assert!(matches!(session.next_event().unwrap(), Happening::TimedOut));
+        assert!(matches!(session.next_event().unwrap(), Event::TimedOut));
         assert!(session.child.try_wait().unwrap().is_some());
     }
 
     #[test]
     fn a_session_tells_what_was_written_then_how_it_ended() {
         let mut session = shell("printf 'a\\036b\\n'; exit 3", Duration::from_secs(10));
-        assert!(matches!(session.next_event().unwrap(), Happening::Guest(bytes) if bytes == b"a"));
-        assert!(matches!(session.next_event().unwrap(), Happening::Line(line) if line.text == "b"));
+        assert!(matches!(session.next_event().unwrap(), Event::Guest(bytes) if bytes == b"a"));
+        assert!(matches!(session.next_event().unwrap(), Event::Line(line) if line.text == "b"));
         assert!(
-            matches!(session.next_event().unwrap(), Happening::Ended(status) if status.code() == Some(3))
+            matches!(session.next_event().unwrap(), Event::Ended(status) if status.code() == Some(3))
         );
     }
 }

@@ -12,9 +12,9 @@ use super::emulated::Emulated;
 use crate::offer::offered;
 use crate::test::own;
 use machine::build::{self, Program};
-use machine::folder::Folder;
 use machine::payload::Payload;
 use machine::qemu::Machine;
+use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 
 /// Its name in the ledger.
@@ -31,7 +31,7 @@ const SHOWN: Duration = Duration::from_secs(60);
 
 /// Has the hypervisor panic on such a `machine`; its backtrace has to have functions.
 pub fn check(workshop: &Workshop, machine: &Machine) -> Result<String> {
-    let folder = Folder::create(None)?;
+    let folder = RunDir::create(None)?;
     let bundle = folder.file("monitor.itb");
     Payload {
         kernel: &build::build(workshop, Program::GuestTests)?.image,

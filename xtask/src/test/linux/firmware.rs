@@ -10,8 +10,8 @@ use lab::kdump::Lab;
 use lab::plan::{Fate, Plan};
 use machine::board::Board;
 use machine::console::GuestLines;
-use machine::folder::Folder;
-use machine::qemu::Happening;
+use machine::qemu::Event;
+use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 
 /// CPU_OFF in the event, as TF-A 2.12 handles it: the capture kernel hangs when it starts that CPU.
@@ -54,7 +54,7 @@ fn hang(workshop: &Workshop, lab: &Lab) -> Result<String> {
         firmware: "tfa-2.12".into(),
         ..USUAL.plan()?
     };
-    let folder = Folder::create(None)?;
+    let folder = RunDir::create(None)?;
     // Its own console comes up too late.
     let pl011: u64 = match workshop.board {
         Board::Virt | Board::VirtGicv2 => 0x900_0000,
@@ -67,7 +67,7 @@ fn hang(workshop: &Workshop, lab: &Lab) -> Result<String> {
     let (mut has_left, mut has_begun) = (false, false);
     loop {
         match session.next_event()? {
-            Happening::Guest(bytes) => {
+            Event::Guest(bytes) => {
                 for line in lines.push(&bytes) {
                     has_left |= line.contains("Starting crashdump kernel");
                     if has_left && line.contains("CPU2: Booted secondary processor") {
@@ -83,13 +83,13 @@ fn hang(workshop: &Workshop, lab: &Lab) -> Result<String> {
                     }
                 }
             }
-            Happening::TimedOut if has_begun => break,
-            Happening::TimedOut | Happening::Ended(_) | Happening::Left => bail!(
+            Event::TimedOut if has_begun => break,
+            Event::TimedOut | Event::Ended(_) | Event::Left => bail!(
                 "no capture kernel started CPU 2\n{}\nQEMU was: {}",
                 session.tail().join("\n"),
                 machine.command_line()
             ),
-            Happening::Line(_) | Happening::Complaint(_) => {}
+            Event::Line(_) | Event::Complaint(_) => {}
         }
     }
     let seconds = SILENCE.as_secs();

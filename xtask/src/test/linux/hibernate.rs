@@ -6,12 +6,12 @@ use anyhow::{Context, Result, bail, ensure};
 use super::cases::USUAL;
 use super::{Run, TIMEOUT};
 use lab::cpulist::CpuList;
-use lab::evidence::Drain;
+use lab::evidence::HvRecords;
 use lab::kdump::Lab;
 use machine::board::Board;
 use machine::console::GuestLines;
-use machine::folder::Folder;
-use machine::qemu::{Happening, Machine};
+use machine::qemu::{Event, Machine};
+use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 
 /// Linux unregisters event 0 and powers off; restored, it registers it on every CPU, and each takes it. So does
@@ -33,17 +33,17 @@ pub fn runs<'a>(workshop: &'a Workshop, lab: &'a Lab) -> impl Iterator<Item = Ru
 
 /// What was seen of one boot.
 #[derive(Default)]
-struct Seen {
+struct HibernateRun {
     /// What our init said, without the words that its lines begin with.
     said: Vec<String>,
     /// Whether the kernel registered event 0 at its start.
     has_started: bool,
-    drain: Drain,
+    drain: HvRecords,
     /// Whether the VM went off.
     is_off: bool,
 }
 
-impl Seen {
+impl HibernateRun {
     /// What our init said after `word`.
     fn said(&self, word: &str) -> Option<&str> {
         let mut said = self.said.iter();
@@ -62,7 +62,7 @@ impl Seen {
 
 /// Boots it, lets it hibernate, and boots it again from the same disk.
 fn hibernate(lab: &Lab) -> Result<String> {
-    let folder = Folder::create(None)?;
+    let folder = RunDir::create(None)?;
     let plan = USUAL.plan()?;
     // Where there is nothing to resume from, it boots.
     let bootargs = "console=ttyAMA0 lab.do=hibernate resume=/dev/vda";
@@ -100,13 +100,13 @@ fn hibernate(lab: &Lab) -> Result<String> {
 }
 
 /// One boot, to its end.
-fn boot(machine: &Machine) -> Result<Seen> {
+fn boot(machine: &Machine) -> Result<HibernateRun> {
     let mut session = machine.start(Some(TIMEOUT))?;
     let mut lines = GuestLines::default();
-    let mut seen = Seen::default();
+    let mut seen = HibernateRun::default();
     let ended = loop {
         match session.next_event()? {
-            Happening::Guest(bytes) => {
+            Event::Guest(bytes) => {
                 for line in lines.push(&bytes) {
                     seen.has_started |= line.contains("sdei_nmi: using SDEI");
                     if let Some((_, said)) = line.split_once("LAB: ") {
@@ -114,15 +114,15 @@ fn boot(machine: &Machine) -> Result<Seen> {
                     }
                 }
             }
-            Happening::Line(line) => {
+            Event::Line(line) => {
                 if let Some(record) = line.record().transpose()? {
                     seen.is_off |= record.name == "vm-off";
                     seen.drain.note(&record)?;
                 }
             }
-            Happening::Complaint(_) => {}
-            Happening::Ended(_) | Happening::Left => break "it ended",
-            Happening::TimedOut => break "it takes too long",
+            Event::Complaint(_) => {}
+            Event::Ended(_) | Event::Left => break "it ended",
+            Event::TimedOut => break "it takes too long",
         }
     };
     if let Some(failure) = seen.said("fail ") {

@@ -6,11 +6,11 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::cases::{Case, USUAL};
 use super::{Run, TIMEOUT, demand_hardening};
-use lab::evidence::{Drain, Story};
+use lab::evidence::{GuestLog, HvRecords};
 use lab::kdump::Lab;
 use machine::console::GuestLines;
-use machine::folder::Folder;
-use machine::qemu::Happening;
+use machine::qemu::Event;
+use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 
 /// CPUs go off and on while all are sent event 0, for their backtraces, and the kernel has nothing to complain
@@ -41,9 +41,9 @@ pub fn runs<'a>(
 
 /// What was seen of it.
 #[derive(Default)]
-struct Seen {
-    story: Story,
-    drain: Drain,
+struct LifeRun {
+    story: GuestLog,
+    drain: HvRecords,
     /// What our init said of the CPUs that it took off and on.
     hotplug: Option<String>,
     /// How often Linux came up and found SDEI.
@@ -52,7 +52,7 @@ struct Seen {
     resets: u32,
 }
 
-impl Seen {
+impl LifeRun {
     fn note(&mut self, line: &str) -> Result<()> {
         if let Some((_, failure)) = line.split_once("LAB: fail ") {
             bail!("the guest says: {failure}");
@@ -106,30 +106,30 @@ impl Seen {
 /// Boots it once, and lets it reboot.
 fn live(workshop: &Workshop, lab: &Lab, minutes: u32) -> Result<String> {
     const WEDGED: u32 = 2;
-    let folder = Folder::create(None)?;
+    let folder = RunDir::create(None)?;
     let plan = LIVING.plan()?;
     let bootargs = format!("console=ttyAMA0 lab.do=life lab.minutes={minutes} lab.wedge={WEDGED}");
     let machine = lab.machine(&plan, &bootargs, &folder)?;
     let timeout = TIMEOUT + Duration::from_secs(60 * u64::from(minutes));
     let mut session = machine.start(Some(timeout))?;
     let mut lines = GuestLines::default();
-    let mut seen = Seen::default();
+    let mut seen = LifeRun::default();
     let lived = loop {
         let step = match session.next_event()? {
-            Happening::Guest(bytes) => lines
+            Event::Guest(bytes) => lines
                 .push(&bytes)
                 .iter()
                 .try_for_each(|line| seen.note(line)),
-            Happening::Line(line) => match line.record().transpose()? {
+            Event::Line(line) => match line.record().transpose()? {
                 Some(record) => {
                     seen.resets += u32::from(record.name == "vm-reset");
                     seen.drain.note(&record)
                 }
                 None => Ok(()),
             },
-            Happening::Complaint(_) => Ok(()),
-            Happening::Ended(_) => Err(anyhow::anyhow!("it ended too early")),
-            Happening::TimedOut | Happening::Left => Err(anyhow::anyhow!("it takes too long")),
+            Event::Complaint(_) => Ok(()),
+            Event::Ended(_) => Err(anyhow::anyhow!("it ended too early")),
+            Event::TimedOut | Event::Left => Err(anyhow::anyhow!("it takes too long")),
         };
         if step.is_err() || seen.boots == 2 {
             break step

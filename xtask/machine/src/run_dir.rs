@@ -9,7 +9,7 @@ use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 
 /// A folder for one run, so that runs do not meet. Removed when dropped, unless kept.
-pub struct Folder {
+pub struct RunDir {
     path: PathBuf,
     /// What removes it, and the lock by which others see that its run is alive.
     guard: Option<(TempDir, File)>,
@@ -20,7 +20,7 @@ const PREFIX: &str = "run-";
 /// A file in those that are to stay nevertheless.
 const KEPT: &str = ".kept";
 
-impl Folder {
+impl RunDir {
     /// `keep` if it is given, which then stays; else one in target/xtask that nobody else has.
     pub fn create(keep: Option<&Path>) -> Result<Self> {
         let Some(path) = keep else {
@@ -98,35 +98,35 @@ mod tests {
     #[test]
     fn a_folder_goes_unless_it_is_kept() {
         let parent = tempfile::tempdir().unwrap();
-        let folder = Folder::below(parent.path()).unwrap();
+        let folder = RunDir::below(parent.path()).unwrap();
         let path = folder.file("a");
         fs::write(&path, b"a").unwrap();
-        let other = Folder::below(parent.path()).unwrap();
+        let other = RunDir::below(parent.path()).unwrap();
         assert_ne!(other.file("a"), path);
         assert!(path.exists(), "a run that is alive keeps what it has");
         drop(folder);
         assert!(!path.exists());
-        let mut folder = Folder::below(parent.path()).unwrap();
+        let mut folder = RunDir::below(parent.path()).unwrap();
         let path = folder.keep().to_owned();
         drop(folder);
-        drop(Folder::create(Some(&path)).unwrap());
-        drop(Folder::below(parent.path()).unwrap());
+        drop(RunDir::create(Some(&path)).unwrap());
+        drop(RunDir::below(parent.path()).unwrap());
         assert!(path.exists());
     }
 
     #[test]
     fn what_a_killed_run_left_goes_and_nothing_else() {
         let parent = tempfile::tempdir().unwrap();
-        let mut killed = Folder::below(parent.path()).unwrap();
+        let mut killed = RunDir::below(parent.path()).unwrap();
         let (folder, lock) = killed.guard.take().unwrap();
         let left = folder.keep();
         fs::write(left.join("disk.img"), b"a").unwrap();
         let other = parent.path().join("other");
         fs::create_dir(&other).unwrap();
-        drop(Folder::below(parent.path()).unwrap());
+        drop(RunDir::below(parent.path()).unwrap());
         assert!(left.exists(), "its run still has the lock");
         flock(&lock, FlockOperation::Unlock).unwrap();
-        drop(Folder::below(parent.path()).unwrap());
+        drop(RunDir::below(parent.path()).unwrap());
         assert!(!left.exists());
         assert!(other.exists());
     }
