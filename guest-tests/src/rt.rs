@@ -28,6 +28,7 @@ pub mod sync;
 pub mod sysreg;
 pub mod text;
 pub mod timer;
+pub mod undescribed;
 pub mod user;
 pub mod wedge;
 

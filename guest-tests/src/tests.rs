@@ -19,4 +19,5 @@ mod smccc;
 mod suspend;
 mod timer;
 mod trng;
+mod undescribed;
 mod wedge;

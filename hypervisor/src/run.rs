@@ -13,7 +13,7 @@ use crate::gic;
 use crate::guest::{self, vector};
 use crate::percpu::{self, ExitEntry, Percpu};
 use crate::stop::{self, Cause, stop_machine};
-use crate::sysregs::{self, LiveEl1};
+use crate::sysregs::{self, LiveEl1, translation};
 use crate::vm::Vm;
 use crate::{console, entropy, fault_injection, watchdog};
 
@@ -271,6 +271,14 @@ impl Hardware for Pcpu {
 
     fn set_endian(&mut self, endian: Endian) {
         sysregs::set_endian(endian);
+    }
+
+    fn instruction(&self, pc: u64) -> Option<u32> {
+        translation::guest_instruction(pc)
+    }
+
+    fn set_stack_pointer(&mut self, is_el1: bool, value: u64) {
+        sysregs::set_guest_sp(is_el1, value);
     }
 
     fn answer_trng(&mut self, call: trng::Call, regs: &mut GuestRegs) {

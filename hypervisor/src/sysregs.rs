@@ -32,16 +32,20 @@ macro_rules! write {
 }
 
 mod cache;
+mod features;
 pub mod gic;
 pub mod translation;
 
 pub use cache::clean_to_poc;
+pub use features::{has_crc32, has_random_numbers};
 
 /// HCR_EL2 while a guest runs (DDI0487 D24.2): stage 2 on; IRQ, FIQ and SError to EL2; SMC, ID registers,
-/// implementation defined, LOR and RAS registers trapped; set/way operations clean too; pointer
+/// implementation defined, LOR and RAS registers trapped; no walk of the guest's tables reads a device, where one of
+/// ours on its behalf (`translation`) could end in an external abort; set/way operations clean too; pointer
 /// authentication left to the guest; EL1 is AArch64.
 const HCR_GUEST: u64 = 1
     | 1 << 1 // SWIO
+    | 1 << 2 // PTW
     | 1 << 3 // FMO
     | 1 << 4 // IMO
     | 1 << 5 // AMO
@@ -311,16 +315,6 @@ pub fn reset_core() {
     barrier::isb(barrier::SY);
 }
 
-/// Whether this pCPU has instructions for CRC-32 (FEAT_CRC32: ID_AA64ISAR0_EL1.CRC32).
-pub fn has_crc32() -> bool {
-    read!("id_aa64isar0_el1") >> 16 & 0xf != 0
-}
-
-/// Whether this pCPU has random numbers (FEAT_RNG: ID_AA64ISAR0_EL1.RNDR).
-pub fn has_random_numbers() -> bool {
-    read!("id_aa64isar0_el1") >> 60 != 0
-}
-
 /// A number from this pCPU's generator, seeded anew for it (DDI0487 D24.2, RNDRRS); none if that took too long.
 /// There is one only where [`has_random_numbers`].
 pub fn random_number() -> Option<u64> {
@@ -370,6 +364,15 @@ pub fn id_register(crm: u32, op2: u32) -> u64 {
         5: 0 1 2 3 4 5 6 7;
         6: 0 1 2 3 4 5 6 7;
         7: 0 1 2 3 4 5 6 7;
+    }
+}
+
+/// Sets SP_EL0 or SP_EL1 of the guest on this pCPU.
+pub fn set_guest_sp(is_el1: bool, value: u64) {
+    if is_el1 {
+        SP_EL1.set(value);
+    } else {
+        SP_EL0.set(value);
     }
 }
 

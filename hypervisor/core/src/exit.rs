@@ -11,6 +11,8 @@ pub enum Exit {
     Sysreg(SysregAccess),
     /// A load or store at an IPA that stage 2 does not map, with the access described.
     Mmio(MmioAccess),
+    /// A load or store at an IPA that stage 2 does not map, of which the syndrome says no more.
+    Undescribed(Undescribed),
     /// Another data access, or an instruction fetch, at an IPA that stage 2 does not map.
     Abort(Abort),
     /// A trapped WFI, WFE, WFIT or WFET.
@@ -96,6 +98,15 @@ impl MmioAccess {
     }
 }
 
+/// A data access that the syndrome does not describe: with write-back, of a pair, or of another kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Undescribed {
+    /// Where it begins, in the guest's physical space.
+    pub ipa: u64,
+    /// Store rather than load.
+    pub is_write: bool,
+}
+
 /// An access that nobody answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Abort {
@@ -115,6 +126,8 @@ const EC_DATA_ABORT_LOWER: u8 = 0x24;
 const ISV: u64 = 1 << 24;
 const S1PTW: u64 = 1 << 7;
 const WNR: u64 = 1 << 6;
+/// Cache maintenance.
+const CM: u64 = 1 << 8;
 
 /// The exception class of a syndrome.
 pub const fn class(esr: u64) -> u8 {
@@ -141,6 +154,11 @@ pub const fn decode(esr: u64, far: u64, hpfar: u64) -> Exit {
                     is_write: esr & WNR != 0,
                     sign_extend: esr & 1 << 21 != 0,
                     is_64bit: esr & 1 << 15 != 0,
+                })
+            } else if esr & (ISV | S1PTW | CM) == 0 && is_translation_fault(esr) {
+                Exit::Undescribed(Undescribed {
+                    ipa,
+                    is_write: esr & WNR != 0,
                 })
             } else {
                 Exit::Abort(Abort {
@@ -217,18 +235,26 @@ mod tests {
     }
 
     #[test]
-    fn what_the_syndrome_does_not_describe_is_an_abort() {
+    fn what_the_syndrome_does_not_describe_has_a_place_and_a_direction() {
         let esr = 0x24 << 26 | 1 << 25 | 7;
-        assert_eq!(
-            decode(esr, 0x10, 0x08_0000),
-            Exit::Abort(Abort {
+        for (wnr, is_write) in [(0, false), (WNR, true)] {
+            let exit = Exit::Undescribed(Undescribed {
                 ipa: 0x0800_0010,
-                is_fetch: false
-            })
-        );
-        // A walk of the guest's own tables that leaves its memory.
-        let walk = esr | ISV | S1PTW;
-        assert!(matches!(decode(walk, 0, 0), Exit::Abort(_)));
+                is_write,
+            });
+            assert_eq!(decode(esr | wnr, 0x10, 0x08_0000), exit);
+        }
+        // A walk of the guest's own tables that leaves its memory, cache maintenance, and another fault than one
+        // of translation are no accesses to be done.
+        let walks = [esr | ISV | S1PTW, esr | S1PTW];
+        let others = [esr | CM | WNR, (esr & !0x3f) | 0x10];
+        for esr in walks.into_iter().chain(others) {
+            let abort = Abort {
+                ipa: 0x0800_0010,
+                is_fetch: false,
+            };
+            assert_eq!(decode(esr, 0x10, 0x08_0000), Exit::Abort(abort), "{esr:#x}");
+        }
     }
 
     #[test]

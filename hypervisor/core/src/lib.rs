@@ -6,6 +6,7 @@
 
 extern crate alloc;
 
+pub mod a64;
 pub mod cmdline;
 pub mod entry;
 pub mod exit;

@@ -11,11 +11,12 @@ mod map;
 mod record;
 mod run;
 mod shared;
+mod undescribed;
 
 use hv_abi::{sdei, smccc};
 
 use crate::entry::{self, Features};
-use crate::exit::{Exit, MmioAccess, Sysreg, SysregAccess};
+use crate::exit::{Exit, MmioAccess, Sysreg, SysregAccess, Undescribed};
 use crate::id::{IntId, Mpidr, VcpuId};
 use crate::idreg;
 use crate::psci;
@@ -34,6 +35,7 @@ pub use map::{GuestMap, IpaRange, REDISTRIBUTOR_SIZE};
 pub use record::Record;
 pub use run::{VcpuLoop, load};
 pub use shared::{BOOT_VCPU, Config as SharedConfig, Load, Next, Outcome, Shared};
+pub use undescribed::{Attempts, Verdict, uses_sp_el1};
 
 /// What a vCPU's own pCPU can be asked.
 pub trait Pcpu: El1 {
@@ -58,6 +60,8 @@ pub enum Action {
     Sgi(Sgi),
     /// Have [`trng::answer`] answer, with this pCPU's source.
     Trng(trng::Call),
+    /// Have [`Attempts::judge`] say what the instruction at the pc does to a device of ours.
+    Decode(Undescribed),
     /// [`Shared::finish`] does it, under the VM's lock.
     Locked(Deferred),
 }
@@ -123,6 +127,8 @@ pub struct Vcpu {
     used: usize,
     /// What may go into them again.
     sticky: Sticky,
+    /// At instructions that no syndrome describes.
+    attempts: Attempts,
 }
 
 impl Vcpu {
@@ -138,6 +144,7 @@ impl Vcpu {
             is_vgic_stale: true,
             used: 0,
             sticky: Sticky::new(),
+            attempts: Attempts::default(),
         }
     }
 
@@ -200,6 +207,10 @@ impl Vcpu {
             Exit::Hvc(immediate) => self.handle_call(immediate, regs, pcpu, map),
             Exit::Sysreg(access) => self.handle_sysreg(access, esr, regs, pcpu, map),
             Exit::Mmio(access) => self.handle_mmio(access, (esr, far), regs, pcpu, map),
+            Exit::Undescribed(access) if map.is_device(self.id, access.ipa) => {
+                Action::Decode(access)
+            }
+            Exit::Undescribed(_) => self.refuse_access(false, (esr, far), regs, pcpu),
             Exit::Abort(abort) => self.refuse_access(abort.is_fetch, (esr, far), regs, pcpu),
             Exit::Wfx => {
                 regs.pc = regs.pc.wrapping_add(4);
@@ -292,17 +303,24 @@ impl Vcpu {
         pcpu: &mut impl Pcpu,
         map: &GuestMap,
     ) -> Action {
+        match self.find_device(access, map) {
+            Some(deferred) => Action::Locked(deferred),
+            None => self.refuse_access(false, syndrome, regs, pcpu),
+        }
+    }
+
+    /// The access to a device of ours that this is, if it is one.
+    #[inline]
+    fn find_device(&self, access: MmioAccess, map: &GuestMap) -> Option<Deferred> {
         if let Some((frame, offset)) = map.frame(self.id, access.ipa) {
-            return Action::Locked(Deferred::Gic {
+            return Some(Deferred::Gic {
                 frame,
                 offset,
                 access,
             });
         }
-        if let Some(offset) = map.uart.offset_of(access.ipa) {
-            return Action::Locked(Deferred::Uart { offset, access });
-        }
-        self.refuse_access(false, syndrome, regs, pcpu)
+        let offset = map.uart.offset_of(access.ipa)?;
+        Some(Deferred::Uart { offset, access })
     }
 
     /// Nobody answers at that address: the guest takes the external abort a bus would give it.

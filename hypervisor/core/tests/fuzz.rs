@@ -10,7 +10,7 @@ use hv_abi::firmware::{Fault, Firmware};
 use hv_abi::sdei::{self, Call};
 use hv_abi::vendor;
 use hv_core::entry::Features;
-use hv_core::exit::{self, Exit};
+use hv_core::exit::{self, Exit, Undescribed};
 use hv_core::id::{IntId, Mpidr, VcpuId, VcpuSet};
 use hv_core::psci::{Decision, Endian, Power, Reclaim, Start};
 use hv_core::regs::{El1, El1Values, GuestRegs, pstate};
@@ -18,7 +18,7 @@ use hv_core::sdei::{Board, Commons, Config, Definition, Priority, Ripple, Scope}
 use hv_core::time::{Frequency, Instant};
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{self, Vgic};
-use hv_core::vm::{Action, Deferred, GuestMap, IpaRange, Pcpu, Vcpu};
+use hv_core::vm::{Action, Attempts, Deferred, GuestMap, IpaRange, Pcpu, Vcpu, Verdict};
 
 const VCPUS: u8 = 3;
 /// Cases of a run without `FUZZ_SECONDS`, and exits in each.
@@ -394,4 +394,65 @@ fn no_call_of_a_guest_panics_or_goes_beyond_what_it_may() {
         }
         drop(case);
     }
+}
+
+/// Any word may stand where an access was made that no syndrome describes, and any registers: what is performed is in
+/// the page and the direction of the access, and a guest never tries for ever.
+#[test]
+fn no_instruction_performs_another_access_than_the_one_that_was_made() {
+    const PAGE: u64 = 4096;
+    /// Bits that make a word a single load or store with write-back, or a pair, when the others are anything.
+    const SHAPES: [(u32, u32); 2] = [(0x3f20_0000, 0x3800_0000), (0x3e00_0000, 0x2800_0000)];
+    let mut dice = Dice(11);
+    let (mut performed, mut in_a_row) = (0, 0);
+    let mut attempts = Attempts::default();
+    for _ in 0..200_000 {
+        let mut regs = GuestRegs {
+            pstate: [pstate::EL0T, pstate::EL1T, pstate::EL1H][dice.below(3) as usize],
+            ..GuestRegs::default()
+        };
+        let far = dice.roll();
+        // Near enough to be met by an offset now and then.
+        regs.x = core::array::from_fn(|_| far.wrapping_add(dice.below(64)).wrapping_sub(32));
+        let sp = [far, far.wrapping_sub(16)];
+        let el1 = El1Values {
+            sp,
+            ..El1Values::default()
+        };
+        let (mask, value) = SHAPES[dice.below(2) as usize];
+        let word = match dice.is(8) {
+            true => dice.roll() as u32,
+            false => dice.roll() as u32 & !mask | value,
+        };
+        let exit = Undescribed {
+            ipa: 0x0900_0000 | far % PAGE,
+            is_write: dice.is(2),
+        };
+        let word = (!dice.is(16)).then_some(word);
+        match attempts.judge((exit, far), &regs, &el1, word) {
+            Verdict::Perform(transfer) => {
+                performed += 1;
+                in_a_row = 0;
+                assert_eq!(transfer.is_write, exit.is_write);
+                let accesses: Vec<_> = transfer.accesses(exit.ipa).collect();
+                assert!(matches!(accesses.len(), 1 | 2));
+                assert_eq!(accesses[0].ipa, exit.ipa);
+                for access in &accesses {
+                    assert_eq!(access.is_write, exit.is_write);
+                    assert!(access.rt <= 31 && matches!(access.size, 1 | 2 | 4 | 8));
+                    let end = access.ipa + u64::from(access.size);
+                    assert!(access.ipa / PAGE == (end - 1) / PAGE, "{access:x?}");
+                    if let Some((register, _)) = transfer.write_back {
+                        assert!(register == 31 || access.rt != register, "{transfer:x?}");
+                    }
+                }
+            }
+            Verdict::Retry => {
+                in_a_row += 1;
+                assert!(in_a_row <= Attempts::MOST);
+            }
+            Verdict::Refuse => in_a_row = 0,
+        }
+    }
+    assert!(performed > 300, "only {performed} were performed");
 }

@@ -2,7 +2,7 @@
 
 use core::arch::asm;
 
-use aarch64_cpu::registers::{PAR_EL1, Readable, TCR_EL1};
+use aarch64_cpu::registers::{PAR_EL1, Readable, TCR_EL1, Writeable};
 
 /// TCR_EL1.
 pub fn control() -> u64 {
@@ -11,7 +11,7 @@ pub fn control() -> u64 {
 
 /// The doubleword at `va`, as EL1 would read it; none if it is not aligned, or EL1 could not, or it is not memory.
 ///
-/// PAR_EL1 is lost, which is the guest's: only for one that is never entered again.
+/// PAR_EL1 is lost, which is the guest's.
 pub fn guest_doubleword(va: u64) -> Option<u64> {
     const NORMAL: u64 = 0xf << 60;
     if va & 7 != 0 {
@@ -31,6 +31,16 @@ pub fn guest_doubleword(va: u64) -> Option<u64> {
     // SAFETY: aligned; EL2 maps it, as normal memory and at its own address, where there is nothing but the
     // guests' RAM and what nobody writes.
     Some(unsafe { word.read_volatile() })
+}
+
+/// The instruction at `pc`, as EL1 would read it; none if EL1 could not, or it is not memory. PAR_EL1 stays as it is.
+pub fn guest_instruction(pc: u64) -> Option<u32> {
+    let kept = PAR_EL1.get();
+    // An instruction is not across two doublewords, and its byte order does not depend on SCTLR_EL1.EE (DDI0487
+    // B2.6.2).
+    let doubleword = guest_doubleword(pc & !7);
+    PAR_EL1.set(kept);
+    doubleword.map(|word| (word >> (8 * (pc & 4))) as u32)
 }
 
 /// What PAR_EL1 says of `address`: where it is, and how it is mapped (DDI0487 D24.2, PAR_EL1).

@@ -403,10 +403,9 @@ impl<'a> Bench<'a> {
         let mut machine = match &self.hypervisor {
             Some(hypervisors) => {
                 let bundle = self.workshop.output("guest-tests.itb")?;
-                let ramdisk = offer::ramdisk(self.workshop, &boot.config)?;
                 Payload {
                     kernel: &self.guest.image,
-                    initrd: ramdisk.as_deref(),
+                    initrd: offer::ramdisk(self.workshop, &boot.config)?.as_deref(),
                     config: config(boot),
                 }
                 .write(&bundle)?;

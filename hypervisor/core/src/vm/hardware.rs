@@ -97,6 +97,11 @@ pub trait Hardware: Pcpu {
     /// Sets it, of a core that was just reset.
     fn set_endian(&mut self, endian: Endian);
 
+    /// The instruction at `pc` as EL1 would read it; none if EL1 could not, or it is not memory of the guest's.
+    fn instruction(&self, pc: u64) -> Option<u32>;
+    /// Sets SP_EL1 or SP_EL0.
+    fn set_stack_pointer(&mut self, is_el1: bool, value: u64);
+
     /// Answers a TRNG call.
     fn answer_trng(&mut self, call: trng::Call, regs: &mut GuestRegs);
     /// Writes a byte to the machine's console.

@@ -95,6 +95,11 @@ impl GuestMap {
         None
     }
 
+    /// Whether an access by `me` at `ipa` meets a device that is emulated.
+    pub(super) fn is_device(&self, me: VcpuId, ipa: u64) -> bool {
+        self.frame(me, ipa).is_some() || self.uart.offset_of(ipa).is_some()
+    }
+
     /// Whether `ipa` is RAM.
     pub fn is_ram(&self, ipa: u64) -> bool {
         self.ram.iter().any(|range| range.offset_of(ipa).is_some())

@@ -2,16 +2,18 @@
 //!
 //! Read [`VcpuLoop::run_guest`] from top to bottom: that is what happens between two instructions of the guest.
 
-use super::{Action, BOOT_VCPU, End, GuestExit, Hardware, Interrupt, Next, Outcome, Vcpu, Vm};
+mod power;
+mod undescribed;
+
+pub use power::load;
+
+use super::{Action, Deferred, End, GuestExit, Hardware, Interrupt, Next, Outcome, Vcpu, Vm};
 use crate::exit;
 use crate::id::{IntId, VcpuId, VcpuSet};
 use crate::mailbox::Requests;
-use crate::psci::Start;
 use crate::regs::GuestRegs;
-use crate::sdei::{Departure, Fate};
-use crate::trace::Event;
+use crate::sdei::Fate;
 use crate::vgic::affinity::Sgi;
-use crate::vgic::lr::LrState;
 
 /// Why a vCPU leaves its guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +101,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                         &mut self.cpu,
                         self.vm.map(),
                     );
-                    if let Some(leave) = self.perform(action) {
+                    if let Some(leave) = self.perform(action, (esr, far)) {
                         return leave;
                     }
                 }
@@ -109,9 +111,9 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         }
     }
 
-    /// Does what an exit asked for.
+    /// Does what an exit asked for, of which `syndrome` is ESR_EL2 and FAR_EL2.
     #[inline]
-    fn perform(&mut self, action: Action) -> Option<Leave> {
+    fn perform(&mut self, action: Action, syndrome: (u64, u64)) -> Option<Leave> {
         match action {
             Action::Resume => None,
             Action::Trng(call) => {
@@ -126,17 +128,23 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 self.send_sgi(sgi);
                 None
             }
+            Action::Decode(access) => {
+                self.decode(access, syndrome);
+                None
+            }
             Action::Locked(deferred) => {
-                let outcome = self.vm.lock().finish(
-                    deferred,
-                    &mut self.vcpu,
-                    &mut self.regs,
-                    &mut self.cpu,
-                    self.vm.map(),
-                );
+                let outcome = self.finish(deferred);
                 self.follow(outcome)
             }
         }
+    }
+
+    /// Does what was left for the VM's lock.
+    #[inline]
+    fn finish(&mut self, deferred: Deferred) -> Outcome {
+        let (vcpu, regs, cpu) = (&mut self.vcpu, &mut self.regs, &mut self.cpu);
+        let map = self.vm.map();
+        self.vm.lock().finish(deferred, vcpu, regs, cpu, map)
     }
 
     /// Does what is left when the lock has been released.
@@ -322,206 +330,4 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             &self.vm.map().board,
         );
     }
-
-    // Power.
-
-    /// Off: only START and STOP matter, all else is dropped. Where the vCPU begins; `None` if it is stopped.
-    fn wait_for_start(&mut self) -> Option<Start> {
-        let me = self.vcpu.id;
-        loop {
-            self.take_interrupt();
-            let requests = self.vm.take(me);
-            if requests.has(Requests::STOP) {
-                return None;
-            }
-            if requests.has(Requests::START) {
-                let start = self.vm.lock().start(me);
-                if start.is_some() {
-                    return start;
-                }
-            } else {
-                self.cpu.wait_for_interrupt();
-            }
-        }
-    }
-
-    fn begin(&mut self, start: Start) {
-        self.cpu.reset_el1();
-        self.cpu.set_endian(start.endian);
-        self.reset_interrupts();
-        self.vcpu.start(&mut self.regs, start, &self.cpu);
-    }
-
-    /// Registers and interrupts as at power-on.
-    fn clear(&mut self) {
-        self.cpu.set_alarm(None);
-        self.cpu.reset_el1();
-        self.reset_interrupts();
-    }
-
-    fn reset_interrupts(&mut self) {
-        let kick = self
-            .vm
-            .lock()
-            .reset_interrupts(&mut self.vcpu, &mut self.cpu);
-        self.kick(kick);
-    }
-
-    /// Sleeps until an interrupt arrives, unless one is waiting already.
-    fn stand_by(&mut self) {
-        if !self.vm.is_asked(self.vcpu.id) && !self.is_woken() {
-            self.cpu.wait_for_interrupt();
-        }
-    }
-
-    /// Whether something waits that wakes a vCPU: an interrupt, masked or not, or an event that is not.
-    fn is_woken(&mut self) -> bool {
-        let is_listed = (0..self.vcpu.used).any(|index| {
-            matches!(
-                self.cpu.list_register(index).state,
-                LrState::Pending | LrState::PendingActive
-            )
-        });
-        is_listed
-            || self.vcpu.sdei.due(&self.vm.map().board).is_some()
-            || self.vm.lock().has_pending(self.vcpu.id)
-    }
-
-    /// SYSTEM_SUSPEND: sleeps until something wakes this vCPU, which then begins as if it had been off. The
-    /// timers, interrupts and events are as they were but for the mask, and while it sleeps it can be stopped.
-    fn suspend_system(&mut self, start: Start) -> Option<Leave> {
-        self.vcpu.note(&self.cpu, Event::SystemSuspend);
-        loop {
-            self.take_interrupt();
-            if self.vm.is_asked(self.vcpu.id)
-                && let Some(leave) = self.take_requests()
-            {
-                return Some(leave);
-            }
-            if self.is_woken() {
-                break;
-            }
-            self.cpu.wait_for_interrupt();
-        }
-        // The virtual CPU interface was without power; what was in its list registers is not lost.
-        let kick = self.vm.lock().fold(&mut self.vcpu, &mut self.cpu);
-        self.cpu.reset_virtual_interface();
-        self.kick(kick);
-        self.cpu.reset_core();
-        self.cpu.set_endian(start.endian);
-        let board = &self.vm.map().board;
-        self.vcpu.wake(&mut self.regs, start, &self.cpu, board);
-        None
-    }
-
-    /// CPU_OFF, in a handler or not: nothing of this vCPU's life so far is left behind.
-    fn power_off(&mut self) {
-        self.vcpu.note(&self.cpu, Event::CpuOff);
-        let (departure, outcome) =
-            self.vm
-                .lock()
-                .turn_off(&mut self.vcpu, &mut self.cpu, self.vm.map());
-        self.arrived(outcome);
-        if departure == Departure::Lost {
-            return self.be_lost();
-        }
-        self.clear();
-        self.vm.lock().stopped(self.vcpu.id);
-    }
-
-    /// A sibling's CPU_ON takes this vCPU back: as CPU_OFF, but nobody sees it off.
-    fn give_back(&mut self) {
-        self.leave_events();
-        self.clear();
-        self.vm.remind(self.vcpu.id, Requests::START);
-    }
-
-    /// Firmware does not come back. Only the end of the VM is left to wait for.
-    fn be_lost(&mut self) {
-        loop {
-            self.take_interrupt();
-            if self.vm.take(self.vcpu.id).has(Requests::STOP) {
-                return self.stop();
-            }
-            self.cpu.wait_for_interrupt();
-        }
-    }
-
-    /// Ends what this vCPU runs of SDEI, and lets go of what it holds.
-    fn leave_events(&mut self) {
-        let outcome = self
-            .vm
-            .lock()
-            .retire(&mut self.vcpu, &mut self.cpu, self.vm.map());
-        self.arrived(outcome);
-    }
-
-    // The end of the VM.
-
-    /// Says what is remembered of this vCPU and forgets it.
-    fn retire(&mut self) {
-        self.vm.report(&self.vcpu);
-        self.leave_events();
-        self.clear();
-        self.vcpu.forget();
-    }
-
-    /// The VM ends and somebody else ends it.
-    fn stop(&mut self) {
-        self.retire();
-        self.vm.lock().life.leave(self.vcpu.id);
-    }
-
-    /// The VM ends and this vCPU ends it, unless another was faster.
-    fn end_vm(&mut self, end: End) {
-        let event = match end {
-            End::Off => Event::SystemOff,
-            End::Reset(_) => Event::SystemReset,
-        };
-        self.vcpu.note(&self.cpu, event);
-        let me = self.vcpu.id;
-        let others = {
-            let mut shared = self.vm.lock();
-            if !shared.stop(me, end) {
-                // The other's STOP is on its way, and nobody starts any more: `wait_for_start` takes it.
-                return;
-            }
-            shared.others(me)
-        };
-        self.vm.announce(end);
-        for vcpu in others.iter() {
-            self.vm.ask(vcpu, Requests::STOP);
-        }
-        while !self.vm.lock().life.is_frozen() {
-            self.cpu.wait_for_siblings(end);
-        }
-        self.retire();
-        self.vm.conclude();
-        match end {
-            End::Off => {
-                self.vm.lock().life.bury();
-                self.vm.finish();
-            }
-            End::Reset(_) => load(&self.vm, &mut self.cpu),
-        }
-    }
-}
-
-/// Loads the guest, for the first time or after the VM was frozen: everything is as at power-on, and the boot vCPU
-/// starts. Does nothing if a vCPU may be in the guest.
-pub fn load(vm: &impl Vm, cpu: &mut impl Hardware) {
-    if !vm.lock().begin_load(cpu, &vm.map().board) {
-        return;
-    }
-    let blocks = vm.lock().spi_blocks();
-    for block in blocks {
-        vm.lock().reset_block(block, cpu);
-    }
-    for vcpu in vm.map().affinities.all().iter() {
-        // What was asked before concerns the guest that is no more.
-        let _ = vm.take(vcpu);
-    }
-    let load = vm.write_memory();
-    vm.lock().end_load(load);
-    vm.ask(BOOT_VCPU, Requests::START);
 }

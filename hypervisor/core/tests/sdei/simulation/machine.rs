@@ -840,6 +840,10 @@ impl Hardware for Cpu<'_> {
         Endian::Little
     }
     fn set_endian(&mut self, _: Endian) {}
+    fn instruction(&self, _: u64) -> Option<u32> {
+        None
+    }
+    fn set_stack_pointer(&mut self, _: bool, _: u64) {}
     fn answer_trng(&mut self, _: trng::Call, _: &mut GuestRegs) {}
     fn transmit(&mut self, _: u8) {}
     fn receive(&mut self) -> Option<u8> {

@@ -1,0 +1,71 @@
+//! Accesses to an emulated device that the syndrome does not describe.
+
+use super::VcpuLoop;
+use crate::a64::{SP, Transfer};
+use crate::exit::{Abort, Exit, Undescribed};
+use crate::regs::pstate;
+use crate::vm::{Hardware, Verdict, Vm, uses_sp_el1, write_register};
+
+impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
+    /// Does what the instruction at the pc does, if it is the one that made this access, of which `esr` and `far` tell.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn decode(&mut self, access: Undescribed, (esr, far): (u64, u64)) {
+        let word = self.cpu.instruction(self.regs.pc);
+        let attempts = &mut self.vcpu.attempts;
+        let verdict = attempts.judge((access, far), &self.regs, &self.cpu, word);
+        let is_done = match verdict {
+            Verdict::Perform(transfer) => self.transfer(transfer, access.ipa),
+            Verdict::Retry => true,
+            Verdict::Refuse => false,
+        };
+        if !is_done {
+            let abort = Exit::Abort(Abort {
+                ipa: access.ipa,
+                is_fetch: false,
+            });
+            // An abort leaves nothing to do.
+            let _ = self.vcpu.handle_exit(
+                abort,
+                (esr, far),
+                &mut self.regs,
+                &mut self.cpu,
+                self.vm.map(),
+            );
+        }
+    }
+
+    /// False if one of the accesses meets no device; then none is made.
+    fn transfer(&mut self, transfer: Transfer, ipa: u64) -> bool {
+        let map = self.vm.map();
+        let is_device = |access| self.vcpu.find_device(access, map).is_some();
+        if !transfer.accesses(ipa).all(is_device) {
+            return false;
+        }
+        let before = self.regs.clone();
+        for access in transfer.accesses(ipa) {
+            self.regs.pc = before.pc;
+            if let Some(deferred) = self.vcpu.find_device(access, self.vm.map()) {
+                let outcome = self.finish(deferred);
+                // No access to a device makes the vCPU leave its guest.
+                let _ = self.follow(outcome);
+            }
+            if self.regs.pc == before.pc {
+                // The virtual GIC cannot answer a read yet: the guest executes the whole instruction again, as reads of
+                // the registers that this concerns change nothing.
+                self.regs = before;
+                return true;
+            }
+        }
+        match transfer.write_back {
+            Some((SP, value)) => {
+                let is_el1 = uses_sp_el1(before.pstate);
+                self.cpu.set_stack_pointer(is_el1, value);
+            }
+            Some((register, value)) => write_register(&mut self.regs, register, value),
+            None => {}
+        }
+        self.regs.pstate &= !pstate::BTYPE;
+        true
+    }
+}

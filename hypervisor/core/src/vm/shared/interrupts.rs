@@ -1,0 +1,284 @@
+//! The virtual GIC between its list registers and its vCPUs, and the emulated UART, whose line it takes.
+
+use super::{Next, Outcome, Shared};
+use crate::exit::MmioAccess;
+use crate::id::{IntId, VcpuSet};
+use crate::regs::GuestRegs;
+use crate::sdei::{self, Board, Ripple};
+use crate::vgic::lr::hcr;
+use crate::vgic::{Effects, Frame, ListReg, MAX_LIST_REGS, Read};
+use crate::vm::{GuestMap, Hardware, Vcpu, read_register, write_register};
+
+impl Shared {
+    /// Brings what the list registers hold back into the virtual GIC; they are empty then, and chosen anew before the
+    /// next entry. Whom to kick.
+    pub fn fold(&mut self, vcpu: &mut Vcpu, cpu: &mut impl Hardware) -> VcpuSet {
+        let lrs = vcpu.read_list_regs(cpu);
+        let deactivations = cpu.deactivations();
+        let effects = self.vgic.fold(vcpu.id, existing(&lrs, cpu), deactivations);
+        cpu.perform(&effects);
+        if deactivations > 0 {
+            // They have been done, and must not count again at the next fold. A refresh sets the rest.
+            cpu.set_ich_hcr(hcr::EN);
+        }
+        vcpu.write_list_regs(&[ListReg::EMPTY; MAX_LIST_REGS], 0, 0, cpu);
+        vcpu.is_vgic_stale = true;
+        effects.kick
+    }
+
+    /// Folds the list registers and chooses again what they hold. Whom to kick.
+    pub fn refresh(&mut self, vcpu: &mut Vcpu, cpu: &mut impl Hardware) -> VcpuSet {
+        let mut lrs = vcpu.read_list_regs(cpu);
+        let deactivations = cpu.deactivations();
+        let there = existing_mut(&mut lrs, cpu);
+        let (entry, effects) = self.vgic.populate(vcpu.id, there, deactivations);
+        cpu.perform(&effects);
+        vcpu.write_list_regs(&lrs, entry.used, entry.again, cpu);
+        let is_deaf = vcpu.sdei.fate() == sdei::Fate::Deaf;
+        cpu.set_ich_hcr(if is_deaf { 0 } else { entry.hcr });
+        vcpu.is_vgic_stale = false;
+        effects.kick
+    }
+
+    /// Takes a vCPU out of the virtual GIC: nothing pending, nothing active, list registers empty. Whom to kick.
+    pub fn reset_interrupts(&mut self, vcpu: &mut Vcpu, cpu: &mut impl Hardware) -> VcpuSet {
+        let mut lrs = vcpu.read_list_regs(cpu);
+        let there = existing_mut(&mut lrs, cpu);
+        let effects = self.vgic.reset_vcpu(vcpu.id, there, self.leftovers);
+        cpu.perform(&effects);
+        vcpu.write_list_regs(&lrs, 0, 0, cpu);
+        cpu.reset_virtual_interface();
+        vcpu.is_vgic_stale = true;
+        effects.kick
+    }
+
+    /// A physical interrupt of the guest's has come.
+    pub fn forward(
+        &mut self,
+        intid: IntId,
+        vcpu: &mut Vcpu,
+        cpu: &mut impl Hardware,
+        board: &Board,
+    ) -> Outcome {
+        let must_populate = vcpu.is_vgic_stale || self.vgic.needs_populate(vcpu.id);
+        let effects = self.vgic.forward(vcpu.id, intid);
+        let mut outcome = self.arrive(&effects, vcpu, cpu, board);
+        let come = 1u32.checked_shl(intid.0).unwrap_or(0);
+        // Whom an SDEI event's interrupt kicks is no matter of list registers alone.
+        let is_plain = effects.bound.is_none() && !must_populate && come != 0;
+        if is_plain && self.seat(come, vcpu, cpu) {
+            outcome.kick.remove(vcpu.id);
+        }
+        outcome
+    }
+
+    /// SGIs (bit n is SGI n) that siblings, or this vCPU itself, posted have come.
+    pub fn take_sgis(&mut self, come: u32, vcpu: &mut Vcpu, cpu: &mut impl Hardware) {
+        let must_populate = vcpu.is_vgic_stale || self.vgic.needs_populate(vcpu.id);
+        self.vgic.take_sgis(vcpu.id, come as u16);
+        vcpu.is_vgic_stale |= must_populate || !self.seat(come, vcpu, cpu);
+    }
+
+    /// Puts private interrupts (bit n is INTID n) that have just come into unused list registers, and leaves the rest
+    /// as they are, if that will do.
+    fn seat(&mut self, come: u32, vcpu: &mut Vcpu, cpu: &mut impl Hardware) -> bool {
+        let mut lrs = [ListReg::EMPTY; MAX_LIST_REGS];
+        let there = existing_mut(&mut lrs, cpu);
+        let Some((used, again)) = self.vgic.seat(vcpu.id, come, there, vcpu.used) else {
+            return false;
+        };
+        for (index, &lr) in lrs.iter().enumerate().take(used).skip(vcpu.used) {
+            vcpu.write_list_reg(index, lr, again, cpu);
+        }
+        vcpu.used = used;
+        true
+    }
+
+    /// Performs what an interrupt's arrival brought about; one that is bound goes to its SDEI event.
+    fn arrive(
+        &mut self,
+        effects: &Effects,
+        vcpu: &mut Vcpu,
+        cpu: &mut impl Hardware,
+        board: &Board,
+    ) -> Outcome {
+        cpu.perform(effects);
+        let mut outcome = Outcome::kick(effects.kick);
+        if let Some(intid) = effects.bound {
+            let (commons, vgic) = (&mut self.commons, &mut self.vgic);
+            let Ripple { look, gic } = vcpu.sdei.take_bound(intid, commons, vgic, board);
+            cpu.perform(&gic);
+            outcome.kick = outcome.kick.union(gic.kick);
+            outcome.look = look;
+        }
+        outcome
+    }
+
+    pub(super) fn access_gic(
+        &mut self,
+        (frame, offset): (Frame, u64),
+        access: MmioAccess,
+        vcpu: &mut Vcpu,
+        regs: &mut GuestRegs,
+        cpu: &mut impl Hardware,
+    ) -> VcpuSet {
+        let mut kick = VcpuSet::EMPTY;
+        if vcpu.used > 0 && frame.is_in_list_regs(offset, access.is_write) {
+            kick = self.fold(vcpu, cpu);
+        }
+        if access.is_write {
+            let value = read_register(regs, access.rt);
+            let effects = self.vgic.write(frame, offset, access.size, value);
+            cpu.perform(&effects);
+            kick = kick.union(effects.kick);
+        } else {
+            match self.vgic.read(vcpu.id, frame, offset, access.size) {
+                Read::Value(value) => write_register(regs, access.rt, access.extend(value)),
+                // The answer is in others' list registers; the guest asks again when they have looked.
+                Read::Again { kick: others } => {
+                    // Populating in between is how the virtual GIC tells a load tried again from a later one.
+                    vcpu.is_vgic_stale = true;
+                    return kick.union(others);
+                }
+            }
+        }
+        regs.pc = regs.pc.wrapping_add(4);
+        kick
+    }
+
+    pub(super) fn access_uart(
+        &mut self,
+        offset: u64,
+        access: MmioAccess,
+        vcpu: &mut Vcpu,
+        regs: &mut GuestRegs,
+        cpu: &mut impl Hardware,
+        map: &GuestMap,
+    ) -> Outcome {
+        let done = if access.is_write {
+            let value = read_register(regs, access.rt) as u32;
+            self.uart.write(offset, access.size, value)
+        } else {
+            let (value, done) = self.uart.read(offset, access.size);
+            write_register(regs, access.rt, access.extend(u64::from(value)));
+            done
+        };
+        let mut outcome = self.set_uart_line(done.line, vcpu, cpu, &map.board);
+        if done.room && core::mem::take(&mut self.is_receive_held) {
+            cpu.set_receive(true);
+        }
+        if let Some(byte) = done.transmit {
+            outcome.next = Next::Transmit(byte);
+        }
+        regs.pc = regs.pc.wrapping_add(4);
+        outcome
+    }
+
+    /// The console has received something: as many bytes as the guest's UART has room for.
+    pub fn receive(&mut self, vcpu: &mut Vcpu, cpu: &mut impl Hardware, board: &Board) -> Outcome {
+        let mut outcome = Outcome::NOTHING;
+        loop {
+            if !self.uart.can_receive() {
+                self.is_receive_held = true;
+                cpu.set_receive(false);
+                break;
+            }
+            let Some(byte) = cpu.receive() else {
+                break;
+            };
+            let line = self.uart.receive(byte);
+            let change = self.set_uart_line(line, vcpu, cpu, board);
+            outcome.kick = outcome.kick.union(change.kick);
+            outcome.look = outcome.look.union(change.look);
+        }
+        outcome
+    }
+
+    fn set_uart_line(
+        &mut self,
+        line: bool,
+        vcpu: &mut Vcpu,
+        cpu: &mut impl Hardware,
+        board: &Board,
+    ) -> Outcome {
+        if core::mem::replace(&mut self.uart_line, line) == line {
+            return Outcome::NOTHING;
+        }
+        let effects = self.vgic.set_line(self.uart_intid, None, line);
+        self.arrive(&effects, vcpu, cpu, board)
+    }
+}
+
+/// Those list registers that the hardware has.
+fn existing<'a>(lrs: &'a [ListReg; MAX_LIST_REGS], cpu: &impl Hardware) -> &'a [ListReg] {
+    lrs.get(..cpu.list_regs()).unwrap_or(lrs)
+}
+
+fn existing_mut<'a>(
+    lrs: &'a mut [ListReg; MAX_LIST_REGS],
+    cpu: &impl Hardware,
+) -> &'a mut [ListReg] {
+    let count = cpu.list_regs().min(MAX_LIST_REGS);
+    lrs.get_mut(..count).unwrap_or(&mut [])
+}
+
+impl Vcpu {
+    /// The list registers in use, as the hardware has them.
+    #[inline]
+    fn read_list_regs(&self, cpu: &impl Hardware) -> [ListReg; MAX_LIST_REGS] {
+        let mut lrs = [ListReg::EMPTY; MAX_LIST_REGS];
+        for (index, lr) in lrs.iter_mut().enumerate().take(self.used) {
+            *lr = cpu.list_register(index);
+        }
+        lrs
+    }
+
+    /// Fills the first `used` list registers and empties the others; `again` says which may come again as they are.
+    #[inline]
+    fn write_list_regs(
+        &mut self,
+        lrs: &[ListReg; MAX_LIST_REGS],
+        used: usize,
+        again: u32,
+        cpu: &mut impl Hardware,
+    ) {
+        let written = used.max(self.used).min(cpu.list_regs());
+        self.sticky.clear();
+        for (index, &lr) in lrs.iter().enumerate().take(written) {
+            if index < used {
+                self.write_list_reg(index, lr, again, cpu);
+            } else {
+                cpu.set_list_register(index, 0);
+            }
+        }
+        self.used = used;
+    }
+
+    fn write_list_reg(&mut self, index: usize, lr: ListReg, again: u32, cpu: &mut impl Hardware) {
+        let word = cpu.list_register_word(lr);
+        cpu.set_list_register(index, word);
+        self.sticky.remember(again, IntId(lr.vintid), index, word);
+    }
+
+    /// Private interrupts (bit n is INTID n) have come, and nobody has kicked: those that were in a list register
+    /// before, which the guest has emptied, go into it again without the VM's lock ([`crate::vgic::Sticky`]). The rest
+    /// is returned.
+    #[inline]
+    pub(in crate::vm) fn reseat(&mut self, come: u32, cpu: &mut impl Hardware) -> u32 {
+        if self.is_vgic_stale || !self.sticky.may_reseat(come) {
+            return come;
+        }
+        let empty = cpu.empty_list_registers();
+        let mut rest = come;
+        let mut left = come;
+        while left != 0 {
+            let intid = left.trailing_zeros();
+            left &= left - 1;
+            if let Some((index, word)) = self.sticky.reseat(IntId(intid), empty) {
+                cpu.set_list_register(index, word);
+                rest &= !(1 << intid);
+            }
+        }
+        rest
+    }
+}
