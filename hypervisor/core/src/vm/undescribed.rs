@@ -78,7 +78,7 @@ fn is_little_a64(pstate: u64, sctlr: u64) -> bool {
 /// HPFAR_EL2 names. With an address tag the top byte is none of the address.
 fn agrees(transfer: &Transfer, exit: Undescribed, far: u64) -> bool {
     const PAGE: u64 = 4096;
-    let is_there = (transfer.va ^ far) << 8 == 0 && (far ^ exit.ipa) % PAGE == 0;
+    let is_there = (transfer.va ^ far) << 8 == 0 && (far ^ exit.ipa).is_multiple_of(PAGE);
     let is_in_page = transfer.va % PAGE + transfer.bytes() <= PAGE;
     transfer.is_write == exit.is_write && is_there && is_in_page
 }
