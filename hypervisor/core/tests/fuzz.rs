@@ -425,7 +425,7 @@ fn no_instruction_performs_another_access_than_the_one_that_was_made() {
             false => dice.roll() as u32 & !mask | value,
         };
         let exit = Undescribed {
-            ipa: 0x0900_0000 | far % PAGE,
+            ipa: 0x0900_0000 | (far % PAGE),
             is_write: dice.is(2),
         };
         let word = (!dice.is(16)).then_some(word);
