@@ -2,7 +2,7 @@
 
 use super::VcpuLoop;
 use crate::a64::{SP, Transfer};
-use crate::exit::{Abort, Exit, Undescribed};
+use crate::exit::Undescribed;
 use crate::regs::pstate;
 use crate::vm::{Hardware, Verdict, Vm, uses_sp_el1, write_register};
 
@@ -20,18 +20,9 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             Verdict::Refuse => false,
         };
         if !is_done {
-            let abort = Exit::Abort(Abort {
-                ipa: access.ipa,
-                is_fetch: false,
-            });
+            let (vcpu, regs) = (&mut self.vcpu, &mut self.regs);
             // An abort leaves nothing to do.
-            let _ = self.vcpu.handle_exit(
-                abort,
-                (esr, far),
-                &mut self.regs,
-                &mut self.cpu,
-                self.vm.map(),
-            );
+            let _ = vcpu.refuse_access(false, (esr, far), regs, &mut self.cpu);
         }
     }
 
