@@ -26,31 +26,12 @@ pub mod survivor;
 pub mod suspend;
 pub mod sync;
 pub mod sysreg;
+mod table;
 pub mod text;
 pub mod timer;
 pub mod undescribed;
 pub mod user;
 pub mod wedge;
-
-/// Bytes of stack each CPU has.
-const STACK_BYTES: usize = 32 * 1024;
-
-/// One stack per CPU; start.S gives the boot CPU the first.
-#[repr(C, align(16))]
-struct Stacks(core::cell::UnsafeCell<[[u8; STACK_BYTES]; cpu::MAX_CPUS]>);
-
-// SAFETY: each CPU uses only its own element, as its stack, and nobody reads another's.
-unsafe impl Sync for Stacks {}
-
-static STACKS: Stacks = Stacks(core::cell::UnsafeCell::new(
-    [[0; STACK_BYTES]; cpu::MAX_CPUS],
-));
-
-/// Level 1 translation table, filled by start.S; `probe` changes its last entry for a while.
-#[repr(C, align(4096))]
-struct Table([AtomicU64; 512]);
-
-static TABLE: Table = Table([const { AtomicU64::new(0) }; 512]);
 
 /// T0SZ 25 (39 bits), 4 KiB granule, inner shareable write-back walks, no TTBR1 walks, IPS 40 bits
 /// (DDI0487 D24.2 TCR_EL1).
@@ -61,11 +42,11 @@ const SCTLR_EL1: u64 = 0x30d0_0800 | 1 << 0 | 1 << 2 | 1 << 3 | 1 << 12;
 
 global_asm!(
     include_str!("rt/start.S"),
-    stacks = sym STACKS,
-    stack_bytes = const STACK_BYTES,
+    stacks = sym cpu::STACKS,
+    stack_bytes = const cpu::STACK_BYTES,
     main = sym enter,
     secondary = sym cpu::enter_secondary,
-    table = sym TABLE,
+    table = sym table::TABLE,
     tcr = const TCR_EL1,
     sctlr = const SCTLR_EL1,
     rec_first = const offset_of!(cpu::BootRecord, first_tick),

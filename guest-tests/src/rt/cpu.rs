@@ -1,19 +1,30 @@
 //! Other CPUs: turned on to run one function, and off again.
 
+use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use spin::Mutex;
 
 use hv_abi::psci::{AffinityState, Status};
 
-use super::machine::machine;
-use super::{STACK_BYTES, STACKS, exception, gic, psci, sync, sysreg};
-
-/// CPUs the runtime has room for.
-pub const MAX_CPUS: usize = 64;
+use super::machine::{MAX_CPUS, machine};
+use super::{exception, gic, psci, sync, sysreg};
 
 /// The SGI that makes a CPU turn itself off; tests use others.
 pub const STOP_SGI: u32 = 15;
+
+/// Bytes of stack each CPU has.
+pub(super) const STACK_BYTES: usize = 32 * 1024;
+
+/// One stack per CPU; start.S gives the boot CPU the first.
+#[repr(C, align(16))]
+pub(super) struct Stacks(UnsafeCell<[[u8; STACK_BYTES]; MAX_CPUS]>);
+
+// SAFETY: each CPU uses only its own element, as its stack, and nobody reads another's.
+unsafe impl Sync for Stacks {}
+
+/// The stacks.
+pub(super) static STACKS: Stacks = Stacks(UnsafeCell::new([[0; STACK_BYTES]; MAX_CPUS]));
 
 /// What a started CPU does; when it returns, the CPU turns itself off.
 pub type Work = fn();

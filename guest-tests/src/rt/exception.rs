@@ -4,13 +4,16 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use spin::Mutex;
 
-use super::cpu::{self, MAX_CPUS};
+use super::machine::MAX_CPUS;
 use super::sysreg;
-use super::{gic, sdei, timer, user};
+use super::{cpu, gic, sdei, timer, user};
 
 unsafe extern "C" {
     static vectors_table: u8;
 }
+
+/// INTIDs the tests keep count of.
+const INTIDS: usize = 256;
 
 /// What a vector saved; written back when the handler returns.
 #[repr(C, align(16))]
@@ -110,8 +113,8 @@ static CATCHES: [Catch; MAX_CPUS] = [const {
     }
 }; MAX_CPUS];
 static HOOKS: [Mutex<Option<Hook>>; MAX_CPUS] = [const { Mutex::new(None) }; MAX_CPUS];
-static COUNTS: [[AtomicU32; gic::INTIDS]; MAX_CPUS] =
-    [const { [const { AtomicU32::new(0) }; gic::INTIDS] }; MAX_CPUS];
+static COUNTS: [[AtomicU32; INTIDS]; MAX_CPUS] =
+    [const { [const { AtomicU32::new(0) }; INTIDS] }; MAX_CPUS];
 
 /// Points VBAR_EL1 at the vectors.
 pub fn install_vectors() {

@@ -6,10 +6,12 @@ use dtoolkit::{Node, Property, ToCellInt};
 use spin::Once;
 
 use super::call::Conduit;
-use super::cpu::MAX_CPUS;
 use super::mmio::{Device, Region};
 use super::sysreg;
 use super::text::Text;
+
+/// CPUs the runtime has room for.
+pub const MAX_CPUS: usize = 64;
 
 /// First INTID of the private peripheral and of the shared peripheral interrupts (IHI0069 2.2.1).
 const FIRST_INTID: [u32; 2] = [32, 16];

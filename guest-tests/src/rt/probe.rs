@@ -3,10 +3,10 @@
 use core::arch::asm;
 use core::sync::atomic::Ordering;
 
-use super::TABLE;
 use super::exception::{Fault, catch};
 use super::machine::machine;
 use super::mmio::Region;
+use super::table::{TABLE, flush_translations};
 
 /// Reads 32 bits at any physical address.
 pub fn read32(address: u64) -> Result<u32, Fault> {
@@ -109,20 +109,6 @@ pub fn read_through_table(table: u64) -> Result<u32, Fault> {
     entry.store(before, Ordering::SeqCst);
     flush_translations();
     result
-}
-
-/// Forgets translations on every CPU, after a change of the table.
-pub(super) fn flush_translations() {
-    // SAFETY: drops cached translations; the tables in memory are whole.
-    unsafe {
-        asm!(
-            "dsb ishst",
-            "tlbi vmalle1is",
-            "dsb ish",
-            "isb",
-            options(nostack)
-        )
-    };
 }
 
 /// Whether Rust, or anybody, could have memory there.

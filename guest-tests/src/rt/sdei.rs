@@ -10,9 +10,8 @@ use hv_abi::sdei::{Call, EVENT_SIGNALLED};
 use hv_abi::vendor;
 
 use super::call::{self, Conduit};
-use super::cpu::MAX_CPUS;
 use super::exception::Frame;
-use super::machine::machine;
+use super::machine::{MAX_CPUS, machine};
 use super::sysreg;
 
 const STACK_BYTES: usize = 16 * 1024;

@@ -3,10 +3,9 @@
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::TABLE;
 use super::exception::Frame;
-use super::probe::flush_translations;
 use super::sysreg;
+use super::table::{TABLE, flush_translations};
 
 global_asm!(include_str!("user.S"));
 

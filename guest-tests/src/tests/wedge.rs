@@ -7,6 +7,7 @@ use core::ops::Range;
 
 use crate::harness::{TestResult, needs_sdei};
 use crate::rt::exception::{self, Source};
+use crate::rt::machine::MAX_CPUS;
 use crate::rt::sdei::End;
 use crate::rt::sync::{Cell64, Flag, eventually, watch_for_ms, within_ms};
 use crate::rt::timer::Timer;
@@ -15,8 +16,7 @@ use crate::rt::{cpu, gic, sdei, sysreg};
 use crate::tests::timer::takes_interrupts;
 
 /// How each CPU is to be stuck.
-static PLANS: [spin::Mutex<Option<Wedge>>; cpu::MAX_CPUS] =
-    [const { spin::Mutex::new(None) }; cpu::MAX_CPUS];
+static PLANS: [spin::Mutex<Option<Wedge>>; MAX_CPUS] = [const { spin::Mutex::new(None) }; MAX_CPUS];
 /// CPUs that are about to be stuck.
 static READY: Cell64 = Cell64::new(0);
 /// CPUs that got out and found their timers and events in order.
@@ -31,7 +31,7 @@ struct Found {
     sctlr: Cell64,
 }
 
-static FOUND: [Found; cpu::MAX_CPUS] = [const {
+static FOUND: [Found; MAX_CPUS] = [const {
     Found {
         runs: Cell64::new(0),
         pc: Cell64::new(0),
@@ -39,7 +39,7 @@ static FOUND: [Found; cpu::MAX_CPUS] = [const {
         sp: Cell64::new(0),
         sctlr: Cell64::new(0),
     }
-}; cpu::MAX_CPUS];
+}; MAX_CPUS];
 
 fn note_found(slot: &sdei::Slot) {
     let found = &FOUND[sysreg::cpu_index()];

@@ -3,9 +3,8 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use super::{NONE, gicd};
-use crate::rt::cpu::MAX_CPUS;
-use crate::rt::machine::machine;
+use super::registers::{NONE, gicd};
+use crate::rt::machine::{MAX_CPUS, machine};
 use crate::rt::mmio::Device;
 use crate::rt::sysreg;
 
@@ -86,5 +85,5 @@ pub fn word(intid: u32) -> u32 {
 /// GICD_SGIR, earlier stores first.
 pub fn send_raw(value: u32) {
     sysreg::store_barrier();
-    super::distributor().write32(gicd::SGIR, value);
+    machine().gicd.write32(gicd::SGIR, value);
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::harness::needs_sdei;
 use crate::rt::exception;
+use crate::rt::machine::MAX_CPUS;
 use crate::rt::sdei::End;
 use crate::rt::timer::Timer;
 use crate::tests::timer::takes_interrupts;
@@ -11,8 +12,8 @@ use crate::tests::timer::takes_interrupts;
 const SIGNALS: u64 = 500;
 
 /// How many signals each CPU has sent, or is about to send; and what CPU 0's handler last knew of it.
-static SENT: [Cell64; cpu::MAX_CPUS] = [const { Cell64::new(0) }; cpu::MAX_CPUS];
-static SEEN: [Cell64; cpu::MAX_CPUS] = [const { Cell64::new(0) }; cpu::MAX_CPUS];
+static SENT: [Cell64; MAX_CPUS] = [const { Cell64::new(0) }; MAX_CPUS];
+static SEEN: [Cell64; MAX_CPUS] = [const { Cell64::new(0) }; MAX_CPUS];
 /// CPUs whose timer ticked as often as it was to.
 static TICKED: Cell64 = Cell64::new(0);
 /// CPU 1 has masked its events.
