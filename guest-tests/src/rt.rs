@@ -31,6 +31,7 @@ pub mod text;
 pub mod timer;
 pub mod undescribed;
 pub mod user;
+mod vectors;
 pub mod wedge;
 
 /// T0SZ 25 (39 bits), 4 KiB granule, inner shareable write-back walks, no TTBR1 walks, IPS 40 bits
@@ -61,12 +62,6 @@ global_asm!(
     probe_done = const offset_of!(cpu::ContextProbe, done),
     probe_smc = const offset_of!(cpu::ContextProbe, by_smc),
     cpu_off = const hv_abi::psci::CPU_OFF,
-);
-
-global_asm!(
-    include_str!("rt/vectors.S"),
-    frame_bytes = const size_of::<exception::Frame>(),
-    exception = sym exception::enter,
 );
 
 /// CNTPCT_EL0 at the first instruction of the boot CPU.

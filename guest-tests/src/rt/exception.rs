@@ -1,4 +1,4 @@
-//! The guest's own exceptions: counted interrupts, caught faults, and a report for the rest.
+//! What tests see of the guest's own exceptions: counted interrupts and caught faults. `vectors.rs` takes them.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -6,7 +6,6 @@ use spin::Mutex;
 
 use super::machine::MAX_CPUS;
 use super::sysreg;
-use super::{cpu, gic, sdei, timer, user};
 
 unsafe extern "C" {
     static vectors_table: u8;
@@ -31,32 +30,6 @@ pub struct Frame {
     /// Faulting address.
     pub far: u64,
 }
-
-/// Slots of the vector table, in its order.
-const SYNC_SPX: u64 = 4;
-const IRQ_SPX: u64 = 5;
-const SYNC_EL0: u64 = 8;
-const IRQ_EL0: u64 = 9;
-const SYNC_AARCH32: u64 = 12;
-const IRQ_AARCH32: u64 = 13;
-const SLOTS: [&str; 16] = [
-    "synchronous, SP0",
-    "IRQ, SP0",
-    "FIQ, SP0",
-    "SError, SP0",
-    "synchronous",
-    "IRQ",
-    "FIQ",
-    "SError",
-    "synchronous from EL0",
-    "IRQ from EL0",
-    "FIQ from EL0",
-    "SError from EL0",
-    "synchronous from AArch32",
-    "IRQ from AArch32",
-    "FIQ from AArch32",
-    "SError from AArch32",
-];
 
 /// A synchronous exception that a probe provoked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,76 +143,33 @@ pub fn forget() {
     }
 }
 
-/// Every vector ends here.
-pub extern "C" fn enter(frame: &mut Frame, slot: u64) {
-    match slot {
-        IRQ_SPX | IRQ_EL0 | IRQ_AARCH32 => take_interrupt(frame),
-        SYNC_EL0 | SYNC_AARCH32 => user::come_back(frame),
-        SYNC_SPX if CATCHES[sysreg::cpu_index()].armed.load(Ordering::SeqCst) => {
-            take_fault(frame);
-        }
-        _ => report(frame, slot),
-    }
+/// Whether this CPU is inside of [`catch`].
+pub(super) fn is_catching() -> bool {
+    CATCHES[sysreg::cpu_index()].armed.load(Ordering::SeqCst)
 }
 
-fn take_fault(frame: &mut Frame) {
+/// Whether the fault that this CPU waits for is an event handler's.
+pub(super) fn is_catching_in_event() -> bool {
+    CATCHES[sysreg::cpu_index()].in_event.load(Ordering::SeqCst)
+}
+
+/// Keeps `fault` for [`catch`], which returns it.
+pub(super) fn keep(fault: Fault) {
     let catch = &CATCHES[sysreg::cpu_index()];
-    let fault = Fault {
-        esr: frame.esr,
-        far: frame.far,
-        elr: frame.elr,
-    };
     catch.esr.store(fault.esr, Ordering::SeqCst);
     catch.far.store(fault.far, Ordering::SeqCst);
     catch.elr.store(fault.elr, Ordering::SeqCst);
     catch.happened.store(true, Ordering::SeqCst);
-    if catch.in_event.load(Ordering::SeqCst) {
-        sdei::complete_from_exception(frame);
-    }
-    const FETCH_ABORT: u64 = 0x21;
-    frame.elr = if fault.class() == FETCH_ABORT {
-        frame.x[30]
-    } else {
-        frame.elr + 4
-    };
 }
 
-fn take_interrupt(frame: &mut Frame) {
-    let cpu = sysreg::cpu_index();
-    let intid = gic::acknowledge();
-    if intid == gic::NONE {
-        return;
-    }
-    let hook = *HOOKS[cpu].lock();
-    let source = hook.map_or(Source::Silence, |hook| hook(frame, intid));
-    for timer in timer::Timer::BOTH {
-        if source == Source::Silence && intid == timer.intid() {
-            timer.mask();
-        }
-    }
-    if let Some(count) = COUNTS[cpu].get(intid as usize) {
+/// What this CPU runs on an interrupt.
+pub(super) fn hook() -> Option<Hook> {
+    *HOOKS[sysreg::cpu_index()].lock()
+}
+
+/// Counts `intid` for this CPU.
+pub(super) fn count_one(intid: u32) {
+    if let Some(count) = COUNTS[sysreg::cpu_index()].get(intid as usize) {
         count.fetch_add(1, Ordering::SeqCst);
     }
-    gic::end(intid);
-    if intid == cpu::STOP_SGI {
-        cpu::stop_here();
-    }
-}
-
-fn report(frame: &Frame, slot: u64) -> ! {
-    crate::harness::fail_and_stop(format_args!(
-        "guest-tests/src/rt/exception.rs:{}: unexpected exception on CPU {} ({}): esr {:#x} elr {:#x} (image + {:#x}) \
-         far {:#x} spsr {:#x} sp {:#x} x30 {:#x} (image + {:#x})",
-        line!(),
-        sysreg::cpu_index(),
-        SLOTS.get(slot as usize).unwrap_or(&"?"),
-        frame.esr,
-        frame.elr,
-        cpu::image_offset(frame.elr),
-        frame.far,
-        frame.spsr,
-        frame.sp,
-        frame.x[30],
-        cpu::image_offset(frame.x[30]),
-    ))
 }
