@@ -1,78 +1,19 @@
-//! Tests, their registry, and the lines the runner reads.
+//! Runs the tests that were asked for, and prints the lines that the runner reads.
 
 use core::fmt;
+use core::panic::PanicInfo;
 
 use spin::Mutex;
 
 use crate::rt::machine::machine;
+use crate::rt::registry::{Boot, Test, registered_tests};
 use crate::rt::text::Text;
 use crate::rt::{console, cpu, exception, gic, psci, sdei, sysreg, timer};
 
-/// Whether a test can share its boot with others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Boot {
-    /// It leaves the machine as it found it.
-    Shared,
-    /// It wedges, resets or otherwise spends the machine.
-    Own,
-}
+pub use crate::rt::registry::{TestError, TestResult};
 
-/// A registered test.
-pub struct Test {
-    /// A sentence.
-    pub name: &'static str,
-    /// CPUs it needs.
-    pub cpus: usize,
-    /// Whether it can share its boot.
-    pub boot: Boot,
-    /// Whether it counts instructions.
-    pub icount: bool,
-    /// What the guest is to be offered in a boot of its own: whose firmware, `reclaim`, `ramdisk` or `probe`.
-    pub config: &'static str,
-    /// Seconds after which the runner gives up.
-    pub timeout: u32,
-    /// The test itself.
-    pub run: fn() -> TestResult,
-}
-
-/// Why a test did not pass; the words are in `REASON`, so that results stay small.
-#[derive(Debug)]
-pub enum TestError {
-    /// Something was not as it should be, at this file and line.
-    Failed(&'static str, u32),
-    /// The test does not apply here.
-    Skipped,
-}
-
-/// What a test returns.
-pub type TestResult = Result<(), TestError>;
-
-/// Registers the function of the same name: `guest_test!(name, cpus = 2, boot = own)`. What is left
-/// out is `cpus = 1, boot = shared, icount = false, config = "-", timeout = 20`; the order is that.
-macro_rules! guest_test {
-    (@or $default:expr) => { $default };
-    (@or $default:expr, $value:expr) => { $value };
-    (@boot) => { $crate::harness::Boot::Shared };
-    (@boot shared) => { $crate::harness::Boot::Shared };
-    (@boot own) => { $crate::harness::Boot::Own };
-    ($name:ident $(, cpus = $cpus:expr)? $(, boot = $boot:ident)? $(, icount = $icount:expr)? $(, config = $config:expr)? $(, timeout = $timeout:expr)? $(,)?) => {
-        const _: () = {
-            #[used]
-            #[expect(unsafe_code, reason = "the section is read as a slice of `Test`s")]
-            // SAFETY: only `Test`s go into this section, whole ones.
-            #[unsafe(link_section = ".guest_tests")]
-            static TEST: $crate::harness::Test = $crate::harness::Test {
-                name: stringify!($name),
-                cpus: guest_test!(@or 1 $(, $cpus)?),
-                boot: guest_test!(@boot $($boot)?),
-                icount: guest_test!(@or false $(, $icount)?),
-                config: guest_test!(@or "-" $(, $config)?),
-                timeout: guest_test!(@or 20 $(, $timeout)?),
-                run: $name,
-            };
-        };
-    };
-}
+/// Why the test of this name does not apply on this machine, if so.
+pub type Exempt = fn(name: &str) -> Option<&'static str>;
 
 /// Ends the test as failed, with a formatted reason.
 macro_rules! fail {
@@ -133,19 +74,18 @@ pub fn skipped(reason: fmt::Arguments<'_>) -> TestError {
 }
 
 /// Does what the boot arguments ask for, and ends with `DONE`.
-pub fn run() {
+pub fn run(exempt: Exempt) {
     let machine = machine();
-    let tests = crate::rt::registered_tests();
     if machine.has_argument("list") {
-        for test in tests {
+        for test in registered_tests() {
             list(test);
         }
     }
     for argument in machine.arguments() {
         match argument.strip_prefix("test=") {
-            Some("shared") => run_all(|test| test.boot == Boot::Shared && !test.icount),
-            Some("metrics") => run_all(|test| test.boot == Boot::Shared && test.icount),
-            Some(name) => run_named(tests, name),
+            Some("shared") => run_all(exempt, |test| test.boot == Boot::Shared && !test.icount),
+            Some("metrics") => run_all(exempt, |test| test.boot == Boot::Shared && test.icount),
+            Some(name) => run_named(exempt, name),
             None => {}
         }
     }
@@ -157,15 +97,37 @@ pub fn metric(name: &str, value: u64, unit: &str) {
     console::say(format_args!("METRIC {name} {value} {unit}"));
 }
 
-/// Fails the running test with `reason`, and stops the machine. For what leaves no test to return to.
-pub fn fail_and_stop(reason: fmt::Arguments<'_>) -> ! {
+/// Fails the running test and stops the machine: after a panic there is no test to return to.
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
     sysreg::mask_all();
     let name = RUNNING.try_lock().and_then(|running| *running);
     // In the middle of another CPU's line, perhaps.
     console::say_last(format_args!(""));
-    console::say_last(format_args!("FAIL {} {reason}", name.unwrap_or("runtime")));
+    console::say_last(format_args!(
+        "FAIL {} {}",
+        name.unwrap_or("runtime"),
+        PanicText(info)
+    ));
     console::say_last(format_args!("DONE"));
     psci::system_off()
+}
+
+struct PanicText<'a>(&'a PanicInfo<'a>);
+
+impl fmt::Display for PanicText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.location() {
+            Some(at) => write!(
+                f,
+                "{}:{}: panic: {}",
+                at.file(),
+                at.line(),
+                self.0.message()
+            ),
+            None => write!(f, "panic: {}", self.0.message()),
+        }
+    }
 }
 
 /// Prints the running test's success and `DONE`, for a test whose last act ends the machine. Should
@@ -212,10 +174,10 @@ fn list(test: &Test) {
     ));
 }
 
-fn run_named(tests: &'static [Test], name: &str) {
-    match tests.iter().find(|test| test.name == name) {
+fn run_named(exempt: Exempt, name: &str) {
+    match registered_tests().iter().find(|test| test.name == name) {
         Some(test) => {
-            run_one(test);
+            run_one(exempt, test);
         }
         None => console::say(format_args!(
             "FAIL {name} {}:{}: no such test",
@@ -225,9 +187,9 @@ fn run_named(tests: &'static [Test], name: &str) {
     }
 }
 
-fn run_all(wanted: impl Fn(&Test) -> bool) {
+fn run_all(exempt: Exempt, wanted: impl Fn(&Test) -> bool) {
     let mut lost = None;
-    for test in crate::rt::registered_tests() {
+    for test in registered_tests() {
         if !wanted(test) {
             continue;
         }
@@ -240,21 +202,18 @@ fn run_all(wanted: impl Fn(&Test) -> bool) {
             ));
             continue;
         }
-        run_one(test);
+        run_one(exempt, test);
         if let Err(index) = tidy_up() {
             lost = Some((index, test.name));
         }
     }
 }
 
-fn run_one(test: &'static Test) {
+fn run_one(exempt: Exempt, test: &'static Test) {
     *RUNNING.lock() = Some(test.name);
     console::say(format_args!("RUN {}", test.name));
-    let is_v2 = crate::rt::gic::v2::is_it();
-    let mut exempt = crate::tests::gicv2::NOT_APPLICABLE.iter();
-    let exempt = exempt.find(|(name, _)| is_v2 && *name == test.name);
-    let result = if let Some((_, why)) = exempt {
-        Err(skipped(format_args!("with a GICv2: {why}")))
+    let result = if let Some(why) = exempt(test.name) {
+        Err(skipped(format_args!("{why}")))
     } else if test.cpus > cpu::count() {
         let count = cpu::count();
         Err(skipped(format_args!(

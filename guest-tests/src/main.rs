@@ -7,10 +7,17 @@
 #![no_main]
 
 #[macro_use]
-mod harness;
 #[expect(
     unsafe_code,
     reason = "the runtime: entry, vectors, system registers, device memory, calls"
 )]
 mod rt;
+#[macro_use]
+mod harness;
 mod tests;
+
+entry!(main);
+
+fn main() {
+    harness::run(tests::gicv2::exempt);
+}

@@ -3,11 +3,6 @@
 //! Tests see safe functions: calls to firmware, the interrupt controller, timers, other CPUs, caught
 //! exceptions, and assembly routines that hold known patterns in every register.
 
-use core::arch::global_asm;
-use core::mem::offset_of;
-use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicU64, Ordering};
-
 pub mod bench;
 pub mod call;
 pub mod console;
@@ -20,8 +15,11 @@ pub mod mmio;
 pub mod patterns;
 pub mod probe;
 pub mod psci;
+#[macro_use]
+pub mod registry;
 pub mod restarted;
 pub mod sdei;
+pub mod start;
 pub mod survivor;
 pub mod suspend;
 pub mod sync;
@@ -33,96 +31,3 @@ pub mod undescribed;
 pub mod user;
 mod vectors;
 pub mod wedge;
-
-/// T0SZ 25 (39 bits), 4 KiB granule, inner shareable write-back walks, no TTBR1 walks, IPS 40 bits
-/// (DDI0487 D24.2 TCR_EL1).
-const TCR_EL1: u64 = 25 | 0b01 << 8 | 0b01 << 10 | 0b11 << 12 | 1 << 23 | 0b010 << 32;
-
-/// RES1 bits of ARMv8.0, plus M, C, SA and I (DDI0487 D24.2 SCTLR_EL1).
-const SCTLR_EL1: u64 = 0x30d0_0800 | 1 << 0 | 1 << 2 | 1 << 3 | 1 << 12;
-
-global_asm!(
-    include_str!("rt/start.S"),
-    stacks = sym cpu::STACKS,
-    stack_bytes = const cpu::STACK_BYTES,
-    main = sym enter,
-    secondary = sym cpu::enter_secondary,
-    table = sym table::TABLE,
-    tcr = const TCR_EL1,
-    sctlr = const SCTLR_EL1,
-    rec_first = const offset_of!(cpu::BootRecord, first_tick),
-    rec_sctlr = const offset_of!(cpu::BootRecord, sctlr),
-    rec_daif = const offset_of!(cpu::BootRecord, daif),
-    rec_el = const offset_of!(cpu::BootRecord, current_el),
-    rec_spsel = const offset_of!(cpu::BootRecord, spsel),
-    rec_stack = const offset_of!(cpu::BootRecord, stack_top),
-    probe = sym cpu::CONTEXT_PROBE,
-    probe_context = const offset_of!(cpu::ContextProbe, context),
-    probe_pc = const offset_of!(cpu::ContextProbe, pc),
-    probe_done = const offset_of!(cpu::ContextProbe, done),
-    probe_smc = const offset_of!(cpu::ContextProbe, by_smc),
-    cpu_off = const hv_abi::psci::CPU_OFF,
-);
-
-/// CNTPCT_EL0 at the first instruction of the boot CPU.
-static FIRST_TICK: AtomicU64 = AtomicU64::new(0);
-
-/// The physical counter, which the machine's reset sets to 0, at the guest's first instruction.
-pub fn first_tick() -> u64 {
-    FIRST_TICK.load(Ordering::Relaxed)
-}
-
-/// First Rust of the boot CPU: MMU on, stack good, vectors not yet.
-extern "C" fn enter(dtb: u64, current_el: u64, first_tick: u64) -> ! {
-    FIRST_TICK.store(first_tick, Ordering::Relaxed);
-    exception::install_vectors();
-    machine::discover(dtb);
-    console::open(machine::machine().uart);
-    if current_el != 0b01 << 2 {
-        console::say(format_args!(
-            "# started at EL{}, not at EL1",
-            current_el >> 2
-        ));
-    }
-    cpu::adopt_boot_cpu();
-    gic::start_distributor();
-    gic::start_cpu();
-    crate::harness::run();
-    psci::system_off()
-}
-
-#[panic_handler]
-fn panic(info: &PanicInfo) -> ! {
-    crate::harness::fail_and_stop(format_args!("{}", PanicText(info)))
-}
-
-struct PanicText<'a>(&'a PanicInfo<'a>);
-
-impl core::fmt::Display for PanicText<'_> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self.0.location() {
-            Some(at) => write!(
-                f,
-                "{}:{}: panic: {}",
-                at.file(),
-                at.line(),
-                self.0.message()
-            ),
-            None => write!(f, "panic: {}", self.0.message()),
-        }
-    }
-}
-
-unsafe extern "C" {
-    static __guest_tests_start: u64;
-    static __guest_tests_end: u64;
-}
-
-/// Every test of the image.
-pub fn registered_tests() -> &'static [crate::harness::Test] {
-    let start = (&raw const __guest_tests_start).cast::<crate::harness::Test>();
-    let end = &raw const __guest_tests_end;
-    let count = (end as usize - start as usize) / size_of::<crate::harness::Test>();
-    // SAFETY: `guest_test!` puts whole `Test`s, and nothing else, between the two symbols of guest.ld.
-    unsafe { core::slice::from_raw_parts(start, count) }
-}

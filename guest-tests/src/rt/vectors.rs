@@ -84,10 +84,9 @@ fn take_interrupt(frame: &mut Frame) {
 }
 
 fn report(frame: &Frame, slot: u64) -> ! {
-    crate::harness::fail_and_stop(format_args!(
-        "guest-tests/src/rt/vectors.rs:{}: unexpected exception on CPU {} ({}): esr {:#x} elr {:#x} (image + {:#x}) \
+    panic!(
+        "unexpected exception on CPU {} ({}): esr {:#x} elr {:#x} (image + {:#x}) \
          far {:#x} spsr {:#x} sp {:#x} x30 {:#x} (image + {:#x})",
-        line!(),
         sysreg::cpu_index(),
         SLOTS.get(slot as usize).unwrap_or(&"?"),
         frame.esr,
@@ -98,5 +97,5 @@ fn report(frame: &Frame, slot: u64) -> ! {
         frame.sp,
         frame.x[30],
         cpu::image_offset(frame.x[30]),
-    ))
+    )
 }

@@ -9,7 +9,7 @@ use crate::rt::bench::latency::{self, Latency};
 use crate::rt::call::Conduit;
 use crate::rt::gic::{self, gicd};
 use crate::rt::machine::machine;
-use crate::rt::{cpu, first_tick, sdei as rt_sdei};
+use crate::rt::{cpu, sdei as rt_sdei, start};
 
 /// Promised for an SMC that asks for PSCI_VERSION.
 const SMC_BUDGET: u64 = 200;
@@ -146,7 +146,7 @@ fn a_guest_of_8_mib_starts_within_50_million_instructions() -> TestResult {
     needs_icount()?;
     needs_hypervisor()?;
     // Nobody has written the physical counter: CNTVOFF_EL2 is not in it.
-    let cost = bench::instructions_of(first_tick());
+    let cost = bench::instructions_of(start::first_tick());
     metric("reset_to_first_instruction", cost, "instructions");
     expect_that!(cost <= START_BUDGET, "it costs {cost}");
     Ok(())
