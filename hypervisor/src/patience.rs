@@ -49,7 +49,7 @@ const TURNS: u32 = 256;
 /// has just had the lock is a newcomer. So a guest that makes one pCPU take a lock without end delays each other one by a
 /// few holdings of it. Waiting has no limit; a pCPU that never lets go of a lock is what the watchdog finds.
 ///
-/// `docs/decisions/0009-locks.md` says why this is no ticket lock.
+/// `docs/decisions/0010-locks.md` says why this is no ticket lock.
 pub struct Mutex<T> {
     lock: spin::Mutex<T>,
     /// How many are kept waiting.

@@ -94,7 +94,7 @@ const ASSEMBLY: [&str; 9] = [
 ];
 
 /// The only files of the hypervisor that may call what is above it.
-const CALLS_EL3: [&str; 2] = ["hypervisor/src/sysregs.rs", "hypervisor/src/sdei_client.S"];
+const CALLS_EL3: [&str; 2] = ["hypervisor/src/sysregs.rs", "hypervisor/src/sdei_entry.S"];
 
 /// Names that say nothing of what is inside.
 const BANNED_NAMES: [&str; 8] = [
