@@ -382,7 +382,7 @@ mod tests {
             0
         );
         assert_eq!(
-            faults("hypervisor/src/sdei_client.S", "    smc #0\n"),
+            faults("hypervisor/src/sdei_entry.S", "    smc #0\n"),
             [""; 0]
         );
         assert_eq!(faults("guest-tests/src/rt/user.S", "    smc #0\n"), [""; 0]);

@@ -139,8 +139,9 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         }
     }
 
-    /// Does what was left for the VM's lock.
-    #[inline]
+    /// Does what was left for the VM's lock. On the way of every access to a device: not to be shared with the rare one of
+    /// `undescribed.rs`.
+    #[inline(always)]
     fn finish(&mut self, deferred: Deferred) -> Outcome {
         let (vcpu, regs, cpu) = (&mut self.vcpu, &mut self.regs, &mut self.cpu);
         let map = self.vm.map();

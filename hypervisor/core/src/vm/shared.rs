@@ -145,7 +145,7 @@ impl Shared {
     }
 
     /// Does what `vcpu` left for this lock in [`Vcpu::handle_exit`].
-    #[inline]
+    #[inline(always)]
     pub fn finish(
         &mut self,
         deferred: Deferred,
