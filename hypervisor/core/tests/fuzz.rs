@@ -14,7 +14,7 @@ use hv_core::exit::{self, Exit, Undescribed};
 use hv_core::id::{IntId, Mpidr, VcpuId, VcpuSet};
 use hv_core::psci::{Decision, Endian, Power, Reclaim, Start};
 use hv_core::regs::{El1, El1Values, GuestRegs, pstate};
-use hv_core::sdei::{Board, Commons, Config, Definition, Priority, Ripple, Scope};
+use hv_core::sdei::{Board, Config, Definition, Priority, Scope, SdeiEffects, SharedEvents};
 use hv_core::time::{Frequency, Instant};
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{self, Vgic};
@@ -128,7 +128,7 @@ impl Pcpu for Bench {
 struct Vm {
     dice: Dice,
     map: GuestMap,
-    commons: Commons,
+    shared_events: SharedEvents,
     vgic: Vgic,
     power: Power,
     vcpus: Vec<(Vcpu, GuestRegs, Bench)>,
@@ -169,7 +169,7 @@ impl Vm {
             )
         };
         Self {
-            commons: Commons::new(VCPUS.into(), &config),
+            shared_events: SharedEvents::new(VCPUS.into(), &config),
             vgic: Vgic::new(&vgic::Config {
                 mpidrs: &mpidrs,
                 last: VcpuSet::EMPTY,
@@ -199,7 +199,7 @@ impl Vm {
     /// All that is known of SDEI, but for "look again", which any call may say.
     fn knowledge(&self, n: usize) -> String {
         let sdei = format!("{:?}", self.vcpus[n].0.sdei);
-        sdei.replace("is_alert: true", "is_alert: false") + &format!("{:?}", self.commons)
+        sdei.replace("is_alert: true", "is_alert: false") + &format!("{:?}", self.shared_events)
     }
 
     /// One exit of vCPU `n`, and the way back into the guest.
@@ -245,16 +245,16 @@ impl Vm {
         let action = vcpu.handle_exit(exit, (esr, far), regs, bench, &self.map);
         match action {
             Action::Locked(Deferred::Sdei(call)) => {
-                let common = (&mut self.commons, &mut self.vgic);
-                let _: Ripple = vcpu.call_common(call, regs, bench, &self.map, common);
+                let common = (&mut self.shared_events, &mut self.vgic);
+                let _: SdeiEffects = vcpu.call_shared(call, regs, bench, &self.map, common);
             }
             Action::Signal(target) => {
                 let _ = self.vcpus[target.index()].0.sdei.post_signal(Instant(7));
             }
             Action::Locked(Deferred::Raise { event, target }) => {
-                let look = self.commons.raise(event, target, &self.map.board);
+                let look = self.shared_events.raise(event, target, &self.map.board);
                 for vcpu in look.unwrap_or_default().iter() {
-                    let raised = self.commons.take_raised(vcpu);
+                    let raised = self.shared_events.take_raised(vcpu);
                     let sdei = &mut self.vcpus[vcpu.index()].0.sdei;
                     sdei.look();
                     raised.for_each(|place| sdei.post(place));
@@ -322,8 +322,8 @@ impl Vm {
             }
             Decision::Start(Start { vcpu: target, .. }) => self.power.started(target),
             Decision::Off => {
-                let (commons, vgic) = (&mut self.commons, &mut self.vgic);
-                let _ = vcpu.sdei.turn_off(commons, vgic, map);
+                let (shared_events, vgic) = (&mut self.shared_events, &mut self.vgic);
+                let _ = vcpu.sdei.turn_off(shared_events, vgic, map);
             }
             _ => {}
         }
@@ -337,7 +337,7 @@ impl Vm {
             if !vcpu.dispatch_events(regs, bench, board) {
                 break;
             }
-            vcpu.dispatch_shared(&mut self.commons, regs, bench, board);
+            vcpu.dispatch_shared(&mut self.shared_events, regs, bench, board);
         }
         assert!(
             !vcpu.dispatch_events(regs, bench, board),

@@ -9,7 +9,8 @@ use hv_core::id::{Mpidr, VcpuId, VcpuSet};
 use hv_core::mailbox::{Mailbox, Requests};
 use hv_core::regs::{El1Values, GuestRegs};
 use hv_core::sdei::{
-    Board, Commons, Config, Definition, Due, Effect, Pe, Priority, Ripple, Scope, WithBoard,
+    Board, Config, Definition, Due, Effect, Pe, Priority, Scope, SdeiEffects, SharedEvents,
+    WithBoard,
 };
 use hv_core::siblings::Siblings;
 use hv_core::vgic::{self, Vgic};
@@ -146,20 +147,20 @@ struct Vcpu {
 
 impl Vcpu {
     /// Goes into its guest; whether it takes the event on the way.
-    fn enter(&mut self, commons: &Mutex<Commons>, board: &Board<Shared>) -> bool {
+    fn enter(&mut self, shared_events: &Mutex<SharedEvents>, board: &Board<Shared>) -> bool {
         if !self.pe.is_alert() || self.pe.due(board) != Some(Due::Shared) {
             return false;
         }
-        let mut commons = commons.lock().unwrap();
+        let mut shared_events = shared_events.lock().unwrap();
         let regs = &mut self.regs;
         self.pe
-            .dispatch_shared(&mut commons, board, regs, &self.el1)
+            .dispatch_shared(&mut shared_events, board, regs, &self.el1)
             .is_some()
     }
 }
 
 /// Two vCPUs, unmasked and asleep, and a shared event that both may take.
-fn company() -> ([Vcpu; 2], Commons) {
+fn company() -> ([Vcpu; 2], SharedEvents) {
     let config = Config {
         events: &[EVENT],
         ..Config::default()
@@ -174,7 +175,7 @@ fn company() -> ([Vcpu; 2], Commons) {
         list_regs: 4,
         model: vgic::Model::V3,
     });
-    let mut commons = Commons::new(2, &config);
+    let mut shared_events = SharedEvents::new(2, &config);
     let mut vcpus = [0, 1].map(|n| Vcpu {
         pe: Pe::new(VcpuId(n), Features::default(), &config),
         regs: GuestRegs::default(),
@@ -186,8 +187,8 @@ fn company() -> ([Vcpu; 2], Commons) {
         if n == 0 {
             for call in [Call::EventRegister, Call::EventEnable] {
                 regs.x[..4].copy_from_slice(&[0, EVENT.number.into(), 0x1000, 0]);
-                let common = (&mut commons, &mut vgic);
-                let _: Ripple = pe.call_common(call, regs, el1, &Family(mpidrs), common);
+                let common = (&mut shared_events, &mut vgic);
+                let _: SdeiEffects = pe.call_shared(call, regs, el1, &Family(mpidrs), common);
                 assert_eq!(regs.x[0], 0);
             }
         }
@@ -197,7 +198,7 @@ fn company() -> ([Vcpu; 2], Commons) {
         );
         assert_eq!(pe.due(&blank), None);
     }
-    (vcpus, commons)
+    (vcpus, shared_events)
 }
 
 #[test]
@@ -206,22 +207,23 @@ fn a_shared_event_is_seen_at_once_or_when_the_bell_rings_and_taken_by_one() {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(2);
     model.check(|| {
-        let (vcpus, commons) = company();
-        let commons = Arc::new(Mutex::new(commons));
+        let (vcpus, shared_events) = company();
+        let shared_events = Arc::new(Mutex::new(shared_events));
         let board = Arc::new(Board::<Shared>::new(2));
         let bells = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
         let [first, second] = (0..)
             .zip(vcpus)
             .map(|(n, mut vcpu)| {
-                let (commons, board, bells) = (commons.clone(), board.clone(), bells.clone());
+                let (shared_events, board, bells) =
+                    (shared_events.clone(), board.clone(), bells.clone());
                 move || {
                     // Something unrelated makes it look; later, or never in this test, its bell does.
                     vcpu.pe.look();
-                    let mut took = vcpu.enter(&commons, &board);
+                    let mut took = vcpu.enter(&shared_events, &board);
                     let bell: &AtomicU32 = &bells[n];
                     if bell.swap(0, Acquire) == 1 {
                         vcpu.pe.look();
-                        took |= vcpu.enter(&commons, &board);
+                        took |= vcpu.enter(&shared_events, &board);
                     }
                     (vcpu, took)
                 }
@@ -232,12 +234,13 @@ fn a_shared_event_is_seen_at_once_or_when_the_bell_rings_and_taken_by_one() {
             .unwrap();
         let sibling = thread::spawn(second);
         let platform = {
-            let (commons, board, bells) = (commons.clone(), board.clone(), bells.clone());
+            let (shared_events, board, bells) =
+                (shared_events.clone(), board.clone(), bells.clone());
             thread::spawn(move || {
-                let raise = |mut commons: loom::sync::MutexGuard<'_, Commons>| {
-                    commons.raise(EVENT.number, VcpuId(0), &board)
+                let raise = |mut shared_events: loom::sync::MutexGuard<'_, SharedEvents>| {
+                    shared_events.raise(EVENT.number, VcpuId(0), &board)
                 };
-                let look = raise(commons.lock().unwrap()).expect("it is defined");
+                let look = raise(shared_events.lock().unwrap()).expect("it is defined");
                 for vcpu in look.iter() {
                     bells[vcpu.index()].fetch_or(1, Release);
                 }
@@ -250,7 +253,7 @@ fn a_shared_event_is_seen_at_once_or_when_the_bell_rings_and_taken_by_one() {
         for (n, (mut vcpu, mut took)) in [mine, theirs].into_iter().enumerate() {
             if bells[n].swap(0, Acquire) == 1 {
                 vcpu.pe.look();
-                took |= vcpu.enter(&commons, &board);
+                took |= vcpu.enter(&shared_events, &board);
             }
             count += u32::from(took);
         }

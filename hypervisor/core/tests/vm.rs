@@ -6,7 +6,7 @@ use hv_core::exit::{self, Exit};
 use hv_core::id::{Mpidr, VcpuId, VcpuSet};
 use hv_core::psci::{self, Start};
 use hv_core::regs::{El1, El1Values, GuestRegs, pstate};
-use hv_core::sdei::{Board, Commons, Config, Departure};
+use hv_core::sdei::{Board, Config, Departure, SharedEvents};
 use hv_core::time::Instant;
 use hv_core::trace::Event;
 use hv_core::trng;
@@ -306,7 +306,7 @@ fn c091_an_event_that_comes_with_an_exception_enters_on_top_of_it() {
 /// What CPU_OFF does of SDEI.
 fn turn_off(rig: &mut Rig) {
     let config = Config::default();
-    let mut commons = Commons::new(4, &config);
+    let mut shared_events = SharedEvents::new(4, &config);
     let mut vgic = Vgic::new(&vgic::Config {
         mpidrs: &[0, 1, 2, 3].map(Mpidr::new),
         last: VcpuSet::EMPTY,
@@ -316,7 +316,10 @@ fn turn_off(rig: &mut Rig) {
         list_regs: 4,
         model: hv_core::vgic::Model::V3,
     });
-    let (departure, _) = rig.vcpu.sdei.turn_off(&mut commons, &mut vgic, &rig.map);
+    let (departure, _) = rig
+        .vcpu
+        .sdei
+        .turn_off(&mut shared_events, &mut vgic, &rig.map);
     assert_eq!(departure, Departure::Off);
 }
 

@@ -3,10 +3,10 @@
 use hv_abi::sdei::Status;
 
 use super::board::Board;
-use super::common_calls::Around;
-use super::commons::{Binding, Common, Commons, Ripple, Routing, Source};
 use super::handler::Handler;
 use super::pe::Pe;
+use super::shared_calls::CallContext;
+use super::shared_events::{Binding, EventRef, Routing, SdeiEffects, SharedEvents, Source};
 use crate::id::{IntId, VcpuId, VcpuSet};
 use crate::vgic::{Effects, Vgic};
 
@@ -19,15 +19,15 @@ impl Pe {
     pub fn take_bound(
         &mut self,
         intid: IntId,
-        commons: &mut Commons,
+        shared_events: &mut SharedEvents,
         vgic: &mut Vgic,
         board: &Board,
-    ) -> Ripple {
+    ) -> SdeiEffects {
         let mut gic = Effects::NONE;
         let is_edge = vgic.is_edge(self.me, intid);
-        match commons.bound_to(intid) {
+        match shared_events.bound_to(intid) {
             None => vgic.end_bound(self.me, intid, &mut gic),
-            Some(Common::Bound(slot)) => {
+            Some(EventRef::Bound(slot)) => {
                 let index = self.slot(slot);
                 if let Some(event) = self.event(index) {
                     if accepts(&event.handler, is_edge) {
@@ -37,8 +37,8 @@ impl Pe {
                     }
                 }
             }
-            Some(Common::Shared(index)) => {
-                if let Some(event) = commons.event_mut(index) {
+            Some(EventRef::Shared(index)) => {
+                if let Some(event) = shared_events.event_mut(index) {
                     if vgic.level(self.me, intid) == Some(false) {
                         event.is_pending = false;
                     } else if accepts(&event.handler, is_edge) {
@@ -49,37 +49,41 @@ impl Pe {
                 }
             }
         }
-        let look = commons.publish(board);
-        Ripple { look, gic }
+        let look = shared_events.publish(board);
+        SdeiEffects { look, gic }
     }
 
     /// If nothing is left of the event in this slot here, its interrupt may be released.
-    pub(super) fn let_go(&self, slot: usize, commons: &mut Commons) {
+    pub(super) fn let_go(&self, slot: usize, shared_events: &mut SharedEvents) {
         let event = self.event(self.slot(slot));
         if event.is_none_or(|event| event.handler.is_vacant())
-            && let Some(Some(binding)) = commons.bindings.get_mut(slot)
+            && let Some(Some(binding)) = shared_events.bindings.get_mut(slot)
         {
             binding.users.remove(self.me);
         }
     }
 
-    /// See [`Around::resample_shared`].
-    pub(super) fn resample_bound<S: ?Sized>(&mut self, slot: usize, around: &mut Around<'_, S>) {
+    /// See [`CallContext::resample_shared`].
+    pub(super) fn resample_bound<S: ?Sized>(
+        &mut self,
+        slot: usize,
+        context: &mut CallContext<'_, S>,
+    ) {
         let me = self.me;
         let index = self.slot(slot);
-        let binding = around.commons.bindings.get(slot).copied().flatten();
+        let binding = context.shared_events.bindings.get(slot).copied().flatten();
         if let (Some(event), Some(Binding { intid, .. })) = (self.event(index), binding)
             && !self.is_pending(index)
             && !event.handler.is_running()
         {
-            let is_edge = around.vgic.is_edge(me, intid);
+            let is_edge = context.vgic.is_edge(me, intid);
             let is_enabled = event.handler.is_enabled();
             if is_edge || is_enabled {
-                around.vgic.end_bound(me, intid, &mut around.gic);
+                context.vgic.end_bound(me, intid, &mut context.gic);
             }
             self.set_pending(
                 index,
-                is_enabled && around.vgic.level(me, intid) == Some(true),
+                is_enabled && context.vgic.level(me, intid) == Some(true),
             );
         }
     }
@@ -95,58 +99,58 @@ fn accepts(handler: &Handler, is_edge: bool) -> bool {
     }
 }
 
-impl<S: ?Sized> Around<'_, S> {
+impl<S: ?Sized> CallContext<'_, S> {
     /// INTERRUPT_BIND. What is bound already keeps its event.
     pub(super) fn bind(&mut self, intid: IntId) -> Result<u64, Status> {
-        if let Some(event) = self.commons.bound_to(intid) {
-            return Ok(self.commons.number(event).into());
+        if let Some(event) = self.shared_events.bound_to(intid) {
+            return Ok(self.shared_events.number(event).into());
         }
         let is_ppi = intid.is_private() && !intid.is_sgi() && intid != SECURE_TIMER;
         if !(is_ppi || intid.is_spi() && self.vgic.has(intid)) {
             return Err(Status::InvalidParameters);
         }
         let event = if is_ppi {
-            let mut bindings = self.commons.bindings.iter();
+            let mut bindings = self.shared_events.bindings.iter();
             let slot = bindings.position(Option::is_none);
-            Common::Bound(slot.ok_or(Status::OutOfResource)?)
+            EventRef::Bound(slot.ok_or(Status::OutOfResource)?)
         } else {
-            let mut shared = (0..).zip(&self.commons.shared);
+            let mut shared = (0..).zip(&self.shared_events.shared);
             let free = shared.find(|(_, event)| event.source == Source::Slot(None));
-            Common::Shared(free.ok_or(Status::OutOfResource)?.0)
+            EventRef::Shared(free.ok_or(Status::OutOfResource)?.0)
         };
         if !self.vgic.bind(intid, &mut self.gic) {
             return Err(Status::Denied);
         }
         match event {
-            Common::Bound(slot) => {
-                if let Some(binding) = self.commons.bindings.get_mut(slot) {
+            EventRef::Bound(slot) => {
+                if let Some(binding) = self.shared_events.bindings.get_mut(slot) {
                     let users = VcpuSet::EMPTY;
                     *binding = Some(Binding { intid, users });
                 }
             }
-            Common::Shared(index) => {
-                if let Some(event) = self.commons.event_mut(index) {
+            EventRef::Shared(index) => {
+                if let Some(event) = self.shared_events.event_mut(index) {
                     event.source = Source::Slot(Some(intid));
                 }
             }
         }
-        Ok(self.commons.number(event).into())
+        Ok(self.shared_events.number(event).into())
     }
 
     /// INTERRUPT_RELEASE: the interrupt goes back to the guest's GIC, disabled.
     pub(super) fn release(&mut self, number: u32) -> Result<u64, Status> {
-        let event = self.commons.find(number);
+        let event = self.shared_events.find(number);
         let freed = match event.ok_or(Status::InvalidParameters)? {
-            Common::Bound(slot) => {
-                let binding = self.commons.bindings.get_mut(slot);
+            EventRef::Bound(slot) => {
+                let binding = self.shared_events.bindings.get_mut(slot);
                 let binding = binding.ok_or(Status::InvalidParameters)?;
                 if binding.is_some_and(|binding| !binding.users.is_empty()) {
                     return Err(Status::Denied);
                 }
                 binding.take().map(|binding| binding.intid)
             }
-            Common::Shared(index) => {
-                let event = self.commons.event_mut(index);
+            EventRef::Shared(index) => {
+                let event = self.shared_events.event_mut(index);
                 let event = event.ok_or(Status::InvalidParameters)?;
                 let Source::Slot(intid) = event.source else {
                     return Err(Status::InvalidParameters);
@@ -169,7 +173,7 @@ impl<S: ?Sized> Around<'_, S> {
     /// physical GIC then looks at the line as it is. A level that nobody waits for stays as it is, for it
     /// would fire without end.
     pub(super) fn resample_shared(&mut self, index: u8) {
-        let Some(event) = self.commons.event_mut(index) else {
+        let Some(event) = self.shared_events.event_mut(index) else {
             return;
         };
         let Source::Slot(Some(intid)) = event.source else {

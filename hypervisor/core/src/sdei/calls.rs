@@ -27,7 +27,7 @@ pub enum Effect {
 }
 
 impl Pe {
-    /// Performs a call that [needs nothing in common](Self::needs_commons) and that arrived by SMC or HVC with immediate 0. `regs.pc` is past the instruction. The
+    /// Performs a call that [needs nothing in common](Self::needs_shared) and that arrived by SMC or HVC with immediate 0. `regs.pc` is past the instruction. The
     /// answer is in x0 afterwards; a successful COMPLETE or COMPLETE_AND_RESUME replaces the context instead.
     ///
     /// What the call makes due is dispatched before the next instruction: ask [`Pe::due`].

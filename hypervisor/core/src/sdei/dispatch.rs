@@ -4,10 +4,10 @@
 use hv_abi::sdei::{Priority, Status};
 
 use super::board::{self, Board};
-use super::commons::Commons;
 use super::handler::{Entry, Registration};
-use super::level::{Interrupted, Level, Place, Running};
+use super::level::{Interrupted, Level, Running, RunningIn};
 use super::pe::Pe;
+use super::shared_events::SharedEvents;
 use crate::entry::exception_pstate;
 use crate::regs::{El1, GuestRegs};
 use crate::word::Word;
@@ -49,7 +49,7 @@ impl Pe {
         let registration = event.handler.start()?;
         let running = Running {
             number: event.number,
-            place: Place::Private(index),
+            place: RunningIn::Private(index),
         };
         let priority = event.priority;
         self.set_pending(index, false);
@@ -60,15 +60,15 @@ impl Pe {
     /// Makes the guest take a shared event, unless somebody else has taken it meanwhile.
     pub fn dispatch_shared(
         &mut self,
-        commons: &mut Commons,
+        shared_events: &mut SharedEvents,
         board: &Board<impl Word>,
         regs: &mut GuestRegs,
         el1: &impl El1,
     ) -> Option<Priority> {
-        let claim = commons.claim(self.me, self.open, board)?;
+        let claim = shared_events.claim(self.me, self.open, board)?;
         let running = Running {
             number: claim.number,
-            place: Place::Shared(claim.index),
+            place: RunningIn::Shared(claim.index),
         };
         self.begin(running, claim.priority, claim.registration, regs, el1);
         Some(claim.priority)
@@ -134,7 +134,7 @@ impl Pe {
     }
 
     /// SDEI_EVENT_COMPLETE: the interrupted context goes on, bit for bit. Says whose handler ended; that of
-    /// a common event is the caller's to finish.
+    /// a shared or bound event is the caller's to finish.
     pub(super) fn complete(&mut self, regs: &mut GuestRegs) -> Result<Running, Status> {
         let [normal, critical] = &mut self.levels;
         let level = if critical.running.is_some() {
@@ -144,7 +144,7 @@ impl Pe {
         };
         let running = level.running.take().ok_or(Status::Denied)?;
         level.restore(regs);
-        if let Place::Private(index) = running.place
+        if let RunningIn::Private(index) = running.place
             && let Some(event) = self.event_mut(index)
         {
             event.handler.finish();

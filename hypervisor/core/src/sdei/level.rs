@@ -15,7 +15,7 @@ impl Index {
 
 /// Where the event of a handler is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum RunningIn {
     /// Among the PE's own.
     Private(Index),
     /// Among the VM's shared ones.
@@ -55,7 +55,7 @@ pub(super) struct Running {
     /// Its event.
     pub(super) number: u32,
     /// Where that is.
-    pub(super) place: Place,
+    pub(super) place: RunningIn,
 }
 
 impl Level {

@@ -187,7 +187,7 @@ impl Pe {
     }
 
     /// Makes a private event of the platform pending, as [`Self::post_signal`] does event 0. `event` is its
-    /// place among the private events of the VM's definition, as [`super::Commons::take_raised`] gives it.
+    /// place among the private events of the VM's definition, as [`super::SharedEvents::take_raised`] gives it.
     pub fn post(&mut self, event: u8) {
         if event < self.fixed.saturating_sub(1) {
             self.trigger(Index(event + 1));

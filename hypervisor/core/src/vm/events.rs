@@ -4,7 +4,7 @@ use hv_abi::sdei;
 
 use super::{Action, Deferred, GuestMap, Pcpu, Vcpu};
 use crate::regs::GuestRegs;
-use crate::sdei::{Board, Commons, Due, Effect, Priority, Ripple};
+use crate::sdei::{Board, Due, Effect, Priority, SdeiEffects, SharedEvents};
 use crate::trace::Event;
 use crate::vgic::Vgic;
 
@@ -38,13 +38,13 @@ impl Vcpu {
     /// Takes a shared event, unless a sibling was faster; under the VM's lock.
     pub fn dispatch_shared(
         &mut self,
-        commons: &mut Commons,
+        shared_events: &mut SharedEvents,
         regs: &mut GuestRegs,
         pcpu: &impl Pcpu,
         board: &Board,
     ) {
         let pc = regs.pc;
-        if let Some(priority) = self.sdei.dispatch_shared(commons, board, regs, pcpu) {
+        if let Some(priority) = self.sdei.dispatch_shared(shared_events, board, regs, pcpu) {
             self.dispatched(priority, pc, regs, pcpu);
         }
     }
@@ -63,18 +63,18 @@ impl Vcpu {
     }
 
     /// Performs a [`Deferred::Sdei`].
-    pub fn call_common(
+    pub fn call_shared(
         &mut self,
         call: sdei::Call,
         regs: &mut GuestRegs,
         pcpu: &mut impl Pcpu,
         map: &GuestMap,
-        commons: (&mut Commons, &mut Vgic),
-    ) -> Ripple {
+        shared_events: (&mut SharedEvents, &mut Vgic),
+    ) -> SdeiEffects {
         let was_running = self.sdei.running();
-        let ripple = self.sdei.call_common(call, regs, pcpu, map, commons);
+        let sdei_effects = self.sdei.call_shared(call, regs, pcpu, map, shared_events);
         self.called(call, was_running, regs, pcpu, map);
-        ripple
+        sdei_effects
     }
 
     pub(super) fn handle_sdei(
@@ -84,7 +84,7 @@ impl Vcpu {
         pcpu: &mut impl Pcpu,
         map: &GuestMap,
     ) -> Action {
-        if self.sdei.needs_commons(call, regs) {
+        if self.sdei.needs_shared(call, regs) {
             return Action::Locked(Deferred::Sdei(call));
         }
         let was_running = self.sdei.running();

@@ -13,7 +13,7 @@ use crate::id::{IntId, VcpuId, VcpuSet};
 use crate::pl011::Pl011;
 use crate::psci::{self, Decision, Endian, Power, Reclaim, Start};
 use crate::regs::GuestRegs;
-use crate::sdei::{self, Board, Commons, Departure, Ripple};
+use crate::sdei::{self, Board, Departure, SdeiEffects, SharedEvents};
 use crate::trace::Event;
 use crate::vgic::{Leftovers, Vgic};
 
@@ -92,7 +92,7 @@ pub struct Shared {
     /// The virtual interrupt controller.
     pub vgic: Vgic,
     /// What its vCPUs have in common of SDEI.
-    pub commons: Commons,
+    pub shared_events: SharedEvents,
     /// The emulated UART.
     uart: Pl011,
     /// The emulated UART's interrupt, and its line as the virtual GIC knows it.
@@ -130,7 +130,7 @@ impl Shared {
             life: Life::Off,
             power: Power::new(BOOT_VCPU).with_reclaim(config.reclaim),
             vgic: config.vgic,
-            commons: Commons::new(config.vcpus, &config.sdei),
+            shared_events: SharedEvents::new(config.vcpus, &config.sdei),
             uart: Pl011::new(),
             uart_intid: config.uart_intid,
             uart_line: false,
@@ -177,7 +177,7 @@ impl Shared {
                 Outcome::kick(kick.union(effects.kick))
             }
             Deferred::Raise { event, target } => {
-                let look = self.commons.raise(event, target, &map.board);
+                let look = self.shared_events.raise(event, target, &map.board);
                 let [x0, ..] = &mut regs.x;
                 *x0 = match look {
                     Some(_) => 0,
@@ -202,12 +202,12 @@ impl Shared {
         map: &GuestMap,
     ) -> Outcome {
         let kick = self.fold(vcpu, cpu);
-        let commons = (&mut self.commons, &mut self.vgic);
-        let ripple = vcpu.call_common(call, regs, cpu, map, commons);
-        cpu.perform(&ripple.gic);
+        let shared_events = (&mut self.shared_events, &mut self.vgic);
+        let sdei_effects = vcpu.call_shared(call, regs, cpu, map, shared_events);
+        cpu.perform(&sdei_effects.gic);
         Outcome {
-            kick: kick.union(ripple.gic.kick),
-            look: ripple.look,
+            kick: kick.union(sdei_effects.gic.kick),
+            look: sdei_effects.look,
             next: Next::Continue,
         }
     }
@@ -220,12 +220,12 @@ impl Shared {
         cpu: &impl Hardware,
         board: &Board,
     ) {
-        vcpu.dispatch_shared(&mut self.commons, regs, cpu, board);
+        vcpu.dispatch_shared(&mut self.shared_events, regs, cpu, board);
     }
 
     /// Takes the private events that the platform has raised on `vcpu`.
     pub fn take_raised(&mut self, vcpu: &mut Vcpu) {
-        for place in self.commons.take_raised(vcpu.id) {
+        for place in self.shared_events.take_raised(vcpu.id) {
             vcpu.sdei.post(place);
         }
     }
@@ -288,7 +288,7 @@ impl Shared {
         let start = self.starts.get_mut(me.index()).and_then(Option::take)?;
         self.power.started(me);
         // What the platform raised while this vCPU was off is gone.
-        let _ = self.commons.take_raised(me);
+        let _ = self.shared_events.take_raised(me);
         Some(start)
     }
 
@@ -304,15 +304,15 @@ impl Shared {
         cpu: &mut impl Hardware,
         map: &GuestMap,
     ) -> (Departure, Outcome) {
-        let (commons, vgic) = (&mut self.commons, &mut self.vgic);
-        let (departure, ripple) = vcpu.sdei.turn_off(commons, vgic, map);
-        (departure, follow(ripple, cpu))
+        let (shared_events, vgic) = (&mut self.shared_events, &mut self.vgic);
+        let (departure, sdei_effects) = vcpu.sdei.turn_off(shared_events, vgic, map);
+        (departure, follow(sdei_effects, cpu))
     }
 
     /// The same for a vCPU that is stopped or taken back by a sibling.
     pub fn retire(&mut self, vcpu: &mut Vcpu, cpu: &mut impl Hardware, map: &GuestMap) -> Outcome {
-        let (commons, vgic) = (&mut self.commons, &mut self.vgic);
-        follow(vcpu.sdei.retire(commons, vgic, map), cpu)
+        let (shared_events, vgic) = (&mut self.shared_events, &mut self.vgic);
+        follow(vcpu.sdei.retire(shared_events, vgic, map), cpu)
     }
 
     /// A vCPU that turned itself off touches no memory any more.
@@ -361,7 +361,7 @@ impl Shared {
         if core::mem::take(&mut self.is_receive_held) {
             cpu.set_receive(true);
         }
-        for intid in self.commons.reset(board) {
+        for intid in self.shared_events.reset(board) {
             self.vgic.unbind(intid);
         }
         self.starts.fill(None);
@@ -384,11 +384,11 @@ impl Shared {
 }
 
 /// Performs what a change of SDEI wants of the interrupt controller.
-fn follow(ripple: Ripple, cpu: &mut impl Hardware) -> Outcome {
-    cpu.perform(&ripple.gic);
+fn follow(sdei_effects: SdeiEffects, cpu: &mut impl Hardware) -> Outcome {
+    cpu.perform(&sdei_effects.gic);
     Outcome {
-        kick: ripple.gic.kick,
-        look: ripple.look,
+        kick: sdei_effects.gic.kick,
+        look: sdei_effects.look,
         next: Next::Continue,
     }
 }

@@ -157,7 +157,7 @@ impl Company {
             Call::InterruptRelease => self.release(number),
             Call::EventGetInfo => self.info(n, number, x[1]),
             Call::EventRoutingSet => {
-                let is_common = COMMON.contains(&number);
+                let is_shared_or_bound = COMMON.contains(&number);
                 let route = match x[1] {
                     0 => Some(None),
                     1 => self.vcpu(x[2]).map(Some),
@@ -165,7 +165,7 @@ impl Company {
                 };
                 let event = self.event(n, number);
                 match route {
-                    Some(_) if !is_common => INVALID,
+                    Some(_) if !is_shared_or_bound => INVALID,
                     None => INVALID,
                     Some(_) if !event.registered || event.enabled || event.running => DENIED,
                     Some(route) => {
@@ -220,14 +220,14 @@ impl Company {
     }
 
     fn info(&mut self, n: usize, number: u32, info: u64) -> i64 {
-        let is_common = COMMON.contains(&number);
+        let is_shared_or_bound = COMMON.contains(&number);
         let event = *self.event(n, number);
         let mpidr = |vcpu: usize| self.mpidrs[vcpu] as i64;
         match info {
-            0 => i64::from(is_common),
+            0 => i64::from(is_shared_or_bound),
             1 => i64::from(number != 0),
             2 => i64::from(is_critical(number)),
-            3 | 4 if !is_common => INVALID,
+            3 | 4 if !is_shared_or_bound => INVALID,
             3 | 4 if !event.registered => DENIED,
             3 => i64::from(event.route.is_some()),
             4 => event.route.map_or(INVALID, mpidr),

@@ -72,9 +72,11 @@ impl Room {
 
     pub fn raise(&mut self, event: u64) -> Option<VcpuSet> {
         let World {
-            commons, family, ..
+            shared_events,
+            family,
+            ..
         } = &mut self.world;
-        let look = commons.raise(event as u32, VcpuId(0), &family.board);
+        let look = shared_events.raise(event as u32, VcpuId(0), &family.board);
         self.ring(look.unwrap_or_default());
         look
     }

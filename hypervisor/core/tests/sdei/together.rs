@@ -278,9 +278,14 @@ fn the_reset_of_a_vm_frees_all_that_was_bound() {
     room.bind(TIMER);
     room.arm(0, spi, 0, 0);
     let World {
-        commons, family, ..
+        shared_events,
+        family,
+        ..
     } = &mut room.world;
-    let mut freed: Vec<_> = commons.reset(&family.board).map(|intid| intid.0).collect();
+    let mut freed: Vec<_> = shared_events
+        .reset(&family.board)
+        .map(|intid| intid.0)
+        .collect();
     freed.sort_unstable();
     assert_eq!(freed, [TIMER, SPI]);
     assert_eq!(room.status(spi), INVALID);

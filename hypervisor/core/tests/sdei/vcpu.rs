@@ -6,8 +6,8 @@ use hv_core::entry::Features;
 use hv_core::id::{IntId, Mpidr, VcpuId, VcpuSet};
 use hv_core::regs::{El1Values, GuestRegs};
 use hv_core::sdei::{
-    Board, Commons, Config, Definition, Departure, Due, Effect, Interrupted, Pe, Priority, Ripple,
-    Scope, WithBoard,
+    Board, Config, Definition, Departure, Due, Effect, Interrupted, Pe, Priority, Scope,
+    SdeiEffects, SharedEvents, WithBoard,
 };
 use hv_core::siblings::Siblings;
 use hv_core::time::Instant;
@@ -57,7 +57,7 @@ pub const OUT_OF_RESOURCE: i64 = -10;
 
 /// What the vCPUs of a VM have in common.
 pub struct World {
-    pub commons: Commons,
+    pub shared_events: SharedEvents,
     pub vgic: Vgic,
     pub family: Family,
 }
@@ -107,7 +107,7 @@ impl World {
             model: vgic::Model::V3,
         });
         Self {
-            commons: Commons::new(mpidrs.len(), config),
+            shared_events: SharedEvents::new(mpidrs.len(), config),
             vgic,
             family: Family {
                 board: Board::new(mpidrs.len()),
@@ -225,16 +225,16 @@ impl Vcpu {
         self.regs.pc += 4;
         let before = (self.regs.clone(), self.el1.clone());
         let World {
-            commons,
+            shared_events,
             vgic,
             family,
         } = &mut self.world;
         self.signalled = None;
-        if self.pe.needs_commons(call, &self.regs) {
+        if self.pe.needs_shared(call, &self.regs) {
             let (regs, el1) = (&mut self.regs, &mut self.el1);
-            let Ripple { look, gic } =
+            let SdeiEffects { look, gic } =
                 self.pe
-                    .call_common(call, regs, el1, family, (commons, vgic));
+                    .call_shared(call, regs, el1, family, (shared_events, vgic));
             self.ended = gic.deactivate.iter().next();
             self.rung = self.rung.union(look);
         } else if let Effect::Signal(vcpu) =
@@ -256,12 +256,16 @@ impl Vcpu {
             return None;
         }
         let World {
-            commons, family, ..
+            shared_events,
+            family,
+            ..
         } = &mut self.world;
         let (regs, board) = (&mut self.regs, &family.board);
         let priority = match self.pe.due(board)? {
             Due::Private => self.pe.dispatch(regs, &self.el1),
-            Due::Shared => self.pe.dispatch_shared(commons, board, regs, &self.el1),
+            Due::Shared => self
+                .pe
+                .dispatch_shared(shared_events, board, regs, &self.el1),
         };
         assert!(priority.is_some(), "it was due");
         let (interrupted, is_running) = self.pe.last_interrupted(priority?)?;
@@ -288,11 +292,13 @@ impl Vcpu {
             return;
         }
         let World {
-            commons, family, ..
+            shared_events,
+            family,
+            ..
         } = &mut self.world;
-        let look = commons.raise(event, self.me, &family.board);
+        let look = shared_events.raise(event, self.me, &family.board);
         assert_eq!(look, Some(VcpuSet::only(self.me)));
-        for place in commons.take_raised(self.me) {
+        for place in shared_events.take_raised(self.me) {
             self.pe.post(place);
         }
     }
@@ -300,36 +306,38 @@ impl Vcpu {
     /// A bound interrupt has arrived here.
     pub fn take_bound(&mut self, intid: IntId) {
         let World {
-            commons,
+            shared_events,
             vgic,
             family,
         } = &mut self.world;
-        let ripple = self.pe.take_bound(intid, commons, vgic, &family.board);
-        self.ended = ripple.gic.deactivate.iter().next();
-        self.rung = self.rung.union(ripple.look);
+        let sdei_effects = self
+            .pe
+            .take_bound(intid, shared_events, vgic, &family.board);
+        self.ended = sdei_effects.gic.deactivate.iter().next();
+        self.rung = self.rung.union(sdei_effects.look);
     }
 
     /// CPU_OFF.
     pub fn turn_off(&mut self) -> Departure {
         let World {
-            commons,
+            shared_events,
             vgic,
             family,
         } = &mut self.world;
-        let (departure, ripple) = self.pe.turn_off(commons, vgic, family);
-        self.ended = ripple.gic.deactivate.iter().next();
-        self.rung = self.rung.union(ripple.look);
+        let (departure, sdei_effects) = self.pe.turn_off(shared_events, vgic, family);
+        self.ended = sdei_effects.gic.deactivate.iter().next();
+        self.rung = self.rung.union(sdei_effects.look);
         departure
     }
 
     /// The vCPU is turned off, and on again.
     pub fn restart(&mut self) {
         let World {
-            commons,
+            shared_events,
             vgic,
             family,
         } = &mut self.world;
-        let _: Ripple = self.pe.retire(commons, vgic, family);
+        let _: SdeiEffects = self.pe.retire(shared_events, vgic, family);
     }
 
     pub fn status(&mut self, event: u32) -> i64 {

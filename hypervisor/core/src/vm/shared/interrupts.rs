@@ -4,7 +4,7 @@ use super::{Next, Outcome, Shared};
 use crate::exit::MmioAccess;
 use crate::id::{IntId, VcpuSet};
 use crate::regs::GuestRegs;
-use crate::sdei::{self, Board, Ripple};
+use crate::sdei::{self, Board, SdeiEffects};
 use crate::vgic::lr::hcr;
 use crate::vgic::{Effects, Frame, ListReg, MAX_LIST_REGS, Read};
 use crate::vm::{GuestMap, Hardware, Vcpu, read_register, write_register};
@@ -105,8 +105,8 @@ impl Shared {
         cpu.perform(effects);
         let mut outcome = Outcome::kick(effects.kick);
         if let Some(intid) = effects.bound {
-            let (commons, vgic) = (&mut self.commons, &mut self.vgic);
-            let Ripple { look, gic } = vcpu.sdei.take_bound(intid, commons, vgic, board);
+            let (shared_events, vgic) = (&mut self.shared_events, &mut self.vgic);
+            let SdeiEffects { look, gic } = vcpu.sdei.take_bound(intid, shared_events, vgic, board);
             cpu.perform(&gic);
             outcome.kick = outcome.kick.union(gic.kick);
             outcome.look = look;

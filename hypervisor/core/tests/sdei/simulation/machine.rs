@@ -94,7 +94,7 @@ pub struct World {
     wrong: RefCell<Option<String>>,
     story: RefCell<VecDeque<String>>,
     /// What is shared, as a broken machine remembers it.
-    copy: RefCell<Option<hv_core::sdei::Commons>>,
+    copy: RefCell<Option<hv_core::sdei::SharedEvents>>,
 }
 
 /// The vCPUs of one VM.
@@ -424,7 +424,7 @@ impl Section for Port<'_> {
                     if self.world.broken == Broken::StartKeepsRaised {
                         for event in dropped {
                             let board = &self.world.map.board;
-                            let _ = shared.commons.raise(event, World::vcpu(n), board);
+                            let _ = shared.shared_events.raise(event, World::vcpu(n), board);
                         }
                     }
                 }
@@ -502,9 +502,9 @@ impl vm::Vm for Port<'_> {
                 }
             }
             Broken::ClaimsWithoutLock => {
-                let now = shared.commons.clone();
+                let now = shared.shared_events.clone();
                 if let Some(copy) = world.copy.replace(Some(now)) {
-                    shared.commons = copy;
+                    shared.shared_events = copy;
                 }
             }
             _ => {}

@@ -6,33 +6,33 @@ use hv_abi::sdei::{Call, FIRST_BOUND_SHARED, Priority, Status, info, register_fl
 
 use super::board::WithBoard;
 use super::calls::{selector, target_affinity, word};
-use super::commons::{Common, Commons, Ripple, Routing};
 use super::config::{SLOTS, Version};
 use super::handler::{Handler, Registration};
-use super::level::{Place, Running};
+use super::level::{Running, RunningIn};
 use super::pe::{Departure, Fate, Pe};
+use super::shared_events::{EventRef, Routing, SdeiEffects, SharedEvents};
 use crate::id::{IntId, VcpuSet};
 use crate::regs::{El1, GuestRegs};
 use crate::vgic::{Effects, Vgic};
 
 /// What a call works on, beside its own PE.
-pub(super) struct Around<'a, S: ?Sized> {
-    pub(super) commons: &'a mut Commons,
+pub(super) struct CallContext<'a, S: ?Sized> {
+    pub(super) shared_events: &'a mut SharedEvents,
     pub(super) vgic: &'a mut Vgic,
     siblings: &'a S,
     pub(super) gic: Effects,
 }
 
 impl Pe {
-    /// Whether a call needs [`Self::call_common`] instead of [`Self::call`].
+    /// Whether a call needs [`Self::call_shared`] instead of [`Self::call`].
     #[inline]
-    pub fn needs_commons(&self, call: Call, regs: &GuestRegs) -> bool {
+    pub fn needs_shared(&self, call: Call, regs: &GuestRegs) -> bool {
         let [_, x1, ..] = regs.x;
         match call {
             _ if !self.is_present() => false,
             Call::EventComplete | Call::EventCompleteAndResume => {
                 let running = self.innermost().and_then(|level| level.running);
-                running.is_some_and(|running| self.is_common(running))
+                running.is_some_and(|running| self.is_shared_or_bound(running))
             }
             Call::EventRegister
             | Call::EventEnable
@@ -57,16 +57,16 @@ impl Pe {
 
     /// Performs such a call, with the VM's lock held and the caller's list registers folded. As
     /// [`Self::call`] in all else.
-    pub fn call_common(
+    pub fn call_shared(
         &mut self,
         call: Call,
         regs: &mut GuestRegs,
         el1: &mut impl El1,
         siblings: &(impl WithBoard + ?Sized),
-        (commons, vgic): (&mut Commons, &mut Vgic),
-    ) -> Ripple {
-        let mut around = Around {
-            commons,
+        (shared_events, vgic): (&mut SharedEvents, &mut Vgic),
+    ) -> SdeiEffects {
+        let mut context = CallContext {
+            shared_events,
             vgic,
             siblings,
             gic: Effects::NONE,
@@ -74,26 +74,26 @@ impl Pe {
         let [_, x1, x2, x3, x4, x5, ..] = regs.x;
         let answer = match call {
             Call::EventComplete | Call::EventCompleteAndResume => {
-                self.complete_common(call, x1, regs, el1, &mut around)
+                self.complete_shared(call, x1, regs, el1, &mut context)
             }
-            Call::InterruptBind => around.bind(IntId(selector(x1))).map(Some),
-            Call::InterruptRelease => around.release(selector(x1)).map(Some),
-            Call::SharedReset => around.shared_reset().map(Some),
-            Call::PrivateReset => self.private_reset_common(&mut around).map(Some),
+            Call::InterruptBind => context.bind(IntId(selector(x1))).map(Some),
+            Call::InterruptRelease => context.release(selector(x1)).map(Some),
+            Call::SharedReset => context.shared_reset().map(Some),
+            Call::PrivateReset => self.private_reset_shared(&mut context).map(Some),
             Call::EventRegister => self
-                .register_common(x1, (x2, x3), (x4, x5), &mut around)
+                .register_shared(x1, (x2, x3), (x4, x5), &mut context)
                 .map(Some),
-            _ => match around.commons.find(selector(x1)) {
+            _ => match context.shared_events.find(selector(x1)) {
                 None => Err(Status::InvalidParameters),
                 Some(event) => match call {
-                    Call::EventEnable => self.change_common(event, Handler::enable, &mut around),
-                    Call::EventDisable => self.change_common(event, Handler::disable, &mut around),
-                    Call::EventUnregister => self.unregister_common(event, &mut around),
+                    Call::EventEnable => self.change_shared(event, Handler::enable, &mut context),
+                    Call::EventDisable => self.change_shared(event, Handler::disable, &mut context),
+                    Call::EventUnregister => self.unregister_shared(event, &mut context),
                     Call::EventStatus => self
-                        .handler(event, around.commons)
+                        .handler(event, context.shared_events)
                         .map(|handler| handler.status()),
-                    Call::EventGetInfo => self.info_common(event, selector(x2), &around),
-                    Call::EventRoutingSet => around.set_routing(event, x2, x3),
+                    Call::EventGetInfo => self.info_shared(event, selector(x2), &context),
+                    Call::EventRoutingSet => context.set_routing(event, x2, x3),
                     _ => Err(Status::NotSupported),
                 }
                 .map(Some),
@@ -106,21 +106,21 @@ impl Pe {
             Err(status) => *x0 = word(status),
         }
         self.settle();
-        around.ripple()
+        context.sdei_effects()
     }
 
     /// CPU_OFF, also from within a handler, which is then over (A8).
     pub fn turn_off(
         &mut self,
-        commons: &mut Commons,
+        shared_events: &mut SharedEvents,
         vgic: &mut Vgic,
         siblings: &(impl WithBoard + ?Sized),
-    ) -> (Departure, Ripple) {
+    ) -> (Departure, SdeiEffects) {
         let is_inside = self.innermost().is_some();
         if is_inside && self.firmware.has(Fault::OffInEventWedges) {
             self.suffer(Fate::Stuck);
             self.show(siblings.board());
-            let nothing = Ripple {
+            let nothing = SdeiEffects {
                 look: VcpuSet::EMPTY,
                 gic: Effects::NONE,
             };
@@ -129,37 +129,37 @@ impl Pe {
         if is_inside && self.firmware.has(Fault::OffInEventKeepsPriority) {
             self.fate = Fate::Deaf;
         }
-        (Departure::Off, self.retire(commons, vgic, siblings))
+        (Departure::Off, self.retire(shared_events, vgic, siblings))
     }
 
-    /// The vCPU stops: nothing of its own is left, and what it holds of the common things is let go. A shared
+    /// The vCPU stops: nothing of its own is left, and what it holds of what is shared is let go. A shared
     /// event whose handler runs here is over, and may be taken elsewhere.
     pub fn retire(
         &mut self,
-        commons: &mut Commons,
+        shared_events: &mut SharedEvents,
         vgic: &mut Vgic,
         siblings: &(impl WithBoard + ?Sized),
-    ) -> Ripple {
-        let mut around = Around {
-            commons,
+    ) -> SdeiEffects {
+        let mut context = CallContext {
+            shared_events,
             vgic,
             siblings,
             gic: Effects::NONE,
         };
-        for binding in around.commons.bindings.iter_mut().flatten() {
+        for binding in context.shared_events.bindings.iter_mut().flatten() {
             binding.users.remove(self.me);
         }
-        for index in 0..around.commons.shared.len() as u8 {
-            if let Some(event) = around.commons.event_mut(index)
+        for index in 0..context.shared_events.shared.len() as u8 {
+            if let Some(event) = context.shared_events.event_mut(index)
                 && event.runner == Some(self.me)
             {
                 event.finish();
-                around.resample_shared(index);
+                context.resample_shared(index);
             }
         }
         self.reset();
         self.show(siblings.board());
-        around.ripple()
+        context.sdei_effects()
     }
 
     /// Whether SDEI is offered at all.
@@ -167,64 +167,64 @@ impl Pe {
         Version::of(self.firmware).is_some()
     }
 
-    fn is_common(&self, running: Running) -> bool {
+    fn is_shared_or_bound(&self, running: Running) -> bool {
         match running.place {
-            Place::Shared(_) => true,
-            Place::Private(index) => index.0 >= self.fixed,
+            RunningIn::Shared(_) => true,
+            RunningIn::Private(index) => index.0 >= self.fixed,
         }
     }
 
-    /// Ends the innermost handler, which is a common event's.
-    fn complete_common<S: WithBoard + ?Sized>(
+    /// Ends the innermost handler, which is a shared or bound event's.
+    fn complete_shared<S: WithBoard + ?Sized>(
         &mut self,
         call: Call,
         address: u64,
         regs: &mut GuestRegs,
         el1: &mut impl El1,
-        around: &mut Around<'_, S>,
+        context: &mut CallContext<'_, S>,
     ) -> Result<Option<u64>, Status> {
         let ended = match call {
             Call::EventComplete => self.complete(regs)?,
             _ => self.event_complete_and_resume(regs, el1, address)?,
         };
         match ended.place {
-            Place::Shared(index) => {
-                if let Some(event) = around.commons.event_mut(index) {
+            RunningIn::Shared(index) => {
+                if let Some(event) = context.shared_events.event_mut(index) {
                     event.finish();
                 }
-                around.resample_shared(index);
+                context.resample_shared(index);
             }
-            Place::Private(index) => {
+            RunningIn::Private(index) => {
                 let slot = usize::from(index.0.saturating_sub(self.fixed));
-                self.let_go(slot, around.commons);
-                self.resample_bound(slot, around);
+                self.let_go(slot, context.shared_events);
+                self.resample_bound(slot, context);
             }
         }
         Ok(None)
     }
 
-    fn register_common<S: WithBoard + ?Sized>(
+    fn register_shared<S: WithBoard + ?Sized>(
         &mut self,
         event: u64,
         (address, argument): (u64, u64),
         (flags, affinity): (u64, u64),
-        around: &mut Around<'_, S>,
+        context: &mut CallContext<'_, S>,
     ) -> Result<u64, Status> {
         let entry = self.entry(address, flags)?;
         let registration = Registration { entry, argument };
-        let event = around.commons.find(selector(event));
+        let event = context.shared_events.find(selector(event));
         match event.ok_or(Status::InvalidParameters)? {
-            Common::Bound(slot) => {
+            EventRef::Bound(slot) => {
                 let index = self.slot(slot);
                 let event = self.event_mut(index).ok_or(Status::InvalidParameters)?;
                 event.handler.register(registration)?;
-                if let Some(Some(binding)) = around.commons.bindings.get_mut(slot) {
+                if let Some(Some(binding)) = context.shared_events.bindings.get_mut(slot) {
                     binding.users.insert(self.me);
                 }
             }
-            Common::Shared(index) => {
-                let route = around.route(flags & register_flags::RM_PE, affinity)?;
-                let event = around.commons.event_mut(index);
+            EventRef::Shared(index) => {
+                let route = context.route(flags & register_flags::RM_PE, affinity)?;
+                let event = context.shared_events.event_mut(index);
                 let event = event.ok_or(Status::InvalidParameters)?;
                 event.handler.register(registration)?;
                 event.routing = route;
@@ -233,65 +233,65 @@ impl Pe {
         Ok(0)
     }
 
-    fn change_common<S: WithBoard + ?Sized>(
+    fn change_shared<S: WithBoard + ?Sized>(
         &mut self,
-        event: Common,
+        event: EventRef,
         change: fn(&mut Handler) -> Result<(), Status>,
-        around: &mut Around<'_, S>,
+        context: &mut CallContext<'_, S>,
     ) -> Result<u64, Status> {
         match event {
-            Common::Bound(slot) => {
+            EventRef::Bound(slot) => {
                 let index = self.slot(slot);
                 let event = self.event_mut(index).ok_or(Status::InvalidParameters)?;
                 change(&mut event.handler)?;
-                self.resample_bound(slot, around);
+                self.resample_bound(slot, context);
             }
-            Common::Shared(index) => {
-                let event = around.commons.event_mut(index);
+            EventRef::Shared(index) => {
+                let event = context.shared_events.event_mut(index);
                 change(&mut event.ok_or(Status::InvalidParameters)?.handler)?;
-                around.resample_shared(index);
+                context.resample_shared(index);
             }
         }
         Ok(0)
     }
 
-    fn unregister_common<S: WithBoard + ?Sized>(
+    fn unregister_shared<S: WithBoard + ?Sized>(
         &mut self,
-        event: Common,
-        around: &mut Around<'_, S>,
+        event: EventRef,
+        context: &mut CallContext<'_, S>,
     ) -> Result<u64, Status> {
         match event {
-            Common::Bound(slot) => {
+            EventRef::Bound(slot) => {
                 let index = self.slot(slot);
                 let event = self.event_mut(index).ok_or(Status::InvalidParameters)?;
                 let result = event.handler.unregister();
                 if !event.handler.is_registered() {
                     self.set_pending(index, false);
                 }
-                self.let_go(slot, around.commons);
-                self.resample_bound(slot, around);
+                self.let_go(slot, context.shared_events);
+                self.resample_bound(slot, context);
                 result.map(|()| 0)
             }
-            Common::Shared(index) => {
-                let event = around.commons.event_mut(index);
+            EventRef::Shared(index) => {
+                let event = context.shared_events.event_mut(index);
                 let event = event.ok_or(Status::InvalidParameters)?;
                 let result = event.handler.unregister();
                 event.is_pending &= event.handler.is_registered();
-                around.resample_shared(index);
+                context.resample_shared(index);
                 result.map(|()| 0)
             }
         }
     }
 
-    fn info_common<S: ?Sized + WithBoard>(
+    fn info_shared<S: ?Sized + WithBoard>(
         &self,
-        event: Common,
+        event: EventRef,
         info: u32,
-        around: &Around<'_, S>,
+        context: &CallContext<'_, S>,
     ) -> Result<u64, Status> {
         let shared = match event {
-            Common::Bound(_) => None,
-            Common::Shared(index) => around.commons.event(index),
+            EventRef::Bound(_) => None,
+            EventRef::Shared(index) => context.shared_events.event(index),
         };
         let is_critical = shared.is_some_and(|event| event.priority == Priority::Critical);
         match info {
@@ -308,7 +308,7 @@ impl Pe {
                     (info::EV_ROUTING_MODE, Routing::Pe(_)) => Ok(routing::RM_PE),
                     (_, Routing::Any) => Err(Status::InvalidParameters),
                     (_, Routing::Pe(target)) => {
-                        let affinity = around.siblings.affinity(target);
+                        let affinity = context.siblings.affinity(target);
                         affinity
                             .map(|mpidr| mpidr.bits())
                             .ok_or(Status::InvalidParameters)
@@ -320,31 +320,35 @@ impl Pe {
     }
 
     /// PRIVATE_RESET where bound events are registered.
-    fn private_reset_common<S: WithBoard + ?Sized>(
+    fn private_reset_shared<S: WithBoard + ?Sized>(
         &mut self,
-        around: &mut Around<'_, S>,
+        context: &mut CallContext<'_, S>,
     ) -> Result<u64, Status> {
         let result = self.private_reset();
-        for slot in 0..around.commons.bindings.len() {
-            self.let_go(slot, around.commons);
-            self.resample_bound(slot, around);
+        for slot in 0..context.shared_events.bindings.len() {
+            self.let_go(slot, context.shared_events);
+            self.resample_bound(slot, context);
         }
         result
     }
 
-    fn handler<'a>(&'a self, event: Common, commons: &'a Commons) -> Result<&'a Handler, Status> {
+    fn handler<'a>(
+        &'a self,
+        event: EventRef,
+        shared_events: &'a SharedEvents,
+    ) -> Result<&'a Handler, Status> {
         let handler = match event {
-            Common::Bound(slot) => self.event(self.slot(slot)).map(|event| &event.handler),
-            Common::Shared(index) => commons.event(index).map(|event| &event.handler),
+            EventRef::Bound(slot) => self.event(self.slot(slot)).map(|event| &event.handler),
+            EventRef::Shared(index) => shared_events.event(index).map(|event| &event.handler),
         };
         handler.ok_or(Status::InvalidParameters)
     }
 }
 
-impl<S: WithBoard + ?Sized> Around<'_, S> {
-    fn ripple(self) -> Ripple {
-        Ripple {
-            look: self.commons.publish(self.siblings.board()),
+impl<S: WithBoard + ?Sized> CallContext<'_, S> {
+    fn sdei_effects(self) -> SdeiEffects {
+        SdeiEffects {
+            look: self.shared_events.publish(self.siblings.board()),
             gic: self.gic,
         }
     }
@@ -361,12 +365,12 @@ impl<S: WithBoard + ?Sized> Around<'_, S> {
         }
     }
 
-    fn set_routing(&mut self, event: Common, mode: u64, affinity: u64) -> Result<u64, Status> {
-        let Common::Shared(index) = event else {
+    fn set_routing(&mut self, event: EventRef, mode: u64, affinity: u64) -> Result<u64, Status> {
+        let EventRef::Shared(index) = event else {
             return Err(Status::InvalidParameters);
         };
         let route = self.route(mode, affinity)?;
-        let event = self.commons.event_mut(index);
+        let event = self.shared_events.event_mut(index);
         let event = event.ok_or(Status::InvalidParameters)?;
         let is_quiet = !event.handler.is_enabled() && !event.handler.is_running();
         if !event.handler.is_registered() || !is_quiet {
@@ -380,7 +384,7 @@ impl<S: WithBoard + ?Sized> Around<'_, S> {
     /// registered on a PE, stays as far as it must, and the call says DENIED.
     fn shared_reset(&mut self) -> Result<u64, Status> {
         let mut result = Ok(0);
-        for event in &mut self.commons.shared {
+        for event in &mut self.shared_events.shared {
             // Denied is one that was not registered, and that is what is wanted.
             let _ = event.handler.unregister();
             event.is_pending = false;
@@ -388,16 +392,16 @@ impl<S: WithBoard + ?Sized> Around<'_, S> {
                 result = Err(Status::Denied);
             }
         }
-        let private = (0..self.commons.bindings.len()).map(Common::Bound);
+        let private = (0..self.shared_events.bindings.len()).map(EventRef::Bound);
         let shared =
-            (0..SLOTS as u32).filter_map(|slot| self.commons.find(FIRST_BOUND_SHARED + slot));
-        let bound: [Option<Common>; 2 * SLOTS] = {
+            (0..SLOTS as u32).filter_map(|slot| self.shared_events.find(FIRST_BOUND_SHARED + slot));
+        let bound: [Option<EventRef>; 2 * SLOTS] = {
             let mut all = private.chain(shared);
             core::array::from_fn(|_| all.next())
         };
         for event in bound.into_iter().flatten() {
-            let number = self.commons.number(event);
-            if self.commons.find(number).is_some() && self.release(number).is_err() {
+            let number = self.shared_events.number(event);
+            if self.shared_events.find(number).is_some() && self.release(number).is_err() {
                 result = Err(Status::Denied);
             }
         }

@@ -1,7 +1,7 @@
 //! What the PEs of a VM have in common, behind the VM's lock: shared events, and which interrupts are bound
 //! to which event (DEN0054 4.4, 5.1.14).
 //!
-//! A shared event that is pending waits here until a vCPU that may take it [`claims`](Commons::claim) it.
+//! A shared event that is pending waits here until a vCPU that may take it [`claims`](SharedEvents::claim) it.
 //! Whoever makes one due publishes that on the [`Board`] and rings everybody concerned; each looks at the
 //! board on its way into the guest, so it does not matter who was masked or busy when the bell rang.
 
@@ -59,7 +59,7 @@ pub(super) struct Binding {
 
 /// An event that is not one PE's alone, by its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Common {
+pub(super) enum EventRef {
     /// In a private bind slot.
     Bound(usize),
     /// Among the shared events.
@@ -68,7 +68,7 @@ pub(super) enum Common {
 
 /// What the PEs of one VM have in common.
 #[derive(Clone, Debug)]
-pub struct Commons {
+pub struct SharedEvents {
     /// The platform's, then one for each shared bind slot.
     pub(super) shared: Box<[SharedEvent]>,
     /// The private bind slots.
@@ -82,7 +82,7 @@ pub struct Commons {
 /// What follows for others from a change of what all have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
-pub struct Ripple {
+pub struct SdeiEffects {
     /// For whom shared events are due: ring them, the caller looks anyway.
     pub look: VcpuSet,
     /// What the interrupt controller wants done.
@@ -133,7 +133,7 @@ impl SharedEvent {
     }
 }
 
-impl Commons {
+impl SharedEvents {
     /// For a VM of this many vCPUs, as it starts.
     pub fn new(vcpus: usize, config: &Config<'_>) -> Self {
         let slots = slots(config.firmware);
@@ -207,35 +207,35 @@ impl Commons {
     }
 
     /// The event with this number, if it exists.
-    pub(super) fn find(&self, number: u32) -> Option<Common> {
+    pub(super) fn find(&self, number: u32) -> Option<EventRef> {
         let slot = number.wrapping_sub(FIRST_BOUND_PRIVATE) as usize;
         if let Some(Some(_)) = self.bindings.get(slot) {
-            return Some(Common::Bound(slot));
+            return Some(EventRef::Bound(slot));
         }
         let mut shared = (0..).zip(&self.shared);
         let (index, _) = shared
             .find(|(_, event)| event.number == number && event.source != Source::Slot(None))?;
-        Some(Common::Shared(index))
+        Some(EventRef::Shared(index))
     }
 
     /// The event that an interrupt is bound to.
-    pub(super) fn bound_to(&self, intid: IntId) -> Option<Common> {
+    pub(super) fn bound_to(&self, intid: IntId) -> Option<EventRef> {
         let mut bindings = self.bindings.iter();
         if let Some(slot) =
             bindings.position(|binding| binding.is_some_and(|own| own.intid == intid))
         {
-            return Some(Common::Bound(slot));
+            return Some(EventRef::Bound(slot));
         }
         let mut shared = (0..).zip(&self.shared);
         let (index, _) = shared.find(|(_, event)| event.source == Source::Slot(Some(intid)))?;
-        Some(Common::Shared(index))
+        Some(EventRef::Shared(index))
     }
 
     /// The number of an event that exists.
-    pub(super) fn number(&self, event: Common) -> u32 {
+    pub(super) fn number(&self, event: EventRef) -> u32 {
         match event {
-            Common::Bound(slot) => FIRST_BOUND_PRIVATE + slot as u32,
-            Common::Shared(index) => self.event(index).map_or(0, |event| event.number),
+            EventRef::Bound(slot) => FIRST_BOUND_PRIVATE + slot as u32,
+            EventRef::Shared(index) => self.event(index).map_or(0, |event| event.number),
         }
     }
 
