@@ -57,7 +57,7 @@ pub use mmio::{Frame, Read};
 pub use reset::Leftovers;
 pub use seating::Entry;
 pub use sticky::Sticky;
-use v2::home;
+use v2::initial_target;
 pub use v2::{MAX_INTERFACES, Model};
 
 /// The most list registers a GICv3 has (ICH_VTR_EL2.ListRegs).
@@ -98,7 +98,7 @@ pub struct Vgic {
     list_regs: usize,
     /// GICD_CTLR.EnableGrp0 and EnableGrp1.
     groups: [bool; 2],
-    locals: Vec<Local>,
+    vcpus: Vec<PerVcpu>,
     /// From INTID 32 on; as many as the distributor's registers have room for.
     spis: Vec<Irq>,
     /// GICD_IROUTER of each; none of a GICv2.
@@ -113,7 +113,7 @@ pub struct Vgic {
 
 /// What is one vCPU's own.
 #[derive(Clone, Debug)]
-struct Local {
+struct PerVcpu {
     irqs: [Irq; 32],
     words: Words,
     /// The INTID in each list register.
@@ -133,7 +133,7 @@ struct Local {
 #[derive(Clone, Copy, Debug, Default)]
 struct Words {
     /// Not idle: pending, active, held or in a list register.
-    live: u32,
+    not_idle: u32,
     /// GICD_ISENABLER.
     enabled: u32,
     /// GICD_IGROUPR.
@@ -149,7 +149,7 @@ impl Words {
     fn note(&mut self, bit: u32, irq: &Irq) {
         let mask = 1u32.checked_shl(bit).unwrap_or(0);
         for (word, is_set) in [
-            (&mut self.live, !irq.is_idle()),
+            (&mut self.not_idle, !irq.is_idle()),
             (&mut self.enabled, irq.enabled),
             (&mut self.group1, irq.group1),
             (&mut self.bound, irq.bound),
@@ -159,7 +159,7 @@ impl Words {
     }
 }
 
-impl Local {
+impl PerVcpu {
     fn new(vcpu: VcpuId, passed_through: u32) -> Self {
         Self {
             irqs: core::array::from_fn(|n| {
@@ -187,7 +187,7 @@ impl Vgic {
         let passed = |intid: u32| config.passed_through.contains(&IntId(intid));
         let ppis = (16..32).fold(0, |mask, n| mask | u32::from(passed(n)) << n);
         let is_v2 = config.model != Model::V3;
-        let home = home(is_v2, &affinities);
+        let target = initial_target(is_v2, &affinities);
         let spis = 32..(32 + 32 * blocks).min(32 + MAX_SPIS);
         let shift = 8u32.saturating_sub(config.priority_bits);
         Self {
@@ -198,10 +198,10 @@ impl Vgic {
             priority_mask: 0xffu8.checked_shl(shift).unwrap_or(0),
             list_regs: config.list_regs.clamp(1, MAX_LIST_REGS),
             groups: [false; 2],
-            locals: (0u8..)
+            vcpus: (0u8..)
                 .map(VcpuId)
                 .take(affinities.len())
-                .map(|vcpu| Local::new(vcpu, ppis))
+                .map(|vcpu| PerVcpu::new(vcpu, ppis))
                 .collect(),
             routes: spis
                 .clone()
@@ -209,7 +209,7 @@ impl Vgic {
                 .map(|_| Mpidr::new(0))
                 .collect(),
             spis: spis
-                .map(|intid| Irq::new(false, passed(intid), home))
+                .map(|intid| Irq::new(false, passed(intid), target))
                 .collect(),
             words: (1..=blocks)
                 .map(|block| Words {
@@ -310,7 +310,7 @@ impl Vgic {
     /// The words of INTID `32 * block` and the 31 after it.
     fn words(&self, vcpu: VcpuId, block: u32) -> Words {
         let words = if block == 0 {
-            self.locals.get(vcpu.index()).map(|local| &local.words)
+            self.vcpus.get(vcpu.index()).map(|local| &local.words)
         } else {
             self.words.get((block as usize).wrapping_sub(1))
         };
@@ -319,7 +319,7 @@ impl Vgic {
 
     fn words_mut(&mut self, vcpu: VcpuId, block: u32) -> Option<&mut Words> {
         if block == 0 {
-            self.locals
+            self.vcpus
                 .get_mut(vcpu.index())
                 .map(|local| &mut local.words)
         } else {
@@ -329,7 +329,7 @@ impl Vgic {
 
     fn irq(&self, vcpu: VcpuId, intid: IntId) -> Option<&Irq> {
         if intid.is_private() {
-            let local = self.locals.get(vcpu.index())?;
+            let local = self.vcpus.get(vcpu.index())?;
             local.irqs.get(intid.0 as usize)
         } else {
             self.spis.get((intid.0 as usize).wrapping_sub(32))
@@ -338,7 +338,7 @@ impl Vgic {
 
     fn irq_mut(&mut self, vcpu: VcpuId, intid: IntId) -> Option<&mut Irq> {
         if intid.is_private() {
-            let local = self.locals.get_mut(vcpu.index())?;
+            let local = self.vcpus.get_mut(vcpu.index())?;
             local.irqs.get_mut(intid.0 as usize)
         } else {
             self.spis.get_mut((intid.0 as usize).wrapping_sub(32))
@@ -355,13 +355,13 @@ impl Vgic {
     ) {
         if let Some(irq) = self.irq_mut(vcpu, intid) {
             change(irq);
-            self.follow(vcpu, intid, effects);
+            self.propagate(vcpu, intid, effects);
         }
     }
 
     /// What follows from a change; once, and not in every one of its callers.
     #[inline(never)]
-    fn follow(&mut self, vcpu: VcpuId, intid: IntId, effects: &mut Effects) {
+    fn propagate(&mut self, vcpu: VcpuId, intid: IntId, effects: &mut Effects) {
         let groups = self.groups;
         let Some(irq) = self.irq_mut(vcpu, intid) else {
             return;

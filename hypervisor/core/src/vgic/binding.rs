@@ -81,7 +81,7 @@ impl Vgic {
     /// The vCPUs that have an interrupt of their own of this number; one stands for all that share it.
     fn copies(&self, intid: IntId) -> impl Iterator<Item = VcpuId> + use<> {
         let count = if intid.is_private() {
-            self.locals.len()
+            self.vcpus.len()
         } else {
             1
         };

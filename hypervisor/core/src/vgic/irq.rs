@@ -53,7 +53,7 @@ pub(super) struct Irq {
     /// it is private to.
     pub target: Option<VcpuId>,
     /// Who acknowledged it, while it is `active`; nobody if that vCPU has been reset since.
-    pub home: Option<VcpuId>,
+    pub active_on: Option<VcpuId>,
     /// The list register it is in.
     pub seat: Option<Seat>,
 }
@@ -108,7 +108,7 @@ impl Irq {
             senders: 0,
             targets: 0,
             target,
-            home: None,
+            active_on: None,
             seat: None,
         }
     }
@@ -232,14 +232,14 @@ impl Irq {
     pub fn set_active(&mut self) {
         if !self.shows_active() {
             self.active = true;
-            self.home = self.target;
+            self.active_on = self.target;
         }
     }
 
     /// GICD_ICACTIVER, ICC_DIR_EL1.
     pub fn clear_active(&mut self) {
         self.active = false;
-        self.home = None;
+        self.active_on = None;
         if let Some(seat) = &mut self.seat {
             seat.drop_active = true;
         }

@@ -105,7 +105,7 @@ impl Vgic {
             Register::Type(_) if shared => TYPER | self.words.len() as u64,
             Register::Type(part) => part.of(self.read_redist_typer(owner)),
             Register::Implementer => IIDR,
-            Register::Waker => match self.locals.get(owner.index()) {
+            Register::Waker => match self.vcpus.get(owner.index()) {
                 Some(local) if local.asleep => WAKER_PROCESSOR_SLEEP | WAKER_CHILDREN_ASLEEP,
                 _ => 0,
             },
@@ -152,7 +152,7 @@ impl Vgic {
         match register {
             Register::Control if shared => self.write_ctlr(value, &mut effects),
             Register::Waker => {
-                if let Some(local) = self.locals.get_mut(owner.index()) {
+                if let Some(local) = self.vcpus.get_mut(owner.index()) {
                     local.asleep = value & WAKER_PROCESSOR_SLEEP != 0;
                 }
             }
@@ -235,7 +235,7 @@ impl Vgic {
         let words = self.words(owner, block);
         // Only what is not idle is pending or active.
         let walk = |shows: fn(&Irq) -> bool| {
-            bits_of(words.live & !words.bound).fold(0, |value, n| {
+            bits_of(words.not_idle & !words.bound).fold(0, |value, n| {
                 let irq = self.irq(owner, IntId(block * 32 + n));
                 value | u32::from(irq.is_some_and(shows)) << n
             })
@@ -258,7 +258,7 @@ impl Vgic {
         of: (Frame, u64),
     ) -> Option<VcpuSet> {
         let mut holders = VcpuSet::EMPTY;
-        for n in bits_of(self.words(owner, block).live) {
+        for n in bits_of(self.words(owner, block).not_idle) {
             if let Some(seat) = self
                 .irq(owner, IntId(block * 32 + n))
                 .and_then(|irq| irq.seat)
@@ -267,7 +267,7 @@ impl Vgic {
             }
         }
         holders.remove(me);
-        let local = self.locals.get_mut(me.index())?;
+        let local = self.vcpus.get_mut(me.index())?;
         if local.wait.of != Some(of) {
             local.wait = Wait {
                 of: Some(of),
@@ -281,7 +281,7 @@ impl Vgic {
             return None;
         }
         for holder in missing.iter() {
-            if let Some(holder) = self.locals.get_mut(holder.index()) {
+            if let Some(holder) = self.vcpus.get_mut(holder.index()) {
                 holder.asked.insert(me);
             }
         }
@@ -321,10 +321,10 @@ impl Vgic {
         let follow = match bank {
             Bank::SetPending | Bank::SetActive => changes,
             // Nothing follows from what an idle interrupt is set to, and it has nothing to clear.
-            _ => changes & words.live,
+            _ => changes & words.not_idle,
         };
         if matches!(bank, Bank::Group | Bank::SetEnable | Bank::ClearEnable) {
-            let idle = changes & !words.live;
+            let idle = changes & !words.not_idle;
             let mut done = 0;
             for n in bits_of(idle) {
                 if let Some(irq) = self.irq_mut(owner, IntId(block * 32 + n)) {

@@ -3,7 +3,7 @@
 use super::irq::Irq;
 use super::lr::ListReg;
 use super::mmio::Wait;
-use super::v2::home;
+use super::v2::initial_target;
 use super::{Effects, Physical, SpiMask, Vgic, bits_of, spi};
 use crate::id::{IntId, Mpidr, VcpuId};
 
@@ -42,16 +42,16 @@ impl Vgic {
             *irq = fresh;
         });
         for block in 0..self.words.len() {
-            for bit in bits_of(self.words.get(block).map_or(0, |words| words.live)) {
+            for bit in bits_of(self.words.get(block).map_or(0, |words| words.not_idle)) {
                 let intid = spi(block, bit);
                 if let Some(irq) = self.irq_mut(vcpu, intid)
-                    && irq.home == Some(vcpu)
+                    && irq.active_on == Some(vcpu)
                 {
-                    irq.home = None;
+                    irq.active_on = None;
                 }
             }
         }
-        if let Some(local) = self.locals.get_mut(vcpu.index()) {
+        if let Some(local) = self.vcpus.get_mut(vcpu.index()) {
             local.asleep = true;
             local.wait = Wait::default();
         }
@@ -71,7 +71,7 @@ impl Vgic {
     pub fn reset_spis(&mut self, block: u32) -> Effects {
         self.groups = [false; 2];
         let mut effects = Effects::NONE;
-        let home = home(self.is_v2, &self.affinities);
+        let target = initial_target(self.is_v2, &self.affinities);
         let bits = self.words(VcpuId(0), block).passed_through;
         let first = (block.saturating_sub(1) as usize).saturating_mul(32);
         for route in self.routes.iter_mut().skip(first).take(32) {
@@ -79,7 +79,7 @@ impl Vgic {
         }
         if block != 0 {
             self.reset_block(VcpuId(0), block, &mut effects, |_, irq| {
-                let mut fresh = Irq::new(false, irq.passed_through, home);
+                let mut fresh = Irq::new(false, irq.passed_through, target);
                 fresh.line = irq.line && !irq.passed_through;
                 *irq = fresh;
             });
@@ -98,20 +98,20 @@ impl Vgic {
         effects: &mut Effects,
         change: impl Fn(u32, &mut Irq),
     ) {
-        let live = self.words(vcpu, block).live;
+        let not_idle = self.words(vcpu, block).not_idle;
         let first = block.saturating_mul(32);
-        for n in bits_of(!live) {
+        for n in bits_of(!not_idle) {
             if let Some(irq) = self.irq_mut(vcpu, IntId(first.saturating_add(n))) {
                 change(n, irq);
             }
         }
         if let Some(words) = self.words_mut(vcpu, block) {
-            words.enabled &= live;
-            words.group1 &= live;
+            words.enabled &= not_idle;
+            words.group1 &= not_idle;
             // A private interrupt stays bound; a shared one does not.
-            words.bound &= if block == 0 { !0 } else { live };
+            words.bound &= if block == 0 { !0 } else { not_idle };
         }
-        for n in bits_of(live) {
+        for n in bits_of(not_idle) {
             self.update(vcpu, IntId(first.saturating_add(n)), effects, |irq| {
                 change(n, irq);
             });

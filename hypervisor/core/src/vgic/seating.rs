@@ -75,13 +75,13 @@ impl Vgic {
     /// EOIcount of ICH_HCR_EL2 ([`hcr::eoi_count`]); it counts once, so the populate that follows gets 0.
     pub fn fold(&mut self, vcpu: VcpuId, lrs: &[ListReg], eoi_count: u32) -> Effects {
         let mut effects = Effects::NONE;
-        let Some(local) = self.locals.get_mut(vcpu.index()) else {
+        let Some(local) = self.vcpus.get_mut(vcpu.index()) else {
             return effects;
         };
         let slots = core::mem::replace(&mut local.slots, [None; MAX_LIST_REGS]);
         let asked = core::mem::take(&mut local.asked);
         for reader in asked.iter() {
-            if let Some(reader) = self.locals.get_mut(reader.index()) {
+            if let Some(reader) = self.vcpus.get_mut(reader.index()) {
                 reader.wait.answered.insert(vcpu);
             }
         }
@@ -129,14 +129,14 @@ impl Vgic {
                 }
             }
             if let Some(slot) = self
-                .locals
+                .vcpus
                 .get_mut(vcpu.index())
                 .and_then(|local| local.slots.get_mut(index))
             {
                 *slot = Some(intid);
             }
         }
-        if let Some(local) = self.locals.get_mut(vcpu.index())
+        if let Some(local) = self.vcpus.get_mut(vcpu.index())
             && !core::mem::take(&mut local.wait.tried)
         {
             local.wait = Wait::default();
@@ -173,7 +173,7 @@ impl Vgic {
         let groups = self.groups;
         let (mut used, mut again) = (first, 0);
         for n in bits_of(come) {
-            let local = self.locals.get_mut(vcpu.index())?;
+            let local = self.vcpus.get_mut(vcpu.index())?;
             let irq = local.irqs.get_mut(n as usize)?;
             if !(irq.is_ready() && enabled(groups, irq)) {
                 continue;
@@ -191,7 +191,7 @@ impl Vgic {
     /// Whether `vcpu` has been told to run a load again. What it does before that ages the answer, so all
     /// its interrupts take the way through [`populate`](Self::populate), which takes care of that.
     fn has_waiting_read(&self, vcpu: VcpuId) -> bool {
-        let local = self.locals.get(vcpu.index());
+        let local = self.vcpus.get(vcpu.index());
         local.is_some_and(|local| local.wait.of.is_some())
     }
 
@@ -238,15 +238,15 @@ impl Vgic {
 
     /// What could be in a list register of `vcpu` and is in none: its key, and whether it is active.
     fn candidates(&self, vcpu: VcpuId) -> impl Iterator<Item = (u32, bool)> {
-        let private = bits_of(self.words(vcpu, 0).live).map(IntId);
+        let private = bits_of(self.words(vcpu, 0).not_idle).map(IntId);
         let shared = self
             .words
             .iter()
             .enumerate()
-            .flat_map(|(block, words)| bits_of(words.live).map(move |bit| spi(block, bit)));
+            .flat_map(|(block, words)| bits_of(words.not_idle).map(move |bit| spi(block, bit)));
         private.chain(shared).filter_map(move |intid| {
             let irq = self.irq(vcpu, intid)?;
-            let active = irq.active && irq.home == Some(vcpu) && irq.seat.is_none();
+            let active = irq.active && irq.active_on == Some(vcpu) && irq.seat.is_none();
             let ready = irq.is_ready() && irq.target == Some(vcpu) && enabled(self.groups, irq);
             (active || ready).then(|| (key::new(active, irq.priority, intid.0), active))
         })
@@ -271,7 +271,7 @@ impl Vgic {
     /// Those who have something in their list registers.
     pub(super) fn seated(&self) -> VcpuSet {
         let mut seated = VcpuSet::EMPTY;
-        for (vcpu, local) in (0u8..).map(VcpuId).zip(&self.locals) {
+        for (vcpu, local) in (0u8..).map(VcpuId).zip(&self.vcpus) {
             // They are filled from the first on.
             if local.slots.first().is_some_and(Option::is_some) {
                 seated.insert(vcpu);
@@ -284,13 +284,13 @@ impl Vgic {
     /// is among them. Each SPI that is not idle is looked at once, however many vCPUs there are.
     pub(super) fn busy(&self) -> VcpuSet {
         let mut busy = VcpuSet::EMPTY;
-        for (vcpu, local) in (0u8..).map(VcpuId).zip(&self.locals) {
-            if local.words.live != 0 {
+        for (vcpu, local) in (0u8..).map(VcpuId).zip(&self.vcpus) {
+            if local.words.not_idle != 0 {
                 busy.insert(vcpu);
             }
         }
         for (block, words) in self.words.iter().enumerate() {
-            for bit in bits_of(words.live) {
+            for bit in bits_of(words.not_idle) {
                 let irq = self.irq(VcpuId(0), spi(block, bit));
                 let ready = irq.filter(|irq| irq.is_ready() && enabled(self.groups, irq));
                 if let Some(target) = ready.and_then(|irq| irq.target) {
@@ -373,7 +373,7 @@ fn unseat(irq: &mut Irq, vcpu: VcpuId, state: LrState) {
         irq.line = false;
     }
     irq.active |= state.is_active() && !seat.drop_active;
-    irq.home = irq.active.then_some(vcpu);
+    irq.active_on = irq.active.then_some(vcpu);
     if seat.hardware && state == LrState::Invalid {
         irq.held = false;
     }

@@ -26,7 +26,7 @@ pub const MAX_INTERFACES: usize = 8;
 impl Vgic {
     /// GICD_TYPER: one security state, no lockable SPIs.
     pub(super) fn typer_v2(&self) -> u64 {
-        let highest = self.locals.len().saturating_sub(1) as u64;
+        let highest = self.vcpus.len().saturating_sub(1) as u64;
         highest << 5 | self.words.len() as u64
     }
 
@@ -40,7 +40,7 @@ impl Vgic {
     /// registers (IHI0048 4.3.12).
     #[inline(never)]
     pub(super) fn read_bytes(&self, owner: VcpuId, first: u32, count: u32, senders: bool) -> u64 {
-        let is_alone = self.locals.len() == 1;
+        let is_alone = self.vcpus.len() == 1;
         let mut value = 0;
         for n in 0..count {
             let intid = IntId(first.wrapping_add(n));
@@ -64,7 +64,7 @@ impl Vgic {
         value: u64,
         effects: &mut Effects,
     ) {
-        if self.locals.len() == 1 {
+        if self.vcpus.len() == 1 {
             return;
         }
         let mut to = [None; 4];
@@ -132,7 +132,7 @@ impl Vgic {
     /// `vcpu` populates: it takes interrupts from now on.
     pub(super) fn wake(&mut self, vcpu: VcpuId, effects: &mut Effects) {
         if self.is_v2
-            && let Some(local) = self.locals.get_mut(vcpu.index())
+            && let Some(local) = self.vcpus.get_mut(vcpu.index())
             && core::mem::take(&mut local.asleep)
             && self.has_one_of_n
         {
@@ -159,7 +159,7 @@ impl Vgic {
     fn choose(&self, targets: u8) -> Option<VcpuId> {
         let targets = VcpuSet(targets.into());
         let is_awake = |vcpu: &VcpuId| {
-            let local = self.locals.get(vcpu.index());
+            let local = self.vcpus.get(vcpu.index());
             local.is_some_and(|local| !local.asleep)
         };
         let awake = targets.iter().find(is_awake);
@@ -174,7 +174,7 @@ fn bit(vcpu: VcpuId) -> u8 {
 
 /// Who takes an SPI out of reset: of a GICv3 whoever has affinity 0.0.0.0; of a GICv2 nobody, or the only one
 /// there is.
-pub(super) fn home(is_v2: bool, affinities: &Affinities) -> Option<VcpuId> {
+pub(super) fn initial_target(is_v2: bool, affinities: &Affinities) -> Option<VcpuId> {
     if is_v2 {
         (affinities.len() == 1).then_some(VcpuId(0))
     } else {
