@@ -233,7 +233,7 @@ impl Percpu {
         if regs.is_null() {
             return None;
         }
-        // SAFETY: `enter_guest` was given a reference to them, in a frame of `Runner::run`, which is never
+        // SAFETY: `enter_guest` was given a reference to them, in a frame of `VcpuLoop::run`, which is never
         // left; all bit patterns are registers.
         Some(unsafe { regs.read_volatile() })
     }

@@ -125,7 +125,7 @@ impl Vm {
 impl vm::Vm for &'static Vm {
     type Guard<'a> = MutexGuard<'static, Shared>;
 
-    /// Lock order: this, then the console, then the physical GIC.
+    /// Lock order: this, then the physical GIC or the console.
     #[inline]
     fn lock(&self) -> MutexGuard<'static, Shared> {
         self.shared.lock()
@@ -200,12 +200,7 @@ impl vm::Vm for &'static Vm {
             dtb,
             layout,
         } = &self.image;
-        write_guest(layout.kernel.start, kernel);
-        // What is behind the file in the kernel's footprint is its bss, which it clears itself.
-        write_guest(layout.dtb.start, dtb);
-        if let (Some(ramdisk), Some(place)) = (ramdisk, layout.ramdisk) {
-            write_guest(place.start, ramdisk);
-        }
+        // First, so that no transfer that a device has begun ends in what is written now.
         for &transport in &self.transports {
             let status = core::ptr::with_exposed_provenance_mut::<u32>(
                 (transport + VIRTIO_MMIO_STATUS) as usize,
@@ -213,6 +208,12 @@ impl vm::Vm for &'static Vm {
             // SAFETY: a virtio-mmio transport of this machine, in the identity map as device memory; no
             // vCPU runs that could be using it.
             unsafe { status.write_volatile(0) };
+        }
+        write_guest(layout.kernel.start, kernel);
+        // What is behind the file in the kernel's footprint is its bss, which it clears itself.
+        write_guest(layout.dtb.start, dtb);
+        if let (Some(ramdisk), Some(place)) = (ramdisk, layout.ramdisk) {
+            write_guest(place.start, ramdisk);
         }
         log!(
             "@vm-start vm={} vcpus={} kernel={:#x} dtb={:#x}",

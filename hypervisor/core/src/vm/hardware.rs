@@ -119,7 +119,7 @@ pub trait Vm {
     where
         Self: 'a;
 
-    /// Waits for the lock, and gets it in the order of asking.
+    /// Waits for the lock, from which nobody is kept for long.
     fn lock(&self) -> Self::Guard<'_>;
     /// What the VM looks like to its guest.
     fn map(&self) -> &GuestMap;
