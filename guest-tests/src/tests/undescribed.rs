@@ -15,9 +15,8 @@ const EXTERNAL: u64 = 0x10;
 /// Baud rate divisors of the PL011 (DDI0183 3.3.5, 3.3.6), registers that hold what is written.
 const IBRD: u64 = 0x24;
 const FBRD: u64 = 0x28;
-/// UARTPCellID0 and UARTPCellID1 (DDI0183 3.3.14): 0x0d and 0xf0.
-const PCELL_ID0: u64 = 0xff0;
-const PCELL_ID1: u64 = 0xff4;
+/// What the tests of loads put there: a byte that is negative, and one that is not.
+const DIVISORS: [u32; 2] = [0xf0, 0x0d];
 
 /// x1 as base, x2 and x3 as data.
 const BASE: u32 = 1;
@@ -87,6 +86,18 @@ fn refuse(word: u32, device: Device, offset: u64, is_write: bool) -> TestResult 
     Ok(())
 }
 
+/// Runs `test` while the baud rate divisors are [`DIVISORS`].
+fn with_divisors(test: impl FnOnce(Device) -> TestResult) -> TestResult {
+    let uart = uart();
+    let kept = [uart.read32(IBRD), uart.read32(FBRD)];
+    uart.write32(IBRD, DIVISORS[0]);
+    uart.write32(FBRD, DIVISORS[1]);
+    let result = test(uart);
+    uart.write32(IBRD, kept[0]);
+    uart.write32(FBRD, kept[1]);
+    result
+}
+
 guest_test!(loads_with_write_back_read_and_move_on);
 fn loads_with_write_back_read_and_move_on() -> TestResult {
     let gicd = gic::distributor();
@@ -101,30 +112,29 @@ fn loads_with_write_back_read_and_move_on() -> TestResult {
     expect_eq!(pre, ([iidr, u64::MAX], 4));
     let pre = run(load(Index::Pre, -8), gicd, gicd::IIDR + 8, garbage)?;
     expect_eq!(pre, ([iidr, u64::MAX], -8));
-    let byte = run(
-        single(0, 1, Index::Post, 1, DATA),
-        uart(),
-        PCELL_ID1,
-        garbage,
-    )?;
-    expect_eq!(byte, ([0xf0, u64::MAX], 1));
-    Ok(())
+    with_divisors(|uart| {
+        let byte = run(single(0, 1, Index::Post, 1, DATA), uart, IBRD, garbage)?;
+        expect_eq!(byte, ([0xf0, u64::MAX], 1));
+        Ok(())
+    })
 }
 
 guest_test!(loads_with_write_back_extend_the_sign);
 fn loads_with_write_back_extend_the_sign() -> TestResult {
-    for (opc, expected) in [(2, 0xffff_ffff_ffff_fff0), (3, 0xffff_fff0)] {
-        let word = single(0, opc, Index::Post, 4, DATA);
-        let (data, moved) = run(word, uart(), PCELL_ID1, [0; 2])?;
-        expect_eq!((data[0], moved), (expected, 4), "opc {opc}");
-        let word = single(0, opc, Index::Pre, 4, DATA);
-        let (data, moved) = run(word, uart(), PCELL_ID0, [0; 2])?;
-        expect_eq!((data[0], moved), (expected, 4), "opc {opc}");
-        let word = single(0, opc, Index::Pre, -4, DATA);
-        let (data, moved) = run(word, uart(), PCELL_ID1, [u64::MAX; 2])?;
-        expect_eq!((data[0], moved), (0x0d, -4), "opc {opc}");
-    }
-    Ok(())
+    with_divisors(|uart| {
+        for (opc, expected) in [(2, 0xffff_ffff_ffff_fff0), (3, 0xffff_fff0)] {
+            let word = single(0, opc, Index::Post, 4, DATA);
+            let (data, moved) = run(word, uart, IBRD, [0; 2])?;
+            expect_eq!((data[0], moved), (expected, 4), "opc {opc}");
+            let word = single(0, opc, Index::Pre, -4, DATA);
+            let (data, moved) = run(word, uart, FBRD, [0; 2])?;
+            expect_eq!((data[0], moved), (expected, -4), "opc {opc}");
+            let word = single(0, opc, Index::Pre, 4, DATA);
+            let (data, moved) = run(word, uart, IBRD, [u64::MAX; 2])?;
+            expect_eq!((data[0], moved), (0x0d, 4), "opc {opc}");
+        }
+        Ok(())
+    })
 }
 
 guest_test!(stores_with_write_back_write_and_move_on);
