@@ -1,7 +1,7 @@
 //! halligan: a type-1 hypervisor for arm64 that can stop any vCPU, whatever it masks.
 //!
 //! The rules are in `hv-core`; this crate is the thin shell around them: it enters guests, reads and
-//! writes hardware, and performs what the rules decide. Start reading at `run.rs`.
+//! writes hardware, and performs what the rules decide. Start reading at `hv_core::vm::VcpuLoop`.
 //!
 //! `unsafe` is denied in the workspace. The modules below that carry an `expect` are all the rooms where
 //! it lives, each with its reason. `test_image.rs` is the root of the same sources with fault injection.

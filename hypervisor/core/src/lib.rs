@@ -1,6 +1,6 @@
 //! The rules the hypervisor enforces, as values: what a guest's call means, which event fires, what an
-//! interrupt does next. Nothing here reads a register, a clock or a lock, allocates outside a
-//! constructor, or knows a machine; `hypervisor` performs what is decided here.
+//! interrupt does next. Nothing here reads a register, a clock or a lock but through
+//! the traits of `vm`, allocates outside a constructor, or knows a machine; `hypervisor` performs what is decided here.
 #![no_std]
 #![forbid(unsafe_code)]
 
