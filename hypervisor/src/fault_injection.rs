@@ -20,7 +20,7 @@ use hv_core::regs::GuestRegs;
 
 use crate::percpu::{self, Percpu};
 use crate::stop::{Cause, stop_machine};
-use crate::{console, log, memory, patience, stop, sysregs};
+use crate::{console, log, memory, stop, sysregs};
 
 global_asm!(
     include_str!("enter_guest.S"),
@@ -57,6 +57,10 @@ static WEDGES: [AtomicU8; MAX_PCPUS] = [const { AtomicU8::new(0) }; MAX_PCPUS];
 static BREAK: [AtomicU8; 2] = [const { AtomicU8::new(0) }; 2];
 /// pCPUs that are to get stuck and are not yet.
 static LEFT: AtomicU8 = AtomicU8::new(0);
+/// The prober spins for less than 1 << 10 turns between two events: several times what a guest's call takes in EL2.
+const DELAY_BITS: u32 = 10;
+/// Of the congruential generator modulo 1 << 32 in Numerical Recipes (Press et al.), 7.1.
+const MULTIPLIER: u32 = 1_664_525;
 /// Which pCPU EL3 is to interrupt, and how many times.
 static PROBE: [AtomicU32; 2] = [const { AtomicU32::new(0) }; 2];
 
@@ -164,21 +168,40 @@ pub fn at_trng_call(me: PcpuId, regs: &mut GuestRegs) -> bool {
     true
 }
 
-/// Has EL3 interrupt `target` so often, one event after the other; x0 to x2 answer how often it came back, and how
-/// often it had been in a vector or in the world switch, and in the guest.
+/// Has EL3 interrupt `target` COUNT times, one event after the other, and on until a tenth of COUNT events have met a
+/// vector or the world switch or nine tenths the guest, ten times COUNT at most; x0 to x2 answer how often it came back,
+/// and how often it had been in a vector or in the world switch, and in the guest.
+///
+/// Where events meet the target is for the host to say. Without more, one is pending when EL3 returns from the one
+/// before, and interrupts the same instruction again: so the target gets to run between two, until its guest exits again
+/// if EL2 was interrupted, and for a while that differs each time. And QEMU reads counters and signals interrupts under one
+/// lock of the machine: a target that reads a counter at each exit often waits there while it is signalled, and all the time
+/// if the prober reads one, too. So the prober waits by turns and not by the counter.
 #[cold]
 fn probe(target: &Percpu, count: u32, regs: &mut GuestRegs) {
     let events = || target.events.load(Ordering::Acquire);
     let before = events();
-    let [mut in_switch, mut in_guest] = [0; 2];
-    for _ in 0..count {
+    let [mut in_switch, mut in_guest] = [0u32; 2];
+    let mut delay = 1u32;
+    let mut exits = None;
+    for tried in 0..count.saturating_mul(10) {
+        let is_enough = in_switch >= count / 10 || in_guest >= count / 10 * 9;
+        if tried >= count && is_enough {
+            break;
+        }
+        if let Some(exits) = exits.take() {
+            // A guest that does not exit again is met there.
+            let _again = wait(1 << DELAY_BITS, || target.signs().count != exits);
+        }
+        delay = delay.wrapping_mul(MULTIPLIER).wrapping_add(1);
+        let _never = wait(delay >> (32 - DELAY_BITS), || false);
         let seen = events();
         target.sample.ask();
         if !stop::interrupt(target) {
             break;
         }
         // Who did not come is not counted.
-        let _came = patience::within(2_000_000, || (events() != seen).then_some(()));
+        let _came = wait(u32::MAX, || events() != seen);
         if !target.sample.collect() {
             continue;
         }
@@ -187,13 +210,22 @@ fn probe(target: &Percpu, count: u32, regs: &mut GuestRegs) {
         target.sample.release();
         if context.is_guest() {
             in_guest += 1;
-        } else if is_switch(context.pc) {
-            in_switch += 1;
+        } else {
+            exits = Some(target.signs().count);
+            in_switch += u32::from(is_switch(context.pc));
         }
     }
     regs.x[0] = events().wrapping_sub(before).into();
-    regs.x[1] = in_switch;
-    regs.x[2] = in_guest;
+    regs.x[1] = in_switch.into();
+    regs.x[2] = in_guest.into();
+}
+
+/// Waits for `is_so`, for so many turns at most; whether it is so.
+fn wait(turns: u32, is_so: impl Fn() -> bool) -> bool {
+    (0..turns).any(|_| {
+        core::hint::spin_loop();
+        is_so()
+    })
 }
 
 /// Whether `pc` is in a vector or on the way into a guest or out of it, where an exception's registers are live.

@@ -12,7 +12,7 @@ use crate::rt::patterns::{self, Across, Context};
 use crate::rt::sync::{Flag, eventually};
 use crate::rt::{cpu, gic, sysreg};
 
-/// COUNT of the two tests. The first is slow: QEMU then takes interrupts between any two instructions.
+/// COUNT of the two tests; there are more events where too few of them meet what they are meant for. The first is slow: QEMU then takes interrupts between any two instructions.
 const IN_EL2: u64 = 3000;
 const OVER_A_GUEST: u64 = 10_000;
 const SEED: u64 = 0x0f1e_2d3c_4b5a_6978;
@@ -69,7 +69,7 @@ fn c312_events_in_el2s_way_in_and_out_change_no_register() -> TestResult {
     let [events, live, _] = *MET.lock();
     metric("events", events, "events");
     metric("in_vectors_and_world_switch", live, "events");
-    expect_eq!(events, IN_EL2);
+    expect_that!(events >= IN_EL2, "{events} of them");
     expect_that!(live >= IN_EL2 / 10, "{live} of them");
     expect_that!(cpu::wait_off(1));
     Ok(())
@@ -120,7 +120,7 @@ fn c313_events_over_a_guest_keep_registers_and_memory() -> TestResult {
     let [events, _, over] = *MET.lock();
     metric("events", events, "events");
     metric("over_the_guest", over, "events");
-    expect_eq!(events, OVER_A_GUEST);
+    expect_that!(events >= OVER_A_GUEST, "{events} of them");
     expect_that!(over >= OVER_A_GUEST / 10 * 9, "{over} of them");
     expect_that!(cpu::wait_off(1));
     Ok(())
