@@ -358,6 +358,8 @@ impl Shared {
         }
         self.uart.reset();
         self.uart_line = false;
+        // Nobody runs whom it could concern. Left up, the line would interrupt the next guest until it rises and falls.
+        let _ = self.vgic.set_line(self.uart_intid, None, false);
         if core::mem::take(&mut self.is_receive_held) {
             cpu.set_receive(true);
         }
