@@ -1,0 +1,168 @@
+//! The pCPU that a vCPU runs on, as [`Hardware`].
+
+use std::cell::RefMut;
+
+use hv_core::psci::Endian;
+use hv_core::regs::{El1, El1Values, GuestRegs};
+use hv_core::time::Instant;
+use hv_core::trace::Event;
+use hv_core::trng;
+use hv_core::vgic::lr::hcr;
+use hv_core::vgic::{Effects, ListReg};
+use hv_core::vm::{self, End, GuestExit, Hardware, Interrupt};
+
+use crate::Interface;
+
+/// Where a [`Cpu`] stands: what of it is seen from outside, and what happens to it.
+pub trait Site {
+    /// Its virtual CPU interface.
+    fn interface(&self) -> RefMut<'_, Interface>;
+    /// Runs the guest until it exits.
+    fn enter(&self, regs: &mut GuestRegs, el1: &mut El1Values) -> GuestExit;
+    /// Acknowledges a physical interrupt.
+    fn acknowledge(&self) -> Interrupt;
+    /// Does what the virtual GIC decided about physical interrupts.
+    fn perform(&self, effects: &Effects);
+    /// Sleeps until it is interrupted.
+    fn sleep(&self);
+    /// Waits for siblings that are still in the guest.
+    fn wait_for_siblings(&self, end: End);
+    /// The vCPU is on from now on, or off.
+    fn show_guest(&self, _is_on: bool) {}
+    /// Something is traced.
+    fn observe(&self, _event: Event) {}
+    /// A byte goes to the machine's console.
+    fn transmit(&self, _byte: u8) {}
+    /// A byte comes from the machine's console.
+    fn receive(&self) -> Option<u8> {
+        None
+    }
+    /// The time.
+    fn now(&self) -> Instant {
+        Instant(0)
+    }
+}
+
+/// A pCPU in memory.
+#[derive(Debug)]
+pub struct Cpu<S> {
+    site: S,
+    el1: El1Values,
+}
+
+impl<S: Site> Cpu<S> {
+    /// A pCPU at `site`.
+    pub fn new(site: S) -> Self {
+        Self {
+            site,
+            el1: El1Values::default(),
+        }
+    }
+}
+
+impl<S: Site> El1 for Cpu<S> {
+    fn vbar(&self) -> u64 {
+        self.el1.vbar
+    }
+    fn sctlr(&self) -> u64 {
+        self.el1.sctlr
+    }
+    fn stack_pointers(&self) -> [u64; 2] {
+        self.el1.sp
+    }
+    fn set_return(&mut self, elr: u64, spsr: u64) {
+        self.el1.set_return(elr, spsr);
+    }
+    fn set_syndrome(&mut self, esr: u64, far: u64) {
+        self.el1.set_syndrome(esr, far);
+    }
+}
+
+impl<S: Site> vm::Pcpu for Cpu<S> {
+    fn id_register(&self, _: u32, _: u32) -> u64 {
+        u64::MAX
+    }
+    fn now(&self) -> Instant {
+        self.site.now()
+    }
+    fn observe(&self, event: Event) {
+        self.site.observe(event);
+    }
+}
+
+impl<S: Site> Hardware for Cpu<S> {
+    fn list_regs(&self) -> usize {
+        self.site.interface().list_regs()
+    }
+    fn list_register(&self, index: usize) -> ListReg {
+        self.site.interface().get(index)
+    }
+    fn list_register_word(&self, value: ListReg) -> u64 {
+        self.site.interface().spell(value)
+    }
+    fn set_list_register(&mut self, index: usize, word: u64) {
+        self.site.interface().set(index, word);
+    }
+    fn empty_list_registers(&self) -> u64 {
+        self.site.interface().empty()
+    }
+    fn deactivations(&self) -> u32 {
+        let interface = self.site.interface();
+        hcr::deactivations(interface.hcr(), interface.vmcr())
+    }
+    fn set_ich_hcr(&mut self, value: u64) {
+        self.site.interface().set_hcr(value);
+    }
+    fn reset_virtual_interface(&mut self) {
+        self.site.interface().reset();
+    }
+    fn perform(&mut self, effects: &Effects) {
+        self.site.perform(effects);
+    }
+
+    fn acknowledge(&mut self) -> Interrupt {
+        self.site.acknowledge()
+    }
+    // The hypervisor's own interrupts are up for as long as their reason is.
+    fn deactivate(&mut self, _: u32) {}
+    fn set_alarm(&mut self, _: Option<Instant>) {}
+    fn look_after(&mut self) {}
+    fn wait_for_siblings(&mut self, end: End) {
+        self.site.wait_for_siblings(end);
+    }
+
+    fn enter(&mut self, regs: &mut GuestRegs) -> GuestExit {
+        self.site.enter(regs, &mut self.el1)
+    }
+    fn show_guest(&mut self, regs: Option<&GuestRegs>) {
+        self.site.show_guest(regs.is_some());
+    }
+    fn wait_for_interrupt(&mut self) {
+        self.site.sleep();
+    }
+    fn set_virtual_serror(&mut self, _: bool) {}
+    fn reset_el1(&mut self) {
+        self.el1 = El1Values::default();
+    }
+    fn reset_core(&mut self) {
+        self.reset_el1();
+    }
+    fn endian(&self) -> Endian {
+        Endian::Little
+    }
+    fn set_endian(&mut self, _: Endian) {}
+    fn instruction(&self, _: u64) -> Option<u32> {
+        None
+    }
+    fn set_stack_pointer(&mut self, is_el1: bool, value: u64) {
+        self.el1.sp[usize::from(is_el1)] = value;
+    }
+    fn answer_trng(&mut self, _: trng::Call, _: &mut GuestRegs) {}
+    fn transmit(&mut self, byte: u8) {
+        self.site.transmit(byte);
+    }
+    fn receive(&mut self) -> Option<u8> {
+        self.site.receive()
+    }
+    fn set_receive(&mut self, _: bool) {}
+}

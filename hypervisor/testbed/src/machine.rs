@@ -1,0 +1,490 @@
+//! A machine whose vCPUs run [`VcpuLoop`], each as a coroutine that gives way when it enters its guest or sleeps.
+//! Nothing happens unless a test says so: a kick that was posted is not taken before [`Machine::interrupt`].
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use corosensei::stack::DefaultStack;
+use corosensei::{Coroutine, Yielder};
+use hv_abi::psci;
+use hv_core::entry::Features;
+use hv_core::id::{IntId, Mpidr, VcpuId, VcpuSet};
+use hv_core::mailbox::Mailbox;
+use hv_core::psci::Reclaim;
+use hv_core::regs::{El1Values, GuestRegs};
+use hv_core::sdei::{self, Board};
+use hv_core::trace::Event;
+use hv_core::vgic::{self, Affinities, Leftovers, LrSource, Model, Vgic};
+use hv_core::vm::{
+    self, GuestExit, GuestMap, IpaRange, REDISTRIBUTOR_SIZE, Shared, SharedConfig, Vcpu, VcpuLoop,
+};
+
+use crate::exits::{
+    DISTRIBUTOR, GICC_DIR, RAM, REDISTRIBUTORS, SGI_FRAME, Transfer, UART, exit_of,
+};
+use crate::world::{Place, Port, Seat, World};
+use crate::{Acknowledged, Cpu, Ended, Interface, Physical};
+
+/// What a machine is made from.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// Which GIC it has.
+    pub model: Model,
+    /// vCPU `i` has affinity `mpidrs[i]`.
+    pub mpidrs: Vec<Mpidr>,
+    /// How many list registers.
+    pub list_regs: usize,
+    /// How many SPIs.
+    pub spis: u32,
+    /// PPIs and SPIs that are the guest's.
+    pub passed_through: Vec<IntId>,
+    /// SPIs that the machine has besides, and no guest.
+    pub others: Vec<IntId>,
+    /// The emulated UART's interrupt.
+    pub uart: IntId,
+    /// The SDEI that guests have.
+    pub sdei: sdei::Config<'static>,
+    /// What CPU_OFF leaves of pending interrupts.
+    pub leftovers: Leftovers,
+    /// The short ways that an interrupt may take are open. If not, list registers are folded and chosen anew before every
+    /// entry.
+    pub has_short_ways: bool,
+    /// EOIcount counts ends that only drop the priority, too, as in QEMU.
+    pub counts_drops: bool,
+}
+
+impl Built {
+    /// A GICv3 with `vcpus` vCPUs of affinity 0.0.0.n and 4 list registers.
+    pub fn new(vcpus: u8) -> Self {
+        Self {
+            model: Model::V3,
+            mpidrs: (0..vcpus.into()).map(Mpidr::new).collect(),
+            list_regs: 4,
+            spis: 64,
+            passed_through: Vec::new(),
+            others: Vec::new(),
+            uart: IntId(33),
+            sdei: sdei::Config::default(),
+            leftovers: Leftovers::Dropped,
+            has_short_ways: true,
+            counts_drops: false,
+        }
+    }
+
+    /// The machine, with its boot vCPU in the guest and the others off.
+    pub fn start(self) -> Machine {
+        let vcpus = self.mpidrs.len();
+        let range = |start, size| IpaRange { start, size };
+        let is_v3 = self.model == Model::V3;
+        let map = GuestMap {
+            affinities: Affinities::new(&self.mpidrs),
+            ram: vec![RAM],
+            uart: range(UART, 0x1000),
+            distributor: range(DISTRIBUTOR, 0x1_0000),
+            gic: self.model,
+            deactivate: range(GICC_DIR, if is_v3 { 0 } else { 0x1000 }),
+            redistributors: if is_v3 {
+                vec![range(REDISTRIBUTORS, vcpus as u64 * REDISTRIBUTOR_SIZE)]
+            } else {
+                Vec::new()
+            },
+            board: Board::new(vcpus),
+            has_debug_calls: true,
+        };
+        let gic = Vgic::new(&vgic::Config {
+            model: self.model,
+            mpidrs: &self.mpidrs,
+            last: map.last_redistributors(vcpus),
+            spis: self.spis,
+            passed_through: &self.passed_through,
+            priority_bits: 5,
+            list_regs: self.list_regs,
+        });
+        let shared = Shared::new(SharedConfig {
+            vcpus,
+            vgic: gic,
+            sdei: self.sdei,
+            reclaim: Reclaim::Parked,
+            uart_intid: self.uart,
+            leftovers: self.leftovers,
+        });
+        let mut interface = Interface::new(self.model, self.list_regs);
+        interface.counts_drops = self.counts_drops;
+        let seat = || Seat {
+            place: Cell::new(Place::Nowhere),
+            mailbox: Mailbox::new(),
+            bell: Cell::new(false),
+            interface: RefCell::new(interface.clone()),
+            regs: RefCell::default(),
+            el1: RefCell::default(),
+            exit: Cell::new(None),
+            entries: Cell::new(0),
+            locks: Cell::new(0),
+            events: RefCell::default(),
+        };
+        let world = Rc::new(World {
+            shared: RefCell::new(shared),
+            map,
+            seats: (0..vcpus).map(|_| seat()).collect(),
+            physical: RefCell::new(Physical::new(
+                &[&self.passed_through[..], &self.others].concat(),
+                vcpus as u8,
+            )),
+            received: RefCell::new(VecDeque::new()),
+            has_short_ways: self.has_short_ways,
+            now: Cell::new(7),
+        });
+        let cpus = (0..vcpus as u8)
+            .map(|n| coroutine(Rc::clone(&world), n, self.sdei))
+            .collect();
+        let mut machine = Machine { world, cpus };
+        machine.run(0);
+        machine.interrupt(0);
+        assert_eq!(machine.place(0), Place::Guest);
+        for n in 1..vcpus as u8 {
+            machine.run(n);
+        }
+        machine
+    }
+}
+
+/// What a coroutine needs at most; assertions that fail in it need most of that.
+const STACK: usize = 256 << 10;
+
+type Vcpus = Coroutine<(), (), (), DefaultStack>;
+
+fn coroutine(world: Rc<World>, n: u8, sdei: sdei::Config<'static>) -> Vcpus {
+    Coroutine::with_stack(
+        DefaultStack::new(STACK).expect("a stack"),
+        move |yielder: &Yielder<(), ()>, ()| {
+            let port = Port { world, yielder, n };
+            if n == 0 {
+                vm::load(&port, &mut Cpu::new(port.clone()));
+            }
+            let cpu = Cpu::new(port.clone());
+            let vcpu = Vcpu::new(VcpuId(n), Features::default(), &sdei);
+            VcpuLoop::new(port, cpu, vcpu).run()
+        },
+    )
+}
+
+/// A machine and its guest.
+pub struct Machine {
+    world: Rc<World>,
+    cpus: Vec<Vcpus>,
+}
+
+impl Machine {
+    /// How many vCPUs.
+    pub fn vcpus(&self) -> u8 {
+        self.cpus.len() as u8
+    }
+
+    fn seat(&self, n: u8) -> &Seat {
+        &self.world.seats[usize::from(n)]
+    }
+
+    /// Where a vCPU is.
+    pub fn place(&self, n: u8) -> Place {
+        self.seat(n).place.get()
+    }
+
+    /// Whether a vCPU is in its guest.
+    pub fn is_on(&self, n: u8) -> bool {
+        self.place(n) == Place::Guest
+    }
+
+    /// The virtual CPU interface of a vCPU.
+    pub fn interface(&self, n: u8) -> RefMut<'_, Interface> {
+        self.seat(n).interface.borrow_mut()
+    }
+
+    /// The physical GIC.
+    pub fn physical(&self) -> RefMut<'_, Physical> {
+        self.world.physical.borrow_mut()
+    }
+
+    /// What a vCPU in the guest has in its registers.
+    pub fn regs(&self, n: u8) -> RefMut<'_, GuestRegs> {
+        self.seat(n).regs.borrow_mut()
+    }
+
+    /// Its registers of EL1.
+    pub fn el1(&self, n: u8) -> RefMut<'_, El1Values> {
+        self.seat(n).el1.borrow_mut()
+    }
+
+    /// How often a vCPU has entered its guest.
+    pub fn entries(&self, n: u8) -> u64 {
+        self.seat(n).entries.get()
+    }
+
+    /// How often a vCPU has taken a lock of its VM's.
+    pub fn locks(&self, n: u8) -> u64 {
+        self.seat(n).locks.get()
+    }
+
+    /// What a vCPU has traced since this was asked last.
+    pub fn events(&self, n: u8) -> Vec<Event> {
+        self.seat(n).events.take()
+    }
+
+    /// Whom a kick has been posted to, and who has not taken it.
+    pub fn rung(&self) -> VcpuSet {
+        let mut rung = VcpuSet::EMPTY;
+        for n in (0..self.vcpus()).filter(|&n| !self.seat(n).mailbox.is_empty()) {
+            rung.insert(VcpuId(n));
+        }
+        rung
+    }
+
+    /// The machine's console receives a byte.
+    pub fn receive(&mut self, byte: u8) {
+        self.world.received.borrow_mut().push_back(byte);
+    }
+
+    fn run(&mut self, n: u8) {
+        self.cpus[usize::from(n)].resume(());
+        self.check();
+    }
+
+    /// vCPU `n` leaves its guest, and comes back or sleeps.
+    ///
+    /// # Panics
+    ///
+    /// If it is not in its guest.
+    pub fn exit(&mut self, n: u8, why: GuestExit) {
+        assert!(self.is_on(n), "vCPU {n} is not in its guest");
+        self.seat(n).exit.set(Some(why));
+        self.run(n);
+    }
+
+    /// vCPU `n` takes all that interrupts it. One that sleeps is woken by that.
+    ///
+    /// # Panics
+    ///
+    /// If there is no end to it.
+    pub fn interrupt(&mut self, n: u8) {
+        for _ in 0..200 {
+            if !self.world.is_interrupted(n) {
+                return;
+            }
+            if self.is_on(n) {
+                self.exit(n, GuestExit::Interrupt);
+            } else {
+                self.run(n);
+            }
+        }
+        panic!("vCPU {n} is interrupted without end");
+    }
+
+    /// Whether something interrupts vCPU `n`.
+    pub fn is_interrupted(&self, n: u8) -> bool {
+        self.world.is_interrupted(n)
+    }
+
+    /// All take what interrupts them, until nothing does.
+    ///
+    /// # Panics
+    ///
+    /// If there is no end to it.
+    pub fn settle(&mut self) {
+        for _ in 0..200 {
+            let Some(n) = (0..self.vcpus()).find(|&n| self.world.is_interrupted(n)) else {
+                return;
+            };
+            self.interrupt(n);
+        }
+        panic!("interrupts without end");
+    }
+
+    // What a guest does that exits.
+
+    /// A store of `size` bytes.
+    pub fn store(&mut self, n: u8, ipa: u64, size: u8, value: u64) {
+        self.regs(n).x[1] = value;
+        self.exit(n, exit_of(Transfer::Store { ipa, size, rt: 1 }));
+    }
+
+    /// A load of `size` bytes; `None` if the guest has to run it again.
+    pub fn load(&mut self, n: u8, ipa: u64, size: u8) -> Option<u64> {
+        let pc = self.regs(n).pc;
+        self.exit(n, exit_of(Transfer::Load { ipa, size, rt: 2 }));
+        let regs = self.regs(n);
+        (regs.pc != pc).then(|| regs.x[2])
+    }
+
+    /// A load that is run again until siblings, who take their kicks meanwhile, have answered.
+    ///
+    /// # Panics
+    ///
+    /// If it finds no end.
+    pub fn poll(&mut self, n: u8, ipa: u64, size: u8) -> u64 {
+        for _ in 0..3 * self.vcpus() {
+            if let Some(value) = self.load(n, ipa, size) {
+                return value;
+            }
+            for other in 0..self.vcpus() {
+                self.interrupt(other);
+            }
+        }
+        panic!("the load at {ipa:#x} finds no end");
+    }
+
+    /// MSR of S3_0_C12_`crm`_`op2`.
+    pub fn write_register(&mut self, n: u8, (crm, op2): (u8, u8), value: u64) {
+        self.regs(n).x[1] = value;
+        self.exit(n, exit_of(Transfer::Write { crm, op2, rt: 1 }));
+    }
+
+    /// MRS of S3_0_C12_`crm`_`op2`.
+    pub fn read_register(&mut self, n: u8, (crm, op2): (u8, u8)) -> u64 {
+        self.exit(n, exit_of(Transfer::Read { crm, op2, rt: 2 }));
+        self.regs(n).x[2]
+    }
+
+    /// ICC_SGI1R_EL1: to vCPUs of affinity 0.0.0.n with n in `targets`.
+    pub fn send_sgi(&mut self, n: u8, intid: u32, targets: u16) {
+        self.write_register(n, (11, 5), u64::from(intid) << 24 | u64::from(targets));
+    }
+
+    /// SMC with these in x0 and on; what is in x0 then.
+    pub fn call(&mut self, n: u8, function: u32, args: &[u64]) -> u64 {
+        {
+            let mut regs = self.regs(n);
+            regs.x[0] = function.into();
+            regs.x[1..=args.len()].copy_from_slice(args);
+        }
+        self.exit(n, exit_of(Transfer::Smc));
+        self.regs(n).x[0]
+    }
+
+    /// CPU_ON of `target`, which then is in its guest.
+    ///
+    /// # Panics
+    ///
+    /// If it is not off.
+    pub fn turn_on(&mut self, n: u8, target: u8) {
+        let mpidr = self
+            .world
+            .map
+            .affinities
+            .mpidr(VcpuId(target))
+            .map_or(0, Mpidr::bits);
+        let answer = self.call(n, psci::CPU_ON[1], &[mpidr, RAM.start, 0]);
+        assert_eq!(answer as i64, 0, "CPU_ON of vCPU {target}");
+        self.interrupt(target);
+        assert!(self.is_on(target));
+    }
+
+    /// CPU_OFF.
+    pub fn turn_off(&mut self, n: u8) {
+        self.call(n, psci::CPU_OFF, &[]);
+        assert_eq!(self.place(n), Place::Asleep);
+    }
+
+    /// SYSTEM_RESET by a vCPU that is on, until vCPU 0 is in the guest that was loaded anew.
+    ///
+    /// # Panics
+    ///
+    /// If that does not come to be.
+    pub fn reset(&mut self, n: u8) {
+        self.call(n, psci::SYSTEM_RESET, &[]);
+        for _ in 0..200 {
+            if self.place(n) != Place::Waiting {
+                break;
+            }
+            // Who waits takes no interrupt.
+            for other in (0..self.vcpus()).filter(|&other| other != n) {
+                self.interrupt(other);
+            }
+            self.run(n);
+        }
+        self.settle();
+        assert!(self.is_on(0), "vCPU 0 is {:?}", self.place(0));
+    }
+
+    /// ICC_DIR_EL1 or GICC_DIR, which traps.
+    pub fn deactivate(&mut self, n: u8, which: Acknowledged) {
+        if self.world.map.gic == Model::V3 {
+            self.write_register(n, (11, 1), which.intid.0.into());
+        } else {
+            let word = u64::from(which.sender) << 10 | u64::from(which.intid.0);
+            self.store(n, GICC_DIR, 4, word);
+        }
+    }
+
+    // What a guest does without an exit.
+
+    /// Takes the interrupt that is signalled to vCPU `n`, if any.
+    pub fn acknowledge(&mut self, n: u8) -> Option<Acknowledged> {
+        if !self.is_on(n) {
+            return None;
+        }
+        let taken = self.interface(n).acknowledge();
+        self.check();
+        taken
+    }
+
+    /// Ends the interrupt that vCPU `n` acknowledged last.
+    pub fn end(&mut self, n: u8) -> Option<Acknowledged> {
+        if !self.is_on(n) {
+            return None;
+        }
+        let (last, ended) = self.interface(n).end()?;
+        if let Ended::Physical(intid) = ended {
+            self.physical().deactivate(intid, n);
+        }
+        self.check();
+        Some(last)
+    }
+
+    // Where things are.
+
+    /// Where the register of an interrupt is in a bank of one bit each, and its bit.
+    pub fn bit_of(&self, bank: u64, intid: IntId, owner: u8) -> (u64, u32) {
+        let offset = bank + u64::from(intid.0 / 32) * 4;
+        (self.place_of(intid, owner) + offset, intid.0 % 32)
+    }
+
+    /// Where the frame begins that has the registers of an interrupt.
+    pub fn place_of(&self, intid: IntId, owner: u8) -> u64 {
+        if intid.is_private() && self.world.map.gic == Model::V3 {
+            REDISTRIBUTORS + u64::from(owner) * REDISTRIBUTOR_SIZE + SGI_FRAME
+        } else {
+            DISTRIBUTOR
+        }
+    }
+
+    /// Writes 1 to the bit of an interrupt.
+    pub fn store_bit(&mut self, n: u8, bank: u64, intid: IntId, owner: u8) {
+        let (ipa, bit) = self.bit_of(bank, intid, owner);
+        self.store(n, ipa, 4, 1 << bit);
+    }
+
+    /// Reads the bit of an interrupt, see [`poll`](Self::poll).
+    pub fn poll_bit(&mut self, n: u8, bank: u64, intid: IntId, owner: u8) -> bool {
+        let (ipa, bit) = self.bit_of(bank, intid, owner);
+        self.poll(n, ipa, 4) >> bit & 1 != 0
+    }
+
+    /// What must be true at any time: an interrupt is in one list register, and if that has HW = 1, the physical
+    /// interrupt is active.
+    fn check(&self) {
+        let mut seen = Vec::new();
+        for n in 0..self.vcpus() {
+            for lr in self.interface(n).contents() {
+                let intid = IntId(lr.vintid);
+                let key = (intid, intid.is_private().then_some(n));
+                assert!(!seen.contains(&key), "{intid:?} is in two list registers");
+                seen.push(key);
+                if let LrSource::Hardware { pintid } = lr.source {
+                    assert_eq!(pintid, lr.vintid);
+                    let is_active = self.physical().wire(intid, n).active;
+                    assert!(is_active, "{intid:?} has HW = 1 and is not active");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! What all vCPUs of a machine in memory reach, and the way in which one of them does.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use corosensei::Yielder;
+use hv_core::id::{IntId, VcpuId};
+use hv_core::mailbox::{Mailbox, Requests};
+use hv_core::regs::{El1Values, GuestRegs};
+use hv_core::time::Instant;
+use hv_core::trace::Event;
+use hv_core::vgic::{Effects, LrSource};
+use hv_core::vm::{self, End, GuestExit, GuestMap, Interrupt, Load, Shared};
+
+use crate::{CONSOLE, Interface, MAINTENANCE, Physical, RAM, Site};
+
+/// Where a vCPU is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// It has not begun to wait for its start.
+    Nowhere,
+    /// In its guest.
+    Guest,
+    /// Asleep, off or suspended.
+    Asleep,
+    /// It ends the VM, and waits for siblings.
+    Waiting,
+}
+
+/// One vCPU and its pCPU.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub place: Cell<Place>,
+    pub mailbox: Mailbox,
+    pub bell: Cell<bool>,
+    pub interface: RefCell<Interface>,
+    /// Its registers while it is in the guest.
+    pub regs: RefCell<GuestRegs>,
+    pub el1: RefCell<El1Values>,
+    /// Why it leaves the guest next.
+    pub exit: Cell<Option<GuestExit>>,
+    /// How often it has entered its guest.
+    pub entries: Cell<u64>,
+    /// How often it has taken a lock of its VM's.
+    pub locks: Cell<u64>,
+    /// What it has traced since somebody looked.
+    pub events: RefCell<Vec<Event>>,
+}
+
+/// What all vCPUs reach.
+#[derive(Debug)]
+pub struct World {
+    pub(crate) shared: RefCell<Shared>,
+    pub(crate) map: GuestMap,
+    pub(crate) seats: Vec<Seat>,
+    pub(crate) physical: RefCell<Physical>,
+    /// Bytes that the machine's console has received.
+    pub(crate) received: RefCell<VecDeque<u8>>,
+    /// Short ways past the general one are open.
+    pub(crate) has_short_ways: bool,
+    pub(crate) now: Cell<u64>,
+}
+
+impl World {
+    /// Whether something interrupts the pCPU of vCPU `n`.
+    pub(crate) fn is_interrupted(&self, n: u8) -> bool {
+        let seat = &self.seats[usize::from(n)];
+        seat.bell.get()
+            || self.physical.borrow().fires(n).is_some()
+            || seat.interface.borrow().wants_maintenance()
+            || n == 0 && !self.received.borrow().is_empty()
+    }
+
+    /// Whether another vCPU than `n` has an interrupt in a list register with HW = 1.
+    pub(crate) fn is_elsewhere(&self, intid: IntId, n: u8) -> bool {
+        (0..).zip(&self.seats).any(|(other, seat)| {
+            if other == n {
+                return false;
+            }
+            let lr = seat.interface.borrow().find(intid);
+            lr.is_some_and(|lr| matches!(lr.source, LrSource::Hardware { .. }))
+        })
+    }
+}
+
+/// The world as one vCPU reaches it.
+pub(crate) struct Port<'y> {
+    pub world: Rc<World>,
+    pub yielder: &'y Yielder<(), ()>,
+    pub n: u8,
+}
+
+impl Clone for Port<'_> {
+    fn clone(&self) -> Self {
+        Self {
+            world: Rc::clone(&self.world),
+            ..*self
+        }
+    }
+}
+
+impl Port<'_> {
+    fn seat(&self) -> &Seat {
+        &self.world.seats[usize::from(self.n)]
+    }
+
+    fn give_way(&self, place: Place) {
+        self.seat().place.set(place);
+        self.yielder.suspend(());
+    }
+}
+
+impl vm::Vm for Port<'_> {
+    type Guard<'a>
+        = RefMut<'a, Shared>
+    where
+        Self: 'a;
+
+    fn lock(&self) -> RefMut<'_, Shared> {
+        let locks = &self.seat().locks;
+        locks.set(locks.get() + 1);
+        self.world.shared.borrow_mut()
+    }
+
+    fn map(&self) -> &GuestMap {
+        &self.world.map
+    }
+
+    fn ask(&self, vcpu: VcpuId, requests: Requests) {
+        if let Some(seat) = self.world.seats.get(vcpu.index()) {
+            seat.mailbox.post(requests);
+            seat.bell.set(true);
+        }
+    }
+
+    fn remind(&self, me: VcpuId, requests: Requests) {
+        self.world.seats[me.index()].mailbox.post(requests);
+    }
+
+    /// Without short ways somebody has always kicked: then all list registers are folded and chosen anew.
+    fn is_asked(&self, me: VcpuId) -> bool {
+        !self.world.has_short_ways || !self.world.seats[me.index()].mailbox.is_empty()
+    }
+
+    fn take(&self, me: VcpuId) -> Requests {
+        let requests = self.world.seats[me.index()].mailbox.take();
+        if self.world.has_short_ways {
+            requests
+        } else {
+            Requests(requests.0 | Requests::SYNC.0)
+        }
+    }
+
+    fn announce(&self, _: End) {}
+    fn report(&self, _: &vm::Vcpu) {}
+    fn conclude(&self) {}
+    fn finish(&self) {}
+
+    fn write_memory(&self) -> Load {
+        Load {
+            entry: RAM.start,
+            context: 0,
+        }
+    }
+}
+
+impl Site for Port<'_> {
+    fn interface(&self) -> RefMut<'_, Interface> {
+        self.seat().interface.borrow_mut()
+    }
+
+    fn enter(&self, regs: &mut GuestRegs, el1: &mut El1Values) -> GuestExit {
+        let seat = self.seat();
+        seat.regs.replace(regs.clone());
+        seat.el1.replace(el1.clone());
+        seat.entries.set(seat.entries.get() + 1);
+        self.give_way(Place::Guest);
+        regs.clone_from(&seat.regs.borrow());
+        el1.clone_from(&seat.el1.borrow());
+        seat.exit
+            .take()
+            .expect("a vCPU leaves its guest for a reason")
+    }
+
+    fn acknowledge(&self) -> Interrupt {
+        let (world, n) = (&self.world, self.n);
+        let fires = world.physical.borrow().fires(n);
+        if let Some(intid) = fires {
+            world.physical.borrow_mut().acknowledge(intid, n);
+            Interrupt::Guest(intid)
+        } else if self.interface().wants_maintenance() {
+            Interrupt::Maintenance(MAINTENANCE)
+        } else if n == 0 && !world.received.borrow().is_empty() {
+            Interrupt::Console(CONSOLE)
+        } else {
+            self.seat().bell.set(false);
+            Interrupt::None
+        }
+    }
+
+    fn perform(&self, effects: &Effects) {
+        for intid in effects.deactivate.iter() {
+            assert!(
+                intid.is_private() || !self.world.is_elsewhere(intid, self.n),
+                "{intid:?} is deactivated under a list register"
+            );
+        }
+        self.world.physical.borrow_mut().perform(effects);
+    }
+
+    fn sleep(&self) {
+        self.give_way(Place::Asleep);
+    }
+
+    fn wait_for_siblings(&self, _: End) {
+        self.give_way(Place::Waiting);
+    }
+
+    fn observe(&self, event: Event) {
+        self.seat().events.borrow_mut().push(event);
+    }
+
+    fn receive(&self) -> Option<u8> {
+        self.world.received.borrow_mut().pop_front()
+    }
+
+    fn now(&self) -> Instant {
+        Instant(self.world.now.get())
+    }
+}
