@@ -391,18 +391,31 @@ impl Machine {
     /// If that does not come to be.
     pub fn reset(&mut self, n: u8) {
         self.call(n, psci::SYSTEM_RESET, &[]);
+        self.finish_end();
+        assert!(self.is_on(0), "vCPU 0 is {:?}", self.place(0));
+    }
+
+    /// If a vCPU ends the VM, has its siblings leave until it has. After a reset vCPU 0 is in the guest.
+    ///
+    /// # Panics
+    ///
+    /// If they never do.
+    pub fn finish_end(&mut self) {
         for _ in 0..200 {
-            if self.place(n) != Place::Waiting {
-                break;
-            }
+            let mut all = 0..self.vcpus();
+            let Some(by) = all.find(|&n| self.place(n) == Place::Waiting) else {
+                return;
+            };
             // Who waits takes no interrupt.
-            for other in (0..self.vcpus()).filter(|&other| other != n) {
+            for other in (0..self.vcpus()).filter(|&other| other != by) {
                 self.interrupt(other);
             }
-            self.run(n);
+            self.run(by);
+            if self.place(by) != Place::Waiting {
+                self.settle();
+            }
         }
-        self.settle();
-        assert!(self.is_on(0), "vCPU 0 is {:?}", self.place(0));
+        panic!("the VM never ends");
     }
 
     /// ICC_DIR_EL1 or GICC_DIR, which traps.
