@@ -7,7 +7,9 @@ use hv_core::mailbox::Requests;
 use hv_core::regs::GuestRegs;
 use hv_core::vm::{GuestExit, REDISTRIBUTOR_SIZE};
 
-use super::machine::{DISTRIBUTOR, RAM, REDISTRIBUTORS, WAKE};
+use hv_testbed::{DISTRIBUTOR, RAM, REDISTRIBUTORS, Transfer, exit_of};
+
+use super::machine::WAKE;
 use crate::company::{BOUND_PPI, BOUND_SPI, COMMON, PRIVATE};
 use crate::vcpu::*;
 
@@ -154,32 +156,22 @@ impl Guest {
 
     /// The exit that an act is, if it is one.
     pub fn perform(&mut self, act: Act, regs: &mut GuestRegs, mpidrs: &[u64]) -> Option<GuestExit> {
-        const SMC: u64 = 0x17 << 26 | 1 << 25;
-        // A store of w1, described, to what stage 2 does not map.
-        const STORE: u64 =
-            0x24 << 26 | 1 << 25 | 1 << 24 | 0b10 << 22 | 1 << 16 | 1 << 6 | 0b00_0111;
-        // MSR ICC_SGI1R_EL1, x1.
-        const SGI: u64 = 0x18 << 26 | 1 << 25 | 3 << 20 | 5 << 17 | 12 << 10 | 1 << 5 | 11 << 1;
-        let exit = |esr, ipa: u64| {
-            Some(GuestExit::Synchronous {
-                esr,
-                far: ipa & 0xfff,
-                hpfar: ipa >> 12 << 4,
-            })
-        };
         let mut call = |function: u32, args: &[u64]| {
             regs.x[0] = function.into();
             regs.x[1..=args.len()].copy_from_slice(args);
-            exit(SMC, 0)
+            Some(exit_of(Transfer::Smc))
         };
         match act {
             Act::Store(ipa, value) => {
                 regs.x[1] = value.into();
-                exit(STORE, ipa)
+                let (size, rt) = (4, 1);
+                Some(exit_of(Transfer::Store { ipa, size, rt }))
             }
             Act::Sgi(intid, targets) => {
                 regs.x[1] = u64::from(intid) << 24 | u64::from(targets);
-                exit(SGI, 0)
+                // ICC_SGI1R_EL1.
+                let (crm, op2, rt) = (11, 5, 1);
+                Some(exit_of(Transfer::Write { crm, op2, rt }))
             }
             Act::Call(sdei, args) => {
                 self.made = Some((sdei, args));

@@ -13,19 +13,17 @@ use hv_abi::psci::AffinityState;
 use hv_core::entry::Features;
 use hv_core::id::{IntId, Mpidr, VcpuId};
 use hv_core::mailbox::{Mailbox, Requests};
-use hv_core::psci::{Endian, Reclaim};
-use hv_core::regs::{El1, El1Values, GuestRegs};
+use hv_core::psci::Reclaim;
+use hv_core::regs::{El1Values, GuestRegs};
 use hv_core::sdei::{Board, Config};
-use hv_core::time::Instant;
 use hv_core::trace::Event;
-use hv_core::trng;
 use hv_core::vgic::affinity::Affinities;
-use hv_core::vgic::lr::hcr;
-use hv_core::vgic::{self, Effects, Leftovers, ListReg, LrSource, LrState, Model, Physical, Vgic};
+use hv_core::vgic::{self, Effects, Leftovers, Model, Physical, Vgic};
 use hv_core::vm::{
-    self, End, GuestExit, GuestMap, Hardware, Interrupt, IpaRange, Life, Load, REDISTRIBUTOR_SIZE,
-    Shared, SharedConfig, Vcpu, VcpuLoop,
+    self, End, GuestExit, GuestMap, Interrupt, IpaRange, Life, Load, REDISTRIBUTOR_SIZE, Shared,
+    SharedConfig, Vcpu, VcpuLoop,
 };
+use hv_testbed::{Cpu, DISTRIBUTOR, Ended, Interface, MAINTENANCE, RAM, REDISTRIBUTORS, Site};
 
 use super::Broken;
 use super::guest::{Dice, Guest};
@@ -38,15 +36,7 @@ pub type Verdict = Result<(), String>;
 /// How many steps are told of a failure.
 const STORY: usize = 60;
 const LIST_REGS: usize = 4;
-const MAINTENANCE: u32 = 25;
 const STACK: usize = 256 << 10;
-/// Where guests begin, and where their memory is.
-pub const RAM: IpaRange = IpaRange {
-    start: 0x4000_0000,
-    size: 0x1000_0000,
-};
-pub const DISTRIBUTOR: u64 = 0x0800_0000;
-pub const REDISTRIBUTORS: u64 = 0x080a_0000;
 /// A passed-through PPI that no event is ever bound to: it wakes a vCPU that sleeps.
 pub const WAKE: IntId = IntId(30);
 
@@ -65,8 +55,7 @@ pub enum Point {
 
 /// The physical interrupts that come to one vCPU, and its virtual CPU interface.
 struct Pcpu {
-    list_regs: [ListReg; LIST_REGS],
-    hcr: u64,
+    interface: Interface,
     /// A physical interrupt that waits to be acknowledged.
     waits: Option<IntId>,
     /// It was acknowledged; the lock that takes it further comes next.
@@ -164,16 +153,9 @@ impl Vm {
                 DefaultStack::new(STACK).expect("a stack"),
                 move |yielder: &Yielder<(), ()>, ()| {
                     let port = Port { world, yielder, n };
-                    let cpu = Cpu {
-                        port: port.clone(),
-                        el1: El1Values::default(),
-                    };
+                    let cpu = Cpu::new(port.clone());
                     if n == 0 {
-                        let mut cpu = Cpu {
-                            port: port.clone(),
-                            el1: El1Values::default(),
-                        };
-                        vm::load(&port, &mut cpu);
+                        vm::load(&port, &mut Cpu::new(port.clone()));
                     }
                     let config = Config {
                         events: &EVENTS,
@@ -252,10 +234,11 @@ impl World {
     /// Whether vCPU `n` has nothing to do but what its guest wants.
     fn is_at_rest(&self, n: usize) -> bool {
         let pcpu = self.pcpus[n].borrow();
-        let is_quiet = !self.bells[n].get() && pcpu.waits.is_none() && !pcpu.wants_maintenance();
+        let is_quiet =
+            !self.bells[n].get() && pcpu.waits.is_none() && !pcpu.interface.wants_maintenance();
         match self.points[n].get() {
             Point::Sleep => is_quiet,
-            Point::Guest => is_quiet && (!self.is_settling.get() || pcpu.first_pending().is_none()),
+            Point::Guest => is_quiet && (!self.is_settling.get() || !pcpu.interface.signals()),
             _ => false,
         }
     }
@@ -301,28 +284,10 @@ fn key(intid: IntId, n: usize) -> (IntId, usize) {
 impl Pcpu {
     fn new() -> Self {
         Self {
-            list_regs: [ListReg::EMPTY; LIST_REGS],
-            hcr: 0,
+            interface: Interface::new(Model::V3, LIST_REGS),
             waits: None,
             in_hand: None,
         }
-    }
-
-    /// Whether the maintenance interrupt is up (IHI0069 12.4, ICH_MISR_EL2).
-    fn wants_maintenance(&self) -> bool {
-        let has_ended = |lr: &ListReg| {
-            lr.state == LrState::Invalid && lr.source == LrSource::Software { eoi: true }
-        };
-        let has_none_pending = self.hcr & hcr::NPIE != 0 && self.first_pending().is_none();
-        self.hcr & hcr::EN != 0 && (has_none_pending || self.list_regs.iter().any(has_ended))
-    }
-
-    /// The list register that the guest would take an interrupt from.
-    fn first_pending(&self) -> Option<usize> {
-        let pending = |lr: &&ListReg| lr.state == LrState::Pending;
-        let first = self.list_regs.iter().filter(pending);
-        let first = first.min_by_key(|lr| (lr.priority, lr.vintid))?;
-        self.list_regs.iter().position(|lr| lr == first)
     }
 }
 
@@ -636,155 +601,39 @@ impl vm::Vm for Port<'_> {
     }
 }
 
-/// The pCPU of one vCPU.
-struct Cpu<'y> {
-    port: Port<'y>,
-    el1: El1Values,
-}
-
-impl Cpu<'_> {
+impl Port<'_> {
     fn pcpu(&self) -> RefMut<'_, Pcpu> {
-        self.port.world.pcpus[self.port.n].borrow_mut()
+        self.world.pcpus[self.n].borrow_mut()
     }
 
     fn deactivate_physical(&self, intid: IntId, n: usize) {
-        let mut active = self.port.world.active.borrow_mut();
+        let mut active = self.world.active.borrow_mut();
         active.retain(|&active| active != key(intid, n));
     }
-}
 
-impl El1 for Cpu<'_> {
-    fn vbar(&self) -> u64 {
-        self.el1.vbar
-    }
-    fn sctlr(&self) -> u64 {
-        self.el1.sctlr
-    }
-    fn stack_pointers(&self) -> [u64; 2] {
-        self.el1.sp
-    }
-    fn set_return(&mut self, elr: u64, spsr: u64) {
-        self.el1.set_return(elr, spsr);
-    }
-    fn set_syndrome(&mut self, esr: u64, far: u64) {
-        self.el1.set_syndrome(esr, far);
-    }
-}
-
-impl vm::Pcpu for Cpu<'_> {
-    fn id_register(&self, _: u32, _: u32) -> u64 {
-        0
-    }
-
-    fn now(&self) -> Instant {
-        Instant(0)
-    }
-
-    fn observe(&self, event: Event) {
-        let port = &self.port;
-        port.settle_call();
-        let mut witness = port.world.witness.borrow_mut();
-        match event {
-            Event::SdeiDispatch { event, .. } => {
-                let verdict = witness.enters(port.n, Some(event));
-                port.world.expect(verdict);
-                port.guest().expected = None;
-            }
-            Event::CpuOff => port.guest().is_leaving = true,
-            Event::SystemSuspend => port.guest().is_suspended = true,
-            Event::Started { .. } => {
-                let was_suspended = core::mem::take(&mut port.guest().is_suspended);
-                if was_suspended {
-                    witness.company.mask(port.n);
-                } else {
-                    witness.started(port.n);
-                }
-                port.guest().start(was_suspended);
-            }
-            _ => {}
+    /// The guest takes an interrupt from its list registers, and ends it.
+    fn serve(&self) {
+        let taken = self.pcpu().interface.acknowledge();
+        let ended = self.pcpu().interface.end();
+        if let Some((_, Ended::Physical(intid))) = ended {
+            self.deactivate_physical(intid, self.n);
+        }
+        if let Some(taken) = taken {
+            self.guest().takes(taken.intid);
         }
     }
 }
 
-impl Hardware for Cpu<'_> {
-    fn list_regs(&self) -> usize {
-        LIST_REGS
-    }
-    fn list_register(&self, index: usize) -> ListReg {
-        self.pcpu().list_regs[index]
-    }
-    fn list_register_word(&self, value: ListReg) -> u64 {
-        value.encode_v3()
-    }
-    fn set_list_register(&mut self, index: usize, word: u64) {
-        self.pcpu().list_regs[index] = ListReg::decode_v3(word);
-    }
-    fn empty_list_registers(&self) -> u64 {
-        let pcpu = self.pcpu();
-        let is_empty = |lr: &ListReg| {
-            lr.state == LrState::Invalid && lr.source != LrSource::Software { eoi: true }
-        };
-        let empty = pcpu
-            .list_regs
-            .iter()
-            .zip(0u64..)
-            .filter(|(lr, _)| is_empty(lr));
-        empty.fold(0, |bits, (_, index)| bits | 1 << index)
-    }
-    fn deactivations(&self) -> u32 {
-        0
-    }
-    fn set_ich_hcr(&mut self, value: u64) {
-        self.pcpu().hcr = value;
-    }
-    fn reset_virtual_interface(&mut self) {
-        self.pcpu().hcr = 0;
+impl Site for Port<'_> {
+    fn interface(&self) -> RefMut<'_, Interface> {
+        RefMut::map(self.pcpu(), |pcpu| &mut pcpu.interface)
     }
 
-    fn perform(&mut self, effects: &Effects) {
-        let owner = effects.deactivate.owner().index();
-        for intid in effects.deactivate.iter() {
-            self.deactivate_physical(intid, owner);
-        }
-        if let Some(Physical::Reset(mask)) = effects.phys {
-            let mut active = self.port.world.active.borrow_mut();
-            active.retain(|&(IntId(intid), _)| {
-                intid / 32 != mask.block || mask.bits >> (intid % 32) & 1 == 0
-            });
-        }
-    }
-
-    fn acknowledge(&mut self) -> Interrupt {
-        let port = &self.port;
-        port.settle_call();
-        let mut pcpu = self.pcpu();
-        match pcpu.waits.take() {
-            None if pcpu.wants_maintenance() => Interrupt::Maintenance(MAINTENANCE),
-            None => {
-                port.world.bells[port.n].set(false);
-                Interrupt::None
-            }
-            Some(intid) => {
-                pcpu.in_hand = Some(intid);
-                port.world.active.borrow_mut().push(key(intid, port.n));
-                Interrupt::Guest(intid)
-            }
-        }
-    }
-
-    fn deactivate(&mut self, _: u32) {}
-    fn set_alarm(&mut self, _: Option<Instant>) {}
-    fn look_after(&mut self) {}
-
-    fn wait_for_siblings(&mut self, _: End) {
-        self.port.give_way(Point::WaitForSiblings);
-    }
-
-    fn enter(&mut self, regs: &mut GuestRegs) -> GuestExit {
-        let world = Rc::clone(&self.port.world);
-        let n = self.port.n;
+    fn enter(&self, regs: &mut GuestRegs, _: &mut El1Values) -> GuestExit {
+        let world = Rc::clone(&self.world);
+        let n = self.n;
         {
-            let mut guest = self.port.guest();
+            let mut guest = self.guest();
             if let Some((call, expected)) = guest.expected.take() {
                 let answer = regs.x[0] as i64;
                 if answer != expected {
@@ -802,11 +651,11 @@ impl Hardware for Cpu<'_> {
             world.expect(verdict);
         }
         loop {
-            self.port.give_way(Point::Guest);
+            self.give_way(Point::Guest);
             let is_settling = world.is_settling.get();
             let pcpu = self.pcpu();
             let is_interrupted =
-                world.bells[n].get() || pcpu.waits.is_some() || pcpu.wants_maintenance();
+                world.bells[n].get() || pcpu.waits.is_some() || pcpu.interface.wants_maintenance();
             drop(pcpu);
             if is_interrupted && (is_settling || world.dice.borrow_mut().below(2) == 0) {
                 return GuestExit::Interrupt;
@@ -814,58 +663,77 @@ impl Hardware for Cpu<'_> {
             if is_settling || world.dice.borrow_mut().below(4) == 0 {
                 self.serve();
             }
-            if !is_settling && let Some(exit) = self.port.act(regs) {
+            if !is_settling && let Some(exit) = self.act(regs) {
                 return exit;
             }
         }
     }
 
-    fn show_guest(&mut self, regs: Option<&GuestRegs>) {
-        self.port.guest().is_inside = regs.is_some();
-    }
-
-    fn wait_for_interrupt(&mut self) {
-        self.port.settle_call();
-        self.port.give_way(Point::Sleep);
-    }
-
-    fn set_virtual_serror(&mut self, _: bool) {}
-    fn reset_el1(&mut self) {
-        self.el1 = El1Values::default();
-    }
-    fn reset_core(&mut self) {
-        self.reset_el1();
-    }
-    fn endian(&self) -> Endian {
-        Endian::Little
-    }
-    fn set_endian(&mut self, _: Endian) {}
-    fn instruction(&self, _: u64) -> Option<u32> {
-        None
-    }
-    fn set_stack_pointer(&mut self, _: bool, _: u64) {}
-    fn answer_trng(&mut self, _: trng::Call, _: &mut GuestRegs) {}
-    fn transmit(&mut self, _: u8) {}
-    fn receive(&mut self) -> Option<u8> {
-        None
-    }
-    fn set_receive(&mut self, _: bool) {}
-}
-
-impl Cpu<'_> {
-    /// The guest takes an interrupt from its list registers, and ends it.
-    fn serve(&self) {
+    fn acknowledge(&self) -> Interrupt {
+        self.settle_call();
         let mut pcpu = self.pcpu();
-        let Some(index) = pcpu.first_pending() else {
-            return;
-        };
-        let lr = pcpu.list_regs[index];
-        pcpu.list_regs[index].state = LrState::Invalid;
-        drop(pcpu);
-        if let LrSource::Hardware { pintid } = lr.source {
-            self.deactivate_physical(IntId(pintid), self.port.n);
+        match pcpu.waits.take() {
+            None if pcpu.interface.wants_maintenance() => Interrupt::Maintenance(MAINTENANCE),
+            None => {
+                self.world.bells[self.n].set(false);
+                Interrupt::None
+            }
+            Some(intid) => {
+                pcpu.in_hand = Some(intid);
+                self.world.active.borrow_mut().push(key(intid, self.n));
+                Interrupt::Guest(intid)
+            }
         }
-        self.port.guest().takes(IntId(lr.vintid));
+    }
+
+    fn perform(&self, effects: &Effects) {
+        let owner = effects.deactivate.owner().index();
+        for intid in effects.deactivate.iter() {
+            self.deactivate_physical(intid, owner);
+        }
+        if let Some(Physical::Reset(mask)) = effects.phys {
+            let mut active = self.world.active.borrow_mut();
+            active.retain(|&(IntId(intid), _)| {
+                intid / 32 != mask.block || mask.bits >> (intid % 32) & 1 == 0
+            });
+        }
+    }
+
+    fn sleep(&self) {
+        self.settle_call();
+        self.give_way(Point::Sleep);
+    }
+
+    fn wait_for_siblings(&self, _: End) {
+        self.give_way(Point::WaitForSiblings);
+    }
+
+    fn show_guest(&self, is_on: bool) {
+        self.guest().is_inside = is_on;
+    }
+
+    fn observe(&self, event: Event) {
+        self.settle_call();
+        let mut witness = self.world.witness.borrow_mut();
+        match event {
+            Event::SdeiDispatch { event, .. } => {
+                let verdict = witness.enters(self.n, Some(event));
+                self.world.expect(verdict);
+                self.guest().expected = None;
+            }
+            Event::CpuOff => self.guest().is_leaving = true,
+            Event::SystemSuspend => self.guest().is_suspended = true,
+            Event::Started { .. } => {
+                let was_suspended = core::mem::take(&mut self.guest().is_suspended);
+                if was_suspended {
+                    witness.company.mask(self.n);
+                } else {
+                    witness.started(self.n);
+                }
+                self.guest().start(was_suspended);
+            }
+            _ => {}
+        }
     }
 }
 
