@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use hv_core::id::{IntId, VcpuId};
-use hv_core::vgic::{LrState, Model};
+use hv_core::vgic::{LrState, Model, hcr};
 use hv_testbed::{Built, DISTRIBUTOR, Machine, UART as UART_BASE};
 
 pub const VCPUS: u8 = 3;
@@ -45,6 +45,8 @@ pub struct Setup {
     pub is_uart_edge: bool,
     /// The guest ends interrupts in two steps.
     pub has_eoi_mode: bool,
+    /// EOIcount counts the first of them, as QEMU's does.
+    pub counts_drops: bool,
     pub has_short_ways: bool,
 }
 
@@ -55,6 +57,7 @@ impl Setup {
             list_regs,
             is_uart_edge: false,
             has_eoi_mode: false,
+            counts_drops: false,
             has_short_ways: true,
         }
     }
@@ -78,6 +81,14 @@ struct Programmed {
     target: u8,
 }
 
+/// What a vCPU has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    Taken(IntId),
+    IsPending(IntId, bool),
+    IsActive(IntId, bool),
+}
+
 pub struct Guest {
     pub machine: Machine,
     setup: Setup,
@@ -86,8 +97,8 @@ pub struct Guest {
     accounts: BTreeMap<(u32, u8), Account>,
     programmed: BTreeMap<(u32, u8), Programmed>,
     group_on: bool,
-    /// What was taken where, in order.
-    story: Vec<(u8, u32)>,
+    /// What each vCPU took and read, in order.
+    story: Vec<(u8, Seen)>,
     /// With EOImode: what each vCPU has ended and not deactivated.
     ended: Vec<Vec<hv_testbed::Acknowledged>>,
 }
@@ -107,6 +118,7 @@ impl Guest {
             passed_through: vec![TIMER, EDGE, LEVEL],
             uart: UART,
             has_short_ways: setup.has_short_ways,
+            counts_drops: setup.counts_drops,
             ..Built::new(VCPUS)
         };
         let mut guest = Self {
@@ -163,8 +175,8 @@ impl Guest {
         }
     }
 
-    /// What was taken where, in order.
-    pub fn story(&self) -> &[(u8, u32)] {
+    /// What each vCPU took and read, in order.
+    pub fn story(&self) -> &[(u8, Seen)] {
         &self.story
     }
 
@@ -300,6 +312,14 @@ impl Guest {
         Some(value >> bit & 1 != 0)
     }
 
+    /// The same until there is an answer, with the kicked vCPUs running.
+    pub fn poll_pending(&mut self, me: u8, intid: IntId, owner: u8) {
+        if self.is_on(me) {
+            let shown = self.machine.poll_bit(me, SET_PENDING, intid, owner);
+            self.story.push((me, Seen::IsPending(intid, shown)));
+        }
+    }
+
     /// Loads until there is an answer, with the kicked vCPUs running: it must be the truth.
     pub fn poll_active(&mut self, me: u8, intid: IntId, owner: u8) {
         if !self.is_on(me) {
@@ -307,6 +327,7 @@ impl Guest {
         }
         let owner = self.owner(me, owner);
         let shown = self.machine.poll_bit(me, ACTIVE, intid, owner);
+        self.story.push((me, Seen::IsActive(intid, shown)));
         let truth = (0..VCPUS).any(|vcpu| {
             let lr = self.machine.interface(vcpu).find(intid);
             (intid.is_spi() || vcpu == owner) && lr.is_some_and(|lr| lr.state.is_active())
@@ -323,9 +344,16 @@ impl Guest {
     /// The guest takes the interrupt that its list registers offer, if any.
     pub fn acknowledge(&mut self, vcpu: u8) -> Option<IntId> {
         let late = self.machine.rung().contains(VcpuId(vcpu));
-        let intid = self.machine.acknowledge(vcpu)?.intid;
+        let handled = self.machine.interface(vcpu).running().to_vec();
+        let taken = self.machine.acknowledge(vcpu)?;
+        let ended = &self.ended[usize::from(vcpu)];
+        assert!(
+            !handled.contains(&taken) && !ended.contains(&taken),
+            "{taken:?} is taken again and was not deactivated"
+        );
+        let intid = taken.intid;
         self.check_acknowledge(vcpu, intid, late);
-        self.story.push((vcpu, intid.0));
+        self.story.push((vcpu, Seen::Taken(intid)));
         Some(intid)
     }
 
@@ -364,7 +392,14 @@ impl Guest {
 
     /// The guest ends what it is handling; with EOImode it deactivates it later.
     pub fn end(&mut self, vcpu: u8) {
-        if let Some(last) = self.machine.end(vcpu)
+        let before = self.machine.interface(vcpu).hcr();
+        let last = self.machine.end(vcpu);
+        let after = self.machine.interface(vcpu).hcr();
+        assert!(
+            hcr::eoi_count(before) == hcr::eoi_count(after) || before & hcr::LRENPIE != 0,
+            "{last:?} was active and in no list register, and nobody knows: {before:#x}"
+        );
+        if let Some(last) = last
             && self.setup.has_eoi_mode
         {
             self.ended[usize::from(vcpu)].push(last);
