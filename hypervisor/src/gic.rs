@@ -203,6 +203,23 @@ impl Gic {
     pub fn clear_active_ppi(&self, mpidr: Mpidr, intid: IntId) {
         v3::clear_active_ppi(&self.redistributors, mpidr, intid);
     }
+
+    /// GICD_ISPENDR or, of private interrupts, GICR_ISPENDR0 of a pCPU, if it says whether lines are up. A GICv2 tells of
+    /// private ones on their own pCPU only, and GICD_ISPENDR of QEMU's GICv3 has latches alone; that one has no
+    /// product number (GICD_IIDR, IHI0069 12.9.13).
+    #[cold]
+    pub fn lines(&self, mpidr: Mpidr, block: u32) -> Option<u32> {
+        if block == 0 && !v2::is_it() {
+            return v3::pending_ppis(&self.redistributors, mpidr);
+        }
+        let gicd = self.gicd.lock();
+        let tells = if v2::is_it() {
+            block != 0 || mpidr == crate::sysregs::mpidr()
+        } else {
+            gicd.read(gicd::IIDR) >> 24 != 0
+        };
+        tells.then(|| gicd.read(gicd::ISPENDR + 4 * u64::from(block)))
+    }
 }
 
 /// An interrupt that was acknowledged.

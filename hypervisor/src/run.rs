@@ -154,6 +154,10 @@ impl Hardware for Pcpu {
         }
     }
 
+    fn lines(&self, owner: VcpuId, block: u32) -> Option<u32> {
+        gic::get().lines(*self.vm.pcpus.get(owner.index())?, block)
+    }
+
     #[inline]
     fn acknowledge(&mut self) -> Interrupt {
         let taken = gic::acknowledge();

@@ -57,6 +57,31 @@ fn timers_are_never_early() -> TestResult {
     Ok(())
 }
 
+guest_test!(a_timers_pending_bit_follows_its_line_while_nobody_takes_it);
+fn a_timers_pending_bit_follows_its_line_while_nobody_takes_it() -> TestResult {
+    for timer in Timer::BOTH {
+        let intid = timer.intid();
+        let is_pending = || gic::is_set(gic::gicd::ISPENDR, intid);
+        // Disabled at the distributor, then enabled and masked at the CPU.
+        for is_enabled in [false, true] {
+            if is_enabled {
+                gic::enable(intid);
+            } else {
+                gic::disable(intid);
+            }
+            for _ in 0..3 {
+                timer.fire_in(0);
+                expect_that!(eventually(is_pending), "{timer:?}");
+                timer.stop();
+                expect_that!(eventually(|| !is_pending()), "{timer:?}");
+            }
+        }
+        sysreg::with_interrupts(|| ());
+        expect_eq!(exception::count(0, intid), 0);
+    }
+    Ok(())
+}
+
 guest_test!(a_timer_that_nobody_silences_interrupts_again);
 fn a_timer_that_nobody_silences_interrupts_again() -> TestResult {
     fn hook(_: &mut Frame, intid: u32) -> Source {

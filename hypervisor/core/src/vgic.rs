@@ -40,6 +40,7 @@ pub mod affinity;
 mod binding;
 pub mod effects;
 mod irq;
+mod lines;
 pub mod lr;
 mod mmio;
 mod register;
@@ -142,6 +143,8 @@ struct Words {
     bound: u32,
     /// From the physical interrupt of the same INTID; never changes.
     passed_through: u32,
+    /// Pending at the physical GIC when it was last asked.
+    lines: u32,
 }
 
 impl Words {
@@ -397,7 +400,7 @@ fn spi(block: usize, bit: u32) -> IntId {
 }
 
 /// The numbers of the bits that are set, lowest first.
-fn bits_of(mut word: u32) -> impl Iterator<Item = u32> {
+pub(crate) fn bits_of(mut word: u32) -> impl Iterator<Item = u32> {
     core::iter::from_fn(move || {
         if word == 0 {
             return None;

@@ -127,6 +127,8 @@ pub struct Vcpu {
     used: usize,
     /// What may go into them again.
     sticky: Sticky,
+    /// The physical interrupt that has come last, if list registers were not chosen anew since.
+    fresh: Option<IntId>,
     /// At instructions that no syndrome describes.
     attempts: Attempts,
 }
@@ -144,6 +146,7 @@ impl Vcpu {
             is_vgic_stale: true,
             used: 0,
             sticky: Sticky::new(),
+            fresh: None,
             attempts: Attempts::default(),
         }
     }

@@ -12,6 +12,7 @@ pub const IIDR: u64 = 0x008;
 pub const IGROUPR: u64 = 0x080;
 pub const ISENABLER: u64 = 0x100;
 pub const ICENABLER: u64 = 0x180;
+pub const ISPENDR: u64 = 0x200;
 pub const ICPENDR: u64 = 0x280;
 pub const ICACTIVER: u64 = 0x380;
 pub const IPRIORITYR: u64 = 0x400;

@@ -110,3 +110,11 @@ pub fn clear_active_ppi(all: &[Redistributor], mpidr: Mpidr, intid: IntId) {
         }
     }
 }
+
+/// The pending state of the SGIs and PPIs of any pCPU (GICR_ISPENDR0).
+pub fn pending_ppis(all: &[Redistributor], mpidr: Mpidr) -> Option<u32> {
+    let mut regs = find(all, mpidr)?.regs.lock();
+    let mut sgi = field!(regs, sgi);
+    let mut register = field!(sgi, ispendr);
+    Some(register.get(0)?.read())
+}

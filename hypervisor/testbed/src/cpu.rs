@@ -2,6 +2,7 @@
 
 use std::cell::RefMut;
 
+use hv_core::id::VcpuId;
 use hv_core::psci::Endian;
 use hv_core::regs::{El1, El1Values, GuestRegs};
 use hv_core::time::Instant;
@@ -23,6 +24,10 @@ pub trait Site {
     fn acknowledge(&self) -> Interrupt;
     /// Does what the virtual GIC decided about physical interrupts.
     fn perform(&self, effects: &Effects);
+    /// GICD_ISPENDR of 32 interrupts, if it tells how lines are; private ones are `owner`'s.
+    fn lines(&self, _owner: VcpuId, _block: u32) -> Option<u32> {
+        None
+    }
     /// Sleeps until it is interrupted.
     fn sleep(&self);
     /// Waits for siblings that are still in the guest.
@@ -118,6 +123,9 @@ impl<S: Site> Hardware for Cpu<S> {
     }
     fn perform(&mut self, effects: &Effects) {
         self.site.perform(effects);
+    }
+    fn lines(&self, owner: VcpuId, block: u32) -> Option<u32> {
+        self.site.lines(owner, block)
     }
 
     fn acknowledge(&mut self) -> Interrupt {

@@ -52,6 +52,8 @@ pub struct Built {
     pub has_short_ways: bool,
     /// EOIcount counts ends that only drop the priority, too, as in QEMU.
     pub counts_drops: bool,
+    /// GICD_ISPENDR says of a level-sensitive SPI whether its line is up; in QEMU's GICv3 it does not.
+    pub tells_lines: bool,
 }
 
 impl Built {
@@ -69,6 +71,7 @@ impl Built {
             leftovers: Leftovers::Dropped,
             has_short_ways: true,
             counts_drops: false,
+            tells_lines: true,
         }
     }
 
@@ -133,6 +136,7 @@ impl Built {
             )),
             received: RefCell::new(VecDeque::new()),
             has_short_ways: self.has_short_ways,
+            tells_lines: self.tells_lines,
             now: Cell::new(7),
         });
         let cpus = (0..vcpus as u8)

@@ -86,6 +86,14 @@ impl Physical {
         wires.map(|(&(intid, pcpu), wire)| (IntId(intid), pcpu, wire))
     }
 
+    /// GICD_ISPENDR of 32 interrupts, of a pCPU if they are private.
+    pub fn pending(&self, block: u32, pcpu: u8) -> u32 {
+        let here = self.wires().filter(|&(IntId(intid), owner, wire)| {
+            intid / 32 == block && (block != 0 || owner == pcpu) && wire.is_pending()
+        });
+        here.fold(0, |bits, (IntId(intid), ..)| bits | 1 << (intid % 32))
+    }
+
     /// The interrupt that comes to a pCPU, if one does.
     pub fn fires(&self, pcpu: u8) -> Option<IntId> {
         let mut wires = self.wires();

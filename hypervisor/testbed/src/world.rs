@@ -59,6 +59,7 @@ pub struct World {
     pub(crate) received: RefCell<VecDeque<u8>>,
     /// Short ways past the general one are open.
     pub(crate) has_short_ways: bool,
+    pub(crate) tells_lines: bool,
     pub(crate) now: Cell<u64>,
 }
 
@@ -207,6 +208,11 @@ impl Site for Port<'_> {
             );
         }
         self.world.physical.borrow_mut().perform(effects);
+    }
+
+    fn lines(&self, owner: VcpuId, block: u32) -> Option<u32> {
+        let (physical, VcpuId(owner)) = (self.world.physical.borrow(), owner);
+        (block == 0 || self.world.tells_lines).then(|| physical.pending(block, owner))
     }
 
     fn sleep(&self) {

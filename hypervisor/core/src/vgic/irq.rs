@@ -176,6 +176,20 @@ impl Irq {
         }
     }
 
+    /// Whether it is pending because of a physical line, in a list register or not.
+    pub fn has_physical_line(&self) -> bool {
+        let is_up = self.line || self.seat.is_some_and(|seat| seat.line);
+        self.passed_through && !self.bound && !self.edge && is_up
+    }
+
+    /// Its physical line has dropped. What its list register holds of it counts no more.
+    pub fn drop_line(&mut self) {
+        self.line = false;
+        if let Some(seat) = &mut self.seat {
+            seat.line = false;
+        }
+    }
+
     /// GICD_ICPENDR.
     pub fn clear_pending(&mut self) {
         self.latch = false;

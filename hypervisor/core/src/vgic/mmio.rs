@@ -64,7 +64,7 @@ const DIR_INTID: u32 = 0x3ff;
 
 impl Frame {
     /// Whose it is; the distributor's registers are `anyone`'s.
-    const fn owner(self, anyone: VcpuId) -> VcpuId {
+    pub(super) const fn owner(self, anyone: VcpuId) -> VcpuId {
         match self {
             Self::Distributor => anyone,
             Self::Redistributor(owner) | Self::Banked(owner) | Self::Deactivate(owner) => owner,
@@ -243,7 +243,9 @@ impl Vgic {
         u64::from(match bank {
             Bank::Group => words.group1 & !words.bound,
             Bank::SetEnable | Bank::ClearEnable => words.enabled & !words.bound,
-            Bank::SetPending | Bank::ClearPending => walk(Irq::shows_pending),
+            Bank::SetPending | Bank::ClearPending => {
+                walk(Irq::shows_pending) | self.lines(owner, block) & !words.bound
+            }
             Bank::SetActive | Bank::ClearActive => walk(Irq::shows_active),
         })
     }

@@ -66,6 +66,10 @@ pub trait Hardware: Pcpu {
     fn reset_virtual_interface(&mut self);
     /// Performs what the virtual GIC decided about physical interrupts. The VM's lock is held.
     fn perform(&mut self, effects: &Effects);
+    /// Which of the 32 physical interrupts from INTID `32 * block` on are pending (GICD_ISPENDR, GICR_ISPENDR0), a bit each;
+    /// private ones are those of `owner`'s pCPU. A level-sensitive one is pending while its line is up; `None` where
+    /// this interrupt controller does not say so.
+    fn lines(&self, owner: VcpuId, block: u32) -> Option<u32>;
 
     /// Acknowledges a physical interrupt and drops its priority.
     fn acknowledge(&mut self) -> Interrupt;

@@ -4,6 +4,7 @@
 mod affinity;
 mod books;
 mod life;
+mod lines;
 mod linux;
 mod lr;
 mod mmio;

@@ -201,19 +201,30 @@ proptest! {
     ) {
         let mut short = Guest::new(setup);
         let mut general = Guest::new(Setup { has_short_ways: false, ..setup });
+        let mut has_dropped = false;
         for step in &script {
             for guest in [&mut short, &mut general] {
-                // How soon an interrupt or a kick is taken is a matter of time on either way, and what is compared is where
-                // the ways lead: so before a guest looks, all that is under way arrives.
+                // How soon an interrupt or a kick is taken is a matter of time on either way, and so is whether somebody looks at a
+                // line before what it said is taken; what is compared is where the ways lead. So before a guest
+                // looks, all that is under way arrives, and lines that have dropped are looked at.
                 if let Step::Acknowledge(_) | Step::Poll(..) | Step::PollPending(..) = step {
                     guest.machine.settle();
+                    if has_dropped {
+                        guest.look();
+                    }
                 }
                 run(guest, step);
+            }
+            match step {
+                Step::Level(_, _, false) => has_dropped = true,
+                Step::Acknowledge(_) | Step::Poll(..) | Step::PollPending(..) => has_dropped = false,
+                _ => {}
             }
             prop_assert_eq!(short.story(), general.story(), "after {:?}", step);
         }
         for guest in [&mut short, &mut general] {
             guest.machine.settle();
+            guest.look();
             guest.drain();
         }
         prop_assert_eq!(short.story(), general.story());

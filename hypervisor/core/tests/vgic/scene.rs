@@ -57,13 +57,19 @@ impl DerefMut for Scene {
 }
 
 pub fn scene() -> Scene {
-    let machine = Built {
+    scene_where(|_| ())
+}
+
+/// On a machine that is another in this.
+pub fn scene_where(change: impl FnOnce(&mut Built)) -> Scene {
+    let mut built = Built {
         passed_through: vec![TIMER, EDGE, LEVEL],
         others: vec![STRAY],
         uart: UART,
         ..Built::new(2)
     };
-    let mut scene = Scene(machine.start());
+    change(&mut built);
+    let mut scene = Scene(built.start());
     scene.turn_on(0, 1);
     scene.store(0, DISTRIBUTOR + 0x84, 4, 0xffff_ffff);
     scene.store(0, DISTRIBUTOR + 0xc0c, 4, 0b10);

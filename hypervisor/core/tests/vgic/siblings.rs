@@ -165,6 +165,7 @@ fn a_vcpu_that_goes_off_leaves_nothing_behind() {
     scene.interrupt(0);
     assert_eq!(scene.contents(0).len(), 4);
     scene.level(TIMER, false);
+    scene.level(LEVEL, false);
     scene.turn_off(0);
     assert!(!scene.wire(TIMER).active);
     assert_eq!(scene.contents(0), []);
@@ -188,7 +189,6 @@ fn a_vcpu_that_goes_off_leaves_nothing_behind() {
     );
     scene.turn_on(1, 0);
     assert_eq!(scene.contents(0), [], "nobody is left to end it");
-    scene.level(LEVEL, false);
     scene.write_bit(1, CLEAR_ACTIVE, LEVEL);
     assert!(!scene.wire(LEVEL).active);
 }

@@ -2,11 +2,11 @@
 
 use super::{Next, Outcome, Shared};
 use crate::exit::MmioAccess;
-use crate::id::{IntId, VcpuSet};
+use crate::id::{IntId, VcpuId, VcpuSet};
 use crate::regs::GuestRegs;
 use crate::sdei::{self, Board, SdeiEffects};
 use crate::vgic::lr::hcr;
-use crate::vgic::{Effects, Frame, ListReg, MAX_LIST_REGS, Read};
+use crate::vgic::{Effects, Frame, ListReg, LrState, MAX_LIST_REGS, Read, bits_of};
 use crate::vm::{GuestMap, Hardware, Vcpu, read_register, write_register};
 
 impl Shared {
@@ -14,6 +14,7 @@ impl Shared {
     /// next entry. Whom to kick.
     pub fn fold(&mut self, vcpu: &mut Vcpu, cpu: &mut impl Hardware) -> VcpuSet {
         let lrs = vcpu.read_list_regs(cpu);
+        let dropped = self.sample_lines(vcpu, &lrs, cpu);
         let deactivations = cpu.deactivations();
         let effects = self.vgic.fold(vcpu.id, existing(&lrs, cpu), deactivations);
         cpu.perform(&effects);
@@ -23,12 +24,17 @@ impl Shared {
         }
         vcpu.write_list_regs(&[ListReg::EMPTY; MAX_LIST_REGS], 0, 0, cpu);
         vcpu.is_vgic_stale = true;
-        effects.kick
+        effects.kick.union(dropped)
     }
 
     /// Folds the list registers and chooses again what they hold. Whom to kick.
     pub fn refresh(&mut self, vcpu: &mut Vcpu, cpu: &mut impl Hardware) -> VcpuSet {
         let mut lrs = vcpu.read_list_regs(cpu);
+        let mut dropped = self.sample_lines(vcpu, &lrs, cpu);
+        for block in bits_of(self.vgic.waiting_lines(vcpu.id, vcpu.fresh.take())) {
+            dropped = dropped.union(self.sample(vcpu.id, block, cpu));
+        }
+        dropped.remove(vcpu.id);
         let deactivations = cpu.deactivations();
         let there = existing_mut(&mut lrs, cpu);
         let (entry, effects) = self.vgic.populate(vcpu.id, there, deactivations);
@@ -37,6 +43,35 @@ impl Shared {
         let is_deaf = vcpu.sdei.fate() == sdei::Fate::Deaf;
         cpu.set_ich_hcr(if is_deaf { 0 } else { entry.hcr });
         vcpu.is_vgic_stale = false;
+        effects.kick.union(dropped)
+    }
+
+    /// The list registers `lrs` of `vcpu` are about to be folded: takes a passed-through interrupt that the guest has not
+    /// acknowledged, and whose line has dropped meanwhile, out of them. Whom to kick besides.
+    fn sample_lines(
+        &mut self,
+        vcpu: &Vcpu,
+        lrs: &[ListReg; MAX_LIST_REGS],
+        cpu: &mut impl Hardware,
+    ) -> VcpuSet {
+        let mut kick = VcpuSet::EMPTY;
+        for lr in lrs.iter().take(vcpu.used) {
+            let intid = IntId(lr.vintid);
+            if lr.state == LrState::Pending && self.vgic.has_physical_line(vcpu.id, intid) {
+                kick = kick.union(self.sample(vcpu.id, intid.0 / 32, cpu));
+            }
+        }
+        kick.remove(vcpu.id);
+        kick
+    }
+
+    /// Has the virtual GIC know how the lines of 32 interrupts are. Whom to kick.
+    fn sample(&mut self, owner: VcpuId, block: u32, cpu: &mut impl Hardware) -> VcpuSet {
+        let Some(lines) = cpu.lines(owner, block) else {
+            return VcpuSet::EMPTY;
+        };
+        let effects = self.vgic.sample(owner, block, lines);
+        cpu.perform(&effects);
         effects.kick
     }
 
@@ -62,12 +97,14 @@ impl Shared {
     ) -> Outcome {
         let must_populate = vcpu.is_vgic_stale || self.vgic.needs_populate(vcpu.id);
         let effects = self.vgic.forward(vcpu.id, intid);
+        vcpu.fresh = Some(intid);
         let mut outcome = self.arrive(&effects, vcpu, cpu, board);
         let come = 1u32.checked_shl(intid.0).unwrap_or(0);
         // Whom an SDEI event's interrupt kicks is no matter of list registers alone.
         let is_plain = effects.bound.is_none() && !must_populate && come != 0;
         if is_plain && self.seat(come, vcpu, cpu) {
             outcome.kick.remove(vcpu.id);
+            vcpu.fresh = None;
         }
         outcome
     }
@@ -123,8 +160,16 @@ impl Shared {
         cpu: &mut impl Hardware,
     ) -> VcpuSet {
         let mut kick = VcpuSet::EMPTY;
-        if vcpu.used > 0 && frame.is_in_list_regs(offset, access.is_write) {
-            kick = self.fold(vcpu, cpu);
+        if frame.is_in_list_regs(offset, access.is_write) {
+            if vcpu.used > 0 {
+                kick = self.fold(vcpu, cpu);
+            }
+            if !access.is_write
+                && let Some((owner, block)) =
+                    self.vgic.shows_lines(vcpu.id, frame, offset, access.size)
+            {
+                kick = kick.union(self.sample(owner, block, cpu));
+            }
         }
         if access.is_write {
             let value = read_register(regs, access.rt);
