@@ -6,6 +6,7 @@ use hv_core::regs::{El1, GuestRegs};
 use hv_core::stop::watchdog::Watch;
 use hv_core::time::Instant;
 use hv_core::trng;
+use hv_core::vgic::interface::InterfaceState;
 use hv_core::vgic::{Effects, ListReg, MAX_LIST_REGS, Physical};
 use hv_core::vm::{self, BOOT_VCPU, End, GuestExit, Hardware, Interrupt, Vcpu, VcpuLoop};
 
@@ -94,6 +95,14 @@ impl vm::Pcpu for Pcpu {
     #[inline]
     fn now(&self) -> Instant {
         sysregs::now()
+    }
+
+    fn interface_state(&self) -> InterfaceState {
+        sysregs::gic::interface_state()
+    }
+
+    fn set_ich_vmcr(&mut self, value: u64) {
+        sysregs::gic::set_ich_vmcr(value);
     }
 }
 

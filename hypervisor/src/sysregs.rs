@@ -414,6 +414,14 @@ impl hv_core::vm::Pcpu for LiveEl1 {
     fn now(&self) -> Instant {
         now()
     }
+
+    fn interface_state(&self) -> hv_core::vgic::interface::InterfaceState {
+        gic::interface_state()
+    }
+
+    fn set_ich_vmcr(&mut self, value: u64) {
+        gic::set_ich_vmcr(value);
+    }
 }
 
 /// SMC to EL3 (DEN0028 2.7). Returns x0 to x3.

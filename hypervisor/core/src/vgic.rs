@@ -39,6 +39,7 @@ use crate::id::{IntId, Mpidr, VcpuId, VcpuSet};
 pub mod affinity;
 mod binding;
 pub mod effects;
+pub mod interface;
 mod irq;
 mod lines;
 pub mod lr;

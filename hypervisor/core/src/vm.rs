@@ -27,6 +27,7 @@ use crate::time::Instant;
 use crate::trace::{Event, Ring};
 use crate::trng;
 use crate::vgic::affinity::Sgi;
+use crate::vgic::interface::{InterfaceState, TrappedRegister};
 use crate::vgic::{Frame, Sticky};
 
 pub use hardware::{GuestExit, Hardware, Interrupt, Vm};
@@ -43,6 +44,10 @@ pub trait Pcpu: El1 {
     fn id_register(&self, crm: u32, op2: u32) -> u64;
     /// The time.
     fn now(&self) -> Instant;
+    /// What the virtual CPU interface of a GICv3 holds.
+    fn interface_state(&self) -> InterfaceState;
+    /// Sets ICH_VMCR_EL2.
+    fn set_ich_vmcr(&mut self, value: u64);
     /// Is told of everything that is traced, as it happens.
     #[inline]
     fn observe(&self, _event: Event) {}
@@ -289,6 +294,7 @@ impl Vcpu {
                 Action::Locked(Deferred::Deactivate(IntId(value as u32 & 0xff_ffff)))
             }
             // Whatever else traps was hidden from the guest, so it does not exist.
+            _ if access_interface(access, regs, pcpu) => Action::Resume,
             _ => {
                 entry::inject_undefined(regs, pcpu, self.features, esr);
                 return Action::Resume;
@@ -342,6 +348,24 @@ impl Vcpu {
         entry::inject_external_abort(regs, pcpu, self.features, access, esr, far);
         Action::Resume
     }
+}
+
+/// A register that traps beside ICC_DIR_EL1, if it is one.
+#[cold]
+fn access_interface(access: SysregAccess, regs: &mut GuestRegs, pcpu: &mut impl Pcpu) -> bool {
+    let Some(register) = TrappedRegister::find(access.register) else {
+        return false;
+    };
+    let state = pcpu.interface_state();
+    if access.is_read {
+        write_register(regs, access.rt, register.read(&state));
+        return true;
+    }
+    let vmcr = register.write(&state, read_register(regs, access.rt));
+    if let Some(vmcr) = vmcr {
+        pcpu.set_ich_vmcr(vmcr);
+    }
+    vmcr.is_some()
 }
 
 /// The guest goes on with this in x0.

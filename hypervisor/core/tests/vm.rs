@@ -11,6 +11,7 @@ use hv_core::time::Instant;
 use hv_core::trace::Event;
 use hv_core::trng;
 use hv_core::vgic::affinity::Affinities;
+use hv_core::vgic::interface::InterfaceState;
 use hv_core::vgic::{self, Frame, Vgic};
 use hv_core::vm::{
     Action, Deferred, GuestMap, IpaRange, Pcpu, REDISTRIBUTOR_SIZE, Vcpu, write_register,
@@ -20,6 +21,7 @@ use hv_core::vm::{
 struct Bench {
     el1: El1Values,
     id: u64,
+    interface: InterfaceState,
 }
 
 impl El1 for Bench {
@@ -46,6 +48,12 @@ impl Pcpu for Bench {
     }
     fn now(&self) -> Instant {
         Instant(7)
+    }
+    fn interface_state(&self) -> InterfaceState {
+        self.interface
+    }
+    fn set_ich_vmcr(&mut self, value: u64) {
+        self.interface.vmcr = value;
     }
 }
 
@@ -83,6 +91,7 @@ fn rig() -> Rig {
                 ..El1Values::default()
             },
             id: 0,
+            interface: InterfaceState::default(),
         },
         map,
     };
@@ -395,6 +404,30 @@ fn id_registers_are_read_through_the_filter() {
     assert_eq!(rig.exit(esr, 0, 0), Action::Resume);
     assert_eq!(rig.regs.x[5] >> 32 & 0xf, 0, "SVE");
     assert_eq!(rig.regs.pc, ENTRY + 4);
+}
+
+#[test]
+fn registers_that_trap_beside_icc_dir_are_what_the_interface_holds() {
+    let mut rig = rig();
+    let sysreg = |crn: u64, crm: u64, op2: u64, is_read: u64| {
+        0x18 << 26 | 1 << 25 | 3 << 20 | op2 << 17 | crn << 10 | 5 << 5 | crm << 1 | is_read
+    };
+    // ICC_CTLR_EL1.EOImode, ICC_PMR_EL1.
+    for (crn, crm, op2, value, vmcr) in [(12, 12, 4, 0b10, 1 << 9), (4, 6, 0, 0x80, 0x80 << 24)] {
+        rig.bench.interface.vmcr = 0;
+        rig.regs.pc = ENTRY;
+        rig.regs.x[5] = value;
+        assert_eq!(rig.exit(sysreg(crn, crm, op2, 0), 0, 0), Action::Resume);
+        assert_eq!(rig.bench.interface.vmcr, vmcr);
+        rig.regs.x[5] = 0;
+        assert_eq!(rig.exit(sysreg(crn, crm, op2, 1), 0, 0), Action::Resume);
+        assert_eq!((rig.regs.x[5], rig.regs.pc), (value, ENTRY + 8));
+    }
+    // ICC_RPR_EL1 can be read, and not be written.
+    assert_eq!(rig.exit(sysreg(12, 11, 3, 1), 0, 0), Action::Resume);
+    assert_eq!(rig.regs.x[5], 0xff);
+    assert_eq!(rig.exit(sysreg(12, 11, 3, 0), 0, 0), Action::Resume);
+    assert_eq!(rig.regs.pc, VBAR + 0x200);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use core::arch::asm;
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::*;
 use hv_core::id::Mpidr;
+use hv_core::vgic::interface::InterfaceState;
 use hv_core::vgic::lr::{ListReg, hcr};
 
 /// Turns the CPU interface on for EL2, with EOI split into priority drop and deactivation, and lets
@@ -84,11 +85,38 @@ pub fn empty_list_registers() -> u64 {
     read!("S3_4_C12_C11_5")
 }
 
-/// Sets ICH_HCR_EL2; TDIR only where the hardware can trap ICC_DIR_EL1 alone (ICH_VTR_EL2.TDS).
+/// Sets ICH_HCR_EL2, with TDIR or what stands for it (ICH_VTR_EL2.TDS).
 #[inline]
 pub fn set_ich_hcr(value: u64) {
     let has_tdir = ICH_VTR_EL2.get() & 1 << 19 != 0;
-    ICH_HCR_EL2.set(if has_tdir { value } else { value & !hcr::TDIR });
+    ICH_HCR_EL2.set(hcr::as_available(value, has_tdir));
+}
+
+/// What the virtual CPU interface holds.
+#[cold]
+pub fn interface_state() -> InterfaceState {
+    let vtr = ICH_VTR_EL2.get();
+    let mut active = [0; 4];
+    let bits = vtr >> 26 & 7;
+    active[0] = (ICH_AP0R0_EL2.get() | ICH_AP1R0_EL2.get()) as u32;
+    if bits >= 5 {
+        active[1] = (ICH_AP0R1_EL2.get() | ICH_AP1R1_EL2.get()) as u32;
+    }
+    if bits >= 6 {
+        active[2] = (ICH_AP0R2_EL2.get() | ICH_AP1R2_EL2.get()) as u32;
+        active[3] = (ICH_AP0R3_EL2.get() | ICH_AP1R3_EL2.get()) as u32;
+    }
+    InterfaceState {
+        vmcr: ICH_VMCR_EL2.get(),
+        vtr,
+        active,
+    }
+}
+
+/// Sets ICH_VMCR_EL2.
+#[cold]
+pub fn set_ich_vmcr(value: u64) {
+    ICH_VMCR_EL2.set(value);
 }
 
 /// The virtual CPU interface out of reset: everything disabled, nothing active.

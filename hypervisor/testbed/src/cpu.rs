@@ -8,6 +8,7 @@ use hv_core::regs::{El1, El1Values, GuestRegs};
 use hv_core::time::Instant;
 use hv_core::trace::Event;
 use hv_core::trng;
+use hv_core::vgic::interface::InterfaceState;
 use hv_core::vgic::lr::hcr;
 use hv_core::vgic::{Effects, ListReg};
 use hv_core::vm::{self, End, GuestExit, Hardware, Interrupt};
@@ -89,6 +90,12 @@ impl<S: Site> vm::Pcpu for Cpu<S> {
     }
     fn now(&self) -> Instant {
         self.site.now()
+    }
+    fn interface_state(&self) -> InterfaceState {
+        self.site.interface().state()
+    }
+    fn set_ich_vmcr(&mut self, value: u64) {
+        self.site.interface().set_vmcr(value);
     }
     fn observe(&self, event: Event) {
         self.site.observe(event);

@@ -2,6 +2,7 @@
 //! acknowledges and ends interrupts with (IHI0069 4.8, 12.4; IHI0048 5.2, 5.3).
 
 use hv_core::id::IntId;
+use hv_core::vgic::interface::InterfaceState;
 use hv_core::vgic::lr::hcr;
 use hv_core::vgic::{ListReg, LrSource, LrState, Model};
 
@@ -40,6 +41,8 @@ pub struct Interface {
     eoi_count: u32,
     /// VMCR: the guest has set EOImode, so that an end only drops the priority.
     has_eoi_mode: bool,
+    /// ICC_DIR_EL1 can be trapped alone (ICH_VTR_EL2.TDS).
+    pub has_tdir: bool,
     /// EOIcount counts ends that only drop the priority, too, as QEMU's model does.
     pub counts_drops: bool,
     /// The active priorities with the interrupt of each, the one that runs last.
@@ -56,6 +59,7 @@ impl Interface {
             hcr: 0,
             eoi_count: 0,
             has_eoi_mode: false,
+            has_tdir: true,
             counts_drops: false,
             running: Vec::new(),
         }
@@ -146,6 +150,7 @@ impl Interface {
 
     /// Sets ICH_HCR_EL2 and with it EOIcount.
     pub fn set_hcr(&mut self, value: u64) {
+        let value = hcr::as_available(value, self.has_tdir);
         self.hcr = hcr::without_eoi_count(value);
         self.eoi_count = hcr::eoi_count(value);
     }
@@ -153,6 +158,34 @@ impl Interface {
     /// ICH_VMCR_EL2 or GICH_VMCR, of which the guest has written EOImode.
     pub fn vmcr(&self) -> u64 {
         if self.has_eoi_mode { hcr::EOIMODE } else { 0 }
+    }
+
+    /// Sets ICH_VMCR_EL2.
+    pub fn set_vmcr(&mut self, value: u64) {
+        self.has_eoi_mode = value & hcr::EOIMODE != 0;
+    }
+
+    /// What the registers of a GICv3 hold, with 5 bits of priority.
+    pub fn state(&self) -> InterfaceState {
+        let mut active = [0; 4];
+        for it in &self.running {
+            active[0] |= 1 << (it.priority >> 3);
+        }
+        InterfaceState {
+            vmcr: self.vmcr(),
+            vtr: 4 << 29 | 4 << 26,
+            active,
+        }
+    }
+
+    /// Whether a write of ICC_DIR_EL1 traps.
+    pub fn traps_deactivation(&self) -> bool {
+        self.is_v2 || self.hcr & (hcr::TDIR | hcr::TC) != 0
+    }
+
+    /// Whether the registers that both groups have in common trap.
+    pub fn traps_all(&self) -> bool {
+        self.hcr & hcr::TC != 0
     }
 
     /// As out of reset, but for the list registers.

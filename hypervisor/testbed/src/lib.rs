@@ -7,6 +7,7 @@
 
 mod cpu;
 mod exits;
+mod guest;
 mod interface;
 mod machine;
 mod physical;

@@ -203,6 +203,23 @@ pub mod hcr {
     /// The guest's writes of ICC_DIR_EL1 trap; only where ICH_VTR_EL2.TDS is set.
     pub const TDIR: u64 = 1 << 14;
 
+    /// All registers that both groups have in common trap: ICC_DIR_EL1, ICC_CTLR_EL1, ICC_PMR_EL1, ICC_RPR_EL1 and those
+    /// that send SGIs.
+    pub const TC: u64 = 1 << 10;
+
+    /// What of a value that asks for [`TDIR`] a CPU interface gets that has it, or has not (ICH_VTR_EL2.TDS). That one gets
+    /// [`TC`], but only while an active interrupt is in no list register ([`LRENPIE`]): else the hardware does
+    /// what ICC_DIR_EL1 says.
+    pub const fn as_available(value: u64, has_tdir: bool) -> u64 {
+        if has_tdir {
+            value
+        } else if value & LRENPIE != 0 {
+            value & !TDIR | TC
+        } else {
+            value & !TDIR
+        }
+    }
+
     /// EOIcount: how many interrupts the guest ended that were in no list register.
     pub const fn eoi_count(hcr: u64) -> u32 {
         (hcr >> 27 & 0x1f) as u32

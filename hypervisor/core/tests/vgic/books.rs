@@ -45,6 +45,8 @@ pub struct Setup {
     pub is_uart_edge: bool,
     /// The guest ends interrupts in two steps.
     pub has_eoi_mode: bool,
+    /// The deactivation can be trapped alone.
+    pub has_tdir: bool,
     /// EOIcount counts the first of them, as QEMU's does.
     pub counts_drops: bool,
     pub has_short_ways: bool,
@@ -57,6 +59,7 @@ impl Setup {
             list_regs,
             is_uart_edge: false,
             has_eoi_mode: false,
+            has_tdir: true,
             counts_drops: false,
             has_short_ways: true,
         }
@@ -120,6 +123,7 @@ impl Guest {
             passed_through: vec![TIMER, EDGE, LEVEL],
             uart: UART,
             has_short_ways: setup.has_short_ways,
+            has_tdir: setup.has_tdir,
             counts_drops: setup.counts_drops,
             ..Built::new(VCPUS)
         };

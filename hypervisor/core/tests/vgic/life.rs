@@ -289,9 +289,10 @@ fn the_most_urgent_get_the_list_registers_and_the_rest_follow() {
 /// A guest with EOImode 1 may have any number of active ones; a pending one must still get through.
 #[test]
 fn active_interrupts_never_fill_every_list_register() {
-    for has_eoi_mode in [false, true] {
-        let mut scene = scene();
+    for (has_eoi_mode, has_tdir) in [(false, true), (true, true), (true, false)] {
+        let mut scene = scene_where(|built| built.has_tdir = has_tdir);
         scene.interface(0).set_eoi_mode(has_eoi_mode);
+        assert!(!scene.interface(0).traps_all());
         let urgency = [3, 2, 1, 0, 9];
         for (n, priority) in urgency.into_iter().zip([0x80, 0x70, 0x60, 0x50, 0x40]) {
             scene.store(0, own(0) + 0x400 + n, 1, priority);
@@ -303,7 +304,8 @@ fn active_interrupts_never_fill_every_list_register() {
         }
         scene.send_sgi(1, 9, 0b01);
         scene.interrupt(0);
-        let hcr = hcr::EN | hcr::TDIR | hcr::LRENPIE;
+        let trap = if has_tdir { hcr::TDIR } else { hcr::TC };
+        let hcr = hcr::EN | trap | hcr::LRENPIE;
         assert_eq!(scene.interface(0).hcr(), hcr);
         assert_eq!(scene.contents(0)[3], (IntId(9), LrState::Pending, SOFTWARE));
         let active = |scene: &mut Scene| scene.poll(0, own(0) + ACTIVE, 4);
@@ -321,5 +323,9 @@ fn active_interrupts_never_fill_every_list_register() {
             left &= !(1 << n);
             assert_eq!(active(&mut scene), left, "{n}");
         }
+        assert!(
+            !scene.interface(0).traps_all(),
+            "all are in list registers again"
+        );
     }
 }

@@ -53,13 +53,14 @@ fn setup() -> impl Strategy<Value = Setup> {
         Model::V2 { resamples: false },
     ];
     let model = prop::sample::select(&MODELS[..]);
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     (model, 1usize..5, flags).prop_map(|(model, list_regs, flags)| {
-        let (is_uart_edge, has_eoi_mode, counts_drops) = flags;
+        let (is_uart_edge, has_eoi_mode, has_tdir, counts_drops) = flags;
         Setup {
             model,
             is_uart_edge,
             has_eoi_mode,
+            has_tdir,
             counts_drops,
             ..Setup::v3(list_regs)
         }
