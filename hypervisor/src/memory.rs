@@ -22,7 +22,7 @@ pub const IDENTITY_END: u64 = 1 << 39;
 /// Granule.
 pub const PAGE_SIZE: u64 = 4096;
 /// What one level 2 entry maps.
-pub const BLOCK_SIZE: u64 = 2 << 20;
+pub const BLOCK_SIZE: u64 = hv_bundle::BLOCK_SIZE;
 
 const STACKS: u64 = HV_BASE + (1 << 30);
 /// log2 of a stack slot: guard, emergency stack, guard, event stack, guard, stack.

@@ -4,6 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+use hv_bundle::{highest_free, without};
 use hv_core::cmdline;
 use hv_core::entry::Features;
 use hv_core::id::{Mpidr, PcpuId, VcpuId};
@@ -23,10 +24,8 @@ use crate::{
 };
 
 mod guests;
-mod space;
 
 use guests::build_vms;
-use space::{highest_free, without};
 
 /// What the pCPUs need to know once they are up.
 struct Board {
@@ -96,7 +95,7 @@ pub extern "C" fn relocate(dtb: u64, image: u64, _region: u64) -> ! {
         Range::new(dtb, blob.len() as u64),
         machine.initrd.unwrap_or(Range::new(0, 0)),
     ];
-    let Some(home) = highest_free(&machine, &taken, size) else {
+    let Some(home) = highest_free(&machine, &taken, memory::IDENTITY_END, size) else {
         refuse(format_args!(
             "no {} MiB of RAM are free for the hypervisor; give the machine more memory",
             size >> 20

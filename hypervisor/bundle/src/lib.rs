@@ -17,6 +17,7 @@ mod fit;
 mod guest_dtb;
 mod kernel;
 mod layout;
+mod ram;
 mod writer;
 
 pub use bundle::{Bundle, Guest};
@@ -27,3 +28,4 @@ pub use fit::write;
 pub use guest_dtb::{GuestSpec, HEADROOM, build as build_guest_dtb};
 pub use kernel::{Compression, Format, Kernel};
 pub use layout::Layout;
+pub use ram::{BLOCK_SIZE, free_blocks, highest_free, take_lowest, without};

@@ -4,7 +4,9 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use hv_bundle::{Bundle, GuestSpec, Kernel, Layout, build_guest_dtb};
+use hv_bundle::{
+    Bundle, GuestSpec, Kernel, Layout, build_guest_dtb, free_blocks, highest_free, take_lowest,
+};
 use hv_core::id::{IntId, Mpidr, VmId};
 use hv_core::sdei::Board;
 use hv_core::vgic::affinity::Affinities;
@@ -12,8 +14,7 @@ use hv_core::vgic::{Config, Vgic};
 use hv_core::vm::{GuestMap, IpaRange};
 use platform::{DeviceKind, Gic, Machine, Range};
 
-use super::space::{guest_ram, highest_free};
-use crate::memory::BLOCK_SIZE;
+use crate::memory::{BLOCK_SIZE, IDENTITY_END};
 use crate::vm::{GuestImage, Sdei, Vm};
 use crate::{crc, gic, log, stage2};
 
@@ -32,7 +33,7 @@ pub fn build_vms(
     };
     let dtb = Range::new(blob.as_ptr().addr() as u64, blob.len() as u64);
     let size = initrd.size.next_multiple_of(BLOCK_SIZE);
-    let Some(kept) = highest_free(machine, &[home, initrd, dtb], size) else {
+    let Some(kept) = highest_free(machine, &[home, initrd, dtb], IDENTITY_END, size) else {
         return Err("no RAM is left to keep the bundle in; give the machine more memory".into());
     };
     let bytes = keep_bundle(initrd, kept);
@@ -46,7 +47,8 @@ pub fn build_vms(
         0 => u64::MAX,
         bytes => bytes,
     };
-    let ram = guest_ram(machine, &[home, kept], most);
+    let mut free = free_blocks(machine, &[home, kept], IDENTITY_END);
+    let ram = take_lowest(&mut free, most);
     let bytes: u64 = ram.iter().map(|part| part.size).sum();
     guest
         .config

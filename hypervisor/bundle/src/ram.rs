@@ -1,0 +1,198 @@
+//! Who gets which RAM.
+
+use alloc::vec::Vec;
+
+use platform::{Machine, Range};
+
+/// RAM is given away in blocks of this size: what one level 2 entry of a table maps with a granule of 4 KiB.
+pub const BLOCK_SIZE: u64 = 2 << 20;
+
+/// The one or two parts of `range` outside `hole`.
+pub fn without(range: Range, hole: Range) -> impl Iterator<Item = Range> {
+    let before = Range::between(range.start, hole.start.clamp(range.start, range.end()));
+    let after = Range::between(hole.end().clamp(range.start, range.end()), range.end());
+    let parts = if range.overlaps(hole) {
+        [before, after]
+    } else {
+        [range, Range::new(0, 0)]
+    };
+    parts.into_iter().filter(|part| !part.is_empty())
+}
+
+/// The highest block-aligned place below `limit` for `size` bytes of RAM that meets nothing in `taken` nor what the
+/// machine reserves.
+#[inline(never)]
+pub fn highest_free(machine: &Machine, taken: &[Range], limit: u64, size: u64) -> Option<u64> {
+    let mut best = None;
+    for bank in &machine.ram {
+        let end = bank.end().min(limit);
+        let Some(highest) = end.checked_sub(size) else {
+            continue;
+        };
+        let mut start = highest & !(BLOCK_SIZE - 1);
+        while start >= bank.start {
+            let candidate = Range::new(start, size);
+            let is_taken = taken
+                .iter()
+                .chain(&machine.reserved)
+                .any(|range| range.overlaps(candidate));
+            if !is_taken {
+                best = best.max(Some(start));
+                break;
+            }
+            let Some(next) = start.checked_sub(BLOCK_SIZE) else {
+                break;
+            };
+            start = next;
+        }
+    }
+    best
+}
+
+/// RAM below `limit` in whole blocks, without what is `taken` and what the machine reserves; the lowest first.
+pub fn free_blocks(machine: &Machine, taken: &[Range], limit: u64) -> Vec<Range> {
+    let mut parts: Vec<Range> = machine.ram.clone();
+    for &hole in taken.iter().chain(&machine.reserved) {
+        parts = parts
+            .into_iter()
+            .flat_map(|part| without(part, hole))
+            .collect();
+    }
+    parts.retain_mut(|part| {
+        let end = part.end().min(limit) & !(BLOCK_SIZE - 1);
+        let start = part.start.checked_next_multiple_of(BLOCK_SIZE);
+        *part = Range::between(start.unwrap_or(end), end);
+        !part.is_empty()
+    });
+    parts
+}
+
+/// Takes `most` bytes at most from `free`, the lowest first.
+pub fn take_lowest(free: &mut Vec<Range>, most: u64) -> Vec<Range> {
+    let mut left = most;
+    let mut taken = Vec::new();
+    for part in free.iter_mut() {
+        let size = part.size.min(left);
+        if size != 0 {
+            taken.push(Range::new(part.start, size));
+            *part = Range::new(part.start + size, part.size - size);
+            left -= size;
+        }
+    }
+    free.retain(|part| !part.is_empty());
+    taken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use platform::{Conduit, Gic, Timers, Uart, UartKind};
+
+    const GIB: u64 = 1 << 30;
+    const LIMIT: u64 = 512 * GIB;
+
+    fn machine(ram: &[Range], reserved: &[Range]) -> Machine {
+        let uart = Uart {
+            kind: UartKind::Pl011,
+            base: Range::new(0x900_0000, 0x1000),
+            intid: 33,
+            path: "/uart".into(),
+        };
+        Machine {
+            model: "".into(),
+            ram: ram.into(),
+            reserved: reserved.into(),
+            cpus: Vec::new(),
+            psci: Some(Conduit::Smc),
+            gic: Gic::V3 {
+                dist: Range::new(0, 0),
+                redists: Vec::new(),
+                redist_stride: None,
+                maintenance: 25,
+            },
+            timers: Timers {
+                hyp_physical: 26,
+                virt: 27,
+                physical: 30,
+            },
+            console: uart.clone(),
+            shown: uart,
+            power: None,
+            bootargs: "".into(),
+            initrd: None,
+            devices: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_hole_leaves_what_is_on_either_side_of_it() {
+        let range = Range::new(0x1000, 0x3000);
+        let parts = |hole| -> Vec<Range> { without(range, hole).collect() };
+        let [low, high] = [Range::new(0x1000, 0x1000), Range::new(0x3000, 0x1000)];
+        assert_eq!(parts(Range::new(0x2000, 0x1000)), [low, high]);
+        assert_eq!(parts(Range::new(0, 0x3000)), [high]);
+        assert_eq!(parts(Range::new(0x2000, 0x9000)), [low]);
+        assert_eq!(parts(Range::new(0, 0x9000)), []);
+        assert_eq!(parts(Range::new(0x4000, 0x1000)), [range]);
+        assert_eq!(parts(Range::new(0x2000, 0)), [range]);
+    }
+
+    #[test]
+    fn the_highest_place_meets_nothing_that_is_taken() {
+        let bank = Range::new(0x4000_0000, GIB);
+        let highest =
+            |taken: &[Range], size| highest_free(&machine(&[bank], &[]), taken, LIMIT, size);
+        assert_eq!(highest(&[], BLOCK_SIZE), Some(bank.end() - BLOCK_SIZE));
+        let top = Range::new(bank.end() - 1, 1);
+        assert_eq!(
+            highest(&[top], BLOCK_SIZE),
+            Some(bank.end() - 2 * BLOCK_SIZE)
+        );
+        assert_eq!(highest(&[], GIB), Some(bank.start));
+        assert_eq!(highest(&[], GIB + 1), None);
+        assert_eq!(highest(&[bank], 1), None);
+        let reserving = machine(&[bank], &[top]);
+        let place = highest_free(&reserving, &[], LIMIT, BLOCK_SIZE);
+        assert_eq!(place, Some(bank.end() - 2 * BLOCK_SIZE));
+    }
+
+    #[test]
+    fn ram_that_cannot_be_mapped_is_nobodys() {
+        let banks = [
+            Range::new(0x4000_0000, GIB),
+            Range::new(LIMIT - GIB, 2 * GIB),
+        ];
+        let machine = machine(&banks, &[]);
+        let place = highest_free(&machine, &[], LIMIT, BLOCK_SIZE);
+        assert_eq!(place, Some(LIMIT - BLOCK_SIZE));
+        let blocks = [banks[0], Range::new(LIMIT - GIB, GIB)];
+        assert_eq!(free_blocks(&machine, &[], LIMIT), blocks);
+    }
+
+    #[test]
+    fn only_whole_blocks_are_given_away() {
+        let ragged = Range::new(0x4000_1000, 8 * BLOCK_SIZE);
+        let hole = Range::new(0x4040_0000, 1);
+        let free = free_blocks(&machine(&[ragged], &[hole]), &[], LIMIT);
+        let parts = [
+            Range::new(0x4020_0000, BLOCK_SIZE),
+            Range::new(0x4060_0000, 5 * BLOCK_SIZE),
+        ];
+        assert_eq!(free, parts);
+    }
+
+    #[test]
+    fn what_is_taken_is_gone() {
+        let whole = [
+            Range::new(0, 2 * BLOCK_SIZE),
+            Range::new(8 * BLOCK_SIZE, 4 * BLOCK_SIZE),
+        ];
+        let mut free = whole.to_vec();
+        let first = take_lowest(&mut free, 3 * BLOCK_SIZE);
+        assert_eq!(first, [whole[0], Range::new(8 * BLOCK_SIZE, BLOCK_SIZE)]);
+        let rest = take_lowest(&mut free, u64::MAX);
+        assert_eq!(rest, [Range::new(9 * BLOCK_SIZE, 3 * BLOCK_SIZE)]);
+        assert_eq!(free, []);
+        assert_eq!(take_lowest(&mut free, u64::MAX), []);
+    }
+}
