@@ -90,33 +90,6 @@ pub fn ours(gic: &platform::Gic) -> Vec<Range> {
     }
 }
 
-/// A CPU interface in memory, as a guest finds it. A GICv3 has system registers instead.
-#[derive(Clone, Copy, Debug)]
-pub struct Shown {
-    /// Where the guest finds GICC.
-    pub ipa: u64,
-    /// What stage 2 shows it there: the first half of GICV, which the guest drives itself.
-    pub gicv: Range,
-    /// The second half of GICC, which traps: it holds GICC_DIR and nothing else (IHI0048 4.4). GICV's own would
-    /// find only those interrupts that are in a list register.
-    pub deactivate: Range,
-}
-
-/// Where a guest finds a CPU interface in memory, if it does.
-pub fn shown(gic: &platform::Gic) -> Option<Shown> {
-    match gic {
-        platform::Gic::V3 { .. } => None,
-        platform::Gic::V2 { cpu, vcpu, .. } => {
-            let half = v2::interface_size(cpu).min(vcpu.size) / 2;
-            Some(Shown {
-                ipa: cpu.start,
-                gicv: Range::new(vcpu.start, half),
-                deactivate: Range::new(cpu.start + half, half),
-            })
-        }
-    }
-}
-
 impl Gic {
     /// How many SPIs there are.
     pub fn spis(&self) -> u32 {

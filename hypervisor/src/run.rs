@@ -186,7 +186,7 @@ impl Hardware for Pcpu {
                 Interrupt::None
             }
             _ if intid == self.own.maintenance => Interrupt::Maintenance(intid),
-            _ if intid == self.vm.console_intid => Interrupt::Console(intid),
+            _ if Some(intid) == self.vm.console_intid => Interrupt::Console(intid),
             _ if intid == self.own.alarm => Interrupt::Alarm(intid),
             _ => Interrupt::Guest(IntId(intid)),
         }

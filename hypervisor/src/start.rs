@@ -235,7 +235,9 @@ fn run_pcpu(index: usize) -> ! {
         log!("@ready vms={}", vms.len());
         fault_injection::at_ready();
         for vm in vms {
-            gic.enable_spi(vm.console_intid, vm.pcpus[0]);
+            if let Some(intid) = vm.console_intid {
+                gic.enable_spi(intid, vm.pcpus[0]);
+            }
             run::load(vm, percpu, board.own);
         }
         crate::console::set_receive(true);

@@ -48,6 +48,32 @@ impl Sdei {
     }
 }
 
+/// What a VM is put together from.
+pub struct VmParts {
+    /// Its number.
+    pub id: VmId,
+    /// What its guest sees.
+    pub map: GuestMap,
+    /// The pCPU of each vCPU.
+    pub pcpus: Vec<Mpidr>,
+    /// The emulated UART's interrupt.
+    pub uart_intid: IntId,
+    /// The physical UART's, if its guest gets what is typed; the same unless that is no PL011.
+    pub console_intid: Option<u32>,
+    /// What it boots.
+    pub image: GuestImage,
+    /// The SDEI it is offered.
+    pub sdei: Sdei,
+    /// What CPU_ON does with a vCPU that is parked in an event.
+    pub reclaim: Reclaim,
+    /// Passed-through virtio-mmio transports, by address.
+    pub transports: Vec<u64>,
+    /// Its interrupt controller.
+    pub vgic: Vgic,
+    /// What it can reach.
+    pub stage2: stage2::Tables,
+}
+
 /// One virtual machine.
 pub struct Vm {
     /// Its number.
@@ -56,8 +82,8 @@ pub struct Vm {
     pub map: GuestMap,
     /// The pCPU of each vCPU.
     pub pcpus: Vec<Mpidr>,
-    /// The physical UART's interrupt.
-    pub console_intid: u32,
+    /// The physical UART's interrupt, if its guest gets what is typed.
+    pub console_intid: Option<u32>,
     /// The SDEI it is offered.
     pub sdei: Sdei,
     /// What it boots.
@@ -77,16 +103,21 @@ pub static VMS: Once<Vec<Vm>> = Once::new();
 const VIRTIO_MMIO_STATUS: u64 = 0x70;
 
 impl Vm {
-    /// Puts the parts together: a VM that was never loaded. `uart_intid` is the emulated UART's interrupt, `console_intid`
-    /// the physical one's, which is the same unless that is no PL011.
-    pub fn new(
-        id: VmId,
-        (map, pcpus, [uart_intid, console_intid]): (GuestMap, Vec<Mpidr>, [u32; 2]),
-        (image, sdei, reclaim): (GuestImage, Sdei, Reclaim),
-        transports: Vec<u64>,
-        vgic: Vgic,
-        stage2: stage2::Tables,
-    ) -> Self {
+    /// Puts the parts together: a VM that was never loaded.
+    pub fn new(parts: VmParts) -> Self {
+        let VmParts {
+            id,
+            map,
+            pcpus,
+            uart_intid,
+            console_intid,
+            image,
+            sdei,
+            reclaim,
+            transports,
+            vgic,
+            stage2,
+        } = parts;
         let vcpus = pcpus.len();
         let leftovers = if sdei.firmware.has(Fault::OffKeepsPending) {
             Leftovers::Kept
@@ -98,7 +129,7 @@ impl Vm {
             vgic,
             sdei: sdei.config(),
             reclaim,
-            uart_intid: IntId(uart_intid),
+            uart_intid,
             leftovers,
         });
         Self {

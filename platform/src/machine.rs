@@ -110,6 +110,33 @@ pub enum Gic {
     },
 }
 
+impl Gic {
+    /// The distributor.
+    pub const fn distributor(&self) -> Range {
+        match self {
+            Self::V3 { dist, .. } | Self::V2 { dist, .. } => *dist,
+        }
+    }
+
+    /// All its registers.
+    pub fn regions(&self) -> Vec<Range> {
+        match self {
+            Self::V3 { dist, redists, .. } => {
+                let mut regions = redists.clone();
+                regions.push(*dist);
+                regions
+            }
+            Self::V2 {
+                dist,
+                cpu,
+                hyp,
+                vcpu,
+                ..
+            } => [*dist, *cpu, *hyp, *vcpu].into(),
+        }
+    }
+}
+
 /// The intids of the generic timer, the same on every CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timers {

@@ -2,7 +2,7 @@
 
 /// `size` bytes from physical address `start` on. Discovery only makes ranges that end within the
 /// 52 bits an arm64 physical address can have (DDI0487 D8.1), so that sums of theirs cannot overflow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Range {
     /// The first byte's address.
     pub start: u64,

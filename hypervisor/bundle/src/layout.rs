@@ -24,7 +24,7 @@ const PAGE: u64 = 4096;
 const RAMDISK_WINDOW: u64 = 32 * GIB;
 
 /// Where the parts of a guest go; none overlaps another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
     /// The kernel: its file from the start on, and as much memory as it says it takes.
     pub kernel: Range,

@@ -17,6 +17,7 @@ mod fit;
 mod guest_dtb;
 mod kernel;
 mod layout;
+mod plan;
 mod ram;
 mod writer;
 
@@ -28,4 +29,5 @@ pub use fit::write;
 pub use guest_dtb::{GuestSpec, HEADROOM, build as build_guest_dtb};
 pub use kernel::{Compression, Format, Kernel};
 pub use layout::Layout;
-pub use ram::{BLOCK_SIZE, free_blocks, highest_free, take_lowest, without};
+pub use plan::{CpuInterface, Host, Keep, REDISTRIBUTOR_SIZE, VmPlan, plan};
+pub use ram::{BLOCK_SIZE, highest_free, without};

@@ -72,15 +72,6 @@ fn block(address: &AtomicUsize, size: u64) -> Registers {
     unsafe { Registers::at(address.load(Ordering::Relaxed) as u64, size) }
 }
 
-/// How much of a region of GICC or GICV is in use: halves, of which the second begins with GICC_DIR.
-pub fn interface_size(region: &Range) -> u64 {
-    if region.size >= REPEATED {
-        REPEATED
-    } else {
-        INTERFACE.min(region.size)
-    }
-}
-
 /// Sets up the distributor: everything off and of one group, nobody's target.
 ///
 /// # Safety
@@ -212,7 +203,7 @@ pub fn hcr() -> u64 {
     u64::from(block(&GICH, HYP).read(gich::HCR))
 }
 
-/// Sets GICH_HCR, which has no TDIR: stage 2 traps GICC_DIR instead, see [`super::Shown`].
+/// Sets GICH_HCR, which has no TDIR: stage 2 traps GICC_DIR instead, see `hv_bundle::CpuInterface`.
 #[inline(never)]
 pub fn set_hcr(value: u64) {
     block(&GICH, HYP).write(gich::HCR, (value & !hcr::TDIR) as u32);

@@ -1,176 +1,134 @@
-//! From the bundle to VMs that are ready to be loaded.
+//! From the bundle to VMs that are ready to be loaded: what `hv_bundle::plan` decided is built here.
 
-use alloc::string::{String, ToString};
-use alloc::vec;
 use alloc::vec::Vec;
 
-use hv_bundle::{
-    Bundle, GuestSpec, Kernel, Layout, build_guest_dtb, free_blocks, highest_free, take_lowest,
-};
+use hv_bundle::{Bundle, Error, Host, Keep, REDISTRIBUTOR_SIZE, VmPlan, plan};
 use hv_core::id::{IntId, Mpidr, VmId};
 use hv_core::sdei::Board;
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{Config, Vgic};
-use hv_core::vm::{GuestMap, IpaRange};
-use platform::{DeviceKind, Gic, Machine, Range};
+use hv_core::vm::{self, GuestMap, IpaRange};
+use platform::{Machine, Range};
 
-use crate::memory::{BLOCK_SIZE, IDENTITY_END};
-use crate::vm::{GuestImage, Sdei, Vm};
+use crate::memory::IDENTITY_END;
+use crate::vm::{GuestImage, Sdei, Vm, VmParts};
 use crate::{crc, gic, log, stage2};
 
+/// More have to share a console first.
+const MOST_VMS: u8 = 1;
+
+const _: () = assert!(REDISTRIBUTOR_SIZE == vm::REDISTRIBUTOR_SIZE);
+
 /// Reads the bundle, keeps a copy of it out of the guests' reach, and makes the VMs it describes.
-pub fn build_vms(
-    machine: &Machine,
-    blob: &[u8],
-    home: Range,
-    spis: u32,
-) -> Result<Vec<Vm>, String> {
-    let Some(initrd) = machine.initrd else {
-        return Err(
-            "there is no guest: /chosen has no linux,initrd-start; load a bundle as the initrd"
-                .into(),
-        );
+pub fn build_vms(machine: &Machine, dtb: &[u8], home: Range, spis: u32) -> Result<Vec<Vm>, Error> {
+    let dtb_place = Range::new(dtb.as_ptr().addr() as u64, dtb.len() as u64);
+    let keep = Keep::find(machine, &[home, dtb_place], IDENTITY_END)?;
+    let bundle = Bundle::parse(keep_bundle(keep), &*crc::fastest())?;
+    let host = Host {
+        dtb,
+        taken: &[home, keep.to],
+        limit: IDENTITY_END,
+        spis,
+        most_vms: MOST_VMS,
     };
-    let dtb = Range::new(blob.as_ptr().addr() as u64, blob.len() as u64);
-    let size = initrd.size.next_multiple_of(BLOCK_SIZE);
-    let Some(kept) = highest_free(machine, &[home, initrd, dtb], IDENTITY_END, size) else {
-        return Err("no RAM is left to keep the bundle in; give the machine more memory".into());
-    };
-    let bytes = keep_bundle(initrd, kept);
-    let bundle = Bundle::parse(bytes, &*crc::fastest()).map_err(|error| error.to_string())?;
-    let [guest] = bundle.guests.as_slice() else {
-        return Err("the bundle has several guests; one is supported so far".into());
-    };
+    let plans = plan(machine, bundle, &host)?;
+    Ok(plans.into_iter().map(|plan| build(plan, spis)).collect())
+}
 
-    let kept = Range::new(kept, size);
-    let most = match guest.config.memory {
-        0 => u64::MAX,
-        bytes => bytes,
-    };
-    let mut free = free_blocks(machine, &[home, kept], IDENTITY_END);
-    let ram = take_lowest(&mut free, most);
-    let bytes: u64 = ram.iter().map(|part| part.size).sum();
-    guest
-        .config
-        .check_against(machine.cpus.len() as u32, bytes)
-        .map_err(|error| error.to_string())?;
-    let Some(&main) = ram.iter().max_by_key(|part| part.size) else {
-        return Err("no RAM is left for the guest; give the machine more memory".into());
-    };
-    let vcpus = match guest.config.vcpus as usize {
-        0 => machine.cpus.len(),
-        count => count,
-    };
-    let affinities: Vec<u64> = machine.cpus.iter().take(vcpus).map(|c| c.mpidr).collect();
-    let pcpus: Vec<Mpidr> = affinities.iter().map(|&mpidr| Mpidr::new(mpidr)).collect();
-
-    let mut stage2 = stage2::Tables::new();
-    for part in &ram {
-        stage2.map_ram(part.start, part.size);
-    }
-    let interface = gic::shown(&machine.gic);
-    if let Some(shown) = interface {
-        stage2.map_device_at(shown.ipa, shown.gicv.start, shown.gicv.size);
-    }
-    let mut passed = vec![IntId(machine.timers.virt), IntId(machine.timers.physical)];
-    let mut paths = Vec::new();
-    let mut transports = Vec::new();
-    for device in &machine.devices {
-        for range in &device.mmio {
-            stage2.map_device(range.start, range.size);
-        }
-        passed.extend(device.spis.iter().map(|spi| IntId(spi.intid)));
-        paths.push(device.path.as_str());
-        if device.kind == DeviceKind::VirtioMmio {
-            transports.extend(device.mmio.iter().map(|range| range.start));
-        }
-    }
-
-    let spec = |initrd| GuestSpec {
-        ram: &ram,
-        cpus: &affinities,
-        bootargs: &guest.config.bootargs,
-        initrd,
-        sdei: guest.config.sdei,
-        conduit: platform::Conduit::Smc,
-        console: &machine.shown.path,
-        devices: &paths,
-    };
-    // The tree says where the ramdisk is, and where that is depends on the tree's size: build it twice.
-    let ramdisk_size = guest.ramdisk.map(|ramdisk| ramdisk.len() as u64);
-    let placeholder = ramdisk_size.map(|size| Range::new(main.start, size));
-    let draft = build_guest_dtb(blob, &spec(placeholder)).map_err(|error| error.to_string())?;
-    let kernel = Kernel::recognise(guest.kernel).map_err(|error| error.to_string())?;
-    let layout = Layout::place(main, &kernel, ramdisk_size, draft.len() as u64)
-        .map_err(|error| error.to_string())?;
-    let dtb = build_guest_dtb(blob, &spec(layout.ramdisk)).map_err(|error| error.to_string())?;
-
-    let ipa = |range: Range| IpaRange {
-        start: range.start,
-        size: range.size,
-    };
-    let (distributor, redistributors) = match &machine.gic {
-        Gic::V3 { dist, redists, .. } => (*dist, redists.as_slice()),
-        Gic::V2 { dist, .. } => (*dist, &[][..]),
-    };
+/// Makes a VM of its plan.
+fn build(plan: VmPlan<'static>, spis: u32) -> Vm {
+    let bytes: u64 = plan.ram.iter().map(|part| part.size).sum();
+    let config = &plan.guest.config;
+    log!(
+        "vm{} ({}): {} vCPUs, {} MiB at {:#x}, {} devices, SDEI {}",
+        plan.id,
+        config.name,
+        plan.cpus.len(),
+        bytes >> 20,
+        plan.main.start,
+        plan.devices,
+        if config.sdei { "on" } else { "off" }
+    );
+    let stage2 = map(&plan);
+    let pcpus: Vec<Mpidr> = plan.cpus.iter().map(|&mpidr| Mpidr::new(mpidr)).collect();
+    let deactivate = plan.cpu_interface.map(|interface| interface.deactivate);
     let map = GuestMap {
         affinities: Affinities::new(&pcpus),
-        ram: ram.iter().copied().map(ipa).collect(),
-        uart: ipa(machine.shown.base),
-        distributor: ipa(distributor),
+        ram: plan.ram.iter().copied().map(ipa).collect(),
+        uart: ipa(plan.uart),
+        distributor: ipa(plan.distributor),
         gic: gic::model(),
-        deactivate: interface.map_or(IpaRange::default(), |shown| ipa(shown.deactivate)),
-        redistributors: redistributors.iter().copied().map(ipa).collect(),
-        board: Board::new(vcpus),
-        has_debug_calls: guest.config.debug_calls,
+        deactivate: ipa(deactivate.unwrap_or_default()),
+        redistributors: plan.redistributors.iter().copied().map(ipa).collect(),
+        board: Board::new(pcpus.len()),
+        has_debug_calls: config.debug_calls,
     };
+    let passed_through: Vec<IntId> = plan.interrupts.iter().copied().map(IntId).collect();
     let (list_regs, priority_bits) = gic::virtual_interface();
     let vgic = Vgic::new(&Config {
-        model: gic::model(),
+        model: map.gic,
         mpidrs: &pcpus,
-        last: map.last_redistributors(vcpus),
+        last: map.last_redistributors(pcpus.len()),
         spis,
-        passed_through: &passed,
+        passed_through: &passed_through,
         priority_bits,
         list_regs,
     });
-    let image = GuestImage {
-        kernel: guest.kernel,
-        ramdisk: guest.ramdisk,
-        dtb,
-        layout,
-    };
-    log!(
-        "vm0 ({}): {vcpus} vCPUs, {} MiB at {:#x}, {} devices, SDEI {}",
-        guest.config.name,
-        bytes >> 20,
-        main.start,
-        paths.len(),
-        if guest.config.sdei { "on" } else { "off" }
-    );
-    let intids = [machine.shown.intid, machine.console.intid];
-    let identity = (map, pcpus, intids);
     let sdei = Sdei {
-        firmware: guest.config.firmware(),
-        events: guest.config.events.clone(),
+        firmware: config.firmware(),
+        events: config.events.clone(),
     };
-    let payload = (image, sdei, guest.config.reclaim);
-    Ok(vec![Vm::new(
-        VmId(0),
-        identity,
-        payload,
-        transports,
+    Vm::new(VmParts {
+        id: VmId(plan.id),
+        map,
+        pcpus,
+        uart_intid: IntId(plan.uart_intid),
+        console_intid: plan.input,
+        image: GuestImage {
+            kernel: plan.guest.kernel,
+            ramdisk: plan.guest.ramdisk,
+            dtb: plan.dtb,
+            layout: plan.layout,
+        },
+        sdei,
+        reclaim: config.reclaim,
+        transports: plan.transports,
         vgic,
         stage2,
-    )])
+    })
 }
 
-/// Copies the bundle to `kept` and returns the copy.
-fn keep_bundle(initrd: Range, kept: u64) -> &'static [u8] {
-    let from = core::ptr::with_exposed_provenance::<u8>(initrd.start as usize);
-    let to = core::ptr::with_exposed_provenance_mut::<u8>(kept as usize);
-    // SAFETY: both are RAM in the identity map, `kept` is free and does not overlap the initrd.
-    unsafe { core::ptr::copy_nonoverlapping(from, to, initrd.size as usize) };
+/// Stage 2 with what the VM may reach.
+fn map(plan: &VmPlan<'_>) -> stage2::Tables {
+    let mut tables = stage2::Tables::new();
+    for part in &plan.ram {
+        tables.map_ram(part.start, part.size);
+    }
+    if let Some(interface) = plan.cpu_interface {
+        let gicv = interface.gicv;
+        tables.map_device_at(interface.at, gicv.start, gicv.size);
+    }
+    for range in &plan.registers {
+        tables.map_device(range.start, range.size);
+    }
+    tables
+}
+
+fn ipa(range: Range) -> IpaRange {
+    IpaRange {
+        start: range.start,
+        size: range.size,
+    }
+}
+
+/// Copies the bundle and returns the copy.
+fn keep_bundle(keep: Keep) -> &'static [u8] {
+    let size = keep.from.size as usize;
+    let from = core::ptr::with_exposed_provenance::<u8>(keep.from.start as usize);
+    let to = core::ptr::with_exposed_provenance_mut::<u8>(keep.to.start as usize);
+    // SAFETY: `Keep::find` found both in RAM below the end of the identity map, and a place for the copy that is free
+    // and does not overlap the original.
+    unsafe { core::ptr::copy_nonoverlapping(from, to, size) };
     // SAFETY: the copy is initialised, in no guest's RAM, and never written again.
-    unsafe { core::slice::from_raw_parts(to, initrd.size as usize) }
+    unsafe { core::slice::from_raw_parts(to, size) }
 }

@@ -1,0 +1,511 @@
+//! What each VM gets: never what another has or what is the hypervisor's, on any machine, and a clear refusal otherwise.
+
+#[path = "../../../platform/tests/data/trees.rs"]
+mod trees;
+
+use hv_bundle::{
+    BLOCK_SIZE, Bundle, CpuInterface, Error, Guest, GuestConfig, Host, Keep, REDISTRIBUTOR_SIZE,
+    VmPlan, plan,
+};
+use platform::{Device, DeviceKind, Gic, Machine, Range, Spi};
+use proptest::prelude::*;
+use trees::{GicVersion, pi, virt};
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const LIMIT: u64 = 512 * GIB;
+const SPIS: u32 = 256;
+const PAGE: u64 = 4096;
+/// A flat binary.
+const KERNEL: &[u8] = &[0x1f, 0x20, 0x03, 0xd5, 0xff, 0xff, 0xff, 0x17];
+
+/// A machine, with the devicetree that it was read from.
+struct Board {
+    machine: Machine,
+    dtb: Vec<u8>,
+}
+
+impl Board {
+    fn of(tree: &dtoolkit::model::DeviceTree) -> Self {
+        let dtb = tree.to_dtb();
+        let machine = Machine::discover(&dtb).expect("a complete machine");
+        Self { machine, dtb }
+    }
+
+    fn virt(cpus: u32) -> Self {
+        Self::of(&virt(cpus, GicVersion::V3))
+    }
+
+    fn host<'a>(&'a self, taken: &'a [Range]) -> Host<'a> {
+        Host {
+            dtb: &self.dtb,
+            taken,
+            limit: LIMIT,
+            spis: SPIS,
+            most_vms: 8,
+        }
+    }
+
+    fn plan(&self, configs: &[GuestConfig]) -> Result<Vec<VmPlan<'static>>, Error> {
+        plan(&self.machine, bundle(configs), &self.host(&[]))
+    }
+
+    fn refusal(&self, configs: &[GuestConfig]) -> String {
+        let refused = self.plan(configs);
+        refused.expect_err("more than there is").to_string()
+    }
+
+    /// What is said of a guest on this machine once it has been changed.
+    fn refusal_when(mut self, change: impl FnOnce(&mut Machine)) -> String {
+        change(&mut self.machine);
+        self.refusal(&[GuestConfig::default()])
+    }
+}
+
+fn bundle(configs: &[GuestConfig]) -> Bundle<'static> {
+    let guest = |config: &GuestConfig| Guest {
+        config: config.clone(),
+        kernel: KERNEL,
+        ramdisk: Some(&[7; 100]),
+    };
+    Bundle {
+        guests: configs.iter().map(guest).collect(),
+    }
+}
+
+fn wants(vcpus: u32, memory: u64) -> GuestConfig {
+    GuestConfig {
+        vcpus,
+        memory,
+        ..GuestConfig::default()
+    }
+}
+
+#[test]
+fn one_guest_gets_all_there_is() {
+    let board = Board::virt(4);
+    let [vm] = &board.plan(&[GuestConfig::default()]).expect("a plan")[..] else {
+        panic!("not one VM");
+    };
+    assert_eq!(vm.id, 0);
+    assert_eq!(vm.cpus, [0, 1, 2, 3]);
+    assert_eq!(vm.ram, board.machine.ram);
+    assert_eq!(vm.main, board.machine.ram[0]);
+    assert_eq!(vm.layout.dtb.start, vm.main.start);
+    assert_eq!(vm.layout.dtb.size, vm.dtb.len() as u64);
+    assert_eq!(vm.uart, Range::new(0x0900_0000, 0x1000));
+    assert_eq!((vm.uart_intid, vm.input), (33, Some(33)));
+    assert_eq!(vm.distributor, Range::new(0x0800_0000, 0x1_0000));
+    let frames = Range::new(0x080a_0000, 4 * REDISTRIBUTOR_SIZE);
+    assert_eq!(vm.redistributors, [frames]);
+    assert_eq!(vm.cpu_interface, None);
+    assert_eq!(vm.devices, board.machine.devices.len());
+    assert_eq!(vm.transports.len(), 32);
+    let mut interrupts = vec![27, 30];
+    let devices = board.machine.devices.iter();
+    interrupts.extend(devices.flat_map(|device| device.spis.iter().map(|spi| spi.intid)));
+    assert_eq!(vm.interrupts, interrupts);
+}
+
+#[test]
+fn a_guest_gets_what_it_asks_for_and_the_next_one_what_is_left() {
+    let board = Board::virt(4);
+    let configs = [wants(1, 256 * MIB), wants(0, 0)];
+    let [first, second] = &board.plan(&configs).expect("a plan")[..] else {
+        panic!("not two VMs");
+    };
+    assert_eq!((first.id, second.id), (0, 1));
+    assert_eq!(first.cpus, [0]);
+    assert_eq!(second.cpus, [1, 2, 3]);
+    assert_eq!(first.ram, [Range::new(0x4000_0000, 256 * MIB)]);
+    assert_eq!(
+        second.ram,
+        [Range::new(0x5000_0000, 2048 * MIB - 256 * MIB)]
+    );
+    assert_eq!((first.input, second.input), (Some(33), None));
+    assert_eq!((second.devices, &second.transports[..]), (0, &[][..]));
+    assert_eq!(second.interrupts, [27, 30]);
+    // Emulated, so both have them at the same addresses.
+    assert_eq!(
+        (first.uart, first.distributor),
+        (second.uart, second.distributor)
+    );
+    assert_eq!(
+        second.redistributors,
+        [Range::new(0x080a_0000, 3 * REDISTRIBUTOR_SIZE)]
+    );
+}
+
+#[test]
+fn a_gicv2_shows_the_half_of_its_interface_that_needs_no_trap() {
+    let interface = |machine: &Machine, dtb: &[u8]| {
+        let board = Board {
+            machine: machine.clone(),
+            dtb: dtb.to_vec(),
+        };
+        let plans = board.plan(&[GuestConfig::default()]).expect("a plan");
+        plans[0].cpu_interface
+    };
+    let board = Board::of(&pi());
+    let Gic::V2 { cpu, vcpu, .. } = board.machine.gic else {
+        panic!("a Raspberry Pi 4 has a GICv2");
+    };
+    let small = CpuInterface {
+        at: cpu.start,
+        gicv: Range::new(vcpu.start, 0x1000),
+        deactivate: Range::new(cpu.start + 0x1000, 0x1000),
+    };
+    assert_eq!(interface(&board.machine, &board.dtb), Some(small));
+
+    // 64 KiB pages: GICC_DIR at the end of the first.
+    let mut board = Board::of(&virt(2, GicVersion::V2));
+    let (large, gicv) = (
+        Range::new(0x0a80_0000, 0x2_0000),
+        Range::new(0x0b00_0000, 0x2_0000),
+    );
+    if let Gic::V2 { cpu, vcpu, .. } = &mut board.machine.gic {
+        (*cpu, *vcpu) = (large, gicv);
+    }
+    let half = CpuInterface {
+        at: large.start,
+        gicv: Range::new(gicv.start, 0x1_0000),
+        deactivate: Range::new(large.start + 0x1_0000, 0x1_0000),
+    };
+    assert_eq!(interface(&board.machine, &board.dtb), Some(half));
+}
+
+#[test]
+fn redistributors_go_on_in_the_next_region() {
+    let mut board = Board::virt(5);
+    let regions = [
+        Range::new(0x0810_0000, 2 * REDISTRIBUTOR_SIZE),
+        Range::new(0x0820_0000, 8 * REDISTRIBUTOR_SIZE),
+    ];
+    if let Gic::V3 { redists, .. } = &mut board.machine.gic {
+        *redists = regions.into();
+    }
+    let plans = board.plan(&[wants(0, 256 * MIB)]).expect("a plan");
+    let rest = Range::new(0x0820_0000, 3 * REDISTRIBUTOR_SIZE);
+    assert_eq!(plans[0].redistributors, [regions[0], rest]);
+}
+
+#[test]
+fn an_interrupt_that_two_devices_have_is_passed_once() {
+    let mut board = Board::virt(1);
+    let intid = board.machine.devices[0].spis[0].intid;
+    board.machine.devices[1].spis[0].intid = intid;
+    let plans = board.plan(&[GuestConfig::default()]).expect("a plan");
+    let count = plans[0].interrupts.iter().filter(|&&own| own == intid);
+    assert_eq!(count.count(), 1);
+}
+
+#[test]
+fn more_guests_than_are_supported_are_refused() {
+    let board = Board::virt(4);
+    let host = Host {
+        most_vms: 1,
+        ..board.host(&[])
+    };
+    let two = bundle(&[wants(1, 256 * MIB), wants(1, 256 * MIB)]);
+    let said = plan(&board.machine, two, &host).map_err(|error| error.to_string());
+    assert_eq!(
+        said,
+        Err("the bundle has several guests; one is supported so far".into())
+    );
+}
+
+#[test]
+fn a_guest_that_wants_more_than_is_left_is_told_what() {
+    let board = Board::virt(4);
+    let said = board.refusal(&[wants(5, 0)]);
+    assert!(said.contains("vcpus = 5, but the machine has 4;"), "{said}");
+    let said = board.refusal(&[wants(3, 256 * MIB), wants(2, 256 * MIB)]);
+    assert!(said.contains("vcpus = 2, but the machine has 1;"), "{said}");
+    let said = board.refusal(&[wants(1, 4 * GIB)]);
+    assert!(said.contains("memory = 4294967296"), "{said}");
+    let said = board.refusal(&[wants(4, 256 * MIB), wants(0, 256 * MIB)]);
+    assert_eq!(
+        said,
+        "the guest guest is left without CPUs; start a larger machine"
+    );
+    let said = board.refusal(&[wants(1, 0), wants(1, 0)]);
+    assert_eq!(
+        said,
+        "the guest guest is left without RAM; give the machine more memory"
+    );
+}
+
+#[test]
+fn what_a_machine_says_against_itself_is_named() {
+    let said = |change: fn(&mut Machine)| Board::virt(4).refusal_when(change);
+    let expect = |said: String, words: &[&str]| {
+        for word in words {
+            assert!(said.contains(word), "no `{word}`: {said}");
+        }
+    };
+    let slot = |machine: &mut Machine, base| machine.devices[0].mmio = vec![base];
+    expect(
+        said(|machine| machine.devices[0].mmio = vec![Range::new(0x0900_0800, 0x200)]),
+        &[
+            "/virtio_mmio@a000000 at 0x9000000",
+            "/pl011@9000000",
+            "share a page",
+        ],
+    );
+    expect(
+        said(|machine| machine.devices[0].mmio = vec![Range::new(0x0800_0000, 0x200)]),
+        &["/virtio_mmio@a000000", "the interrupt controller"],
+    );
+    expect(
+        said(|machine| machine.devices[0].mmio = vec![Range::new(0x4000_0000, 0x200)]),
+        &["/virtio_mmio@a000000", "where RAM is"],
+    );
+    expect(
+        said(|machine| machine.devices[0].mmio = vec![Range::new(LIMIT - 0x100, 0x200)]),
+        &["/virtio_mmio@a000000", "does not map"],
+    );
+    expect(
+        said(|machine| machine.power = Some(Range::new(0x0a00_0800, 0x100))),
+        &["the power management block", "share a page"],
+    );
+    expect(
+        said(|machine| machine.devices[0].spis[0].intid = 33),
+        &["/virtio_mmio@a000000", "interrupt of a UART"],
+    );
+    expect(
+        said(|machine| machine.devices[0].spis[0].intid = 32 + SPIS),
+        &["/virtio_mmio@a000000 interrupt 288", "no shared interrupt"],
+    );
+    expect(
+        said(|machine| machine.console.intid = 31),
+        &["/pl011@9000000 interrupt 31"],
+    );
+    expect(
+        said(|machine| machine.timers.virt = 40),
+        &["interrupt 40", "not private"],
+    );
+    expect(
+        said(|machine| machine.ram = vec![Range::new(0x0800_0000, GIB)]),
+        &["RAM at 0x8000000", "the interrupt controller"],
+    );
+    expect(
+        said(|machine| {
+            if let Gic::V3 { redists, .. } = &mut machine.gic {
+                redists[0].size = 3 * REDISTRIBUTOR_SIZE;
+            }
+        }),
+        &["the guest guest", "more vCPUs", "redistributors"],
+    );
+    let mut board = Board::of(&virt(2, GicVersion::V2));
+    if let Gic::V2 { vcpu, .. } = &mut board.machine.gic {
+        vcpu.size = 0x1000;
+    }
+    expect(
+        board.refusal(&[GuestConfig::default()]),
+        &["GICV", "less than 8 KiB"],
+    );
+    let mut board = Board::of(&virt(2, GicVersion::V2));
+    let cpu = board.machine.cpus[0];
+    board.machine.cpus = vec![cpu; 9];
+    expect(
+        board.refusal(&[GuestConfig::default()]),
+        &["more than 8 vCPUs", "GICv2"],
+    );
+    // On its own it is none of these.
+    let mut board = Board::virt(4);
+    slot(&mut board.machine, Range::new(0x0a00_0000, 0x200));
+    assert!(board.plan(&[GuestConfig::default()]).is_ok());
+}
+
+#[test]
+fn the_bundle_is_kept_where_nothing_else_is() {
+    let mut machine = Board::virt(1).machine;
+    let from = Range::new(0x4800_0000, 5 * MIB);
+    machine.initrd = Some(from);
+    let bank = machine.ram[0];
+    let home = Range::new(bank.end() - 4 * MIB, 4 * MIB);
+    let keep = Keep::find(&machine, &[home], LIMIT);
+    let to = Range::new(home.start - 6 * MIB, 6 * MIB);
+    assert_eq!(keep, Ok(Keep { from, to }));
+
+    let refusal = |machine: &Machine, taken: &[Range]| {
+        let refused = Keep::find(machine, taken, LIMIT);
+        refused.expect_err("no place").to_string()
+    };
+    assert!(refusal(&machine, &[bank]).contains("no room for a copy of the bundle"));
+    for outside in [
+        Range::new(bank.end() - MIB, 2 * MIB),
+        Range::new(0, MIB),
+        Range::new(LIMIT - MIB, 2 * MIB),
+    ] {
+        machine.initrd = Some(outside);
+        assert!(refusal(&machine, &[]).contains("out of the machine's RAM"));
+    }
+    machine.initrd = None;
+    assert!(refusal(&machine, &[]).contains("there is no guest; load a bundle"));
+}
+
+/// The pages of a range.
+fn pages(range: Range) -> Range {
+    let start = range.start & !(PAGE - 1);
+    Range::between(start, range.end().next_multiple_of(PAGE))
+}
+
+/// What must hold of any plans, whatever the machine.
+fn hold(board: &Board, configs: &[GuestConfig], taken: &[Range], plans: &[VmPlan<'_>]) {
+    let machine = &board.machine;
+    assert_eq!(plans.len(), configs.len());
+    let mut cpus: Vec<u64> = Vec::new();
+    let mut interrupts: Vec<u32> = Vec::new();
+    let mut memory: Vec<Range> = Vec::new();
+    for (number, (vm, config)) in plans.iter().zip(configs).enumerate() {
+        assert_eq!(usize::from(vm.id), number);
+        assert_eq!(&vm.guest.config, config);
+        assert!(config.vcpus == 0 || vm.cpus.len() == config.vcpus as usize);
+        let bytes: u64 = vm.ram.iter().map(|part| part.size).sum();
+        assert!(config.memory == 0 || bytes == config.memory);
+        for &mpidr in &vm.cpus {
+            assert!(machine.cpus.iter().any(|cpu| cpu.mpidr == mpidr));
+            assert!(!cpus.contains(&mpidr), "CPU {mpidr:#x} twice");
+            cpus.push(mpidr);
+        }
+        for &part in &vm.ram {
+            assert!(part.start % BLOCK_SIZE == 0 && part.size % BLOCK_SIZE == 0);
+            assert!(part.size != 0 && part.end() <= LIMIT);
+            assert!(machine.ram.iter().any(|bank| bank.covers(part)));
+            let others = memory.iter().chain(taken).chain(&machine.reserved);
+            for &other in others {
+                assert!(!part.overlaps(other), "{part:x?} is not free: {other:x?}");
+            }
+            memory.push(part);
+        }
+        assert!(vm.ram.contains(&vm.main));
+        let pieces = [vm.layout.kernel, vm.layout.dtb];
+        for piece in pieces.into_iter().chain(vm.layout.ramdisk) {
+            assert!(vm.main.covers(piece), "{piece:x?} leads out of RAM");
+        }
+        assert_eq!(vm.layout.dtb.size, vm.dtb.len() as u64);
+        let frames: u64 = vm.redistributors.iter().map(|region| region.size).sum();
+        match &machine.gic {
+            Gic::V3 { redists, .. } => {
+                assert_eq!(frames, vm.cpus.len() as u64 * REDISTRIBUTOR_SIZE);
+                for &region in &vm.redistributors {
+                    assert!(redists.iter().any(|own| own.covers(region)));
+                }
+            }
+            Gic::V2 { .. } => assert!(frames == 0 && vm.cpu_interface.is_some()),
+        }
+        let kept = machine.gic.regions();
+        for range in vm.registers.iter().map(|range| pages(*range)) {
+            assert!(range.end() <= LIMIT);
+            for other in kept.iter().chain([&machine.console.base, &vm.uart]) {
+                assert!(!range.overlaps(pages(*other)));
+            }
+            assert!(!machine.ram.iter().any(|bank| bank.overlaps(range)));
+        }
+        for &intid in vm.interrupts.iter().filter(|&&intid| intid >= 32) {
+            assert!(intid < 32 + SPIS && intid != machine.console.intid);
+            assert!(!interrupts.contains(&intid), "SPI {intid} twice");
+            interrupts.push(intid);
+        }
+    }
+    for (one, vm) in plans.iter().enumerate() {
+        for other in &plans[..one] {
+            for range in vm.registers.iter().map(|range| pages(*range)) {
+                assert!(
+                    !other
+                        .registers
+                        .iter()
+                        .any(|own| pages(*own).overlaps(range))
+                );
+            }
+        }
+    }
+    let listeners = plans.iter().filter(|vm| vm.input.is_some());
+    assert_eq!(listeners.count(), 1);
+}
+
+fn range(limit: u64, size: u64) -> impl Strategy<Value = Range> {
+    (0..limit / PAGE, 0..size / PAGE)
+        .prop_map(|(start, size)| Range::new(start * PAGE, size * PAGE))
+}
+
+fn guest_config() -> impl Strategy<Value = GuestConfig> {
+    let vcpus = prop_oneof![1 => Just(0), 9 => 1u32..3];
+    let memory = prop_oneof![1 => Just(0), 9 => 1u64..100];
+    (vcpus, memory).prop_map(|(vcpus, blocks)| wants(vcpus, blocks * BLOCK_SIZE))
+}
+
+/// A device that nobody knows of but the machine. Its node is one that there is.
+fn device() -> impl Strategy<Value = Device> {
+    let place = (0x0900_0000u64..0x0b00_0000, 1u64..0x3000);
+    (place, 34u32..300, any::<bool>()).prop_map(|((start, size), intid, edge)| Device {
+        path: "/pl031@9010000".into(),
+        compatible: "virtio,mmio",
+        kind: DeviceKind::VirtioMmio,
+        mmio: vec![Range::new(start, size)],
+        spis: vec![Spi { intid, edge }],
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_two_vms_share_anything_and_none_has_what_is_ours(
+        cpus in 2u32..9,
+        is_v2 in any::<bool>(),
+        banks in prop::collection::vec((1u64..1000, 1u64..600, 0u64..512), 1..4),
+        reserved in prop::collection::vec(range(16 * GIB, 512 * MIB), 0..4),
+        taken in prop::collection::vec(range(16 * GIB, 512 * MIB), 0..3),
+        devices in prop::option::of(prop::collection::vec(device(), 0..3)),
+        configs in prop::collection::vec(guest_config(), 1..5),
+    ) {
+        let version = if is_v2 { GicVersion::V2 } else { GicVersion::V3 };
+        let mut board = Board::of(&virt(cpus, version));
+        // Ascending and apart from each other, the first above the devices.
+        let mut start = 0x2000_0000;
+        board.machine.ram.clear();
+        for (gap, blocks, pages) in banks {
+            start += gap * BLOCK_SIZE;
+            let bank = Range::new(start + pages * PAGE, blocks * BLOCK_SIZE);
+            start = bank.end();
+            board.machine.ram.push(bank);
+        }
+        board.machine.reserved = reserved;
+        if let Some(devices) = devices {
+            board.machine.devices = devices;
+        }
+        let planned = plan(&board.machine, bundle(&configs), &board.host(&taken));
+        if let Ok(plans) = planned {
+            hold(&board, &configs, &taken, &plans);
+        }
+    }
+
+    #[test]
+    fn no_numbers_make_planning_panic(
+        ram in prop::collection::vec((any::<u64>(), any::<u64>()), 0..3),
+        place in (any::<u64>(), any::<u64>()),
+        gic in (any::<u64>(), any::<u64>()),
+        intids in any::<[u32; 4]>(),
+        spis in any::<u32>(),
+        limit in any::<u64>(),
+        is_v2 in any::<bool>(),
+    ) {
+        let version = if is_v2 { GicVersion::V2 } else { GicVersion::V3 };
+        let mut board = Board::of(&virt(2, version));
+        let whole = |(start, size)| Range::new(start, size);
+        // A thousand times less than the whole space: a search goes through it block by block.
+        board.machine.ram.extend(ram.into_iter().map(|(start, size)| Range::new(start, size >> 24)));
+        board.machine.devices[0].mmio = vec![whole(place)];
+        board.machine.devices[1].spis[0].intid = intids[0];
+        match &mut board.machine.gic {
+            Gic::V3 { redists, .. } => redists[0] = whole(gic),
+            Gic::V2 { cpu, vcpu, .. } => (cpu.size, vcpu.size) = gic,
+        }
+        board.machine.timers.virt = intids[1];
+        board.machine.console.intid = intids[2];
+        board.machine.initrd = Some(whole(place));
+        let host = Host { limit, spis, ..board.host(&[]) };
+        let _ = plan(&board.machine, bundle(&[GuestConfig::default()]), &host);
+        let _ = Keep::find(&board.machine, &[whole(gic)], limit);
+    }
+}
