@@ -1,5 +1,6 @@
-//! True random numbers for guests: the pCPU's own, else those of the machine's firmware, else none.
+//! True random numbers, for guests and for their seeds: the pCPU's own, else those of the machine's firmware, else none.
 
+use hv_bundle::Fresh;
 use hv_core::trng::Entropy;
 
 use crate::{firmware, sysregs};
@@ -39,5 +40,15 @@ impl Entropy for Source {
                 drawn.map(|drawn| *word = drawn).is_some()
             }),
         }
+    }
+}
+
+/// What guests' seeds are mixed with now.
+pub fn fresh() -> Fresh {
+    let mut random = [0; 3];
+    let is_drawn = Source::find().is_some_and(|mut source| source.fill(&mut random));
+    Fresh {
+        random: is_drawn.then_some(random),
+        ticks: sysregs::now().0,
     }
 }

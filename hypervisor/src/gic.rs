@@ -48,9 +48,14 @@ pub fn get() -> &'static Gic {
 #[expect(unsafe_code, reason = "the caller answers for the addresses")]
 pub unsafe fn start(gic: &platform::Gic) -> &'static Gic {
     let (distributor, size, redistributors) = match gic {
-        platform::Gic::V3 { dist, redists, .. } => {
+        platform::Gic::V3 {
+            dist,
+            redists,
+            redist_stride,
+            ..
+        } => {
             // SAFETY: the caller answers for the addresses.
-            let found = unsafe { v3::start(dist.start, redists) };
+            let found = unsafe { v3::start(dist.start, redists, *redist_stride) };
             (dist.start, gicd::SIZE_V3, found)
         }
         platform::Gic::V2 { dist, cpu, hyp, .. } => {

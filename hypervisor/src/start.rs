@@ -182,6 +182,8 @@ pub extern "C" fn init(dtb: u64, image: u64, region: u64) -> ! {
         Ok(vms) => vms,
         Err(error) => refuse(format_args!("{error}")),
     };
+    // SAFETY: it was read for the last time above, lies in RAM of the identity map, and no other pCPU runs.
+    unsafe { erase(blob) };
     VMS.call_once(|| vms);
     let boot_pcpu = sysregs::mpidr();
     let index = machine
@@ -326,6 +328,20 @@ fn devicetree(pa: u64) -> Option<&'static [u8]> {
     }
     // SAFETY: the boot protocol limits a tree to 2 MiB, and that much is mapped from its start on.
     Some(unsafe { core::slice::from_raw_parts(start, size) })
+}
+
+/// Overwrites the machine's devicetree, which lies in a guest's RAM and has the machine's seeds in it, those of other
+/// guests with them. A guest that reads with its caches off is not to find it either.
+///
+/// # Safety
+///
+/// It is RAM that is mapped read-write at its own address, and nobody reads it any more.
+unsafe fn erase(blob: &'static [u8]) {
+    let (pa, size) = (blob.as_ptr().expose_provenance(), blob.len());
+    let start = core::ptr::with_exposed_provenance_mut::<u8>(pa);
+    // SAFETY: the caller answers for it.
+    unsafe { start.write_bytes(0, size) };
+    sysregs::clean_to_poc(pa as u64, size as u64);
 }
 
 /// Finds the console alone, so that what else is wrong with the machine can be said, and greets. False if there is

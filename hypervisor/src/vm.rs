@@ -1,9 +1,10 @@
 //! A virtual machine: what its vCPUs share and the lock on it, their mailboxes, and what is written into its memory.
 
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use hv_abi::firmware::{Fault, Firmware};
-use hv_bundle::Layout;
+use hv_bundle::{Layout, Seeding};
 use hv_core::id::{IntId, Mpidr, VcpuId, VmId};
 use hv_core::mailbox::{Mailbox, Requests};
 use hv_core::psci::Reclaim;
@@ -15,7 +16,7 @@ use spin::Once;
 use crate::gic;
 use crate::patience::{Mutex, MutexGuard};
 use crate::stop::{Cause, stop_machine};
-use crate::{log, memory, stage2, sysregs};
+use crate::{entropy, log, memory, stage2, sysregs};
 
 /// What is loaded into the guest's RAM at each start.
 pub struct GuestImage {
@@ -25,6 +26,8 @@ pub struct GuestImage {
     pub ramdisk: Option<&'static [u8]>,
     /// The guest's devicetree.
     pub dtb: Vec<u8>,
+    /// The seeds in that, which are others each time.
+    pub seeding: Option<Seeding>,
     /// Where each goes.
     pub layout: Layout,
 }
@@ -90,6 +93,8 @@ pub struct Vm {
     pub image: GuestImage,
     /// Passed-through virtio-mmio transports, reset with the VM.
     pub transports: Vec<u64>,
+    /// How often it has been loaded.
+    loads: AtomicU64,
     shared: Mutex<Shared>,
     mailboxes: Vec<Mailbox>,
     stage2: stage2::Tables,
@@ -138,6 +143,7 @@ impl Vm {
             console_intid,
             image,
             transports,
+            loads: AtomicU64::new(0),
             shared: Mutex::new(shared),
             mailboxes: (0..vcpus).map(|_| Mailbox::new()).collect(),
             pcpus,
@@ -229,6 +235,7 @@ impl vm::Vm for &'static Vm {
             kernel,
             ramdisk,
             dtb,
+            seeding,
             layout,
         } = &self.image;
         // First, so that no transfer that a device has begun ends in what is written now.
@@ -243,6 +250,12 @@ impl vm::Vm for &'static Vm {
         write_guest(layout.kernel.start, kernel);
         // What is behind the file in the kernel's footprint is its bss, which it clears itself.
         write_guest(layout.dtb.start, dtb);
+        if let Some(seeding) = seeding {
+            let load = self.loads.fetch_add(1, Ordering::Relaxed);
+            let seeds = seeding.secret.seeds(load, &entropy::fresh());
+            write_guest(layout.dtb.start + seeding.kaslr as u64, &seeds.kaslr);
+            write_guest(layout.dtb.start + seeding.rng as u64, &seeds.rng);
+        }
         if let (Some(ramdisk), Some(place)) = (ramdisk, layout.ramdisk) {
             write_guest(place.start, ramdisk);
         }

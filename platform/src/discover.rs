@@ -47,6 +47,7 @@ impl Machine {
             console,
             power: devices::power(&tree)?,
             bootargs: String::from(bootargs.unwrap_or_default()),
+            seed: seed(chosen),
             initrd: memory::initrd(chosen)?,
             devices: devices::passable(&tree, gic)?,
             gic: gic::read(gic)?,
@@ -73,6 +74,12 @@ impl Console {
             clock: devices::clock(&tree, node),
         })
     }
+}
+
+fn seed(chosen: Option<Node<'_, '_>>) -> Vec<u8> {
+    let value = |name| chosen.and_then(|chosen| chosen.property(name));
+    let seeds = ["kaslr-seed", "rng-seed"].into_iter().filter_map(value);
+    seeds.flatten().copied().collect()
 }
 
 fn model(tree: &Tree<'_, '_>) -> Result<String, Error> {

@@ -33,6 +33,8 @@ pub struct Machine {
     pub power: Option<Range>,
     /// What the loader said in `/chosen bootargs`; empty if nothing.
     pub bootargs: String,
+    /// What it has of `kaslr-seed` and `rng-seed` in `/chosen`, one after the other; secret.
+    pub seed: Vec<u8>,
     /// Where the loader put the initrd, which is the guest bundle.
     pub initrd: Option<Range>,
     /// Devices a guest may be given whole.

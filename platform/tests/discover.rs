@@ -81,6 +81,9 @@ fn virt_with_gicv3_is_understood() {
         }
     );
     assert_eq!(machine.bootargs, "loglevel=7");
+    assert_eq!(machine.seed.len(), 8 + 32);
+    assert!(machine.seed.starts_with(&[0x9a, 0xbc, 0xde, 0xf0]));
+    assert!(machine.seed.ends_with(&[0x12, 0x34, 0x56, 0x78]));
     assert_eq!(machine.initrd, Some(Range::new(0x4800_0000, 0x0100_0000)));
 }
 

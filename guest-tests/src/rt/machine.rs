@@ -90,6 +90,15 @@ impl Machine {
         self.bootargs.as_str().split_whitespace()
     }
 
+    /// `kaslr-seed` and `rng-seed`, if they are there.
+    pub fn seeds(&self) -> Option<(u64, [u8; 32])> {
+        let chosen = self.tree.find_node("/chosen")?;
+        let kaslr = chosen.property("kaslr-seed")?;
+        let rng = chosen.property("rng-seed")?;
+        let kaslr = u64::from_be_bytes(kaslr.value().try_into().ok()?);
+        Some((kaslr, rng.value().try_into().ok()?))
+    }
+
     /// Whether some node of the devicetree describes `address`.
     pub fn describes(&self, address: u64) -> bool {
         let mut all = places(self.tree);

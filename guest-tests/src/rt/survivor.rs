@@ -17,6 +17,17 @@ pub fn spare() -> u64 {
     word() as u64 + 0x100
 }
 
+/// Keeps a number for the next boot, and answers what the boot before kept.
+pub fn exchange(number: u64) -> u64 {
+    let place = word().wrapping_add(1);
+    // SAFETY: the doubleword behind the count; aligned RAM of ours that Rust uses for nothing else.
+    let before = unsafe { place.read_volatile() };
+    // SAFETY: as above.
+    unsafe { place.write_volatile(number) };
+    super::sysreg::clean_to_memory(place as u64);
+    before
+}
+
 fn word() -> *mut u64 {
     let end = &raw const __image_end as u64;
     let address = (end + DISTANCE) & !0xfff;

@@ -27,6 +27,39 @@ fn system_reset_boots_the_machine_again_and_again() -> TestResult {
 }
 
 guest_test!(
+    each_reset_brings_other_seeds,
+    cpus = 1,
+    boot = own,
+    icount = false,
+    timeout = 40
+);
+fn each_reset_brings_other_seeds() -> TestResult {
+    needs_hypervisor()?;
+    let Some((kaslr, rng)) = machine().seeds() else {
+        skip!("neither the machine's devicetree nor its CPUs have anything secret");
+    };
+    let boots = survivor::count_boot("seeds");
+    // The next boot compares one number instead of five.
+    let (words, _) = rng.as_chunks::<8>();
+    let words = words.iter().map(|&word| u64::from_be_bytes(word));
+    let both = words.fold(kaslr, |all, word| all.rotate_left(7) ^ word);
+    expect_that!(
+        kaslr != 0 && rng != [0; 32],
+        "boot {boots} has no seeds, but room for them"
+    );
+    let before = survivor::exchange(both);
+    expect_that!(
+        boots == 1 || before != both,
+        "boot {boots} has the seeds of the one before"
+    );
+    if boots < BOOTS {
+        psci::system_reset();
+    }
+    survivor::forget();
+    Ok(())
+}
+
+guest_test!(
     system_reset2_resets_the_machine_too,
     cpus = 1,
     boot = own,

@@ -8,12 +8,17 @@ use platform::devicetree::{Blob, Fdt, Node, Tree, number};
 use platform::{Conduit, Range};
 
 use crate::Error;
+use crate::seed::{KASLR_SIZE, RNG_SIZE};
 use crate::writer::Writer;
 
 /// Bytes left free behind a guest's devicetree for a bootloader to add to it; its size includes them.
 pub const HEADROOM: usize = 4096;
 
 const CORRECT: &str = "correct the machine's devicetree";
+
+/// Of `/chosen`: where a kernel puts itself, and what its random numbers begin with.
+pub const KASLR_SEED: &str = "kaslr-seed";
+pub const RNG_SEED: &str = "rng-seed";
 
 const GIC_V3: &str = "arm,gic-v3";
 const GICS: [&str; 3] = [GIC_V3, "arm,gic-400", "arm,cortex-a15-gic"];
@@ -31,6 +36,8 @@ pub struct GuestSpec<'a> {
     pub initrd: Option<Range>,
     /// Whether it is offered SDEI.
     pub sdei: bool,
+    /// Whether it gets seeds for random numbers. They are zero here, and written each time that it is loaded.
+    pub seeds: bool,
     /// How it calls us.
     pub conduit: Conduit,
     /// The path of the UART it is given.
@@ -195,12 +202,14 @@ impl<'t, 'a, 's> Graft<'t, 'a, 's> {
     /// The GIC as it is without virtualisation: no maintenance interrupt, no registers of ours, no
     /// message-signalled interrupts.
     fn gic(&mut self, gic: Node<'_, '_>) -> Result<(), Error> {
-        const OURS: [&str; 5] = [
+        const OURS: [&str; 6] = [
             "interrupts",
             "interrupts-extended",
             "msi-controller",
             "mbi-ranges",
             "mbi-alias",
+            // The emulated redistributors have no gaps.
+            "redistributor-stride",
         ];
         let regions = gic.u32("#redistributor-regions").map_err(unusable)?;
         let blocks = if gic.is_compatible(GIC_V3) {
@@ -335,7 +344,7 @@ impl<'t, 'a, 's> Graft<'t, 'a, 's> {
         self.guest.end();
     }
 
-    /// `/chosen`: what the guest boots with, and the machine's seeds.
+    /// `/chosen`: what the guest boots with, and room for its seeds.
     fn chosen(&mut self) {
         self.guest.begin("chosen");
         if !self.spec.bootargs.is_empty() {
@@ -349,11 +358,9 @@ impl<'t, 'a, 's> Graft<'t, 'a, 's> {
         let own = self.machine.stdout().filter(|own| own.0 == self.console);
         let stdout = own.map_or(self.spec.console, |own| own.1);
         self.guest.text("stdout-path", &[stdout]);
-        let machine = self.machine.find("/chosen");
-        for seed in ["kaslr-seed", "rng-seed"] {
-            if let Some(value) = machine.and_then(|chosen| chosen.property(seed)) {
-                self.guest.property(seed, value);
-            }
+        if self.spec.seeds {
+            self.guest.property(KASLR_SEED, &[0; KASLR_SIZE]);
+            self.guest.property(RNG_SEED, &[0; RNG_SIZE]);
         }
         self.guest.end();
     }

@@ -19,6 +19,7 @@ mod kernel;
 mod layout;
 mod plan;
 mod ram;
+mod seed;
 mod writer;
 
 pub use bundle::{Bundle, Guest};
@@ -29,5 +30,6 @@ pub use fit::write;
 pub use guest_dtb::{GuestSpec, HEADROOM, build as build_guest_dtb};
 pub use kernel::{Compression, Format, Kernel};
 pub use layout::Layout;
-pub use plan::{CpuInterface, Host, Keep, REDISTRIBUTOR_SIZE, VmPlan, plan};
+pub use plan::{CpuInterface, Host, Keep, REDISTRIBUTOR_SIZE, Seeding, VmPlan, plan};
 pub use ram::{BLOCK_SIZE, highest_free, without};
+pub use seed::{Fresh, Secret, Seeds};

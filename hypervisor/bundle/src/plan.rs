@@ -9,10 +9,13 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use platform::devicetree::{Blob, Fdt, Tree};
 use platform::{Conduit, Cpu, Device, DeviceKind, Gic, Machine, Range};
 
+use crate::digest::place;
+use crate::guest_dtb::{KASLR_SEED, RNG_SEED};
 use crate::ram::{BLOCK_SIZE, free_blocks, highest_free, take_lowest};
-use crate::{Bundle, Error, Guest, GuestSpec, Kernel, Layout, build_guest_dtb};
+use crate::{Bundle, Error, Guest, GuestSpec, Kernel, Layout, Secret, build_guest_dtb};
 use check::Check;
 
 /// Bytes of one redistributor as guests find it: RD_base and SGI_base (IHI0069 12.10).
@@ -39,6 +42,19 @@ pub struct Host<'a> {
     pub spis: u32,
     /// How many VMs there can be.
     pub most_vms: u8,
+    /// What guests' seeds are derived from, if there is anything secret.
+    pub secret: Option<Secret>,
+}
+
+/// How a VM's seeds are made and where they go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seeding {
+    /// What they are derived from.
+    pub secret: Secret,
+    /// Where in the devicetree the value of `kaslr-seed` is.
+    pub kaslr: usize,
+    /// Where in the devicetree the value of `rng-seed` is.
+    pub rng: usize,
 }
 
 /// What one VM gets. All addresses are physical and, but for [`CpuInterface::at`], the guest's as well.
@@ -58,6 +74,8 @@ pub struct VmPlan<'a> {
     pub layout: Layout,
     /// Its devicetree.
     pub dtb: Vec<u8>,
+    /// The seeds in that, if there are any.
+    pub seeding: Option<Seeding>,
     /// The emulated PL011.
     pub uart: Range,
     /// Its interrupt.
@@ -228,6 +246,7 @@ impl Left<'_> {
             main,
             layout: Layout::default(),
             dtb: Vec::new(),
+            seeding: None,
             uart: self.machine.shown.base,
             uart_intid: self.machine.shown.intid,
             input: self.input.take(),
@@ -266,6 +285,7 @@ impl Left<'_> {
             bootargs: &plan.guest.config.bootargs,
             initrd,
             sdei: plan.guest.config.sdei,
+            seeds: self.host.secret.is_some(),
             conduit: Conduit::Smc,
             console: &self.machine.shown.path,
             devices: &devices,
@@ -277,6 +297,10 @@ impl Left<'_> {
         let kernel = Kernel::recognise(plan.guest.kernel)?;
         let layout = Layout::place(plan.main, &kernel, ramdisk, draft.len() as u64)?;
         let dtb = build_guest_dtb(self.host.dtb, &spec(layout.ramdisk))?;
+        plan.seeding = match self.host.secret {
+            Some(secret) => Some(seeding(&dtb, secret.of_vm(plan.id))?),
+            None => None,
+        };
         (plan.layout, plan.dtb) = (layout, dtb);
         Ok(())
     }
@@ -333,5 +357,27 @@ impl Left<'_> {
             gicv: Range::new(vcpu.start, half),
             deactivate: Range::new(cpu.start + half, half),
         }))
+    }
+}
+
+/// Finds where the seeds go in a guest's devicetree.
+fn seeding(dtb: &[u8], secret: Secret) -> Result<Seeding, Error> {
+    let unsound = |error| Error::Devicetree {
+        whose: "the guest's",
+        error,
+    };
+    // Of our own making, but nothing is read unchecked.
+    let settled = Blob::check(dtb).map_err(unsound)?.settle();
+    let fdt = Fdt::open(&settled).map_err(unsound)?;
+    let tree = Tree::new(&fdt);
+    let chosen = tree.find("/chosen");
+    let start = |name| Some(place(&settled, chosen?.property(name)?).start);
+    match (start(KASLR_SEED), start(RNG_SEED)) {
+        (Some(kaslr), Some(rng)) => Ok(Seeding { secret, kaslr, rng }),
+        _ => Err(Error::invalid(
+            "the guest's /chosen",
+            "has no room for seeds",
+            "correct the machine's devicetree",
+        )),
     }
 }

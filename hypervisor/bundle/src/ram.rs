@@ -119,6 +119,7 @@ mod tests {
             shown: uart,
             power: None,
             bootargs: "".into(),
+            seed: Vec::new(),
             initrd: None,
             devices: Vec::new(),
         }

@@ -21,6 +21,7 @@ fn spec<'a>() -> GuestSpec<'a> {
         bootargs: "panic=1",
         initrd: Some(Range::new(0x4800_0000, 0x1000)),
         sdei: true,
+        seeds: true,
         conduit: Conduit::Smc,
         console: UART,
         devices: &[],
@@ -84,14 +85,34 @@ fn the_machines_own_words_stay() {
         cells(&tree, "/", "interrupt-parent"),
         Some(vec![trees::GIC_PHANDLE])
     );
-    for seed in ["kaslr-seed", "rng-seed"] {
-        assert_eq!(
-            cells(&tree, "/chosen", seed),
-            cells(&machine, "/chosen", seed)
-        );
-    }
     assert_eq!(text(&tree, "/chosen", "stdout-path").as_deref(), Some(UART));
     assert_eq!(text(&tree, "/aliases", "serial0").as_deref(), Some(UART));
+}
+
+#[test]
+fn the_machines_seeds_are_not_the_guests() {
+    let machine = virt(2, GicVersion::V3);
+    let tree = build(&machine, &spec());
+    assert_eq!(cells(&tree, "/chosen", "kaslr-seed"), Some(vec![0; 2]));
+    assert_eq!(cells(&tree, "/chosen", "rng-seed"), Some(vec![0; 8]));
+    let spec = GuestSpec {
+        seeds: false,
+        ..spec()
+    };
+    let tree = build(&machine, &spec);
+    for seed in ["kaslr-seed", "rng-seed"] {
+        assert_eq!(cells(&tree, "/chosen", seed), None);
+    }
+}
+
+#[test]
+fn emulated_redistributors_have_no_gaps() {
+    let mut machine = virt(2, GicVersion::V3);
+    let gic = machine.find_node_mut("/intc@8000000").expect("the GIC");
+    let stride = dtoolkit::model::DeviceTreeProperty::new("redistributor-stride", [0u32, 0x4_0000]);
+    gic.add_property(stride.expect("a property"));
+    let tree = build(&machine, &spec());
+    assert_eq!(cells(&tree, "/intc@8000000", "redistributor-stride"), None);
 }
 
 #[test]

@@ -4,8 +4,8 @@
 mod trees;
 
 use hv_bundle::{
-    BLOCK_SIZE, Bundle, CpuInterface, Error, Guest, GuestConfig, Host, Keep, REDISTRIBUTOR_SIZE,
-    VmPlan, plan,
+    BLOCK_SIZE, Bundle, CpuInterface, Error, Fresh, Guest, GuestConfig, Host, Keep,
+    REDISTRIBUTOR_SIZE, Secret, Seeds, VmPlan, plan,
 };
 use platform::{Device, DeviceKind, Gic, Machine, Range, Spi};
 use proptest::prelude::*;
@@ -43,6 +43,7 @@ impl Board {
             limit: LIMIT,
             spis: SPIS,
             most_vms: 8,
+            secret: Secret::gather(&self.machine.seed, &Fresh::default()),
         }
     }
 
@@ -343,6 +344,60 @@ fn the_bundle_is_kept_where_nothing_else_is() {
     }
     machine.initrd = None;
     assert!(refusal(&machine, &[]).contains("there is no guest; load a bundle"));
+}
+
+/// The devicetree that a VM is loaded with, with these seeds.
+fn loaded(vm: &VmPlan<'_>, seeds: &Seeds) -> Vec<u8> {
+    let seeding = vm.seeding.as_ref().expect("seeds");
+    let mut dtb = vm.dtb.clone();
+    for (at, bytes) in [(seeding.kaslr, &seeds.kaslr[..]), (seeding.rng, &seeds.rng)] {
+        let room = &mut dtb[at..at + bytes.len()];
+        assert!(room.iter().all(|&byte| byte == 0));
+        room.copy_from_slice(bytes);
+    }
+    dtb
+}
+
+#[test]
+fn each_vm_has_seeds_of_its_own_each_time() {
+    use dtoolkit::{Node, Property, fdt::Fdt};
+    let board = Board::virt(4);
+    let configs = [wants(1, 256 * MIB), wants(1, 256 * MIB)];
+    let plans = board.plan(&configs).expect("a plan");
+    let mut all: Vec<[Vec<u8>; 2]> = Vec::new();
+    for vm in &plans {
+        let secret = vm.seeding.as_ref().expect("seeds").secret;
+        for load in 0..3 {
+            let seeds = secret.seeds(load, &Fresh::default());
+            assert_eq!(seeds, secret.seeds(load, &Fresh::default()));
+            let dtb = loaded(vm, &seeds);
+            let tree = Fdt::new(&dtb).expect("a sound blob");
+            let chosen = tree.find_node("/chosen").expect("chosen");
+            let value = |name| chosen.property(name).expect("a seed").value().to_vec();
+            let found = ["kaslr-seed", "rng-seed"].map(value);
+            assert_eq!(found, [seeds.kaslr.to_vec(), seeds.rng.to_vec()]);
+            for other in &all {
+                assert!(found[0] != other[0] && found[1] != other[1]);
+            }
+            assert!(!board.machine.seed.windows(8).any(|part| part == found[0]));
+            all.push(found);
+        }
+    }
+    assert_eq!(all.len(), 6);
+    assert_eq!(plans, board.plan(&configs).expect("the same plan"));
+}
+
+#[test]
+fn without_anything_secret_there_are_no_seeds() {
+    let board = Board::virt(1);
+    let host = Host {
+        secret: None,
+        ..board.host(&[])
+    };
+    let plans = plan(&board.machine, bundle(&[wants(0, 0)]), &host).expect("a plan");
+    assert_eq!(plans[0].seeding, None);
+    let with = board.plan(&[wants(0, 0)]).expect("a plan");
+    assert!(plans[0].dtb.len() < with[0].dtb.len());
 }
 
 /// The pages of a range.

@@ -36,13 +36,18 @@ unsafe fn registers<T>(address: u64) -> UniqueMmioPointer<'static, T> {
     unsafe { UniqueMmioPointer::new(pointer) }
 }
 
-/// Sets up the distributor and finds the redistributors.
+/// Sets up the distributor and finds the redistributors, `stride` bytes apart if that is more than what they say of
+/// themselves.
 ///
 /// # Safety
 ///
 /// `distributor` and `redistributors` are those of this machine, mapped as device memory, and nobody else
 /// drives them.
-pub unsafe fn start(distributor: u64, redistributors: &[Range]) -> Vec<Redistributor> {
+pub unsafe fn start(
+    distributor: u64,
+    redistributors: &[Range],
+    stride: Option<u64>,
+) -> Vec<Redistributor> {
     // SAFETY: the caller answers for the address.
     let distributor = unsafe { registers::<Gicd>(distributor) };
     let mut driver = GicDistributor::new(distributor);
@@ -63,11 +68,12 @@ pub unsafe fn start(distributor: u64, redistributors: &[Range]) -> Vec<Redistrib
             if typer.last_redistributor() {
                 break;
             }
-            at += if typer.virtual_lpis_supported() {
+            let implied = if typer.virtual_lpis_supported() {
                 FRAME_SIZE_VLPI
             } else {
                 FRAME_SIZE
             };
+            at = at.saturating_add(stride.unwrap_or(implied).max(implied));
         }
     }
     found

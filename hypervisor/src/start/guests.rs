@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use hv_bundle::{Bundle, Error, Host, Keep, REDISTRIBUTOR_SIZE, VmPlan, plan};
+use hv_bundle::{Bundle, Error, Host, Keep, REDISTRIBUTOR_SIZE, Secret, VmPlan, plan};
 use hv_core::id::{IntId, Mpidr, VmId};
 use hv_core::sdei::Board;
 use hv_core::vgic::affinity::Affinities;
@@ -12,7 +12,7 @@ use platform::{Machine, Range};
 
 use crate::memory::IDENTITY_END;
 use crate::vm::{GuestImage, Sdei, Vm, VmParts};
-use crate::{crc, gic, log, stage2};
+use crate::{crc, entropy, gic, log, stage2};
 
 /// More have to share a console first.
 const MOST_VMS: u8 = 1;
@@ -30,6 +30,7 @@ pub fn build_vms(machine: &Machine, dtb: &[u8], home: Range, spis: u32) -> Resul
         limit: IDENTITY_END,
         spis,
         most_vms: MOST_VMS,
+        secret: Secret::gather(&machine.seed, &entropy::fresh()),
     };
     let plans = plan(machine, bundle, &host)?;
     Ok(plans.into_iter().map(|plan| build(plan, spis)).collect())
@@ -88,6 +89,7 @@ fn build(plan: VmPlan<'static>, spis: u32) -> Vm {
             kernel: plan.guest.kernel,
             ramdisk: plan.guest.ramdisk,
             dtb: plan.dtb,
+            seeding: plan.seeding,
             layout: plan.layout,
         },
         sdei,
