@@ -9,8 +9,15 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, bail, ensure};
+use object::LittleEndian;
+use object::elf::{FileHeader64, NT_PRSTATUS, NoteType, PT_NOTE, ProgramHeader64};
+use object::pod::slice_from_bytes;
+use object::read::elf::{FileHeader, NoteIterator, ProgramHeader};
 
 use crate::registers::Registers;
+
+type Header = FileHeader64<LittleEndian>;
+type Segment = ProgramHeader64<LittleEndian>;
 
 /// A dump, readable at any place.
 pub trait ReadAt {
@@ -109,56 +116,46 @@ impl Vmcore {
     }
 
     fn read_elf(dump: &impl ReadAt) -> Result<Self> {
-        // ELF64: e_phoff, e_phentsize, e_phnum; p_type, p_offset, p_filesz.
-        const PT_NOTE: u32 = 4;
-        let header = dump.read_at(0, 64)?;
+        let bytes = dump.read_at(0, size_of::<Header>())?;
+        let header = Header::parse(bytes.as_slice()).ok();
+        let header = header.filter(|header| header.is_little_endian());
+        let header = header.context("the dump is no 64-bit little-endian ELF file")?;
         ensure!(
-            header[4] == 2 && header[5] == 1,
-            "the dump is no 64-bit little-endian ELF file"
+            usize::from(header.e_phentsize(LittleEndian)) == size_of::<Segment>(),
+            "the dump's program headers are not those of a 64-bit ELF file"
         );
-        let table = long(&header, 32)?;
-        let size = half(&header, 54)?;
+        let count = usize::from(header.e_phnum(LittleEndian));
+        let table = dump.read_at(header.e_phoff(LittleEndian), count * size_of::<Segment>())?;
+        let Ok((segments, _)) = slice_from_bytes::<Segment>(&table, count) else {
+            bail!("the dump's program headers are cut short");
+        };
         let mut vmcore = Self {
             format: "ELF",
             notes: Vec::new(),
             info: BTreeMap::new(),
         };
-        for number in 0..u64::from(half(&header, 56)?) {
-            let entry = dump.read_at(table + number * u64::from(size), 56)?;
-            if word(&entry, 0)? == PT_NOTE {
-                let size = part_size(long(&entry, 32)?)?;
-                let notes = dump.read_at(long(&entry, 8)?, size)?;
+        for segment in segments {
+            if segment.p_type(LittleEndian) == PT_NOTE {
+                let size = part_size(segment.p_filesz(LittleEndian))?;
+                let notes = dump.read_at(segment.p_offset(LittleEndian), size)?;
                 vmcore.add_notes(&notes)?;
             }
         }
         Ok(vmcore)
     }
 
-    /// Takes the notes that matter out of a row of ELF notes.
-    fn add_notes(&mut self, mut bytes: &[u8]) -> Result<()> {
-        const NT_PRSTATUS: u32 = 1;
-        while bytes.len() >= 12 {
-            let name_size = word(bytes, 0)? as usize;
-            let size = word(bytes, 4)? as usize;
-            let kind = word(bytes, 8)?;
-            if name_size == 0 && size == 0 {
-                break;
-            }
-            let start = 12 + name_size.next_multiple_of(4);
-            let name = bytes
-                .get(12..12 + name_size)
-                .context("a note is cut short")?;
-            let content = start
-                .checked_add(size)
-                .and_then(|end| bytes.get(start..end))
-                .context("a note is cut short")?;
-            match (name, kind) {
-                (b"CORE\0", NT_PRSTATUS) => self.notes.push(Prstatus::parse(content)?),
-                (b"VMCOREINFO\0", 0) => self.info = parse_info(content),
+    /// Takes the notes that matter out of a row of ELF notes, which an empty one ends early.
+    fn add_notes(&mut self, bytes: &[u8]) -> Result<()> {
+        // Linux aligns the notes of a dump to 4 bytes, whatever p_align says.
+        let notes = NoteIterator::<Header>::new(LittleEndian, 4, bytes)?;
+        for note in notes {
+            let note = note.context("a note is cut short")?;
+            match (note.name(), note.n_type(LittleEndian)) {
+                (b"", _) if note.desc().is_empty() => break,
+                (b"CORE", NT_PRSTATUS) => self.notes.push(Prstatus::parse(note.desc())?),
+                (b"VMCOREINFO", NoteType(0)) => self.info = parse_info(note.desc()),
                 _ => {}
             }
-            let next = start + size.next_multiple_of(4);
-            bytes = bytes.get(next..).unwrap_or_default();
         }
         Ok(())
     }
@@ -208,10 +205,6 @@ fn bytes<const N: usize>(bytes: &[u8], offset: usize) -> Result<[u8; N]> {
         .and_then(|rest| rest.first_chunk::<N>())
         .copied()
         .with_context(|| format!("it is cut short at offset {offset}"))
-}
-
-fn half(from: &[u8], offset: usize) -> Result<u16> {
-    Ok(u16::from_le_bytes(bytes(from, offset)?))
 }
 
 fn word(from: &[u8], offset: usize) -> Result<u32> {

@@ -64,7 +64,7 @@ fn elf(cpus: u64) -> Vec<u8> {
     let mut notes = notes(cpus);
     notes.extend(note("VMCOREINFO", 0, INFO.as_bytes()));
     let mut dump = vec![0; 64 + 56];
-    put(&mut dump, 0, b"\x7fELF\x02\x01");
+    put(&mut dump, 0, b"\x7fELF\x02\x01\x01");
     put(&mut dump, 32, &64u64.to_le_bytes());
     put(&mut dump, 54, &56u16.to_le_bytes());
     put(&mut dump, 56, &1u16.to_le_bytes());
@@ -107,6 +107,37 @@ fn an_incomplete_or_foreign_dump_is_refused() {
     assert!(error.contains("incomplete"), "{error}");
     let error = Vmcore::read(&b"makedumpfile\0\0\0\0".to_vec());
     assert!(error.unwrap_err().to_string().contains("neither"));
+}
+
+#[test]
+fn notes_end_with_an_empty_one_or_with_the_last() {
+    // What a kernel left room for, and another's leavings.
+    let mut bytes = notes(2);
+    bytes.extend([0; 12]);
+    bytes.extend([0xff; 5]);
+    let empty = || Vmcore {
+        format: "",
+        notes: Vec::new(),
+        info: BTreeMap::new(),
+    };
+    let mut vmcore = empty();
+    vmcore.add_notes(&bytes).unwrap();
+    assert_eq!(vmcore.notes.len(), 2);
+    // Without the padding of the last one.
+    let mut bytes = notes(1);
+    bytes.extend(note("VMCOREINFO", 0, b"A=1\n\n"));
+    bytes.truncate(bytes.len() - 3);
+    let mut vmcore = empty();
+    vmcore.add_notes(&bytes).unwrap();
+    assert_eq!(vmcore.info("A").unwrap(), "1");
+}
+
+#[test]
+fn program_headers_of_another_size_are_refused() {
+    let mut dump = elf(1);
+    put(&mut dump, 54, &32u16.to_le_bytes());
+    let error = Vmcore::read(&dump).unwrap_err().to_string();
+    assert!(error.contains("program headers"), "{error}");
 }
 
 #[test]
