@@ -19,5 +19,6 @@ mod smccc;
 mod suspend;
 mod timer;
 mod trng;
+mod uart;
 mod undescribed;
 mod wedge;

@@ -1,6 +1,7 @@
 //! The pCPU that a vCPU runs on: [`hv_core::vm::VcpuLoop`] decides, and this performs it in hardware.
 
 use hv_core::id::{IntId, PcpuId, VcpuId};
+use hv_core::pl011::Image;
 use hv_core::psci::Endian;
 use hv_core::regs::{El1, GuestRegs};
 use hv_core::stop::watchdog::Watch;
@@ -310,6 +311,14 @@ impl Hardware for Pcpu {
 
     fn set_receive(&mut self, on: bool) {
         console::set_receive(on);
+    }
+
+    fn write_uart_page(&mut self, image: &Image) {
+        self.vm.write_uart_page(image);
+    }
+
+    fn show_uart_page(&mut self, on: bool) {
+        self.vm.show_uart_page(on);
     }
 }
 

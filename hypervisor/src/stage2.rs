@@ -1,10 +1,15 @@
-//! What a guest can reach: stage 2 tables with its RAM and its devices, and nothing else.
+//! What a guest can reach: stage 2 tables with its RAM and its devices, and nothing else but one page of ours, which holds
+//! registers that it may read ([`RegisterPage`]).
+
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use aarch64_paging::descriptor::{PhysicalAddress, Stage2Attributes};
 use aarch64_paging::linearmap::LinearTranslation;
-use aarch64_paging::paging::{Constraints, MemoryRegion, RootTable, Stage2};
+use aarch64_paging::paging::{self, Constraints, MemoryRegion, RootTable};
 
 use crate::memory::{self, HV_BASE, IDENTITY_END, PAGE_SIZE};
+use crate::patience::Mutex;
 use crate::sysregs;
 
 /// Normal write-back memory, read, write and execute.
@@ -21,9 +26,17 @@ const DEVICE: Stage2Attributes = Stage2Attributes::VALID
     .union(Stage2Attributes::S2AP_ACCESS_RW)
     .union(Stage2Attributes::XN);
 
+/// Registers, read only. Device memory, as they are: an access that a device does not answer as one, and a walk of the
+/// guest's own tables (HCR_EL2.PTW), does not become possible, and nothing is cached on the guest's side.
+const REGISTERS: Stage2Attributes = Stage2Attributes::VALID
+    .union(Stage2Attributes::ACCESS_FLAG)
+    .union(Stage2Attributes::MEMATTR_DEVICE_nGnRE)
+    .union(Stage2Attributes::S2AP_ACCESS_RO)
+    .union(Stage2Attributes::XN);
+
 /// The stage 2 tables of one VM.
 pub struct Tables {
-    root: RootTable<Stage2, LinearTranslation<Stage2Attributes>>,
+    root: RootTable<paging::Stage2, LinearTranslation<Stage2Attributes>>,
 }
 
 impl Default for Tables {
@@ -37,7 +50,7 @@ impl Tables {
     pub fn new() -> Self {
         let offset = (memory::image_pa() as isize).wrapping_sub(HV_BASE as isize);
         Self {
-            root: RootTable::new(LinearTranslation::new(offset), 1, Stage2),
+            root: RootTable::new(LinearTranslation::new(offset), 1, paging::Stage2),
         }
     }
 
@@ -54,6 +67,17 @@ impl Tables {
     /// Gives the guest the pages of a device at `pa`, at another address.
     pub fn map_device_at(&mut self, ipa: u64, pa: u64, size: u64) {
         self.map(ipa, pa, size, DEVICE);
+    }
+
+    /// Whether something is mapped in the page at `ipa`.
+    fn is_mapped(&self, ipa: u64) -> bool {
+        let region = MemoryRegion::new(ipa as usize, (ipa + PAGE_SIZE) as usize);
+        let mut is_mapped = false;
+        let _walked = self.root.walk_range(&region, &mut |_, descriptor, _| {
+            is_mapped |= descriptor.is_valid();
+            Ok(())
+        });
+        is_mapped
     }
 
     fn map(&mut self, start: u64, pa: u64, size: u64, attributes: Stage2Attributes) {
@@ -73,6 +97,100 @@ impl Tables {
     /// Physical address of the level 1 table.
     pub fn root(&self) -> u64 {
         self.root.to_physical().0 as u64
+    }
+}
+
+/// Stage 2 as it is once guests run: nothing changes but whether the guest sees the page of registers.
+pub struct Stage2 {
+    tables: Mutex<Tables>,
+    registers: Option<RegisterPage>,
+}
+
+/// A page of ours that the guest may read and not write, in the place of registers of an emulated device. It holds
+/// their values and zeros, and nothing else is ever in it.
+struct RegisterPage {
+    ipa: u64,
+    words: &'static Words,
+}
+
+#[repr(C, align(4096))]
+struct Words([AtomicU32; PAGE_SIZE as usize / 4]);
+
+impl Stage2 {
+    /// What `tables` map, and room for registers in the page `ipa`, not shown yet; none if a device is mapped there.
+    pub fn new(mut tables: Tables, ipa: Option<u64>) -> Self {
+        let registers = ipa.filter(|&ipa| !tables.is_mapped(ipa)).map(|ipa| {
+            let page = Words([const { AtomicU32::new(0) }; PAGE_SIZE as usize / 4]);
+            let page = RegisterPage {
+                ipa,
+                words: Box::leak(Box::new(page)),
+            };
+            // The tables below are allocated now, so that later changes allocate nothing.
+            page.show_in(&mut tables, true);
+            page.show_in(&mut tables, false);
+            page
+        });
+        Self {
+            tables: Mutex::new(tables),
+            registers,
+        }
+    }
+
+    /// Whether there is a page of registers.
+    pub fn has_registers(&self) -> bool {
+        self.registers.is_some()
+    }
+
+    /// Physical address of the level 1 table.
+    pub fn root(&self) -> u64 {
+        self.tables.lock().root()
+    }
+
+    /// Writes the page of registers from its first word on. A load of the guest's that begins afterwards finds that.
+    pub fn write_registers(&self, values: impl Iterator<Item = u32>) {
+        let Some(page) = &self.registers else {
+            return;
+        };
+        let mut count = 0;
+        for (word, value) in page.words.0.iter().zip(values) {
+            word.store(value, Ordering::Relaxed);
+            count += 4;
+        }
+        // The guest's accesses are to Device memory, ours cacheable: those that write with the cacheable attributes
+        // clean to the point of coherency afterwards, and nobody else writes (DDI0487 B2.8, mismatched attributes).
+        sysregs::clean_for_device_reads(page.address(), count);
+    }
+
+    /// Has the guest that this pCPU belongs to see the page of registers, or not. If not, no vCPU's load is answered by it
+    /// any more after this returns.
+    pub fn show_registers(&self, on: bool) {
+        let Some(page) = &self.registers else {
+            return;
+        };
+        page.show_in(&mut self.tables.lock(), on);
+        if on {
+            // From invalid to valid: no TLB holds an invalid descriptor (DDI0487 D8.17). A vCPU that does not see the
+            // new one yet exits once more.
+            sysregs::publish_tables();
+        } else {
+            sysregs::forget_guest_page(page.ipa);
+        }
+    }
+}
+
+impl RegisterPage {
+    fn address(&self) -> u64 {
+        core::ptr::from_ref(self.words).addr() as u64
+    }
+
+    fn show_in(&self, tables: &mut Tables, on: bool) {
+        let attributes = if on {
+            REGISTERS
+        } else {
+            Stage2Attributes::empty()
+        };
+        let pa = memory::window_pa(self.address());
+        tables.map(self.ipa, pa, PAGE_SIZE, attributes);
     }
 }
 

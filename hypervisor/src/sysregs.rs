@@ -36,8 +36,9 @@ mod features;
 pub mod gic;
 pub mod translation;
 
-pub use cache::clean_to_poc;
+pub use cache::{clean_for_device_reads, clean_to_poc};
 pub use features::{has_crc32, has_random_numbers};
+pub use translation::forget_guest_page;
 
 /// HCR_EL2 while a guest runs (DDI0487 D24.2): stage 2 on; IRQ, FIQ and SError to EL2; SMC, ID registers,
 /// implementation defined, LOR and RAS registers trapped; no walk of the guest's tables reads a device, where one of

@@ -7,6 +7,7 @@ use hv_abi::firmware::{Fault, Firmware};
 use hv_bundle::{Layout, Seeding};
 use hv_core::id::{IntId, Mpidr, VcpuId, VmId};
 use hv_core::mailbox::{Mailbox, Requests};
+use hv_core::pl011::{Image, Pl011};
 use hv_core::psci::Reclaim;
 use hv_core::sdei::{self, Definition};
 use hv_core::vgic::{Leftovers, Vgic};
@@ -15,6 +16,7 @@ use spin::Once;
 
 use crate::gic;
 use crate::patience::{Mutex, MutexGuard};
+use crate::stage2::Stage2;
 use crate::stop::{Cause, stop_machine};
 use crate::{entropy, log, memory, stage2, sysregs};
 
@@ -97,7 +99,7 @@ pub struct Vm {
     loads: AtomicU64,
     shared: Mutex<Shared>,
     mailboxes: Vec<Mailbox>,
-    stage2: stage2::Tables,
+    stage2: Stage2,
 }
 
 /// The VMs, in the order of the bundle.
@@ -129,12 +131,15 @@ impl Vm {
         } else {
             Leftovers::Dropped
         };
+        let stage2 = Stage2::new(stage2, map.uart_page());
+        stage2.write_registers(Pl011::new().image().words());
         let shared = Shared::new(SharedConfig {
             vcpus,
             vgic,
             sdei: sdei.config(),
             reclaim,
             uart_intid,
+            has_uart_page: stage2.has_registers(),
             leftovers,
         });
         Self {
@@ -157,12 +162,22 @@ impl Vm {
         sysregs::confine_el1(self.pcpus[vcpu.index()]);
         sysregs::set_stage2(self.stage2.root(), self.id.0 + 1, stage2::ipa_bits());
     }
+
+    /// Writes the page that stands in for the emulated UART's registers.
+    pub fn write_uart_page(&self, image: &Image) {
+        self.stage2.write_registers(image.changing());
+    }
+
+    /// Has the guest, whose vCPU is on this pCPU, see that page, or not.
+    pub fn show_uart_page(&self, on: bool) {
+        self.stage2.show_registers(on);
+    }
 }
 
 impl vm::Vm for &'static Vm {
     type Guard<'a> = MutexGuard<'static, Shared>;
 
-    /// Lock order: this, then the physical GIC or the console.
+    /// Lock order: this, then the physical GIC, the console or stage 2.
     #[inline]
     fn lock(&self) -> MutexGuard<'static, Shared> {
         self.shared.lock()

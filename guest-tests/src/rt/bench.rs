@@ -66,6 +66,15 @@ pub fn write32(device: Device, offset: u64, value: u32) -> u64 {
     )
 }
 
+/// A character sent as drivers of a PL011 do: a load of the flags at `flags`, a test, and a store of it at `data`.
+pub fn character(device: Device, flags: u64, data: u64, value: u8) -> u64 {
+    let (flags, data) = (device.address(flags), device.address(data));
+    cheapest(|| {
+        batch!("ldr {scratch:w}, [{flags}]\ntbnz {scratch:w}, #5, .\nstr {value:w}, [{data}]",
+            scratch = out(reg) _, value = in(reg) u32::from(value), flags = in(reg) flags, data = in(reg) data)
+    })
+}
+
 /// A read of an identification register.
 pub fn read_identification() -> u64 {
     cheapest(|| batch!("mrs {value}, id_aa64pfr0_el1", value = out(reg) _))

@@ -118,6 +118,36 @@ fn the_cost_of_interrupt_controller_registers() -> TestResult {
 }
 
 guest_test!(
+    the_cost_of_console_output,
+    cpus = 1,
+    boot = shared,
+    icount = true,
+    timeout = 60
+);
+fn the_cost_of_console_output() -> TestResult {
+    /// UARTDR, UARTFR, UARTCR and its LBE (DDI0183 3.3).
+    const DR: u64 = 0x00;
+    const FR: u64 = 0x18;
+    const CR: u64 = 0x30;
+    const LOOPBACK: u32 = 1 << 7;
+    needs_icount()?;
+    let uart = machine().uart;
+    metric("uart_fr_read", bench::read32(uart, FR), "instructions");
+    let character = bench::character(uart, FR, DR, b'\n');
+    metric("uart_character", character, "instructions");
+    if !machine().has_argument("bare") {
+        // Something is received, so that each read exits.
+        uart.write32(CR, uart.read32(CR) | LOOPBACK);
+        uart.write32(DR, b'\n'.into());
+        let exits = bench::read32(uart, FR);
+        uart.write32(CR, uart.read32(CR) & !LOOPBACK);
+        uart.read32(DR);
+        metric("uart_fr_read_that_exits", exits, "instructions");
+    }
+    Ok(())
+}
+
+guest_test!(
     the_cost_of_an_identification_register,
     cpus = 1,
     boot = shared,

@@ -13,7 +13,12 @@ pub enum Exit {
     Mmio(MmioAccess),
     /// A load or store at an IPA that stage 2 does not map, of which the syndrome says no more.
     Undescribed(Undescribed),
-    /// Another data access, or an instruction fetch, at an IPA that stage 2 does not map.
+    /// A store to a page that stage 2 maps read-only, with the access described. HPFAR_EL2 is UNKNOWN then (DDI0487
+    /// D24.2, HPFAR_EL2), so its address is the offset in the page; there is one such page, the emulated UART's.
+    ReadOnly(MmioAccess),
+    /// The same, of which the syndrome says no more.
+    ReadOnlyUndescribed(Undescribed),
+    /// Another data access, or an instruction fetch, that stage 2 does not let pass.
     Abort(Abort),
     /// A trapped WFI, WFE, WFIT or WFET.
     Wfx,
@@ -145,26 +150,13 @@ pub const fn decode(esr: u64, far: u64, hpfar: u64) -> Exit {
             is_read: esr & 1 != 0,
         }),
         EC_DATA_ABORT_LOWER => {
-            let ipa = ipa(far, hpfar);
-            if esr & ISV != 0 && esr & S1PTW == 0 && is_translation_fault(esr) {
-                Exit::Mmio(MmioAccess {
-                    ipa,
-                    size: 1 << (esr >> 22 & 3),
-                    rt: (esr >> 16 & 0x1f) as u8,
-                    is_write: esr & WNR != 0,
-                    sign_extend: esr & 1 << 21 != 0,
-                    is_64bit: esr & 1 << 15 != 0,
-                })
-            } else if esr & (ISV | S1PTW | CM) == 0 && is_translation_fault(esr) {
-                Exit::Undescribed(Undescribed {
-                    ipa,
-                    is_write: esr & WNR != 0,
-                })
+            let is_described = esr & ISV != 0 && esr & S1PTW == 0;
+            if is_described && is_translation_fault(esr) {
+                Exit::Mmio(described(esr, ipa(far, hpfar)))
+            } else if is_described && is_refused_store(esr) {
+                Exit::ReadOnly(described(esr, far & 0xfff))
             } else {
-                Exit::Abort(Abort {
-                    ipa,
-                    is_fetch: false,
-                })
+                undescribed(esr, far, hpfar)
             }
         }
         EC_FETCH_ABORT_LOWER => Exit::Abort(Abort {
@@ -176,6 +168,37 @@ pub const fn decode(esr: u64, far: u64, hpfar: u64) -> Exit {
     }
 }
 
+/// The access at `ipa` that the syndrome describes.
+#[inline(always)]
+const fn described(esr: u64, ipa: u64) -> MmioAccess {
+    MmioAccess {
+        ipa,
+        size: 1 << (esr >> 22 & 3),
+        rt: (esr >> 16 & 0x1f) as u8,
+        is_write: esr & WNR != 0,
+        sign_extend: esr & 1 << 21 != 0,
+        is_64bit: esr & 1 << 15 != 0,
+    }
+}
+
+/// A data abort whose access the syndrome does not describe.
+const fn undescribed(esr: u64, far: u64, hpfar: u64) -> Exit {
+    let is_write = esr & WNR != 0;
+    let is_access = esr & (ISV | S1PTW | CM) == 0;
+    if is_access && is_translation_fault(esr) {
+        let ipa = ipa(far, hpfar);
+        Exit::Undescribed(Undescribed { ipa, is_write })
+    } else if is_access && is_refused_store(esr) {
+        let ipa = far & 0xfff;
+        Exit::ReadOnlyUndescribed(Undescribed { ipa, is_write })
+    } else {
+        Exit::Abort(Abort {
+            ipa: ipa(far, hpfar),
+            is_fetch: false,
+        })
+    }
+}
+
 /// The faulting page from HPFAR_EL2.FIPA and the offset from FAR_EL2 (DDI0487 D24.2, HPFAR_EL2).
 const fn ipa(far: u64, hpfar: u64) -> u64 {
     (hpfar & 0xfff_ffff_fff0) << 8 | far & 0xfff
@@ -184,6 +207,11 @@ const fn ipa(far: u64, hpfar: u64) -> u64 {
 /// DFSC 0b0001xx: translation fault, at any level.
 const fn is_translation_fault(esr: u64) -> bool {
     esr & 0b11_1100 == 0b00_0100
+}
+
+/// DFSC 0b0011xx, a permission fault at any level, of a store.
+const fn is_refused_store(esr: u64) -> bool {
+    esr & (WNR | 0b11_1100) == WNR | 0b00_1100
 }
 
 #[cfg(test)]
@@ -254,6 +282,30 @@ mod tests {
                 is_fetch: false,
             };
             assert_eq!(decode(esr, 0x10, 0x08_0000), Exit::Abort(abort), "{esr:#x}");
+        }
+    }
+
+    #[test]
+    fn a_store_to_a_read_only_page_has_no_page_number() {
+        // STRB w3, DFSC permission fault level 3; HPFAR_EL2 is UNKNOWN.
+        let esr = 0x24 << 26 | 1 << 25 | WNR | 0xf;
+        let described = esr | ISV | 3 << 16;
+        for hpfar in [0, 0x08_0000, u64::MAX] {
+            let far = 0xffff_8000_0000_1018;
+            let Exit::ReadOnly(access) = decode(described, far, hpfar) else {
+                panic!("{hpfar:#x}");
+            };
+            assert_eq!((access.ipa, access.size, access.rt), (0x18, 1, 3));
+            assert!(access.is_write);
+            let exit = Exit::ReadOnlyUndescribed(Undescribed {
+                ipa: 0x18,
+                is_write: true,
+            });
+            assert_eq!(decode(esr, far, hpfar), exit);
+        }
+        // No such page refuses a load; and a walk of the guest's tables, or cache maintenance, is no access.
+        for esr in [described & !WNR, described | S1PTW, esr | S1PTW, esr | CM] {
+            assert!(matches!(decode(esr, 0, 0), Exit::Abort(_)), "{esr:#x}");
         }
     }
 

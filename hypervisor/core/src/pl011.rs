@@ -4,6 +4,13 @@
 //! Where DDI0183 and QEMU's model differ, this follows the model, since guests that run on the bare machine
 //! are to run here unchanged: bytes go in and out whatever CR enables, and the receive interrupt is raised
 //! by the first byte, whatever IFLS says.
+//!
+//! While nothing is received no read has a side effect, and a page with the registers' values ([`Image`]) can stand in
+//! for them; [`Window`] says when it does.
+
+mod image;
+
+pub use image::{Change, Image, Window};
 
 /// What an access asks of the shell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,13 +22,15 @@ pub struct Outcome {
     pub line: bool,
     /// Whether the receiver takes another byte.
     pub room: bool,
+    /// A register may read otherwise than before, or a read may have a side effect now.
+    pub is_changed: bool,
 }
 
 /// The receive FIFO of a PL011 r1p4 or older, which is what the identification registers say.
 const DEPTH: usize = 16;
 
 /// The UART's registers and its receive FIFO.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pl011 {
     /// Data in bits 7 to 0, errors above, as UARTDR has them.
     fifo: [u16; DEPTH],
@@ -117,17 +126,25 @@ impl Pl011 {
         *self = Self::new();
     }
 
-    /// A load of `size` bytes at `offset`. What is no register, or no size the bus has, reads as zero.
-    pub fn read(&mut self, offset: u64, size: u8) -> (u32, Outcome) {
+    /// A load of `size` bytes at `offset`. Of eight bytes the register at the lower address is read first. What is no
+    /// register reads as zero, and so does what no bus has: another size, or an address that is no multiple of it.
+    #[inline]
+    pub fn read(&mut self, offset: u64, size: u8) -> (u64, Outcome) {
+        let before = self.count;
         let value = match (offset & 3, size) {
-            (0, 1 | 2 | 4) | (2, 2) | (1..4, 1) => {
-                let register = u32::from(self.read_register(offset & !3));
+            (0, 4) => u64::from(self.read_register(offset)),
+            (0 | 2, 2) | (_, 1) => {
+                let register = u64::from(self.read_register(offset & !3));
                 let value = register >> (8 * (offset & 3));
                 if size == 1 { value & 0xff } else { value }
             }
+            (0, 8) if offset & 4 == 0 => {
+                let low = u64::from(self.read_register(offset));
+                low | u64::from(self.read_register(offset | 4)) << 32
+            }
             _ => 0,
         };
-        (value, self.outcome(None))
+        (value, self.outcome(None, self.count != before))
     }
 
     /// A store of `size` bytes at `offset`. What is no register, or no size the bus has, is ignored.
@@ -136,17 +153,18 @@ impl Pl011 {
             1 => (value & 0xff) as u16,
             // No register is wider.
             2 | 4 => value as u16,
-            _ => return self.outcome(None),
+            _ => return self.outcome(None, false),
         };
-        let mut transmit = None;
-        match offset {
-            offset::DR => {
-                transmit = Some(value as u8);
-                self.ris |= INT_TRANSMIT;
-                if self.cr & CR_LOOPBACK != 0 {
-                    self.push(value & 0xff);
-                }
+        if offset == offset::DR {
+            // Mostly nothing changes: the interrupt is up since the character before.
+            let is_changed = self.ris & INT_TRANSMIT == 0 || self.cr & CR_LOOPBACK != 0;
+            self.ris |= INT_TRANSMIT;
+            if self.cr & CR_LOOPBACK != 0 {
+                self.push(value & 0xff);
             }
+            return self.outcome(Some(value as u8), is_changed);
+        }
+        match offset {
             offset::RSR => self.errors = 0,
             offset::ILPR => self.ilpr = value & 0xff,
             offset::IBRD => self.ibrd = value,
@@ -165,7 +183,7 @@ impl Pl011 {
             offset::DMACR => self.dmacr = value & 0x7,
             _ => {}
         }
-        self.outcome(transmit)
+        self.outcome(None, true)
     }
 
     /// A byte came in. One that finds the FIFO full is lost, which the guest can see; see
@@ -196,11 +214,17 @@ impl Pl011 {
         self.ris & self.imsc != 0
     }
 
-    fn outcome(&self, transmit: Option<u8>) -> Outcome {
+    /// Whether no read has a side effect: nothing is received.
+    pub fn is_quiet(&self) -> bool {
+        self.count == 0
+    }
+
+    fn outcome(&self, transmit: Option<u8>, is_changed: bool) -> Outcome {
         Outcome {
             transmit,
             line: self.line(),
             room: self.can_receive(),
+            is_changed,
         }
     }
 
@@ -242,11 +266,20 @@ impl Pl011 {
         entry
     }
 
+    #[inline]
     fn read_register(&mut self, offset: u64) -> u16 {
         match offset {
             offset::DR => self.pop(),
-            offset::RSR => self.errors,
+            _ => self.register(offset),
+        }
+    }
+
+    /// What a read of a register finds if it has no side effect.
+    #[inline]
+    fn register(&self, offset: u64) -> u16 {
+        match offset {
             offset::FR => self.flags(),
+            offset::RSR => self.errors,
             offset::ILPR => self.ilpr,
             offset::IBRD => self.ibrd,
             offset::FBRD => self.fbrd,

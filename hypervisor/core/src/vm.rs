@@ -215,6 +215,14 @@ impl Vcpu {
             Exit::Hvc(immediate) => self.handle_call(immediate, regs, pcpu, map),
             Exit::Sysreg(access) => self.handle_sysreg(access, esr, regs, pcpu, map),
             Exit::Mmio(access) => self.handle_mmio(access, (esr, far), regs, pcpu, map),
+            Exit::ReadOnly(access) => Action::Locked(Deferred::Uart {
+                offset: access.ipa,
+                access,
+            }),
+            Exit::ReadOnlyUndescribed(access) => Action::Decode(Undescribed {
+                ipa: map.uart.start.wrapping_add(access.ipa),
+                ..access
+            }),
             Exit::Undescribed(access) if map.is_device(self.id, access.ipa) => {
                 Action::Decode(access)
             }

@@ -245,6 +245,7 @@ impl Values {
             sdei: config,
             reclaim: Reclaim::Parked,
             uart_intid: IntId(33),
+            has_uart_page: false,
             leftovers: Leftovers::Dropped,
         });
         let mut vcpus: Vec<_> = (0..VCPUS)

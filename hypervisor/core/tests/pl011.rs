@@ -17,7 +17,7 @@ const RT: u32 = 1 << 6;
 const OVERRUN: u32 = 1 << 10;
 
 fn read(uart: &mut Pl011, offset: u64) -> u32 {
-    uart.read(offset, 4).0
+    uart.read(offset, 4).0 as u32
 }
 
 fn write(uart: &mut Pl011, offset: u64, value: u32) {
@@ -70,9 +70,9 @@ fn a_received_byte_raises_the_line_until_it_is_read() {
     assert!(uart.receive(b'b'));
     assert_eq!(read(&mut uart, FR) & 0x50, 0);
     let (first, outcome) = uart.read(DR, 4);
-    assert_eq!((first, outcome.line), (u32::from(b'a'), true));
+    assert_eq!((first, outcome.line), (u64::from(b'a'), true));
     let (second, outcome) = uart.read(DR, 4);
-    assert_eq!((second, outcome.line), (u32::from(b'b'), false));
+    assert_eq!((second, outcome.line), (u64::from(b'b'), false));
     assert_eq!(read(&mut uart, FR), 0x90);
 }
 

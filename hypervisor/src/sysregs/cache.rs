@@ -4,11 +4,29 @@ use core::arch::asm;
 
 use aarch64_cpu::asm::barrier;
 
+/// Bytes of the smallest data cache line: CTR_EL0.DminLine is log2 of its words.
+#[inline]
+fn smallest_line() -> u64 {
+    4u64 << (read!("ctr_el0") >> 16 & 0xf)
+}
+
+/// Cleans `[address, address + size)` to the point of coherency, so that who reads it as Device memory from now on finds
+/// what was written.
+pub fn clean_for_device_reads(address: u64, size: u64) {
+    let line = smallest_line();
+    let mut at = address & !(line - 1);
+    while at < address + size {
+        // SAFETY: cache maintenance by address changes no value a coherent reader sees.
+        unsafe { asm!("dc cvac, {}", in(reg) at, options(nostack, preserves_flags)) };
+        at += line;
+    }
+    barrier::dsb(barrier::SY);
+}
+
 /// Cleans and invalidates `[address, address + size)` to the point of coherency, for a reader with its
 /// caches off, and makes instruction fetches see it.
 pub fn clean_to_poc(address: u64, size: u64) {
-    // CTR_EL0.DminLine: log2 of words in the smallest data cache line.
-    let line = 4u64 << (read!("ctr_el0") >> 16 & 0xf);
+    let line = smallest_line();
     let mut at = address & !(line - 1);
     while at < address + size {
         // SAFETY: cache maintenance by address changes no value a coherent reader sees.

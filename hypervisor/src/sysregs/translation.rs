@@ -1,7 +1,8 @@
-//! A look at the memory of the guest whose registers this pCPU has, through the guest's own translation.
+//! Translations of the guest whose registers this pCPU has: a look at its memory through them, and their end.
 
 use core::arch::asm;
 
+use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{PAR_EL1, Readable, TCR_EL1, Writeable};
 
 /// TCR_EL1.
@@ -41,6 +42,22 @@ pub fn guest_instruction(pc: u64) -> Option<u32> {
     let doubleword = guest_doubleword(pc & !7);
     PAR_EL1.set(kept);
     doubleword.map(|word| (word >> (8 * (pc & 4))) as u32)
+}
+
+/// After stage 2 does not map the page at `ipa` any more: no vCPU of the VM whose VMID this pCPU has uses what it
+/// remembers of it (DDI0487 D8.17). First what is remembered of stage 2, then what was combined with it, which is found by
+/// the guest's own addresses, so all of that goes.
+pub fn forget_guest_page(ipa: u64) {
+    // The walkers of all pCPUs see the descriptor that was written.
+    barrier::dsb(barrier::ISHST);
+    // SAFETY: forgetting translations of this VMID is always allowed.
+    unsafe { asm!("tlbi ipas2e1is, {}", in(reg) ipa >> 12, options(nostack, preserves_flags)) };
+    barrier::dsb(barrier::ISH);
+    // SAFETY: as above.
+    unsafe { asm!("tlbi vmalle1is", options(nostack, preserves_flags)) };
+    // Complete when every pCPU has forgotten, and has done the accesses that it had begun by it.
+    barrier::dsb(barrier::ISH);
+    barrier::isb(barrier::SY);
 }
 
 /// What PAR_EL1 says of `address`: where it is, and how it is mapped (DDI0487 D24.2, PAR_EL1).

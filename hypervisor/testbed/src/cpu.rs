@@ -3,6 +3,7 @@
 use std::cell::RefMut;
 
 use hv_core::id::VcpuId;
+use hv_core::pl011::Image;
 use hv_core::psci::Endian;
 use hv_core::regs::{El1, El1Values, GuestRegs};
 use hv_core::time::Instant;
@@ -180,4 +181,6 @@ impl<S: Site> Hardware for Cpu<S> {
         self.site.receive()
     }
     fn set_receive(&mut self, _: bool) {}
+    fn write_uart_page(&mut self, _: &Image) {}
+    fn show_uart_page(&mut self, _: bool) {}
 }

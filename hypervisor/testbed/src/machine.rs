@@ -110,6 +110,7 @@ impl Built {
             sdei: self.sdei,
             reclaim: Reclaim::Parked,
             uart_intid: self.uart,
+            has_uart_page: false,
             leftovers: self.leftovers,
         });
         let mut interface = Interface::new(self.model, self.list_regs);

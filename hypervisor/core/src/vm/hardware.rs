@@ -6,6 +6,7 @@ use core::ops::DerefMut;
 use super::{End, GuestMap, Pcpu, Shared};
 use crate::id::{IntId, VcpuId};
 use crate::mailbox::Requests;
+use crate::pl011::Image;
 use crate::psci::Endian;
 use crate::regs::GuestRegs;
 use crate::time::Instant;
@@ -114,6 +115,12 @@ pub trait Hardware: Pcpu {
     fn receive(&mut self) -> Option<u8>;
     /// Lets the machine's console interrupt when it has received something, or not.
     fn set_receive(&mut self, on: bool);
+    /// Writes the page that stands in for the emulated UART's registers: a load of the guest's that begins after this
+    /// returns finds these values. The VM's lock is held.
+    fn write_uart_page(&mut self, image: &Image);
+    /// Lets the guest read that page, or not. If not, no load of any vCPU is answered by it after this returns. The VM's
+    /// lock is held.
+    fn show_uart_page(&mut self, on: bool);
 }
 
 /// The VM that a vCPU belongs to, as the vCPU's own pCPU reaches it.

@@ -100,6 +100,18 @@ impl GuestMap {
         self.frame(me, ipa).is_some() || self.uart.offset_of(ipa).is_some()
     }
 
+    /// The page that can stand in for the emulated UART's registers (`crate::pl011::Image`), if they fill a whole one: what
+    /// a guest reads in it beside them would else change. Stage 2 maps no other page read-only.
+    pub const fn uart_page(&self) -> Option<u64> {
+        const PAGE: u64 = 4096;
+        let IpaRange { start, size } = self.uart;
+        if start.is_multiple_of(PAGE) && size >= PAGE {
+            Some(start)
+        } else {
+            None
+        }
+    }
+
     /// Whether `ipa` is RAM.
     pub fn is_ram(&self, ipa: u64) -> bool {
         self.ram.iter().any(|range| range.offset_of(ipa).is_some())

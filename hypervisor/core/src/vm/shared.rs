@@ -10,7 +10,7 @@ use hv_abi::sdei::{Call, Status};
 
 use super::{Deferred, End, GuestMap, Hardware, Life, Vcpu};
 use crate::id::{IntId, VcpuId, VcpuSet};
-use crate::pl011::Pl011;
+use crate::pl011::{Pl011, Window};
 use crate::psci::{self, Decision, Endian, Power, Reclaim, Start};
 use crate::regs::GuestRegs;
 use crate::sdei::{self, Board, Departure, SdeiEffects, SharedEvents};
@@ -93,8 +93,9 @@ pub struct Shared {
     pub vgic: Vgic,
     /// What its vCPUs have in common of SDEI.
     pub shared_events: SharedEvents,
-    /// The emulated UART.
+    /// The emulated UART, and whether the guest reads a page instead of it.
     uart: Pl011,
+    uart_window: Window,
     /// The emulated UART's interrupt, and its line as the virtual GIC knows it.
     uart_intid: IntId,
     uart_line: bool,
@@ -119,6 +120,8 @@ pub struct Config<'a> {
     pub reclaim: Reclaim,
     /// The emulated UART's interrupt.
     pub uart_intid: IntId,
+    /// There is a page that can stand in for its registers.
+    pub has_uart_page: bool,
     /// What a vCPU that is switched off leaves of its pending interrupts.
     pub leftovers: Leftovers,
 }
@@ -132,6 +135,7 @@ impl Shared {
             vgic: config.vgic,
             shared_events: SharedEvents::new(config.vcpus, &config.sdei),
             uart: Pl011::new(),
+            uart_window: Window::new(config.has_uart_page),
             uart_intid: config.uart_intid,
             uart_line: false,
             is_receive_held: false,
@@ -360,6 +364,8 @@ impl Shared {
         self.uart_line = false;
         // Nobody runs whom it could concern. Left up, the line would interrupt the next guest until it rises and falls.
         let _ = self.vgic.set_line(self.uart_intid, None, false);
+        let change = self.uart_window.reset();
+        self.change_uart_page(change, cpu);
         if core::mem::take(&mut self.is_receive_held) {
             cpu.set_receive(true);
         }

@@ -3,6 +3,7 @@
 use super::{Next, Outcome, Shared};
 use crate::exit::MmioAccess;
 use crate::id::{IntId, VcpuId, VcpuSet};
+use crate::pl011::Change;
 use crate::regs::GuestRegs;
 use crate::sdei::{self, Board, SdeiEffects};
 use crate::vgic::lr::hcr;
@@ -191,6 +192,7 @@ impl Shared {
         kick
     }
 
+    #[inline]
     pub(super) fn access_uart(
         &mut self,
         offset: u64,
@@ -200,16 +202,30 @@ impl Shared {
         cpu: &mut impl Hardware,
         map: &GuestMap,
     ) -> Outcome {
-        let done = if access.is_write {
+        let (done, change) = if access.is_write {
             let value = read_register(regs, access.rt) as u32;
-            self.uart.write(offset, access.size, value)
+            let done = self.uart.write(offset, access.size, value);
+            let change = if done.is_changed {
+                self.uart_window.changed(&self.uart)
+            } else {
+                Change::Keep
+            };
+            (done, change)
         } else {
             let (value, done) = self.uart.read(offset, access.size);
-            write_register(regs, access.rt, access.extend(u64::from(value)));
-            done
+            write_register(regs, access.rt, access.extend(value));
+            (done, self.uart_window.read(&self.uart))
         };
-        let mut outcome = self.set_uart_line(done.line, vcpu, cpu, &map.board);
-        if done.room && core::mem::take(&mut self.is_receive_held) {
+        // Before anybody can learn of the access by its interrupt or by what this vCPU does next.
+        if change != Change::Keep {
+            self.change_uart_page(change, cpu);
+        }
+        let mut outcome = Outcome::NOTHING;
+        if done.line != self.uart_line {
+            outcome = self.set_uart_line(done.line, vcpu, cpu, &map.board);
+        }
+        if done.room && self.is_receive_held {
+            self.is_receive_held = false;
             cpu.set_receive(true);
         }
         if let Some(byte) = done.transmit {
@@ -232,13 +248,34 @@ impl Shared {
                 break;
             };
             let line = self.uart.receive(byte);
-            let change = self.set_uart_line(line, vcpu, cpu, board);
-            outcome.kick = outcome.kick.union(change.kick);
-            outcome.look = outcome.look.union(change.look);
+            let change = self.uart_window.changed(&self.uart);
+            self.change_uart_page(change, cpu);
+            if line != self.uart_line {
+                let change = self.set_uart_line(line, vcpu, cpu, board);
+                outcome.kick = outcome.kick.union(change.kick);
+                outcome.look = outcome.look.union(change.look);
+            }
         }
         outcome
     }
 
+    /// Does what the emulated UART's window asks for.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn change_uart_page(&self, change: Change, cpu: &mut impl Hardware) {
+        match change {
+            Change::Keep => {}
+            Change::Write => cpu.write_uart_page(&self.uart.image()),
+            Change::Open => {
+                cpu.write_uart_page(&self.uart.image());
+                cpu.show_uart_page(true);
+            }
+            Change::Close => cpu.show_uart_page(false),
+        }
+    }
+
+    /// The emulated UART's line has changed.
+    #[inline(never)]
     fn set_uart_line(
         &mut self,
         line: bool,
@@ -246,9 +283,7 @@ impl Shared {
         cpu: &mut impl Hardware,
         board: &Board,
     ) -> Outcome {
-        if core::mem::replace(&mut self.uart_line, line) == line {
-            return Outcome::NOTHING;
-        }
+        self.uart_line = line;
         let effects = self.vgic.set_line(self.uart_intid, None, line);
         self.arrive(&effects, vcpu, cpu, board)
     }

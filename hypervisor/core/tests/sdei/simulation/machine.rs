@@ -127,6 +127,7 @@ impl Vm {
             sdei,
             reclaim: Reclaim::Parked,
             uart_intid: IntId(LINE),
+            has_uart_page: true,
             leftovers: Leftovers::Dropped,
         });
         let world = Rc::new(World {
