@@ -1,6 +1,7 @@
 //! The project's one command: builds the hypervisor and its guests, runs them, tests them.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod bringup;
 mod conformance;
 mod crash;
@@ -46,6 +47,7 @@ enum Command {
     Run(Box<run::Run>),
     Build(build::Build),
     Test(test::Test),
+    Bench(bench::Bench),
     StopDemo(stop::StopDemo),
     Crash(crash::Crash),
     Image(image::Image),
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         Command::Run(run) => run.execute(),
         Command::Build(build) => build.execute(),
         Command::Test(test) => test.execute(),
+        Command::Bench(bench) => bench.execute(),
         Command::StopDemo(demo) => demo.execute(),
         Command::Crash(crash) => crash.execute(),
         Command::Image(image) => image.execute(),

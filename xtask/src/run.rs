@@ -111,7 +111,7 @@ impl Run {
 
 /// Builds what is needed, and answers the machine that `options` describe, whose files lie in `folder`, and
 /// the file that explains the guest's addresses, if there is one.
-fn machine(
+pub fn machine(
     options: &Options,
     bare: bool,
     program: Program,

@@ -1,4 +1,4 @@
-//! The guest's initramfs: our init and witness, and busybox, kexec-tools and
+//! The guest's initramfs: our init and programs, and busybox, kexec-tools and
 //! makedumpfile from Debian's arm64 packages with the libraries that they load.
 
 use std::collections::BTreeSet;
@@ -17,7 +17,7 @@ use crate::cache::{Cache, fingerprint, unwritable};
 use crate::progress::Progress;
 
 mod cpio;
-mod witness;
+mod standalone;
 
 /// The guest's architecture, in Debian's words.
 const ARCHITECTURE: &str = "arm64";
@@ -46,7 +46,7 @@ const LOADER: &str = "ld-linux-aarch64.so.1";
 const INIT: &[u8] = include_bytes!("../../../guest-tests/linux/init");
 
 /// The initramfs whose kdump jobs load `image` as the kernel that saves the
-/// dump; without one it has no such jobs, nor a witness. Returns the path of a
+/// dump; without one it has no such jobs, nor our programs. Returns the path of a
 /// gzipped cpio archive.
 pub fn ensure(cache: &Cache, image: Option<&Path>, progress: &Progress) -> Result<PathBuf> {
     let _lock = cache.lock("initramfs", progress)?;
@@ -54,9 +54,14 @@ pub fn ensure(cache: &Cache, image: Option<&Path>, progress: &Progress) -> Resul
         |image: &Path| fs::read(image).with_context(|| format!("cannot read {}", image.display()));
     let kernel = image.map(read).transpose()?;
     let programs = programs(cache, progress)?;
-    let witness = image
-        .map(|_| witness::ensure(cache, progress))
-        .transpose()?;
+    let ours = match image {
+        Some(_) => standalone::ensure(cache, progress)?,
+        None => Vec::new(),
+    };
+    let digests: Vec<String> = ours
+        .iter()
+        .map(|(_, bytes)| crate::cache::digest(bytes))
+        .collect();
     let key = fingerprint(&[
         &crate::cache::digest(INIT),
         &kernel
@@ -64,15 +69,12 @@ pub fn ensure(cache: &Cache, image: Option<&Path>, progress: &Progress) -> Resul
             .map(crate::cache::digest)
             .unwrap_or_default(),
         &programs.file_name().unwrap_or_default().to_string_lossy(),
-        &witness
-            .as_deref()
-            .map(crate::cache::digest)
-            .unwrap_or_default(),
+        &digests.join(" "),
     ]);
     let entry = cache.entry(&format!("initramfs-{key}"), |dir| {
         let step = progress.step("pack the initramfs");
         let path = dir.join("initramfs.cpio.gz");
-        let bytes = pack(&programs, kernel.as_deref(), witness.as_deref())?;
+        let bytes = pack(&programs, kernel.as_deref(), &ours)?;
         fs::write(&path, bytes).map_err(|error| unwritable(&path, &error))?;
         step.done();
         Ok(())
@@ -196,8 +198,8 @@ fn needed_in(data: &[u8]) -> Result<Vec<String>> {
     Ok(libraries)
 }
 
-/// Packs init, the kernel and the witness if there are, and everything below `programs`.
-fn pack(programs: &Path, kernel: Option<&[u8]>, witness: Option<&[u8]>) -> Result<Vec<u8>> {
+/// Packs init, the kernel if there is one, our own programs, and everything below `programs`.
+fn pack(programs: &Path, kernel: Option<&[u8]>, ours: &[(&str, Vec<u8>)]) -> Result<Vec<u8>> {
     let mut archive = cpio::Archive::new(GzEncoder::new(Vec::new(), Compression::fast()));
     for dir in ["bin", "sbin", "lib", "boot", "dev"] {
         archive.dir(dir)?;
@@ -208,8 +210,8 @@ fn pack(programs: &Path, kernel: Option<&[u8]>, witness: Option<&[u8]>) -> Resul
     if let Some(kernel) = kernel {
         archive.file("boot/Image", 0o644, kernel)?;
     }
-    if let Some(witness) = witness {
-        archive.file("bin/witness", 0o755, witness)?;
+    for (name, program) in ours {
+        archive.file(&format!("bin/{name}"), 0o755, program)?;
     }
     for dir in ["bin", "sbin", "lib"] {
         let path = programs.join(dir);
