@@ -44,6 +44,12 @@ pub trait Site {
     fn receive(&self) -> Option<u8> {
         None
     }
+    /// The machine's console may interrupt when it has received something, or not.
+    fn set_receive(&self, _on: bool) {}
+    /// The page of the emulated UART's register values changes.
+    fn write_uart_page(&self, _image: &Image) {}
+    /// The guest may read that page, or not.
+    fn show_uart_page(&self, _on: bool) {}
     /// The time.
     fn now(&self) -> Instant {
         Instant(0)
@@ -180,7 +186,13 @@ impl<S: Site> Hardware for Cpu<S> {
     fn receive(&mut self) -> Option<u8> {
         self.site.receive()
     }
-    fn set_receive(&mut self, _: bool) {}
-    fn write_uart_page(&mut self, _: &Image) {}
-    fn show_uart_page(&mut self, _: bool) {}
+    fn set_receive(&mut self, on: bool) {
+        self.site.set_receive(on);
+    }
+    fn write_uart_page(&mut self, image: &Image) {
+        self.site.write_uart_page(image);
+    }
+    fn show_uart_page(&mut self, on: bool) {
+        self.site.show_uart_page(on);
+    }
 }
