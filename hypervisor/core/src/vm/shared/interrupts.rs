@@ -3,7 +3,7 @@
 use super::{Next, Outcome, Shared};
 use crate::exit::MmioAccess;
 use crate::id::{IntId, VcpuId, VcpuSet};
-use crate::pl011::Change;
+use crate::pl011::{self, Change};
 use crate::regs::GuestRegs;
 use crate::sdei::{self, Board, SdeiEffects};
 use crate::vgic::lr::hcr;
@@ -216,23 +216,36 @@ impl Shared {
             write_register(regs, access.rt, access.extend(value));
             (done, self.uart_window.read(&self.uart))
         };
+        regs.pc = regs.pc.wrapping_add(4);
+        let next = done.transmit.map_or(Next::Continue, Next::Transmit);
+        let is_plain = change == Change::Keep && done.line == self.uart_line;
+        if is_plain && !self.is_receive_held {
+            return Outcome::next(next);
+        }
+        let outcome = self.settle_uart(done, change, vcpu, cpu, &map.board);
+        Outcome { next, ..outcome }
+    }
+
+    /// What an access to the UART has brought about besides a byte to send.
+    #[cold]
+    #[inline(never)]
+    fn settle_uart(
+        &mut self,
+        done: pl011::Outcome,
+        change: Change,
+        vcpu: &mut Vcpu,
+        cpu: &mut impl Hardware,
+        board: &Board,
+    ) -> Outcome {
         // Before anybody can learn of the access by its interrupt or by what this vCPU does next.
-        if change != Change::Keep {
-            self.change_uart_page(change, cpu);
-        }
-        let mut outcome = Outcome::NOTHING;
-        if done.line != self.uart_line {
-            outcome = self.set_uart_line(done.line, vcpu, cpu, &map.board);
-        }
-        if done.room && self.is_receive_held {
-            self.is_receive_held = false;
+        self.change_uart_page(change, cpu);
+        if done.room && core::mem::take(&mut self.is_receive_held) {
             cpu.set_receive(true);
         }
-        if let Some(byte) = done.transmit {
-            outcome.next = Next::Transmit(byte);
+        if done.line == self.uart_line {
+            return Outcome::NOTHING;
         }
-        regs.pc = regs.pc.wrapping_add(4);
-        outcome
+        self.set_uart_line(done.line, vcpu, cpu, board)
     }
 
     /// The console has received something: as many bytes as the guest's UART has room for.
