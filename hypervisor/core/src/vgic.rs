@@ -44,6 +44,7 @@ mod irq;
 mod lines;
 pub mod lr;
 mod mmio;
+mod published;
 mod register;
 mod reset;
 mod seating;
@@ -56,6 +57,7 @@ use irq::{Holder, Irq};
 pub use lr::{ICH_VMCR_RESET, ListReg, LrSource, LrState, hcr};
 use mmio::Wait;
 pub use mmio::{Frame, Read};
+pub use published::Published;
 pub use reset::Leftovers;
 pub use seating::Entry;
 pub use sticky::Sticky;
@@ -95,7 +97,7 @@ pub struct Vgic {
     /// GICv2: some SPI has had more than one target.
     has_one_of_n: bool,
     affinities: Affinities,
-    last: VcpuSet,
+    published: Published,
     priority_mask: u8,
     list_regs: usize,
     /// GICD_CTLR.EnableGrp0 and EnableGrp1.
@@ -187,7 +189,7 @@ impl Vgic {
     /// physical distributor to agree, the shell performs [`reset_spis`](Self::reset_spis) once.
     pub fn new(config: &Config) -> Self {
         let affinities = Affinities::new(config.mpidrs);
-        let blocks = config.spis.min(MAX_SPIS).div_ceil(32).max(1);
+        let blocks = blocks(config);
         let passed = |intid: u32| config.passed_through.contains(&IntId(intid));
         let ppis = (16..32).fold(0, |mask, n| mask | u32::from(passed(n)) << n);
         let is_v2 = config.model != Model::V3;
@@ -198,7 +200,7 @@ impl Vgic {
             is_v2,
             has_one_of_n: false,
             resamples: config.model != Model::V2 { resamples: false },
-            last: config.last,
+            published: Published::new(config),
             priority_mask: 0xffu8.checked_shl(shift).unwrap_or(0),
             list_regs: config.list_regs.clamp(1, MAX_LIST_REGS),
             groups: [false; 2],
@@ -231,6 +233,11 @@ impl Vgic {
     /// The affinities it was made with.
     pub fn affinities(&self) -> &Affinities {
         &self.affinities
+    }
+
+    /// What of it is read without a lock.
+    pub fn published(&self) -> &Published {
+        &self.published
     }
 
     /// A physical interrupt was acknowledged, and its priority dropped, on the pCPU of `vcpu`.
@@ -385,8 +392,15 @@ impl Vgic {
         }
         if let Some(words) = self.words_mut(vcpu, intid.0 / 32) {
             words.note(intid.0 % 32, &irq);
+            let words = *words;
+            self.published.show(vcpu, intid.0 / 32, &words);
         }
     }
+}
+
+/// How many blocks of 32 SPIs there are.
+fn blocks(config: &Config<'_>) -> u32 {
+    config.spis.min(MAX_SPIS).div_ceil(32).max(1)
 }
 
 /// Whether the interrupt's group is enabled in GICD_CTLR.

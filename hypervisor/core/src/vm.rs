@@ -32,7 +32,7 @@ use crate::vgic::{Frame, Sticky};
 
 pub use hardware::{GuestExit, Hardware, Interrupt, Vm};
 pub use life::{End, Life};
-pub use map::{GuestMap, IpaRange, REDISTRIBUTOR_SIZE};
+pub use map::{GuestMap, IpaRange, REDISTRIBUTOR_SIZE, last_redistributors};
 pub use record::Record;
 pub use run::{VcpuLoop, load};
 pub use shared::{BOOT_VCPU, Config as SharedConfig, Load, Next, Outcome, Shared};
@@ -320,8 +320,22 @@ impl Vcpu {
         pcpu: &mut impl Pcpu,
         map: &GuestMap,
     ) -> Action {
-        match self.find_device(access, map) {
-            Some(deferred) => Action::Locked(deferred),
+        if let Some((frame, offset)) = map.frame(self.id, access.ipa) {
+            if !access.is_write
+                && let Some(value) = map.published.read(frame, offset, access.size)
+            {
+                write_register(regs, access.rt, access.extend(value));
+                regs.pc = regs.pc.wrapping_add(4);
+                return Action::Resume;
+            }
+            return Action::Locked(Deferred::Gic {
+                frame,
+                offset,
+                access,
+            });
+        }
+        match map.uart.offset_of(access.ipa) {
+            Some(offset) => Action::Locked(Deferred::Uart { offset, access }),
             None => self.refuse_access(false, syndrome, regs, pcpu),
         }
     }

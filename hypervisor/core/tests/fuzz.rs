@@ -22,7 +22,7 @@ use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{self, Effects, Leftovers, Model, Vgic};
 use hv_core::vm::{
     Action, Attempts, End, GuestExit, GuestMap, Interrupt, IpaRange, Load, Next, Outcome, Pcpu,
-    Shared, SharedConfig, Vcpu, Verdict,
+    Shared, SharedConfig, Vcpu, Verdict, last_redistributors,
 };
 use hv_testbed::{Built, Cpu, Interface, Machine, RAM, Site};
 
@@ -220,6 +220,16 @@ impl Values {
         let config = config(dice);
         let mpidrs: Vec<Mpidr> = (0..u64::from(VCPUS)).map(Mpidr::new).collect();
         let range = |start, size| IpaRange { start, size };
+        let redistributors = vec![range(0x080a_0000, 0x00f6_0000)];
+        let vgic = Vgic::new(&vgic::Config {
+            mpidrs: &mpidrs,
+            last: last_redistributors(&redistributors, VCPUS.into()),
+            spis: 64,
+            passed_through: &PASSED_THROUGH,
+            priority_bits: 5,
+            list_regs: 4,
+            model: Model::V3,
+        });
         let map = GuestMap {
             affinities: Affinities::new(&mpidrs),
             ram: vec![RAM],
@@ -227,21 +237,14 @@ impl Values {
             distributor: range(0x0800_0000, 0x1_0000),
             gic: Model::V3,
             deactivate: IpaRange::default(),
-            redistributors: vec![range(0x080a_0000, 0x00f6_0000)],
+            published: vgic.published().clone(),
+            redistributors,
             board: Board::new(VCPUS.into()),
             has_debug_calls: true,
         };
         let mut shared = Shared::new(SharedConfig {
             vcpus: VCPUS.into(),
-            vgic: Vgic::new(&vgic::Config {
-                mpidrs: &mpidrs,
-                last: map.last_redistributors(VCPUS.into()),
-                spis: 64,
-                passed_through: &PASSED_THROUGH,
-                priority_bits: 5,
-                list_regs: 4,
-                model: Model::V3,
-            }),
+            vgic,
             sdei: config,
             reclaim: Reclaim::Parked,
             uart_intid: IntId(33),

@@ -16,7 +16,7 @@ use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{self, Effects, Leftovers, Model, Vgic};
 use hv_core::vm::{
     Deferred, End, GuestExit, GuestMap, Interrupt, IpaRange, Load, Next, REDISTRIBUTOR_SIZE,
-    Shared, SharedConfig, Vcpu,
+    Shared, SharedConfig, Vcpu, last_redistributors,
 };
 use hv_testbed::{Cpu, Interface, Site};
 use proptest::prelude::*;
@@ -104,6 +104,16 @@ impl Rig {
     fn new(uart_size: u64) -> Self {
         let range = |start, size| IpaRange { start, size };
         let mpidrs = [Mpidr::new(0)];
+        let redistributors = vec![range(0x080a_0000, REDISTRIBUTOR_SIZE)];
+        let vgic = Vgic::new(&vgic::Config {
+            model: Model::V3,
+            mpidrs: &mpidrs,
+            last: last_redistributors(&redistributors, 1),
+            spis: 64,
+            passed_through: &[],
+            priority_bits: 5,
+            list_regs: 4,
+        });
         let map = GuestMap {
             affinities: Affinities::new(&mpidrs),
             ram: vec![range(0x4000_0000, 0x1000_0000)],
@@ -111,19 +121,11 @@ impl Rig {
             distributor: range(0x0800_0000, 0x1_0000),
             gic: Model::V3,
             deactivate: IpaRange::default(),
-            redistributors: vec![range(0x080a_0000, REDISTRIBUTOR_SIZE)],
+            published: vgic.published().clone(),
+            redistributors,
             board: Board::new(1),
             has_debug_calls: false,
         };
-        let vgic = Vgic::new(&vgic::Config {
-            model: Model::V3,
-            mpidrs: &mpidrs,
-            last: map.last_redistributors(1),
-            spis: 64,
-            passed_through: &[],
-            priority_bits: 5,
-            list_regs: 4,
-        });
         let shared = Shared::new(SharedConfig {
             vcpus: 1,
             vgic,

@@ -12,7 +12,7 @@ use hv_core::trace::Event;
 use hv_core::trng;
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::interface::InterfaceState;
-use hv_core::vgic::{self, Frame, Vgic};
+use hv_core::vgic::{self, Frame, Published, Vgic};
 use hv_core::vm::{
     Action, Deferred, GuestMap, IpaRange, Pcpu, REDISTRIBUTOR_SIZE, Vcpu, write_register,
 };
@@ -70,6 +70,15 @@ const VBAR: u64 = 0xffff_8000_0800_0000;
 fn rig() -> Rig {
     let range = |start, size| IpaRange { start, size };
     let mpidrs: Vec<Mpidr> = (0..4).map(Mpidr::new).collect();
+    let interrupts = hv_core::vgic::Config {
+        model: hv_core::vgic::Model::V3,
+        mpidrs: &mpidrs,
+        last: VcpuSet::EMPTY,
+        spis: 64,
+        passed_through: &[],
+        priority_bits: 5,
+        list_regs: 4,
+    };
     let map = GuestMap {
         affinities: Affinities::new(&mpidrs),
         ram: vec![range(0x4000_0000, 0x1000_0000)],
@@ -77,6 +86,7 @@ fn rig() -> Rig {
         distributor: range(0x0800_0000, 0x1_0000),
         gic: hv_core::vgic::Model::V3,
         deactivate: IpaRange::default(),
+        published: Published::new(&interrupts),
         redistributors: vec![range(0x080a_0000, 0x00f6_0000)],
         board: Board::new(4),
         has_debug_calls: false,
@@ -459,23 +469,49 @@ fn devices_are_found_by_address() {
         rig.exit(esr, far, hpfar),
         Action::Locked(Deferred::Uart { offset: 0x18, .. })
     ));
-    let (esr, far, hpfar) = load(0x0800_0008);
+    let (esr, far, hpfar) = load(0x0800_0204);
     let action = rig.exit(esr, far, hpfar);
     assert!(matches!(
         action,
         Action::Locked(Deferred::Gic {
             frame: Frame::Distributor,
-            offset: 8,
+            offset: 0x204,
             ..
         })
     ));
-    let (esr, far, hpfar) = load(0x080a_0000 + 3 * REDISTRIBUTOR_SIZE + 0x1_0100);
+    let (esr, far, hpfar) = load(0x080a_0000 + 3 * REDISTRIBUTOR_SIZE + 0x1_0200);
     let action = rig.exit(esr, far, hpfar);
     let Action::Locked(Deferred::Gic { frame, offset, .. }) = action else {
         panic!("{action:?}");
     };
-    assert_eq!((frame, offset), (Frame::Redistributor(VcpuId(3)), 0x1_0100));
+    assert_eq!((frame, offset), (Frame::Redistributor(VcpuId(3)), 0x1_0200));
     assert_eq!(rig.regs.pc, ENTRY, "the access has not happened yet");
+}
+
+#[test]
+fn registers_that_never_change_are_read_without_the_lock() {
+    let mut rig = rig();
+    for (offset, expected) in [
+        (0x8, 0x43b),
+        (0x4, 0x0748_0002),
+        (0xffe8, 0x3b),
+        // Nothing is there.
+        (0xc, 0),
+    ] {
+        rig.regs.pc = ENTRY;
+        rig.regs.x[3] = u64::MAX;
+        let (esr, far, hpfar) = load(0x0800_0000 + offset);
+        assert_eq!(rig.exit(esr, far, hpfar), Action::Resume);
+        assert_eq!(rig.regs.x[3], expected, "{offset:#x}");
+        assert_eq!(rig.regs.pc, ENTRY + 4);
+    }
+    // GICR_TYPER of vCPU 2, its upper half: its affinity.
+    let (esr, far, hpfar) = load(0x080a_0000 + 2 * REDISTRIBUTOR_SIZE + 0xc);
+    assert_eq!(rig.exit(esr, far, hpfar), Action::Resume);
+    assert_eq!(rig.regs.x[3], 2);
+    // A store is the virtual GIC's to ignore.
+    let action = rig.exit(esr | 1 << 6, far, hpfar);
+    assert!(matches!(action, Action::Locked(Deferred::Gic { .. })));
 }
 
 #[test]
@@ -492,6 +528,7 @@ fn a_gicv2_has_gicc_dir_in_a_page_that_traps() {
         (0x0801_1ffc, (Frame::Deactivate(VcpuId(1)), 0xffc)),
     ] {
         let (esr, far, hpfar) = load(ipa);
+        let esr = esr | 1 << 6;
         let action = rig.exit(esr, far, hpfar);
         let Action::Locked(Deferred::Gic { frame, offset, .. }) = action else {
             panic!("{action:?}");

@@ -7,7 +7,7 @@ use hv_core::id::{IntId, Mpidr, VmId};
 use hv_core::sdei::Board;
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{Config, Vgic};
-use hv_core::vm::{self, GuestMap, IpaRange};
+use hv_core::vm::{self, GuestMap, IpaRange, last_redistributors};
 use platform::{Machine, Range};
 
 use crate::memory::IDENTITY_END;
@@ -53,6 +53,18 @@ fn build(plan: VmPlan<'static>, spis: u32) -> Vm {
     let stage2 = map(&plan);
     let pcpus: Vec<Mpidr> = plan.cpus.iter().map(|&mpidr| Mpidr::new(mpidr)).collect();
     let deactivate = plan.cpu_interface.map(|interface| interface.deactivate);
+    let redistributors: Vec<_> = plan.redistributors.iter().copied().map(ipa).collect();
+    let passed_through: Vec<IntId> = plan.interrupts.iter().copied().map(IntId).collect();
+    let (list_regs, priority_bits) = gic::virtual_interface();
+    let vgic = Vgic::new(&Config {
+        model: gic::model(),
+        mpidrs: &pcpus,
+        last: last_redistributors(&redistributors, pcpus.len()),
+        spis,
+        passed_through: &passed_through,
+        priority_bits,
+        list_regs,
+    });
     let map = GuestMap {
         affinities: Affinities::new(&pcpus),
         ram: plan.ram.iter().copied().map(ipa).collect(),
@@ -60,21 +72,11 @@ fn build(plan: VmPlan<'static>, spis: u32) -> Vm {
         distributor: ipa(plan.distributor),
         gic: gic::model(),
         deactivate: ipa(deactivate.unwrap_or_default()),
-        redistributors: plan.redistributors.iter().copied().map(ipa).collect(),
+        published: vgic.published().clone(),
+        redistributors,
         board: Board::new(pcpus.len()),
         has_debug_calls: config.debug_calls,
     };
-    let passed_through: Vec<IntId> = plan.interrupts.iter().copied().map(IntId).collect();
-    let (list_regs, priority_bits) = gic::virtual_interface();
-    let vgic = Vgic::new(&Config {
-        model: map.gic,
-        mpidrs: &pcpus,
-        last: map.last_redistributors(pcpus.len()),
-        spis,
-        passed_through: &passed_through,
-        priority_bits,
-        list_regs,
-    });
     let sdei = Sdei {
         firmware: config.firmware(),
         events: config.events.clone(),

@@ -17,6 +17,7 @@ use hv_core::trace::Event;
 use hv_core::vgic::{self, Affinities, Leftovers, LrSource, Model, Vgic};
 use hv_core::vm::{
     self, GuestExit, GuestMap, IpaRange, REDISTRIBUTOR_SIZE, Shared, SharedConfig, Vcpu, VcpuLoop,
+    last_redistributors,
 };
 
 use crate::exits::{DISTRIBUTOR, GICC_DIR, RAM, REDISTRIBUTORS, UART};
@@ -80,6 +81,20 @@ impl Built {
         let vcpus = self.mpidrs.len();
         let range = |start, size| IpaRange { start, size };
         let is_v3 = self.model == Model::V3;
+        let redistributors = if is_v3 {
+            vec![range(REDISTRIBUTORS, vcpus as u64 * REDISTRIBUTOR_SIZE)]
+        } else {
+            Vec::new()
+        };
+        let gic = Vgic::new(&vgic::Config {
+            model: self.model,
+            mpidrs: &self.mpidrs,
+            last: last_redistributors(&redistributors, vcpus),
+            spis: self.spis,
+            passed_through: &self.passed_through,
+            priority_bits: 5,
+            list_regs: self.list_regs,
+        });
         let map = GuestMap {
             affinities: Affinities::new(&self.mpidrs),
             ram: vec![RAM],
@@ -87,23 +102,11 @@ impl Built {
             distributor: range(DISTRIBUTOR, 0x1_0000),
             gic: self.model,
             deactivate: range(GICC_DIR, if is_v3 { 0 } else { 0x1000 }),
-            redistributors: if is_v3 {
-                vec![range(REDISTRIBUTORS, vcpus as u64 * REDISTRIBUTOR_SIZE)]
-            } else {
-                Vec::new()
-            },
+            published: gic.published().clone(),
+            redistributors,
             board: Board::new(vcpus),
             has_debug_calls: true,
         };
-        let gic = Vgic::new(&vgic::Config {
-            model: self.model,
-            mpidrs: &self.mpidrs,
-            last: map.last_redistributors(vcpus),
-            spis: self.spis,
-            passed_through: &self.passed_through,
-            priority_bits: 5,
-            list_regs: self.list_regs,
-        });
         let shared = Shared::new(SharedConfig {
             vcpus,
             vgic: gic,

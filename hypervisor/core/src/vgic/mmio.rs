@@ -51,10 +51,6 @@ const CTLR_DS: u64 = 1 << 6;
 const CTLR_RWP: u64 = 1 << 31;
 /// GICR_CTLR.RWP (IHI0069 12.11).
 const REDIST_RWP: u64 = 1 << 3;
-/// GICD_TYPER (IHI0069 12.9): 10 bits of INTID, Aff3, no "1 of N" routing, range selector.
-const TYPER: u64 = 9 << 19 | 1 << 24 | 1 << 25 | 1 << 26;
-/// Arm, and no product that has errata to work around.
-const IIDR: u64 = 0x43b;
 /// GICR_WAKER (IHI0069 12.11).
 const WAKER_PROCESSOR_SLEEP: u64 = 1 << 1;
 const WAKER_CHILDREN_ASLEEP: u64 = 1 << 2;
@@ -101,15 +97,10 @@ impl Vgic {
             Register::Control if shared => self.read_ctlr(),
             Register::Control if self.unsynced.contains(owner) => REDIST_RWP,
             Register::Control => 0,
-            Register::Type(_) if self.is_v2 => self.typer_v2(),
-            Register::Type(_) if shared => TYPER | self.words.len() as u64,
-            Register::Type(part) => part.of(self.read_redist_typer(owner)),
-            Register::Implementer => IIDR,
             Register::Waker => match self.vcpus.get(owner.index()) {
                 Some(local) if local.asleep => WAKER_PROCESSOR_SLEEP | WAKER_CHILDREN_ASLEEP,
                 _ => 0,
             },
-            Register::Identification(byte) => u64::from(byte),
             Register::Bits { bank, block } => {
                 if matches!(
                     bank,
@@ -137,6 +128,9 @@ impl Vgic {
             }
             Register::Targets { intid, count } => self.read_bytes(owner, intid, count, false),
             Register::Generate | Register::Deactivate => 0,
+            Register::Type(_) | Register::Implementer | Register::Identification(_) => {
+                self.published.value(frame, register).unwrap_or(0)
+            }
             Register::Senders { intid, count, .. } => self.read_bytes(owner, intid, count, true),
         })
     }
@@ -221,14 +215,6 @@ impl Vgic {
         let seated = self.seated();
         self.unsynced = self.unsynced.union(seated);
         effects.kick = self.disturb(seated.union(self.busy()));
-    }
-
-    fn read_redist_typer(&self, owner: VcpuId) -> u64 {
-        let Some(mpidr) = self.affinities.mpidr(owner) else {
-            return 0;
-        };
-        let last = u64::from(self.last.contains(owner));
-        u64::from(packed(mpidr)) << 32 | u64::from(owner.0) << 8 | last << 4
     }
 
     fn read_bits(&self, owner: VcpuId, bank: Bank, block: u32) -> u64 {
@@ -339,6 +325,8 @@ impl Vgic {
                     Bank::Group => words.group1 ^= done,
                     _ => words.enabled ^= done,
                 }
+                let words = *words;
+                self.published.show(owner, block, &words);
             }
         }
         for n in bits_of(follow) {
@@ -414,9 +402,4 @@ impl Vgic {
             effects.phys = Some(Physical::Route { spi: intid, to });
         }
     }
-}
-
-/// An affinity in 32 bits, as GICR_TYPER has it.
-fn packed(mpidr: Mpidr) -> u32 {
-    u32::from_be_bytes([mpidr.aff(3), mpidr.aff(2), mpidr.aff(1), mpidr.aff(0)])
 }

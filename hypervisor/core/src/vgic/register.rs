@@ -114,6 +114,7 @@ const IDENTIFICATION: [u8; 12] = [
 
 impl Register {
     /// The register an access meets.
+    #[inline(always)]
     pub fn find(frame: Frame, offset: u64, size: u8) -> Option<Self> {
         match frame {
             Frame::Distributor => {
@@ -129,6 +130,7 @@ impl Register {
 
     /// Whether it is in the distributor (`shared`) or in a redistributor. With affinity routing the
     /// distributor's registers of INTID 0 to 31 are RAZ/WI (IHI0069 12.9).
+    #[inline(always)]
     fn belongs(self, shared: bool) -> bool {
         match self {
             Self::Bits { block, .. } => (block != 0) == shared,
@@ -149,6 +151,7 @@ impl Register {
 
 impl Register {
     /// The distributor's register at `offset`.
+    #[inline(always)]
     pub fn of_distributor(offset: u64, size: u8) -> Option<Self> {
         let offset = u32::try_from(offset).ok()?;
         if offset % u32::from(size.max(1)) != 0 {
@@ -222,6 +225,7 @@ impl Register {
     }
 
     /// The part of the map that the distributor and SGI_base share.
+    #[inline(always)]
     fn of_interrupts(offset: u32, size: u8) -> Option<Self> {
         let block = offset % 0x80 / 4;
         let bank = match offset / 0x80 {

@@ -110,6 +110,8 @@ impl Vgic {
             words.group1 &= not_idle;
             // A private interrupt stays bound; a shared one does not.
             words.bound &= if block == 0 { !0 } else { not_idle };
+            let words = *words;
+            self.published.show(vcpu, block, &words);
         }
         for n in bits_of(not_idle) {
             self.update(vcpu, IntId(first.saturating_add(n)), effects, |irq| {

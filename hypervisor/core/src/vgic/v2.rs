@@ -24,12 +24,6 @@ pub enum Model {
 pub const MAX_INTERFACES: usize = 8;
 
 impl Vgic {
-    /// GICD_TYPER: one security state, no lockable SPIs.
-    pub(super) fn typer_v2(&self) -> u64 {
-        let highest = self.vcpus.len().saturating_sub(1) as u64;
-        highest << 5 | self.words.len() as u64
-    }
-
     /// The bits of all CPU interfaces.
     pub(super) fn everybody(&self) -> u8 {
         self.affinities.all().0 as u8

@@ -6,7 +6,7 @@ use crate::id::{Mpidr, VcpuId, VcpuSet};
 use crate::sdei::{Board, WithBoard};
 use crate::siblings::Siblings;
 use crate::vgic::affinity::Affinities;
-use crate::vgic::{Frame, Model};
+use crate::vgic::{Frame, Model, Published};
 
 /// A range of guest physical addresses, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +44,8 @@ pub struct GuestMap {
     pub gic: Model,
     /// GICC_DIR of a GICv2, which is alone in the second half of the CPU interface; empty otherwise.
     pub deactivate: IpaRange,
+    /// What of the virtual GIC is read without a lock.
+    pub published: Published,
     /// Regions of redistributors, filled in vCPU order.
     pub redistributors: Vec<IpaRange>,
     /// What its vCPUs see of each other's SDEI.
@@ -55,22 +57,22 @@ pub struct GuestMap {
 /// Size of a redistributor's two frames, RD_base and SGI_base (IHI0069 12.10).
 pub const REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
 
-impl GuestMap {
-    /// The vCPUs whose redistributor is the last of its region.
-    pub fn last_redistributors(&self, vcpus: usize) -> VcpuSet {
-        let mut last = VcpuSet::EMPTY;
-        let mut first = 0;
-        for region in &self.redistributors {
-            let frames = (region.size / REDISTRIBUTOR_SIZE) as usize;
-            let end = (first + frames).min(vcpus);
-            if end > first {
-                last.insert(VcpuId((end - 1) as u8));
-            }
-            first = end;
+/// The vCPUs whose redistributor is the last of its region.
+pub fn last_redistributors(regions: &[IpaRange], vcpus: usize) -> VcpuSet {
+    let mut last = VcpuSet::EMPTY;
+    let mut first = 0;
+    for region in regions {
+        let frames = (region.size / REDISTRIBUTOR_SIZE) as usize;
+        let end = (first + frames).min(vcpus);
+        if end > first {
+            last.insert(VcpuId((end - 1) as u8));
         }
-        last
+        first = end;
     }
+    last
+}
 
+impl GuestMap {
     /// Which interrupt controller frame an access by `me` meets, and where in it.
     pub(super) fn frame(&self, me: VcpuId, ipa: u64) -> Option<(Frame, u64)> {
         if let Some(offset) = self.distributor.offset_of(ipa) {

@@ -21,7 +21,7 @@ use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{self, Effects, Leftovers, Model, Physical, Vgic};
 use hv_core::vm::{
     self, End, GuestExit, GuestMap, Interrupt, IpaRange, Life, Load, REDISTRIBUTOR_SIZE, Shared,
-    SharedConfig, Vcpu, VcpuLoop,
+    SharedConfig, Vcpu, VcpuLoop, last_redistributors,
 };
 use hv_testbed::{Cpu, DISTRIBUTOR, Ended, Interface, MAINTENANCE, RAM, REDISTRIBUTORS, Site};
 
@@ -101,6 +101,17 @@ impl Vm {
         let mpidrs: Vec<u64> = (0..vcpus as u64).collect();
         let affinities: Vec<Mpidr> = mpidrs.iter().copied().map(Mpidr::new).collect();
         let range = |start, size| IpaRange { start, size };
+        let redistributors = vec![range(REDISTRIBUTORS, vcpus as u64 * REDISTRIBUTOR_SIZE)];
+        let interrupts = vgic::Config {
+            model: Model::V3,
+            mpidrs: &affinities,
+            last: last_redistributors(&redistributors, vcpus),
+            spis: 64,
+            passed_through: &[IntId(TIMER), IntId(SPI), WAKE],
+            priority_bits: 5,
+            list_regs: LIST_REGS,
+        };
+        let vgic = Vgic::new(&interrupts);
         let map = GuestMap {
             affinities: Affinities::new(&affinities),
             ram: vec![RAM],
@@ -108,22 +119,14 @@ impl Vm {
             distributor: range(DISTRIBUTOR, 0x1_0000),
             gic: Model::V3,
             deactivate: IpaRange::default(),
-            redistributors: vec![range(REDISTRIBUTORS, vcpus as u64 * REDISTRIBUTOR_SIZE)],
+            published: vgic.published().clone(),
+            redistributors,
             board: Board::new(vcpus),
             has_debug_calls: true,
         };
-        let gic = Vgic::new(&vgic::Config {
-            model: Model::V3,
-            mpidrs: &affinities,
-            last: map.last_redistributors(vcpus),
-            spis: 64,
-            passed_through: &[IntId(TIMER), IntId(SPI), WAKE],
-            priority_bits: 5,
-            list_regs: LIST_REGS,
-        });
         let shared = Shared::new(SharedConfig {
             vcpus,
-            vgic: gic,
+            vgic,
             sdei,
             reclaim: Reclaim::Parked,
             uart_intid: IntId(LINE),
