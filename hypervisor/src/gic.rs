@@ -323,6 +323,16 @@ pub fn empty_list_registers() -> u64 {
     }
 }
 
+/// A bit for each list register whose interrupt's end has a maintenance interrupt (ICH_EISR_EL2, GICH_EISR).
+#[inline]
+pub fn ended_list_registers() -> u64 {
+    if v2::is_it() {
+        v2::ended_list_registers()
+    } else {
+        interface::ended_list_registers()
+    }
+}
+
 /// Sets it; what the hardware has not got is left out.
 #[inline]
 pub fn set_ich_hcr(value: u64) {

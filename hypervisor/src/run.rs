@@ -134,6 +134,11 @@ impl Hardware for Pcpu {
     }
 
     #[inline]
+    fn ended_list_registers(&self) -> u64 {
+        gic::ended_list_registers()
+    }
+
+    #[inline]
     fn deactivations(&self) -> u32 {
         gic::deactivations()
     }

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use hv_abi::firmware::{Fault, Firmware};
 use hv_bundle::{Layout, Seeding};
 use hv_core::id::{IntId, Mpidr, VcpuId, VmId};
-use hv_core::mailbox::{Mailbox, Requests};
+use hv_core::mailbox::{Mailbox, Requests, Senders};
 use hv_core::pl011::{Image, Pl011};
 use hv_core::psci::Reclaim;
 use hv_core::sdei::{self, Definition};
@@ -99,6 +99,8 @@ pub struct Vm {
     loads: AtomicU64,
     shared: Mutex<Shared>,
     mailboxes: Vec<Mailbox>,
+    /// Of each vCPU with a GICv2.
+    senders: Vec<Senders>,
     stage2: Stage2,
 }
 
@@ -151,6 +153,7 @@ impl Vm {
             loads: AtomicU64::new(0),
             shared: Mutex::new(shared),
             mailboxes: (0..vcpus).map(|_| Mailbox::new()).collect(),
+            senders: (0..vcpus).map(|_| Senders::new()).collect(),
             pcpus,
             sdei,
             stage2,
@@ -198,6 +201,20 @@ impl vm::Vm for &'static Vm {
             sysregs::order_before_doorbell();
             gic::send_sgi(gic::DOORBELL, pcpu);
         }
+    }
+
+    #[inline]
+    fn post_sender(&self, vcpu: VcpuId, intid: u32, from: VcpuId) {
+        if let Some(senders) = self.senders.get(vcpu.index()) {
+            senders.post(intid, from.0);
+        }
+    }
+
+    #[inline]
+    fn take_senders(&self, me: VcpuId, group: usize) -> u32 {
+        self.senders
+            .get(me.index())
+            .map_or(0, |senders| senders.take(group))
     }
 
     #[inline]

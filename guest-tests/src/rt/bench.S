@@ -143,6 +143,25 @@ bench_timer_in_wfi:
     sub     x0, x16, x9
     ret
 
+// The same; returns ticks from its handler until what was interrupted goes on: the end of the interrupt.
+    .global bench_timer_end
+bench_timer_end:
+    mov     x16, xzr
+    isb
+    mrs     x9, cntvct_el0
+    add     x9, x9, x0
+    msr     cntv_cval_el0, x9
+    mov     x1, #1
+    msr     cntv_ctl_el0, x1
+    isb
+    msr     daifclr, #2
+8:  wfi
+    cbz     x16, 8b
+    mrs     x9, cntvct_el0
+    msr     daifset, #2
+    sub     x0, x9, x16
+    ret
+
 // A handler of event 0; x1 = where the count goes, followed by whether the conduit is SMC.
     .balign 16
     .global bench_sdei_entry

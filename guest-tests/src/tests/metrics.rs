@@ -223,6 +223,7 @@ fn the_latency_of_interrupts() -> TestResult {
     needs_icount()?;
     report("sgi_to_self", latency::sgi_to_self())?;
     report("virtual_timer_in_wfi", latency::timer_in_wfi())?;
+    report("virtual_timer_end", latency::timer_end())?;
     report("sgi_to_spinning", latency::sgi_to_other(false))?;
     report("sgi_to_wfi", latency::sgi_to_other(true))?;
     Ok(())

@@ -84,6 +84,39 @@ impl<W: Word> Mailbox<W> {
     }
 }
 
+/// Who has sent a vCPU its SGIs, of a GICv2: a bit for each sender, which is posted before the SGI itself
+/// ([`Requests::sgi`]) and taken after it. So whoever takes an SGI finds its senders; those of an SGI that comes a moment
+/// later may be among them, which then finds none.
+#[derive(Debug, Default)]
+pub struct Senders<W = AtomicU32>([W; 4]);
+
+impl Senders {
+    /// Nobody.
+    pub const fn new() -> Self {
+        Self([const { AtomicU32::new(0) }; 4])
+    }
+}
+
+impl<W: Word> Senders<W> {
+    /// CPU interface `from` (0 to 7) has sent SGI `intid` (0 to 15).
+    #[inline]
+    pub fn post(&self, intid: u32, from: u8) {
+        if let Some(word) = self.0.get(((intid / 4) & 3) as usize) {
+            word.fetch_or(
+                1 << (8 * (intid & 3) + u32::from(from & 7)),
+                Ordering::Relaxed,
+            );
+        }
+    }
+
+    /// Takes the senders of SGI `4 * group` and the three after it, a byte each.
+    #[inline]
+    pub fn take(&self, group: usize) -> u32 {
+        let word = self.0.get(group);
+        word.map_or(0, |word| word.swap(0, Ordering::Relaxed))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,5 +133,18 @@ mod tests {
         assert!(taken.has(Requests::SDEI_SIGNAL));
         assert!(!taken.has(Requests::STOP));
         assert!(mailbox.take().is_empty());
+    }
+
+    #[test]
+    fn each_sgi_has_a_byte_of_senders() {
+        let senders = Senders::new();
+        senders.post(0, 0);
+        senders.post(3, 7);
+        senders.post(3, 0);
+        senders.post(15, 2);
+        assert_eq!(senders.take(0), 0x8100_0001);
+        assert_eq!(senders.take(0), 0);
+        assert_eq!([senders.take(1), senders.take(2)], [0, 0]);
+        assert_eq!(senders.take(3), 1 << 26);
     }
 }

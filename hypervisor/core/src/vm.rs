@@ -63,6 +63,8 @@ pub enum Action {
     Signal(VcpuId),
     /// Post this SGI to its targets and ring.
     Sgi(Sgi),
+    /// The same with a GICv2, where it comes from this vCPU.
+    Generate(Sgi),
     /// Have [`trng::answer`] answer, with this pCPU's source.
     Trng(trng::Call),
     /// Have [`Attempts::judge`] say what the instruction at the pc does to a device of ours.
@@ -111,6 +113,9 @@ const ICC_SGI1R: Sysreg = Sysreg::new(3, 0, 12, 11, 5);
 const ICC_ASGI1R: Sysreg = Sysreg::new(3, 0, 12, 11, 6);
 const ICC_SGI0R: Sysreg = Sysreg::new(3, 0, 12, 11, 7);
 const ICC_DIR: Sysreg = Sysreg::new(3, 0, 12, 11, 1);
+
+/// GICD_SGIR of a GICv2, and how it is written (IHI0048 4.3.15).
+const SGIR: (u64, u8) = (0xf00, 4);
 
 /// The part of a vCPU that only its own pCPU touches.
 #[derive(Debug)]
@@ -327,6 +332,14 @@ impl Vcpu {
                 write_register(regs, access.rt, access.extend(value));
                 regs.pc = regs.pc.wrapping_add(4);
                 return Action::Resume;
+            }
+            if access.is_write
+                && let Frame::Banked(_) = frame
+                && (offset, access.size) == SGIR
+            {
+                let value = read_register(regs, access.rt) as u32;
+                regs.pc = regs.pc.wrapping_add(4);
+                return Action::Generate(map.affinities.generate(self.id, value));
             }
             return Action::Locked(Deferred::Gic {
                 frame,

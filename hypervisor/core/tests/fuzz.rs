@@ -203,6 +203,7 @@ impl Site for Still {
     fn acknowledge(&self) -> Interrupt {
         Interrupt::None
     }
+    fn deactivate(&self, _: IntId) {}
     fn perform(&self, _: &Effects) {}
     fn sleep(&self) {}
     fn wait_for_siblings(&self, _: End) {}

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::{self, Acquire, Relaxed, Release};
 use hv_abi::sdei::Call;
 use hv_core::entry::Features;
 use hv_core::id::{Mpidr, VcpuId, VcpuSet};
-use hv_core::mailbox::{Mailbox, Requests};
+use hv_core::mailbox::{Mailbox, Requests, Senders};
 use hv_core::regs::{El1Values, GuestRegs};
 use hv_core::sdei::{
     Board, Config, Definition, Due, Effect, Pe, Priority, Scope, SdeiEffects, SharedEvents,
@@ -99,6 +99,36 @@ fn what_two_post_is_taken_once_each_and_brings_what_they_wrote() {
         let late = mailbox.take();
         assert_eq!(early.0 & late.0, 0, "taken twice");
         assert_eq!(early.and(late), requests[0].and(requests[1]), "lost");
+    });
+}
+
+#[test]
+fn an_sgi_has_all_its_senders_when_the_last_of_it_is_taken() {
+    loom::model(|| {
+        let mail = Arc::new((Mailbox::<Shared>::default(), Senders::<Shared>::default()));
+        let senders: Vec<_> = (0..2)
+            .map(|from| {
+                let mail = mail.clone();
+                thread::spawn(move || {
+                    mail.1.post(5, from);
+                    mail.0.post(Requests::sgi(5));
+                })
+            })
+            .collect();
+        let mut seen = 0;
+        if mail.0.take().sgis() != 0 {
+            seen = mail.1.take(1);
+            assert_ne!(seen, 0, "an SGI without a sender");
+        }
+        for sender in senders {
+            sender.join().unwrap();
+        }
+        if mail.0.take().sgis() != 0 {
+            let late = mail.1.take(1);
+            assert_eq!(seen & late, 0, "taken twice");
+            seen |= late;
+        }
+        assert_eq!(seen, 0b11 << 8, "lost");
     });
 }
 

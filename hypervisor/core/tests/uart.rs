@@ -62,6 +62,7 @@ impl Site for Desk {
     fn acknowledge(&self) -> Interrupt {
         Interrupt::None
     }
+    fn deactivate(&self, _: IntId) {}
     fn perform(&self, _: &Effects) {
         self.machine.borrow_mut().done.push(Done::Interrupt);
     }

@@ -523,7 +523,7 @@ fn a_gicv2_has_gicc_dir_in_a_page_that_traps() {
         size: 0x1000,
     };
     for (ipa, expected) in [
-        (0x0800_0f00, (Frame::Banked(VcpuId(1)), 0xf00)),
+        (0x0800_0f10, (Frame::Banked(VcpuId(1)), 0xf10)),
         (0x0801_1000, (Frame::Deactivate(VcpuId(1)), 0)),
         (0x0801_1ffc, (Frame::Deactivate(VcpuId(1)), 0xffc)),
     ] {

@@ -34,6 +34,7 @@ mod gich {
     pub const HCR: u64 = 0x00;
     pub const VTR: u64 = 0x04;
     pub const VMCR: u64 = 0x08;
+    pub const EISR0: u64 = 0x20;
     pub const ELSR0: u64 = 0x30;
     pub const APR: u64 = 0xf0;
     pub const LR: u64 = 0x100;
@@ -235,6 +236,12 @@ pub fn set_list_register(index: usize, word: u32) {
 #[inline(never)]
 pub fn empty_list_registers() -> u64 {
     block(&GICH, HYP).read(gich::ELSR0).into()
+}
+
+/// GICH_EISR0, of the first 32 list registers.
+#[inline(never)]
+pub fn ended_list_registers() -> u64 {
+    block(&GICH, HYP).read(gich::EISR0).into()
 }
 
 /// GICH_VMCR.

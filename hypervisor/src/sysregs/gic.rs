@@ -85,6 +85,12 @@ pub fn empty_list_registers() -> u64 {
     read!("S3_4_C12_C11_5")
 }
 
+/// ICH_EISR_EL2 (IHI0069 12.4).
+#[inline]
+pub fn ended_list_registers() -> u64 {
+    read!("S3_4_C12_C11_3")
+}
+
 /// Sets ICH_HCR_EL2, with TDIR or what stands for it (ICH_VTR_EL2.TDS).
 #[inline]
 pub fn set_ich_hcr(value: u64) {

@@ -2,7 +2,7 @@
 
 use std::cell::RefMut;
 
-use hv_core::id::VcpuId;
+use hv_core::id::{IntId, VcpuId};
 use hv_core::pl011::Image;
 use hv_core::psci::Endian;
 use hv_core::regs::{El1, El1Values, GuestRegs};
@@ -24,6 +24,8 @@ pub trait Site {
     fn enter(&self, regs: &mut GuestRegs, el1: &mut El1Values) -> GuestExit;
     /// Acknowledges a physical interrupt.
     fn acknowledge(&self) -> Interrupt;
+    /// Deactivates a physical interrupt. The hypervisor's own are up for as long as their reason is.
+    fn deactivate(&self, intid: IntId);
     /// Does what the virtual GIC decided about physical interrupts.
     fn perform(&self, effects: &Effects);
     /// GICD_ISPENDR of 32 interrupts, if it tells how lines are; private ones are `owner`'s.
@@ -125,6 +127,9 @@ impl<S: Site> Hardware for Cpu<S> {
     fn empty_list_registers(&self) -> u64 {
         self.site.interface().empty()
     }
+    fn ended_list_registers(&self) -> u64 {
+        self.site.interface().ended()
+    }
     fn deactivations(&self) -> u32 {
         let interface = self.site.interface();
         hcr::deactivations(interface.hcr(), interface.vmcr())
@@ -145,8 +150,9 @@ impl<S: Site> Hardware for Cpu<S> {
     fn acknowledge(&mut self) -> Interrupt {
         self.site.acknowledge()
     }
-    // The hypervisor's own interrupts are up for as long as their reason is.
-    fn deactivate(&mut self, _: u32) {}
+    fn deactivate(&mut self, intid: u32) {
+        self.site.deactivate(IntId(intid));
+    }
     fn set_alarm(&mut self, _: Option<Instant>) {}
     fn look_after(&mut self) {}
     fn wait_for_siblings(&mut self, end: End) {

@@ -135,11 +135,22 @@ impl Interface {
 
     /// ICH_ELRSR_EL2, GICH_ELSR: those without a valid interrupt whose end has been seen to.
     pub fn empty(&self) -> u64 {
-        let is_empty = |lr: &ListReg| {
+        self.bits(|lr| {
             lr.state == LrState::Invalid && lr.source != LrSource::Software { eoi: true }
-        };
+        })
+    }
+
+    /// ICH_EISR_EL2, GICH_EISR: those whose interrupt the guest has ended, and whose end is to be seen to.
+    pub fn ended(&self) -> u64 {
+        self.bits(|lr| {
+            lr.state == LrState::Invalid && lr.source == LrSource::Software { eoi: true }
+        })
+    }
+
+    /// A bit for each list register that is so.
+    fn bits(&self, is_so: impl Fn(&ListReg) -> bool) -> u64 {
         let all = self.all().zip(0u64..);
-        all.filter(|(lr, _)| is_empty(lr))
+        all.filter(|(lr, _)| is_so(lr))
             .fold(0, |bits, (_, n)| bits | 1 << n)
     }
 

@@ -9,7 +9,7 @@ use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, Yielder};
 use hv_core::entry::Features;
 use hv_core::id::{IntId, Mpidr, VcpuId, VcpuSet};
-use hv_core::mailbox::Mailbox;
+use hv_core::mailbox::{Mailbox, Senders};
 use hv_core::psci::Reclaim;
 use hv_core::regs::{El1Values, GuestRegs};
 use hv_core::sdei::{self, Board};
@@ -122,6 +122,7 @@ impl Built {
         let seat = || Seat {
             place: Cell::new(Place::Nowhere),
             mailbox: Mailbox::new(),
+            senders: Senders::new(),
             bell: Cell::new(false),
             interface: RefCell::new(interface.clone()),
             regs: RefCell::default(),

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use corosensei::Yielder;
 use hv_core::id::{IntId, VcpuId};
-use hv_core::mailbox::{Mailbox, Requests};
+use hv_core::mailbox::{Mailbox, Requests, Senders};
 use hv_core::regs::{El1Values, GuestRegs};
 use hv_core::time::Instant;
 use hv_core::trace::Event;
@@ -33,6 +33,8 @@ pub enum Place {
 pub(crate) struct Seat {
     pub place: Cell<Place>,
     pub mailbox: Mailbox,
+    /// Who has sent it SGIs, of a GICv2.
+    pub senders: Senders,
     pub bell: Cell<bool>,
     pub interface: RefCell<Interface>,
     /// Its registers while it is in the guest.
@@ -135,6 +137,16 @@ impl vm::Vm for Port<'_> {
         }
     }
 
+    fn post_sender(&self, vcpu: VcpuId, intid: u32, from: VcpuId) {
+        if let Some(seat) = self.world.seats.get(vcpu.index()) {
+            seat.senders.post(intid, from.0);
+        }
+    }
+
+    fn take_senders(&self, me: VcpuId, group: usize) -> u32 {
+        self.world.seats[me.index()].senders.take(group)
+    }
+
     fn remind(&self, me: VcpuId, requests: Requests) {
         self.world.seats[me.index()].mailbox.post(requests);
     }
@@ -198,6 +210,10 @@ impl Site for Port<'_> {
             self.seat().bell.set(false);
             Interrupt::None
         }
+    }
+
+    fn deactivate(&self, intid: IntId) {
+        self.world.physical.borrow_mut().deactivate(intid, self.n);
     }
 
     fn perform(&self, effects: &Effects) {

@@ -32,6 +32,7 @@ unsafe extern "C" {
     fn bench_wait_spinning(waiting: *const AtomicU64) -> u64;
     fn bench_wait_in_wfi(waiting: *const AtomicU64) -> u64;
     fn bench_timer_in_wfi(ahead: u64) -> u64;
+    fn bench_timer_end(ahead: u64) -> u64;
     fn bench_sdei_entry();
     fn bench_signal(function: u64, affinity: u64, by_smc: u64) -> u64;
 }
@@ -124,6 +125,17 @@ pub fn timer_in_wfi() -> Option<Latency> {
     use_bench_vectors();
     // SAFETY: as in `sgi_to_self`.
     let result = measure(|| Some(unsafe { bench_timer_in_wfi(timer::ticks_of_us(100)) }));
+    exception::install_vectors();
+    result
+}
+
+/// From the first instruction of the virtual timer's handler, which does next to nothing, to what it interrupted: what the
+/// end of an interrupt costs.
+pub fn timer_end() -> Option<Latency> {
+    gic::enable(timer::Timer::Virtual.intid());
+    use_bench_vectors();
+    // SAFETY: as in `sgi_to_self`.
+    let result = measure(|| Some(unsafe { bench_timer_end(timer::ticks_of_us(100)) }));
     exception::install_vectors();
     result
 }

@@ -114,6 +114,19 @@ impl Affinities {
         Sgi { intid, targets }
     }
 
+    /// What a write of `value` to GICD_SGIR by `from` asks for (IHI0048 4.3.15). NSATT is for those who have two
+    /// security states.
+    pub fn generate(&self, from: VcpuId, value: u32) -> Sgi {
+        let targets = match value >> 24 & 0b11 {
+            0b00 => VcpuSet(u128::from(value >> 16 & 0xff)).and(self.all()),
+            0b01 => self.all().without(VcpuSet::only(from)),
+            0b10 => VcpuSet::only(from),
+            _ => VcpuSet::EMPTY,
+        };
+        let intid = IntId(value & 0xf);
+        Sgi { intid, targets }
+    }
+
     fn group(&self, key: u64) -> Option<&Group> {
         let at = self
             .groups

@@ -71,6 +71,9 @@ pub(super) struct Seat {
     pub line: bool,
     /// HW = 1: its end deactivates the physical interrupt.
     pub hardware: bool,
+    /// HW = 0 and the EOI bit, of a held interrupt: an emptied list register says that its end has deactivated the physical
+    /// interrupt (`sticky.rs`).
+    pub maintained: bool,
     /// Active when it was put there.
     pub active: bool,
     /// GICD_ICACTIVER since: what comes back is not active.
@@ -149,11 +152,12 @@ impl Irq {
     /// The physical interrupt fired.
     pub fn fire(&mut self) {
         if let Some(seat) = &mut self.seat
-            && seat.hardware
+            && (seat.hardware || self.held)
         {
-            // It could only fire again because the guest's EOI deactivated it: what the list register
-            // held is over, though its owner has not folded yet.
+            // It could only fire again because the guest's EOI deactivated it, or the short way did thereafter: what
+            // the list register held is over, though its owner has not folded yet.
             seat.hardware = false;
+            seat.maintained = false;
             seat.latch = false;
             seat.line = false;
             seat.active = false;

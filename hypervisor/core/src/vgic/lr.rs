@@ -130,6 +130,13 @@ impl ListReg {
             | source
     }
 
+    /// A word of `GICH_LR<n>` that is an SGI (HW = 0), from another CPU interface.
+    #[inline]
+    pub const fn with_sender_v2(word: u64, sender: u32) -> u64 {
+        let mask = (V2_SENDER_MASK << V2_SENDER) as u64;
+        word & !mask | (sender << V2_SENDER) as u64 & mask
+    }
+
     /// Out of `GICH_LR<n>`.
     pub const fn decode_v2(raw: u32) -> Self {
         let hardware = raw >> V2_HW != 0;

@@ -96,7 +96,7 @@ impl Vgic {
         }
         for (slot, lr) in slots.iter().zip(lrs) {
             if let Some(intid) = *slot {
-                self.update(vcpu, intid, &mut effects, |irq| unseat(irq, vcpu, lr.state));
+                self.update(vcpu, intid, &mut effects, |irq| unseat(irq, vcpu, *lr));
             }
         }
         effects.kick.remove(vcpu);
@@ -326,6 +326,7 @@ fn seat(irq: &mut Irq, vcpu: VcpuId, intid: IntId, group_on: bool) -> ListReg {
         senders: sender.unwrap_or(0),
         line,
         hardware,
+        maintained: irq.held && !hardware,
         active,
         drop_active: false,
     });
@@ -351,22 +352,29 @@ fn may_come_again(irq: &Irq, lr: ListReg) -> bool {
     let Some(seat) = irq.seat else {
         return false;
     };
+    let has_fired = seat.latch == irq.edge && seat.line != irq.edge;
     let is_plain = match lr.source {
-        LrSource::Hardware { .. } => seat.latch == irq.edge && seat.line != irq.edge,
-        LrSource::Software { eoi } => !eoi && seat.latch && lr.vintid < 16,
+        LrSource::Hardware { .. } => has_fired,
+        LrSource::Software { eoi: false } => seat.latch && lr.vintid < 16,
+        LrSource::Software { eoi: true } => irq.held && has_fired,
     };
     is_plain && lr.state == LrState::Pending && !irq.is_pending_beside(seat)
 }
 
-/// Takes `irq` out of a list register of `vcpu` whose state is now `state`.
-fn unseat(irq: &mut Irq, vcpu: VcpuId, state: LrState) {
+/// Takes `irq` out of a list register of `vcpu`, which is now `lr`.
+fn unseat(irq: &mut Irq, vcpu: VcpuId, lr: ListReg) {
     let Some(seat) = irq.seat.take() else {
         return;
     };
+    let state = lr.state;
+    if seat.senders != 0 && state != LrState::Invalid {
+        // The one that came the short way last may be another sender's than the one it was filled for.
+        irq.sender = lr.sender;
+    }
     if state.is_pending() {
         irq.latch |= seat.latch;
-        if seat.latch {
-            irq.senders |= seat.senders;
+        if seat.latch && seat.senders != 0 {
+            irq.senders |= 1u8.checked_shl(lr.sender.into()).unwrap_or(0);
         }
     } else if seat.line && irq.passed_through {
         // Acknowledged: what the physical line said has been delivered.
@@ -374,7 +382,8 @@ fn unseat(irq: &mut Irq, vcpu: VcpuId, state: LrState) {
     }
     irq.active |= state.is_active() && !seat.drop_active;
     irq.active_on = irq.active.then_some(vcpu);
-    if seat.hardware && state == LrState::Invalid {
+    let is_deactivated = seat.hardware || seat.maintained && lr == ListReg::EMPTY;
+    if is_deactivated && state == LrState::Invalid {
         irq.held = false;
     }
 }

@@ -11,8 +11,14 @@
 //! * The word means what has just arrived. [`Entry::again`](super::Entry) names the interrupts of which that is
 //!   so: an SGI that is pending by its latch alone, with HW = 0 and no EOI bit; a passed-through PPI that is
 //!   pending because it fired, with HW = 1. The physical interrupt of the latter is active, since it has been
-//!   acknowledged and not deactivated, so HW = 1 is right again. Neither may be active, nor may anything else
+//!   acknowledged and not deactivated, so HW = 1 is right again. Where HW = 1 will not do (a GICv2 that does not sample a
+//!   line again, decision 7), the PPI is held with HW = 0 and the EOI bit: at the maintenance interrupt for its end it is
+//!   deactivated and its list register emptied, without the virtual GIC ([`Sticky::ended`]). The virtual GIC
+//!   takes it for held and seated all the while; a fold in between finds the list register empty, which says that it has been
+//!   deactivated; and one that fires and cannot go the short way is known to have ended
+//!   (`Irq::fire`). None of them may be active, nor may anything else
 //!   wait for a list register, which could be of a higher priority by now or count EOIs (EOIcount).
+//! * An SGI of a GICv2 may come from another sender, whose number goes into the word: the fold takes it from there.
 //! * The list register is empty. ICH_ELRSR_EL2 and GICH_ELSR say so, and they do not while a maintenance
 //!   interrupt for its EOI is due (IHI0069 12.4, IHI0048 5.3).
 //! * What the guest has programmed since (disabled it, another priority, its group off) has reached this vCPU.
@@ -85,6 +91,22 @@ impl Sticky {
         }
         let word = *self.words.get(usize::from(index))?;
         Some((usize::from(index), word))
+    }
+
+    /// The guest has ended what list register `index` held, which had the EOI bit set: what it was, if the short way of
+    /// that is open.
+    #[inline]
+    pub fn ended(&self, index: usize) -> Option<IntId> {
+        let mut left = self.again;
+        while left != 0 {
+            let intid = left.trailing_zeros();
+            left &= left - 1;
+            // Of an SGI that may come again no end is told.
+            if intid >= 16 && self.index.get(intid as usize).copied() == Some(index as u8) {
+                return Some(IntId(intid));
+            }
+        }
+        None
     }
 
     /// Whether anything is remembered: if not, the hardware need not be asked what is empty.

@@ -86,20 +86,20 @@ impl Vgic {
         }
     }
 
-    /// GICD_SGIR by `from` (IHI0048 4.3.15). NSATT is for those who have two security states.
+    /// GICD_SGIR by `from`, the general way.
     #[inline(never)]
     pub(super) fn generate(&mut self, from: VcpuId, value: u32, effects: &mut Effects) {
-        let all = self.affinities.all();
-        let targets = match value >> 24 & 0b11 {
-            0b00 => VcpuSet(u128::from(value >> 16 & 0xff)).and(all),
-            0b01 => all.without(VcpuSet::only(from)),
-            0b10 => VcpuSet::only(from),
-            _ => VcpuSet::EMPTY,
-        };
-        let intid = IntId(value & 0xf);
-        for vcpu in targets.iter() {
-            self.update(vcpu, intid, effects, |irq| irq.send(bit(from)));
+        let sgi = self.affinities.generate(from, value);
+        for vcpu in sgi.targets.iter() {
+            self.update(vcpu, sgi.intid, effects, |irq| irq.send(bit(from)));
         }
+    }
+
+    /// Takes over an SGI that these siblings (a bit each) posted to `vcpu`. It must then populate.
+    pub fn take_sent(&mut self, vcpu: VcpuId, intid: IntId, senders: u8) {
+        let mut effects = Effects::NONE;
+        let senders = senders & self.everybody();
+        self.update(vcpu, intid, &mut effects, |irq| irq.send(senders));
     }
 
     /// GICD_SPENDSGIR and GICD_CPENDSGIR.

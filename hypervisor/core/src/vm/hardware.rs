@@ -59,6 +59,9 @@ pub trait Hardware: Pcpu {
     fn set_list_register(&mut self, index: usize, word: u64);
     /// A bit for each empty list register (ICH_ELRSR_EL2, GICH_ELSR).
     fn empty_list_registers(&self) -> u64;
+    /// A bit for each list register whose interrupt the guest has ended and that has a maintenance interrupt for that
+    /// (ICH_EISR_EL2, GICH_EISR).
+    fn ended_list_registers(&self) -> u64;
     /// How many interrupts the guest has deactivated that were in no list register, since ICH_HCR_EL2 was last set.
     fn deactivations(&self) -> u32;
     /// Sets ICH_HCR_EL2 or GICH_HCR. What the hardware has not got is left out.
@@ -136,6 +139,10 @@ pub trait Vm {
     fn map(&self) -> &GuestMap;
     /// Posts requests to a vCPU and rings its pCPU. What does not exist is not asked.
     fn ask(&self, vcpu: VcpuId, requests: Requests);
+    /// GICv2: CPU interface `from` sends SGI `intid` to a vCPU, to which it is posted next.
+    fn post_sender(&self, vcpu: VcpuId, intid: u32, from: VcpuId);
+    /// GICv2: takes the senders of SGI `4 * group` and the three after it, a byte each ([`crate::mailbox::Senders`]).
+    fn take_senders(&self, me: VcpuId, group: usize) -> u32;
     /// Posts requests to the caller's own mailbox.
     fn remind(&self, me: VcpuId, requests: Requests);
     /// Whether there is something in a mailbox, without ordering: a doorbell follows every post.

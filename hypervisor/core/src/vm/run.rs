@@ -13,6 +13,7 @@ use crate::id::{IntId, VcpuId, VcpuSet};
 use crate::mailbox::Requests;
 use crate::regs::GuestRegs;
 use crate::sdei::Fate;
+use crate::vgic::Model;
 use crate::vgic::affinity::Sgi;
 
 /// Why a vCPU leaves its guest.
@@ -128,6 +129,10 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 self.send_sgi(sgi);
                 None
             }
+            Action::Generate(sgi) => {
+                self.generate(sgi);
+                None
+            }
             Action::Decode(access) => {
                 self.decode(access, syndrome);
                 None
@@ -189,6 +194,15 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         }
     }
 
+    /// GICD_SGIR: the target learns who sent it.
+    #[inline(never)]
+    fn generate(&self, sgi: Sgi) {
+        for target in sgi.targets.iter() {
+            self.vm.post_sender(target, sgi.intid.0, self.vcpu.id);
+            self.post(target, Requests::sgi(sgi.intid.0));
+        }
+    }
+
     /// Posts, and rings where that is another.
     #[inline]
     fn post(&self, to: VcpuId, requests: Requests) {
@@ -217,7 +231,9 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             }
             Interrupt::Maintenance(intid) => {
                 // The line stays up until the list registers are refreshed, so that comes first.
-                self.refresh_vgic();
+                if !self.has_ended() {
+                    self.refresh_vgic();
+                }
                 self.cpu.deactivate(intid);
             }
             Interrupt::Console(intid) => {
@@ -244,9 +260,18 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             && self.vcpu.reseat(1 << intid.0, &mut self.cpu) == 0
     }
 
+    /// The short way of a private interrupt's end that has a maintenance interrupt. False if the general way is to be taken.
+    #[inline]
+    fn has_ended(&mut self) -> bool {
+        !self.vm.is_asked(self.vcpu.id) && self.vcpu.end_listed(&mut self.cpu)
+    }
+
     /// SGIs (bit n is SGI n) that siblings, or this vCPU itself, posted have come.
     #[inline]
     fn take_sgis(&mut self, sgis: u16) {
+        if self.vm.map().gic != Model::V3 {
+            return self.take_sent(sgis);
+        }
         let mut come = u32::from(sgis);
         if !self.vm.is_asked(self.vcpu.id) {
             come = self.vcpu.reseat(come, &mut self.cpu);
@@ -254,6 +279,29 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         if come != 0 {
             let mut shared = self.vm.lock();
             shared.take_sgis(come, &mut self.vcpu, &mut self.cpu);
+        }
+    }
+
+    /// The same with a GICv2: each from whoever sent it.
+    #[inline(never)]
+    fn take_sent(&mut self, sgis: u16) {
+        let me = self.vcpu.id;
+        let (mut left, mut rest) = (sgis, [0; 4]);
+        while left != 0 {
+            let group = left.trailing_zeros() as usize / 4;
+            left &= !(0xf << (4 * group));
+            let senders = self.vm.take_senders(me, group);
+            if let Some(rest) = rest.get_mut(group) {
+                *rest = if self.vm.is_asked(me) {
+                    senders
+                } else {
+                    self.vcpu.reseat_sent(group, senders, &mut self.cpu)
+                };
+            }
+        }
+        if rest != [0; 4] {
+            let mut shared = self.vm.lock();
+            shared.take_sent(rest, &mut self.vcpu, &mut self.cpu);
         }
     }
 

@@ -12,3 +12,4 @@ mod props;
 mod scene;
 mod siblings;
 mod v2;
+mod v2_again;

@@ -6,7 +6,7 @@ use hv_core::id::{IntId, VcpuId, VcpuSet};
 use hv_core::vgic::{Leftovers, ListReg, LrSource, LrState, Model, hcr};
 use hv_testbed::{Built, DISTRIBUTOR, GICC_DIR, Machine, UART as UART_BASE};
 
-const TIMER: IntId = IntId(27);
+pub const TIMER: IntId = IntId(27);
 /// Emulated.
 const UART: IntId = IntId(33);
 /// Passed through, level sensitive.
@@ -14,14 +14,14 @@ const LEVEL: IntId = IntId(49);
 /// GICD_SGIR, GICD_CPENDSGIR, GICD_SPENDSGIR (IHI0048 4.1).
 const SGIR: u64 = 0xf00;
 const CPENDSGIR: u64 = 0xf10;
-const SPENDSGIR: u64 = 0xf20;
+pub const SPENDSGIR: u64 = 0xf20;
 const TO_OTHERS: u64 = 1 << 24;
 const TO_SELF: u64 = 2 << 24;
 
-const WAITS: LrSource = LrSource::Software { eoi: true };
-const LAST: LrSource = LrSource::Software { eoi: false };
+pub const WAITS: LrSource = LrSource::Software { eoi: true };
+pub const LAST: LrSource = LrSource::Software { eoi: false };
 
-struct Scene(Machine);
+pub struct Scene(Machine);
 
 impl Deref for Scene {
     type Target = Machine;
@@ -51,7 +51,7 @@ fn new(vcpus: u8) -> Scene {
     like(vcpus, true, Leftovers::Dropped)
 }
 
-fn like(vcpus: u8, resamples: bool, leftovers: Leftovers) -> Scene {
+pub fn like(vcpus: u8, resamples: bool, leftovers: Leftovers) -> Scene {
     let built = Built {
         passed_through: vec![TIMER, LEVEL],
         uart: UART,
@@ -67,11 +67,11 @@ fn like(vcpus: u8, resamples: bool, leftovers: Leftovers) -> Scene {
 }
 
 /// Three vCPUs with everything enabled, in group 0, SPIs on vCPU 0.
-fn booted() -> Scene {
+pub fn booted() -> Scene {
     set_up(new(3))
 }
 
-fn set_up(mut scene: Scene) -> Scene {
+pub fn set_up(mut scene: Scene) -> Scene {
     for vcpu in 0..3 {
         scene.write(vcpu, 0x100, !0);
     }
@@ -91,13 +91,13 @@ impl Scene {
         self.store(me, DISTRIBUTOR + offset, 4, value.into());
     }
 
-    fn read(&mut self, me: u8, offset: u64) -> u64 {
+    pub fn read(&mut self, me: u8, offset: u64) -> u64 {
         let value = self.load(me, DISTRIBUTOR + offset, 4);
         value.unwrap_or_else(|| panic!("{offset:#x} waits for a sibling"))
     }
 
     /// Whom an SGI reaches: those who are rung, and the sender if it has it now.
-    fn send(&mut self, from: u8, value: u64) {
+    pub fn send(&mut self, from: u8, value: u64) {
         self.store(from, DISTRIBUTOR + SGIR, 4, value);
     }
 
@@ -105,7 +105,7 @@ impl Scene {
         self.store(me, UART_BASE + 0x38, 4, u64::from(level) << 5);
     }
 
-    fn contents(&self, vcpu: u8) -> Vec<ListReg> {
+    pub fn contents(&self, vcpu: u8) -> Vec<ListReg> {
         self.interface(vcpu).contents()
     }
 
@@ -115,7 +115,7 @@ impl Scene {
         self.contents(vcpu)
     }
 
-    fn fire(&mut self, pcpu: u8, intid: IntId) {
+    pub fn fire(&mut self, pcpu: u8, intid: IntId) {
         let mut physical = self.0.physical();
         let wire = physical.wire_mut(intid, pcpu);
         (wire.level, wire.route) = (true, pcpu);
@@ -419,10 +419,10 @@ fn gicc_dir_deactivates_what_is_in_no_list_register() {
     for n in 0..8 {
         scene.write(0, 0x300, 1 << n);
     }
-    // One more comes and goes: three are in list registers then, and five have none.
-    scene.send(1, 1 << 16 | 9);
-    scene.interrupt(0);
+    // An SPI comes and goes: three are in list registers then, and five have none.
+    scene.fire(0, LEVEL);
     scene.acknowledge(0);
+    scene.physical().wire_mut(LEVEL, 0).level = false;
     scene.end(0);
     assert_eq!(scene.contents(0).len(), 3);
     let mut left = 0xff;

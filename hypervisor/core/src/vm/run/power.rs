@@ -5,6 +5,7 @@ use crate::mailbox::Requests;
 use crate::psci::Start;
 use crate::sdei::Departure;
 use crate::trace::Event;
+use crate::vgic::Model;
 use crate::vgic::lr::LrState;
 use crate::vm::{BOOT_VCPU, End, Hardware, Vm};
 
@@ -44,6 +45,12 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     }
 
     fn reset_interrupts(&mut self) {
+        if self.vm.map().gic != Model::V3 {
+            // Of SGIs whose requests were dropped.
+            for group in 0..4 {
+                let _ = self.vm.take_senders(self.vcpu.id, group);
+            }
+        }
         let kick = self
             .vm
             .lock()

@@ -117,6 +117,19 @@ impl Shared {
         vcpu.is_vgic_stale |= must_populate || !self.seat(come, vcpu, cpu);
     }
 
+    /// The same with a GICv2: `sent` has a byte of senders for each SGI.
+    pub fn take_sent(&mut self, sent: [u32; 4], vcpu: &mut Vcpu, cpu: &mut impl Hardware) {
+        let must_populate = vcpu.is_vgic_stale || self.vgic.needs_populate(vcpu.id);
+        let mut come = 0;
+        for (intid, senders) in (0..16).zip(sent.iter().flat_map(|word| word.to_le_bytes())) {
+            if senders != 0 {
+                self.vgic.take_sent(vcpu.id, IntId(intid), senders);
+                come |= 1 << intid;
+            }
+        }
+        vcpu.is_vgic_stale |= must_populate || !self.seat(come, vcpu, cpu);
+    }
+
     /// Puts private interrupts (bit n is INTID n) that have just come into unused list registers, and leaves the rest
     /// as they are, if that will do.
     fn seat(&mut self, come: u32, vcpu: &mut Vcpu, cpu: &mut impl Hardware) -> bool {
@@ -373,5 +386,57 @@ impl Vcpu {
             }
         }
         rest
+    }
+
+    /// The same for SGI `4 * group` and the three after it of a GICv2, with a byte of senders each. One with several senders
+    /// is not for this way.
+    #[inline]
+    pub(in crate::vm) fn reseat_sent(
+        &mut self,
+        group: usize,
+        sent: u32,
+        cpu: &mut impl Hardware,
+    ) -> u32 {
+        let (mut left, mut rest) = (sent, sent);
+        if self.is_vgic_stale {
+            return rest;
+        }
+        while left != 0 {
+            let byte = left.trailing_zeros() / 8;
+            let mask = 0xff << (8 * byte);
+            let senders = left & mask;
+            left &= !mask;
+            let intid = IntId(4 * group as u32 + byte);
+            if !senders.is_power_of_two() || !self.sticky.may_reseat(1 << intid.0) {
+                continue;
+            }
+            if let Some((index, word)) = self.sticky.reseat(intid, cpu.empty_list_registers()) {
+                let sender = senders.trailing_zeros() % 8;
+                cpu.set_list_register(index, ListReg::with_sender_v2(word, sender));
+                rest &= !mask;
+            }
+        }
+        rest
+    }
+
+    /// The guest has ended interrupts whose end has a maintenance interrupt, and nobody has kicked: those that may come
+    /// again are deactivated, and their list registers are empty. False, and nothing done, if there are others.
+    #[inline]
+    pub(in crate::vm) fn end_listed(&mut self, cpu: &mut impl Hardware) -> bool {
+        if self.is_vgic_stale {
+            return false;
+        }
+        let ended = cpu.ended_list_registers();
+        let indices = || (0..self.used).filter(|&index| ended >> index & 1 != 0);
+        if ended == 0 || !indices().all(|index| self.sticky.ended(index).is_some()) {
+            return false;
+        }
+        for index in indices() {
+            if let Some(intid) = self.sticky.ended(index) {
+                cpu.set_list_register(index, 0);
+                cpu.deactivate(intid.0);
+            }
+        }
+        true
     }
 }

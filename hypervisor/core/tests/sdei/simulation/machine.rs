@@ -527,6 +527,14 @@ impl vm::Vm for Port<'_> {
         }
     }
 
+    fn post_sender(&self, _: VcpuId, _: u32, _: VcpuId) {
+        unreachable!("a GICv3's SGIs have no sender")
+    }
+
+    fn take_senders(&self, _: VcpuId, _: usize) -> u32 {
+        unreachable!("a GICv3's SGIs have no sender")
+    }
+
     fn remind(&self, me: VcpuId, requests: Requests) {
         self.settle_call();
         self.world.mailboxes[me.index()].post(requests);
@@ -688,6 +696,10 @@ impl Site for Port<'_> {
                 Interrupt::Guest(intid)
             }
         }
+    }
+
+    fn deactivate(&self, intid: IntId) {
+        self.deactivate_physical(intid, self.n);
     }
 
     fn perform(&self, effects: &Effects) {
