@@ -1,6 +1,6 @@
 //! The registers of the CPU interface that trap together with ICC_DIR_EL1 where it does not trap alone: ICH_HCR_EL2.TC
 //! has ICC_CTLR_EL1, ICC_PMR_EL1 and ICC_RPR_EL1 trap, too (IHI0069 12.4). The guest finds in them what it would find
-//! without the trap, which lies in ICH_VMCR_EL2 and ICH_AP<x>R<n>_EL2.
+//! without the trap, which lies in ICH_VMCR_EL2 and `ICH_AP<x>R<n>_EL2`.
 
 use crate::exit::Sysreg;
 
@@ -22,7 +22,7 @@ pub struct InterfaceState {
     pub vmcr: u64,
     /// ICH_VTR_EL2.
     pub vtr: u64,
-    /// ICH_AP0R<n>_EL2 and ICH_AP1R<n>_EL2, both groups together: a bit for each active priority, the most urgent first.
+    /// `ICH_AP0R<n>_EL2` and `ICH_AP1R<n>_EL2`, both groups together: a bit for each active priority, the most urgent first.
     pub active: [u32; 4],
 }
 
