@@ -10,7 +10,7 @@ use hv_core::vgic::{Model, SpiMask};
 use platform::Range;
 use spin::Once;
 
-use crate::mmio::Registers;
+use crate::mmio::{Bank, Block, ReadWrite};
 use crate::patience::Mutex;
 use crate::sysregs::gic as interface;
 
@@ -28,7 +28,9 @@ const CTLR_RWP: u32 = 1 << 31;
 
 /// The machine's distributor, and redistributors if it is a GICv3.
 pub struct Gic {
-    gicd: Mutex<Registers>,
+    gicd: Mutex<Block<gicd::Gicd>>,
+    /// A GICv3's registers that route SPIs.
+    routers: Option<Block<gicd::Routers>>,
     redistributors: Vec<v3::Redistributor>,
 }
 
@@ -47,7 +49,7 @@ pub fn get() -> &'static Gic {
 /// The ranges are those of this machine, mapped as device memory, and nobody else drives them.
 #[expect(unsafe_code, reason = "the caller answers for the addresses")]
 pub unsafe fn start(gic: &platform::Gic) -> &'static Gic {
-    let (distributor, size, redistributors) = match gic {
+    let (distributor, routers, redistributors) = match gic {
         platform::Gic::V3 {
             dist,
             redists,
@@ -56,18 +58,21 @@ pub unsafe fn start(gic: &platform::Gic) -> &'static Gic {
         } => {
             // SAFETY: the caller answers for the addresses.
             let found = unsafe { v3::start(dist.start, redists, *redist_stride) };
-            (dist.start, gicd::SIZE_V3, found)
+            (dist.start, Some(dist.start + gicd::ROUTERS), found)
         }
         platform::Gic::V2 { dist, cpu, hyp, .. } => {
             // SAFETY: the caller answers for the addresses.
             unsafe { v2::start(dist.start, cpu, hyp.start) };
-            (dist.start, gicd::SIZE_V2, Vec::new())
+            (dist.start, None, Vec::new())
         }
     };
     // SAFETY: the caller answers for the address.
-    let gicd = unsafe { Registers::at(distributor, size) };
+    let gicd = unsafe { Block::at(distributor) };
+    // SAFETY: as above; a GICv3's distributor has them (IHI0069 12.8).
+    let routers = routers.map(|address| unsafe { Block::at(address) });
     GIC.call_once(|| Gic {
         gicd: Mutex::new(gicd),
+        routers,
         redistributors,
     })
 }
@@ -121,9 +126,8 @@ impl Gic {
         self.enable(mask);
     }
 
-    fn write(&self, bank: u64, mask: SpiMask) {
-        let gicd = self.gicd.lock();
-        gicd.write(bank + 4 * u64::from(mask.block), mask.bits);
+    fn write(&self, bank: Bank<gicd::Gicd, u32, ReadWrite>, mask: SpiMask) {
+        self.gicd.lock().write(bank.get(mask.block), mask.bits);
     }
 
     /// GICD_ISENABLER.
@@ -157,22 +161,18 @@ impl Gic {
             if edge | level == 0 {
                 continue;
             }
-            let register = gicd::ICFGR + 4 * u64::from(block * 2 + half);
-            gicd.write(
-                register,
-                gicd.read(register) & !spread(level) | spread(edge),
-            );
+            let register = || gicd::ICFGR.get(block * 2 + half);
+            let others = gicd.read(register()) & !spread(level);
+            gicd.write(register(), others | spread(edge));
         }
     }
 
     /// GICD_IROUTER, or GICD_ITARGETSR: to one pCPU.
     pub fn route(&self, spi: IntId, to: Mpidr) {
         let gicd = self.gicd.lock();
-        let intid = u64::from(spi.0);
-        if v2::is_it() {
-            gicd.write8(gicd::ITARGETSR + intid, v2::target(to));
-        } else {
-            gicd.write64(gicd::IROUTER + 8 * intid, to.bits());
+        match self.routers {
+            Some(routers) => routers.write(gicd::IROUTER.get(spi.0), to.bits()),
+            None => gicd.write(gicd::TARGETS.get(spi.0), v2::target(to)),
         }
     }
 
@@ -196,7 +196,7 @@ impl Gic {
         } else {
             gicd.read(gicd::IIDR) >> 24 != 0
         };
-        tells.then(|| gicd.read(gicd::ISPENDR + 4 * u64::from(block)))
+        tells.then(|| gicd.read(gicd::ISPENDR.get(block)))
     }
 }
 

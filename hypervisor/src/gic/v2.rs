@@ -9,35 +9,55 @@
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use gicc::Gicc;
+use gich::Gich;
 use hv_core::id::Mpidr;
 use hv_core::vgic::MAX_INTERFACES;
 use hv_core::vgic::lr::{ListReg, hcr};
 use platform::Range;
 
-use super::gicd;
+use super::gicd::{self, Gicd};
 use super::own::{DOORBELL, PRIORITY, STOP};
-use crate::mmio::Registers;
+use crate::mmio::Block;
 use crate::sysregs;
 
 /// GICC (IHI0048 4.4).
 mod gicc {
-    pub const CTLR: u64 = 0x00;
-    pub const PMR: u64 = 0x04;
-    pub const BPR: u64 = 0x08;
-    pub const IAR: u64 = 0x0c;
-    pub const EOIR: u64 = 0x10;
-    pub const DIR: u64 = 0x1000;
+    use crate::mmio::{Layout, ReadOnly, ReadWrite, Register, WriteOnly};
+
+    pub enum Gicc {}
+
+    impl Layout for Gicc {
+        const SIZE: u64 = 0x2000;
+    }
+
+    pub const CTLR: Register<Gicc, u32, ReadWrite> = Register::at(0x00);
+    pub const PMR: Register<Gicc, u32, ReadWrite> = Register::at(0x04);
+    pub const BPR: Register<Gicc, u32, ReadWrite> = Register::at(0x08);
+    pub const IAR: Register<Gicc, u32, ReadOnly> = Register::at(0x0c);
+    pub const EOIR: Register<Gicc, u32, WriteOnly> = Register::at(0x10);
+    pub const DIR: Register<Gicc, u32, WriteOnly> = Register::at(0x1000);
 }
 
 /// GICH (IHI0048 5.3).
 mod gich {
-    pub const HCR: u64 = 0x00;
-    pub const VTR: u64 = 0x04;
-    pub const VMCR: u64 = 0x08;
-    pub const EISR0: u64 = 0x20;
-    pub const ELSR0: u64 = 0x30;
-    pub const APR: u64 = 0xf0;
-    pub const LR: u64 = 0x100;
+    use crate::mmio::{Bank, Layout, ReadOnly, ReadWrite, Register};
+
+    pub enum Gich {}
+
+    impl Layout for Gich {
+        const SIZE: u64 = 0x200;
+    }
+
+    pub const HCR: Register<Gich, u32, ReadWrite> = Register::at(0x00);
+    pub const VTR: Register<Gich, u32, ReadOnly> = Register::at(0x04);
+    pub const VMCR: Register<Gich, u32, ReadWrite> = Register::at(0x08);
+    /// Of the first 32 list registers.
+    pub const EISR: Register<Gich, u32, ReadOnly> = Register::at(0x20);
+    /// Of the first 32 list registers.
+    pub const ELSR: Register<Gich, u32, ReadOnly> = Register::at(0x30);
+    pub const APR: Register<Gich, u32, ReadWrite> = Register::at(0xf0);
+    pub const LR: Bank<Gich, u32, ReadWrite> = Bank::at(0x100, 64);
 }
 
 /// GICC_CTLR: interrupts are signalled, and GICC_EOIR only drops the priority.
@@ -48,10 +68,6 @@ const IAR_INTID: u32 = 0x3ff;
 /// repetition on, GICC_DIR lies where it always does.
 const REPEATED: u64 = 0x2_0000;
 const LAST_REPETITION: u64 = 0xf000;
-/// GICC's and GICV's registers.
-const INTERFACE: u64 = 0x2000;
-/// GICH's registers (IHI0048 5.3.1).
-const HYP: u64 = 0x200;
 /// Marks an entry of [`INTERFACES`] as used: no affinity has this bit.
 const USED: u64 = 1 << 63;
 
@@ -67,10 +83,25 @@ pub fn is_it() -> bool {
     GICC.load(Ordering::Relaxed) != 0
 }
 
+/// The distributor.
 #[inline]
-fn block(address: &AtomicUsize, size: u64) -> Registers {
-    // SAFETY: `start` was promised them, and its users ask `is_it` first.
-    unsafe { Registers::at(address.load(Ordering::Relaxed) as u64, size) }
+fn gicd() -> Block<Gicd> {
+    // SAFETY: `start` was promised it, and who asks for it has asked `is_it` first.
+    unsafe { Block::at(GICD.load(Ordering::Relaxed) as u64) }
+}
+
+/// This pCPU's CPU interface.
+#[inline]
+fn gicc() -> Block<Gicc> {
+    // SAFETY: as `gicd`.
+    unsafe { Block::at(GICC.load(Ordering::Relaxed) as u64) }
+}
+
+/// This pCPU's virtual interface control.
+#[inline]
+fn gich() -> Block<Gich> {
+    // SAFETY: as `gicd`.
+    unsafe { Block::at(GICH.load(Ordering::Relaxed) as u64) }
 }
 
 /// Sets up the distributor: everything off and of one group, nobody's target.
@@ -81,23 +112,23 @@ fn block(address: &AtomicUsize, size: u64) -> Registers {
 #[cold]
 pub unsafe fn start(distributor: u64, cpu: &Range, hyp: u64) {
     // SAFETY: the caller answers for it.
-    let gicd = unsafe { Registers::at(distributor, gicd::SIZE_V2) };
+    let gicd = unsafe { Block::<Gicd>::at(distributor) };
     let repetition = if cpu.size >= REPEATED {
         LAST_REPETITION
     } else {
         0
     };
     gicd.write(gicd::CTLR, 0);
-    let blocks = u64::from(gicd.read(gicd::TYPER) & 0x1f) + 1;
+    let blocks = (gicd.read(gicd::TYPER) & 0x1f) + 1;
     for block in 1..blocks {
         for bank in [gicd::ICENABLER, gicd::ICPENDR, gicd::ICACTIVER] {
-            gicd.write(bank + 4 * block, !0);
+            gicd.write(bank.get(block), !0);
         }
-        gicd.write(gicd::IGROUPR + 4 * block, 0);
+        gicd.write(gicd::IGROUPR.get(block), 0);
     }
     for word in 8..8 * blocks {
-        gicd.write(gicd::IPRIORITYR + 4 * word, PRIORITIES);
-        gicd.write(gicd::ITARGETSR + 4 * word, 0);
+        gicd.write(gicd::IPRIORITYR.get(word), PRIORITIES);
+        gicd.write(gicd::ITARGETSR.get(word), 0);
     }
     gicd.write(gicd::CTLR, 1);
     GICD.store(distributor as usize, Ordering::Relaxed);
@@ -112,28 +143,30 @@ const PRIORITIES: u32 = PRIORITY as u32 * 0x0101_0101;
 /// left them in group 1, which nothing here enables), and its CPU interface.
 #[cold]
 pub fn start_pcpu(mpidr: Mpidr, ppis: &[u32]) {
-    let gicd = block(&GICD, gicd::SIZE_V2);
+    let gicd = gicd();
     // A lone CPU interface reads 0 (IHI0048 4.3.12).
-    let own = (gicd.read(gicd::ITARGETSR) & 0xff).max(1).trailing_zeros();
+    let own = (gicd.read(gicd::ITARGETSR.get(0)) & 0xff)
+        .max(1)
+        .trailing_zeros();
     if let Some(interface) = INTERFACES.get(own as usize) {
         interface.store(mpidr.bits() | USED, Ordering::Relaxed);
     }
-    gicd.write(gicd::IGROUPR, 0);
+    gicd.write(gicd::IGROUPR.get(0), 0);
     for bank in [gicd::ICENABLER, gicd::ICPENDR, gicd::ICACTIVER] {
-        gicd.write(bank, !0);
+        gicd.write(bank.get(0), !0);
     }
     for word in 0..4 {
-        gicd.write(gicd::CPENDSGIR + 4 * word, !0);
+        gicd.write(gicd::CPENDSGIR.get(word), !0);
     }
     for word in 0..8 {
-        gicd.write(gicd::IPRIORITYR + 4 * word, PRIORITIES);
+        gicd.write(gicd::IPRIORITYR.get(word), PRIORITIES);
     }
     let ours = 1 << DOORBELL | 1 << STOP;
     let enabled = ppis
         .iter()
         .fold(ours, |bits, &intid| bits | 1 << (intid % 32));
-    gicd.write(gicd::ISENABLER, enabled);
-    let gicc = block(&GICC, INTERFACE);
+    gicd.write(gicd::ISENABLER.get(0), enabled);
+    let gicc = gicc();
     gicc.write(gicc::PMR, 0xff);
     gicc.write(gicc::BPR, 0);
     gicc.write(gicc::CTLR, CTLR_ON);
@@ -151,20 +184,20 @@ pub fn target(mpidr: Mpidr) -> u8 {
 /// GICD_SGIR. One store, so nobody has to be waited for.
 #[inline(never)]
 pub fn send_sgi(intid: u32, to: Mpidr) {
-    block(&GICD, gicd::SIZE_V2).write(gicd::SGIR, u32::from(target(to)) << 16 | intid);
+    gicd().write(gicd::SGIR, u32::from(target(to)) << 16 | intid);
 }
 
 /// GICC_IAR: the INTID, and all of it.
 #[inline]
 pub fn acknowledge() -> (u32, u32) {
-    let word = block(&GICC, INTERFACE).read(gicc::IAR);
+    let word = gicc().read(gicc::IAR);
     (word & IAR_INTID, word)
 }
 
 /// GICC_EOIR.
 #[inline]
 pub fn drop_priority(word: u32) {
-    block(&GICC, INTERFACE).write(gicc::EOIR, word);
+    gicc().write(gicc::EOIR, word);
 }
 
 /// GICC_DIR for an SGI, which wants to be told who sent it. GICD_ICACTIVER for all others: it ends an SPI for
@@ -173,41 +206,40 @@ pub fn drop_priority(word: u32) {
 pub fn deactivate(word: u32) {
     let intid = word & IAR_INTID;
     if intid < 16 {
-        block(&GICC, INTERFACE).write(gicc::DIR, word);
+        gicc().write(gicc::DIR, word);
     } else {
-        let register = gicd::ICACTIVER + 4 * u64::from(intid / 32);
-        block(&GICD, gicd::SIZE_V2).write(register, 1 << (intid % 32));
+        gicd().write(gicd::ICACTIVER.get(intid / 32), 1 << (intid % 32));
     }
 }
 
 /// Whether the GIC looks at a line again when a list register deactivates its interrupt. QEMU's model does not;
 /// it has no product number (GICD_IIDR, IHI0048 4.3.3), and every part of Arm's has one.
 pub fn resamples() -> bool {
-    block(&GICD, gicd::SIZE_V2).read(gicd::IIDR) >> 24 != 0
+    gicd().read(gicd::IIDR) >> 24 != 0
 }
 
 /// GICC_CTLR off.
 #[cold]
 pub fn disable_cpu_interface() {
-    block(&GICC, INTERFACE).write(gicc::CTLR, 0);
+    gicc().write(gicc::CTLR, 0);
 }
 
 /// GICH_VTR: number of list registers and of priority bits.
 #[cold]
 pub fn virtual_interface() -> (usize, u32) {
-    let vtr = block(&GICH, HYP).read(gich::VTR);
+    let vtr = gich().read(gich::VTR);
     ((vtr & 0x3f) as usize + 1, (vtr >> 29) + 1)
 }
 
 /// GICH_HCR.
 pub fn hcr() -> u64 {
-    u64::from(block(&GICH, HYP).read(gich::HCR))
+    u64::from(gich().read(gich::HCR))
 }
 
 /// Sets GICH_HCR, which has no TDIR: stage 2 traps GICC_DIR instead, see `hv_bundle::CpuInterface`.
 #[inline(never)]
 pub fn set_hcr(value: u64) {
-    block(&GICH, HYP).write(gich::HCR, (value & !hcr::TDIR) as u32);
+    gich().write(gich::HCR, (value & !hcr::TDIR) as u32);
     // The list registers, too, are to be what they are before the guest runs.
     sysregs::complete_device_writes();
 }
@@ -216,36 +248,36 @@ pub fn set_hcr(value: u64) {
 #[cold]
 pub fn reset_virtual_interface() {
     for register in [gich::HCR, gich::VMCR, gich::APR] {
-        block(&GICH, HYP).write(register, 0);
+        gich().write(register, 0);
     }
 }
 
 /// GICH_LR.
 #[inline(never)]
 pub fn list_register(index: usize) -> ListReg {
-    ListReg::decode_v2(block(&GICH, HYP).read(gich::LR + 4 * index as u64))
+    ListReg::decode_v2(gich().read(gich::LR.get(index as u32)))
 }
 
 /// Sets GICH_LR.
 #[inline(never)]
 pub fn set_list_register(index: usize, word: u32) {
-    block(&GICH, HYP).write(gich::LR + 4 * index as u64, word);
+    gich().write(gich::LR.get(index as u32), word);
 }
 
-/// GICH_ELSR0, of the first 32 list registers; no more than 16 are used.
+/// GICH_ELSR0; no more than 16 list registers are used.
 #[inline(never)]
 pub fn empty_list_registers() -> u64 {
-    block(&GICH, HYP).read(gich::ELSR0).into()
+    gich().read(gich::ELSR).into()
 }
 
-/// GICH_EISR0, of the first 32 list registers.
+/// GICH_EISR0.
 #[inline(never)]
 pub fn ended_list_registers() -> u64 {
-    block(&GICH, HYP).read(gich::EISR0).into()
+    gich().read(gich::EISR).into()
 }
 
 /// GICH_VMCR.
 #[inline(never)]
 pub fn vmcr() -> u64 {
-    block(&GICH, HYP).read(gich::VMCR).into()
+    gich().read(gich::VMCR).into()
 }
