@@ -9,7 +9,7 @@ mod memory;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::devicetree::{Blob, Fdt, Node, Tree, strings};
+use crate::devicetree::{Fdt, Node, Settled, Tree, strings};
 use crate::{Conduit, Console, Cpu, Error, MAX_CPUS, Machine, Start, Timers};
 
 /// The affinity fields of MPIDR_EL1 (DDI0487 D24.2.120).
@@ -25,7 +25,7 @@ impl Machine {
     /// If the blob is damaged, or lacks something the hypervisor cannot do without.
     #[inline(never)]
     pub fn discover(dtb: &[u8]) -> Result<Self, Error> {
-        let blob = Blob::check(dtb)?.settle();
+        let blob = Settled::new(dtb)?;
         let fdt = Fdt::open(&blob)?;
         let tree = Tree::new(&fdt);
         let psci = psci(&tree)?;
@@ -63,7 +63,7 @@ impl Console {
     /// If the blob is damaged, or has no UART there is a driver for.
     #[inline(never)]
     pub fn locate(dtb: &[u8]) -> Result<Self, Error> {
-        let blob = Blob::check(dtb)?.settle();
+        let blob = Settled::new(dtb)?;
         let fdt = Fdt::open(&blob)?;
         let tree = Tree::new(&fdt);
         let (node, kind, base) = devices::uart(&tree)?;

@@ -59,6 +59,7 @@ const SAFE_CRATES: [&str; 11] = [
     "hypervisor/drivers/src/lib.rs",
     "hypervisor/testbed/src/lib.rs",
     "platform/src/lib.rs",
+    "platform/dtb/src/lib.rs",
     "hypervisor/chainloader/protocol/src/lib.rs",
     "xtask/src/main.rs",
     "xtask/debian/src/lib.rs",

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use hv_abi::psci::Reclaim;
 use hv_abi::sdei::{Definition, Priority, Scope};
-use platform::devicetree::{Blob, Fdt, Node, Tree, number};
+use platform::devicetree::{Fdt, Node, Settled, Tree, number};
 
 use crate::digest::{self, ALGORITHM, DIGEST, Hash};
 use crate::{Crc32, Error, GuestConfig};
@@ -58,8 +58,7 @@ impl<'a> Bundle<'a> {
     /// If it is none, cut short or altered, or asks for what is not known here.
     #[inline(never)]
     pub fn parse(bytes: &'a [u8], crc: &dyn Crc32) -> Result<Self, Error> {
-        let bytes = check(bytes)?;
-        let fdt = Fdt::open(bytes).map_err(unreadable)?;
+        let (bytes, fdt) = check(bytes)?;
         let tree = Tree::new(&fdt);
         verify(crc, bytes, &tree)?;
         let configurations = tree.find("/configurations").map(Node::children);
@@ -79,7 +78,7 @@ impl<'a> Bundle<'a> {
 }
 
 /// Returns the bundle that `bytes` begin with if it is whole and a sound devicetree blob.
-pub fn check(bytes: &[u8]) -> Result<&[u8], Error> {
+pub fn check(bytes: &[u8]) -> Result<(&[u8], Fdt<'_>), Error> {
     let Ok(needs) = platform::dtb_size(bytes) else {
         return Err(Error::invalid(
             "the guest bundle",
@@ -93,11 +92,17 @@ pub fn check(bytes: &[u8]) -> Result<&[u8], Error> {
             needs: needs as u64,
         });
     }
-    let blob = Blob::check(bytes).map_err(unreadable)?;
-    // A bundle is too large to be copied, and nobody blanks out parts of one.
-    let what = "has parts blanked out";
-    blob.settled()
-        .ok_or_else(|| Error::invalid("the guest bundle", what, MAKE_AGAIN))
+    let bytes = bytes.get(..needs).unwrap_or(bytes);
+    // It is too large to be copied, and nobody blanks out parts of one.
+    let settled = Settled::new(bytes).map_err(unreadable)?;
+    match Fdt::open_original(&settled).map_err(unreadable)? {
+        Some(fdt) => Ok((bytes, fdt)),
+        None => Err(Error::invalid(
+            "the guest bundle",
+            "has parts blanked out",
+            MAKE_AGAIN,
+        )),
+    }
 }
 
 pub fn unreadable(error: platform::Error) -> Error {

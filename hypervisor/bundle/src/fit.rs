@@ -8,9 +8,9 @@ use dtoolkit::ToPropertyValue;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use hv_abi::psci::Reclaim;
 use hv_abi::sdei::{Definition, Priority, Scope};
-use platform::devicetree::{Fdt, Tree};
+use platform::devicetree::Tree;
 
-use crate::bundle::{check, key, unreadable};
+use crate::bundle::{check, key};
 use crate::digest::{self, ALGORITHM, DIGEST, Hash};
 use crate::{Crc32, Crc32Table, Error, Format, Guest, Kernel};
 
@@ -70,8 +70,7 @@ pub fn write(guests: &[Guest<'_>]) -> Result<Vec<u8>, Error> {
 /// Fills in the digest.
 fn seal(crc: &dyn Crc32, mut bytes: Vec<u8>) -> Result<Vec<u8>, Error> {
     let (place, frame) = {
-        let whole = check(&bytes)?;
-        let fdt = Fdt::open(whole).map_err(unreadable)?;
+        let (whole, fdt) = check(&bytes)?;
         let tree = Tree::new(&fdt);
         let own = tree.find("/").and_then(|root| root.property(DIGEST));
         let place = digest::place(whole, own.unwrap_or_default());

@@ -4,7 +4,7 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use platform::devicetree::{Blob, Fdt, Node, Tree, number};
+use platform::devicetree::{Fdt, Node, Settled, Tree, number};
 use platform::{Conduit, Range};
 
 use crate::Error;
@@ -53,7 +53,7 @@ pub struct GuestSpec<'a> {
 /// If the machine's is damaged or has no node for something `spec` names.
 #[inline(never)]
 pub fn build(machine_dtb: &[u8], spec: &GuestSpec<'_>) -> Result<Vec<u8>, Error> {
-    let blob = Blob::check(machine_dtb).map_err(unusable)?.settle();
+    let blob = Settled::new(machine_dtb).map_err(unusable)?;
     let fdt = Fdt::open(&blob).map_err(unusable)?;
     let tree = Tree::new(&fdt);
     let mut graft = Graft::new(&tree, spec)?;

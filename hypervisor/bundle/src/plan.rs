@@ -9,7 +9,7 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use platform::devicetree::{Blob, Fdt, Tree};
+use platform::devicetree::{Fdt, Settled, Tree};
 use platform::{Conduit, Cpu, Device, DeviceKind, Gic, Machine, Range};
 
 use crate::digest::place;
@@ -367,11 +367,11 @@ fn seeding(dtb: &[u8], secret: Secret) -> Result<Seeding, Error> {
         error,
     };
     // Of our own making, but nothing is read unchecked.
-    let settled = Blob::check(dtb).map_err(unsound)?.settle();
+    let settled = Settled::new(dtb).map_err(unsound)?;
     let fdt = Fdt::open(&settled).map_err(unsound)?;
     let tree = Tree::new(&fdt);
     let chosen = tree.find("/chosen");
-    let start = |name| Some(place(&settled, chosen?.property(name)?).start);
+    let start = |name| Some(place(settled.bytes(), chosen?.property(name)?).start);
     match (start(KASLR_SEED), start(RNG_SEED)) {
         (Some(kaslr), Some(rng)) => Ok(Seeding { secret, kaslr, rng }),
         _ => Err(Error::invalid(

@@ -4,14 +4,7 @@
 
 use alloc::vec::Vec;
 
-const HEADER_SIZE: usize = 40;
-const MAGIC: u32 = 0xd00d_feed;
-const VERSION: u32 = 17;
-const LAST_COMPATIBLE_VERSION: u32 = 16;
-const BEGIN_NODE: u32 = 1;
-const END_NODE: u32 = 2;
-const PROPERTY: u32 = 3;
-const END: u32 = 9;
+use dtb::token;
 
 /// A blob in the making.
 #[derive(Default)]
@@ -23,7 +16,7 @@ pub struct Writer {
 impl Writer {
     /// Begins a node within the current one; properties come before children.
     pub fn begin(&mut self, name: &str) {
-        self.word(BEGIN_NODE);
+        self.word(token::BEGIN_NODE);
         self.structure.extend_from_slice(name.as_bytes());
         self.structure.push(0);
         self.pad();
@@ -31,13 +24,13 @@ impl Writer {
 
     /// Ends the current node.
     pub fn end(&mut self) {
-        self.word(END_NODE);
+        self.word(token::END_NODE);
     }
 
     /// Adds a property to the current node.
     pub fn property(&mut self, name: &str, value: &[u8]) {
         let name = self.string(name);
-        self.word(PROPERTY);
+        self.word(token::PROPERTY);
         self.word(value.len() as u32);
         self.word(name);
         self.structure.extend_from_slice(value);
@@ -62,26 +55,18 @@ impl Writer {
     /// The blob, with an empty reservation block, and with `headroom` bytes free at its end, which
     /// count as its own.
     pub fn finish(mut self, headroom: usize) -> Vec<u8> {
-        self.word(END);
-        let structure = HEADER_SIZE + 16;
-        let strings = structure + self.structure.len();
-        let total = (strings + self.strings.len() + headroom).next_multiple_of(8);
+        self.word(token::END);
+        // An empty entry alone is a reservation block.
+        const RESERVATIONS: usize = 16;
+        let (structure, strings) = (self.structure.len(), self.strings.len());
+        let used = dtb::header::SIZE + RESERVATIONS + structure + strings;
+        let total = (used + headroom).next_multiple_of(8);
+        let parts = [RESERVATIONS, structure, strings, total - used];
+        // What has no header is no blob, and whoever reads it says so: 4 GiB do not fit any memory that this runs in.
+        let header = dtb::write_header(parts, 0).unwrap_or([0; dtb::header::SIZE]);
         let mut blob = Vec::with_capacity(total);
-        for field in [
-            MAGIC,
-            total as u32,
-            structure as u32,
-            strings as u32,
-            HEADER_SIZE as u32,
-            VERSION,
-            LAST_COMPATIBLE_VERSION,
-            0,
-            self.strings.len() as u32,
-            self.structure.len() as u32,
-        ] {
-            blob.extend_from_slice(&field.to_be_bytes());
-        }
-        blob.resize(structure, 0);
+        blob.extend_from_slice(&header);
+        blob.resize(header.len() + RESERVATIONS, 0);
         blob.extend_from_slice(&self.structure);
         blob.extend_from_slice(&self.strings);
         blob.resize(total, 0);

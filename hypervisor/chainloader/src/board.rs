@@ -65,7 +65,7 @@ impl Tree {
             return None;
         }
         // SAFETY: the boot protocol puts a devicetree there; QEMU without one says 0x100, which is RAM, too.
-        let header = unsafe { core::slice::from_raw_parts(pa as *const u8, 8) };
+        let header = unsafe { core::slice::from_raw_parts(pa as *const u8, fdt::HEADER) };
         let size = fdt::size(header).filter(|&size| size <= TREE_ROOM)?;
         // SAFETY: nobody else uses KEPT: this is called once.
         let kept = unsafe { &mut *KEPT.0.get() };

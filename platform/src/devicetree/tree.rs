@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use fdt::node::FdtNode;
 
+use super::Settled;
 use crate::{Error, Range};
 
 const CORRECT: &str = "correct the devicetree";
@@ -13,12 +14,25 @@ const CORRECT: &str = "correct the devicetree";
 pub struct Fdt<'a>(fdt::Fdt<'a>);
 
 impl<'a> Fdt<'a> {
-    /// Opens a blob that [`Blob::check`](super::Blob::check) has passed and that has no NOPs.
+    /// Opens a blob, which lives as long as `settled`.
     ///
     /// # Errors
     ///
-    /// None for such a blob.
-    pub fn open(settled: &'a [u8]) -> Result<Self, Error> {
+    /// None for a blob that has been checked.
+    pub fn open(settled: &'a Settled<'_>) -> Result<Self, Error> {
+        Self::new(settled.bytes())
+    }
+
+    /// Opens a blob that is too large to be copied. None if it has been, for its NOPs.
+    ///
+    /// # Errors
+    ///
+    /// As [`Fdt::open`].
+    pub fn open_original(settled: &Settled<'a>) -> Result<Option<Self>, Error> {
+        settled.original().map(Self::new).transpose()
+    }
+
+    fn new(settled: &'a [u8]) -> Result<Self, Error> {
         fdt::Fdt::new(settled).map(Self).map_err(|_| {
             let mend = "have the loader hand it over unaltered";
             Error::new("blob", "is not readable", mend)

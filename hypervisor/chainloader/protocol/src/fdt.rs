@@ -1,13 +1,7 @@
 //! The board's devicetree: which UART its console is, and a copy that knows of what was loaded (Devicetree
 //! Specification 0.4, chapter 5). Nothing in a blob makes this panic.
 
-const MAGIC: u32 = 0xd00d_feed;
-const HEADER: usize = 40;
-const BEGIN_NODE: u32 = 1;
-const END_NODE: u32 = 2;
-const PROPERTY: u32 = 3;
-const NOP: u32 = 4;
-const END: u32 = 9;
+use dtb::{Blob, Token, token};
 
 /// The blob is damaged, or there is no room for the new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,115 +21,51 @@ const NAMES: &[u8] = b"linux,initrd-start\0linux,initrd-end\0bootargs\0";
 const INITRD: [&[u8]; 2] = [b"linux,initrd-start", b"linux,initrd-end"];
 const BOOTARGS: &[u8] = b"bootargs";
 
-/// Bytes of the blob at the start of `bytes`; none if there is none.
+/// How many bytes of a blob say how large it is.
+pub const HEADER: usize = dtb::header::SIZE;
+
+/// Bytes of the blob at the start of `bytes`, of which [`HEADER`] suffice; none if there is none.
 #[must_use]
 pub fn size(bytes: &[u8]) -> Option<usize> {
-    let size = usize::try_from(word(bytes, 4)?).ok()?;
-    (word(bytes, 0)? == MAGIC && size >= HEADER).then_some(size)
+    dtb::size(bytes).ok()
 }
 
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    let word = bytes.get(at..)?.first_chunk()?;
-    Some(u32::from_be_bytes(*word))
-}
-
-/// The parts of a blob.
-#[derive(Clone, Copy)]
-struct Blob<'a> {
-    reservations: &'a [u8],
-    structure: &'a [u8],
-    strings: &'a [u8],
-    version: u32,
-    boot_cpu: u32,
-}
-
-impl<'a> Blob<'a> {
-    fn open(bytes: &'a [u8]) -> Option<Self> {
-        let bytes = bytes.get(..size(bytes)?)?;
-        let field = |at| usize::try_from(word(bytes, at)?).ok();
-        let reservations = bytes.get(field(16)?..)?;
-        let zero = |entry: &[u8]| entry.iter().all(|&byte| byte == 0);
-        let entries = reservations.chunks_exact(16).position(zero)? + 1;
-        Some(Self {
-            reservations: reservations.get(..entries * 16)?,
-            structure: bytes.get(field(8)?..)?.get(..field(36)?)?,
-            strings: bytes.get(field(12)?..)?.get(..field(32)?)?,
-            version: word(bytes, 20)?,
-            boot_cpu: word(bytes, 28)?,
-        })
-        .filter(|blob| blob.version >= 17)
-    }
-
-    /// The token at `at`, and where the next one is.
-    fn token(&self, at: usize) -> Option<(Token<'a>, usize)> {
-        let rest = self.structure.get(at.checked_add(4)?..)?;
-        Some(match word(self.structure, at)? {
-            BEGIN_NODE => {
-                let length = rest.iter().position(|&byte| byte == 0)?;
-                let next = at + 4 + (length + 1).next_multiple_of(4);
-                (Token::Begin(rest.get(..length)?), next)
-            }
-            END_NODE => (Token::End, at + 4),
-            PROPERTY => {
-                let length = usize::try_from(word(rest, 0)?).ok()?;
-                let name = self.strings.get(usize::try_from(word(rest, 4)?).ok()?..)?;
-                let name = name.split(|&byte| byte == 0).next()?;
-                let value = rest.get(8..)?.get(..length)?;
-                let next = at + 12 + length.next_multiple_of(4);
-                (Token::Property(name, value), next)
-            }
-            NOP => (Token::Nop, at + 4),
-            END => return None,
-            _ => return None,
-        })
-    }
-
-    /// The property `name` of the node at `path`, whose names begin with a slash each; a name without a unit
-    /// address is that of any.
-    fn property(&self, path: &[u8], name: &[u8]) -> Option<&'a [u8]> {
-        let path = path.strip_prefix(b"/").unwrap_or(path);
-        let steps = || {
-            path.split(|&byte| byte == b'/')
-                .filter(|step| !step.is_empty())
-        };
-        let wanted = steps().count();
-        // How deep we are, and how many of the names above us are the path's.
-        let (mut depth, mut matched) = (0usize, 0usize);
-        let mut at = 0;
-        while let Some((token, next)) = self.token(at) {
-            match token {
-                Token::Begin(own) => {
-                    if depth > 0 && matched == depth - 1 {
-                        let is_next = steps().nth(matched).is_some_and(|step| {
-                            let bare = own.split(|&byte| byte == b'@').next();
-                            step == own || Some(step) == bare
-                        });
-                        matched += usize::from(is_next);
-                    }
-                    depth += 1;
+/// The property `name` of the node at `path`, whose names begin with a slash each; a name without a unit
+/// address is that of any.
+fn property<'a>(blob: &Blob<'a>, path: &[u8], name: &[u8]) -> Option<&'a [u8]> {
+    let path = path.strip_prefix(b"/").unwrap_or(path);
+    let steps = || {
+        path.split(|&byte| byte == b'/')
+            .filter(|step| !step.is_empty())
+    };
+    let wanted = steps().count();
+    // How deep we are, and how many of the names above us are the path's.
+    let (mut depth, mut matched) = (0usize, 0usize);
+    for (token, _) in blob.walk() {
+        match token {
+            Token::BeginNode(own) => {
+                if depth > 0 && matched == depth - 1 {
+                    let is_next = steps().nth(matched).is_some_and(|step| {
+                        let bare = own.split(|&byte| byte == b'@').next();
+                        step == own || Some(step) == bare
+                    });
+                    matched += usize::from(is_next);
                 }
-                Token::End => {
-                    depth = depth.checked_sub(1)?;
-                    matched = matched.min(depth.saturating_sub(1));
-                }
-                Token::Property(own, value)
-                    if own == name && matched == wanted && depth == wanted + 1 =>
-                {
-                    return Some(value);
-                }
-                Token::Property(..) | Token::Nop => {}
+                depth += 1;
             }
-            at = next;
+            Token::EndNode => {
+                depth = depth.checked_sub(1)?;
+                matched = matched.min(depth.saturating_sub(1));
+            }
+            Token::Property(own, value)
+                if own == name && matched == wanted && depth == wanted + 1 =>
+            {
+                return Some(value);
+            }
+            Token::Property(..) | Token::Nop | Token::End => {}
         }
-        None
     }
-}
-
-enum Token<'a> {
-    Begin(&'a [u8]),
-    End,
-    Property(&'a [u8], &'a [u8]),
-    Nop,
+    None
 }
 
 /// Whether one of the strings of `list` is `string`.
@@ -146,22 +76,23 @@ fn holds(list: &[u8], string: &[u8]) -> bool {
 /// Whether the machine of `dtb` says that it is a `machine`.
 #[must_use]
 pub fn is_machine(dtb: &[u8], machine: &str) -> bool {
-    let compatible = Blob::open(dtb).and_then(|blob| blob.property(b"/", b"compatible"));
+    let blob = Blob::check(dtb).ok();
+    let compatible = blob.and_then(|blob| property(&blob, b"/", b"compatible"));
     compatible.is_some_and(|list| holds(list, machine.as_bytes()))
 }
 
 /// Whether the console that `dtb` chooses is a `uart`; none if it does not say.
 #[must_use]
 pub fn console_is(dtb: &[u8], uart: &str) -> Option<bool> {
-    let blob = Blob::open(dtb)?;
-    let path = blob.property(b"/chosen", b"stdout-path")?;
+    let blob = Blob::check(dtb).ok()?;
+    let path = property(&blob, b"/chosen", b"stdout-path")?;
     let path = path.split(|&byte| byte == 0 || byte == b':').next()?;
     let path = match path.first()? {
         b'/' => path,
-        _ => blob.property(b"/aliases", path)?,
+        _ => property(&blob, b"/aliases", path)?,
     };
     let path = path.split(|&byte| byte == 0).next()?;
-    let compatible = blob.property(path, b"compatible")?;
+    let compatible = property(&blob, path, b"compatible")?;
     Some(holds(compatible, uart.as_bytes()))
 }
 
@@ -175,36 +106,27 @@ pub fn choose(dtb: &[u8], chosen: &Chosen<'_>, out: &mut [u8]) -> Result<usize, 
 }
 
 fn write(dtb: &[u8], chosen: &Chosen<'_>, out: &mut [u8]) -> Option<usize> {
-    let blob = Blob::open(dtb)?;
-    let strings = blob.strings.len();
+    let blob = Blob::check(dtb).ok()?;
     let mut to = Writer { out, at: 0 };
-    to.put(&[0; HEADER])?;
-    let reservations = to.at;
-    to.put(blob.reservations)?;
+    to.put(&[0; dtb::header::SIZE])?;
+    to.put(blob.reservations())?;
     let structure = to.at;
     to.copy(&blob, chosen)?;
-    let names = to.at;
-    to.put(blob.strings)?;
+    let strings = to.at;
+    to.put(blob.strings())?;
     to.put(NAMES)?;
+    let end = to.at;
     to.pad()?;
     let total = to.at;
-    let number = |number: usize| u32::try_from(number).ok();
-    let fields = [
-        MAGIC,
-        number(total)?,
-        number(structure)?,
-        number(names)?,
-        number(reservations)?,
-        blob.version,
-        16,
-        blob.boot_cpu,
-        number(strings + NAMES.len())?,
-        number(names - structure)?,
+    let parts = [
+        blob.reservations().len(),
+        strings - structure,
+        end - strings,
+        total - end,
     ];
+    let header = dtb::write_header(parts, blob.boot_cpu())?;
     to.at = 0;
-    for field in fields {
-        to.put(&field.to_be_bytes())?;
-    }
+    to.put(&header)?;
     Some(total)
 }
 
@@ -232,10 +154,10 @@ impl Writer<'_> {
 
     fn property(&mut self, blob: &Blob<'_>, name: &[u8], values: &[&[u8]]) -> Option<()> {
         let own = NAMES.windows(name.len()).position(|own| own == name)?;
-        self.word(PROPERTY)?;
+        self.word(token::PROPERTY)?;
         let length: usize = values.iter().map(|value| value.len()).sum();
         self.word(u32::try_from(length).ok()?)?;
-        self.word(u32::try_from(blob.strings.len() + own).ok()?)?;
+        self.word(u32::try_from(blob.strings().len() + own).ok()?)?;
         for value in values {
             self.put(value)?;
         }
@@ -256,21 +178,21 @@ impl Writer<'_> {
 
     /// Copies the structure block, `/chosen` as it is to be.
     fn copy(&mut self, blob: &Blob<'_>, chosen: &Chosen<'_>) -> Option<()> {
-        let (mut depth, mut at) = (0usize, 0usize);
+        let mut depth = 0usize;
         let (mut inside, mut done) = (false, false);
-        while let Some((token, next)) = blob.token(at) {
+        for (token, bytes) in blob.walk() {
             let mut is_kept = true;
             match token {
-                Token::Begin(name) => {
+                Token::BeginNode(name) => {
                     depth += 1;
                     inside = depth == 2 && name == b"chosen";
                 }
-                Token::End => {
+                Token::EndNode => {
                     if depth == 1 && !done {
-                        self.word(BEGIN_NODE)?;
+                        self.word(token::BEGIN_NODE)?;
                         self.put(b"chosen\0\0")?;
                         self.choices(blob, chosen)?;
-                        self.word(END_NODE)?;
+                        self.word(token::END_NODE)?;
                         done = true;
                     }
                     depth = depth.checked_sub(1)?;
@@ -282,18 +204,17 @@ impl Writer<'_> {
                     is_kept = !(inside && (is_initrd || is_bootargs));
                 }
                 Token::Nop => is_kept = false,
+                Token::End => {}
             }
             if is_kept {
-                self.put(blob.structure.get(at..next)?)?;
+                self.put(bytes)?;
             }
-            if matches!(token, Token::Begin(_)) && inside {
+            if matches!(token, Token::BeginNode(_)) && inside {
                 self.choices(blob, chosen)?;
                 done = true;
             }
-            at = next;
         }
-        let is_whole = depth == 0 && done && word(blob.structure, at) == Some(END);
-        is_whole.then(|| self.word(END))?
+        Some(())
     }
 }
 
