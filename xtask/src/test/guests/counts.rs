@@ -14,9 +14,9 @@ const CEILINGS: [(&str, [u64; 2]); 16] = [
     ("smc_psci_version", [180, 180]),
     ("smc_unknown", [240, 240]),
     ("id_aa64pfr0_read", [350, 350]),
-    ("gicd_iidr_read", [185, 185]),
-    ("gicd_isenabler_read", [240, 240]),
-    ("gicd_isenabler_write", [595, 595]),
+    ("gicd_iidr_read", [195, 195]),
+    ("gicd_isenabler_read", [260, 257]),
+    ("gicd_isenabler_write", [630, 640]),
     ("uart_fr_read", [2, 2]),
     ("uart_character", [380, 380]),
     ("uart_fr_read_that_exits", [425, 416]),
@@ -25,7 +25,7 @@ const CEILINGS: [(&str, [u64; 2]); 16] = [
     ("sgi_to_wfi", [575, 670]),
     ("virtual_timer_in_wfi", [225, 250]),
     ("virtual_timer_end", [10, 300]),
-    ("cpu_on_to_first_instruction", [3900, 3950]),
+    ("cpu_on_to_first_instruction", [4350, 4430]),
     ("sdei_signal_to_wedged", [880, 900]),
 ];
 
