@@ -3,14 +3,14 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hv_abi::firmware::{Fault, Firmware};
+use hv_abi::firmware::Firmware;
 use hv_bundle::{Layout, Seeding};
 use hv_core::id::{IntId, Mpidr, VcpuId, VmId};
 use hv_core::mailbox::{Mailbox, Requests, Senders};
 use hv_core::pl011::{Image, Pl011};
 use hv_core::psci::Reclaim;
 use hv_core::sdei::{self, Definition};
-use hv_core::vgic::{Leftovers, Vgic};
+use hv_core::vgic::{Distributor, Parts, Private, Published, Vgic};
 use hv_core::vm::{self, End, GuestMap, Load, Record, Shared, SharedConfig, Vcpu};
 use spin::Once;
 
@@ -98,6 +98,9 @@ pub struct Vm {
     /// How often it has been loaded.
     loads: AtomicU64,
     shared: Mutex<Shared>,
+    distributor: Mutex<Distributor>,
+    /// What is each vCPU's own of the virtual GIC.
+    interrupts: Vec<Mutex<Private>>,
     mailboxes: Vec<Mailbox>,
     /// Of each vCPU with a GICv2.
     senders: Vec<Senders>,
@@ -128,22 +131,17 @@ impl Vm {
             stage2,
         } = parts;
         let vcpus = pcpus.len();
-        let leftovers = if sdei.firmware.has(Fault::OffKeepsPending) {
-            Leftovers::Kept
-        } else {
-            Leftovers::Dropped
-        };
         let stage2 = Stage2::new(stage2, map.uart_page());
         stage2.write_registers(Pl011::new().image().words());
         let shared = Shared::new(SharedConfig {
             vcpus,
-            vgic,
             sdei: sdei.config(),
             reclaim,
             uart_intid,
             has_uart_page: stage2.has_registers(),
-            leftovers,
         });
+        // What needs no lock is in the map.
+        let (_, distributor, interrupts) = vgic.into_parts();
         Self {
             id,
             map,
@@ -152,6 +150,8 @@ impl Vm {
             transports,
             loads: AtomicU64::new(0),
             shared: Mutex::new(shared),
+            distributor: Mutex::new(distributor),
+            interrupts: interrupts.into_iter().map(Mutex::new).collect(),
             mailboxes: (0..vcpus).map(|_| Mailbox::new()).collect(),
             senders: (0..vcpus).map(|_| Senders::new()).collect(),
             pcpus,
@@ -177,10 +177,31 @@ impl Vm {
     }
 }
 
+impl Parts for &'static Vm {
+    type Distributor<'a> = MutexGuard<'static, Distributor>;
+    type Private<'a> = MutexGuard<'static, Private>;
+
+    #[inline]
+    fn published(&self) -> &Published {
+        &self.map.published
+    }
+
+    #[inline]
+    fn distributor(&self) -> MutexGuard<'static, Distributor> {
+        self.distributor.lock()
+    }
+
+    #[inline]
+    fn private(&self, vcpu: VcpuId) -> Option<MutexGuard<'static, Private>> {
+        self.interrupts.get(vcpu.index()).map(Mutex::lock)
+    }
+}
+
 impl vm::Vm for &'static Vm {
     type Guard<'a> = MutexGuard<'static, Shared>;
 
-    /// Lock order: this, then the physical GIC, the console or stage 2.
+    /// Lock order: this, the virtual GIC's distributor, one vCPU's part of it; then the physical GIC, the console
+    /// or stage 2.
     #[inline]
     fn lock(&self) -> MutexGuard<'static, Shared> {
         self.shared.lock()

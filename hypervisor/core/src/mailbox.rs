@@ -101,7 +101,7 @@ impl<W: Word> Senders<W> {
     /// CPU interface `from` (0 to 7) has sent SGI `intid` (0 to 15).
     #[inline]
     pub fn post(&self, intid: u32, from: u8) {
-        if let Some(word) = self.0.get(((intid / 4) & 3) as usize) {
+        if let Some(word) = self.0.get((intid as usize >> 2) & 3) {
             word.fetch_or(
                 1 << (8 * (intid & 3) + u32::from(from & 7)),
                 Ordering::Relaxed,

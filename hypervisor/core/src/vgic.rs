@@ -1,4 +1,4 @@
-//! The virtual GIC of one VM: its distributor and every redistributor, in one value behind the VM's lock
+//! The virtual GIC of one VM: its distributor, and what is each vCPU's own, each behind a lock of its own ([`Parts`])
 //! (IHI0069). The CPU interface is the hardware's own; this is what stands behind it.
 //!
 //! A machine with a GICv2 has its guest see a GICv2 (IHI0048): the same interrupts behind another register file
@@ -8,8 +8,8 @@
 //!
 //! The list registers of a vCPU live in its pCPU, which alone can read and write them. An interrupt is
 //! therefore either in the shared state here or in *one* list register, its *seat*, and moves by
-//! two verbs that only the owner may use: [`fold`](Vgic::fold) brings everything from the list registers
-//! back, [`populate`](Vgic::populate) chooses anew. Everybody else changes the shared state and kicks the
+//! two verbs that only the owner may use: [`fold`](Held::fold) brings everything from the list registers
+//! back, [`populate`](Held::populate) chooses anew. Everybody else changes the shared state and kicks the
 //! owner, which folds and populates; [`Effects::kick`] says whom.
 //!
 //! * A write that concerns an interrupt in another vCPU's list register is noted in the seat and applied
@@ -31,37 +31,39 @@
 //! moment to sample the line again. "Pending and active" would save that exit, but delivers an interrupt
 //! whose line may have dropped since.
 
-use alloc::boxed::Box;
-use alloc::vec::Vec;
-
-use crate::id::{IntId, Mpidr, VcpuId, VcpuSet};
+use crate::id::{IntId, Mpidr, VcpuSet};
 
 pub mod affinity;
-mod binding;
 pub mod effects;
+mod frame;
 pub mod interface;
 mod irq;
 mod lines;
 pub mod lr;
 mod mmio;
+mod operations;
+mod parts;
 mod published;
 mod register;
 mod reset;
 mod seating;
+mod single;
 mod sticky;
 mod v2;
 
 pub use affinity::{Affinities, Sgi};
 pub use effects::{Deactivations, Effects, Physical, SpiMask};
-use irq::{Holder, Irq};
+pub use frame::Frame;
+use irq::Irq;
 pub use lr::{ICH_VMCR_RESET, ListReg, LrSource, LrState, hcr};
-use mmio::Wait;
-pub use mmio::{Frame, Read};
+pub use mmio::{Read, read, write};
+pub use operations::{bind, end_bound, has, is_edge, level, reset_spis, send_sgi_group0, unbind};
+pub use parts::{Distributor, Held, Parts, Private};
 pub use published::Published;
 pub use reset::Leftovers;
 pub use seating::Entry;
+pub use single::Vgic;
 pub use sticky::Sticky;
-use v2::initial_target;
 pub use v2::{MAX_INTERFACES, Model};
 
 /// The most list registers a GICv3 has (ICH_VTR_EL2.ListRegs).
@@ -89,49 +91,8 @@ pub struct Config<'a> {
     pub list_regs: usize,
 }
 
-/// The virtual GIC of one VM.
-#[derive(Clone, Debug)]
-pub struct Vgic {
-    is_v2: bool,
-    resamples: bool,
-    /// GICv2: some SPI has had more than one target.
-    has_one_of_n: bool,
-    affinities: Affinities,
-    published: Published,
-    priority_mask: u8,
-    list_regs: usize,
-    /// GICD_CTLR.EnableGrp0 and EnableGrp1.
-    groups: [bool; 2],
-    vcpus: Vec<PerVcpu>,
-    /// From INTID 32 on; as many as the distributor's registers have room for.
-    spis: Vec<Irq>,
-    /// GICD_IROUTER of each; none of a GICv2.
-    routes: Vec<Mpidr>,
-    /// Of each block of SPIs: bit n of block b is INTID 32 * (b + 1) + n.
-    words: Box<[Words]>,
-    /// Who must populate.
-    dirty: VcpuSet,
-    /// Who must fold before a write that has taken effect here has taken effect there.
-    unsynced: VcpuSet,
-}
-
-/// What is one vCPU's own.
-#[derive(Clone, Debug)]
-struct PerVcpu {
-    irqs: [Irq; 32],
-    words: Words,
-    /// The INTID in each list register.
-    slots: [Option<IntId>; MAX_LIST_REGS],
-    /// GICR_WAKER.ProcessorSleep; of a GICv2, that it has not populated since it was reset.
-    asleep: bool,
-    /// Whose reads wait for this vCPU to fold.
-    asked: VcpuSet,
-    /// The read of this vCPU that waits.
-    wait: Wait,
-}
-
 /// Of 32 interrupts, a bit each: what a whole register shows, and which have to be looked at one by one. What one
-/// access costs under the VM's lock is bounded by that: a write walks the 32 interrupts of a register at
+/// access costs under a lock is bounded by that: a write walks the 32 interrupts of a register at
 /// most, and looks at what follows only for those that are not idle; GICD_CTLR looks at a word of each
 /// vCPU, and once at each SPI that is not idle.
 #[derive(Clone, Copy, Debug, Default)]
@@ -165,237 +126,12 @@ impl Words {
     }
 }
 
-impl PerVcpu {
-    fn new(vcpu: VcpuId, passed_through: u32) -> Self {
-        Self {
-            irqs: core::array::from_fn(|n| {
-                // SGIs are edge triggered, PPIs start level sensitive.
-                Irq::new(n < 16, passed_through >> n & 1 != 0, Some(vcpu))
-            }),
-            words: Words {
-                passed_through,
-                ..Words::default()
-            },
-            slots: [None; MAX_LIST_REGS],
-            asleep: true,
-            asked: VcpuSet::EMPTY,
-            wait: Wait::default(),
-        }
-    }
-}
-
-impl Vgic {
-    /// A GIC after reset: nothing enabled, every SPI routed to affinity 0.0.0.0. The only allocations. For the
-    /// physical distributor to agree, the shell performs [`reset_spis`](Self::reset_spis) once.
-    pub fn new(config: &Config) -> Self {
-        let affinities = Affinities::new(config.mpidrs);
-        let blocks = blocks(config);
-        let passed = |intid: u32| config.passed_through.contains(&IntId(intid));
-        let ppis = (16..32).fold(0, |mask, n| mask | u32::from(passed(n)) << n);
-        let is_v2 = config.model != Model::V3;
-        let target = initial_target(is_v2, &affinities);
-        let spis = 32..(32 + 32 * blocks).min(32 + MAX_SPIS);
-        let shift = 8u32.saturating_sub(config.priority_bits);
-        Self {
-            is_v2,
-            has_one_of_n: false,
-            resamples: config.model != Model::V2 { resamples: false },
-            published: Published::new(config),
-            priority_mask: 0xffu8.checked_shl(shift).unwrap_or(0),
-            list_regs: config.list_regs.clamp(1, MAX_LIST_REGS),
-            groups: [false; 2],
-            vcpus: (0u8..)
-                .map(VcpuId)
-                .take(affinities.len())
-                .map(|vcpu| PerVcpu::new(vcpu, ppis))
-                .collect(),
-            routes: spis
-                .clone()
-                .filter(|_| !is_v2)
-                .map(|_| Mpidr::new(0))
-                .collect(),
-            spis: spis
-                .map(|intid| Irq::new(false, passed(intid), target))
-                .collect(),
-            words: (1..=blocks)
-                .map(|block| Words {
-                    passed_through: (0..32)
-                        .fold(0, |mask, n| mask | u32::from(passed(32 * block + n)) << n),
-                    ..Words::default()
-                })
-                .collect(),
-            affinities,
-            dirty: VcpuSet::EMPTY,
-            unsynced: VcpuSet::EMPTY,
-        }
-    }
-
-    /// The affinities it was made with.
-    pub fn affinities(&self) -> &Affinities {
-        &self.affinities
-    }
-
-    /// What of it is read without a lock.
-    pub fn published(&self) -> &Published {
-        &self.published
-    }
-
-    /// A physical interrupt was acknowledged, and its priority dropped, on the pCPU of `vcpu`.
-    pub fn forward(&mut self, vcpu: VcpuId, intid: IntId) -> Effects {
-        let mut effects = Effects::NONE;
-        match self.irq_mut(vcpu, intid) {
-            Some(irq) if irq.bound && irq.passed_through => {
-                irq.held = true;
-                effects.bound = Some(intid);
-            }
-            Some(irq) if irq.passed_through => {
-                let (is_v2, resamples) = (self.is_v2, self.resamples);
-                self.update(vcpu, intid, &mut effects, |irq| {
-                    irq.holder = match is_v2 {
-                        false => Holder::Anyone,
-                        true if resamples || irq.edge => Holder::Only(vcpu),
-                        true => Holder::Nobody,
-                    };
-                    irq.fire();
-                });
-            }
-            _ => effects.deactivate.push(vcpu, intid),
-        }
-        effects
-    }
-
-    /// The interrupt line of an emulated device is now `level`; `vcpu` says whose, for a PPI.
-    pub fn set_line(&mut self, intid: IntId, vcpu: Option<VcpuId>, level: bool) -> Effects {
-        let mut effects = Effects::NONE;
-        let vcpu = vcpu.unwrap_or(VcpuId(0));
-        if self
-            .irq(vcpu, intid)
-            .is_some_and(|irq| irq.line != level && !irq.passed_through)
-        {
-            self.update(vcpu, intid, &mut effects, |irq| {
-                irq.line = level;
-                irq.latch |= level && irq.edge && !irq.bound;
-            });
-            let is_news = |irq: &Irq| irq.bound && (level || !irq.edge);
-            if self.irq(vcpu, intid).is_some_and(is_news) {
-                effects.bound = Some(intid);
-            }
-        }
-        effects
-    }
-
-    /// Takes over the SGIs (bit n is SGI n) that siblings posted to `vcpu`. It must then populate.
-    pub fn take_sgis(&mut self, vcpu: VcpuId, bits: u16) {
-        let mut effects = Effects::NONE;
-        for intid in bits_of(u32::from(bits)) {
-            self.update(vcpu, IntId(intid), &mut effects, |irq| irq.latch = true);
-        }
-    }
-
-    /// An SGI sent through ICC_SGI0R_EL1 or ICC_ASGI1R_EL1: it reaches those targets that have it in group 0.
-    /// (ICC_SGI1R_EL1 reaches either group and needs no look: IHI0069, GICD_CTLR.DS = 1.)
-    pub fn send_sgi_group0(&mut self, sgi: Sgi) -> Effects {
-        let mut effects = Effects::NONE;
-        for vcpu in sgi.targets.iter() {
-            if self.irq(vcpu, sgi.intid).is_some_and(|irq| !irq.group1) {
-                self.update(vcpu, sgi.intid, &mut effects, |irq| irq.latch = true);
-            }
-        }
-        effects
-    }
-
-    /// ICC_DIR_EL1 or GICC_DIR by `vcpu`, which has folded.
-    pub fn deactivate(&mut self, vcpu: VcpuId, intid: IntId) -> Effects {
-        let mut effects = Effects::NONE;
-        if self.irq(vcpu, intid).is_some_and(Irq::shows_active) {
-            self.update(vcpu, intid, &mut effects, Irq::clear_active);
-        }
-        effects
-    }
-
-    /// Whether `vcpu` has to populate before it enters its guest again.
-    pub fn needs_populate(&self, vcpu: VcpuId) -> bool {
-        self.dirty.contains(vcpu)
-    }
-
-    /// The words of INTID `32 * block` and the 31 after it.
-    fn words(&self, vcpu: VcpuId, block: u32) -> Words {
-        let words = if block == 0 {
-            self.vcpus.get(vcpu.index()).map(|local| &local.words)
-        } else {
-            self.words.get((block as usize).wrapping_sub(1))
-        };
-        words.copied().unwrap_or_default()
-    }
-
-    fn words_mut(&mut self, vcpu: VcpuId, block: u32) -> Option<&mut Words> {
-        if block == 0 {
-            self.vcpus
-                .get_mut(vcpu.index())
-                .map(|local| &mut local.words)
-        } else {
-            self.words.get_mut((block as usize).wrapping_sub(1))
-        }
-    }
-
-    fn irq(&self, vcpu: VcpuId, intid: IntId) -> Option<&Irq> {
-        if intid.is_private() {
-            let local = self.vcpus.get(vcpu.index())?;
-            local.irqs.get(intid.0 as usize)
-        } else {
-            self.spis.get((intid.0 as usize).wrapping_sub(32))
-        }
-    }
-
-    fn irq_mut(&mut self, vcpu: VcpuId, intid: IntId) -> Option<&mut Irq> {
-        if intid.is_private() {
-            let local = self.vcpus.get_mut(vcpu.index())?;
-            local.irqs.get_mut(intid.0 as usize)
-        } else {
-            self.spis.get_mut((intid.0 as usize).wrapping_sub(32))
-        }
-    }
-
-    /// Changes one interrupt, and sees to all that follows from it: every change comes through here.
-    fn update(
-        &mut self,
-        vcpu: VcpuId,
-        intid: IntId,
-        effects: &mut Effects,
-        change: impl FnOnce(&mut Irq),
-    ) {
-        if let Some(irq) = self.irq_mut(vcpu, intid) {
-            change(irq);
-            self.propagate(vcpu, intid, effects);
-        }
-    }
-
-    /// What follows from a change; once, and not in every one of its callers.
-    #[inline(never)]
-    fn propagate(&mut self, vcpu: VcpuId, intid: IntId, effects: &mut Effects) {
-        let groups = self.groups;
-        let Some(irq) = self.irq_mut(vcpu, intid) else {
-            return;
-        };
-        if irq.settle() {
-            effects.deactivate.push(vcpu, intid);
-        }
-        let concerned = match irq.seat {
-            Some(seat) => Some(seat.vcpu),
-            None if irq.is_ready() && enabled(groups, irq) => irq.target,
-            None => None,
-        };
-        let irq = irq.clone();
-        if let Some(concerned) = concerned {
-            effects.kick.insert(concerned);
-            self.dirty.insert(concerned);
-        }
-        if let Some(words) = self.words_mut(vcpu, intid.0 / 32) {
-            words.note(intid.0 % 32, &irq);
-            let words = *words;
-            self.published.show(vcpu, intid.0 / 32, &words);
-        }
-    }
+/// Which interrupts of a block of 32 come from the physical ones of the same INTID.
+fn passed_through(config: &Config<'_>, block: u32) -> u32 {
+    let first = if block == 0 { 16 } else { 0 };
+    (first..32).fold(0, |mask, n| {
+        mask | u32::from(config.passed_through.contains(&IntId(32 * block + n))) << n
+    })
 }
 
 /// How many blocks of 32 SPIs there are.
@@ -409,7 +145,7 @@ fn enabled(groups: [bool; 2], irq: &Irq) -> bool {
     if irq.group1 { group1 } else { group0 }
 }
 
-/// The INTID of bit `bit` of block `block` of [`Vgic::words`].
+/// The INTID of bit `bit` of block `block` of the distributor's words.
 fn spi(block: usize, bit: u32) -> IntId {
     IntId((block as u32 + 1) * 32 + bit)
 }

@@ -2,10 +2,11 @@
 //! behind a lock that the shell keeps), and the loop that each vCPU runs ([`VcpuLoop`]).
 //!
 //! In this file is one vCPU between two entries: an exit comes in, and either it is settled here or an [`Action`] says
-//! what is left. Nothing here takes the VM's lock; what needs it is [`Deferred`].
+//! what is left. Nothing here takes a lock; what needs one is [`Deferred`].
 
 mod events;
 mod hardware;
+mod interrupts;
 mod life;
 mod map;
 mod record;
@@ -13,6 +14,7 @@ mod run;
 mod shared;
 mod undescribed;
 
+use hv_abi::firmware::Fault;
 use hv_abi::{sdei, smccc};
 
 use crate::entry::{self, Features};
@@ -28,7 +30,7 @@ use crate::trace::{Event, Ring};
 use crate::trng;
 use crate::vgic::affinity::Sgi;
 use crate::vgic::interface::{InterfaceState, TrappedRegister};
-use crate::vgic::{Frame, Sticky};
+use crate::vgic::{Frame, Leftovers, Sticky};
 
 pub use hardware::{GuestExit, Hardware, Interrupt, Vm};
 pub use life::{End, Life};
@@ -69,7 +71,7 @@ pub enum Action {
     Trng(trng::Call),
     /// Have [`Attempts::judge`] say what the instruction at the pc does to a device of ours.
     Decode(Undescribed),
-    /// [`Shared::finish`] does it, under the VM's lock.
+    /// It needs a lock: that of the virtual GIC's parts that it concerns, or [`Shared::finish`] does it under the VM's.
     Locked(Deferred),
 }
 
@@ -139,6 +141,8 @@ pub struct Vcpu {
     sticky: Sticky,
     /// The physical interrupt that has come last, if list registers were not chosen anew since.
     fresh: Option<IntId>,
+    /// What it leaves of its pending interrupts when it is switched off.
+    leftovers: Leftovers,
     /// At instructions that no syndrome describes.
     attempts: Attempts,
 }
@@ -157,6 +161,11 @@ impl Vcpu {
             used: 0,
             sticky: Sticky::new(),
             fresh: None,
+            leftovers: if sdei.firmware.has(Fault::OffKeepsPending) {
+                Leftovers::Kept
+            } else {
+                Leftovers::Dropped
+            },
             attempts: Attempts::default(),
         }
     }

@@ -19,7 +19,7 @@ use hv_core::sdei::{Board, Config, Definition, Priority, Scope};
 use hv_core::time::Frequency;
 use hv_core::trace::Event;
 use hv_core::vgic::affinity::Affinities;
-use hv_core::vgic::{self, Effects, Leftovers, Model, Vgic};
+use hv_core::vgic::{self, Effects, Model, Vgic};
 use hv_core::vm::{
     Action, Attempts, End, GuestExit, GuestMap, Interrupt, IpaRange, Load, Next, Outcome, Pcpu,
     Shared, SharedConfig, Vcpu, Verdict, last_redistributors,
@@ -213,6 +213,7 @@ impl Site for Still {
 struct Values {
     map: GuestMap,
     shared: Shared,
+    gic: Vgic,
     vcpus: Vec<(Vcpu, GuestRegs, Cpu<Still>)>,
 }
 
@@ -245,12 +246,10 @@ impl Values {
         };
         let mut shared = Shared::new(SharedConfig {
             vcpus: VCPUS.into(),
-            vgic,
             sdei: config,
             reclaim: Reclaim::Parked,
             uart_intid: IntId(33),
             has_uart_page: false,
-            leftovers: Leftovers::Dropped,
         });
         let mut vcpus: Vec<_> = (0..VCPUS)
             .map(|n| {
@@ -261,13 +260,18 @@ impl Values {
             })
             .collect();
         let (_, _, cpu) = &mut vcpus[0];
-        assert!(shared.begin_load(cpu, &map.board));
+        assert!(shared.begin_load(cpu, &map.board, &vgic));
         shared.end_load(Load {
             entry: RAM.start,
             context: 0,
         });
         assert!(shared.start(VcpuId(0)).is_some());
-        Self { map, shared, vcpus }
+        Self {
+            map,
+            shared,
+            gic: vgic,
+            vcpus,
+        }
     }
 
     /// All that is known of SDEI, but for "look again", which any call may say.
@@ -294,7 +298,9 @@ impl Values {
         let action = vcpu.handle_exit(exit, (esr, dice.roll()), regs, cpu, &self.map);
         match action {
             Action::Locked(deferred) => {
-                let outcome = self.shared.finish(deferred, vcpu, regs, cpu, &self.map);
+                let outcome = self
+                    .shared
+                    .finish(deferred, vcpu, regs, cpu, (&self.map, &self.gic));
                 self.follow(n, outcome);
             }
             Action::Signal(target) => {
@@ -336,7 +342,7 @@ impl Values {
             // It goes on all the same: another guest's calls come from it.
             Next::Off => {
                 let (vcpu, _, cpu) = &mut self.vcpus[n];
-                let (_, outcome) = self.shared.turn_off(vcpu, cpu, &self.map);
+                let (_, outcome) = self.shared.turn_off(vcpu, cpu, (&self.map, &self.gic));
                 assert_eq!(outcome.next, Next::Continue);
             }
             _ => {}

@@ -196,7 +196,7 @@ fn company() -> ([Vcpu; 2], SharedEvents) {
         ..Config::default()
     };
     let mpidrs = [0, 1].map(Mpidr::new);
-    let mut vgic = Vgic::new(&vgic::Config {
+    let vgic = Vgic::new(&vgic::Config {
         mpidrs: &mpidrs,
         last: VcpuSet::EMPTY,
         spis: 32,
@@ -217,7 +217,7 @@ fn company() -> ([Vcpu; 2], SharedEvents) {
         if n == 0 {
             for call in [Call::EventRegister, Call::EventEnable] {
                 regs.x[..4].copy_from_slice(&[0, EVENT.number.into(), 0x1000, 0]);
-                let common = (&mut shared_events, &mut vgic);
+                let common = (&mut shared_events, &vgic);
                 let _: SdeiEffects = pe.call_shared(call, regs, el1, &Family(mpidrs), common);
                 assert_eq!(regs.x[0], 0);
             }

@@ -13,7 +13,7 @@ use hv_core::psci::{Reclaim, Reset};
 use hv_core::regs::{El1Values, GuestRegs};
 use hv_core::sdei::{Board, Config};
 use hv_core::vgic::affinity::Affinities;
-use hv_core::vgic::{self, Effects, Leftovers, Model, Vgic};
+use hv_core::vgic::{self, Effects, Model, Vgic};
 use hv_core::vm::{
     Deferred, End, GuestExit, GuestMap, Interrupt, IpaRange, Load, Next, REDISTRIBUTOR_SIZE,
     Shared, SharedConfig, Vcpu, last_redistributors,
@@ -91,6 +91,7 @@ impl Site for Desk {
 
 struct Rig {
     shared: Shared,
+    gic: Vgic,
     vcpu: Vcpu,
     regs: GuestRegs,
     cpu: Cpu<Desk>,
@@ -129,12 +130,10 @@ impl Rig {
         };
         let shared = Shared::new(SharedConfig {
             vcpus: 1,
-            vgic,
             sdei: Config::default(),
             reclaim: Reclaim::Off,
             uart_intid: IntId(LINE),
             has_uart_page: map.uart_page().is_some(),
-            leftovers: Leftovers::Dropped,
         });
         let machine = Rc::new(RefCell::new(Machine {
             page: Pl011::new().image().words().collect(),
@@ -145,6 +144,7 @@ impl Rig {
         }));
         let mut rig = Self {
             shared,
+            gic: vgic,
             vcpu: Vcpu::new(VcpuId(0), Features::default(), &Config::default()),
             regs: GuestRegs::default(),
             cpu: Cpu::new(Desk {
@@ -161,7 +161,10 @@ impl Rig {
     }
 
     fn load(&mut self) {
-        assert!(self.shared.begin_load(&mut self.cpu, &self.map.board));
+        assert!(
+            self.shared
+                .begin_load(&mut self.cpu, &self.map.board, &self.gic)
+        );
         self.shared.end_load(Load {
             entry: 0x4000_0000,
             context: 0,
@@ -195,7 +198,7 @@ impl Rig {
             machine.done.clear();
         }
         let (vcpu, board) = (&mut self.vcpu, &self.map.board);
-        let _ = self.shared.receive(vcpu, &mut self.cpu, board);
+        let _ = self.shared.receive(vcpu, &mut self.cpu, (board, &self.gic));
         self.check_order();
     }
 
@@ -233,7 +236,7 @@ impl Rig {
             &mut self.vcpu,
             &mut self.regs,
             &mut self.cpu,
-            &self.map,
+            (&self.map, &self.gic),
         );
         assert_eq!(self.regs.pc, pc + 4);
         self.check_order();

@@ -12,7 +12,7 @@ use hv_core::trace::Event;
 use hv_core::trng;
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::interface::InterfaceState;
-use hv_core::vgic::{self, Frame, Published, Vgic};
+use hv_core::vgic::{self, Frame, Vgic};
 use hv_core::vm::{
     Action, Deferred, GuestMap, IpaRange, Pcpu, REDISTRIBUTOR_SIZE, Vcpu, write_register,
 };
@@ -86,7 +86,7 @@ fn rig() -> Rig {
         distributor: range(0x0800_0000, 0x1_0000),
         gic: hv_core::vgic::Model::V3,
         deactivate: IpaRange::default(),
-        published: Published::new(&interrupts),
+        published: Vgic::new(&interrupts).published().clone(),
         redistributors: vec![range(0x080a_0000, 0x00f6_0000)],
         board: Board::new(4),
         has_debug_calls: false,
@@ -326,7 +326,7 @@ fn c091_an_event_that_comes_with_an_exception_enters_on_top_of_it() {
 fn turn_off(rig: &mut Rig) {
     let config = Config::default();
     let mut shared_events = SharedEvents::new(4, &config);
-    let mut vgic = Vgic::new(&vgic::Config {
+    let vgic = Vgic::new(&vgic::Config {
         mpidrs: &[0, 1, 2, 3].map(Mpidr::new),
         last: VcpuSet::EMPTY,
         spis: 32,
@@ -335,10 +335,7 @@ fn turn_off(rig: &mut Rig) {
         list_regs: 4,
         model: hv_core::vgic::Model::V3,
     });
-    let (departure, _) = rig
-        .vcpu
-        .sdei
-        .turn_off(&mut shared_events, &mut vgic, &rig.map);
+    let (departure, _) = rig.vcpu.sdei.turn_off(&mut shared_events, &vgic, &rig.map);
     assert_eq!(departure, Departure::Off);
 }
 

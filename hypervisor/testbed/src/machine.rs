@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, Yielder};
+use hv_abi::firmware::Fault;
 use hv_core::entry::Features;
 use hv_core::id::{IntId, Mpidr, VcpuId, VcpuSet};
 use hv_core::mailbox::{Mailbox, Senders};
@@ -107,14 +108,21 @@ impl Built {
             board: Board::new(vcpus),
             has_debug_calls: true,
         };
+        let firmware = match self.leftovers {
+            Leftovers::Dropped => self.sdei.firmware,
+            Leftovers::Kept => self.sdei.firmware.with(Fault::OffKeepsPending),
+        };
+        let sdei = sdei::Config {
+            firmware,
+            ..self.sdei
+        };
+        let (_, distributor, interrupts) = gic.into_parts();
         let shared = Shared::new(SharedConfig {
             vcpus,
-            vgic: gic,
-            sdei: self.sdei,
+            sdei,
             reclaim: Reclaim::Parked,
             uart_intid: self.uart,
             has_uart_page: false,
-            leftovers: self.leftovers,
         });
         let mut interface = Interface::new(self.model, self.list_regs);
         interface.counts_drops = self.counts_drops;
@@ -134,6 +142,8 @@ impl Built {
         };
         let world = Rc::new(World {
             shared: RefCell::new(shared),
+            distributor: RefCell::new(distributor),
+            interrupts: interrupts.into_iter().map(RefCell::new).collect(),
             map,
             seats: (0..vcpus).map(|_| seat()).collect(),
             physical: RefCell::new(Physical::new(
@@ -146,7 +156,7 @@ impl Built {
             now: Cell::new(7),
         });
         let cpus = (0..vcpus as u8)
-            .map(|n| coroutine(Rc::clone(&world), n, self.sdei))
+            .map(|n| coroutine(Rc::clone(&world), n, sdei))
             .collect();
         let mut machine = Machine { world, cpus };
         machine.run(0);

@@ -10,7 +10,7 @@ use hv_core::mailbox::{Mailbox, Requests, Senders};
 use hv_core::regs::{El1Values, GuestRegs};
 use hv_core::time::Instant;
 use hv_core::trace::Event;
-use hv_core::vgic::{Effects, LrSource};
+use hv_core::vgic::{Distributor, Effects, LrSource, Parts, Private, Published};
 use hv_core::vm::{self, End, GuestExit, GuestMap, Interrupt, Load, Shared};
 
 use crate::{CONSOLE, Interface, MAINTENANCE, Physical, RAM, Site};
@@ -54,6 +54,9 @@ pub(crate) struct Seat {
 #[derive(Debug)]
 pub struct World {
     pub(crate) shared: RefCell<Shared>,
+    pub(crate) distributor: RefCell<Distributor>,
+    /// What is each vCPU's own of the virtual GIC.
+    pub(crate) interrupts: Vec<RefCell<Private>>,
     pub(crate) map: GuestMap,
     pub(crate) seats: Vec<Seat>,
     pub(crate) physical: RefCell<Physical>,
@@ -108,9 +111,40 @@ impl Port<'_> {
         &self.world.seats[usize::from(self.n)]
     }
 
+    fn count_lock(&self) {
+        let locks = &self.seat().locks;
+        locks.set(locks.get() + 1);
+    }
+
     fn give_way(&self, place: Place) {
         self.seat().place.set(place);
         self.yielder.suspend(());
+    }
+}
+
+impl Parts for Port<'_> {
+    type Distributor<'a>
+        = RefMut<'a, Distributor>
+    where
+        Self: 'a;
+    type Private<'a>
+        = RefMut<'a, Private>
+    where
+        Self: 'a;
+
+    fn published(&self) -> &Published {
+        &self.world.map.published
+    }
+
+    fn distributor(&self) -> RefMut<'_, Distributor> {
+        self.count_lock();
+        self.world.distributor.borrow_mut()
+    }
+
+    fn private(&self, vcpu: VcpuId) -> Option<RefMut<'_, Private>> {
+        self.count_lock();
+        let part = self.world.interrupts.get(vcpu.index())?;
+        Some(part.borrow_mut())
     }
 }
 
@@ -121,8 +155,7 @@ impl vm::Vm for Port<'_> {
         Self: 'a;
 
     fn lock(&self) -> RefMut<'_, Shared> {
-        let locks = &self.seat().locks;
-        locks.set(locks.get() + 1);
+        self.count_lock();
         self.world.shared.borrow_mut()
     }
 

@@ -8,7 +8,7 @@ use super::pe::Pe;
 use super::shared_calls::CallContext;
 use super::shared_events::{Binding, EventRef, Routing, SdeiEffects, SharedEvents, Source};
 use crate::id::{IntId, VcpuId, VcpuSet};
-use crate::vgic::{Effects, Vgic};
+use crate::vgic::{self, Effects, Parts};
 
 /// The Secure EL1 physical timer's interrupt (Arm BSA, PPI assignments), never a Non-secure guest's.
 const SECURE_TIMER: IntId = IntId(29);
@@ -20,31 +20,31 @@ impl Pe {
         &mut self,
         intid: IntId,
         shared_events: &mut SharedEvents,
-        vgic: &mut Vgic,
+        vgic: &impl Parts,
         board: &Board,
     ) -> SdeiEffects {
         let mut gic = Effects::NONE;
-        let is_edge = vgic.is_edge(self.me, intid);
+        let is_edge = vgic::is_edge(vgic, self.me, intid);
         match shared_events.bound_to(intid) {
-            None => vgic.end_bound(self.me, intid, &mut gic),
+            None => vgic::end_bound(vgic, self.me, intid, &mut gic),
             Some(EventRef::Bound(slot)) => {
                 let index = self.slot(slot);
                 if let Some(event) = self.event(index) {
                     if accepts(&event.handler, is_edge) {
                         self.trigger(index);
                     } else if is_edge {
-                        vgic.end_bound(self.me, intid, &mut gic);
+                        vgic::end_bound(vgic, self.me, intid, &mut gic);
                     }
                 }
             }
             Some(EventRef::Shared(index)) => {
                 if let Some(event) = shared_events.event_mut(index) {
-                    if vgic.level(self.me, intid) == Some(false) {
+                    if vgic::level(vgic, self.me, intid) == Some(false) {
                         event.is_pending = false;
                     } else if accepts(&event.handler, is_edge) {
                         event.is_pending = true;
                     } else if is_edge {
-                        vgic.end_bound(self.me, intid, &mut gic);
+                        vgic::end_bound(vgic, self.me, intid, &mut gic);
                     }
                 }
             }
@@ -64,10 +64,10 @@ impl Pe {
     }
 
     /// See [`CallContext::resample_shared`].
-    pub(super) fn resample_bound<S: ?Sized>(
+    pub(super) fn resample_bound<S: ?Sized, G: Parts>(
         &mut self,
         slot: usize,
-        context: &mut CallContext<'_, S>,
+        context: &mut CallContext<'_, S, G>,
     ) {
         let me = self.me;
         let index = self.slot(slot);
@@ -76,14 +76,14 @@ impl Pe {
             && !self.is_pending(index)
             && !event.handler.is_running()
         {
-            let is_edge = context.vgic.is_edge(me, intid);
+            let is_edge = vgic::is_edge(context.vgic, me, intid);
             let is_enabled = event.handler.is_enabled();
             if is_edge || is_enabled {
-                context.vgic.end_bound(me, intid, &mut context.gic);
+                vgic::end_bound(context.vgic, me, intid, &mut context.gic);
             }
             self.set_pending(
                 index,
-                is_enabled && context.vgic.level(me, intid) == Some(true),
+                is_enabled && vgic::level(context.vgic, me, intid) == Some(true),
             );
         }
     }
@@ -99,14 +99,14 @@ fn accepts(handler: &Handler, is_edge: bool) -> bool {
     }
 }
 
-impl<S: ?Sized> CallContext<'_, S> {
+impl<S: ?Sized, G: Parts> CallContext<'_, S, G> {
     /// INTERRUPT_BIND. What is bound already keeps its event.
     pub(super) fn bind(&mut self, intid: IntId) -> Result<u64, Status> {
         if let Some(event) = self.shared_events.bound_to(intid) {
             return Ok(self.shared_events.number(event).into());
         }
         let is_ppi = intid.is_private() && !intid.is_sgi() && intid != SECURE_TIMER;
-        if !(is_ppi || intid.is_spi() && self.vgic.has(intid)) {
+        if !(is_ppi || intid.is_spi() && vgic::has(self.vgic, intid)) {
             return Err(Status::InvalidParameters);
         }
         let event = if is_ppi {
@@ -118,7 +118,7 @@ impl<S: ?Sized> CallContext<'_, S> {
             let free = shared.find(|(_, event)| event.source == Source::Slot(None));
             EventRef::Shared(free.ok_or(Status::OutOfResource)?.0)
         };
-        if !self.vgic.bind(intid, &mut self.gic) {
+        if !vgic::bind(self.vgic, intid, &mut self.gic) {
             return Err(Status::Denied);
         }
         match event {
@@ -164,7 +164,7 @@ impl<S: ?Sized> CallContext<'_, S> {
             }
         };
         if let Some(intid) = freed {
-            self.vgic.unbind(intid);
+            vgic::unbind(self.vgic, intid);
         }
         Ok(0)
     }
@@ -183,10 +183,10 @@ impl<S: ?Sized> CallContext<'_, S> {
             return;
         }
         let anyone = VcpuId(0);
-        if event.handler.is_enabled() || self.vgic.is_edge(anyone, intid) {
-            self.vgic.end_bound(anyone, intid, &mut self.gic);
+        if event.handler.is_enabled() || vgic::is_edge(self.vgic, anyone, intid) {
+            vgic::end_bound(self.vgic, anyone, intid, &mut self.gic);
         }
         event.is_pending =
-            event.handler.is_enabled() && self.vgic.level(anyone, intid) == Some(true);
+            event.handler.is_enabled() && vgic::level(self.vgic, anyone, intid) == Some(true);
     }
 }

@@ -13,12 +13,12 @@ use super::pe::{Departure, Fate, Pe};
 use super::shared_events::{EventRef, Routing, SdeiEffects, SharedEvents};
 use crate::id::{IntId, VcpuSet};
 use crate::regs::{El1, GuestRegs};
-use crate::vgic::{Effects, Vgic};
+use crate::vgic::{Effects, Parts};
 
 /// What a call works on, beside its own PE.
-pub(super) struct CallContext<'a, S: ?Sized> {
+pub(super) struct CallContext<'a, S: ?Sized, G> {
     pub(super) shared_events: &'a mut SharedEvents,
-    pub(super) vgic: &'a mut Vgic,
+    pub(super) vgic: &'a G,
     siblings: &'a S,
     pub(super) gic: Effects,
 }
@@ -63,7 +63,7 @@ impl Pe {
         regs: &mut GuestRegs,
         el1: &mut impl El1,
         siblings: &(impl WithBoard + ?Sized),
-        (shared_events, vgic): (&mut SharedEvents, &mut Vgic),
+        (shared_events, vgic): (&mut SharedEvents, &impl Parts),
     ) -> SdeiEffects {
         let mut context = CallContext {
             shared_events,
@@ -113,7 +113,7 @@ impl Pe {
     pub fn turn_off(
         &mut self,
         shared_events: &mut SharedEvents,
-        vgic: &mut Vgic,
+        vgic: &impl Parts,
         siblings: &(impl WithBoard + ?Sized),
     ) -> (Departure, SdeiEffects) {
         let is_inside = self.innermost().is_some();
@@ -137,7 +137,7 @@ impl Pe {
     pub fn retire(
         &mut self,
         shared_events: &mut SharedEvents,
-        vgic: &mut Vgic,
+        vgic: &impl Parts,
         siblings: &(impl WithBoard + ?Sized),
     ) -> SdeiEffects {
         let mut context = CallContext {
@@ -175,13 +175,13 @@ impl Pe {
     }
 
     /// Ends the innermost handler, which is a shared or bound event's.
-    fn complete_shared<S: WithBoard + ?Sized>(
+    fn complete_shared<S: WithBoard + ?Sized, G: Parts>(
         &mut self,
         call: Call,
         address: u64,
         regs: &mut GuestRegs,
         el1: &mut impl El1,
-        context: &mut CallContext<'_, S>,
+        context: &mut CallContext<'_, S, G>,
     ) -> Result<Option<u64>, Status> {
         let ended = match call {
             Call::EventComplete => self.complete(regs)?,
@@ -203,12 +203,12 @@ impl Pe {
         Ok(None)
     }
 
-    fn register_shared<S: WithBoard + ?Sized>(
+    fn register_shared<S: WithBoard + ?Sized, G: Parts>(
         &mut self,
         event: u64,
         (address, argument): (u64, u64),
         (flags, affinity): (u64, u64),
-        context: &mut CallContext<'_, S>,
+        context: &mut CallContext<'_, S, G>,
     ) -> Result<u64, Status> {
         let entry = self.entry(address, flags)?;
         let registration = Registration { entry, argument };
@@ -233,11 +233,11 @@ impl Pe {
         Ok(0)
     }
 
-    fn change_shared<S: WithBoard + ?Sized>(
+    fn change_shared<S: WithBoard + ?Sized, G: Parts>(
         &mut self,
         event: EventRef,
         change: fn(&mut Handler) -> Result<(), Status>,
-        context: &mut CallContext<'_, S>,
+        context: &mut CallContext<'_, S, G>,
     ) -> Result<u64, Status> {
         match event {
             EventRef::Bound(slot) => {
@@ -255,10 +255,10 @@ impl Pe {
         Ok(0)
     }
 
-    fn unregister_shared<S: WithBoard + ?Sized>(
+    fn unregister_shared<S: WithBoard + ?Sized, G: Parts>(
         &mut self,
         event: EventRef,
-        context: &mut CallContext<'_, S>,
+        context: &mut CallContext<'_, S, G>,
     ) -> Result<u64, Status> {
         match event {
             EventRef::Bound(slot) => {
@@ -283,11 +283,11 @@ impl Pe {
         }
     }
 
-    fn info_shared<S: ?Sized + WithBoard>(
+    fn info_shared<S: ?Sized + WithBoard, G: Parts>(
         &self,
         event: EventRef,
         info: u32,
-        context: &CallContext<'_, S>,
+        context: &CallContext<'_, S, G>,
     ) -> Result<u64, Status> {
         let shared = match event {
             EventRef::Bound(_) => None,
@@ -320,9 +320,9 @@ impl Pe {
     }
 
     /// PRIVATE_RESET where bound events are registered.
-    fn private_reset_shared<S: WithBoard + ?Sized>(
+    fn private_reset_shared<S: WithBoard + ?Sized, G: Parts>(
         &mut self,
-        context: &mut CallContext<'_, S>,
+        context: &mut CallContext<'_, S, G>,
     ) -> Result<u64, Status> {
         let result = self.private_reset();
         for slot in 0..context.shared_events.bindings.len() {
@@ -345,7 +345,7 @@ impl Pe {
     }
 }
 
-impl<S: WithBoard + ?Sized> CallContext<'_, S> {
+impl<S: WithBoard + ?Sized, G: Parts> CallContext<'_, S, G> {
     fn sdei_effects(self) -> SdeiEffects {
         SdeiEffects {
             look: self.shared_events.publish(self.siblings.board()),

@@ -33,6 +33,11 @@ const fn neighbourhood(mpidr: Mpidr) -> u64 {
     mpidr.bits() & !0xf
 }
 
+/// The bit of a GICv2's CPU interface.
+pub(super) fn bit(vcpu: VcpuId) -> u8 {
+    1u8.checked_shl(vcpu.0.into()).unwrap_or(0)
+}
+
 impl Affinities {
     /// vCPU `i` has `mpidrs[i]`. Only the first [`MAX_VCPUS`] count; of two alike the first wins.
     pub fn new(mpidrs: &[Mpidr]) -> Self {
@@ -112,6 +117,16 @@ impl Affinities {
             }
         }
         Sgi { intid, targets }
+    }
+
+    /// Who takes an SPI out of reset: of a GICv3 whoever has affinity 0.0.0.0; of a GICv2 nobody, or the only one
+    /// there is.
+    pub(super) fn initial_target(&self, is_v2: bool) -> Option<VcpuId> {
+        if is_v2 {
+            (self.len() == 1).then_some(VcpuId(0))
+        } else {
+            self.find(Mpidr::new(0))
+        }
     }
 
     /// What a write of `value` to GICD_SGIR by `from` asks for (IHI0048 4.3.15). NSATT is for those who have two

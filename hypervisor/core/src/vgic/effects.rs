@@ -2,8 +2,8 @@
 
 use crate::id::{IntId, VcpuId, VcpuSet};
 
-/// What is to be done to the machine. `phys` and `deactivate` are performed while the VM's lock is still
-/// held, or two vCPUs' changes could cross; `kick` after it is released.
+/// What is to be done to the machine. `phys` and `deactivate` are performed while the part that they concern is
+/// still locked, or two vCPUs' changes could cross; `kick` after it is released.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Effects {

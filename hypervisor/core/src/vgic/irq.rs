@@ -144,9 +144,10 @@ impl Irq {
         !(self.latch || self.line || self.active || self.held || self.seat.is_some())
     }
 
-    /// Whether it is pending, enabled and not active, outside a list register.
+    /// Whether it is pending, enabled and not active, outside a list register, and the guest's.
     pub fn is_ready(&self) -> bool {
-        self.enabled && self.is_pending() && !self.active && self.seat.is_none()
+        let is_free = !self.active && self.seat.is_none() && !self.bound;
+        self.enabled && self.is_pending() && is_free
     }
 
     /// The physical interrupt fired.

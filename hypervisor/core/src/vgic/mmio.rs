@@ -1,22 +1,13 @@
 //! The guest's loads and stores of GICD and GICR. What a GICv2's distributor has besides is in `v2.rs`.
 
+use super::frame::{Frame, Wait};
 use super::irq::Irq;
-use super::register::{Bank, FRAME, Part, Register};
-use super::{Effects, Physical, SpiMask, Vgic, bits_of};
+use super::operations;
+use super::parts::{Held, Parts, View};
+use super::published::flag;
+use super::register::{Bank, Part, Register};
+use super::{Effects, Physical, SpiMask, bits_of};
 use crate::id::{IntId, Mpidr, VcpuId, VcpuSet};
-
-/// Which register file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Frame {
-    /// GICD, 64 KiB.
-    Distributor,
-    /// GICR of this vCPU: RD_base and SGI_base, 128 KiB together.
-    Redistributor(VcpuId),
-    /// GICD of a GICv2 as this vCPU sees it, 4 KiB.
-    Banked(VcpuId),
-    /// Where a GICv2's CPU interface has GICC_DIR, as this vCPU sees it: the first word is that register.
-    Deactivate(VcpuId),
-}
 
 /// The answer to a load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,26 +22,12 @@ pub enum Read {
     },
 }
 
-/// A load that was answered [`Read::Again`].
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Wait {
-    /// Which load.
-    pub of: Option<(Frame, u64)>,
-    /// Who has folded since it was first tried.
-    pub answered: VcpuSet,
-    /// It was tried since its vCPU last populated. If not, the guest did something else in between, may
-    /// never come back to this load, and a later one must not get an answer that old.
-    pub tried: bool,
-}
-
 /// GICD_CTLR with GICD_CTLR.DS = 1: one security state (IHI0069 12.9).
 const CTLR_GROUP0: u64 = 1 << 0;
 const CTLR_GROUP1: u64 = 1 << 1;
 const CTLR_ARE: u64 = 1 << 4;
 const CTLR_DS: u64 = 1 << 6;
 const CTLR_RWP: u64 = 1 << 31;
-/// GICR_CTLR.RWP (IHI0069 12.11).
-const REDIST_RWP: u64 = 1 << 3;
 /// GICR_WAKER (IHI0069 12.11).
 const WAKER_PROCESSOR_SLEEP: u64 = 1 << 1;
 const WAKER_CHILDREN_ASLEEP: u64 = 1 << 2;
@@ -58,171 +35,179 @@ const WAKER_CHILDREN_ASLEEP: u64 = 1 << 2;
 /// GICC_DIR.Interrupt ID (IHI0048 4.4.15).
 const DIR_INTID: u32 = 0x3ff;
 
-impl Frame {
-    /// Whose it is; the distributor's registers are `anyone`'s.
-    pub(super) const fn owner(self, anyone: VcpuId) -> VcpuId {
-        match self {
-            Self::Distributor => anyone,
-            Self::Redistributor(owner) | Self::Banked(owner) | Self::Deactivate(owner) => owner,
-        }
+/// A load of `size` bytes by `me`, which has folded if the register [needs it](Frame::is_in_list_regs).
+pub fn read<P: Parts>(parts: &P, me: VcpuId, frame: Frame, offset: u64, size: u8) -> Read {
+    let owner = frame.owner(me);
+    let Some(register) = Register::find(frame, offset, size) else {
+        return Read::Value(0);
+    };
+    if let Some(value) = parts.published().value(frame, register) {
+        return Read::Value(value);
     }
-
-    /// Whether an access needs the caller's list registers folded, if there is something in them: all stores,
-    /// and the loads of what may have changed there.
-    pub fn is_in_list_regs(self, offset: u64, is_write: bool) -> bool {
-        let offset = match self {
-            Self::Distributor => offset,
-            Self::Redistributor(_) => offset.wrapping_sub(FRAME),
-            // What GICD_SGIR sends joins at the next fold.
-            Self::Banked(_) if offset == 0xf00 => return false,
-            Self::Banked(_) if offset >= 0xf10 => return true,
-            Self::Banked(_) => offset,
-            Self::Deactivate(_) => return is_write,
-        };
-        // ISPENDR to ICACTIVER (IHI0069 12.8, IHI0048 4.1).
-        is_write || (0x200..0x400).contains(&offset)
-    }
+    let state = matches!(register, Register::Bits { .. });
+    let mut held = if !register.is_private() {
+        Held::distributor(parts)
+    } else if state && (owner != me || parts.published().has(me, flag::WAITS)) {
+        // Who waits for whom is the distributor's.
+        Held::both(parts, owner)
+    } else {
+        Held::private(parts, owner)
+    };
+    held.view().read(me, register, (frame, offset))
 }
 
-impl Vgic {
-    /// A load of `size` bytes by `me`, which has folded if the register [needs it](Frame::is_in_list_regs).
-    pub fn read(&mut self, me: VcpuId, frame: Frame, offset: u64, size: u8) -> Read {
-        let owner = frame.owner(me);
-        let Some(register) = Register::find(frame, offset, size) else {
-            return Read::Value(0);
-        };
-        let shared = frame == Frame::Distributor;
+/// A store of `size` bytes, by a vCPU that has folded. `perform` is given what is to be done while the parts that it
+/// concerns are locked.
+pub fn write<P: Parts>(
+    parts: &P,
+    (frame, offset, size): (Frame, u64, u8),
+    value: u64,
+    perform: impl FnOnce(&Effects),
+) -> Effects {
+    let mut effects = Effects::NONE;
+    let owner = frame.owner(VcpuId(0));
+    let Some(register) = Register::find(frame, offset, size) else {
+        return effects;
+    };
+    match register {
+        Register::Control if !matches!(frame, Frame::Redistributor(_)) => {
+            let groups = [value & CTLR_GROUP0 != 0, value & CTLR_GROUP1 != 0];
+            effects.kick = operations::set_groups(parts, groups);
+            return effects;
+        }
+        Register::Generate => {
+            effects.kick = operations::generate(parts, owner, value as u32);
+            return effects;
+        }
+        Register::Control
+        | Register::Type(_)
+        | Register::Implementer
+        | Register::Identification(_) => return effects,
+        _ => {}
+    }
+    let mut held = match register {
+        Register::Deactivate => {
+            let intid = IntId(value as u32 & DIR_INTID);
+            Held::of_interrupt(parts, owner, intid)
+        }
+        _ if register.is_private() => Held::private(parts, owner),
+        _ => Held::distributor(parts),
+    };
+    held.view().write(register, value, &mut effects);
+    perform(&effects);
+    effects
+}
+
+impl View<'_> {
+    fn read(&mut self, me: VcpuId, register: Register, of: (Frame, u64)) -> Read {
+        let is_v2 = self.published.rules().is_v2;
         Read::Value(match register {
-            Register::Control if self.is_v2 => self.group_bits(),
-            Register::Control if shared => self.read_ctlr(),
-            Register::Control if self.unsynced.contains(owner) => REDIST_RWP,
-            Register::Control => 0,
-            Register::Waker => match self.vcpus.get(owner.index()) {
-                Some(local) if local.asleep => WAKER_PROCESSOR_SLEEP | WAKER_CHILDREN_ASLEEP,
+            Register::Control if is_v2 => self.group_bits(),
+            Register::Control => self.read_ctlr(),
+            Register::Waker => match &self.private {
+                Some(private) if private.asleep => WAKER_PROCESSOR_SLEEP | WAKER_CHILDREN_ASLEEP,
                 _ => 0,
             },
             Register::Bits { bank, block } => {
-                if matches!(
-                    bank,
-                    Bank::SetPending | Bank::ClearPending | Bank::SetActive | Bank::ClearActive
-                ) && let Some(kick) = self.unanswered(me, owner, block, (frame, offset))
-                {
+                if let Some(kick) = self.unanswered(me, block, of) {
                     return Read::Again { kick };
                 }
-                self.read_bits(owner, bank, block)
+                self.read_bits(bank, block)
             }
             Register::Priority { intid, count } => (0..count).fold(0, |value, n| {
-                let irq = self.visible(owner, IntId(intid + n));
+                let irq = self.visible(IntId(intid + n));
                 value | irq.map_or(0, |irq| u64::from(irq.priority)) << (8 * n)
             }),
             Register::Trigger { intid } => (0..16).fold(0, |value, n| {
-                let edge = self
-                    .visible(owner, IntId(intid + n))
-                    .is_some_and(|irq| irq.edge);
+                let edge = self.visible(IntId(intid + n)).is_some_and(|irq| irq.edge);
                 value | u64::from(edge) << (2 * n + 1)
             }),
             Register::Route { intid, part } => {
-                let route = self.routes.get((intid as usize).wrapping_sub(32));
-                let route = route.filter(|_| self.visible(owner, IntId(intid)).is_some());
+                let index = (intid as usize).wrapping_sub(32);
+                let routes = self.distributor.as_ref().map(|it| it.routes.as_slice());
+                let route = routes.and_then(|routes| routes.get(index));
+                let route = route.filter(|_| self.visible(IntId(intid)).is_some());
                 part.of(route.map_or(0, |route| route.bits()))
             }
-            Register::Targets { intid, count } => self.read_bytes(owner, intid, count, false),
-            Register::Generate | Register::Deactivate => 0,
-            Register::Type(_) | Register::Implementer | Register::Identification(_) => {
-                self.published.value(frame, register).unwrap_or(0)
-            }
-            Register::Senders { intid, count, .. } => self.read_bytes(owner, intid, count, true),
+            Register::Targets { intid, count } => self.read_bytes(intid, count, false),
+            Register::Senders { intid, count, .. } => self.read_bytes(intid, count, true),
+            // Of the rest none has anything to show that is not published.
+            _ => 0,
         })
     }
 
-    /// A store of `size` bytes, by a vCPU that has folded.
-    pub fn write(&mut self, frame: Frame, offset: u64, size: u8, value: u64) -> Effects {
-        let mut effects = Effects::NONE;
-        let owner = frame.owner(VcpuId(0));
-        let Some(register) = Register::find(frame, offset, size) else {
-            return effects;
-        };
-        let shared = !matches!(frame, Frame::Redistributor(_));
+    fn write(&mut self, register: Register, value: u64, effects: &mut Effects) {
         match register {
-            Register::Control if shared => self.write_ctlr(value, &mut effects),
             Register::Waker => {
-                if let Some(local) = self.vcpus.get_mut(owner.index()) {
-                    local.asleep = value & WAKER_PROCESSOR_SLEEP != 0;
+                if let Some(private) = &mut self.private {
+                    private.asleep = value & WAKER_PROCESSOR_SLEEP != 0;
                 }
             }
             Register::Bits { bank, block } => {
-                self.write_bits(owner, bank, block, value as u32, &mut effects);
+                self.write_bits(bank, block, value as u32, effects);
             }
             Register::Priority { intid, count } => {
+                let mask = self.published.rules().priority_mask;
                 for n in 0..count {
-                    let priority = (value >> (8 * n)) as u8 & self.priority_mask;
+                    let priority = (value >> (8 * n)) as u8 & mask;
                     let intid = IntId(intid + n);
                     if self
-                        .visible(owner, intid)
+                        .visible(intid)
                         .is_some_and(|irq| irq.priority != priority)
                     {
-                        self.update(owner, intid, &mut effects, |irq| irq.priority = priority);
+                        self.update(intid, effects, |irq| irq.priority = priority);
                     }
                 }
             }
-            Register::Trigger { intid } => {
-                self.write_trigger(owner, intid, value as u32, &mut effects);
-            }
+            Register::Trigger { intid } => self.write_trigger(intid, value as u32, effects),
             Register::Route { intid, part } => {
-                self.write_route(IntId(intid), part, value, &mut effects);
+                self.write_route(IntId(intid), part, value, effects);
             }
             Register::Targets { intid, count } => {
-                self.write_targets(intid, count, value, &mut effects);
+                self.write_targets(intid, count, value, effects);
             }
-            Register::Generate => self.generate(owner, value as u32, &mut effects),
-            Register::Deactivate => {
-                // Which CPU interface sent an SGI does not matter: one sender's is active at a time.
-                effects = self.deactivate(owner, IntId(value as u32 & DIR_INTID));
-            }
+            // Which CPU interface sent an SGI does not matter: one sender's is active at a time.
+            Register::Deactivate => self.deactivate(IntId(value as u32 & DIR_INTID), effects),
             Register::Senders { intid, count, sets } => {
-                self.write_senders(owner, (intid, count), (sets, value), &mut effects);
+                self.write_senders((intid, count), (sets, value), effects);
             }
             Register::Control
             | Register::Type(_)
             | Register::Implementer
+            | Register::Generate
             | Register::Identification(_) => {}
         }
-        effects
     }
 
     fn read_ctlr(&self) -> u64 {
-        let rwp = if self.unsynced.is_empty() {
-            0
-        } else {
+        let rwp = if self.published.is_unsynced() {
             CTLR_RWP
+        } else {
+            0
         };
         CTLR_ARE | CTLR_DS | self.group_bits() | rwp
     }
 
     /// GICD_CTLR.EnableGrp0 and EnableGrp1, which is all that a GICv2 has there.
     fn group_bits(&self) -> u64 {
-        let [group0, group1] = self.groups;
+        let [group0, group1] = self.groups();
         let bit = |on: bool, bit: u64| if on { bit } else { 0 };
         bit(group0, CTLR_GROUP0) | bit(group1, CTLR_GROUP1)
     }
 
-    fn write_ctlr(&mut self, value: u64, effects: &mut Effects) {
-        let groups = [value & CTLR_GROUP0 != 0, value & CTLR_GROUP1 != 0];
-        if groups == self.groups {
-            return;
+    /// ICC_DIR_EL1 or GICC_DIR, of an interrupt that is in no list register.
+    pub fn deactivate(&mut self, intid: IntId, effects: &mut Effects) {
+        if self.irq(intid).is_some_and(Irq::shows_active) {
+            self.update(intid, effects, Irq::clear_active);
         }
-        self.groups = groups;
-        let seated = self.seated();
-        self.unsynced = self.unsynced.union(seated);
-        effects.kick = self.disturb(seated.union(self.busy()));
     }
 
-    fn read_bits(&self, owner: VcpuId, bank: Bank, block: u32) -> u64 {
-        let words = self.words(owner, block);
+    fn read_bits(&self, bank: Bank, block: u32) -> u64 {
+        let words = self.words(block);
         // Only what is not idle is pending or active.
         let walk = |shows: fn(&Irq) -> bool| {
             bits_of(words.not_idle & !words.bound).fold(0, |value, n| {
-                let irq = self.irq(owner, IntId(block * 32 + n));
+                let irq = self.irq(IntId(block * 32 + n));
                 value | u32::from(irq.is_some_and(shows)) << n
             })
         };
@@ -230,7 +215,7 @@ impl Vgic {
             Bank::Group => words.group1 & !words.bound,
             Bank::SetEnable | Bank::ClearEnable => words.enabled & !words.bound,
             Bank::SetPending | Bank::ClearPending => {
-                walk(Irq::shows_pending) | self.lines(owner, block) & !words.bound
+                walk(Irq::shows_pending) | self.lines(block) & !words.bound
             }
             Bank::SetActive | Bank::ClearActive => walk(Irq::shows_active),
         })
@@ -238,53 +223,41 @@ impl Vgic {
 
     /// Whom a load of the pending or active state of a block has to wait for, if anybody: those in whose list
     /// registers one of its interrupts is, and who have not folded since the load was first tried.
-    fn unanswered(
-        &mut self,
-        me: VcpuId,
-        owner: VcpuId,
-        block: u32,
-        of: (Frame, u64),
-    ) -> Option<VcpuSet> {
+    fn unanswered(&mut self, me: VcpuId, block: u32, of: (Frame, u64)) -> Option<VcpuSet> {
         let mut holders = VcpuSet::EMPTY;
-        for n in bits_of(self.words(owner, block).not_idle) {
-            if let Some(seat) = self
-                .irq(owner, IntId(block * 32 + n))
-                .and_then(|irq| irq.seat)
-            {
+        for n in bits_of(self.words(block).not_idle) {
+            if let Some(seat) = self.irq(IntId(block * 32 + n)).and_then(|irq| irq.seat) {
                 holders.insert(seat.vcpu);
             }
         }
         holders.remove(me);
-        let local = self.vcpus.get_mut(me.index())?;
-        if local.wait.of != Some(of) {
-            local.wait = Wait {
+        let (published, distributor) = (self.published, self.distributor.as_deref_mut()?);
+        let wait = distributor.waits.get_mut(me.index())?;
+        if wait.of != Some(of) {
+            *wait = Wait {
                 of: Some(of),
                 ..Wait::default()
             };
         }
-        local.wait.tried = true;
-        let missing = VcpuSet(holders.0 & !local.wait.answered.0);
+        wait.tried = true;
+        let missing = holders.without(wait.answered);
         if missing.is_empty() {
-            local.wait = Wait::default();
+            *wait = Wait::default();
+            published.lower(me, flag::WAITS);
             return None;
         }
+        published.raise(me, flag::WAITS | flag::SHARED);
         for holder in missing.iter() {
-            if let Some(holder) = self.vcpus.get_mut(holder.index()) {
-                holder.asked.insert(me);
+            if let Some(asked) = distributor.asked.get_mut(holder.index()) {
+                asked.insert(me);
             }
+            published.raise(holder, flag::SHARED | flag::DIRTY);
         }
-        Some(self.disturb(missing))
+        Some(missing)
     }
 
-    fn write_bits(
-        &mut self,
-        owner: VcpuId,
-        bank: Bank,
-        block: u32,
-        value: u32,
-        effects: &mut Effects,
-    ) {
-        let words = self.words(owner, block);
+    fn write_bits(&mut self, bank: Bank, block: u32, value: u32, effects: &mut Effects) {
+        let words = self.words(block);
         let sgis = if block == 0 { 0xffff } else { 0 };
         let changes = !words.bound
             & match bank {
@@ -292,7 +265,9 @@ impl Vgic {
                 Bank::SetEnable => value & !words.enabled,
                 Bank::ClearEnable => value & words.enabled,
                 // A GICv2 has GICD_SPENDSGIR and GICD_CPENDSGIR for them (IHI0048 4.3.7).
-                Bank::SetPending | Bank::ClearPending if self.is_v2 => value & !sgis,
+                Bank::SetPending | Bank::ClearPending if self.published.rules().is_v2 => {
+                    value & !sgis
+                }
                 _ => value,
             };
         // Passed-through SPIs whose physical counterpart changes as well.
@@ -315,28 +290,24 @@ impl Vgic {
             let idle = changes & !words.not_idle;
             let mut done = 0;
             for n in bits_of(idle) {
-                if let Some(irq) = self.irq_mut(owner, IntId(block * 32 + n)) {
+                if let Some(irq) = self.irq_mut(IntId(block * 32 + n)) {
                     change(irq);
                     done |= 1 << n;
                 }
             }
-            if let Some(words) = self.words_mut(owner, block) {
-                match bank {
-                    Bank::Group => words.group1 ^= done,
-                    _ => words.enabled ^= done,
-                }
-                let words = *words;
-                self.published.show(owner, block, &words);
-            }
+            self.change_words(block, |words| match bank {
+                Bank::Group => words.group1 ^= done,
+                _ => words.enabled ^= done,
+            });
         }
         for n in bits_of(follow) {
             let intid = IntId(block * 32 + n);
             if bank == Bank::ClearEnable
-                && let Some(seat) = self.irq(owner, intid).and_then(|irq| irq.seat)
+                && let Some(seat) = self.irq(intid).and_then(|irq| irq.seat)
             {
-                self.unsynced.insert(seat.vcpu);
+                self.published.raise(seat.vcpu, flag::UNSYNCED);
             }
-            self.update(owner, intid, effects, change);
+            self.update(intid, effects, change);
         }
         let mask = SpiMask { block, bits };
         if block != 0 && bits != 0 {
@@ -349,18 +320,13 @@ impl Vgic {
         }
     }
 
-    /// An interrupt that the guest's registers show.
-    pub(super) fn visible(&self, owner: VcpuId, intid: IntId) -> Option<&Irq> {
-        self.irq(owner, intid).filter(|irq| !irq.bound)
-    }
-
-    fn write_trigger(&mut self, owner: VcpuId, first: u32, value: u32, effects: &mut Effects) {
+    fn write_trigger(&mut self, first: u32, value: u32, effects: &mut Effects) {
         // [0] to level, [1] to edge.
         let mut changed = [0u32; 2];
         for n in 0..16 {
             let intid = IntId(first + n);
             let edge = value >> (2 * n + 1) & 1 != 0;
-            let Some(irq) = self.visible(owner, intid) else {
+            let Some(irq) = self.visible(intid) else {
                 continue;
             };
             if intid.is_sgi() || irq.edge == edge {
@@ -371,7 +337,7 @@ impl Vgic {
             {
                 *mask |= 1 << (intid.0 % 32);
             }
-            self.update(owner, intid, effects, |irq| irq.set_edge(edge));
+            self.update(intid, effects, |irq| irq.set_edge(edge));
         }
         let [level, edge] = changed;
         if first >= 32 && level | edge != 0 {
@@ -381,10 +347,12 @@ impl Vgic {
     }
 
     fn write_route(&mut self, intid: IntId, part: Part, value: u64, effects: &mut Effects) {
-        if self.visible(VcpuId(0), intid).is_none() {
+        if self.visible(intid).is_none() {
             return;
         }
-        let Some(route) = self.routes.get_mut((intid.0 as usize).wrapping_sub(32)) else {
+        let index = (intid.0 as usize).wrapping_sub(32);
+        let distributor = self.distributor.as_mut();
+        let Some(route) = distributor.and_then(|it| it.routes.get_mut(index)) else {
             return;
         };
         // The routing mode bit 31 is RES0 (GICD_TYPER.No1N).
@@ -393,11 +361,9 @@ impl Vgic {
             return;
         }
         *route = new;
-        let target = self.affinities.find(new);
-        self.update(VcpuId(0), intid, effects, |irq| irq.target = target);
-        let passed_through = self
-            .irq(VcpuId(0), intid)
-            .is_some_and(|irq| irq.passed_through);
+        let target = self.published.affinities().find(new);
+        self.update(intid, effects, |irq| irq.target = target);
+        let passed_through = self.irq(intid).is_some_and(|irq| irq.passed_through);
         if let (true, Some(to)) = (passed_through, target) {
             effects.phys = Some(Physical::Route { spi: intid, to });
         }

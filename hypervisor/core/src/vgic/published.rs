@@ -12,26 +12,61 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::register::{Bank, Register};
-use super::{Affinities, Config, Frame, Model, Words, blocks};
+use super::{Affinities, Config, Frame, MAX_LIST_REGS, Model, Words, blocks, passed_through};
 use crate::id::{Mpidr, VcpuId};
 
 /// GICD_TYPER (IHI0069 12.9): 10 bits of INTID, Aff3, no "1 of N" routing, range selector.
 const TYPER: u64 = 9 << 19 | 1 << 24 | 1 << 25 | 1 << 26;
+/// GICR_CTLR.RWP (IHI0069 12.11).
+const REDIST_RWP: u64 = 1 << 3;
 /// Arm, and no product that has errata to work around.
 const IIDR: u64 = 0x43b;
 
 /// What of a virtual GIC is read without a lock: registers that never change, and those that no list register holds. A clone
 /// is the same.
 #[derive(Clone, Debug)]
-pub struct Published {
+pub struct Published(Arc<Content>);
+
+#[derive(Debug)]
+struct Content {
+    rules: Rules,
+    affinities: Affinities,
     /// GICD_TYPER.
     typer: u64,
     /// GICR_TYPER of each vCPU.
     redistributors: Vec<u64>,
     /// Of each block of SPIs, and behind them of the private interrupts of each vCPU.
-    shown: Arc<[Shown]>,
+    shown: Vec<Shown>,
     /// How many blocks of SPIs.
     blocks: usize,
+    /// Of each block, private interrupts first: which interrupts come from the physical ones of the same INTID.
+    passed_through: Vec<u32>,
+    /// Of each vCPU: what is in [`flag`].
+    flags: Vec<AtomicU32>,
+}
+
+/// What never changes of a virtual GIC and decides how it behaves.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    pub is_v2: bool,
+    /// See [`Model::V2`].
+    pub resamples: bool,
+    pub priority_mask: u8,
+    pub list_regs: usize,
+}
+
+/// What is said of a vCPU to everybody.
+pub(super) mod flag {
+    /// The distributor may hold something of this vCPU's: an SPI that is or should be in one of its list registers, a
+    /// read that waits. Raised and lowered under the distributor's lock.
+    pub const SHARED: u32 = 1 << 0;
+    /// It must populate for something that the distributor holds. Raised and lowered under the distributor's lock,
+    /// together with `SHARED`.
+    pub const DIRTY: u32 = 1 << 1;
+    /// A write that has taken effect in the virtual GIC takes effect there when it folds.
+    pub const UNSYNCED: u32 = 1 << 2;
+    /// It has been told to run a load again.
+    pub const WAITS: u32 = 1 << 3;
 }
 
 /// Of 32 interrupts, what the guest's registers show.
@@ -42,8 +77,7 @@ struct Shown {
 }
 
 impl Published {
-    /// Of the virtual GIC that [`Vgic::new`](super::Vgic::new) makes of the same.
-    pub fn new(config: &Config<'_>) -> Self {
+    pub(super) fn new(config: &Config<'_>) -> Self {
         let affinities = Affinities::new(config.mpidrs);
         let blocks = blocks(config);
         let typer = if config.model == Model::V3 {
@@ -57,14 +91,102 @@ impl Published {
             let last = u64::from(config.last.contains(vcpu));
             u64::from(mpidr) << 32 | u64::from(vcpu.0) << 8 | last << 4
         };
-        Self {
+        let shift = 8u32.saturating_sub(config.priority_bits);
+        let vcpus = affinities.len();
+        Self(Arc::new(Content {
+            rules: Rules {
+                is_v2: config.model != Model::V3,
+                resamples: config.model != Model::V2 { resamples: false },
+                priority_mask: 0xffu8.checked_shl(shift).unwrap_or(0),
+                list_regs: config.list_regs.clamp(1, MAX_LIST_REGS),
+            },
             typer,
             redistributors: affinities.all().iter().map(redistributor).collect(),
-            shown: (0..blocks as usize + affinities.len())
+            shown: (0..blocks as usize + vcpus)
                 .map(|_| Shown::default())
                 .collect(),
             blocks: blocks as usize,
+            passed_through: (0..=blocks)
+                .map(|block| passed_through(config, block))
+                .collect(),
+            flags: (0..vcpus).map(|_| AtomicU32::new(flag::SHARED)).collect(),
+            affinities,
+        }))
+    }
+
+    /// Which interrupts of a block come from the physical ones of the same INTID.
+    pub(super) fn passed_through(&self, block: u32) -> u32 {
+        let words = &self.0.passed_through;
+        words.get(block as usize).copied().unwrap_or(0)
+    }
+
+    pub(super) fn rules(&self) -> Rules {
+        self.0.rules
+    }
+
+    /// The affinities of the vCPUs.
+    pub fn affinities(&self) -> &Affinities {
+        &self.0.affinities
+    }
+
+    /// The blocks of SPIs, for [`reset_spis`](super::reset_spis).
+    pub fn spi_blocks(&self) -> core::ops::RangeInclusive<u32> {
+        1..=self.0.blocks as u32
+    }
+
+    /// The same now, and apart from then on.
+    pub(super) fn copy(&self) -> Self {
+        let word = |word: &AtomicU32| AtomicU32::new(word.load(Ordering::Relaxed));
+        let Content {
+            rules,
+            ref affinities,
+            typer,
+            ref redistributors,
+            ref shown,
+            blocks,
+            ref passed_through,
+            ref flags,
+        } = *self.0;
+        let shown = shown.iter().map(|shown| Shown {
+            enabled: word(&shown.enabled),
+            group1: word(&shown.group1),
+        });
+        Self(Arc::new(Content {
+            rules,
+            affinities: affinities.clone(),
+            typer,
+            redistributors: redistributors.clone(),
+            shown: shown.collect(),
+            blocks,
+            passed_through: passed_through.clone(),
+            flags: flags.iter().map(word).collect(),
+        }))
+    }
+
+    /// Whether one of `bits` is said of `vcpu`. A vCPU that asks for itself and misses what is said at that moment is kicked
+    /// for it.
+    #[inline]
+    pub(super) fn has(&self, vcpu: VcpuId, bits: u32) -> bool {
+        let flags = self.0.flags.get(vcpu.index());
+        flags.is_some_and(|flags| flags.load(Ordering::Relaxed) & bits != 0)
+    }
+
+    pub(super) fn raise(&self, vcpu: VcpuId, bits: u32) {
+        if let Some(flags) = self.0.flags.get(vcpu.index()) {
+            flags.fetch_or(bits, Ordering::Relaxed);
         }
+    }
+
+    pub(super) fn lower(&self, vcpu: VcpuId, bits: u32) {
+        if let Some(flags) = self.0.flags.get(vcpu.index()) {
+            flags.fetch_and(!bits, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether something has still to take effect somewhere.
+    pub(super) fn is_unsynced(&self) -> bool {
+        let has = |flags: &AtomicU32| flags.load(Ordering::Relaxed) & flag::UNSYNCED != 0;
+        self.0.flags.iter().any(has)
     }
 
     /// What a load of `size` bytes reads, if it needs no lock.
@@ -81,12 +203,22 @@ impl Published {
         match register {
             Register::Implementer => Some(IIDR),
             Register::Identification(byte) => Some(byte.into()),
-            Register::Type(part) => Some(part.of(match frame {
-                Frame::Redistributor(owner) => {
-                    self.redistributors.get(owner.index()).copied().unwrap_or(0)
-                }
-                _ => self.typer,
-            })),
+            Register::Type(part) => Some(
+                part.of(match frame {
+                    Frame::Redistributor(owner) => self
+                        .0
+                        .redistributors
+                        .get(owner.index())
+                        .copied()
+                        .unwrap_or(0),
+                    _ => self.0.typer,
+                }),
+            ),
+            Register::Control => match frame {
+                Frame::Redistributor(owner) if self.has(owner, flag::UNSYNCED) => Some(REDIST_RWP),
+                Frame::Redistributor(_) => Some(0),
+                _ => None,
+            },
             Register::Bits { bank, block } => {
                 let owner = frame.owner(VcpuId(0));
                 let word = |shown: &Shown| match bank {
@@ -108,8 +240,8 @@ impl Published {
 
     fn shown(&self, owner: VcpuId, block: u32) -> Option<&Shown> {
         match (block as usize).checked_sub(1) {
-            None => self.shown.get(self.blocks + owner.index()),
-            Some(block) => self.shown.get(..self.blocks)?.get(block),
+            None => self.0.shown.get(self.0.blocks + owner.index()),
+            Some(block) => self.0.shown.get(..self.0.blocks)?.get(block),
         }
     }
 

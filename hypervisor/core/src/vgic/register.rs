@@ -128,6 +128,17 @@ impl Register {
         }
     }
 
+    /// Whether it is of what is one vCPU's own.
+    pub fn is_private(self) -> bool {
+        match self {
+            Self::Bits { block, .. } => block == 0,
+            Self::Priority { intid, .. } | Self::Trigger { intid } => intid < 32,
+            Self::Targets { intid, .. } => intid < 32,
+            Self::Waker | Self::Senders { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Whether it is in the distributor (`shared`) or in a redistributor. With affinity routing the
     /// distributor's registers of INTID 0 to 31 are RAZ/WI (IHI0069 12.9).
     #[inline(always)]

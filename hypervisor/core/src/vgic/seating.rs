@@ -1,9 +1,11 @@
 //! Moving interrupts between the shared state and the list registers of one vCPU.
 
+use super::frame::Wait;
 use super::irq::{Holder, Irq, Seat};
 use super::lr::{ListReg, LrSource, LrState, hcr};
-use super::mmio::Wait;
-use super::{Effects, MAX_LIST_REGS, Vgic, bits_of, enabled, spi};
+use super::parts::{Distributor, Held, Parts, View};
+use super::published::flag;
+use super::{Effects, MAX_LIST_REGS, bits_of, enabled, spi};
 use crate::id::{IntId, VcpuId, VcpuSet};
 
 /// What a vCPU enters its guest with, beside its list registers.
@@ -69,59 +71,86 @@ impl Queue {
     }
 }
 
-impl Vgic {
-    /// Brings what the list registers of `vcpu` hold back into the shared state. They count as empty from
-    /// then on, and `vcpu` must [`populate`](Self::populate) before it enters its guest. `eoi_count` is
+impl<'a, P: Parts + 'a> Held<'a, P> {
+    /// Brings what the list registers of the vCPU hold back into its part and the distributor. They count as empty from
+    /// then on, and the vCPU must [`populate`](Self::populate) before it enters its guest. `eoi_count` is
     /// EOIcount of ICH_HCR_EL2 ([`hcr::eoi_count`]); it counts once, so the populate that follows gets 0.
-    pub fn fold(&mut self, vcpu: VcpuId, lrs: &[ListReg], eoi_count: u32) -> Effects {
+    pub fn fold(&mut self, lrs: &[ListReg], eoi_count: u32) -> Effects {
+        self.view().fold(lrs, eoi_count)
+    }
+
+    /// Chooses what goes into the list registers of the vCPU, after folding what is still in them (nothing, if
+    /// it has just folded). All of `lrs` is written.
+    pub fn populate(&mut self, lrs: &mut [ListReg], eoi_count: u32) -> (Entry, Effects) {
+        self.view().populate(lrs, eoi_count)
+    }
+
+    /// Puts private interrupts (bit n of `come` is INTID n) that have just come to the vCPU into list registers that are in
+    /// use by nothing (a bit each in `unused`), and leaves the others alone. [`needs_populate`](Self::needs_populate)
+    /// was false before they came: so all else that could be in a list register is in one. Answers which list registers were
+    /// filled, a bit each, their contents being in `lrs`, and [`Entry::again`] of them.
+    /// `None`, and nothing done, where only [`populate`](Self::populate) will do.
+    pub fn seat(&mut self, come: u32, lrs: &mut [ListReg], unused: u64) -> Option<(u64, u32)> {
+        self.view().seat(come, lrs, unused)
+    }
+
+    /// Whether the vCPU has to populate before it enters its guest again.
+    pub fn needs_populate(&mut self) -> bool {
+        let view = self.view();
+        let is_dirty = view.private.is_some_and(|private| private.is_dirty);
+        is_dirty || view.published.has(view.vcpu, flag::DIRTY)
+    }
+
+    /// Whether the vCPU would be interrupted by something that is not in its list registers.
+    pub fn has_pending(&mut self) -> bool {
+        self.view().candidates().any(|(_, active)| !active)
+    }
+}
+
+impl View<'_> {
+    pub fn fold(&mut self, lrs: &[ListReg], eoi_count: u32) -> Effects {
         let mut effects = Effects::NONE;
-        let Some(local) = self.vcpus.get_mut(vcpu.index()) else {
+        let vcpu = self.vcpu;
+        let Some(private) = &mut self.private else {
             return effects;
         };
-        let slots = core::mem::replace(&mut local.slots, [None; MAX_LIST_REGS]);
-        let asked = core::mem::take(&mut local.asked);
-        for reader in asked.iter() {
-            if let Some(reader) = self.vcpus.get_mut(reader.index()) {
-                reader.wait.answered.insert(vcpu);
-            }
+        let slots = core::mem::replace(&mut private.slots, [None; MAX_LIST_REGS]);
+        private.is_dirty = true;
+        if let Some(distributor) = &mut self.distributor {
+            distributor.answer(vcpu);
         }
-        self.unsynced.remove(vcpu);
-        self.dirty.insert(vcpu);
+        if self.published.has(vcpu, flag::UNSYNCED) {
+            self.published.lower(vcpu, flag::UNSYNCED);
+        }
         // First, since only what was in no list register can be meant.
         for _ in 0..eoi_count.min(31) {
-            let Some(intid) = self.first_active(vcpu) else {
+            let Some(intid) = self.first_active() else {
                 break;
             };
-            self.update(vcpu, intid, &mut effects, Irq::clear_active);
+            self.update(intid, &mut effects, Irq::clear_active);
         }
         for (slot, lr) in slots.iter().zip(lrs) {
             if let Some(intid) = *slot {
-                self.update(vcpu, intid, &mut effects, |irq| unseat(irq, vcpu, *lr));
+                debug_assert!(self.irq(intid).is_some(), "its part is not locked");
+                self.update(intid, &mut effects, |irq| unseat(irq, vcpu, *lr));
             }
         }
         effects.kick.remove(vcpu);
         effects
     }
 
-    /// Chooses what goes into the list registers of `vcpu`, after folding what is still in them (nothing, if
-    /// it has just folded). All of `lrs` is written.
-    pub fn populate(
-        &mut self,
-        vcpu: VcpuId,
-        lrs: &mut [ListReg],
-        eoi_count: u32,
-    ) -> (Entry, Effects) {
-        let mut effects = self.fold(vcpu, lrs, eoi_count);
-        self.wake(vcpu, &mut effects);
-        self.dirty.remove(vcpu);
+    pub fn populate(&mut self, lrs: &mut [ListReg], eoi_count: u32) -> (Entry, Effects) {
+        let mut effects = self.fold(lrs, eoi_count);
+        let (vcpu, groups) = (self.vcpu, self.groups());
+        self.wake(&mut effects);
         lrs.fill(ListReg::EMPTY);
         let mut hcr = hcr::EN | hcr::TDIR;
-        let queue = self.line_up(vcpu, self.list_regs.min(lrs.len()), &mut hcr);
+        let limit = self.published.rules().list_regs.min(lrs.len());
+        let queue = self.line_up(limit, &mut hcr);
         let mut again = 0;
         for (index, (lr, &key)) in lrs.iter_mut().zip(queue.keys()).enumerate() {
             let intid = IntId(key::intid(key));
-            let groups = self.groups;
-            if let Some(irq) = self.irq_mut(vcpu, intid) {
+            if let Some(irq) = self.irq_mut(intid) {
                 let on = enabled(groups, irq);
                 *lr = seat(irq, vcpu, intid, on);
                 if intid.is_private() && may_come_again(irq, *lr) {
@@ -129,84 +158,88 @@ impl Vgic {
                 }
             }
             if let Some(slot) = self
-                .vcpus
-                .get_mut(vcpu.index())
-                .and_then(|local| local.slots.get_mut(index))
+                .private
+                .as_mut()
+                .and_then(|private| private.slots.get_mut(index))
             {
                 *slot = Some(intid);
             }
         }
-        if let Some(local) = self.vcpus.get_mut(vcpu.index())
-            && !core::mem::take(&mut local.wait.tried)
-        {
-            local.wait = Wait::default();
+        if let Some(private) = &mut self.private {
+            private.is_dirty = false;
         }
+        self.settle_shared(queue.keys());
         effects.kick.remove(vcpu);
-        if hcr & (hcr::NPIE | hcr::LRENPIE) != 0 || self.has_waiting_read(vcpu) {
+        if hcr & (hcr::NPIE | hcr::LRENPIE) != 0 || self.published.has(vcpu, flag::WAITS) {
             again = 0;
         }
         let used = queue.used;
         (Entry { used, hcr, again }, effects)
     }
 
-    /// Puts private interrupts (bit n of `come` is INTID n) that have just come to `vcpu` into list registers from
-    /// `first` on, which are in use by nothing, and leaves the others alone. [`needs_populate`](Self::needs_populate)
-    /// was false before they came: so all else that could be in a list register is in one. What they need goes
-    /// into `lrs`, from `first` on; answers how many are in use then, and [`Entry::again`] of the new ones.
-    /// `None`, and nothing done, where only [`populate`](Self::populate) will do.
-    pub fn seat(
-        &mut self,
-        vcpu: VcpuId,
-        come: u32,
-        lrs: &mut [ListReg],
-        first: usize,
-    ) -> Option<(usize, u32)> {
-        let room = self.list_regs.min(lrs.len()).saturating_sub(first);
-        if come.count_ones() as usize > room || self.has_waiting_read(vcpu) {
+    /// The vCPU has populated with the distributor locked: says whether that may hold something of it from now on.
+    fn settle_shared(&mut self, placed: &[u32]) {
+        let vcpu = self.vcpu;
+        let has_spi = placed.iter().any(|&key| key::intid(key) >= 32)
+            || self.candidates().any(|(key, _)| key::intid(key) >= 32);
+        let Some(distributor) = &mut self.distributor else {
+            return;
+        };
+        let mut lower = flag::DIRTY;
+        let mut waits = false;
+        if let Some(wait) = distributor.waits.get_mut(vcpu.index()) {
+            if !core::mem::take(&mut wait.tried) {
+                *wait = Wait::default();
+            }
+            waits = wait.of.is_some();
+        }
+        if !waits {
+            lower |= flag::WAITS;
+        }
+        if !(waits || has_spi) {
+            lower |= flag::SHARED;
+        }
+        self.published.lower(vcpu, lower);
+    }
+
+    fn seat(&mut self, come: u32, lrs: &mut [ListReg], unused: u64) -> Option<(u64, u32)> {
+        let (vcpu, groups) = (self.vcpu, self.groups());
+        let limit = self.published.rules().list_regs.min(lrs.len());
+        let mut free = unused & 1u64.checked_shl(limit as u32).unwrap_or(0).wrapping_sub(1);
+        let private = self.private.as_mut()?;
+        if come.count_ones() > free.count_ones() || self.published.has(vcpu, flag::WAITS) {
             return None;
         }
         for n in bits_of(come) {
-            if self.irq(vcpu, IntId(n))?.seat.is_some() {
+            if private.irqs.get(n as usize)?.seat.is_some() {
                 return None;
             }
         }
-        let groups = self.groups;
-        let (mut used, mut again) = (first, 0);
+        let (mut filled, mut again) = (0, 0);
         for n in bits_of(come) {
-            let local = self.vcpus.get_mut(vcpu.index())?;
-            let irq = local.irqs.get_mut(n as usize)?;
+            let irq = private.irqs.get_mut(n as usize)?;
             if !(irq.is_ready() && enabled(groups, irq)) {
                 continue;
             }
+            let index = free.trailing_zeros();
+            free &= free.wrapping_sub(1);
             let lr = seat(irq, vcpu, IntId(n), true);
             again |= u32::from(may_come_again(irq, lr)) << n;
-            *lrs.get_mut(used)? = lr;
-            *local.slots.get_mut(used)? = Some(IntId(n));
-            used += 1;
+            *lrs.get_mut(index as usize)? = lr;
+            *private.slots.get_mut(index as usize)? = Some(IntId(n));
+            filled |= 1u64.checked_shl(index)?;
         }
-        self.dirty.remove(vcpu);
-        Some((used, again))
-    }
-
-    /// Whether `vcpu` has been told to run a load again. What it does before that ages the answer, so all
-    /// its interrupts take the way through [`populate`](Self::populate), which takes care of that.
-    fn has_waiting_read(&self, vcpu: VcpuId) -> bool {
-        let local = self.vcpus.get(vcpu.index());
-        local.is_some_and(|local| local.wait.of.is_some())
-    }
-
-    /// Whether `vcpu` would be interrupted by something that is not in its list registers.
-    pub fn has_pending(&self, vcpu: VcpuId) -> bool {
-        self.candidates(vcpu).any(|(_, active)| !active)
+        private.is_dirty = false;
+        Some((filled, again))
     }
 
     /// Who gets a list register. If not all of them do, at least one that is pending and not active is among
     /// those who do, so that "no list register pending" means progress, and never fires for ever.
-    fn line_up(&self, vcpu: VcpuId, limit: usize, hcr: &mut u64) -> Queue {
+    fn line_up(&self, limit: usize, hcr: &mut u64) -> Queue {
         let mut queue = Queue::new(limit);
         let mut first_pending = u32::MAX;
         let (mut active, mut pending) = (0usize, 0usize);
-        for (key, is_active) in self.candidates(vcpu) {
+        for (key, is_active) in self.candidates() {
             if is_active {
                 active += 1;
             } else {
@@ -237,61 +270,52 @@ impl Vgic {
     }
 
     /// What could be in a list register of `vcpu` and is in none: its key, and whether it is active.
-    fn candidates(&self, vcpu: VcpuId) -> impl Iterator<Item = (u32, bool)> {
-        let private = bits_of(self.words(vcpu, 0).not_idle).map(IntId);
-        let shared = self
-            .words
+    fn candidates(&self) -> impl Iterator<Item = (u32, bool)> {
+        let (vcpu, groups) = (self.vcpu, self.groups());
+        let private = bits_of(self.words(0).not_idle).map(IntId);
+        let words = self.distributor.as_ref().map(|it| &it.words[..]);
+        let shared = words
+            .unwrap_or(&[])
             .iter()
             .enumerate()
             .flat_map(|(block, words)| bits_of(words.not_idle).map(move |bit| spi(block, bit)));
         private.chain(shared).filter_map(move |intid| {
-            let irq = self.irq(vcpu, intid)?;
+            let irq = self.irq(intid)?;
             let active = irq.active && irq.active_on == Some(vcpu) && irq.seat.is_none();
-            let ready = irq.is_ready() && irq.target == Some(vcpu) && enabled(self.groups, irq);
+            let ready = irq.is_ready() && irq.target == Some(vcpu) && enabled(groups, irq);
             (active || ready).then(|| (key::new(active, irq.priority, intid.0), active))
         })
     }
 
     /// The active interrupt of highest priority that `vcpu` has outside its list registers: the one that an
     /// EOI which found no list register was for (EOImode 0: priorities end in order).
-    fn first_active(&self, vcpu: VcpuId) -> Option<IntId> {
-        self.candidates(vcpu)
+    fn first_active(&self) -> Option<IntId> {
+        self.candidates()
             .filter(|&(_, active)| active)
             .map(|(key, _)| key)
             .min()
             .map(|key| IntId(key::intid(key)))
     }
+}
 
-    /// Marks everybody in `vcpus` as having to populate, and returns them.
-    pub(super) fn disturb(&mut self, vcpus: VcpuSet) -> VcpuSet {
-        self.dirty = self.dirty.union(vcpus);
-        vcpus
-    }
-
-    /// Those who have something in their list registers.
-    pub(super) fn seated(&self) -> VcpuSet {
-        let mut seated = VcpuSet::EMPTY;
-        for (vcpu, local) in (0u8..).map(VcpuId).zip(&self.vcpus) {
-            // They are filled from the first on.
-            if local.slots.first().is_some_and(Option::is_some) {
-                seated.insert(vcpu);
+impl Distributor {
+    /// `vcpu` folds: those whose reads wait for that may go on.
+    fn answer(&mut self, vcpu: VcpuId) {
+        let asked = self.asked.get_mut(vcpu.index()).map(core::mem::take);
+        for reader in asked.unwrap_or_default().iter() {
+            if let Some(wait) = self.waits.get_mut(reader.index()) {
+                wait.answered.insert(vcpu);
             }
         }
-        seated
     }
 
-    /// All of whom something private is not idle, and those who would take an SPI: whoever could be interrupted
-    /// is among them. Each SPI that is not idle is looked at once, however many vCPUs there are.
+    /// All who would take an SPI now. Each SPI that is not idle is looked at once, however many vCPUs there are.
     pub(super) fn busy(&self) -> VcpuSet {
         let mut busy = VcpuSet::EMPTY;
-        for (vcpu, local) in (0u8..).map(VcpuId).zip(&self.vcpus) {
-            if local.words.not_idle != 0 {
-                busy.insert(vcpu);
-            }
-        }
-        for (block, words) in self.words.iter().enumerate() {
+        let blocks = self.words.iter().zip(self.spis.chunks(32));
+        for (words, spis) in blocks {
             for bit in bits_of(words.not_idle) {
-                let irq = self.irq(VcpuId(0), spi(block, bit));
+                let irq = spis.get(bit as usize);
                 let ready = irq.filter(|irq| irq.is_ready() && enabled(self.groups, irq));
                 if let Some(target) = ready.and_then(|irq| irq.target) {
                     busy.insert(target);

@@ -6,7 +6,7 @@
 //! The virtual GIC learns of what happens in a list register at the next fold only. Until then the interrupt's
 //! seat stands, also after the guest has ended it. A list register that got the same word again is therefore
 //! one whose interrupt the guest has not acknowledged yet: the next fold finds exactly the state that
-//! [`populate`](super::Vgic::populate) left. That needs three things.
+//! [`populate`](super::Held::populate) left. That needs three things.
 //!
 //! * The word means what has just arrived. [`Entry::again`](super::Entry) names the interrupts of which that is
 //!   so: an SGI that is pending by its latch alone, with HW = 0 and no EOI bit; a passed-through PPI that is

@@ -6,7 +6,7 @@ use super::{Action, Deferred, GuestMap, Pcpu, Vcpu};
 use crate::regs::GuestRegs;
 use crate::sdei::{Board, Due, Effect, Priority, SdeiEffects, SharedEvents};
 use crate::trace::Event;
-use crate::vgic::Vgic;
+use crate::vgic::Parts;
 
 impl Vcpu {
     /// Takes the private events that are due; the last thing before an entry. True if a shared one comes next:
@@ -69,7 +69,7 @@ impl Vcpu {
         regs: &mut GuestRegs,
         pcpu: &mut impl Pcpu,
         map: &GuestMap,
-        shared_events: (&mut SharedEvents, &mut Vgic),
+        shared_events: (&mut SharedEvents, &impl Parts),
     ) -> SdeiEffects {
         let was_running = self.sdei.running();
         let sdei_effects = self.sdei.call_shared(call, regs, pcpu, map, shared_events);

@@ -11,7 +11,7 @@ use crate::psci::Endian;
 use crate::regs::GuestRegs;
 use crate::time::Instant;
 use crate::trng;
-use crate::vgic::{Effects, ListReg};
+use crate::vgic::{Effects, ListReg, Parts};
 
 /// Why a vCPU came out of its guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,8 @@ pub trait Hardware: Pcpu {
     fn set_ich_hcr(&mut self, value: u64);
     /// The virtual CPU interface as out of reset: everything disabled, nothing active.
     fn reset_virtual_interface(&mut self);
-    /// Performs what the virtual GIC decided about physical interrupts. The VM's lock is held.
+    /// Performs what the virtual GIC decided about physical interrupts. The part of the virtual GIC is locked that it concerns,
+    /// or the VM's lock is held.
     fn perform(&mut self, effects: &Effects);
     /// Which of the 32 physical interrupts from INTID `32 * block` on are pending (GICD_ISPENDR, GICR_ISPENDR0), a bit each;
     /// private ones are those of `owner`'s pCPU. A level-sensitive one is pending while its line is up; `None` where
@@ -126,8 +127,9 @@ pub trait Hardware: Pcpu {
     fn show_uart_page(&mut self, on: bool);
 }
 
-/// The VM that a vCPU belongs to, as the vCPU's own pCPU reaches it.
-pub trait Vm {
+/// The VM that a vCPU belongs to, as the vCPU's own pCPU reaches it. Lock order: the VM's, then those of its virtual GIC
+/// ([`Parts`]).
+pub trait Vm: Parts {
     /// The lock on what the vCPUs share, while it is held.
     type Guard<'a>: DerefMut<Target = Shared>
     where

@@ -13,8 +13,8 @@ use crate::id::{IntId, VcpuId, VcpuSet};
 use crate::mailbox::Requests;
 use crate::regs::GuestRegs;
 use crate::sdei::Fate;
-use crate::vgic::Model;
 use crate::vgic::affinity::Sgi;
+use crate::vgic::{self, Model};
 
 /// Why a vCPU leaves its guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,13 +144,22 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         }
     }
 
-    /// Does what was left for the VM's lock. On the way of every access to a device: not to be shared with the rare one of
+    /// Does what needs a lock. On the way of every access to a device: not to be shared with the rare one of
     /// `undescribed.rs`.
     #[inline(always)]
     fn finish(&mut self, deferred: Deferred) -> Outcome {
         let (vcpu, regs, cpu) = (&mut self.vcpu, &mut self.regs, &mut self.cpu);
-        let map = self.vm.map();
-        self.vm.lock().finish(deferred, vcpu, regs, cpu, map)
+        let (vm, map) = (&self.vm, self.vm.map());
+        Outcome::kick(match deferred {
+            Deferred::Gic {
+                frame,
+                offset,
+                access,
+            } => vcpu.access_gic((frame, offset), access, regs, vm, cpu),
+            Deferred::SgiGroup0(sgi) => vgic::send_sgi_group0(vm, sgi),
+            Deferred::Deactivate(intid) => vcpu.deactivate(intid, vm, cpu),
+            other => return vm.lock().finish(other, vcpu, regs, cpu, (map, vm)),
+        })
     }
 
     /// Does what is left when the lock has been released.
@@ -221,13 +230,11 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             Interrupt::None => {}
             Interrupt::Guest(intid) if self.comes_again(intid) => {}
             Interrupt::Guest(intid) => {
-                let outcome = self.vm.lock().forward(
-                    intid,
-                    &mut self.vcpu,
-                    &mut self.cpu,
-                    &self.vm.map().board,
-                );
-                self.arrived(outcome);
+                let (kick, bound) = self.vcpu.forward(intid, &self.vm, &mut self.cpu);
+                self.kick(kick);
+                if let Some(intid) = bound {
+                    self.take_bound(intid);
+                }
             }
             Interrupt::Maintenance(intid) => {
                 // The line stays up until the list registers are refreshed, so that comes first.
@@ -237,10 +244,10 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 self.cpu.deactivate(intid);
             }
             Interrupt::Console(intid) => {
-                let outcome =
-                    self.vm
-                        .lock()
-                        .receive(&mut self.vcpu, &mut self.cpu, &self.vm.map().board);
+                let around = (&self.vm.map().board, &self.vm);
+                let mut shared = self.vm.lock();
+                let outcome = shared.receive(&mut self.vcpu, &mut self.cpu, around);
+                drop(shared);
                 self.arrived(outcome);
                 self.cpu.deactivate(intid);
             }
@@ -277,8 +284,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             come = self.vcpu.reseat(come, &mut self.cpu);
         }
         if come != 0 {
-            let mut shared = self.vm.lock();
-            shared.take_sgis(come, &mut self.vcpu, &mut self.cpu);
+            self.vcpu.take_sgis(come, &self.vm, &mut self.cpu);
         }
     }
 
@@ -300,9 +306,17 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             }
         }
         if rest != [0; 4] {
-            let mut shared = self.vm.lock();
-            shared.take_sent(rest, &mut self.vcpu, &mut self.cpu);
+            self.vcpu.take_sent(rest, &self.vm, &mut self.cpu);
         }
+    }
+
+    /// An interrupt that is bound to an SDEI event has come.
+    fn take_bound(&mut self, intid: IntId) {
+        let around = (&self.vm.map().board, &self.vm);
+        let mut shared = self.vm.lock();
+        let outcome = shared.take_bound(intid, &mut self.vcpu, &mut self.cpu, around);
+        drop(shared);
+        self.arrived(outcome);
     }
 
     /// An interrupt's arrival asks for nothing but attention.
@@ -312,7 +326,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     }
 
     fn refresh_vgic(&mut self) {
-        let kick = self.vm.lock().refresh(&mut self.vcpu, &mut self.cpu);
+        let kick = self.vcpu.refresh(&self.vm, &mut self.cpu);
         self.kick(kick);
     }
 

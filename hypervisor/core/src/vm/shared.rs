@@ -2,7 +2,7 @@
 //! holding of the lock: it settles what it can, performs physical effects through [`Hardware`], and leaves in its
 //! [`Outcome`] what is to be done when the lock has been released.
 
-mod interrupts;
+mod uart;
 
 use alloc::vec::Vec;
 
@@ -15,7 +15,7 @@ use crate::psci::{self, Decision, Endian, Power, Reclaim, Start};
 use crate::regs::GuestRegs;
 use crate::sdei::{self, Board, Departure, SdeiEffects, SharedEvents};
 use crate::trace::Event;
-use crate::vgic::{Leftovers, Vgic};
+use crate::vgic::{self, Held, Parts};
 
 /// The vCPU that starts with the VM.
 pub const BOOT_VCPU: VcpuId = VcpuId(0);
@@ -58,7 +58,7 @@ impl Outcome {
         next: Next::Continue,
     };
 
-    const fn kick(kick: VcpuSet) -> Self {
+    pub(super) const fn kick(kick: VcpuSet) -> Self {
         Self {
             kick,
             ..Self::NOTHING
@@ -89,8 +89,7 @@ pub struct Shared {
     pub life: Life,
     /// Which vCPUs are on.
     pub power: Power,
-    /// The virtual interrupt controller.
-    pub vgic: Vgic,
+    vcpus: VcpuSet,
     /// What its vCPUs have in common of SDEI.
     pub shared_events: SharedEvents,
     /// The emulated UART, and whether the guest reads a page instead of it.
@@ -103,8 +102,6 @@ pub struct Shared {
     is_receive_held: bool,
     /// Where vCPUs that were switched on begin.
     starts: Vec<Option<Start>>,
-    /// What a vCPU that is switched off leaves of its pending interrupts.
-    leftovers: Leftovers,
 }
 
 /// What [`Shared`] is made from.
@@ -112,8 +109,6 @@ pub struct Shared {
 pub struct Config<'a> {
     /// How many vCPUs.
     pub vcpus: usize,
-    /// The virtual GIC, as out of reset.
-    pub vgic: Vgic,
     /// The SDEI that is offered.
     pub sdei: sdei::Config<'a>,
     /// What CPU_ON of a parked vCPU does.
@@ -122,8 +117,6 @@ pub struct Config<'a> {
     pub uart_intid: IntId,
     /// There is a page that can stand in for its registers.
     pub has_uart_page: bool,
-    /// What a vCPU that is switched off leaves of its pending interrupts.
-    pub leftovers: Leftovers,
 }
 
 impl Shared {
@@ -132,7 +125,9 @@ impl Shared {
         Self {
             life: Life::Off,
             power: Power::new(BOOT_VCPU).with_reclaim(config.reclaim),
-            vgic: config.vgic,
+            vcpus: (0..config.vcpus as u8).fold(VcpuSet::EMPTY, |set, vcpu| {
+                set.union(VcpuSet::only(VcpuId(vcpu)))
+            }),
             shared_events: SharedEvents::new(config.vcpus, &config.sdei),
             uart: Pl011::new(),
             uart_window: Window::new(config.has_uart_page),
@@ -140,12 +135,7 @@ impl Shared {
             uart_line: false,
             is_receive_held: false,
             starts: (0..config.vcpus).map(|_| None).collect(),
-            leftovers: config.leftovers,
         }
-    }
-
-    fn vcpus(&self) -> VcpuSet {
-        self.vgic.affinities().all()
     }
 
     /// Does what `vcpu` left for this lock in [`Vcpu::handle_exit`].
@@ -156,30 +146,14 @@ impl Shared {
         vcpu: &mut Vcpu,
         regs: &mut GuestRegs,
         cpu: &mut impl Hardware,
-        map: &GuestMap,
+        (map, gic): (&GuestMap, &impl Parts),
     ) -> Outcome {
         match deferred {
-            Deferred::Gic {
-                frame,
-                offset,
-                access,
-            } => Outcome::kick(self.access_gic((frame, offset), access, vcpu, regs, cpu)),
             Deferred::Uart { offset, access } => {
-                self.access_uart(offset, access, vcpu, regs, cpu, map)
+                self.access_uart((offset, access), vcpu, regs, cpu, (map, gic))
             }
-            Deferred::Sdei(call) => self.call_sdei(call, vcpu, regs, cpu, map),
+            Deferred::Sdei(call) => self.call_sdei(call, vcpu, regs, cpu, (map, gic)),
             Deferred::Psci(call) => self.call_psci(call, vcpu, regs, cpu, map),
-            Deferred::SgiGroup0(sgi) => {
-                let effects = self.vgic.send_sgi_group0(sgi);
-                cpu.perform(&effects);
-                Outcome::kick(effects.kick)
-            }
-            Deferred::Deactivate(intid) => {
-                let kick = self.fold(vcpu, cpu);
-                let effects = self.vgic.deactivate(vcpu.id, intid);
-                cpu.perform(&effects);
-                Outcome::kick(kick.union(effects.kick))
-            }
             Deferred::Raise { event, target } => {
                 let look = self.shared_events.raise(event, target, &map.board);
                 let [x0, ..] = &mut regs.x;
@@ -192,6 +166,10 @@ impl Shared {
                     ..Outcome::NOTHING
                 }
             }
+            // They are done without this lock.
+            Deferred::SgiGroup0(_) | Deferred::Deactivate(_) | Deferred::Gic { .. } => {
+                Outcome::NOTHING
+            }
         }
     }
 
@@ -203,10 +181,10 @@ impl Shared {
         vcpu: &mut Vcpu,
         regs: &mut GuestRegs,
         cpu: &mut impl Hardware,
-        map: &GuestMap,
+        (map, gic): (&GuestMap, &impl Parts),
     ) -> Outcome {
-        let kick = self.fold(vcpu, cpu);
-        let shared_events = (&mut self.shared_events, &mut self.vgic);
+        let kick = vcpu.fold(gic, cpu);
+        let shared_events = (&mut self.shared_events, gic);
         let sdei_effects = vcpu.call_shared(call, regs, cpu, map, shared_events);
         cpu.perform(&sdei_effects.gic);
         Outcome {
@@ -306,17 +284,20 @@ impl Shared {
         &mut self,
         vcpu: &mut Vcpu,
         cpu: &mut impl Hardware,
-        map: &GuestMap,
+        (map, gic): (&GuestMap, &impl Parts),
     ) -> (Departure, Outcome) {
-        let (shared_events, vgic) = (&mut self.shared_events, &mut self.vgic);
-        let (departure, sdei_effects) = vcpu.sdei.turn_off(shared_events, vgic, map);
+        let (departure, sdei_effects) = vcpu.sdei.turn_off(&mut self.shared_events, gic, map);
         (departure, follow(sdei_effects, cpu))
     }
 
     /// The same for a vCPU that is stopped or taken back by a sibling.
-    pub fn retire(&mut self, vcpu: &mut Vcpu, cpu: &mut impl Hardware, map: &GuestMap) -> Outcome {
-        let (shared_events, vgic) = (&mut self.shared_events, &mut self.vgic);
-        follow(vcpu.sdei.retire(shared_events, vgic, map), cpu)
+    pub fn retire(
+        &mut self,
+        vcpu: &mut Vcpu,
+        cpu: &mut impl Hardware,
+        (map, gic): (&GuestMap, &impl Parts),
+    ) -> Outcome {
+        follow(vcpu.sdei.retire(&mut self.shared_events, gic, map), cpu)
     }
 
     /// A vCPU that turned itself off touches no memory any more.
@@ -324,53 +305,38 @@ impl Shared {
         self.power.stopped(me);
     }
 
-    /// Whether an interrupt waits for `me` outside its list registers.
-    pub fn has_pending(&self, me: VcpuId) -> bool {
-        self.vgic.has_pending(me)
-    }
-
     // The life of the VM.
 
     /// `by` ends the VM. False if it is ending already.
     #[must_use]
     pub fn stop(&mut self, by: VcpuId, end: End) -> bool {
-        self.life.stop(by, end, self.vcpus())
+        self.life.stop(by, end, self.vcpus)
     }
 
     /// Who has to be told to leave: all but `by`.
     pub fn others(&self, by: VcpuId) -> VcpuSet {
-        self.vcpus().without(VcpuSet::only(by))
-    }
-
-    /// How many blocks of SPIs [`Self::reset_block`] takes back.
-    pub fn spi_blocks(&self) -> core::ops::RangeInclusive<u32> {
-        self.vgic.spi_blocks()
-    }
-
-    /// The VM is frozen: a block of SPIs as at power-on. A block at a time, as each waits for the distributor.
-    pub fn reset_block(&mut self, block: u32, cpu: &mut impl Hardware) {
-        let effects = self.vgic.reset_spis(block);
-        // Nobody runs whom a kick could concern.
-        cpu.perform(&effects);
+        self.vcpus.without(VcpuSet::only(by))
     }
 
     /// The VM is frozen, and goes on as it was at power-on. Memory is to be written now. False if it is not frozen.
     #[must_use]
-    pub fn begin_load(&mut self, cpu: &mut impl Hardware, board: &Board) -> bool {
+    pub fn begin_load(&mut self, cpu: &mut impl Hardware, board: &Board, gic: &impl Parts) -> bool {
         if !self.life.load() {
             return false;
         }
         self.uart.reset();
         self.uart_line = false;
         // Nobody runs whom it could concern. Left up, the line would interrupt the next guest until it rises and falls.
-        let _ = self.vgic.set_line(self.uart_intid, None, false);
+        let mut held = Held::of_interrupt(gic, BOOT_VCPU, self.uart_intid);
+        let _ = held.set_line(self.uart_intid, false);
+        drop(held);
         let change = self.uart_window.reset();
         self.change_uart_page(change, cpu);
         if core::mem::take(&mut self.is_receive_held) {
             cpu.set_receive(true);
         }
         for intid in self.shared_events.reset(board) {
-            self.vgic.unbind(intid);
+            vgic::unbind(gic, intid);
         }
         self.starts.fill(None);
         true

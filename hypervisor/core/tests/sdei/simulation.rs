@@ -5,6 +5,7 @@
 //! A run that fails says how to have it again. `SIMULATION_SEED` runs one seed, `SIMULATION_RUNS` so many.
 
 mod guest;
+mod locks;
 mod machine;
 mod witness;
 

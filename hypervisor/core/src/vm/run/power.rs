@@ -5,8 +5,8 @@ use crate::mailbox::Requests;
 use crate::psci::Start;
 use crate::sdei::Departure;
 use crate::trace::Event;
-use crate::vgic::Model;
 use crate::vgic::lr::LrState;
+use crate::vgic::{self, Held, Model};
 use crate::vm::{BOOT_VCPU, End, Hardware, Vm};
 
 impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
@@ -51,10 +51,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 let _ = self.vm.take_senders(self.vcpu.id, group);
             }
         }
-        let kick = self
-            .vm
-            .lock()
-            .reset_interrupts(&mut self.vcpu, &mut self.cpu);
+        let kick = self.vcpu.reset_interrupts(&self.vm, &mut self.cpu);
         self.kick(kick);
     }
 
@@ -75,7 +72,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         });
         is_listed
             || self.vcpu.sdei.due(&self.vm.map().board).is_some()
-            || self.vm.lock().has_pending(self.vcpu.id)
+            || Held::of_vcpu(&self.vm, self.vcpu.id).has_pending()
     }
 
     /// SYSTEM_SUSPEND: sleeps until something wakes this vCPU, which then begins as if it had been off. The
@@ -95,7 +92,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             self.cpu.wait_for_interrupt();
         }
         // The virtual CPU interface was without power; what was in its list registers is not lost.
-        let kick = self.vm.lock().fold(&mut self.vcpu, &mut self.cpu);
+        let kick = self.vcpu.fold(&self.vm, &mut self.cpu);
         self.cpu.reset_virtual_interface();
         self.kick(kick);
         self.cpu.reset_core();
@@ -111,7 +108,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         let (departure, outcome) =
             self.vm
                 .lock()
-                .turn_off(&mut self.vcpu, &mut self.cpu, self.vm.map());
+                .turn_off(&mut self.vcpu, &mut self.cpu, (self.vm.map(), &self.vm));
         self.arrived(outcome);
         if departure == Departure::Lost {
             return self.be_lost();
@@ -140,10 +137,10 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
 
     /// Ends what this vCPU runs of SDEI, and lets go of what it holds.
     fn leave_events(&mut self) {
-        let outcome = self
-            .vm
-            .lock()
-            .retire(&mut self.vcpu, &mut self.cpu, self.vm.map());
+        let outcome =
+            self.vm
+                .lock()
+                .retire(&mut self.vcpu, &mut self.cpu, (self.vm.map(), &self.vm));
         self.arrived(outcome);
     }
 
@@ -201,12 +198,12 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
 /// Loads the guest, for the first time or after the VM was frozen: everything is as at power-on, and the boot vCPU
 /// starts. Does nothing if a vCPU may be in the guest.
 pub fn load(vm: &impl Vm, cpu: &mut impl Hardware) {
-    if !vm.lock().begin_load(cpu, &vm.map().board) {
+    if !vm.lock().begin_load(cpu, &vm.map().board, vm) {
         return;
     }
-    let blocks = vm.lock().spi_blocks();
-    for block in blocks {
-        vm.lock().reset_block(block, cpu);
+    // A block at a time, as each waits for the physical distributor.
+    for block in vm.published().spi_blocks() {
+        let _ = vgic::reset_spis(vm, block, |effects| cpu.perform(effects));
     }
     for vcpu in vm.map().affinities.all().iter() {
         // What was asked before concerns the guest that is no more.

@@ -18,7 +18,7 @@ use hv_core::regs::{El1Values, GuestRegs};
 use hv_core::sdei::{Board, Config};
 use hv_core::trace::Event;
 use hv_core::vgic::affinity::Affinities;
-use hv_core::vgic::{self, Effects, Leftovers, Model, Physical, Vgic};
+use hv_core::vgic::{self, Effects, Model, Physical, Vgic};
 use hv_core::vm::{
     self, End, GuestExit, GuestMap, Interrupt, IpaRange, Life, Load, REDISTRIBUTOR_SIZE, Shared,
     SharedConfig, Vcpu, VcpuLoop, last_redistributors,
@@ -27,6 +27,7 @@ use hv_testbed::{Cpu, DISTRIBUTOR, Ended, Interface, MAINTENANCE, RAM, REDISTRIB
 
 use super::Broken;
 use super::guest::{Dice, Guest};
+use super::locks::{self, Held};
 use super::witness::Witness;
 use crate::vcpu::*;
 
@@ -54,24 +55,28 @@ pub enum Point {
 }
 
 /// The physical interrupts that come to one vCPU, and its virtual CPU interface.
-struct Pcpu {
+pub struct Pcpu {
     interface: Interface,
     /// A physical interrupt that waits to be acknowledged.
     waits: Option<IntId>,
     /// It was acknowledged; the lock that takes it further comes next.
-    in_hand: Option<IntId>,
+    pub in_hand: Option<IntId>,
 }
 
 /// What all vCPUs of the simulation reach.
 pub struct World {
     pub dice: RefCell<Dice>,
     shared: RefCell<Shared>,
-    map: GuestMap,
+    pub distributor: RefCell<vgic::Distributor>,
+    pub interrupts: Vec<RefCell<vgic::Private>>,
+    /// The locks that each vCPU holds, a bit each.
+    pub held: Vec<Cell<u8>>,
+    pub map: GuestMap,
     pub mpidrs: Vec<u64>,
     mailboxes: Vec<Mailbox>,
     bells: Vec<Cell<bool>>,
     points: Vec<Cell<Point>>,
-    pcpus: Vec<RefCell<Pcpu>>,
+    pub pcpus: Vec<RefCell<Pcpu>>,
     /// Physical interrupts that are active, with the vCPU whose they are if they are private.
     active: RefCell<Vec<(IntId, usize)>>,
     guests: Vec<RefCell<Guest>>,
@@ -126,16 +131,18 @@ impl Vm {
         };
         let shared = Shared::new(SharedConfig {
             vcpus,
-            vgic,
             sdei,
             reclaim: Reclaim::Parked,
             uart_intid: IntId(LINE),
             has_uart_page: true,
-            leftovers: Leftovers::Dropped,
         });
+        let (_, distributor, interrupts) = vgic.into_parts();
         let world = Rc::new(World {
             dice: RefCell::new(Dice(seed)),
             shared: RefCell::new(shared),
+            distributor: RefCell::new(distributor),
+            interrupts: interrupts.into_iter().map(RefCell::new).collect(),
+            held: (0..vcpus).map(|_| Cell::new(0)).collect(),
             map,
             mailboxes: (0..vcpus).map(|_| Mailbox::new()).collect(),
             bells: (0..vcpus).map(|_| Cell::new(false)).collect(),
@@ -297,14 +304,14 @@ impl Pcpu {
 
 /// The world as one vCPU reaches it.
 #[derive(Clone)]
-struct Port<'y> {
-    world: Rc<World>,
+pub struct Port<'y> {
+    pub world: Rc<World>,
     yielder: &'y Yielder<(), ()>,
-    n: usize,
+    pub n: usize,
 }
 
 impl Port<'_> {
-    fn give_way(&self, point: Point) {
+    pub fn give_way(&self, point: Point) {
         let (n, world) = (self.n, &self.world);
         world.points[n].set(point);
         self.yielder.suspend(());
@@ -316,7 +323,7 @@ impl Port<'_> {
     }
 
     /// The call that the guest has just made has taken effect.
-    fn settle_call(&self) {
+    pub fn settle_call(&self) {
         let made = self.guest().made.take();
         if let Some((call, args)) = made {
             let answer = self
@@ -332,10 +339,11 @@ impl Port<'_> {
 }
 
 /// The lock, while it is held.
-struct Guard<'a> {
+pub struct Guard<'a> {
     port: &'a dyn Section,
     shared: Option<RefMut<'a, Shared>>,
     before: Before,
+    _held: Held<'a>,
 }
 
 /// What the shared state was when the lock was taken.
@@ -412,15 +420,11 @@ impl vm::Vm for Port<'_> {
 
     fn lock(&self) -> Guard<'_> {
         let (n, world) = (self.n, &self.world);
-        // A physical interrupt that was acknowledged is taken further at once: whether it is bound must not change.
-        if world.pcpus[n].borrow().in_hand.is_none() {
-            self.give_way(Point::Lock);
-        }
+        let (mut shared, held) = self.take_lock(locks::VM, &world.shared);
         self.settle_call();
         let guest = self.guest();
         let (raises, is_leaving, looks) = (guest.raises, guest.is_leaving, guest.looks);
         drop(guest);
-        let mut shared = world.shared.borrow_mut();
         let mut witness = world.witness.borrow_mut();
         if let Some((event, target)) = raises {
             witness.is_raised(target, event);
@@ -482,6 +486,7 @@ impl vm::Vm for Port<'_> {
             port: self,
             shared: Some(shared),
             before: Before { power, life },
+            _held: held,
         }
     }
 
@@ -777,7 +782,10 @@ impl Port<'_> {
             if !may {
                 return None;
             }
-            // Taken at once: whether it is bound must not change in between.
+            // Taken at once: whether it is bound must not change in between. So nobody may be in its way.
+            if world.held.iter().any(|held| held.get() != 0) {
+                return None;
+            }
             world.pcpus[self.n].borrow_mut().waits = Some(intid);
             return Some(GuestExit::Interrupt);
         }

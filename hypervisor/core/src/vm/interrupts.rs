@@ -1,0 +1,353 @@
+//! The list registers of a vCPU and the virtual GIC. Nothing here takes the VM's lock: what is this vCPU's own has one of its
+//! own, and the distributor has another ([`Parts`]). Physical effects are performed before they are released.
+
+use super::{Hardware, Vcpu, read_register, write_register};
+use crate::exit::MmioAccess;
+use crate::id::{IntId, VcpuId, VcpuSet};
+use crate::regs::GuestRegs;
+use crate::sdei;
+use crate::vgic::lr::hcr;
+use crate::vgic::{self, Frame, Held, ListReg, LrState, MAX_LIST_REGS, Parts, Read, bits_of};
+
+impl Vcpu {
+    /// Brings what the list registers hold back into the virtual GIC; they are empty then, and chosen anew before the
+    /// next entry. Whom to kick.
+    pub fn fold(&mut self, gic: &impl Parts, cpu: &mut impl Hardware) -> VcpuSet {
+        let lrs = self.read_list_regs(cpu);
+        let deactivations = cpu.deactivations();
+        let mut held = Held::of_vcpu(gic, self.id);
+        let dropped = self.sample_lines(&mut held, &lrs, cpu);
+        let effects = held.fold(existing(&lrs, cpu), deactivations);
+        cpu.perform(&effects);
+        drop(held);
+        if deactivations > 0 {
+            // They have been done, and must not count again at the next fold. A refresh sets the rest.
+            cpu.set_ich_hcr(hcr::EN);
+        }
+        self.write_list_regs(&[ListReg::EMPTY; MAX_LIST_REGS], 0, 0, cpu);
+        self.is_vgic_stale = true;
+        effects.kick.union(dropped)
+    }
+
+    /// Folds the list registers and chooses again what they hold. Whom to kick.
+    pub fn refresh(&mut self, gic: &impl Parts, cpu: &mut impl Hardware) -> VcpuSet {
+        let mut lrs = self.read_list_regs(cpu);
+        let deactivations = cpu.deactivations();
+        let mut held = Held::of_vcpu(gic, self.id);
+        let mut dropped = self.sample_lines(&mut held, &lrs, cpu);
+        for block in bits_of(held.waiting_lines(self.fresh.take())) {
+            dropped = dropped.union(sample(&mut held, self.id, block, cpu));
+        }
+        dropped.remove(self.id);
+        let there = existing_mut(&mut lrs, cpu);
+        let (entry, effects) = held.populate(there, deactivations);
+        cpu.perform(&effects);
+        drop(held);
+        self.write_list_regs(&lrs, entry.used, entry.again, cpu);
+        let is_deaf = self.sdei.fate() == sdei::Fate::Deaf;
+        cpu.set_ich_hcr(if is_deaf { 0 } else { entry.hcr });
+        self.is_vgic_stale = false;
+        effects.kick.union(dropped)
+    }
+
+    /// The list registers `lrs` are about to be folded: takes a passed-through interrupt that the guest has not
+    /// acknowledged, and whose line has dropped meanwhile, out of them. Whom to kick besides.
+    fn sample_lines<P: Parts>(
+        &self,
+        held: &mut Held<'_, P>,
+        lrs: &[ListReg; MAX_LIST_REGS],
+        cpu: &mut impl Hardware,
+    ) -> VcpuSet {
+        let mut kick = VcpuSet::EMPTY;
+        for lr in lrs.iter().take(self.used) {
+            let intid = IntId(lr.vintid);
+            if lr.state == LrState::Pending && held.has_physical_line(intid) {
+                kick = kick.union(sample(held, self.id, intid.0 / 32, cpu));
+            }
+        }
+        kick.remove(self.id);
+        kick
+    }
+
+    /// Takes a vCPU out of the virtual GIC: nothing pending, nothing active, list registers empty. Whom to kick.
+    pub fn reset_interrupts(&mut self, gic: &impl Parts, cpu: &mut impl Hardware) -> VcpuSet {
+        let mut lrs = self.read_list_regs(cpu);
+        let there = existing_mut(&mut lrs, cpu);
+        let mut held = Held::both(gic, self.id);
+        let effects = held.reset_vcpu(there, self.leftovers);
+        cpu.perform(&effects);
+        drop(held);
+        self.write_list_regs(&lrs, 0, 0, cpu);
+        cpu.reset_virtual_interface();
+        self.is_vgic_stale = true;
+        effects.kick
+    }
+
+    /// A physical interrupt of the guest's has come. Whom to kick, and the interrupt if it is bound to an SDEI event.
+    pub fn forward(
+        &mut self,
+        intid: IntId,
+        gic: &impl Parts,
+        cpu: &mut impl Hardware,
+    ) -> (VcpuSet, Option<IntId>) {
+        let mut held = Held::of_interrupt(gic, self.id, intid);
+        let come = 1u32.checked_shl(intid.0).unwrap_or(0);
+        let is_plain = come != 0 && !self.is_vgic_stale && !held.needs_populate();
+        let effects = held.forward(self.id, intid);
+        cpu.perform(&effects);
+        self.fresh = Some(intid);
+        let mut kick = effects.kick;
+        // Whom an SDEI event's interrupt kicks is no matter of list registers alone.
+        if is_plain && effects.bound.is_none() && self.seat(&mut held, come, cpu) {
+            kick.remove(self.id);
+            self.fresh = None;
+        }
+        (kick, effects.bound)
+    }
+
+    /// SGIs (bit n is SGI n) that siblings, or this vCPU itself, posted have come.
+    pub fn take_sgis(&mut self, come: u32, gic: &impl Parts, cpu: &mut impl Hardware) {
+        let mut held = Held::private(gic, self.id);
+        let must_populate = self.is_vgic_stale || held.needs_populate();
+        held.take_sgis(come as u16);
+        self.is_vgic_stale = must_populate || !self.seat(&mut held, come, cpu);
+    }
+
+    /// The same with a GICv2: `sent` has a byte of senders for each SGI.
+    pub fn take_sent(&mut self, sent: [u32; 4], gic: &impl Parts, cpu: &mut impl Hardware) {
+        let mut held = Held::private(gic, self.id);
+        let must_populate = self.is_vgic_stale || held.needs_populate();
+        let mut come = 0;
+        for (intid, senders) in (0..16).zip(sent.iter().flat_map(|word| word.to_le_bytes())) {
+            if senders != 0 {
+                held.take_sent(IntId(intid), senders);
+                come |= 1 << intid;
+            }
+        }
+        self.is_vgic_stale = must_populate || !self.seat(&mut held, come, cpu);
+    }
+
+    /// Puts private interrupts (bit n is INTID n) that have just come into unused list registers, and leaves the rest
+    /// as they are, if that will do.
+    fn seat<P: Parts>(
+        &mut self,
+        held: &mut Held<'_, P>,
+        come: u32,
+        cpu: &mut impl Hardware,
+    ) -> bool {
+        let mut lrs = [ListReg::EMPTY; MAX_LIST_REGS];
+        let there = existing_mut(&mut lrs, cpu);
+        let unused = u64::MAX.checked_shl(self.used as u32).unwrap_or(0);
+        let Some((filled, again)) = held.seat(come, there, unused) else {
+            return false;
+        };
+        let mut left = filled;
+        while left != 0 {
+            let index = left.trailing_zeros() as usize;
+            left &= left - 1;
+            if let Some(&lr) = lrs.get(index) {
+                self.write_list_reg(index, lr, again, cpu);
+                self.used = self.used.max(index + 1);
+            }
+        }
+        true
+    }
+
+    /// An access to a register of the virtual GIC; the pc goes on if it has been done. Whom to kick.
+    pub fn access_gic(
+        &mut self,
+        (frame, offset): (Frame, u64),
+        access: MmioAccess,
+        regs: &mut GuestRegs,
+        gic: &impl Parts,
+        cpu: &mut impl Hardware,
+    ) -> VcpuSet {
+        let mut kick = VcpuSet::EMPTY;
+        if frame.is_in_list_regs(offset, access.is_write) {
+            if self.used > 0 {
+                kick = self.fold(gic, cpu);
+            }
+            if !access.is_write
+                && let Some((owner, block)) =
+                    gic.published()
+                        .shows_lines(self.id, frame, offset, access.size)
+            {
+                let mut held = Held::of_interrupt(gic, owner, IntId(32 * block));
+                kick = kick.union(sample(&mut held, owner, block, cpu));
+            }
+        }
+        if access.is_write {
+            let value = read_register(regs, access.rt);
+            let place = (frame, offset, access.size);
+            let effects = vgic::write(gic, place, value, |effects| cpu.perform(effects));
+            kick = kick.union(effects.kick);
+        } else {
+            match vgic::read(gic, self.id, frame, offset, access.size) {
+                Read::Value(value) => write_register(regs, access.rt, access.extend(value)),
+                // The answer is in others' list registers; the guest asks again when they have looked.
+                Read::Again { kick: others } => {
+                    // Populating in between is how the virtual GIC tells a load tried again from a later one.
+                    self.is_vgic_stale = true;
+                    return kick.union(others);
+                }
+            }
+        }
+        regs.pc = regs.pc.wrapping_add(4);
+        kick
+    }
+
+    /// A trapped ICC_DIR_EL1. Whom to kick.
+    pub fn deactivate(
+        &mut self,
+        intid: IntId,
+        gic: &impl Parts,
+        cpu: &mut impl Hardware,
+    ) -> VcpuSet {
+        let kick = self.fold(gic, cpu);
+        let mut held = Held::of_interrupt(gic, self.id, intid);
+        let effects = held.deactivate(intid);
+        cpu.perform(&effects);
+        kick.union(effects.kick)
+    }
+}
+
+/// Has the virtual GIC know how the lines of 32 interrupts are. Whom to kick.
+fn sample<P: Parts>(
+    held: &mut Held<'_, P>,
+    owner: VcpuId,
+    block: u32,
+    cpu: &mut impl Hardware,
+) -> VcpuSet {
+    let Some(lines) = cpu.lines(owner, block) else {
+        return VcpuSet::EMPTY;
+    };
+    let effects = held.sample(block, lines);
+    cpu.perform(&effects);
+    effects.kick
+}
+
+/// Those list registers that the hardware has.
+fn existing<'a>(lrs: &'a [ListReg; MAX_LIST_REGS], cpu: &impl Hardware) -> &'a [ListReg] {
+    lrs.get(..cpu.list_regs()).unwrap_or(lrs)
+}
+
+fn existing_mut<'a>(
+    lrs: &'a mut [ListReg; MAX_LIST_REGS],
+    cpu: &impl Hardware,
+) -> &'a mut [ListReg] {
+    let count = cpu.list_regs().min(MAX_LIST_REGS);
+    lrs.get_mut(..count).unwrap_or(&mut [])
+}
+
+impl Vcpu {
+    /// The list registers in use, as the hardware has them.
+    #[inline]
+    fn read_list_regs(&self, cpu: &impl Hardware) -> [ListReg; MAX_LIST_REGS] {
+        let mut lrs = [ListReg::EMPTY; MAX_LIST_REGS];
+        for (index, lr) in lrs.iter_mut().enumerate().take(self.used) {
+            *lr = cpu.list_register(index);
+        }
+        lrs
+    }
+
+    /// Fills the first `used` list registers and empties the others; `again` says which may come again as they are.
+    #[inline]
+    fn write_list_regs(
+        &mut self,
+        lrs: &[ListReg; MAX_LIST_REGS],
+        used: usize,
+        again: u32,
+        cpu: &mut impl Hardware,
+    ) {
+        let written = used.max(self.used).min(cpu.list_regs());
+        self.sticky.clear();
+        for (index, &lr) in lrs.iter().enumerate().take(written) {
+            if index < used {
+                self.write_list_reg(index, lr, again, cpu);
+            } else {
+                cpu.set_list_register(index, 0);
+            }
+        }
+        self.used = used;
+    }
+
+    fn write_list_reg(&mut self, index: usize, lr: ListReg, again: u32, cpu: &mut impl Hardware) {
+        let word = cpu.list_register_word(lr);
+        cpu.set_list_register(index, word);
+        self.sticky.remember(again, IntId(lr.vintid), index, word);
+    }
+
+    /// Private interrupts (bit n is INTID n) have come, and nobody has kicked: those that were in a list register
+    /// before, which the guest has emptied, go into it again without a lock ([`crate::vgic::Sticky`]). The rest
+    /// is returned.
+    #[inline]
+    pub(in crate::vm) fn reseat(&mut self, come: u32, cpu: &mut impl Hardware) -> u32 {
+        if self.is_vgic_stale || !self.sticky.may_reseat(come) {
+            return come;
+        }
+        let empty = cpu.empty_list_registers();
+        let mut rest = come;
+        let mut left = come;
+        while left != 0 {
+            let intid = left.trailing_zeros();
+            left &= left - 1;
+            if let Some((index, word)) = self.sticky.reseat(IntId(intid), empty) {
+                cpu.set_list_register(index, word);
+                rest &= !(1 << intid);
+            }
+        }
+        rest
+    }
+
+    /// The same for SGI `4 * group` and the three after it of a GICv2, with a byte of senders each. One with several senders
+    /// is not for this way.
+    #[inline]
+    pub(in crate::vm) fn reseat_sent(
+        &mut self,
+        group: usize,
+        sent: u32,
+        cpu: &mut impl Hardware,
+    ) -> u32 {
+        let (mut left, mut rest) = (sent, sent);
+        if self.is_vgic_stale {
+            return rest;
+        }
+        while left != 0 {
+            let byte = left.trailing_zeros() / 8;
+            let mask = 0xff << (8 * byte);
+            let senders = left & mask;
+            left &= !mask;
+            let intid = IntId(4 * group as u32 + byte);
+            if !senders.is_power_of_two() || !self.sticky.may_reseat(1 << intid.0) {
+                continue;
+            }
+            if let Some((index, word)) = self.sticky.reseat(intid, cpu.empty_list_registers()) {
+                let sender = senders.trailing_zeros() % 8;
+                cpu.set_list_register(index, ListReg::with_sender_v2(word, sender));
+                rest &= !mask;
+            }
+        }
+        rest
+    }
+
+    /// The guest has ended interrupts whose end has a maintenance interrupt, and nobody has kicked: those that may come
+    /// again are deactivated, and their list registers are empty. False, and nothing done, if there are others.
+    #[inline]
+    pub(in crate::vm) fn end_listed(&mut self, cpu: &mut impl Hardware) -> bool {
+        if self.is_vgic_stale {
+            return false;
+        }
+        let ended = cpu.ended_list_registers();
+        let indices = || (0..self.used).filter(|&index| ended >> index & 1 != 0);
+        if ended == 0 || !indices().all(|index| self.sticky.ended(index).is_some()) {
+            return false;
+        }
+        for index in indices() {
+            if let Some(intid) = self.sticky.ended(index) {
+                cpu.set_list_register(index, 0);
+                cpu.deactivate(intid.0);
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,106 @@
+//! The locks of the simulation: each is waited for by giving way, and they are taken in their order or not at all.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::ops::{Deref, DerefMut};
+
+use hv_core::id::VcpuId;
+use hv_core::vgic::{Distributor, Parts, Private, Published};
+
+use super::machine::{Point, Port, WAKE};
+
+/// The locks in the order in which they are taken; of each kind one at a time.
+pub const VM: u8 = 1 << 0;
+const DISTRIBUTOR: u8 = 1 << 1;
+const PRIVATE: u8 = 1 << 2;
+
+/// That a vCPU holds a lock.
+pub struct Held<'a> {
+    locks: &'a Cell<u8>,
+    lock: u8,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.locks.set(self.locks.get() & !self.lock);
+    }
+}
+
+/// A part of the virtual GIC, while it is locked.
+pub struct PartGuard<'a, T> {
+    part: RefMut<'a, T>,
+    _held: Held<'a>,
+}
+
+impl<T> Deref for PartGuard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.part
+    }
+}
+
+impl<T> DerefMut for PartGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.part
+    }
+}
+
+impl Port<'_> {
+    /// Waits for a lock. What is taken while the VM's is held is one step with it where nobody is in the way, and a physical
+    /// interrupt that was acknowledged is taken further at once: whether it is bound must not change.
+    pub fn take_lock<'a, T>(
+        &'a self,
+        lock: u8,
+        value: &'a RefCell<T>,
+    ) -> (RefMut<'a, T>, Held<'a>) {
+        let (n, world) = (self.n, &self.world);
+        let locks = &world.held[n];
+        let held = locks.get();
+        assert!(held < lock, "vCPU {n} takes lock {lock} and holds {held}");
+        if held & VM == 0 && world.pcpus[n].borrow().in_hand.is_none() {
+            self.give_way(Point::Lock);
+        }
+        let value = loop {
+            match value.try_borrow_mut() {
+                Ok(value) => break value,
+                Err(_) => self.give_way(Point::Lock),
+            }
+        };
+        locks.set(held | lock);
+        (value, Held { locks, lock })
+    }
+
+    fn lock_part<'a, T>(&'a self, lock: u8, part: &'a RefCell<T>) -> PartGuard<'a, T> {
+        let (part, held) = self.take_lock(lock, part);
+        self.settle_call();
+        let mut pcpu = self.world.pcpus[self.n].borrow_mut();
+        if pcpu.in_hand == Some(WAKE) {
+            // It goes no further than this.
+            pcpu.in_hand = None;
+        }
+        PartGuard { part, _held: held }
+    }
+}
+
+impl Parts for Port<'_> {
+    type Distributor<'a>
+        = PartGuard<'a, Distributor>
+    where
+        Self: 'a;
+    type Private<'a>
+        = PartGuard<'a, Private>
+    where
+        Self: 'a;
+
+    fn published(&self) -> &Published {
+        &self.world.map.published
+    }
+
+    fn distributor(&self) -> PartGuard<'_, Distributor> {
+        self.lock_part(DISTRIBUTOR, &self.world.distributor)
+    }
+
+    fn private(&self, vcpu: VcpuId) -> Option<PartGuard<'_, Private>> {
+        let part = self.world.interrupts.get(vcpu.index())?;
+        Some(self.lock_part(PRIVATE, part))
+    }
+}
