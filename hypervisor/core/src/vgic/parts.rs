@@ -72,6 +72,8 @@ pub struct Private {
     pub(super) asleep: bool,
     /// Something of its own has changed since it populated.
     pub(super) is_dirty: bool,
+    /// Nothing has touched its interrupts since they were reset.
+    pub(super) is_fresh: bool,
 }
 
 impl Distributor {
@@ -119,6 +121,7 @@ impl Private {
             slots: [None; MAX_LIST_REGS],
             asleep: true,
             is_dirty: false,
+            is_fresh: true,
         }
     }
 
@@ -258,7 +261,11 @@ impl View<'_> {
     pub fn irq_mut(&mut self, intid: IntId) -> Option<&mut Irq> {
         let index = intid.0 as usize;
         match index.checked_sub(32) {
-            None => self.private.as_mut()?.irqs.get_mut(index),
+            None => {
+                let private = self.private.as_mut()?;
+                private.is_fresh = false;
+                private.irqs.get_mut(index)
+            }
             Some(index) => self.distributor.as_mut()?.spis.get_mut(index),
         }
     }

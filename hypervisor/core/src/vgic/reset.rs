@@ -32,20 +32,28 @@ impl View<'_> {
         let mut effects = self.fold(lrs, 0);
         lrs.fill(ListReg::EMPTY);
         let vcpu = self.vcpu;
-        self.reset_block(0, &mut effects, |n, irq| {
-            let mut fresh = Irq::new(n < 16, irq.passed_through, Some(vcpu));
-            fresh.held = irq.held;
-            fresh.holder = irq.holder;
-            fresh.bound = irq.bound;
-            if leftovers == Leftovers::Kept {
-                fresh.latch = irq.latch;
-                fresh.senders = irq.senders;
-            }
-            fresh.line = irq.line && !irq.passed_through;
-            *irq = fresh;
-        });
+        // What was reset when the vCPU was turned off is mostly as it was when it is turned on.
+        if self
+            .private
+            .as_ref()
+            .is_some_and(|private| !private.is_fresh)
+        {
+            self.reset_block(0, &mut effects, |n, irq| {
+                let mut fresh = Irq::new(n < 16, irq.passed_through, Some(vcpu));
+                fresh.held = irq.held;
+                fresh.holder = irq.holder;
+                fresh.bound = irq.bound;
+                if leftovers == Leftovers::Kept {
+                    fresh.latch = irq.latch;
+                    fresh.senders = irq.senders;
+                }
+                fresh.line = irq.line && !irq.passed_through;
+                *irq = fresh;
+            });
+        }
         if let Some(private) = &mut self.private {
             private.asleep = true;
+            private.is_fresh = true;
         }
         // It has nothing but what its first populate finds.
         self.published.raise(vcpu, flag::SHARED);
