@@ -183,6 +183,21 @@ impl Published {
         }
     }
 
+    /// All that is said of `vcpu`, the bits of [`flag`]; for a simulation that [says](Self::say) it at the wrong time.
+    #[doc(hidden)]
+    pub fn said(&self, vcpu: VcpuId) -> u32 {
+        let flags = self.0.flags.get(vcpu.index());
+        flags.map_or(0, |flags| flags.load(Ordering::Relaxed))
+    }
+
+    /// Says it of `vcpu`. Not for a machine that is to work.
+    #[doc(hidden)]
+    pub fn say(&self, vcpu: VcpuId, bits: u32) {
+        if let Some(flags) = self.0.flags.get(vcpu.index()) {
+            flags.store(bits, Ordering::Relaxed);
+        }
+    }
+
     /// Whether something has still to take effect somewhere.
     pub(super) fn is_unsynced(&self) -> bool {
         let has = |flags: &AtomicU32| flags.load(Ordering::Relaxed) & flag::UNSYNCED != 0;

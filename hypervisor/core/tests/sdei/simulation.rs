@@ -7,6 +7,7 @@
 mod guest;
 mod locks;
 mod machine;
+mod spis;
 mod witness;
 
 use guest::Dice;
@@ -34,6 +35,10 @@ enum Broken {
     StartsWhileStopping,
     /// Who ends the VM does not wait until the others have left.
     DoesNotWait,
+    /// That the distributor has something for a vCPU is said when the vCPU has been kicked for it.
+    SharedRaisedAfterKick,
+    /// A vCPU that the distributor has nothing for says so when it has released the distributor.
+    SharedLoweredWithoutLock,
 }
 
 /// Steps between two rests, and rests in a run.
@@ -99,6 +104,8 @@ fn the_simulation_finds_a_machine_that_is_broken() {
         Broken::SgiNotRung,
         Broken::StartsWhileStopping,
         Broken::DoesNotWait,
+        Broken::SharedRaisedAfterKick,
+        Broken::SharedLoweredWithoutLock,
     ] {
         let found = (0..400).any(|seed| run(seed, broken).is_err());
         assert!(found, "{broken:?} passes");

@@ -10,6 +10,7 @@ use hv_core::vm::{GuestExit, REDISTRIBUTOR_SIZE};
 use hv_testbed::{DISTRIBUTOR, RAM, REDISTRIBUTORS, Transfer, exit_of};
 
 use super::machine::WAKE;
+use super::spis;
 use crate::company::{BOUND_PPI, BOUND_SPI, COMMON, PRIVATE};
 use crate::vcpu::*;
 
@@ -40,6 +41,10 @@ impl Dice {
 pub enum Act {
     /// A store of a word to the GIC.
     Store(u64, u32),
+    /// An access to the SPIs that are no event's.
+    Spi(spis::Access),
+    /// One of them fires here.
+    Fire(IntId),
     /// SGI, to these vCPUs.
     Sgi(u32, u16),
     Call(Call, [u64; 5]),
@@ -80,6 +85,8 @@ pub struct Guest {
     pub expected: Option<(Call, i64)>,
     /// SGIs that were sent and not taken.
     owed: u16,
+    /// A load of the GIC, and the pc where it stood: if it stands there still, the load is to be tried again.
+    load: Option<(spis::Access, u64)>,
 }
 
 /// The event that an interrupt is bound to, if it is one that can be.
@@ -92,7 +99,7 @@ pub fn bound_event(intid: IntId) -> Option<u32> {
 }
 
 /// How many acts make a vCPU ready for interrupts.
-const INTERRUPTS_READY: usize = 3;
+const INTERRUPTS_READY: usize = 3 + spis::PREPARATIONS;
 
 impl Guest {
     pub fn new(n: usize) -> Self {
@@ -126,9 +133,20 @@ impl Guest {
         }
     }
 
+    /// Whether it has programmed what it needs to take interrupts.
+    pub fn takes_interrupts(&self) -> bool {
+        self.age >= INTERRUPTS_READY
+    }
+
     pub fn owed_sgis(&self) -> Option<u16> {
-        let is_lost = self.owed != 0 && self.age >= INTERRUPTS_READY;
+        let is_lost = self.owed != 0 && self.takes_interrupts();
         is_lost.then_some(self.owed)
+    }
+
+    /// The load that it tries again, as it has had no answer.
+    pub fn repeats(&mut self, regs: &GuestRegs) -> Option<Act> {
+        let (load, pc) = self.load.take()?;
+        (regs.pc == pc).then_some(Act::Spi(load))
     }
 
     /// What it does next.
@@ -147,7 +165,13 @@ impl Guest {
             0 => Act::Store(DISTRIBUTOR, 0b10),
             1 => Act::Store(frame + 0x80, u32::MAX),
             2 => Act::Store(frame + 0x100, 0xffff | 1 << WAKE.0),
-            _ => match act(dice, age - INTERRUPTS_READY, is_in_handler, mpidrs) {
+            3..INTERRUPTS_READY => Act::Spi(spis::preparation(self.n, age - 3)),
+            _ => match act(
+                dice,
+                (self.n, age - INTERRUPTS_READY),
+                is_in_handler,
+                mpidrs,
+            ) {
                 Act::Off if !others_are_on => Act::Suspend,
                 act => act,
             },
@@ -165,6 +189,16 @@ impl Guest {
             Act::Store(ipa, value) => {
                 regs.x[1] = value.into();
                 let (size, rt) = (4, 1);
+                Some(exit_of(Transfer::Store { ipa, size, rt }))
+            }
+            Act::Spi(access) => {
+                let spis::Access { ipa, size, value } = access;
+                let rt = 1;
+                let Some(value) = value else {
+                    self.load = Some((access, regs.pc));
+                    return Some(exit_of(Transfer::Load { ipa, size, rt }));
+                };
+                regs.x[1] = value;
                 Some(exit_of(Transfer::Store { ipa, size, rt }))
             }
             Act::Sgi(intid, targets) => {
@@ -188,7 +222,7 @@ impl Guest {
             }
             Act::Reset => call(psci::SYSTEM_RESET, &[]),
             Act::Suspend => call(SYSTEM_SUSPEND, &[RAM.start, 0]),
-            Act::Interrupt(_) => None,
+            Act::Interrupt(_) | Act::Fire(_) => None,
         }
     }
 }
@@ -198,7 +232,7 @@ const CPU_ON: u32 = psci::CPU_ON[1];
 const SYSTEM_SUSPEND: u32 = psci::SYSTEM_SUSPEND[1];
 
 /// The next act of a vCPU. The first three make it ready for event 0.
-fn act(dice: &mut Dice, age: usize, is_inside: bool, mpidrs: &[u64]) -> Act {
+fn act(dice: &mut Dice, (n, age): (usize, usize), is_inside: bool, mpidrs: &[u64]) -> Act {
     let call = |call, args: &[u64]| {
         let mut all = [0; 5];
         all[..args.len()].copy_from_slice(args);
@@ -222,7 +256,9 @@ fn act(dice: &mut Dice, age: usize, is_inside: bool, mpidrs: &[u64]) -> Act {
     let own = dice.pick(&PRIVATE).into();
     let common = dice.pick(&COMMON).into();
     let event = dice.pick(&[own, common, 0]);
-    match dice.below(112) {
+    match dice.below(136) {
+        112..132 => return Act::Spi(spis::act(dice, n, mpidrs.len())),
+        132..136 => return Act::Fire(dice.pick(&spis::PASSED_THROUGH)),
         100..110 => return Act::Sgi(dice.below(16) as u32, dice.roll() as u16),
         110 if dice.below(3) == 0 => return Act::Reset,
         111 => return Act::Suspend,

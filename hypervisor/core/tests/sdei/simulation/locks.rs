@@ -6,7 +6,8 @@ use std::ops::{Deref, DerefMut};
 use hv_core::id::VcpuId;
 use hv_core::vgic::{Distributor, Parts, Private, Published};
 
-use super::machine::{Point, Port, WAKE};
+use super::guest::bound_event;
+use super::machine::{Point, Port, World};
 
 /// The locks in the order in which they are taken; of each kind one at a time.
 pub const VM: u8 = 1 << 0;
@@ -28,7 +29,18 @@ impl Drop for Held<'_> {
 /// A part of the virtual GIC, while it is locked.
 pub struct PartGuard<'a, T> {
     part: RefMut<'a, T>,
+    /// It is the distributor, and this vCPU has it.
+    distributor: Option<(&'a World, usize)>,
     _held: Held<'a>,
+}
+
+impl<T> Drop for PartGuard<'_, T> {
+    fn drop(&mut self) {
+        if let Some((world, n)) = self.distributor {
+            let published = &world.map.published;
+            world.said.borrow_mut().end(published, n, world.broken);
+        }
+    }
 }
 
 impl<T> Deref for PartGuard<'_, T> {
@@ -45,7 +57,7 @@ impl<T> DerefMut for PartGuard<'_, T> {
 }
 
 impl Port<'_> {
-    /// Waits for a lock. What is taken while the VM's is held is one step with it where nobody is in the way, and a physical
+    /// Waits for a lock. What is taken while the VM's is held is one step with it, and a physical
     /// interrupt that was acknowledged is taken further at once: whether it is bound must not change.
     pub fn take_lock<'a, T>(
         &'a self,
@@ -59,11 +71,15 @@ impl Port<'_> {
         if held & VM == 0 && world.pcpus[n].borrow().in_hand.is_none() {
             self.give_way(Point::Lock);
         }
+        // Who has the VM's lock waits for nobody: what a call does is to be one step. It waits before instead.
+        let is_in_the_way = || lock == VM && world.held.iter().any(|held| held.get() != 0);
         let value = loop {
-            match value.try_borrow_mut() {
-                Ok(value) => break value,
-                Err(_) => self.give_way(Point::Lock),
+            if !is_in_the_way()
+                && let Ok(value) = value.try_borrow_mut()
+            {
+                break value;
             }
+            self.give_way(Point::Lock);
         };
         locks.set(held | lock);
         (value, Held { locks, lock })
@@ -73,11 +89,26 @@ impl Port<'_> {
         let (part, held) = self.take_lock(lock, part);
         self.settle_call();
         let mut pcpu = self.world.pcpus[self.n].borrow_mut();
-        if pcpu.in_hand == Some(WAKE) {
+        if let Some(intid) = pcpu.in_hand
+            && bound_event(intid).is_none()
+        {
             // It goes no further than this.
             pcpu.in_hand = None;
+            self.world.spis.borrow_mut().comes(intid);
         }
-        PartGuard { part, _held: held }
+        let mut distributor = None;
+        if lock == DISTRIBUTOR {
+            let world: &World = &self.world;
+            world.spis.borrow_mut().take_effect(self.n);
+            let mut said = world.said.borrow_mut();
+            said.begin(&world.map.published, world.pcpus.len());
+            distributor = Some((world, self.n));
+        }
+        PartGuard {
+            part,
+            distributor,
+            _held: held,
+        }
     }
 }
 

@@ -28,6 +28,7 @@ use hv_testbed::{Cpu, DISTRIBUTOR, Ended, Interface, MAINTENANCE, RAM, REDISTRIB
 use super::Broken;
 use super::guest::{Dice, Guest};
 use super::locks::{self, Held};
+use super::spis::{self, Said, Spis};
 use super::witness::Witness;
 use crate::vcpu::*;
 
@@ -81,6 +82,8 @@ pub struct World {
     active: RefCell<Vec<(IntId, usize)>>,
     guests: Vec<RefCell<Guest>>,
     pub witness: RefCell<Witness>,
+    pub spis: RefCell<Spis>,
+    pub said: RefCell<Said>,
     pub broken: Broken,
     /// Guests do nothing of their own.
     pub is_settling: Cell<bool>,
@@ -107,12 +110,14 @@ impl Vm {
         let affinities: Vec<Mpidr> = mpidrs.iter().copied().map(Mpidr::new).collect();
         let range = |start, size| IpaRange { start, size };
         let redistributors = vec![range(REDISTRIBUTORS, vcpus as u64 * REDISTRIBUTOR_SIZE)];
+        let passed_through =
+            [&[IntId(TIMER), IntId(SPI), WAKE][..], &spis::PASSED_THROUGH].concat();
         let interrupts = vgic::Config {
             model: Model::V3,
             mpidrs: &affinities,
             last: last_redistributors(&redistributors, vcpus),
             spis: 64,
-            passed_through: &[IntId(TIMER), IntId(SPI), WAKE],
+            passed_through: &passed_through,
             priority_bits: 5,
             list_regs: LIST_REGS,
         };
@@ -151,6 +156,8 @@ impl Vm {
             active: RefCell::default(),
             guests: (0..vcpus).map(|n| RefCell::new(Guest::new(n))).collect(),
             witness: RefCell::new(Witness::new(&mpidrs)),
+            spis: RefCell::new(Spis::new()),
+            said: RefCell::default(),
             mpidrs,
             broken,
             is_settling: Cell::new(false),
@@ -283,6 +290,13 @@ impl World {
                 return Err(format!("vCPU {n} has lost SGIs {lost:#x}"));
             }
         }
+        let is_ready = |n: usize| {
+            let takes_interrupts = self.guests[n].borrow().takes_interrupts();
+            shared.power.state(Self::vcpu(n)) == AffinityState::On && takes_interrupts
+        };
+        if let Some((intid, target)) = self.spis.borrow().lost(is_ready) {
+            return Err(format!("vCPU {target} has lost SPI {intid}"));
+        }
         Ok(())
     }
 }
@@ -315,6 +329,8 @@ impl Port<'_> {
         let (n, world) = (self.n, &self.world);
         world.points[n].set(point);
         self.yielder.suspend(());
+        let published = &world.map.published;
+        world.said.borrow_mut().goes_on(published, n);
         world.tell(format!("vCPU {n}: {point:?}"));
     }
 
@@ -530,6 +546,9 @@ impl vm::Vm for Port<'_> {
             post();
             ring();
         }
+        let published = &world.map.published;
+        let mut said = world.said.borrow_mut();
+        said.has_asked(published, self.n, vcpu, requests);
     }
 
     fn post_sender(&self, _: VcpuId, _: u32, _: VcpuId) {
@@ -611,6 +630,7 @@ impl vm::Vm for Port<'_> {
             guest.reset();
         }
         *world.witness.borrow_mut() = Witness::new(&world.mpidrs);
+        *world.spis.borrow_mut() = Spis::new();
         Load {
             entry: RAM.start,
             context: RAM.start,
@@ -637,6 +657,7 @@ impl Port<'_> {
         }
         if let Some(taken) = taken {
             self.guest().takes(taken.intid);
+            self.world.spis.borrow_mut().is_taken(taken.intid);
         }
     }
 }
@@ -713,10 +734,15 @@ impl Site for Port<'_> {
             self.deactivate_physical(intid, owner);
         }
         if let Some(Physical::Reset(mask)) = effects.phys {
+            let is_reset = |IntId(intid): IntId| {
+                intid / 32 == mask.block && mask.bits >> (intid % 32) & 1 != 0
+            };
             let mut active = self.world.active.borrow_mut();
-            active.retain(|&(IntId(intid), _)| {
-                intid / 32 != mask.block || mask.bits >> (intid % 32) & 1 == 0
-            });
+            active.retain(|&(intid, _)| !is_reset(intid));
+            for pcpu in &self.world.pcpus {
+                let waits = &mut pcpu.borrow_mut().waits;
+                *waits = waits.filter(|&intid| !is_reset(intid));
+            }
         }
     }
 
@@ -762,6 +788,10 @@ impl Port<'_> {
     /// The guest does something: its exit, if that is one.
     fn act(&self, regs: &mut GuestRegs) -> Option<GuestExit> {
         let world = &self.world;
+        let again = self.guest().repeats(regs);
+        if let Some(again) = again {
+            return self.guest().perform(again, regs, &world.mpidrs);
+        }
         let is_inside_handler = world.witness.borrow().company.is_running(self.n);
         let others_are_on = world.witness.borrow().others_are_on(self.n);
         let mut dice = world.dice.borrow_mut();
@@ -789,6 +819,24 @@ impl Port<'_> {
             world.pcpus[self.n].borrow_mut().waits = Some(intid);
             return Some(GuestExit::Interrupt);
         }
+        match act {
+            super::guest::Act::Fire(intid) => return self.fire(intid),
+            super::guest::Act::Spi(access) => world.spis.borrow_mut().stores(self.n, access),
+            _ => {}
+        }
         self.guest().perform(act, regs, &world.mpidrs)
+    }
+
+    /// The machine raises an SPI that is no event's, unless it is on its way already.
+    fn fire(&self, intid: IntId) -> Option<GuestExit> {
+        let world = &self.world;
+        let is_active = world.active.borrow().contains(&key(intid, self.n));
+        let waits = |pcpu: &RefCell<Pcpu>| pcpu.borrow().waits == Some(intid);
+        let may = world.spis.borrow().may_fire(intid);
+        if !may || is_active || world.pcpus.iter().any(waits) {
+            return None;
+        }
+        self.pcpu().waits.get_or_insert(intid);
+        Some(GuestExit::Interrupt)
     }
 }
