@@ -61,7 +61,7 @@ pub use operations::{bind, end_bound, has, is_edge, level, reset_spis, send_sgi_
 pub use parts::{Distributor, Held, Parts, Private};
 pub use published::Published;
 pub use reset::Leftovers;
-pub use seating::Entry;
+pub use seating::{Entry, Filled};
 pub use single::Vgic;
 pub use sticky::Sticky;
 pub use v2::{MAX_INTERFACES, Model};
@@ -112,17 +112,29 @@ struct Words {
 }
 
 impl Words {
-    /// Takes over what `irq`, which is bit `bit`, has become.
-    fn note(&mut self, bit: u32, irq: &Irq) {
-        let mask = 1u32.checked_shl(bit).unwrap_or(0);
-        for (word, is_set) in [
-            (&mut self.not_idle, !irq.is_idle()),
-            (&mut self.enabled, irq.enabled),
-            (&mut self.group1, irq.group1),
-            (&mut self.bound, irq.bound),
-        ] {
-            *word = *word & !mask | if is_set { mask } else { 0 };
+    /// What `irq` is, in the bit `bit` of each word that changes.
+    fn of(irq: &Irq, bit: u32) -> Self {
+        let set = |is_set: bool| if is_set { bit } else { 0 };
+        Self {
+            not_idle: set(!irq.is_idle()),
+            enabled: set(irq.enabled),
+            group1: set(irq.group1),
+            bound: set(irq.bound),
+            ..Self::default()
         }
+    }
+
+    /// Takes over the bits in `mask` of each word that changes.
+    fn replace(&mut self, mask: u32, new: Self) {
+        self.not_idle = self.not_idle & !mask | new.not_idle & mask;
+        self.enabled = self.enabled & !mask | new.enabled & mask;
+        self.group1 = self.group1 & !mask | new.group1 & mask;
+        self.bound = self.bound & !mask | new.bound & mask;
+    }
+
+    /// What GICD_ISENABLER and GICD_IGROUPR show.
+    fn shown(&self) -> [u32; 2] {
+        [self.enabled & !self.bound, self.group1 & !self.bound]
     }
 }
 
@@ -146,8 +158,8 @@ fn enabled(groups: [bool; 2], irq: &Irq) -> bool {
 }
 
 /// The INTID of bit `bit` of block `block` of the distributor's words.
-fn spi(block: usize, bit: u32) -> IntId {
-    IntId((block as u32 + 1) * 32 + bit)
+fn spi(block: u32, bit: u32) -> IntId {
+    IntId((block + 1) * 32 + bit)
 }
 
 /// The numbers of the bits that are set, lowest first.

@@ -23,7 +23,7 @@ impl Pe {
         vgic: &impl Parts,
         board: &Board,
     ) -> SdeiEffects {
-        let mut gic = Effects::NONE;
+        let mut gic = Effects::none();
         let is_edge = vgic::is_edge(vgic, self.me, intid);
         match shared_events.bound_to(intid) {
             None => vgic::end_bound(vgic, self.me, intid, &mut gic),

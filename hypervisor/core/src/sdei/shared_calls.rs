@@ -69,7 +69,7 @@ impl Pe {
             shared_events,
             vgic,
             siblings,
-            gic: Effects::NONE,
+            gic: Effects::none(),
         };
         let [_, x1, x2, x3, x4, x5, ..] = regs.x;
         let answer = match call {
@@ -122,7 +122,7 @@ impl Pe {
             self.show(siblings.board());
             let nothing = SdeiEffects {
                 look: VcpuSet::EMPTY,
-                gic: Effects::NONE,
+                gic: Effects::none(),
             };
             return (Departure::Lost, nothing);
         }
@@ -144,7 +144,7 @@ impl Pe {
             shared_events,
             vgic,
             siblings,
-            gic: Effects::NONE,
+            gic: Effects::none(),
         };
         for binding in context.shared_events.bindings.iter_mut().flatten() {
             binding.users.remove(self.me);

@@ -19,20 +19,31 @@ pub struct Effects {
 
 impl Effects {
     /// Nothing to do.
-    pub const NONE: Self = Self {
-        kick: VcpuSet::EMPTY,
-        phys: None,
-        deactivate: Deactivations::NONE,
-        bound: None,
-    };
+    // No constant: that would be copied from memory.
+    #[inline]
+    pub fn none() -> Self {
+        Self {
+            kick: VcpuSet::EMPTY,
+            phys: None,
+            deactivate: Deactivations {
+                owner: VcpuId(0),
+                count: 0,
+                intids: [0; MOST],
+            },
+            bound: None,
+        }
+    }
+
+    /// Whether something is to be done to physical interrupts.
+    #[inline]
+    pub fn is_physical(&self) -> bool {
+        self.phys.is_some() || self.deactivate.count != 0
+    }
 
     /// Whether there is nothing to do.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.kick.is_empty()
-            && self.phys.is_none()
-            && self.deactivate.count == 0
-            && self.bound.is_none()
+        self.kick.is_empty() && !self.is_physical() && self.bound.is_none()
     }
 }
 
@@ -94,12 +105,6 @@ pub struct Deactivations {
 }
 
 impl Deactivations {
-    const NONE: Self = Self {
-        owner: VcpuId(0),
-        count: 0,
-        intids: [0; MOST],
-    };
-
     /// Whose PPIs are meant.
     pub const fn owner(&self) -> VcpuId {
         self.owner

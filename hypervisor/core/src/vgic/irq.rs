@@ -19,7 +19,9 @@
 use crate::id::VcpuId;
 
 /// The state of one interrupt.
+// Aligned so that it is copied by words, not by bytes.
 #[derive(Clone, Debug)]
+#[repr(align(8))]
 pub(super) struct Irq {
     pub enabled: bool,
     /// Group 1 rather than 0.

@@ -32,9 +32,20 @@ impl Published {
 }
 
 impl<'a, P: Parts + 'a> Held<'a, P> {
-    /// Whether an interrupt is pending because of a line that only the physical GIC sees.
-    pub fn has_physical_line(&mut self, intid: IntId) -> bool {
-        self.view().has_physical_line(intid)
+    /// The list registers of the vCPU (a bit each) whose interrupts are pending because of lines that only the physical GIC
+    /// sees, unless the guest has acknowledged them.
+    pub fn listed_lines(&mut self) -> u32 {
+        let view = self.view();
+        let Some(private) = &view.private else {
+            return 0;
+        };
+        let holds_line = |&index: &u32| {
+            let intid = private.slots.get(index as usize);
+            intid.is_some_and(|&intid| view.has_physical_line(intid))
+        };
+        bits_of(private.seated)
+            .filter(holds_line)
+            .fold(0, |listed, index| listed | 1 << index)
     }
 
     /// The blocks of interrupts (bit b is INTID 32 * b and the 31 after it) in which lines have one wait for a list register of
@@ -45,8 +56,8 @@ impl<'a, P: Parts + 'a> Held<'a, P> {
 
     /// The physical GIC says how the lines of a block of interrupts are, a bit each; other bits mean nothing. One that the
     /// guest has not taken and whose line has dropped is let go of, so that it fires when the line is up again.
-    pub fn sample(&mut self, block: u32, lines: u32) -> Effects {
-        self.view().sample(block, lines)
+    pub fn sample(&mut self, block: u32, lines: u32, effects: &mut Effects) {
+        self.view().sample(block, lines, effects);
     }
 }
 
@@ -57,9 +68,9 @@ impl View<'_> {
 
     fn waiting_lines(&self, fresh: Option<IntId>) -> u32 {
         let distributor = self.distributor.as_ref();
-        let spis = distributor.map_or(0, |distributor| distributor.words.len() as u32);
+        let busy_blocks = distributor.map_or(0, |distributor| distributor.busy_blocks);
         let mut blocks = 0;
-        for block in 0..=spis {
+        for block in bits_of(busy_blocks << 1 | 1) {
             let words = self.words(block);
             let mut waiting = bits_of(words.passed_through & words.not_idle);
             let waits = waiting.any(|n| {
@@ -69,23 +80,21 @@ impl View<'_> {
                 }) && fresh != Some(intid)
             });
             if waits {
-                blocks |= 1u32.checked_shl(block).unwrap_or(0);
+                blocks |= 1 << block;
             }
         }
         blocks
     }
 
-    fn sample(&mut self, block: u32, lines: u32) -> Effects {
-        let mut effects = Effects::NONE;
+    fn sample(&mut self, block: u32, lines: u32, effects: &mut Effects) {
         self.change_words(block, |words| words.lines = lines);
         let words = self.words(block);
         for n in bits_of(words.passed_through & words.not_idle & !lines) {
             let intid = IntId(block * 32 + n);
             if self.has_physical_line(intid) {
-                self.update(intid, &mut effects, Irq::drop_line);
+                self.update(intid, effects, Irq::drop_line);
             }
         }
-        effects
     }
 
     /// The passed-through level-sensitive interrupts of a block whose lines are up, as last sampled.

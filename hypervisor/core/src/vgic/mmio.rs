@@ -64,7 +64,7 @@ pub fn write<P: Parts>(
     value: u64,
     perform: impl FnOnce(&Effects),
 ) -> Effects {
-    let mut effects = Effects::NONE;
+    let mut effects = Effects::none();
     let owner = frame.owner(VcpuId(0));
     let Some(register) = Register::find(frame, offset, size) else {
         return effects;
@@ -141,6 +141,7 @@ impl View<'_> {
             Register::Waker => {
                 if let Some(private) = &mut self.private {
                     private.asleep = value & WAKER_PROCESSOR_SLEEP != 0;
+                    private.is_pristine = false;
                 }
             }
             Register::Bits { bank, block } => {

@@ -13,8 +13,8 @@ use crate::id::{IntId, VcpuId, VcpuSet};
 
 impl<'a, P: Parts + 'a> Held<'a, P> {
     /// A physical interrupt was acknowledged, and its priority dropped, on the pCPU of `vcpu`.
-    pub fn forward(&mut self, vcpu: VcpuId, intid: IntId) -> Effects {
-        self.view().forward(vcpu, intid)
+    pub fn forward(&mut self, vcpu: VcpuId, intid: IntId, effects: &mut Effects) {
+        self.view().forward(vcpu, intid, effects);
     }
 
     /// The interrupt line of an emulated device is now `level`.
@@ -24,7 +24,7 @@ impl<'a, P: Parts + 'a> Held<'a, P> {
 
     /// Takes over the SGIs (bit n is SGI n) that siblings posted to the vCPU. It must then populate.
     pub fn take_sgis(&mut self, bits: u16) {
-        let (mut view, mut effects) = (self.view(), Effects::NONE);
+        let (mut view, mut effects) = (self.view(), Effects::none());
         for intid in bits_of(u32::from(bits)) {
             view.update(IntId(intid), &mut effects, |irq| irq.latch = true);
         }
@@ -32,22 +32,19 @@ impl<'a, P: Parts + 'a> Held<'a, P> {
 
     /// GICv2: takes over an SGI that these siblings (a bit each) posted to the vCPU. It must then populate.
     pub fn take_sent(&mut self, intid: IntId, senders: u8) {
-        let (mut view, mut effects) = (self.view(), Effects::NONE);
+        let (mut view, mut effects) = (self.view(), Effects::none());
         let senders = senders & view.everybody();
         view.update(intid, &mut effects, |irq| irq.send(senders));
     }
 
     /// ICC_DIR_EL1 or GICC_DIR by the vCPU, which has folded.
-    pub fn deactivate(&mut self, intid: IntId) -> Effects {
-        let mut effects = Effects::NONE;
-        self.view().deactivate(intid, &mut effects);
-        effects
+    pub fn deactivate(&mut self, intid: IntId, effects: &mut Effects) {
+        self.view().deactivate(intid, effects);
     }
 }
 
 impl View<'_> {
-    fn forward(&mut self, vcpu: VcpuId, intid: IntId) -> Effects {
-        let mut effects = Effects::NONE;
+    fn forward(&mut self, vcpu: VcpuId, intid: IntId, effects: &mut Effects) {
         let rules = self.published.rules();
         match self.irq_mut(intid) {
             Some(irq) if irq.bound && irq.passed_through => {
@@ -55,7 +52,7 @@ impl View<'_> {
                 effects.bound = Some(intid);
             }
             Some(irq) if irq.passed_through => {
-                self.update(intid, &mut effects, |irq| {
+                self.update(intid, effects, |irq| {
                     irq.holder = match rules.is_v2 {
                         false => Holder::Anyone,
                         true if rules.resamples || irq.edge => Holder::Only(vcpu),
@@ -66,11 +63,10 @@ impl View<'_> {
             }
             _ => effects.deactivate.push(vcpu, intid),
         }
-        effects
     }
 
     fn set_line(&mut self, intid: IntId, level: bool) -> Effects {
-        let mut effects = Effects::NONE;
+        let mut effects = Effects::none();
         if self
             .irq(intid)
             .is_some_and(|irq| irq.line != level && !irq.passed_through)
@@ -91,7 +87,7 @@ impl View<'_> {
 /// An SGI sent through ICC_SGI0R_EL1 or ICC_ASGI1R_EL1: it reaches those targets that have it in group 0. Whom to kick.
 /// (ICC_SGI1R_EL1 reaches either group and needs no look: IHI0069, GICD_CTLR.DS = 1.)
 pub fn send_sgi_group0(parts: &impl Parts, sgi: Sgi) -> VcpuSet {
-    let mut effects = Effects::NONE;
+    let mut effects = Effects::none();
     for vcpu in sgi.targets.iter() {
         let mut held = Held::private(parts, vcpu);
         let mut view = held.view();
@@ -105,7 +101,7 @@ pub fn send_sgi_group0(parts: &impl Parts, sgi: Sgi) -> VcpuSet {
 /// GICD_SGIR by `from`, the general way. Whom to kick.
 #[inline(never)]
 pub(super) fn generate(parts: &impl Parts, from: VcpuId, value: u32) -> VcpuSet {
-    let mut effects = Effects::NONE;
+    let mut effects = Effects::none();
     let sgi = parts.published().affinities().generate(from, value);
     for vcpu in sgi.targets.iter() {
         let mut held = Held::private(parts, vcpu);
@@ -207,7 +203,7 @@ pub fn bind(parts: &impl Parts, intid: IntId, effects: &mut Effects) -> bool {
 /// Gives an interrupt back to the guest, disabled. What it was at when it was bound it is again.
 pub fn unbind(parts: &impl Parts, intid: IntId) {
     // An interrupt that is disabled disturbs nobody.
-    let mut effects = Effects::NONE;
+    let mut effects = Effects::none();
     give_back(parts, intid, copies(parts, intid), &mut effects);
 }
 

@@ -16,7 +16,7 @@ use core::ops::DerefMut;
 use super::frame::Wait;
 use super::irq::Irq;
 use super::published::{Published, flag};
-use super::{Config, Effects, MAX_LIST_REGS, MAX_SPIS, Words, blocks, enabled};
+use super::{Config, Effects, MAX_LIST_REGS, MAX_SPIS, Words, bits_of, blocks, enabled, spi};
 use crate::id::{IntId, Mpidr, VcpuId, VcpuSet};
 
 /// A virtual GIC as one pCPU reaches it.
@@ -53,6 +53,8 @@ pub struct Distributor {
     pub(super) routes: Vec<Mpidr>,
     /// Of each block of SPIs: bit n of block b is INTID 32 * (b + 1) + n.
     pub(super) words: Box<[Words]>,
+    /// The blocks in which not all are idle, a bit each.
+    pub(super) busy_blocks: u32,
     /// Of each vCPU: whose reads wait for it to fold.
     pub(super) asked: Vec<VcpuSet>,
     /// Of each vCPU: its read that waits.
@@ -66,17 +68,30 @@ pub struct Private {
     pub(super) groups: [bool; 2],
     pub(super) irqs: [Irq; 32],
     pub(super) words: Words,
-    /// The INTID in each list register.
-    pub(super) slots: [Option<IntId>; MAX_LIST_REGS],
+    /// The INTID in each list register that is in use.
+    pub(super) slots: [IntId; MAX_LIST_REGS],
+    /// Which list registers are in use, a bit each.
+    pub(super) seated: u32,
     /// GICR_WAKER.ProcessorSleep.
     pub(super) asleep: bool,
     /// Something of its own has changed since it populated.
     pub(super) is_dirty: bool,
-    /// Nothing has touched its interrupts since they were reset.
-    pub(super) is_fresh: bool,
+    /// It was reset, and nothing has touched it since: neither anybody's access nor the vCPU's first populate.
+    pub(super) is_pristine: bool,
 }
 
 impl Distributor {
+    /// The SPIs that are not idle.
+    pub(super) fn not_idle(&self) -> impl Iterator<Item = (IntId, &Irq)> {
+        bits_of(self.busy_blocks).flat_map(move |block| {
+            let words = self.words.get(block as usize);
+            bits_of(words.map_or(0, |words| words.not_idle)).filter_map(move |bit| {
+                let irq = self.spis.get((32 * block + bit) as usize)?;
+                Some((spi(block, bit), irq))
+            })
+        })
+    }
+
     pub(super) fn new(config: &Config<'_>, published: &Published) -> Self {
         let blocks = blocks(config);
         let passed = |intid: u32| config.passed_through.contains(&IntId(intid));
@@ -100,6 +115,7 @@ impl Distributor {
                     ..Words::default()
                 })
                 .collect(),
+            busy_blocks: 0,
             asked: (0..vcpus).map(|_| VcpuSet::EMPTY).collect(),
             waits: (0..vcpus).map(|_| Wait::default()).collect(),
         }
@@ -118,16 +134,25 @@ impl Private {
                 passed_through,
                 ..Words::default()
             },
-            slots: [None; MAX_LIST_REGS],
+            slots: [IntId(0); MAX_LIST_REGS],
+            seated: 0,
             asleep: true,
             is_dirty: false,
-            is_fresh: true,
+            is_pristine: true,
         }
     }
 
     /// Whether a list register holds something.
     pub(super) fn is_seated(&self) -> bool {
-        self.slots.iter().any(Option::is_some)
+        self.seated != 0
+    }
+
+    /// An interrupt of this vCPU is in a list register from now on.
+    pub(super) fn note_seat(&mut self, index: usize, intid: IntId) {
+        if let Some(slot) = self.slots.get_mut(index) {
+            *slot = intid;
+            self.seated |= 1 << index;
+        }
     }
 }
 
@@ -237,16 +262,30 @@ impl View<'_> {
 
     /// Changes the words of a block, and shows them.
     pub fn change_words(&mut self, block: u32, change: impl FnOnce(&mut Words)) {
-        let words = match (block as usize).checked_sub(1) {
-            None => self.private.as_mut().map(|private| &mut private.words),
-            Some(block) => {
-                let distributor = self.distributor.as_mut();
-                distributor.and_then(|distributor| distributor.words.get_mut(block))
+        let (published, vcpu) = (self.published, self.vcpu);
+        let change = |words: &mut Words| {
+            let before = words.shown();
+            change(words);
+            if words.shown() != before {
+                published.show(vcpu, block, words.shown());
             }
         };
-        if let Some(words) = words {
-            change(words);
-            self.published.show(self.vcpu, block, words);
+        match (block as usize).checked_sub(1) {
+            None => {
+                if let Some(private) = &mut self.private {
+                    change(&mut private.words);
+                }
+            }
+            Some(index) => {
+                if let Some(distributor) = &mut self.distributor
+                    && let Some(words) = distributor.words.get_mut(index)
+                {
+                    change(words);
+                    let bit = 1 << index;
+                    let not_idle = if words.not_idle != 0 { bit } else { 0 };
+                    distributor.busy_blocks = distributor.busy_blocks & !bit | not_idle;
+                }
+            }
         }
     }
 
@@ -263,11 +302,26 @@ impl View<'_> {
         match index.checked_sub(32) {
             None => {
                 let private = self.private.as_mut()?;
-                private.is_fresh = false;
+                private.is_pristine = false;
                 private.irqs.get_mut(index)
             }
             Some(index) => self.distributor.as_mut()?.spis.get_mut(index),
         }
+    }
+
+    /// INTID `32 * block` and the 31 after it, as many as there are.
+    pub fn block_mut(&mut self, block: u32) -> &mut [Irq] {
+        let irqs = match (block as usize).checked_sub(1) {
+            None => self.private.as_mut().map(|private| {
+                private.is_pristine = false;
+                &mut private.irqs[..]
+            }),
+            Some(block) => {
+                let distributor = self.distributor.as_mut();
+                distributor.and_then(|distributor| distributor.spis.chunks_mut(32).nth(block))
+            }
+        };
+        irqs.unwrap_or(&mut [])
     }
 
     /// An interrupt that the guest's registers show.
@@ -299,7 +353,8 @@ impl View<'_> {
             None => None,
         };
         let active_on = irq.active_on.filter(|_| irq.active);
-        let irq = irq.clone();
+        let bit = 1 << (intid.0 % 32);
+        let now = Words::of(irq, bit);
         if let Some(concerned) = concerned {
             effects.kick.insert(concerned);
         }
@@ -315,6 +370,6 @@ impl View<'_> {
                 published.raise(active_on, flag::SHARED);
             }
         }
-        self.change_words(intid.0 / 32, |words| words.note(intid.0 % 32, &irq));
+        self.change_words(intid.0 / 32, |words| words.replace(bit, now));
     }
 }

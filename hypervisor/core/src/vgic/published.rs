@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::register::{Bank, Register};
-use super::{Affinities, Config, Frame, MAX_LIST_REGS, Model, Words, blocks, passed_through};
+use super::{Affinities, Config, Frame, MAX_LIST_REGS, Model, blocks, passed_through};
 use crate::id::{Mpidr, VcpuId};
 
 /// GICD_TYPER (IHI0069 12.9): 10 bits of INTID, Aff3, no "1 of N" routing, range selector.
@@ -262,14 +262,10 @@ impl Published {
 
     /// Shows what the words of a block have become.
     #[inline]
-    pub(super) fn show(&self, owner: VcpuId, block: u32, words: &Words) {
+    pub(super) fn show(&self, owner: VcpuId, block: u32, [enabled, group1]: [u32; 2]) {
         if let Some(shown) = self.shown(owner, block) {
-            shown
-                .enabled
-                .store(words.enabled & !words.bound, Ordering::Relaxed);
-            shown
-                .group1
-                .store(words.group1 & !words.bound, Ordering::Relaxed);
+            shown.enabled.store(enabled, Ordering::Relaxed);
+            shown.group1.store(group1, Ordering::Relaxed);
         }
     }
 }

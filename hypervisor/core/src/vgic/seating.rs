@@ -5,7 +5,7 @@ use super::irq::{Holder, Irq, Seat};
 use super::lr::{ListReg, LrSource, LrState, hcr};
 use super::parts::{Distributor, Held, Parts, View};
 use super::published::flag;
-use super::{Effects, MAX_LIST_REGS, bits_of, enabled, spi};
+use super::{Effects, MAX_LIST_REGS, bits_of, enabled};
 use crate::id::{IntId, VcpuId, VcpuSet};
 
 /// What a vCPU enters its guest with, beside its list registers.
@@ -17,9 +17,6 @@ pub struct Entry {
     /// ICH_HCR_EL2: the interface on, writes of ICC_DIR_EL1 trapped (the shell clears [`hcr::TDIR`] where
     /// ICH_VTR_EL2.TDS is 0), a maintenance interrupt when there is more to place than there was room for.
     pub hcr: u64,
-    /// The private interrupts (bit n is INTID n) that may go into their list register again as they are in it
-    /// now, when they come again: see [`Sticky`](super::Sticky).
-    pub again: u32,
 }
 
 /// Interrupts in the order in which they get a list register, at most as many as there are.
@@ -27,6 +24,10 @@ struct Queue {
     keys: [u32; MAX_LIST_REGS],
     used: usize,
     limit: usize,
+    /// An SPI is among them, or would be with more room.
+    has_spi: bool,
+    /// [`Entry::hcr`]
+    hcr: u64,
 }
 
 /// The waiting room: who is first is by class, priority, INTID, which is also the order of the words.
@@ -49,6 +50,8 @@ impl Queue {
             keys: [u32::MAX; MAX_LIST_REGS],
             used: 0,
             limit,
+            has_spi: false,
+            hcr: hcr::EN | hcr::TDIR,
         }
     }
 
@@ -71,27 +74,42 @@ impl Queue {
     }
 }
 
+/// A list register that was filled.
+#[derive(Clone, Copy, Debug)]
+pub struct Filled {
+    /// Which.
+    pub index: usize,
+    /// With what.
+    pub lr: ListReg,
+    /// It is a private interrupt's that may go in again as it is: see [`Sticky`](super::Sticky).
+    pub may_come_again: bool,
+}
+
 impl<'a, P: Parts + 'a> Held<'a, P> {
     /// Brings what the list registers of the vCPU hold back into its part and the distributor. They count as empty from
-    /// then on, and the vCPU must [`populate`](Self::populate) before it enters its guest. `eoi_count` is
-    /// EOIcount of ICH_HCR_EL2 ([`hcr::eoi_count`]); it counts once, so the populate that follows gets 0.
-    pub fn fold(&mut self, lrs: &[ListReg], eoi_count: u32) -> Effects {
-        self.view().fold(lrs, eoi_count)
+    /// then on, and the vCPU must [`populate`](Self::populate) before it enters its guest. `lr` reads one that is in use.
+    /// `eoi_count` is EOIcount of ICH_HCR_EL2 ([`hcr::eoi_count`]); it counts once, so the next fold or populate gets 0.
+    pub fn fold(&mut self, lr: impl Fn(usize) -> ListReg, eoi_count: u32, effects: &mut Effects) {
+        self.view().fold(lr, eoi_count, effects);
     }
 
-    /// Chooses what goes into the list registers of the vCPU, after folding what is still in them (nothing, if
-    /// it has just folded). All of `lrs` is written.
-    pub fn populate(&mut self, lrs: &mut [ListReg], eoi_count: u32) -> (Entry, Effects) {
-        self.view().populate(lrs, eoi_count)
+    /// Chooses what goes into the first `room` list registers of the vCPU, which are empty: it [folds](Self::fold) before,
+    /// and unlocks nothing in between. `fill` writes one.
+    pub fn populate(
+        &mut self,
+        room: usize,
+        fill: impl FnMut(Filled),
+        effects: &mut Effects,
+    ) -> Entry {
+        self.view().populate(room, fill, effects)
     }
 
     /// Puts private interrupts (bit n of `come` is INTID n) that have just come to the vCPU into list registers that are in
     /// use by nothing (a bit each in `unused`), and leaves the others alone. [`needs_populate`](Self::needs_populate)
-    /// was false before they came: so all else that could be in a list register is in one. Answers which list registers were
-    /// filled, a bit each, their contents being in `lrs`, and [`Entry::again`] of them.
-    /// `None`, and nothing done, where only [`populate`](Self::populate) will do.
-    pub fn seat(&mut self, come: u32, lrs: &mut [ListReg], unused: u64) -> Option<(u64, u32)> {
-        self.view().seat(come, lrs, unused)
+    /// was false before they came: so all else that could be in a list register is in one. `fill` writes one.
+    /// False, and nothing done, where only [`populate`](Self::populate) will do.
+    pub fn seat(&mut self, come: u32, unused: u32, fill: impl FnMut(Filled)) -> bool {
+        self.view().seat(come, unused, fill).is_some()
     }
 
     /// Whether the vCPU has to populate before it enters its guest again.
@@ -108,13 +126,12 @@ impl<'a, P: Parts + 'a> Held<'a, P> {
 }
 
 impl View<'_> {
-    pub fn fold(&mut self, lrs: &[ListReg], eoi_count: u32) -> Effects {
-        let mut effects = Effects::NONE;
+    pub fn fold(&mut self, lr: impl Fn(usize) -> ListReg, eoi_count: u32, effects: &mut Effects) {
         let vcpu = self.vcpu;
         let Some(private) = &mut self.private else {
-            return effects;
+            return;
         };
-        let slots = core::mem::replace(&mut private.slots, [None; MAX_LIST_REGS]);
+        let seated = core::mem::take(&mut private.seated);
         private.is_dirty = true;
         if let Some(distributor) = &mut self.distributor {
             distributor.answer(vcpu);
@@ -127,61 +144,64 @@ impl View<'_> {
             let Some(intid) = self.first_active() else {
                 break;
             };
-            self.update(intid, &mut effects, Irq::clear_active);
+            self.update(intid, effects, Irq::clear_active);
         }
-        for (slot, lr) in slots.iter().zip(lrs) {
-            if let Some(intid) = *slot {
+        for index in bits_of(seated).map(|index| index as usize) {
+            let slot = self.private.as_ref().and_then(|it| it.slots.get(index));
+            if let Some(&intid) = slot {
                 debug_assert!(self.irq(intid).is_some(), "its part is not locked");
-                self.update(intid, &mut effects, |irq| unseat(irq, vcpu, *lr));
+                let lr = lr(index);
+                self.update(intid, effects, |irq| unseat(irq, vcpu, lr));
             }
         }
         effects.kick.remove(vcpu);
-        effects
     }
 
-    pub fn populate(&mut self, lrs: &mut [ListReg], eoi_count: u32) -> (Entry, Effects) {
-        let mut effects = self.fold(lrs, eoi_count);
+    pub fn populate(
+        &mut self,
+        room: usize,
+        mut fill: impl FnMut(Filled),
+        effects: &mut Effects,
+    ) -> Entry {
         let (vcpu, groups) = (self.vcpu, self.groups());
-        self.wake(&mut effects);
-        lrs.fill(ListReg::EMPTY);
-        let mut hcr = hcr::EN | hcr::TDIR;
-        let limit = self.published.rules().list_regs.min(lrs.len());
-        let queue = self.line_up(limit, &mut hcr);
-        let mut again = 0;
-        for (index, (lr, &key)) in lrs.iter_mut().zip(queue.keys()).enumerate() {
+        self.wake(effects);
+        let limit = self.published.rules().list_regs.min(room);
+        let queue = self.line_up(limit);
+        self.settle_shared(queue.has_spi);
+        let is_crowded = queue.hcr & (hcr::NPIE | hcr::LRENPIE) != 0;
+        let may_again = !is_crowded && !self.published.has(vcpu, flag::WAITS);
+        for (index, &key) in queue.keys().iter().enumerate() {
             let intid = IntId(key::intid(key));
-            if let Some(irq) = self.irq_mut(intid) {
-                let on = enabled(groups, irq);
-                *lr = seat(irq, vcpu, intid, on);
-                if intid.is_private() && may_come_again(irq, *lr) {
-                    again |= 1 << intid.0;
-                }
-            }
-            if let Some(slot) = self
-                .private
-                .as_mut()
-                .and_then(|private| private.slots.get_mut(index))
-            {
-                *slot = Some(intid);
+            let Some(irq) = self.irq_mut(intid) else {
+                continue;
+            };
+            let on = enabled(groups, irq);
+            let lr = seat(irq, vcpu, intid, on);
+            let may_come_again = may_again && intid.is_private() && may_come_again(irq, lr);
+            fill(Filled {
+                index,
+                lr,
+                may_come_again,
+            });
+            if let Some(private) = &mut self.private {
+                private.note_seat(index, intid);
             }
         }
         if let Some(private) = &mut self.private {
             private.is_dirty = false;
+            private.is_pristine = false;
         }
-        self.settle_shared(queue.keys());
         effects.kick.remove(vcpu);
-        if hcr & (hcr::NPIE | hcr::LRENPIE) != 0 || self.published.has(vcpu, flag::WAITS) {
-            again = 0;
+        Entry {
+            used: queue.used,
+            hcr: queue.hcr,
         }
-        let used = queue.used;
-        (Entry { used, hcr, again }, effects)
     }
 
-    /// The vCPU has populated with the distributor locked: says whether that may hold something of it from now on.
-    fn settle_shared(&mut self, placed: &[u32]) {
+    /// The vCPU populates, with the distributor locked: says whether that may hold something of it from now on. `has_spi` says
+    /// that an SPI is in a list register or would be.
+    fn settle_shared(&mut self, has_spi: bool) {
         let vcpu = self.vcpu;
-        let has_spi = placed.iter().any(|&key| key::intid(key) >= 32)
-            || self.candidates().any(|(key, _)| key::intid(key) >= 32);
         let Some(distributor) = &mut self.distributor else {
             return;
         };
@@ -202,10 +222,10 @@ impl View<'_> {
         self.published.lower(vcpu, lower);
     }
 
-    fn seat(&mut self, come: u32, lrs: &mut [ListReg], unused: u64) -> Option<(u64, u32)> {
+    fn seat(&mut self, come: u32, unused: u32, mut fill: impl FnMut(Filled)) -> Option<()> {
         let (vcpu, groups) = (self.vcpu, self.groups());
-        let limit = self.published.rules().list_regs.min(lrs.len());
-        let mut free = unused & 1u64.checked_shl(limit as u32).unwrap_or(0).wrapping_sub(1);
+        let limit = self.published.rules().list_regs as u32;
+        let mut free = unused & 1u32.checked_shl(limit).unwrap_or(0).wrapping_sub(1);
         let private = self.private.as_mut()?;
         if come.count_ones() > free.count_ones() || self.published.has(vcpu, flag::WAITS) {
             return None;
@@ -215,27 +235,29 @@ impl View<'_> {
                 return None;
             }
         }
-        let (mut filled, mut again) = (0, 0);
         for n in bits_of(come) {
             let irq = private.irqs.get_mut(n as usize)?;
             if !(irq.is_ready() && enabled(groups, irq)) {
                 continue;
             }
-            let index = free.trailing_zeros();
+            let index = free.trailing_zeros() as usize;
             free &= free.wrapping_sub(1);
             let lr = seat(irq, vcpu, IntId(n), true);
-            again |= u32::from(may_come_again(irq, lr)) << n;
-            *lrs.get_mut(index as usize)? = lr;
-            *private.slots.get_mut(index as usize)? = Some(IntId(n));
-            filled |= 1u64.checked_shl(index)?;
+            let may_come_again = may_come_again(irq, lr);
+            private.note_seat(index, IntId(n));
+            fill(Filled {
+                index,
+                lr,
+                may_come_again,
+            });
         }
         private.is_dirty = false;
-        Some((filled, again))
+        Some(())
     }
 
     /// Who gets a list register. If not all of them do, at least one that is pending and not active is among
     /// those who do, so that "no list register pending" means progress, and never fires for ever.
-    fn line_up(&self, limit: usize, hcr: &mut u64) -> Queue {
+    fn line_up(&self, limit: usize) -> Queue {
         let mut queue = Queue::new(limit);
         let mut first_pending = u32::MAX;
         let (mut active, mut pending) = (0usize, 0usize);
@@ -246,6 +268,7 @@ impl View<'_> {
                 pending += 1;
                 first_pending = first_pending.min(key);
             }
+            queue.has_spi |= key::intid(key) >= 32;
             queue.insert(key);
         }
         if pending > 0
@@ -261,10 +284,10 @@ impl View<'_> {
             .count();
         let placed_active = queue.used - placed_pending;
         if pending > placed_pending {
-            *hcr |= hcr::NPIE;
+            queue.hcr |= hcr::NPIE;
         }
         if active > placed_active {
-            *hcr |= hcr::LRENPIE;
+            queue.hcr |= hcr::LRENPIE;
         }
         queue
     }
@@ -272,19 +295,22 @@ impl View<'_> {
     /// What could be in a list register of `vcpu` and is in none: its key, and whether it is active.
     fn candidates(&self) -> impl Iterator<Item = (u32, bool)> {
         let (vcpu, groups) = (self.vcpu, self.groups());
-        let private = bits_of(self.words(0).not_idle).map(IntId);
-        let words = self.distributor.as_ref().map(|it| &it.words[..]);
-        let shared = words
-            .unwrap_or(&[])
-            .iter()
-            .enumerate()
-            .flat_map(|(block, words)| bits_of(words.not_idle).map(move |bit| spi(block, bit)));
-        private.chain(shared).filter_map(move |intid| {
-            let irq = self.irq(intid)?;
+        let own = bits_of(self.words(0).not_idle).filter_map(|n| {
+            let irq = self.private.as_ref()?.irqs.get(n as usize)?;
+            Some((IntId(n), irq))
+        });
+        let distributor = self.distributor.as_deref();
+        let spis = distributor.into_iter().flat_map(Distributor::not_idle);
+        own.chain(spis).filter_map(move |(intid, irq)| {
             let active = irq.active && irq.active_on == Some(vcpu) && irq.seat.is_none();
             let ready = irq.is_ready() && irq.target == Some(vcpu) && enabled(groups, irq);
             (active || ready).then(|| (key::new(active, irq.priority, intid.0), active))
         })
+    }
+
+    /// Whether an SPI is or should be in a list register of `vcpu`, which has folded.
+    pub fn concerns_shared(&self) -> bool {
+        self.candidates().any(|(key, _)| key::intid(key) >= 32)
     }
 
     /// The active interrupt of highest priority that `vcpu` has outside its list registers: the one that an
@@ -312,14 +338,12 @@ impl Distributor {
     /// All who would take an SPI now. Each SPI that is not idle is looked at once, however many vCPUs there are.
     pub(super) fn busy(&self) -> VcpuSet {
         let mut busy = VcpuSet::EMPTY;
-        let blocks = self.words.iter().zip(self.spis.chunks(32));
-        for (words, spis) in blocks {
-            for bit in bits_of(words.not_idle) {
-                let irq = spis.get(bit as usize);
-                let ready = irq.filter(|irq| irq.is_ready() && enabled(self.groups, irq));
-                if let Some(target) = ready.and_then(|irq| irq.target) {
-                    busy.insert(target);
-                }
+        for (_, irq) in self.not_idle() {
+            if irq.is_ready()
+                && enabled(self.groups, irq)
+                && let Some(target) = irq.target
+            {
+                busy.insert(target);
             }
         }
         busy

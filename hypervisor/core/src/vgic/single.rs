@@ -9,7 +9,7 @@ use super::mmio::{self, Read};
 use super::operations;
 use super::parts::{Distributor, Held, Parts, Private};
 use super::published::Published;
-use super::{Config, Effects, Entry, Frame, Leftovers};
+use super::{Config, Effects, Entry, Filled, Frame, Leftovers};
 use crate::id::{IntId, VcpuId};
 
 /// A virtual GIC whose parts have no locks: for one thread.
@@ -86,7 +86,9 @@ impl Vgic {
 
     /// See [`Held::forward`].
     pub fn forward(&mut self, vcpu: VcpuId, intid: IntId) -> Effects {
-        Held::of_interrupt(self, vcpu, intid).forward(vcpu, intid)
+        let mut effects = Effects::none();
+        Held::of_interrupt(self, vcpu, intid).forward(vcpu, intid, &mut effects);
+        effects
     }
 
     /// See [`Held::set_line`]; `vcpu` says whose, for a PPI.
@@ -109,13 +111,15 @@ impl Vgic {
     pub fn send_sgi_group0(&mut self, sgi: Sgi) -> Effects {
         Effects {
             kick: operations::send_sgi_group0(self, sgi),
-            ..Effects::NONE
+            ..Effects::none()
         }
     }
 
     /// See [`Held::deactivate`].
     pub fn deactivate(&mut self, vcpu: VcpuId, intid: IntId) -> Effects {
-        Held::of_interrupt(self, vcpu, intid).deactivate(intid)
+        let mut effects = Effects::none();
+        Held::of_interrupt(self, vcpu, intid).deactivate(intid, &mut effects);
+        effects
     }
 
     /// See [`Held::needs_populate`].
@@ -130,40 +134,37 @@ impl Vgic {
 
     /// See [`Held::fold`].
     pub fn fold(&mut self, vcpu: VcpuId, lrs: &[ListReg], eoi_count: u32) -> Effects {
-        Held::of_vcpu(self, vcpu).fold(lrs, eoi_count)
+        let mut effects = Effects::none();
+        Held::of_vcpu(self, vcpu).fold(read(lrs), eoi_count, &mut effects);
+        effects
     }
 
-    /// See [`Held::populate`].
+    /// Folds the list registers and chooses what they hold: see [`Held::populate`]. All of `lrs` is written.
     pub fn populate(
         &mut self,
         vcpu: VcpuId,
         lrs: &mut [ListReg],
         eoi_count: u32,
     ) -> (Entry, Effects) {
-        Held::of_vcpu(self, vcpu).populate(lrs, eoi_count)
+        let mut effects = Effects::none();
+        let mut held = Held::of_vcpu(self, vcpu);
+        held.fold(read(lrs), eoi_count, &mut effects);
+        lrs.fill(ListReg::EMPTY);
+        let entry = held.populate(lrs.len(), fill(lrs), &mut effects);
+        (entry, effects)
     }
 
-    /// See [`Held::seat`]: into list registers from `first` on; answers how many are in use then.
-    pub fn seat(
-        &mut self,
-        vcpu: VcpuId,
-        come: u32,
-        lrs: &mut [ListReg],
-        first: usize,
-    ) -> Option<(usize, u32)> {
-        let unused = u64::MAX.checked_shl(first as u32).unwrap_or(0);
-        let (filled, again) = Held::private(self, vcpu).seat(come, lrs, unused)?;
-        Some((first + filled.count_ones() as usize, again))
-    }
-
-    /// See [`Held::reset_vcpu`].
+    /// See [`Held::reset_vcpu`]. All of `lrs` is written.
     pub fn reset_vcpu(
         &mut self,
         vcpu: VcpuId,
         lrs: &mut [ListReg],
         leftovers: Leftovers,
     ) -> Effects {
-        Held::both(self, vcpu).reset_vcpu(lrs, leftovers)
+        let mut effects = Effects::none();
+        Held::both(self, vcpu).reset_vcpu(read(lrs), leftovers, &mut effects);
+        lrs.fill(ListReg::EMPTY);
+        effects
     }
 
     /// The blocks of SPIs, for [`reset_spis`](Self::reset_spis).
@@ -184,5 +185,19 @@ impl Vgic {
     /// See [`super::write`].
     pub fn write(&mut self, frame: Frame, offset: u64, size: u8, value: u64) -> Effects {
         mmio::write(self, (frame, offset, size), value, |_| {})
+    }
+}
+
+/// Reads one of `lrs`.
+fn read(lrs: &[ListReg]) -> impl Fn(usize) -> ListReg {
+    |index| lrs.get(index).copied().unwrap_or(ListReg::EMPTY)
+}
+
+/// Fills one of `lrs`.
+fn fill(lrs: &mut [ListReg]) -> impl FnMut(Filled) {
+    |filled| {
+        if let Some(lr) = lrs.get_mut(filled.index) {
+            *lr = filled.lr;
+        }
     }
 }

@@ -8,7 +8,7 @@
 //! one whose interrupt the guest has not acknowledged yet: the next fold finds exactly the state that
 //! [`populate`](super::Held::populate) left. That needs three things.
 //!
-//! * The word means what has just arrived. [`Entry::again`](super::Entry) names the interrupts of which that is
+//! * The word means what has just arrived. [`Filled::may_come_again`](super::Filled) says of which interrupts that is
 //!   so: an SGI that is pending by its latch alone, with HW = 0 and no EOI bit; a passed-through PPI that is
 //!   pending because it fired, with HW = 1. The physical interrupt of the latter is active, since it has been
 //!   acknowledged and not deactivated, so HW = 1 is right again. Where HW = 1 will not do (a GICv2 that does not sample a
@@ -63,11 +63,11 @@ impl Sticky {
         self.again = 0;
     }
 
-    /// List register `index` was filled with `word`, which is `intid`; `again` is
-    /// [`Entry::again`](super::Entry::again).
+    /// List register `index` was filled with `word`, which is `intid`, and [may come
+    /// again](super::Filled::may_come_again).
     #[inline]
-    pub fn remember(&mut self, again: u32, intid: IntId, index: usize, word: u64) {
-        let bit = 1u32.checked_shl(intid.0).unwrap_or(0) & again;
+    pub fn remember(&mut self, intid: IntId, index: usize, word: u64) {
+        let bit = 1u32.checked_shl(intid.0).unwrap_or(0);
         if let (Some(at), Some(slot)) = (
             self.index.get_mut(intid.0 as usize),
             self.words.get_mut(index),

@@ -7,62 +7,70 @@ use crate::id::{IntId, VcpuId, VcpuSet};
 use crate::regs::GuestRegs;
 use crate::sdei;
 use crate::vgic::lr::hcr;
-use crate::vgic::{self, Frame, Held, ListReg, LrState, MAX_LIST_REGS, Parts, Read, bits_of};
+use crate::vgic::{
+    self, Effects, Filled, Frame, Held, ListReg, LrState, Parts, Read, Sticky, bits_of,
+};
 
 impl Vcpu {
     /// Brings what the list registers hold back into the virtual GIC; they are empty then, and chosen anew before the
     /// next entry. Whom to kick.
     pub fn fold(&mut self, gic: &impl Parts, cpu: &mut impl Hardware) -> VcpuSet {
-        let lrs = self.read_list_regs(cpu);
+        let mut effects = Effects::none();
         let deactivations = cpu.deactivations();
         let mut held = Held::of_vcpu(gic, self.id);
-        let dropped = self.sample_lines(&mut held, &lrs, cpu);
-        let effects = held.fold(existing(&lrs, cpu), deactivations);
-        cpu.perform(&effects);
+        let dropped = self.sample_lines(&mut held, cpu);
+        held.fold(
+            |index| cpu.list_register(index),
+            deactivations,
+            &mut effects,
+        );
+        perform(&effects, cpu);
         drop(held);
         if deactivations > 0 {
             // They have been done, and must not count again at the next fold. A refresh sets the rest.
             cpu.set_ich_hcr(hcr::EN);
         }
-        self.write_list_regs(&[ListReg::EMPTY; MAX_LIST_REGS], 0, 0, cpu);
+        self.empty_list_regs(0, cpu);
         self.is_vgic_stale = true;
         effects.kick.union(dropped)
     }
 
     /// Folds the list registers and chooses again what they hold. Whom to kick.
     pub fn refresh(&mut self, gic: &impl Parts, cpu: &mut impl Hardware) -> VcpuSet {
-        let mut lrs = self.read_list_regs(cpu);
+        let mut effects = Effects::none();
         let deactivations = cpu.deactivations();
         let mut held = Held::of_vcpu(gic, self.id);
-        let mut dropped = self.sample_lines(&mut held, &lrs, cpu);
+        let mut dropped = self.sample_lines(&mut held, cpu);
         for block in bits_of(held.waiting_lines(self.fresh.take())) {
             dropped = dropped.union(sample(&mut held, self.id, block, cpu));
         }
         dropped.remove(self.id);
-        let there = existing_mut(&mut lrs, cpu);
-        let (entry, effects) = held.populate(there, deactivations);
-        cpu.perform(&effects);
+        held.fold(
+            |index| cpu.list_register(index),
+            deactivations,
+            &mut effects,
+        );
+        self.sticky.clear();
+        let (room, sticky) = (cpu.list_regs(), &mut self.sticky);
+        let fill = |filled| write_list_reg(filled, sticky, cpu);
+        let entry = held.populate(room, fill, &mut effects);
+        perform(&effects, cpu);
         drop(held);
-        self.write_list_regs(&lrs, entry.used, entry.again, cpu);
+        self.empty_list_regs(entry.used, cpu);
         let is_deaf = self.sdei.fate() == sdei::Fate::Deaf;
         cpu.set_ich_hcr(if is_deaf { 0 } else { entry.hcr });
         self.is_vgic_stale = false;
         effects.kick.union(dropped)
     }
 
-    /// The list registers `lrs` are about to be folded: takes a passed-through interrupt that the guest has not
+    /// The list registers are about to be folded: takes a passed-through interrupt that the guest has not
     /// acknowledged, and whose line has dropped meanwhile, out of them. Whom to kick besides.
-    fn sample_lines<P: Parts>(
-        &self,
-        held: &mut Held<'_, P>,
-        lrs: &[ListReg; MAX_LIST_REGS],
-        cpu: &mut impl Hardware,
-    ) -> VcpuSet {
+    fn sample_lines<P: Parts>(&self, held: &mut Held<'_, P>, cpu: &mut impl Hardware) -> VcpuSet {
         let mut kick = VcpuSet::EMPTY;
-        for lr in lrs.iter().take(self.used) {
-            let intid = IntId(lr.vintid);
-            if lr.state == LrState::Pending && held.has_physical_line(intid) {
-                kick = kick.union(sample(held, self.id, intid.0 / 32, cpu));
+        for index in bits_of(held.listed_lines()) {
+            let lr = cpu.list_register(index as usize);
+            if lr.state == LrState::Pending {
+                kick = kick.union(sample(held, self.id, lr.vintid / 32, cpu));
             }
         }
         kick.remove(self.id);
@@ -71,16 +79,24 @@ impl Vcpu {
 
     /// Takes a vCPU out of the virtual GIC: nothing pending, nothing active, list registers empty. Whom to kick.
     pub fn reset_interrupts(&mut self, gic: &impl Parts, cpu: &mut impl Hardware) -> VcpuSet {
-        let mut lrs = self.read_list_regs(cpu);
-        let there = existing_mut(&mut lrs, cpu);
+        let mut effects = Effects::none();
         let mut held = Held::both(gic, self.id);
-        let effects = held.reset_vcpu(there, self.leftovers);
-        cpu.perform(&effects);
+        held.reset_vcpu(
+            |index| cpu.list_register(index),
+            self.leftovers,
+            &mut effects,
+        );
+        perform(&effects, cpu);
         drop(held);
-        self.write_list_regs(&lrs, 0, 0, cpu);
+        self.empty_list_regs(0, cpu);
         cpu.reset_virtual_interface();
         self.is_vgic_stale = true;
         effects.kick
+    }
+
+    /// Whether the virtual GIC has this vCPU as [`reset_interrupts`](Self::reset_interrupts) has left it.
+    pub fn has_fresh_interrupts(&self, gic: &impl Parts) -> bool {
+        self.used == 0 && self.is_vgic_stale && Held::private(gic, self.id).is_pristine()
     }
 
     /// A physical interrupt of the guest's has come. Whom to kick, and the interrupt if it is bound to an SDEI event.
@@ -90,19 +106,19 @@ impl Vcpu {
         gic: &impl Parts,
         cpu: &mut impl Hardware,
     ) -> (VcpuSet, Option<IntId>) {
+        let mut effects = Effects::none();
         let mut held = Held::of_interrupt(gic, self.id, intid);
         let come = 1u32.checked_shl(intid.0).unwrap_or(0);
         let is_plain = come != 0 && !self.is_vgic_stale && !held.needs_populate();
-        let effects = held.forward(self.id, intid);
-        cpu.perform(&effects);
+        held.forward(self.id, intid, &mut effects);
+        perform(&effects, cpu);
         self.fresh = Some(intid);
-        let mut kick = effects.kick;
         // Whom an SDEI event's interrupt kicks is no matter of list registers alone.
         if is_plain && effects.bound.is_none() && self.seat(&mut held, come, cpu) {
-            kick.remove(self.id);
+            effects.kick.remove(self.id);
             self.fresh = None;
         }
-        (kick, effects.bound)
+        (effects.kick, effects.bound)
     }
 
     /// SGIs (bit n is SGI n) that siblings, or this vCPU itself, posted have come.
@@ -135,22 +151,14 @@ impl Vcpu {
         come: u32,
         cpu: &mut impl Hardware,
     ) -> bool {
-        let mut lrs = [ListReg::EMPTY; MAX_LIST_REGS];
-        let there = existing_mut(&mut lrs, cpu);
-        let unused = u64::MAX.checked_shl(self.used as u32).unwrap_or(0);
-        let Some((filled, again)) = held.seat(come, there, unused) else {
-            return false;
-        };
-        let mut left = filled;
-        while left != 0 {
-            let index = left.trailing_zeros() as usize;
-            left &= left - 1;
-            if let Some(&lr) = lrs.get(index) {
-                self.write_list_reg(index, lr, again, cpu);
-                self.used = self.used.max(index + 1);
-            }
-        }
-        true
+        let existing = 1u32.checked_shl(cpu.list_regs() as u32);
+        let existing = existing.unwrap_or(0).wrapping_sub(1);
+        let unused = existing & u32::MAX.checked_shl(self.used as u32).unwrap_or(0);
+        let (used, sticky) = (&mut self.used, &mut self.sticky);
+        held.seat(come, unused, |filled| {
+            *used = (*used).max(filled.index + 1);
+            write_list_reg(filled, sticky, cpu);
+        })
     }
 
     /// An access to a register of the virtual GIC; the pc goes on if it has been done. Whom to kick.
@@ -179,7 +187,7 @@ impl Vcpu {
         if access.is_write {
             let value = read_register(regs, access.rt);
             let place = (frame, offset, access.size);
-            let effects = vgic::write(gic, place, value, |effects| cpu.perform(effects));
+            let effects = vgic::write(gic, place, value, |effects| perform(effects, cpu));
             kick = kick.union(effects.kick);
         } else {
             match vgic::read(gic, self.id, frame, offset, access.size) {
@@ -205,8 +213,9 @@ impl Vcpu {
     ) -> VcpuSet {
         let kick = self.fold(gic, cpu);
         let mut held = Held::of_interrupt(gic, self.id, intid);
-        let effects = held.deactivate(intid);
-        cpu.perform(&effects);
+        let mut effects = Effects::none();
+        held.deactivate(intid, &mut effects);
+        perform(&effects, cpu);
         kick.union(effects.kick)
     }
 }
@@ -221,60 +230,39 @@ fn sample<P: Parts>(
     let Some(lines) = cpu.lines(owner, block) else {
         return VcpuSet::EMPTY;
     };
-    let effects = held.sample(block, lines);
-    cpu.perform(&effects);
+    let mut effects = Effects::none();
+    held.sample(block, lines, &mut effects);
+    perform(&effects, cpu);
     effects.kick
 }
 
-/// Those list registers that the hardware has.
-fn existing<'a>(lrs: &'a [ListReg; MAX_LIST_REGS], cpu: &impl Hardware) -> &'a [ListReg] {
-    lrs.get(..cpu.list_regs()).unwrap_or(lrs)
+/// Performs what is to be done to physical interrupts, if anything is.
+#[inline]
+fn perform(effects: &Effects, cpu: &mut impl Hardware) {
+    if effects.is_physical() {
+        cpu.perform(effects);
+    }
 }
 
-fn existing_mut<'a>(
-    lrs: &'a mut [ListReg; MAX_LIST_REGS],
-    cpu: &impl Hardware,
-) -> &'a mut [ListReg] {
-    let count = cpu.list_regs().min(MAX_LIST_REGS);
-    lrs.get_mut(..count).unwrap_or(&mut [])
+/// Fills a list register, and remembers what may go in again as it is.
+fn write_list_reg(filled: Filled, sticky: &mut Sticky, cpu: &mut impl Hardware) {
+    let word = cpu.list_register_word(filled.lr);
+    cpu.set_list_register(filled.index, word);
+    if filled.may_come_again {
+        sticky.remember(IntId(filled.lr.vintid), filled.index, word);
+    }
 }
 
 impl Vcpu {
-    /// The list registers in use, as the hardware has them.
-    #[inline]
-    fn read_list_regs(&self, cpu: &impl Hardware) -> [ListReg; MAX_LIST_REGS] {
-        let mut lrs = [ListReg::EMPTY; MAX_LIST_REGS];
-        for (index, lr) in lrs.iter_mut().enumerate().take(self.used) {
-            *lr = cpu.list_register(index);
-        }
-        lrs
-    }
-
-    /// Fills the first `used` list registers and empties the others; `again` says which may come again as they are.
-    #[inline]
-    fn write_list_regs(
-        &mut self,
-        lrs: &[ListReg; MAX_LIST_REGS],
-        used: usize,
-        again: u32,
-        cpu: &mut impl Hardware,
-    ) {
-        let written = used.max(self.used).min(cpu.list_regs());
-        self.sticky.clear();
-        for (index, &lr) in lrs.iter().enumerate().take(written) {
-            if index < used {
-                self.write_list_reg(index, lr, again, cpu);
-            } else {
-                cpu.set_list_register(index, 0);
-            }
+    /// Only the first `used` list registers hold something; if none do, nothing may come again either.
+    fn empty_list_regs(&mut self, used: usize, cpu: &mut impl Hardware) {
+        for index in used..self.used {
+            cpu.set_list_register(index, 0);
         }
         self.used = used;
-    }
-
-    fn write_list_reg(&mut self, index: usize, lr: ListReg, again: u32, cpu: &mut impl Hardware) {
-        let word = cpu.list_register_word(lr);
-        cpu.set_list_register(index, word);
-        self.sticky.remember(again, IntId(lr.vintid), index, word);
+        if used == 0 {
+            self.sticky.clear();
+        }
     }
 
     /// Private interrupts (bit n is INTID n) have come, and nobody has kicked: those that were in a list register

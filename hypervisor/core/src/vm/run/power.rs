@@ -33,7 +33,11 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     pub(super) fn begin(&mut self, start: Start) {
         self.cpu.reset_el1();
         self.cpu.set_endian(start.endian);
-        self.reset_interrupts();
+        self.drop_senders();
+        // They are as they were left when this vCPU was switched off, unless somebody has touched them since.
+        if !self.vcpu.has_fresh_interrupts(&self.vm) {
+            self.reset_interrupts();
+        }
         self.vcpu.start(&mut self.regs, start, &self.cpu);
     }
 
@@ -41,16 +45,20 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     fn clear(&mut self) {
         self.cpu.set_alarm(None);
         self.cpu.reset_el1();
+        self.drop_senders();
         self.reset_interrupts();
     }
 
-    fn reset_interrupts(&mut self) {
+    /// GICv2: those of SGIs whose requests were dropped.
+    fn drop_senders(&mut self) {
         if self.vm.map().gic != Model::V3 {
-            // Of SGIs whose requests were dropped.
             for group in 0..4 {
                 let _ = self.vm.take_senders(self.vcpu.id, group);
             }
         }
+    }
+
+    fn reset_interrupts(&mut self) {
         let kick = self.vcpu.reset_interrupts(&self.vm, &mut self.cpu);
         self.kick(kick);
     }
