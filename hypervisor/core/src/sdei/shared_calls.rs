@@ -149,17 +149,26 @@ impl Pe {
         for binding in context.shared_events.bindings.iter_mut().flatten() {
             binding.users.remove(self.me);
         }
+        let mut has_ended = false;
         for index in 0..context.shared_events.shared.len() as u8 {
             if let Some(event) = context.shared_events.event_mut(index)
                 && event.runner == Some(self.me)
             {
                 event.finish();
                 context.resample_shared(index);
+                has_ended = true;
             }
         }
         self.reset();
         self.show(siblings.board());
-        context.sdei_effects()
+        if has_ended {
+            return context.sdei_effects();
+        }
+        // What is common is as it was, and due for whom it was.
+        SdeiEffects {
+            look: VcpuSet::EMPTY,
+            gic: context.gic,
+        }
     }
 
     /// Whether SDEI is offered at all.

@@ -276,6 +276,10 @@ impl SharedEvents {
 
     /// Puts on the board what is due, and says for whom.
     pub(super) fn publish(&self, board: &Board<impl Word>) -> VcpuSet {
+        if !self.shared.iter().any(|event| event.is_due()) {
+            board.set_due(|_| 0);
+            return VcpuSet::EMPTY;
+        }
         let mut any = 0;
         for event in self.shared.iter().filter(|event| event.is_due()) {
             if event.routing == Routing::Any {

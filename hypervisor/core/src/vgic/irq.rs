@@ -118,6 +118,27 @@ impl Irq {
         }
     }
 
+    /// What the guest has programmed is as after reset; all that there is to do for an interrupt that is idle.
+    pub fn reset_registers(&mut self, edge: bool) {
+        self.enabled = false;
+        self.group1 = false;
+        self.edge = edge;
+        self.priority = 0;
+    }
+
+    /// What has come of it is gone, but for what is latched if that is kept. An emulated line stays as it is; a physical
+    /// interrupt that is active on our account is still to be deactivated.
+    pub fn forget(&mut self, keeps_latched: bool) {
+        if !keeps_latched {
+            self.latch = false;
+            self.senders = 0;
+        }
+        self.line &= !self.passed_through;
+        self.active = false;
+        self.active_on = None;
+        self.seat = None;
+    }
+
     /// Whether it is pending outside its list register, deliverable or not.
     pub fn is_pending(&self) -> bool {
         self.latch || (self.line && !self.edge)

@@ -1,7 +1,6 @@
 //! The virtual GIC back at reset: what is one vCPU's, and the SPIs.
 
 use super::frame::Wait;
-use super::irq::Irq;
 use super::lr::ListReg;
 use super::parts::{Held, Parts, View};
 use super::published::flag;
@@ -45,18 +44,18 @@ impl<'a, P: Parts + 'a> Held<'a, P> {
 impl View<'_> {
     fn reset_vcpu(&mut self, leftovers: Leftovers, effects: &mut Effects) {
         let vcpu = self.vcpu;
-        self.reset_block(0, effects, |n, irq| {
-            let mut fresh = Irq::new(n < 16, irq.passed_through, Some(vcpu));
-            fresh.held = irq.held;
-            fresh.holder = irq.holder;
-            fresh.bound = irq.bound;
-            if leftovers == Leftovers::Kept {
-                fresh.latch = irq.latch;
-                fresh.senders = irq.senders;
-            }
-            fresh.line = irq.line && !irq.passed_through;
-            *irq = fresh;
+        for (n, irq) in (0..).zip(self.block_mut(0)) {
+            irq.reset_registers(n < 16);
+        }
+        self.change_words(0, |words| {
+            words.enabled = 0;
+            words.group1 = 0;
         });
+        for n in bits_of(self.words(0).not_idle) {
+            self.update(IntId(n), effects, |irq| {
+                irq.forget(leftovers == Leftovers::Kept)
+            });
+        }
         if let Some(private) = &mut self.private {
             private.asleep = true;
             private.is_pristine = true;
@@ -109,37 +108,27 @@ impl View<'_> {
             }
         }
         if block != 0 {
-            self.reset_block(block, &mut effects, |_, irq| {
-                let mut fresh = Irq::new(false, irq.passed_through, target);
-                fresh.line = irq.line && !irq.passed_through;
-                *irq = fresh;
+            for irq in self.block_mut(block) {
+                irq.reset_registers(false);
+                irq.bound = false;
+                irq.targets = 0;
+                irq.target = target;
+            }
+            self.change_words(block, |words| {
+                words.enabled = 0;
+                words.group1 = 0;
+                words.bound = 0;
             });
+            for n in bits_of(self.words(block).not_idle) {
+                self.update(IntId(32 * block + n), &mut effects, |irq| {
+                    irq.forget(false);
+                    irq.held = false;
+                });
+            }
         }
         if bits != 0 {
             effects.phys = Some(Physical::Reset(SpiMask { block, bits }));
         }
         effects
-    }
-
-    /// Resets a block of interrupts one by one; only of those that are not idle can anything follow.
-    fn reset_block(&mut self, block: u32, effects: &mut Effects, change: impl Fn(u32, &mut Irq)) {
-        let not_idle = self.words(block).not_idle;
-        let first = block.saturating_mul(32);
-        for (n, irq) in (0..32).zip(self.block_mut(block)) {
-            if not_idle >> n & 1 == 0 {
-                change(n, irq);
-            }
-        }
-        self.change_words(block, |words| {
-            words.enabled &= not_idle;
-            words.group1 &= not_idle;
-            // A private interrupt stays bound; a shared one does not.
-            words.bound &= if block == 0 { !0 } else { not_idle };
-        });
-        for n in bits_of(not_idle) {
-            self.update(IntId(first.saturating_add(n)), effects, |irq| {
-                change(n, irq);
-            });
-        }
     }
 }

@@ -287,7 +287,7 @@ impl Shared {
         (map, gic): (&GuestMap, &impl Parts),
     ) -> (Departure, Outcome) {
         let (departure, sdei_effects) = vcpu.sdei.turn_off(&mut self.shared_events, gic, map);
-        (departure, follow(sdei_effects, cpu))
+        (departure, follow(&sdei_effects, cpu))
     }
 
     /// The same for a vCPU that is stopped or taken back by a sibling.
@@ -297,7 +297,8 @@ impl Shared {
         cpu: &mut impl Hardware,
         (map, gic): (&GuestMap, &impl Parts),
     ) -> Outcome {
-        follow(vcpu.sdei.retire(&mut self.shared_events, gic, map), cpu)
+        let sdei_effects = vcpu.sdei.retire(&mut self.shared_events, gic, map);
+        follow(&sdei_effects, cpu)
     }
 
     /// A vCPU that turned itself off touches no memory any more.
@@ -358,10 +359,13 @@ impl Shared {
 }
 
 /// Performs what a change of SDEI wants of the interrupt controller.
-fn follow(sdei_effects: SdeiEffects, cpu: &mut impl Hardware) -> Outcome {
-    cpu.perform(&sdei_effects.gic);
+fn follow(sdei_effects: &SdeiEffects, cpu: &mut impl Hardware) -> Outcome {
+    let gic = &sdei_effects.gic;
+    if gic.is_physical() {
+        cpu.perform(gic);
+    }
     Outcome {
-        kick: sdei_effects.gic.kick,
+        kick: gic.kick,
         look: sdei_effects.look,
         next: Next::Continue,
     }
