@@ -139,6 +139,9 @@ impl View<'_> {
         if self.published.has(vcpu, flag::UNSYNCED) {
             self.published.lower(vcpu, flag::UNSYNCED);
         }
+        if seated == 0 && eoi_count == 0 {
+            return;
+        }
         // First, since only what was in no list register can be meant.
         for _ in 0..eoi_count.min(31) {
             let Some(intid) = self.first_active() else {
@@ -166,7 +169,8 @@ impl View<'_> {
         let (vcpu, groups) = (self.vcpu, self.groups());
         self.wake(effects);
         let limit = self.published.rules().list_regs.min(room);
-        let queue = self.line_up(limit);
+        let mut queue = Queue::new(limit);
+        self.line_up(&mut queue);
         self.settle_shared(queue.has_spi);
         let is_crowded = queue.hcr & (hcr::NPIE | hcr::LRENPIE) != 0;
         let may_again = !is_crowded && !self.published.has(vcpu, flag::WAITS);
@@ -257,8 +261,7 @@ impl View<'_> {
 
     /// Who gets a list register. If not all of them do, at least one that is pending and not active is among
     /// those who do, so that "no list register pending" means progress, and never fires for ever.
-    fn line_up(&self, limit: usize) -> Queue {
-        let mut queue = Queue::new(limit);
+    fn line_up(&self, queue: &mut Queue) {
         let mut first_pending = u32::MAX;
         let (mut active, mut pending) = (0usize, 0usize);
         for (key, is_active) in self.candidates() {
@@ -272,7 +275,7 @@ impl View<'_> {
             queue.insert(key);
         }
         if pending > 0
-            && active >= limit
+            && active >= queue.limit
             && let Some(last) = queue.last_mut()
         {
             *last = first_pending;
@@ -289,7 +292,6 @@ impl View<'_> {
         if active > placed_active {
             queue.hcr |= hcr::LRENPIE;
         }
-        queue
     }
 
     /// What could be in a list register of `vcpu` and is in none: its key, and whether it is active.

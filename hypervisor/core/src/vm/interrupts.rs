@@ -67,6 +67,9 @@ impl Vcpu {
     /// acknowledged, and whose line has dropped meanwhile, out of them. Whom to kick besides.
     fn sample_lines<P: Parts>(&self, held: &mut Held<'_, P>, cpu: &mut impl Hardware) -> VcpuSet {
         let mut kick = VcpuSet::EMPTY;
+        if self.used == 0 {
+            return kick;
+        }
         for index in bits_of(held.listed_lines()) {
             let lr = cpu.list_register(index as usize);
             if lr.state == LrState::Pending {

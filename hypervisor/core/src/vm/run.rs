@@ -49,6 +49,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             regs: GuestRegs::default(),
         };
         this.cpu.reset_virtual_interface();
+        this.cpu.reset_el1();
         this.cpu.set_alarm(None);
         this
     }
@@ -182,6 +183,9 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// Has everybody in `set` look at the virtual GIC, this vCPU included.
     #[inline]
     fn kick(&mut self, mut set: VcpuSet) {
+        if set.is_empty() {
+            return;
+        }
         let me = self.vcpu.id;
         self.vcpu.is_vgic_stale |= set.contains(me);
         set.remove(me);

@@ -30,11 +30,11 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         }
     }
 
+    /// Registers and interrupts are as they were left when this vCPU was [cleared](Self::clear), but for those interrupts
+    /// that somebody has touched since.
     pub(super) fn begin(&mut self, start: Start) {
-        self.cpu.reset_el1();
         self.cpu.set_endian(start.endian);
         self.drop_senders();
-        // They are as they were left when this vCPU was switched off, unless somebody has touched them since.
         if !self.vcpu.has_fresh_interrupts(&self.vm) {
             self.reset_interrupts();
         }
