@@ -25,11 +25,7 @@ impl Effects {
         Self {
             kick: VcpuSet::EMPTY,
             phys: None,
-            deactivate: Deactivations {
-                owner: VcpuId(0),
-                count: 0,
-                intids: [0; MOST],
-            },
+            deactivate: Deactivations(None),
             bound: None,
         }
     }
@@ -37,7 +33,7 @@ impl Effects {
     /// Whether something is to be done to physical interrupts.
     #[inline]
     pub fn is_physical(&self) -> bool {
-        self.phys.is_some() || self.deactivate.count != 0
+        self.phys.is_some() || self.deactivate.0.is_some()
     }
 
     /// Whether there is nothing to do.
@@ -97,8 +93,12 @@ pub struct SpiMask {
 const MOST: usize = 48;
 
 /// Physical interrupts to deactivate, each once. PPIs on the pCPU of [`owner`](Self::owner), SPIs anywhere.
+// Mostly there are none, so nothing is cleared for them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Deactivations {
+pub struct Deactivations(Option<List>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct List {
     owner: VcpuId,
     count: u8,
     intids: [u16; MOST],
@@ -106,24 +106,32 @@ pub struct Deactivations {
 
 impl Deactivations {
     /// Whose PPIs are meant.
-    pub const fn owner(&self) -> VcpuId {
-        self.owner
+    pub fn owner(&self) -> VcpuId {
+        self.0.as_ref().map_or(VcpuId(0), |list| list.owner)
     }
 
     /// Which interrupts.
     pub fn iter(&self) -> impl Iterator<Item = IntId> {
-        let used = self.intids.get(..usize::from(self.count)).unwrap_or(&[]);
-        used.iter().map(|&intid| IntId(u32::from(intid)))
+        let list = self.0.as_ref();
+        let used = list.and_then(|list| list.intids.get(..usize::from(list.count)));
+        used.unwrap_or(&[])
+            .iter()
+            .map(|&intid| IntId(u32::from(intid)))
     }
 
     /// Adds one; `owner` matters for a PPI.
     pub(super) fn push(&mut self, owner: VcpuId, intid: IntId) {
-        debug_assert!(usize::from(self.count) < MOST);
-        let at = usize::from(self.count);
-        if let (Some(slot), Ok(intid)) = (self.intids.get_mut(at), u16::try_from(intid.0)) {
+        let list = self.0.get_or_insert(List {
+            owner,
+            count: 0,
+            intids: [0; MOST],
+        });
+        debug_assert!(usize::from(list.count) < MOST);
+        let at = usize::from(list.count);
+        if let (Some(slot), Ok(intid)) = (list.intids.get_mut(at), u16::try_from(intid.0)) {
             *slot = intid;
-            self.owner = owner;
-            self.count = self.count.saturating_add(1);
+            list.owner = owner;
+            list.count = list.count.saturating_add(1);
         }
     }
 }

@@ -56,33 +56,32 @@ pub fn read<P: Parts>(parts: &P, me: VcpuId, frame: Frame, offset: u64, size: u8
     held.view().read(me, register, (frame, offset))
 }
 
-/// A store of `size` bytes, by a vCPU that has folded. `perform` is given what is to be done while the parts that it
-/// concerns are locked.
+/// A store of `size` bytes, by a vCPU that has folded. `perform` is called while the parts are locked that `effects` concern.
 pub fn write<P: Parts>(
     parts: &P,
     (frame, offset, size): (Frame, u64, u8),
     value: u64,
+    effects: &mut Effects,
     perform: impl FnOnce(&Effects),
-) -> Effects {
-    let mut effects = Effects::none();
+) {
     let owner = frame.owner(VcpuId(0));
     let Some(register) = Register::find(frame, offset, size) else {
-        return effects;
+        return;
     };
     match register {
         Register::Control if !matches!(frame, Frame::Redistributor(_)) => {
             let groups = [value & CTLR_GROUP0 != 0, value & CTLR_GROUP1 != 0];
             effects.kick = operations::set_groups(parts, groups);
-            return effects;
+            return;
         }
         Register::Generate => {
             effects.kick = operations::generate(parts, owner, value as u32);
-            return effects;
+            return;
         }
         Register::Control
         | Register::Type(_)
         | Register::Implementer
-        | Register::Identification(_) => return effects,
+        | Register::Identification(_) => return,
         _ => {}
     }
     let mut held = match register {
@@ -93,9 +92,8 @@ pub fn write<P: Parts>(
         _ if register.is_private() => Held::private(parts, owner),
         _ => Held::distributor(parts),
     };
-    held.view().write(register, value, &mut effects);
-    perform(&effects);
-    effects
+    held.view().write(register, value, effects);
+    perform(effects);
 }
 
 impl View<'_> {

@@ -184,7 +184,9 @@ impl Vgic {
 
     /// See [`super::write`].
     pub fn write(&mut self, frame: Frame, offset: u64, size: u8, value: u64) -> Effects {
-        mmio::write(self, (frame, offset, size), value, |_| {})
+        let mut effects = Effects::none();
+        mmio::write(self, (frame, offset, size), value, &mut effects, |_| {});
+        effects
     }
 }
 

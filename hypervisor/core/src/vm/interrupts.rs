@@ -190,7 +190,10 @@ impl Vcpu {
         if access.is_write {
             let value = read_register(regs, access.rt);
             let place = (frame, offset, access.size);
-            let effects = vgic::write(gic, place, value, |effects| perform(effects, cpu));
+            let mut effects = Effects::none();
+            vgic::write(gic, place, value, &mut effects, |effects| {
+                perform(effects, cpu);
+            });
             kick = kick.union(effects.kick);
         } else {
             match vgic::read(gic, self.id, frame, offset, access.size) {
