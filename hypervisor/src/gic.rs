@@ -257,13 +257,23 @@ pub fn deactivate(intid: IntId) {
     }
 }
 
-/// Rings: an SGI to one pCPU.
+/// An SGI to one pCPU, which has [started](Gic::start_pcpu), as it is written to ICC_SGI1R_EL1 or GICD_SGIR.
 #[inline]
-pub fn send_sgi(intid: u32, to: Mpidr) {
+pub fn sgi(intid: u32, to: Mpidr) -> u64 {
     if v2::is_it() {
-        v2::send_sgi(intid, to);
+        v2::sgi(intid, to).into()
     } else {
-        interface::send_sgi(intid, to);
+        interface::sgi(intid, to)
+    }
+}
+
+/// Sends an [`sgi`].
+#[inline]
+pub fn send_sgi(word: u64) {
+    if v2::is_it() {
+        v2::send_sgi(word as u32);
+    } else {
+        interface::send_sgi(word);
     }
 }
 

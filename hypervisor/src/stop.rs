@@ -217,7 +217,7 @@ fn climb(progress: &mut Progress) {
             Decision::Ring(set) => {
                 sysregs::order_before_doorbell();
                 for percpu in set.iter().filter_map(percpu::of) {
-                    gic::send_sgi(gic::STOP, percpu.mpidr);
+                    gic::send_sgi(gic::sgi(gic::STOP, percpu.mpidr));
                 }
             }
             Decision::Signal(set) => {

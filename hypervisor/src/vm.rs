@@ -101,10 +101,19 @@ pub struct Vm {
     distributor: Mutex<Distributor>,
     /// What is each vCPU's own of the virtual GIC.
     interrupts: Vec<Mutex<Private>>,
-    mailboxes: Vec<Mailbox>,
+    /// How each vCPU is asked.
+    posts: Vec<Post>,
     /// Of each vCPU with a GICv2.
     senders: Vec<Senders>,
     stage2: Stage2,
+}
+
+/// How a vCPU is asked for something.
+#[derive(Default)]
+struct Post {
+    mailbox: Mailbox,
+    /// The [`gic::sgi`] that rings its pCPU; 0 before that has entered.
+    doorbell: AtomicU64,
 }
 
 /// The VMs, in the order of the bundle.
@@ -152,7 +161,7 @@ impl Vm {
             shared: Mutex::new(shared),
             distributor: Mutex::new(distributor),
             interrupts: interrupts.into_iter().map(Mutex::new).collect(),
-            mailboxes: (0..vcpus).map(|_| Mailbox::new()).collect(),
+            posts: (0..vcpus).map(|_| Post::default()).collect(),
             senders: (0..vcpus).map(|_| Senders::new()).collect(),
             pcpus,
             sdei,
@@ -162,7 +171,13 @@ impl Vm {
 
     /// Confines the guest on this pCPU to what is this VM's.
     pub fn enter_pcpu(&self, vcpu: VcpuId) {
-        sysregs::confine_el1(self.pcpus[vcpu.index()]);
+        let pcpu = self.pcpus[vcpu.index()];
+        let doorbell = gic::sgi(gic::DOORBELL, pcpu);
+        // Who rings has seen that all pCPUs are ready.
+        self.posts[vcpu.index()]
+            .doorbell
+            .store(doorbell, Ordering::Relaxed);
+        sysregs::confine_el1(pcpu);
         sysregs::set_stage2(self.stage2.root(), self.id.0 + 1, stage2::ipa_bits());
     }
 
@@ -214,13 +229,10 @@ impl vm::Vm for &'static Vm {
 
     #[inline]
     fn ask(&self, vcpu: VcpuId, requests: Requests) {
-        if let (Some(mailbox), Some(&pcpu)) = (
-            self.mailboxes.get(vcpu.index()),
-            self.pcpus.get(vcpu.index()),
-        ) {
-            mailbox.post(requests);
+        if let Some(post) = self.posts.get(vcpu.index()) {
+            post.mailbox.post(requests);
             sysregs::order_before_doorbell();
-            gic::send_sgi(gic::DOORBELL, pcpu);
+            gic::send_sgi(post.doorbell.load(Ordering::Relaxed));
         }
     }
 
@@ -240,17 +252,17 @@ impl vm::Vm for &'static Vm {
 
     #[inline]
     fn remind(&self, me: VcpuId, requests: Requests) {
-        self.mailboxes[me.index()].post(requests);
+        self.posts[me.index()].mailbox.post(requests);
     }
 
     #[inline]
     fn is_asked(&self, me: VcpuId) -> bool {
-        !self.mailboxes[me.index()].is_empty()
+        !self.posts[me.index()].mailbox.is_empty()
     }
 
     #[inline]
     fn take(&self, me: VcpuId) -> Requests {
-        self.mailboxes[me.index()].take()
+        self.posts[me.index()].mailbox.take()
     }
 
     fn announce(&self, end: End) {

@@ -73,7 +73,7 @@ pub fn look(watch: &mut Watch, me: &Percpu) {
         Finding::Fine => {}
         Finding::Ring(id) => {
             if let Some(percpu) = percpu::of(id) {
-                gic::send_sgi(gic::STOP, percpu.mpidr);
+                gic::send_sgi(gic::sgi(gic::STOP, percpu.mpidr));
             }
         }
         Finding::Stuck(id) if MODE.load(Ordering::Relaxed) == STOP => {

@@ -181,10 +181,15 @@ pub fn target(mpidr: Mpidr) -> u8 {
     number.map_or(0, |number| 1 << number)
 }
 
+/// GICD_SGIR for an SGI to one pCPU.
+pub fn sgi(intid: u32, to: Mpidr) -> u32 {
+    u32::from(target(to)) << 16 | intid
+}
+
 /// GICD_SGIR. One store, so nobody has to be waited for.
-#[inline(never)]
-pub fn send_sgi(intid: u32, to: Mpidr) {
-    gicd().write(gicd::SGIR, u32::from(target(to)) << 16 | intid);
+#[inline]
+pub fn send_sgi(word: u32) {
+    gicd().write(gicd::SGIR, word);
 }
 
 /// GICC_IAR: the INTID, and all of it.

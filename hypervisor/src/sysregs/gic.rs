@@ -48,15 +48,19 @@ pub fn acknowledge() -> u32 {
     intid
 }
 
-/// Rings: an SGI to one pCPU (ICC_SGI1R_EL1, IHI0069 12.2.19).
-#[inline]
-pub fn send_sgi(intid: u32, to: Mpidr) {
-    let value = u64::from(to.aff(3)) << 48
+/// ICC_SGI1R_EL1 for an SGI to one pCPU.
+pub fn sgi(intid: u32, to: Mpidr) -> u64 {
+    u64::from(to.aff(3)) << 48
         | u64::from(to.aff(0) >> 4) << 44
         | u64::from(to.aff(2)) << 32
         | u64::from(intid & 0xf) << 24
         | u64::from(to.aff(1)) << 16
-        | 1 << (to.aff(0) & 0xf);
+        | 1 << (to.aff(0) & 0xf)
+}
+
+/// ICC_SGI1R_EL1.
+#[inline]
+pub fn send_sgi(value: u64) {
     write!("S3_0_C12_C11_5", value);
     barrier::isb(barrier::SY);
 }
