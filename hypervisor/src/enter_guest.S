@@ -1,15 +1,16 @@
-// The way into the guest, up to its ERET: x0 = GuestRegs. guest.S says what is where on the stack. The test image has
+// The way into the guest, up to its ERET: x0 to x2 as of guest_enter. guest.S says what is where on the stack. The test image has
 // it twice: there, and in a function that never reaches the guest (fault_injection.S).
 
     .macro enter_guest
-    sub     sp, sp, #112
+    sub     sp, sp, #128
     stp     x19, x20, [sp, #0]
     stp     x21, x22, [sp, #16]
     stp     x23, x24, [sp, #32]
     stp     x25, x26, [sp, #48]
     stp     x27, x28, [sp, #64]
     stp     x29, x30, [sp, #80]
-    str     x0, [sp, #96]
+    stp     x0, x1, [sp, #96]
+    str     x2, [sp, #112]
 
     ldp     x1, x2, [x0, #{PC}]
     msr     elr_el2, x1

@@ -34,7 +34,7 @@ unsafe extern "C" {
     fn break_vectors();
     static vectors: [u8; 0];
     static vectors_end: [u8; 0];
-    static guest_enter: [u8; 0];
+    static guest_switch: [u8; 0];
     static guest_switch_end: [u8; 0];
 }
 
@@ -232,7 +232,7 @@ fn wait(turns: u32, is_so: impl Fn() -> bool) -> bool {
 fn is_switch(pc: u64) -> bool {
     let address = |symbol: *const [u8; 0]| symbol.addr() as u64;
     let in_vectors = address(&raw const vectors)..address(&raw const vectors_end);
-    let in_switch = address(&raw const guest_enter)..address(&raw const guest_switch_end);
+    let in_switch = address(&raw const guest_switch)..address(&raw const guest_switch_end);
     in_vectors.contains(&pc) || in_switch.contains(&pc)
 }
 

@@ -1,9 +1,12 @@
-// Into the guest and back: two mirror images. A guest is a function call: guest_enter returns when the
-// guest exits.
+// Into the guest and back. A guest is a function call: guest_enter returns when the guest has exited and the handler
+// says that it is to be left. An exit first saves what a call may change, and calls the handler: that is its short way.
+// x20 to x28 are still the guest's then; the handler's functions keep them as any caller's (AAPCS64 6.1.1).
 //
 // While the guest runs, SP_EL2 points at the frame guest_enter made:
-//   [sp, #0]   x19 .. x30 of the hypervisor (12 registers)
-//   [sp, #96]  the GuestRegs
+//   [sp, #0]    x19 .. x30 of the hypervisor (12 registers)
+//   [sp, #96]   the GuestRegs
+//   [sp, #104]  what the handler is given
+//   [sp, #112]  the handler: handler(GuestRegs, vector, given) answers whether the guest goes on
 // FP and SIMD belong to the guest throughout: the hypervisor is compiled without them.
 
     .macro speculation_barrier
@@ -13,10 +16,12 @@
 
     .section .text.guest, "ax"
 
-// x0 = GuestRegs. Returns in w0 which vector the guest left by (GUEST_EXIT_*).
+// x0 = GuestRegs, x1 = what the handler is given, x2 = the handler.
     .global guest_enter
     .type guest_enter, %function
     .balign 64
+    .global guest_switch
+guest_switch:
 guest_enter:
     enter_guest
     eret
@@ -37,27 +42,53 @@ guest_leave:
     stp     x14, x15, [x0, #({X} + 112)]
     stp     x16, x17, [x0, #({X} + 128)]
     stp     x18, x19, [x0, #({X} + 144)]
+    stp     x29, x30, [x0, #({X} + 232)]
+    ldp     x2, x3, [sp], #16
+    stp     x2, x3, [x0, #{X}]
+    mrs     x2, elr_el2
+    mrs     x3, spsr_el2
+    stp     x2, x3, [x0, #{PC}]
+    str     x0, [x0, #{IS_PARTIAL}]             // anything but 0
+
+    add     x29, sp, #80                        // the frame record of guest_enter's caller
+    ldp     x2, x3, [sp, #104]
+    blr     x3
+    tbz     w0, #0, 1f
+
+// Back, with x20 to x28 as the guest has them.
+    ldr     x0, [sp, #96]
+    ldp     x1, x2, [x0, #{PC}]
+    msr     elr_el2, x1
+    msr     spsr_el2, x2
+    ldp     x2, x3, [x0, #({X} + 16)]
+    ldp     x4, x5, [x0, #({X} + 32)]
+    ldp     x6, x7, [x0, #({X} + 48)]
+    ldp     x8, x9, [x0, #({X} + 64)]
+    ldp     x10, x11, [x0, #({X} + 80)]
+    ldp     x12, x13, [x0, #({X} + 96)]
+    ldp     x14, x15, [x0, #({X} + 112)]
+    ldp     x16, x17, [x0, #({X} + 128)]
+    ldp     x18, x19, [x0, #({X} + 144)]
+    ldp     x29, x30, [x0, #({X} + 232)]
+    ldp     x0, x1, [x0, #{X}]
+    eret
+    speculation_barrier
+
+// The general way: all is saved.
+1:  ldr     x0, [sp, #96]
     stp     x20, x21, [x0, #({X} + 160)]
     stp     x22, x23, [x0, #({X} + 176)]
     stp     x24, x25, [x0, #({X} + 192)]
     stp     x26, x27, [x0, #({X} + 208)]
-    stp     x28, x29, [x0, #({X} + 224)]
-    str     x30, [x0, #({X} + 240)]
-    ldp     x2, x3, [sp], #16
-    stp     x2, x3, [x0, #{X}]
-
-    mrs     x2, elr_el2
-    mrs     x3, spsr_el2
-    stp     x2, x3, [x0, #{PC}]
-
+    str     x28, [x0, #({X} + 224)]
+    str     xzr, [x0, #{IS_PARTIAL}]
     ldp     x19, x20, [sp, #0]
     ldp     x21, x22, [sp, #16]
     ldp     x23, x24, [sp, #32]
     ldp     x25, x26, [sp, #48]
     ldp     x27, x28, [sp, #64]
     ldp     x29, x30, [sp, #80]
-    add     sp, sp, #112
-    mov     w0, w1
+    add     sp, sp, #128
     ret
     .global guest_switch_end
 guest_switch_end:

@@ -54,9 +54,14 @@ const EXITS: usize = 8;
 #[derive(Default)]
 pub struct ExitLog {
     /// When, ESR_EL2 with the vector in bits 63:62, which it has not got (DDI0487 D24.2), and pc.
-    entries: [[AtomicU64; 3]; EXITS],
+    entries: [Stamped; EXITS],
     next: AtomicUsize,
 }
+
+/// Aligned, so that its place is a shift away.
+#[derive(Default)]
+#[repr(align(32))]
+struct Stamped([AtomicU64; 3]);
 
 /// One exit: when, the vector it came by, ESR_EL2 and the guest's pc.
 #[derive(Clone, Copy, Default)]
@@ -78,7 +83,7 @@ impl ExitLog {
         let next = self.next.load(Ordering::Relaxed);
         let syndrome = entry.esr | u64::from(entry.vector) << 62;
         let words = [entry.at, syndrome, entry.pc];
-        for (word, value) in self.entries[next % EXITS].iter().zip(words) {
+        for (word, value) in self.entries[next % EXITS].0.iter().zip(words) {
             word.store(value, Ordering::Relaxed);
         }
         self.next.store(next.wrapping_add(1), Ordering::Relaxed);
@@ -89,7 +94,7 @@ impl ExitLog {
         let next = self.next.load(Ordering::Relaxed);
         (1..=EXITS)
             .map(move |back| {
-                let words = &self.entries[next.wrapping_sub(back) % EXITS];
+                let Stamped(words) = &self.entries[next.wrapping_sub(back) % EXITS];
                 let [at, syndrome, pc] = words.each_ref().map(|w| w.load(Ordering::Relaxed));
                 ExitEntry {
                     at,

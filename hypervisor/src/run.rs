@@ -1,5 +1,7 @@
 //! The pCPU that a vCPU runs on: [`hv_core::vm::VcpuLoop`] decides, and this performs it in hardware.
 
+use core::ops::ControlFlow;
+
 use hv_core::id::{IntId, PcpuId, VcpuId};
 use hv_core::pl011::Image;
 use hv_core::psci::Endian;
@@ -9,7 +11,7 @@ use hv_core::time::Instant;
 use hv_core::trng;
 use hv_core::vgic::interface::InterfaceState;
 use hv_core::vgic::{Effects, ListReg, MAX_LIST_REGS, Physical};
-use hv_core::vm::{self, BOOT_VCPU, End, GuestExit, Hardware, Interrupt, Vcpu, VcpuLoop};
+use hv_core::vm::{self, BOOT_VCPU, End, GuestExit, Hardware, Interrupt, Syndrome, Vcpu, VcpuLoop};
 
 use crate::gic;
 use crate::guest::{self, vector};
@@ -188,8 +190,7 @@ impl Hardware for Pcpu {
             }
             gic::STOP => {
                 taken.deactivate();
-                stop::take_ipi(self.percpu);
-                Interrupt::None
+                Interrupt::Stop
             }
             _ if intid == self.own.maintenance => Interrupt::Maintenance(intid),
             _ if Some(intid) == self.vm.console_intid => Interrupt::Console(intid),
@@ -237,25 +238,37 @@ impl Hardware for Pcpu {
         sysregs::yield_pcpu();
     }
 
-    #[inline]
-    fn enter(&mut self, regs: &mut GuestRegs) -> GuestExit {
-        let vector = guest::enter(regs);
-        let (esr, far) = sysregs::syndrome();
-        self.percpu.last_exits.push(ExitEntry {
-            at: sysregs::now().0,
-            vector,
-            esr,
-            pc: regs.pc,
-        });
-        match vector {
-            vector::SYNC => GuestExit::Synchronous {
-                esr,
-                far,
-                hpfar: sysregs::fault_ipa_register(),
-            },
-            vector::SERROR => GuestExit::SError,
-            _ => GuestExit::Interrupt,
+    fn answer_stop(&mut self) {
+        stop::take_ipi(self.percpu);
+    }
+
+    #[inline(always)]
+    fn enter<B>(
+        &mut self,
+        regs: &mut GuestRegs,
+        mut settle: impl FnMut(&mut Self, &mut GuestRegs, GuestExit) -> ControlFlow<B>,
+    ) -> B {
+        loop {
+            let mut left = None;
+            guest::enter(regs, &mut |regs: &mut GuestRegs, vector| {
+                let exit = exit(vector);
+                self.remember(vector, exit, regs.pc);
+                let flow = settle(self, regs, exit);
+                if let ControlFlow::Break(rest) = flow {
+                    left = Some(rest);
+                    return false;
+                }
+                true
+            });
+            if let Some(left) = left {
+                return left;
+            }
         }
+    }
+
+    #[inline]
+    fn syndrome(&self) -> Syndrome {
+        sysregs::syndrome()
     }
 
     fn show_guest(&mut self, regs: Option<&GuestRegs>) {
@@ -327,7 +340,33 @@ impl Hardware for Pcpu {
     }
 }
 
+/// Why the guest came out by this vector.
+#[inline(always)]
+const fn exit(vector: u32) -> GuestExit {
+    match vector {
+        vector::SYNC => GuestExit::Synchronous,
+        vector::SERROR => GuestExit::SError,
+        _ => GuestExit::Interrupt,
+    }
+}
+
 impl Pcpu {
+    /// For a crash report.
+    #[inline(always)]
+    fn remember(&self, vector: u32, exit: GuestExit, pc: u64) {
+        let esr = match exit {
+            GuestExit::Interrupt => 0,
+            GuestExit::Synchronous | GuestExit::SError => sysregs::esr(),
+        };
+        let at = sysregs::now().0;
+        self.percpu.last_exits.push(ExitEntry {
+            at,
+            vector,
+            esr,
+            pc,
+        });
+    }
+
     fn new(vm: &'static Vm, percpu: &'static Percpu, me: VcpuId, own: OwnIntids) -> Self {
         Self {
             vm,

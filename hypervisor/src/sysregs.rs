@@ -9,8 +9,8 @@ use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::*;
 use hv_core::id::Mpidr;
 use hv_core::psci::Endian;
-use hv_core::regs::El1;
 use hv_core::time::{Frequency, Instant};
+use hv_core::vm::Syndrome;
 
 /// Reads a register that `aarch64-cpu` does not have.
 macro_rules! read {
@@ -32,11 +32,13 @@ macro_rules! write {
 }
 
 mod cache;
+mod el1;
 mod features;
 pub mod gic;
 pub mod translation;
 
 pub use cache::{clean_for_device_reads, clean_to_poc};
+pub use el1::LiveEl1;
 pub use features::{has_crc32, has_random_numbers};
 pub use translation::forget_guest_page;
 
@@ -100,10 +102,20 @@ pub fn set_alarm(at: Option<Instant>) {
     barrier::isb(barrier::SY);
 }
 
-/// Syndrome of the last exit: ESR_EL2 and FAR_EL2.
+/// ESR_EL2.
 #[inline]
-pub fn syndrome() -> (u64, u64) {
-    (ESR_EL2.get(), FAR_EL2.get())
+pub fn esr() -> u64 {
+    ESR_EL2.get()
+}
+
+/// What the last exception to EL2 says of itself.
+#[inline]
+pub fn syndrome() -> Syndrome {
+    Syndrome {
+        esr: ESR_EL2.get(),
+        far: FAR_EL2.get(),
+        hpfar: HPFAR_EL2.get(),
+    }
 }
 
 /// PSTATE of our own code in SPSR format: EL2h, all masked.
@@ -128,12 +140,6 @@ pub fn el1_state() -> [u64; 10] {
         TTBR0_EL1.get(),
         TTBR1_EL1.get(),
     ]
-}
-
-/// HPFAR_EL2.
-#[inline]
-pub fn fault_ipa_register() -> u64 {
-    HPFAR_EL2.get()
 }
 
 /// The address of this pCPU's block; 0 before it has one.
@@ -374,54 +380,6 @@ pub fn set_guest_sp(is_el1: bool, value: u64) {
         SP_EL1.set(value);
     } else {
         SP_EL0.set(value);
-    }
-}
-
-/// The EL1 registers that are live on this pCPU.
-pub struct LiveEl1;
-
-impl El1 for LiveEl1 {
-    fn vbar(&self) -> u64 {
-        VBAR_EL1.get()
-    }
-
-    #[inline]
-    fn sctlr(&self) -> u64 {
-        SCTLR_EL1.get()
-    }
-
-    #[inline]
-    fn stack_pointers(&self) -> [u64; 2] {
-        [SP_EL0.get(), SP_EL1.get()]
-    }
-
-    fn set_return(&mut self, elr: u64, spsr: u64) {
-        ELR_EL1.set(elr);
-        write!("spsr_el1", spsr);
-    }
-
-    fn set_syndrome(&mut self, esr: u64, far: u64) {
-        ESR_EL1.set(esr);
-        FAR_EL1.set(far);
-    }
-}
-
-impl hv_core::vm::Pcpu for LiveEl1 {
-    fn id_register(&self, crm: u32, op2: u32) -> u64 {
-        id_register(crm, op2)
-    }
-
-    #[inline]
-    fn now(&self) -> Instant {
-        now()
-    }
-
-    fn interface_state(&self) -> hv_core::vgic::interface::InterfaceState {
-        gic::interface_state()
-    }
-
-    fn set_ich_vmcr(&mut self, value: u64) {
-        gic::set_ich_vmcr(value);
     }
 }
 

@@ -1,4 +1,4 @@
-// The exception table of EL2 (DDI0487 D1.3.1.2). A guest's exceptions return from guest_enter; EL2's own
+// The exception table of EL2 (DDI0487 D1.3.1.2). A guest's exceptions go to guest.S; EL2's own
 // are all fatal and are reported (fault.rs).
 
     .macro guest_vector kind

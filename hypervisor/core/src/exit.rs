@@ -37,6 +37,18 @@ pub struct SysregAccess {
     pub is_read: bool,
 }
 
+impl SysregAccess {
+    /// The access that ESR_EL2 of this class tells of.
+    #[inline(always)]
+    pub const fn decode(esr: u64) -> Self {
+        Self {
+            register: Sysreg(esr as u32 & 0x3f_fc1e),
+            rt: sysreg_register(esr),
+            is_read: esr & 1 != 0,
+        }
+    }
+}
+
 /// A system register by its encoding (op0, op1, CRn, CRm, op2), as ISS has it with Rt and direction clear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sysreg(u32);
@@ -82,7 +94,18 @@ pub struct MmioAccess {
 }
 
 impl MmioAccess {
+    /// The access of a data abort, if the syndrome describes one to where stage 2 maps nothing.
+    #[inline(always)]
+    pub const fn decode(esr: u64, far: u64, hpfar: u64) -> Option<Self> {
+        if esr & (ISV | S1PTW) == ISV && is_translation_fault(esr) {
+            Some(described(esr, ipa(far, hpfar)))
+        } else {
+            None
+        }
+    }
+
     /// What a load leaves in its register.
+    #[inline]
     pub const fn extend(self, value: u64) -> u64 {
         let bits = 8 * self.size as u32;
         let value = if bits >= 64 {
@@ -121,12 +144,21 @@ pub struct Abort {
     pub is_fetch: bool,
 }
 
-const EC_WFX: u8 = 0x01;
-const EC_HVC64: u8 = 0x16;
-const EC_SMC64: u8 = 0x17;
-const EC_SYSREG: u8 = 0x18;
-const EC_FETCH_ABORT_LOWER: u8 = 0x20;
-const EC_DATA_ABORT_LOWER: u8 = 0x24;
+/// Exception classes (DDI0487 D24.2, ESR_EL2.EC); the aborts are those from a lower level.
+pub mod class {
+    /// WFI, WFE, WFIT or WFET.
+    pub const WFX: u8 = 0x01;
+    /// HVC from AArch64.
+    pub const HVC: u8 = 0x16;
+    /// SMC from AArch64.
+    pub const SMC: u8 = 0x17;
+    /// MSR or MRS.
+    pub const SYSREG: u8 = 0x18;
+    /// An instruction fetch.
+    pub const FETCH_ABORT: u8 = 0x20;
+    /// A load, a store or the like.
+    pub const DATA_ABORT: u8 = 0x24;
+}
 
 const ISV: u64 = 1 << 24;
 const S1PTW: u64 = 1 << 7;
@@ -134,36 +166,59 @@ const WNR: u64 = 1 << 6;
 /// Cache maintenance.
 const CM: u64 = 1 << 8;
 
+/// Whether this is one of x20 to x28, which the short way of an exit does not save (`guest.S`).
+pub const fn is_late(register: u8) -> bool {
+    20 <= register && register <= 28
+}
+
+/// Whether the exit reads or writes one of these. Where the syndrome does not describe an access, it names x0.
+pub const fn uses_late_register(esr: u64) -> bool {
+    match class(esr) {
+        class::SYSREG => is_late(sysreg_register(esr)),
+        class::DATA_ABORT => is_late(abort_register(esr)),
+        _ => false,
+    }
+}
+
+/// The general register of a trapped MSR or MRS (ESR_EL2.ISS.Rt).
+#[inline]
+pub const fn sysreg_register(esr: u64) -> u8 {
+    (esr >> 5 & 0x1f) as u8
+}
+
+/// The general register of a data abort that is described (ESR_EL2.ISS.SRT).
+#[inline]
+pub const fn abort_register(esr: u64) -> u8 {
+    (esr >> 16 & 0x1f) as u8
+}
+
 /// The exception class of a syndrome.
 pub const fn class(esr: u64) -> u8 {
     (esr >> 26 & 0x3f) as u8
 }
 
 /// Decodes a synchronous exception from a lower level.
+#[inline(always)]
 pub const fn decode(esr: u64, far: u64, hpfar: u64) -> Exit {
     match class(esr) {
-        EC_SMC64 => Exit::Smc(esr as u16),
-        EC_HVC64 => Exit::Hvc(esr as u16),
-        EC_SYSREG => Exit::Sysreg(SysregAccess {
-            register: Sysreg(esr as u32 & 0x3f_fc1e),
-            rt: (esr >> 5 & 0x1f) as u8,
-            is_read: esr & 1 != 0,
-        }),
-        EC_DATA_ABORT_LOWER => {
+        class::SMC => Exit::Smc(esr as u16),
+        class::HVC => Exit::Hvc(esr as u16),
+        class::SYSREG => Exit::Sysreg(SysregAccess::decode(esr)),
+        class::DATA_ABORT => {
             let is_described = esr & ISV != 0 && esr & S1PTW == 0;
-            if is_described && is_translation_fault(esr) {
-                Exit::Mmio(described(esr, ipa(far, hpfar)))
+            if let Some(access) = MmioAccess::decode(esr, far, hpfar) {
+                Exit::Mmio(access)
             } else if is_described && is_refused_store(esr) {
                 Exit::ReadOnly(described(esr, far & 0xfff))
             } else {
                 undescribed(esr, far, hpfar)
             }
         }
-        EC_FETCH_ABORT_LOWER => Exit::Abort(Abort {
+        class::FETCH_ABORT => Exit::Abort(Abort {
             ipa: ipa(far, hpfar),
             is_fetch: true,
         }),
-        EC_WFX => Exit::Wfx,
+        class::WFX => Exit::Wfx,
         other => Exit::Unknown(other),
     }
 }
@@ -174,7 +229,7 @@ const fn described(esr: u64, ipa: u64) -> MmioAccess {
     MmioAccess {
         ipa,
         size: 1 << (esr >> 22 & 3),
-        rt: (esr >> 16 & 0x1f) as u8,
+        rt: abort_register(esr),
         is_write: esr & WNR != 0,
         sign_extend: esr & 1 << 21 != 0,
         is_64bit: esr & 1 << 15 != 0,
@@ -202,6 +257,12 @@ const fn undescribed(esr: u64, far: u64, hpfar: u64) -> Exit {
 /// The faulting page from HPFAR_EL2.FIPA and the offset from FAR_EL2 (DDI0487 D24.2, HPFAR_EL2).
 const fn ipa(far: u64, hpfar: u64) -> u64 {
     (hpfar & 0xfff_ffff_fff0) << 8 | far & 0xfff
+}
+
+/// Whether a data abort was a store's (ESR_EL2.ISS.WnR).
+#[inline]
+pub const fn is_store(esr: u64) -> bool {
+    esr & WNR != 0
 }
 
 /// DFSC 0b0001xx: translation fault, at any level.

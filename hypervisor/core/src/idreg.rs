@@ -4,6 +4,7 @@
 //! Fields and values are those of DDI0487 D24.2, under each register's name.
 
 use crate::entry::Features;
+use crate::exit::Sysreg;
 
 /// What becomes of one 4-bit field.
 #[derive(Clone, Copy)]
@@ -122,6 +123,33 @@ const MMFR2: &[Field] = &[
     (52, Keep), // BBM
     (60, Keep), // E0PD
 ];
+
+/// What a guest reads in each identification register, by CRm and op2.
+#[derive(Clone, Debug)]
+pub struct Table([u64; 64]);
+
+impl Default for Table {
+    fn default() -> Self {
+        Self([0; 64])
+    }
+}
+
+impl Table {
+    /// Filters what `hardware` says of the register with a CRm and op2.
+    pub fn new(hardware: impl Fn(u32, u32) -> u64) -> Self {
+        Self(core::array::from_fn(|at| match at as u32 {
+            0..8 => 0,
+            at => filter(at / 8, at % 8, hardware(at / 8, at % 8)),
+        }))
+    }
+
+    /// The value of `register`, which [is one](Sysreg::is_id).
+    #[inline]
+    pub fn get(&self, register: Sysreg) -> u64 {
+        let at = register.crm() * 8 + register.op2();
+        self.0.get(at as usize % 64).copied().unwrap_or(0)
+    }
+}
 
 /// What a guest reads in the register with this CRm and op2 (op0 3, op1 0, CRn 0), given the
 /// hardware's value.

@@ -47,6 +47,11 @@ impl Requests {
         self.0 == 0
     }
 
+    /// Whether all that is asked is to take SGIs.
+    pub const fn is_sgis(self) -> bool {
+        self.0 >> 16 == 0
+    }
+
     /// The pending SGIs, bit n for INTID n.
     pub const fn sgis(self) -> u16 {
         self.0 as u16

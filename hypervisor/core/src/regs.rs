@@ -10,6 +10,9 @@ pub struct GuestRegs {
     pub pc: u64,
     /// Its process state, in SPSR format (SPSR_EL2).
     pub pstate: u64,
+    /// Not 0 while x20 to x28 are not in here: the exit is on its short way ([`crate::vm::Hardware::enter`]), and they are
+    /// still in the registers themselves or where the hypervisor's functions keep them.
+    pub is_partial: u64,
 }
 
 /// EL1 registers that stay in hardware while the hypervisor runs. The shell reads and writes the real

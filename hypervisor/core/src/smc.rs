@@ -21,20 +21,36 @@ pub enum Service {
     Words([u32; 4]),
 }
 
+/// The answer to a call that everybody gets the same answer to, in every state: that of a function which tells a version or
+/// features, or which nobody offers. None for others, which [`route`] knows.
+#[inline]
+pub fn at_once(immediate: u16, function: u32, x1: u64) -> Option<i64> {
+    /// Of Arm's standard services: PSCI, SDEI and TRNG, SMC32 and SMC64 (DEN0022 5, DEN0054 5, DEN0098 2).
+    const STANDARD: core::ops::Range<u32> = 0x8400_0000..0x8400_0060;
+    const SMC64: u32 = 1 << 30;
+    if immediate != 0 {
+        return Some(smccc::NOT_SUPPORTED);
+    }
+    match function {
+        hv_abi::psci::VERSION => Some(hv_abi::psci::VERSION_1_3.into()),
+        function if STANDARD.contains(&(function & !SMC64)) => None,
+        smccc::VERSION => Some(smccc::VERSION_1_2.into()),
+        smccc::ARCH_FEATURES => Some(arch_features(x1 as u32)),
+        vendor::EVENT_RAISE | smccc::VENDOR_HYP_UID | smccc::VENDOR_HYP_REVISION => None,
+        _ => Some(smccc::NOT_SUPPORTED),
+    }
+}
+
 /// Finds the service for a call with this immediate, function identifier (w0) and x1 to x3.
 pub fn route(immediate: u16, function: u32, args: [u64; 3]) -> Service {
-    if immediate != 0 {
-        return Service::Answer(smccc::NOT_SUPPORTED);
+    if let Some(answer) = at_once(immediate, function, args[0]) {
+        return Service::Answer(answer);
     }
     if (sdei::FIRST..=sdei::LAST).contains(&function) {
         return match sdei::Call::from_id(function) {
             Some(call) => Service::Sdei(call),
             None => Service::Answer(smccc::NOT_SUPPORTED),
         };
-    }
-    if function == hv_abi::psci::VERSION {
-        // The same for every VM in every state, so nobody has to be asked.
-        return Service::Answer(hv_abi::psci::VERSION_1_3.into());
     }
     if let Some(call) = psci::decode(function, args) {
         return Service::Psci(call);
@@ -45,18 +61,14 @@ pub fn route(immediate: u16, function: u32, args: [u64; 3]) -> Service {
     if function == vendor::EVENT_RAISE {
         return Service::Raise;
     }
-    Service::Answer(match function {
-        smccc::VERSION => smccc::VERSION_1_2.into(),
-        smccc::ARCH_FEATURES => arch_features(args[0] as u32),
-        smccc::VENDOR_HYP_UID => {
-            return Service::Words(smccc::uuid_words(smccc::HYPERVISOR_UUID));
-        }
+    match function {
+        smccc::VENDOR_HYP_UID => Service::Words(smccc::uuid_words(smccc::HYPERVISOR_UUID)),
         smccc::VENDOR_HYP_REVISION => {
             let [major, minor] = smccc::HYPERVISOR_REVISION;
-            return Service::Words([major, minor, 0, 0]);
+            Service::Words([major, minor, 0, 0])
         }
-        _ => smccc::NOT_SUPPORTED,
-    })
+        _ => Service::Answer(smccc::NOT_SUPPORTED),
+    }
 }
 
 /// SMCCC_ARCH_FEATURES (DEN0028 7.3). Workarounds are not claimed: nothing below EL2 is ever called for

@@ -4,6 +4,7 @@
 //! In this file is one vCPU between two entries: an exit comes in, and either it is settled here or an [`Action`] says
 //! what is left. Nothing here takes a lock; what needs one is [`Deferred`].
 
+mod at_once;
 mod events;
 mod hardware;
 mod interrupts;
@@ -32,7 +33,8 @@ use crate::vgic::affinity::Sgi;
 use crate::vgic::interface::{InterfaceState, TrappedRegister};
 use crate::vgic::{Frame, Leftovers, Sticky};
 
-pub use hardware::{GuestExit, Hardware, Interrupt, Vm};
+pub use at_once::{AtOnce, Saved};
+pub use hardware::{GuestExit, Hardware, Interrupt, Syndrome, Vm};
 pub use life::{End, Life};
 pub use map::{GuestMap, IpaRange, REDISTRIBUTOR_SIZE, last_redistributors};
 pub use record::Record;
@@ -63,10 +65,6 @@ pub enum Action {
     Resume,
     /// Post [`crate::mailbox::Requests::SDEI_SIGNAL`] to this vCPU and ring.
     Signal(VcpuId),
-    /// Post this SGI to its targets and ring.
-    Sgi(Sgi),
-    /// The same with a GICv2, where it comes from this vCPU.
-    Generate(Sgi),
     /// Have [`trng::answer`] answer, with this pCPU's source.
     Trng(trng::Call),
     /// Have [`Attempts::judge`] say what the instruction at the pc does to a device of ours.
@@ -111,13 +109,9 @@ pub enum Deferred {
     },
 }
 
-const ICC_SGI1R: Sysreg = Sysreg::new(3, 0, 12, 11, 5);
 const ICC_ASGI1R: Sysreg = Sysreg::new(3, 0, 12, 11, 6);
 const ICC_SGI0R: Sysreg = Sysreg::new(3, 0, 12, 11, 7);
 const ICC_DIR: Sysreg = Sysreg::new(3, 0, 12, 11, 1);
-
-/// GICD_SGIR of a GICv2, and how it is written (IHI0048 4.3.15).
-const SGIR: (u64, u8) = (0xf00, 4);
 
 /// The part of a vCPU that only its own pCPU touches.
 #[derive(Debug)]
@@ -127,6 +121,7 @@ pub struct Vcpu {
     /// Its SDEI state.
     pub sdei: Pe,
     features: Features,
+    ids: idreg::Table,
     trace: Ring,
     /// When the last event of each priority was dispatched.
     dispatched: [Instant; 2],
@@ -154,6 +149,7 @@ impl Vcpu {
             id,
             sdei: Pe::new(id, features, sdei),
             features,
+            ids: idreg::Table::default(),
             trace: Ring::new(),
             dispatched: [Instant(0); 2],
             before: None,
@@ -168,6 +164,11 @@ impl Vcpu {
             },
             attempts: Attempts::default(),
         }
+    }
+
+    /// It runs on this pCPU, whose identification registers its guest sees as far as they are allowed.
+    pub fn move_to(&mut self, pcpu: &impl Pcpu) {
+        self.ids = idreg::Table::new(|crm, op2| pcpu.id_register(crm, op2));
     }
 
     /// What is remembered of it, oldest first.
@@ -211,7 +212,7 @@ impl Vcpu {
         self.note(pcpu, Event::Started { entry: start.entry });
     }
 
-    /// Settles an exit. `esr` and `far` are what it came with.
+    /// Settles an exit that is not [settled at once](Vcpu::at_once). `esr` and `far` are what it came with.
     #[inline]
     pub fn handle_exit(
         &mut self,
@@ -299,16 +300,6 @@ impl Vcpu {
         } = access;
         let value = read_register(regs, rt);
         let action = match (register, is_read) {
-            (register, true) if register.is_id() => {
-                let (crm, op2) = (register.crm(), register.op2());
-                write_register(
-                    regs,
-                    rt,
-                    idreg::filter(crm, op2, pcpu.id_register(crm, op2)),
-                );
-                Action::Resume
-            }
-            (ICC_SGI1R, false) => Action::Sgi(map.affinities.sgi(self.id, value)),
             (ICC_SGI0R | ICC_ASGI1R, false) => {
                 Action::Locked(Deferred::SgiGroup0(map.affinities.sgi(self.id, value)))
             }
@@ -335,21 +326,6 @@ impl Vcpu {
         map: &GuestMap,
     ) -> Action {
         if let Some((frame, offset)) = map.frame(self.id, access.ipa) {
-            if !access.is_write
-                && let Some(value) = map.published.read(frame, offset, access.size)
-            {
-                write_register(regs, access.rt, access.extend(value));
-                regs.pc = regs.pc.wrapping_add(4);
-                return Action::Resume;
-            }
-            if access.is_write
-                && let Frame::Banked(_) = frame
-                && (offset, access.size) == SGIR
-            {
-                let value = read_register(regs, access.rt) as u32;
-                regs.pc = regs.pc.wrapping_add(4);
-                return Action::Generate(map.affinities.generate(self.id, value));
-            }
             return Action::Locked(Deferred::Gic {
                 frame,
                 offset,

@@ -21,8 +21,8 @@ use hv_core::trace::Event;
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{self, Effects, Model, Vgic};
 use hv_core::vm::{
-    Action, Attempts, End, GuestExit, GuestMap, Interrupt, IpaRange, Load, Next, Outcome, Pcpu,
-    Shared, SharedConfig, Vcpu, Verdict, last_redistributors,
+    Action, Attempts, End, GuestMap, Interrupt, IpaRange, Load, Next, Outcome, Pcpu, Saved, Shared,
+    SharedConfig, Syndrome, Vcpu, Verdict, last_redistributors,
 };
 use hv_testbed::{Built, Cpu, Interface, Machine, RAM, Site};
 
@@ -197,7 +197,7 @@ impl Site for Still {
     fn interface(&self) -> RefMut<'_, Interface> {
         self.0.borrow_mut()
     }
-    fn enter(&self, _: &mut GuestRegs, _: &mut El1Values) -> GuestExit {
+    fn enter(&self, _: &mut GuestRegs, _: &mut El1Values) -> hv_testbed::Exit {
         panic!("what is tested here is between two entries")
     }
     fn acknowledge(&self) -> Interrupt {
@@ -285,17 +285,27 @@ impl Values {
     fn exit(&mut self, dice: &mut Dice, n: usize) {
         let (_, regs, _) = &mut self.vcpus[n];
         let esr = make_up(dice, regs);
-        let exit = exit::decode(esr, dice.roll(), dice.roll());
-        self.take(dice, n, exit, esr);
+        let (far, hpfar) = (dice.roll(), dice.roll());
+        self.take(dice, n, Syndrome { esr, far, hpfar });
         self.enter(n);
     }
 
-    fn take(&mut self, dice: &mut Dice, n: usize, exit: Exit, esr: u64) {
+    fn take(&mut self, dice: &mut Dice, n: usize, syndrome: Syndrome) {
+        let Syndrome { esr, far, hpfar } = syndrome;
+        let exit = exit::decode(esr, far, hpfar);
         let knowledge = self.knowledge(n);
         let (vcpu, regs, cpu) = &mut self.vcpus[n];
         let before = regs.clone();
         let was_running = vcpu.sdei.running();
-        let action = vcpu.handle_exit(exit, (esr, dice.roll()), regs, cpu, &self.map);
+        let saved = if dice.below(2) == 0 {
+            Saved::All
+        } else {
+            Saved::Few
+        };
+        let action = match vcpu.at_once(syndrome, saved, regs, &self.map) {
+            Some(_) => Action::Resume,
+            None => vcpu.handle_exit(exit, (esr, far), regs, cpu, &self.map),
+        };
         match action {
             Action::Locked(deferred) => {
                 let outcome = self
@@ -374,7 +384,7 @@ fn exit(machine: &mut Machine, dice: &mut Dice, n: u8) {
     let (far, hpfar) = (dice.roll(), dice.roll());
     let call = call_of(exit::decode(esr, far, hpfar), &before);
     let _ = machine.events(n);
-    machine.exit(n, GuestExit::Synchronous { esr, far, hpfar });
+    machine.exit(n, hv_testbed::Exit::Synchronous { esr, far, hpfar });
     if !machine.is_on(n) {
         return;
     }

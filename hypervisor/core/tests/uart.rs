@@ -15,8 +15,8 @@ use hv_core::sdei::{Board, Config};
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{self, Effects, Model, Vgic};
 use hv_core::vm::{
-    Deferred, End, GuestExit, GuestMap, Interrupt, IpaRange, Load, Next, REDISTRIBUTOR_SIZE,
-    Shared, SharedConfig, Vcpu, last_redistributors,
+    Deferred, End, GuestMap, Interrupt, IpaRange, Load, Next, REDISTRIBUTOR_SIZE, Shared,
+    SharedConfig, Vcpu, last_redistributors,
 };
 use hv_testbed::{Cpu, Interface, Site};
 use proptest::prelude::*;
@@ -56,8 +56,8 @@ impl Site for Desk {
     fn interface(&self) -> RefMut<'_, Interface> {
         self.interface.borrow_mut()
     }
-    fn enter(&self, _: &mut GuestRegs, _: &mut El1Values) -> GuestExit {
-        GuestExit::Interrupt
+    fn enter(&self, _: &mut GuestRegs, _: &mut El1Values) -> hv_testbed::Exit {
+        hv_testbed::Exit::Interrupt
     }
     fn acknowledge(&self) -> Interrupt {
         Interrupt::None

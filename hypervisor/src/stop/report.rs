@@ -126,10 +126,10 @@ fn tell_of_guest(percpu: &Percpu, context: Option<&Context>) {
         say!("  vm{} vCPU {} is off", vm.0, vcpu.0);
         return;
     }
-    let (x, pc, pstate) = match context.filter(|context| context.is_guest()) {
-        Some(context) => (context.x, context.pc, context.pstate),
+    let (x, pc, pstate, is_partial) = match context.filter(|context| context.is_guest()) {
+        Some(context) => (context.x, context.pc, context.pstate, false),
         None => match percpu.guest_regs() {
-            Some(regs) => (regs.x, regs.pc, regs.pstate),
+            Some(regs) => (regs.x, regs.pc, regs.pstate, regs.is_partial != 0),
             None => return,
         },
     };
@@ -137,7 +137,11 @@ fn tell_of_guest(percpu: &Percpu, context: Option<&Context>) {
         "@hv-vcpu vm={} vcpu={} pc={pc:#x} pstate={pstate:#x}{}",
         vm.0,
         vcpu.0,
-        Registers { x: &x, context }
+        Registers {
+            x: &x,
+            is_partial,
+            context
+        }
     );
     let callers = context.map_or(&[][..], |context| &context.callers);
     for caller in callers.iter().take_while(|&&caller| caller != 0) {
@@ -149,6 +153,8 @@ fn tell_of_guest(percpu: &Percpu, context: Option<&Context>) {
 /// The rest of a `@hv-vcpu` record.
 struct Registers<'a> {
     x: &'a [u64; 31],
+    /// EL2 had not saved x20 to x28, so these are left out.
+    is_partial: bool,
     context: Option<&'a Context>,
 }
 
@@ -157,6 +163,9 @@ impl core::fmt::Display for Registers<'_> {
         const NAMES: &[u8] = b"sp_el0 sp_el1 elr_el1 spsr_el1 esr_el1 far_el1 \
             vbar_el1 sctlr_el1 ttbr0_el1 ttbr1_el1";
         for (n, value) in self.x.iter().enumerate() {
+            if self.is_partial && (20..=28).contains(&n) {
+                continue;
+            }
             write!(f, " x{n}={value:#x}")?;
         }
         if let Some(context) = self.context {

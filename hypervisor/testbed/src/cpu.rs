@@ -1,6 +1,7 @@
 //! The pCPU that a vCPU runs on, as [`Hardware`].
 
 use std::cell::RefMut;
+use std::ops::{ControlFlow, RangeInclusive};
 
 use hv_core::id::{IntId, VcpuId};
 use hv_core::pl011::Image;
@@ -12,16 +13,16 @@ use hv_core::trng;
 use hv_core::vgic::interface::InterfaceState;
 use hv_core::vgic::lr::hcr;
 use hv_core::vgic::{Effects, ListReg};
-use hv_core::vm::{self, End, GuestExit, Hardware, Interrupt};
+use hv_core::vm::{self, End, GuestExit, Hardware, Interrupt, Syndrome};
 
-use crate::Interface;
+use crate::{Exit, Interface};
 
 /// Where a [`Cpu`] stands: what of it is seen from outside, and what happens to it.
 pub trait Site {
     /// Its virtual CPU interface.
     fn interface(&self) -> RefMut<'_, Interface>;
     /// Runs the guest until it exits.
-    fn enter(&self, regs: &mut GuestRegs, el1: &mut El1Values) -> GuestExit;
+    fn enter(&self, regs: &mut GuestRegs, el1: &mut El1Values) -> Exit;
     /// Acknowledges a physical interrupt.
     fn acknowledge(&self) -> Interrupt;
     /// Deactivates a physical interrupt. The hypervisor's own are up for as long as their reason is.
@@ -63,6 +64,7 @@ pub trait Site {
 pub struct Cpu<S> {
     site: S,
     el1: El1Values,
+    syndrome: Syndrome,
 }
 
 impl<S: Site> Cpu<S> {
@@ -71,6 +73,7 @@ impl<S: Site> Cpu<S> {
         Self {
             site,
             el1: El1Values::default(),
+            syndrome: Syndrome::default(),
         }
     }
 }
@@ -109,6 +112,18 @@ impl<S: Site> vm::Pcpu for Cpu<S> {
     fn observe(&self, event: Event) {
         self.site.observe(event);
     }
+}
+
+/// Those that an exit does not save on its short way.
+const LATE: RangeInclusive<usize> = 20..=28;
+/// What stands there instead.
+const HIDDEN: [u64; 9] = [0x0bad_0bad_0bad_0bad; 9];
+
+/// Hides these registers; what they were.
+fn hide(regs: &mut GuestRegs) -> Vec<u64> {
+    let late = regs.x[LATE].to_vec();
+    regs.x[LATE].copy_from_slice(&HIDDEN);
+    late
 }
 
 impl<S: Site> Hardware for Cpu<S> {
@@ -159,8 +174,28 @@ impl<S: Site> Hardware for Cpu<S> {
         self.site.wait_for_siblings(end);
     }
 
-    fn enter(&mut self, regs: &mut GuestRegs) -> GuestExit {
-        self.site.enter(regs, &mut self.el1)
+    fn answer_stop(&mut self) {}
+
+    fn enter<B>(
+        &mut self,
+        regs: &mut GuestRegs,
+        mut settle: impl FnMut(&mut Self, &mut GuestRegs, GuestExit) -> ControlFlow<B>,
+    ) -> B {
+        loop {
+            let (exit, syndrome) = self.site.enter(regs, &mut self.el1).split();
+            self.syndrome = syndrome;
+            // What the short way does not save is not there.
+            let late = hide(regs);
+            let flow = settle(self, regs, exit);
+            assert_eq!(regs.x[LATE], HIDDEN, "{syndrome:?} has used late registers");
+            regs.x[LATE].copy_from_slice(&late);
+            if let ControlFlow::Break(left) = flow {
+                return left;
+            }
+        }
+    }
+    fn syndrome(&self) -> Syndrome {
+        self.syndrome
     }
     fn show_guest(&mut self, regs: Option<&GuestRegs>) {
         self.site.show_guest(regs.is_some());

@@ -1,6 +1,6 @@
 //! What a guest does that exits, as its syndrome.
 
-use hv_core::vm::{GuestExit, IpaRange};
+use hv_core::vm::{GuestExit, IpaRange, Syndrome};
 
 /// Where a guest finds its memory.
 pub const RAM: IpaRange = IpaRange {
@@ -61,13 +61,41 @@ pub enum Transfer {
     Smc,
 }
 
+/// Why a vCPU leaves its guest, and what the hardware says of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// A synchronous exception.
+    Synchronous {
+        /// ESR_EL2.
+        esr: u64,
+        /// FAR_EL2.
+        far: u64,
+        /// HPFAR_EL2.
+        hpfar: u64,
+    },
+    /// A physical interrupt.
+    Interrupt,
+}
+
+impl Exit {
+    /// As the hypervisor learns of it.
+    pub(crate) fn split(self) -> (GuestExit, Syndrome) {
+        match self {
+            Self::Synchronous { esr, far, hpfar } => {
+                (GuestExit::Synchronous, Syndrome { esr, far, hpfar })
+            }
+            Self::Interrupt => (GuestExit::Interrupt, Syndrome::default()),
+        }
+    }
+}
+
 /// ESR_EL2, FAR_EL2 and HPFAR_EL2 of it (DDI0487 D24.2).
-pub fn exit_of(transfer: Transfer) -> GuestExit {
+pub fn exit_of(transfer: Transfer) -> Exit {
     const IL: u64 = 1 << 25;
     const WNR: u64 = 1 << 6;
     // A data abort from EL1 that is described (ISV), and a translation fault of level 3.
     const ABORT: u64 = 0x24 << 26 | IL | 1 << 24 | 0b00_0111;
-    let abort = |ipa: u64, size: u8, rt: u8, direction: u64| GuestExit::Synchronous {
+    let abort = |ipa: u64, size: u8, rt: u8, direction: u64| Exit::Synchronous {
         esr: ABORT
             | u64::from(size.trailing_zeros()) << 22
             | u64::from(rt) << 16
@@ -77,7 +105,7 @@ pub fn exit_of(transfer: Transfer) -> GuestExit {
         far: ipa & 0xfff,
         hpfar: ipa >> 12 << 4,
     };
-    let msr = |crm: u8, op2: u8, rt: u8, direction: u64| GuestExit::Synchronous {
+    let msr = |crm: u8, op2: u8, rt: u8, direction: u64| Exit::Synchronous {
         esr: 0x18 << 26
             | IL
             | 3 << 20
@@ -94,7 +122,7 @@ pub fn exit_of(transfer: Transfer) -> GuestExit {
         Transfer::Store { ipa, size, rt } => abort(ipa, size, rt, WNR),
         Transfer::Write { crm, op2, rt } => msr(crm, op2, rt, 0),
         Transfer::Read { crm, op2, rt } => msr(crm, op2, rt, 1),
-        Transfer::Smc => GuestExit::Synchronous {
+        Transfer::Smc => Exit::Synchronous {
             esr: 0x17 << 26 | IL,
             far: 0,
             hpfar: 0,

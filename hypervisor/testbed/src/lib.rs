@@ -14,7 +14,9 @@ mod physical;
 mod world;
 
 pub use cpu::{Cpu, Site};
-pub use exits::{DISTRIBUTOR, GICC_DIR, RAM, REDISTRIBUTORS, SGI_FRAME, Transfer, UART, exit_of};
+pub use exits::{
+    DISTRIBUTOR, Exit, GICC_DIR, RAM, REDISTRIBUTORS, SGI_FRAME, Transfer, UART, exit_of,
+};
 pub use interface::{Acknowledged, Ended, Interface};
 pub use machine::{Built, Machine};
 pub use physical::{Physical, Wire};

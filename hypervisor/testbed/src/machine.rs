@@ -17,13 +17,13 @@ use hv_core::sdei::{self, Board};
 use hv_core::trace::Event;
 use hv_core::vgic::{self, Affinities, Leftovers, LrSource, Model, Vgic};
 use hv_core::vm::{
-    self, GuestExit, GuestMap, IpaRange, REDISTRIBUTOR_SIZE, Shared, SharedConfig, Vcpu, VcpuLoop,
+    self, GuestMap, IpaRange, REDISTRIBUTOR_SIZE, Shared, SharedConfig, Vcpu, VcpuLoop,
     last_redistributors,
 };
 
 use crate::exits::{DISTRIBUTOR, GICC_DIR, RAM, REDISTRIBUTORS, UART};
 use crate::world::{Place, Port, Seat, World};
-use crate::{Cpu, Interface, Physical};
+use crate::{Cpu, Exit, Interface, Physical};
 
 /// What a machine is made from.
 #[derive(Clone, Debug)]
@@ -274,7 +274,7 @@ impl Machine {
     /// # Panics
     ///
     /// If it is not in its guest.
-    pub fn exit(&mut self, n: u8, why: GuestExit) {
+    pub fn exit(&mut self, n: u8, why: Exit) {
         assert!(self.is_on(n), "vCPU {n} is not in its guest");
         self.seat(n).exit.set(Some(why));
         self.run(n);
@@ -291,7 +291,7 @@ impl Machine {
                 return;
             }
             if self.is_on(n) {
-                self.exit(n, GuestExit::Interrupt);
+                self.exit(n, Exit::Interrupt);
             } else {
                 self.run(n);
             }

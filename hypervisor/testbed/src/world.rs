@@ -11,9 +11,9 @@ use hv_core::regs::{El1Values, GuestRegs};
 use hv_core::time::Instant;
 use hv_core::trace::Event;
 use hv_core::vgic::{Distributor, Effects, LrSource, Parts, Private, Published};
-use hv_core::vm::{self, End, GuestExit, GuestMap, Interrupt, Load, Shared};
+use hv_core::vm::{self, End, GuestMap, Interrupt, Load, Shared};
 
-use crate::{CONSOLE, Interface, MAINTENANCE, Physical, RAM, Site};
+use crate::{CONSOLE, Exit, Interface, MAINTENANCE, Physical, RAM, Site};
 
 /// Where a vCPU is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub(crate) struct Seat {
     pub regs: RefCell<GuestRegs>,
     pub el1: RefCell<El1Values>,
     /// Why it leaves the guest next.
-    pub exit: Cell<Option<GuestExit>>,
+    pub exit: Cell<Option<Exit>>,
     /// How often it has entered its guest.
     pub entries: Cell<u64>,
     /// How often it has taken a lock of its VM's.
@@ -216,7 +216,7 @@ impl Site for Port<'_> {
         self.seat().interface.borrow_mut()
     }
 
-    fn enter(&self, regs: &mut GuestRegs, el1: &mut El1Values) -> GuestExit {
+    fn enter(&self, regs: &mut GuestRegs, el1: &mut El1Values) -> Exit {
         let seat = self.seat();
         seat.regs.replace(regs.clone());
         seat.el1.replace(el1.clone());

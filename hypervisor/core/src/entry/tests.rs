@@ -27,6 +27,7 @@ fn interrupted(pstate: u64) -> GuestRegs {
         x: core::array::from_fn(|n| 0x1000 + n as u64),
         pc: 0xffff_8000_0800_1234,
         pstate,
+        is_partial: 0,
     }
 }
 

@@ -38,6 +38,12 @@ pub(super) fn bit(vcpu: VcpuId) -> u8 {
     1u8.checked_shl(vcpu.0.into()).unwrap_or(0)
 }
 
+/// Which SGI a write of `value` to ICC_SGI1R_EL1 sends.
+#[inline]
+pub const fn sgi_intid(value: u64) -> IntId {
+    IntId((value >> 24 & 0xf) as u32)
+}
+
 impl Affinities {
     /// vCPU `i` has `mpidrs[i]`. Only the first [`MAX_VCPUS`] count; of two alike the first wins.
     pub fn new(mpidrs: &[Mpidr]) -> Self {
@@ -92,30 +98,36 @@ impl Affinities {
         }
     }
 
-    /// What a write of `value` to ICC_SGI1R_EL1, ICC_SGI0R_EL1 or ICC_ASGI1R_EL1 by `from` asks for
-    /// (IHI0069 12.2, ICC_SGI1R_EL1).
-    pub fn sgi(&self, from: VcpuId, value: u64) -> Sgi {
-        let intid = IntId((value >> 24 & 0xf) as u32);
+    /// Whom a write of `value` to ICC_SGI1R_EL1, ICC_SGI0R_EL1 or ICC_ASGI1R_EL1 by `from` names (IHI0069 12.2,
+    /// ICC_SGI1R_EL1): each vCPU that exists, the sender included.
+    #[inline(always)]
+    pub fn for_each_target(&self, from: VcpuId, value: u64, mut each: impl FnMut(VcpuId)) {
         if value >> 40 & 1 != 0 {
             // IRM: everybody else.
-            let mut targets = self.all();
-            targets.remove(from);
-            return Sgi { intid, targets };
+            let others = (0u8..).map(VcpuId).take(self.mpidrs.len());
+            others.filter(|&vcpu| vcpu != from).for_each(each);
+            return;
         }
         let aff1 = value >> 16 & 0xff;
         let aff2 = value >> 32 & 0xff;
         let aff3 = value >> 48 & 0xff;
         let range = value >> 44 & 0xf;
         let key = aff3 << 32 | aff2 << 16 | aff1 << 8 | range << 4;
-        let mut targets = VcpuSet::EMPTY;
         if let Some(group) = self.group(key) {
             // One target as a rule: the bits that are set, not all 16.
             for bit in super::bits_of(value as u32 & 0xffff) {
                 if let Some(Some(vcpu)) = group.members.get(bit as usize) {
-                    targets.insert(*vcpu);
+                    each(*vcpu);
                 }
             }
         }
+    }
+
+    /// What that write asks for.
+    pub fn sgi(&self, from: VcpuId, value: u64) -> Sgi {
+        let mut targets = VcpuSet::EMPTY;
+        self.for_each_target(from, value, |vcpu| targets.insert(vcpu));
+        let intid = sgi_intid(value);
         Sgi { intid, targets }
     }
 

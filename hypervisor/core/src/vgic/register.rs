@@ -211,6 +211,7 @@ impl Register {
     }
 
     /// The redistributor's register at `offset` into its two frames, RD_base and SGI_base.
+    #[inline(always)]
     pub fn of_redistributor(offset: u64, size: u8) -> Option<Self> {
         if let Some(offset) = offset.checked_sub(FRAME) {
             let offset = u32::try_from(offset).ok()?;

@@ -79,14 +79,14 @@ impl Sticky {
     }
 
     /// `intid` has come again, and no kick waits: the list register to write and the word, if the short way is
-    /// open. `empty` has a bit for each empty list register (ICH_ELRSR_EL2, GICH_ELSR).
+    /// open. `empty` reads a bit for each empty list register (ICH_ELRSR_EL2, GICH_ELSR).
     #[inline]
-    pub fn reseat(&self, intid: IntId, empty: u64) -> Option<(usize, u64)> {
+    pub fn reseat(&self, intid: IntId, empty: impl FnOnce() -> u64) -> Option<(usize, u64)> {
         if self.again & 1u32.checked_shl(intid.0)? == 0 {
             return None;
         }
         let index = *self.index.get(intid.0 as usize)?;
-        if empty & 1u64.checked_shl(index.into())? == 0 {
+        if empty() & 1u64.checked_shl(index.into())? == 0 {
             return None;
         }
         let word = *self.words.get(usize::from(index))?;
@@ -107,11 +107,5 @@ impl Sticky {
             }
         }
         None
-    }
-
-    /// Whether anything is remembered: if not, the hardware need not be asked what is empty.
-    #[inline]
-    pub fn may_reseat(&self, intids: u32) -> bool {
-        self.again & intids != 0
     }
 }

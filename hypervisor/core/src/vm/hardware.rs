@@ -1,9 +1,11 @@
 //! What the composition in this module needs from outside: the pCPU, and the way to the VM's lock and the siblings.
 //! The shell implements both on the machine, the tests in memory.
 
-use core::ops::DerefMut;
+use core::ops::{ControlFlow, DerefMut};
 
 use super::{End, GuestMap, Pcpu, Shared};
+#[cfg(doc)]
+use crate::exit;
 use crate::id::{IntId, VcpuId};
 use crate::mailbox::Requests;
 use crate::pl011::Image;
@@ -16,19 +18,23 @@ use crate::vgic::{Effects, ListReg, Parts};
 /// Why a vCPU came out of its guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuestExit {
-    /// A synchronous exception, with ESR_EL2, FAR_EL2 and HPFAR_EL2.
-    Synchronous {
-        /// ESR_EL2.
-        esr: u64,
-        /// FAR_EL2.
-        far: u64,
-        /// HPFAR_EL2.
-        hpfar: u64,
-    },
+    /// A synchronous exception ([`Hardware::syndrome`]).
+    Synchronous,
     /// An IRQ or FIQ: a physical interrupt waits.
     Interrupt,
     /// A physical SError.
     SError,
+}
+
+/// What the hardware says of a synchronous exception.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Syndrome {
+    /// ESR_EL2.
+    pub esr: u64,
+    /// FAR_EL2.
+    pub far: u64,
+    /// HPFAR_EL2.
+    pub hpfar: u64,
 }
 
 /// A physical interrupt that was acknowledged and whose priority has been dropped. But for the guest's own it is still to be
@@ -43,6 +49,9 @@ pub enum Interrupt {
     Console(u32),
     /// The time given to [`Hardware::set_alarm`] has come.
     Alarm(u32),
+    /// Somebody stops the machine, or wants to know whether this pCPU answers ([`Hardware::answer_stop`]). It is not to be
+    /// deactivated.
+    Stop,
     /// Any other: the guest's. It stays active until the guest deactivates it.
     Guest(IntId),
 }
@@ -89,8 +98,19 @@ pub trait Hardware: Pcpu {
     /// is stopped from in here if one never comes.
     fn wait_for_siblings(&mut self, end: End);
 
-    /// Runs the guest until it exits. `regs` is then what it stopped with.
-    fn enter(&mut self, regs: &mut GuestRegs) -> GuestExit;
+    /// Answers [`Interrupt::Stop`]. Does not return if the machine stops.
+    fn answer_stop(&mut self);
+
+    /// Runs the guest until `settle` breaks, with what that leaves to do; `regs` is then what the guest stopped with. `settle`
+    /// is asked at each exit, on the short way: it neither waits for a lock nor uses x20 to x28 ([`exit::is_late`]). If it
+    /// continues, so does the guest.
+    fn enter<B>(
+        &mut self,
+        regs: &mut GuestRegs,
+        settle: impl FnMut(&mut Self, &mut GuestRegs, GuestExit) -> ControlFlow<B>,
+    ) -> B;
+    /// Of the last synchronous exit.
+    fn syndrome(&self) -> Syndrome;
     /// The vCPU is on from now on, its registers at `regs` whenever the hypervisor runs; or off.
     fn show_guest(&mut self, regs: Option<&GuestRegs>);
     /// Sleeps until an interrupt is pending.

@@ -271,26 +271,20 @@ impl Vcpu {
         }
     }
 
-    /// Private interrupts (bit n is INTID n) have come, and nobody has kicked: those that were in a list register
-    /// before, which the guest has emptied, go into it again without a lock ([`crate::vgic::Sticky`]). The rest
-    /// is returned.
-    #[inline]
-    pub(in crate::vm) fn reseat(&mut self, come: u32, cpu: &mut impl Hardware) -> u32 {
-        if self.is_vgic_stale || !self.sticky.may_reseat(come) {
-            return come;
+    /// A private interrupt has come, and nobody has kicked: if it was in a list register before, which the guest has emptied, it
+    /// goes into that again without a lock ([`crate::vgic::Sticky`]). Whether it has.
+    #[inline(always)]
+    pub(in crate::vm) fn reseat(&mut self, intid: IntId, cpu: &mut impl Hardware) -> bool {
+        if self.is_vgic_stale {
+            return false;
         }
-        let empty = cpu.empty_list_registers();
-        let mut rest = come;
-        let mut left = come;
-        while left != 0 {
-            let intid = left.trailing_zeros();
-            left &= left - 1;
-            if let Some((index, word)) = self.sticky.reseat(IntId(intid), empty) {
+        match self.sticky.reseat(intid, || cpu.empty_list_registers()) {
+            Some((index, word)) => {
                 cpu.set_list_register(index, word);
-                rest &= !(1 << intid);
+                true
             }
+            None => false,
         }
-        rest
     }
 
     /// The same for SGI `4 * group` and the three after it of a GICv2, with a byte of senders each. One with several senders
@@ -312,10 +306,11 @@ impl Vcpu {
             let senders = left & mask;
             left &= !mask;
             let intid = IntId(4 * group as u32 + byte);
-            if !senders.is_power_of_two() || !self.sticky.may_reseat(1 << intid.0) {
+            if !senders.is_power_of_two() {
                 continue;
             }
-            if let Some((index, word)) = self.sticky.reseat(intid, cpu.empty_list_registers()) {
+            let empty = || cpu.empty_list_registers();
+            if let Some((index, word)) = self.sticky.reseat(intid, empty) {
                 let sender = senders.trailing_zeros() % 8;
                 cpu.set_list_register(index, ListReg::with_sender_v2(word, sender));
                 rest &= !mask;

@@ -74,6 +74,7 @@ pub fn last_redistributors(regions: &[IpaRange], vcpus: usize) -> VcpuSet {
 
 impl GuestMap {
     /// Which interrupt controller frame an access by `me` meets, and where in it.
+    #[inline]
     pub(super) fn frame(&self, me: VcpuId, ipa: u64) -> Option<(Frame, u64)> {
         if let Some(offset) = self.distributor.offset_of(ipa) {
             let frame = match self.gic {

@@ -3,17 +3,18 @@
 //! Read [`VcpuLoop::run_guest`] from top to bottom: that is what happens between two instructions of the guest.
 
 mod power;
+mod short;
 mod undescribed;
 
 pub use power::load;
 
-use super::{Action, Deferred, End, GuestExit, Hardware, Interrupt, Next, Outcome, Vcpu, Vm};
+use self::short::Rest;
+use super::{Action, Deferred, End, Hardware, Interrupt, Next, Outcome, Saved, Syndrome, Vcpu, Vm};
 use crate::exit;
-use crate::id::{IntId, VcpuId, VcpuSet};
+use crate::id::{IntId, VcpuSet};
 use crate::mailbox::Requests;
 use crate::regs::GuestRegs;
 use crate::sdei::Fate;
-use crate::vgic::affinity::Sgi;
 use crate::vgic::{self, Model};
 
 /// Why a vCPU leaves its guest.
@@ -48,6 +49,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             vcpu,
             regs: GuestRegs::default(),
         };
+        this.vcpu.move_to(&this.cpu);
         this.cpu.reset_virtual_interface();
         this.cpu.reset_el1();
         this.cpu.set_alarm(None);
@@ -93,24 +95,43 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 self.refresh_vgic();
             }
 
-            match self.cpu.enter(&mut self.regs) {
-                GuestExit::Synchronous { esr, far, hpfar } => {
-                    let exit = exit::decode(esr, far, hpfar);
-                    let action = self.vcpu.handle_exit(
-                        exit,
-                        (esr, far),
-                        &mut self.regs,
-                        &mut self.cpu,
-                        self.vm.map(),
-                    );
-                    if let Some(leave) = self.perform(action, (esr, far)) {
-                        return leave;
-                    }
+            let (vm, vcpu) = (&self.vm, &mut self.vcpu);
+            let rest = self.cpu.enter(&mut self.regs, |cpu, regs, exit| {
+                short::settle(vm, vcpu, cpu, regs, exit)
+            });
+            let leave = match rest {
+                Rest::Exit => self.handle_exit(),
+                Rest::Interrupt(interrupt) => {
+                    self.handle_interrupt(interrupt);
+                    None
                 }
-                GuestExit::Interrupt => self.take_interrupt(),
-                GuestExit::SError => self.cpu.set_virtual_serror(true),
+                Rest::Requests(requests) => self.follow_requests(requests),
+                Rest::SError => {
+                    self.cpu.set_virtual_serror(true);
+                    None
+                }
+            };
+            if let Some(leave) = leave {
+                return leave;
             }
         }
+    }
+
+    /// Settles a synchronous exit.
+    #[inline]
+    fn handle_exit(&mut self) -> Option<Leave> {
+        let syndrome = self.cpu.syndrome();
+        let Syndrome { esr, far, hpfar } = syndrome;
+        let (regs, cpu, map) = (&mut self.regs, &mut self.cpu, self.vm.map());
+        if exit::uses_late_register(esr)
+            && let Some(done) = self.vcpu.at_once(syndrome, Saved::All, regs, map)
+        {
+            short::send(&self.vm, self.vcpu.id, done);
+            return None;
+        }
+        let exit = exit::decode(esr, far, hpfar);
+        let action = self.vcpu.handle_exit(exit, (esr, far), regs, cpu, map);
+        self.perform(action, (esr, far))
     }
 
     /// Does what an exit asked for, of which `syndrome` is ESR_EL2 and FAR_EL2.
@@ -124,14 +145,6 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             }
             Action::Signal(target) => {
                 self.vm.ask(target, Requests::SDEI_SIGNAL);
-                None
-            }
-            Action::Sgi(sgi) => {
-                self.send_sgi(sgi);
-                None
-            }
-            Action::Generate(sgi) => {
-                self.generate(sgi);
                 None
             }
             Action::Decode(access) => {
@@ -166,8 +179,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// Does what is left when the lock has been released.
     #[inline]
     fn follow(&mut self, outcome: Outcome) -> Option<Leave> {
-        self.kick(outcome.kick);
-        self.call_attention(outcome.look);
+        self.arrived(outcome);
         match outcome.next {
             Next::Continue => {}
             Next::Start(vcpu) => self.vm.ask(vcpu, Requests::START),
@@ -181,7 +193,6 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     }
 
     /// Has everybody in `set` look at the virtual GIC, this vCPU included.
-    #[inline]
     fn kick(&mut self, mut set: VcpuSet) {
         if set.is_empty() {
             return;
@@ -197,32 +208,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// Has everybody in `set` look at its events; raised ones are taken from the mailbox by this vCPU, too.
     fn call_attention(&self, set: VcpuSet) {
         for vcpu in set.iter() {
-            self.post(vcpu, Requests::SDEI_LOOK);
-        }
-    }
-
-    fn send_sgi(&self, sgi: Sgi) {
-        for target in sgi.targets.iter() {
-            self.post(target, Requests::sgi(sgi.intid.0));
-        }
-    }
-
-    /// GICD_SGIR: the target learns who sent it.
-    #[inline(never)]
-    fn generate(&self, sgi: Sgi) {
-        for target in sgi.targets.iter() {
-            self.vm.post_sender(target, sgi.intid.0, self.vcpu.id);
-            self.post(target, Requests::sgi(sgi.intid.0));
-        }
-    }
-
-    /// Posts, and rings where that is another.
-    #[inline]
-    fn post(&self, to: VcpuId, requests: Requests) {
-        if to == self.vcpu.id {
-            self.vm.remind(to, requests);
-        } else {
-            self.vm.ask(to, requests);
+            short::post(&self.vm, self.vcpu.id, vcpu, Requests::SDEI_LOOK);
         }
     }
 
@@ -230,9 +216,14 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
 
     /// Takes one physical interrupt.
     fn take_interrupt(&mut self) {
-        match self.cpu.acknowledge() {
+        let interrupt = self.cpu.acknowledge();
+        self.handle_interrupt(interrupt);
+    }
+
+    fn handle_interrupt(&mut self, interrupt: Interrupt) {
+        match interrupt {
             Interrupt::None => {}
-            Interrupt::Guest(intid) if self.comes_again(intid) => {}
+            Interrupt::Stop => self.cpu.answer_stop(),
             Interrupt::Guest(intid) => {
                 let (kick, bound) = self.vcpu.forward(intid, &self.vm, &mut self.cpu);
                 self.kick(kick);
@@ -242,9 +233,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             }
             Interrupt::Maintenance(intid) => {
                 // The line stays up until the list registers are refreshed, so that comes first.
-                if !self.has_ended() {
-                    self.refresh_vgic();
-                }
+                self.refresh_vgic();
                 self.cpu.deactivate(intid);
             }
             Interrupt::Console(intid) => {
@@ -262,55 +251,14 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         }
     }
 
-    /// The short way of an interrupt that is private: into the list register that it last had. False if the general way is
-    /// to be taken. A kick that waits in the mailbox may have changed what it is.
-    #[inline]
-    fn comes_again(&mut self, intid: IntId) -> bool {
-        intid.is_private()
-            && !self.vm.is_asked(self.vcpu.id)
-            && self.vcpu.reseat(1 << intid.0, &mut self.cpu) == 0
-    }
-
-    /// The short way of a private interrupt's end that has a maintenance interrupt. False if the general way is to be taken.
-    #[inline]
-    fn has_ended(&mut self) -> bool {
-        !self.vm.is_asked(self.vcpu.id) && self.vcpu.end_listed(&mut self.cpu)
-    }
-
     /// SGIs (bit n is SGI n) that siblings, or this vCPU itself, posted have come.
-    #[inline]
     fn take_sgis(&mut self, sgis: u16) {
-        if self.vm.map().gic != Model::V3 {
-            return self.take_sent(sgis);
-        }
-        let mut come = u32::from(sgis);
-        if !self.vm.is_asked(self.vcpu.id) {
-            come = self.vcpu.reseat(come, &mut self.cpu);
-        }
-        if come != 0 {
-            self.vcpu.take_sgis(come, &self.vm, &mut self.cpu);
-        }
-    }
-
-    /// The same with a GICv2: each from whoever sent it.
-    #[inline(never)]
-    fn take_sent(&mut self, sgis: u16) {
-        let me = self.vcpu.id;
-        let (mut left, mut rest) = (sgis, [0; 4]);
-        while left != 0 {
-            let group = left.trailing_zeros() as usize / 4;
-            left &= !(0xf << (4 * group));
-            let senders = self.vm.take_senders(me, group);
-            if let Some(rest) = rest.get_mut(group) {
-                *rest = if self.vm.is_asked(me) {
-                    senders
-                } else {
-                    self.vcpu.reseat_sent(group, senders, &mut self.cpu)
-                };
-            }
-        }
-        if rest != [0; 4] {
-            self.vcpu.take_sent(rest, &self.vm, &mut self.cpu);
+        if self.vm.map().gic == Model::V3 {
+            self.vcpu.take_sgis(sgis.into(), &self.vm, &mut self.cpu);
+        } else {
+            let me = self.vcpu.id;
+            let sent = [0, 1, 2, 3].map(|group| self.vm.take_senders(me, group));
+            self.vcpu.take_sent(sent, &self.vm, &mut self.cpu);
         }
     }
 
@@ -323,10 +271,15 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         self.arrived(outcome);
     }
 
-    /// An interrupt's arrival asks for nothing but attention.
+    /// Has everybody look whom it concerns.
+    #[inline]
     fn arrived(&mut self, outcome: Outcome) {
-        self.kick(outcome.kick);
-        self.call_attention(outcome.look);
+        if !outcome.kick.is_empty() {
+            self.kick(outcome.kick);
+        }
+        if !outcome.look.is_empty() {
+            self.call_attention(outcome.look);
+        }
     }
 
     fn refresh_vgic(&mut self) {
@@ -347,6 +300,10 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// Takes what others asked of this vCPU; says whether to leave.
     fn take_requests(&mut self) -> Option<Leave> {
         let requests = self.vm.take(self.vcpu.id);
+        self.follow_requests(requests)
+    }
+
+    fn follow_requests(&mut self, requests: Requests) -> Option<Leave> {
         if requests.has(Requests::STOP) {
             return Some(Leave::Stop);
         }
@@ -372,7 +329,9 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         }
         // What SYNC is about comes first: an SGI may have been sent after it.
         self.vcpu.is_vgic_stale |= requests.has(Requests::SYNC);
-        self.take_sgis(requests.sgis());
+        if requests.sgis() != 0 {
+            self.take_sgis(requests.sgis());
+        }
         None
     }
 

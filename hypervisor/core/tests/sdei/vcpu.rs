@@ -175,6 +175,7 @@ impl Vcpu {
                 x: core::array::from_fn(|n| 0x0101_0101_0101_0101 * n as u64),
                 pc: PC,
                 pstate: PSTATE,
+                is_partial: 0,
             },
             el1,
             signalled: None,

@@ -219,7 +219,7 @@ proptest! {
             }
             // No more than once: what such a guest does to its list registers may have maintenance asked for without end.
             if machine.is_interrupted(me) {
-                machine.exit(me, hv_core::vm::GuestExit::Interrupt);
+                machine.exit(me, hv_testbed::Exit::Interrupt);
             }
         }
     }

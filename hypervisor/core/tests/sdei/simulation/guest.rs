@@ -5,7 +5,8 @@ use hv_abi::{psci, vendor};
 use hv_core::id::IntId;
 use hv_core::mailbox::Requests;
 use hv_core::regs::GuestRegs;
-use hv_core::vm::{GuestExit, REDISTRIBUTOR_SIZE};
+use hv_core::vm::REDISTRIBUTOR_SIZE;
+use hv_testbed::Exit;
 
 use hv_testbed::{DISTRIBUTOR, RAM, REDISTRIBUTORS, Transfer, exit_of};
 
@@ -179,7 +180,7 @@ impl Guest {
     }
 
     /// The exit that an act is, if it is one.
-    pub fn perform(&mut self, act: Act, regs: &mut GuestRegs, mpidrs: &[u64]) -> Option<GuestExit> {
+    pub fn perform(&mut self, act: Act, regs: &mut GuestRegs, mpidrs: &[u64]) -> Option<Exit> {
         let mut call = |function: u32, args: &[u64]| {
             regs.x[0] = function.into();
             regs.x[1..=args.len()].copy_from_slice(args);

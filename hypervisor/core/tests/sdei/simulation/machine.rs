@@ -20,10 +20,12 @@ use hv_core::trace::Event;
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{self, Effects, Model, Physical, Vgic};
 use hv_core::vm::{
-    self, End, GuestExit, GuestMap, Interrupt, IpaRange, Life, Load, REDISTRIBUTOR_SIZE, Shared,
-    SharedConfig, Vcpu, VcpuLoop, last_redistributors,
+    self, End, GuestMap, Interrupt, IpaRange, Life, Load, REDISTRIBUTOR_SIZE, Shared, SharedConfig,
+    Vcpu, VcpuLoop, last_redistributors,
 };
-use hv_testbed::{Cpu, DISTRIBUTOR, Ended, Interface, MAINTENANCE, RAM, REDISTRIBUTORS, Site};
+use hv_testbed::{
+    Cpu, DISTRIBUTOR, Ended, Exit, Interface, MAINTENANCE, RAM, REDISTRIBUTORS, Site,
+};
 
 use super::Broken;
 use super::guest::{Dice, Guest};
@@ -667,7 +669,7 @@ impl Site for Port<'_> {
         RefMut::map(self.pcpu(), |pcpu| &mut pcpu.interface)
     }
 
-    fn enter(&self, regs: &mut GuestRegs, _: &mut El1Values) -> GuestExit {
+    fn enter(&self, regs: &mut GuestRegs, _: &mut El1Values) -> Exit {
         let world = Rc::clone(&self.world);
         let n = self.n;
         {
@@ -696,7 +698,7 @@ impl Site for Port<'_> {
                 world.bells[n].get() || pcpu.waits.is_some() || pcpu.interface.wants_maintenance();
             drop(pcpu);
             if is_interrupted && (is_settling || world.dice.borrow_mut().below(2) == 0) {
-                return GuestExit::Interrupt;
+                return Exit::Interrupt;
             }
             if is_settling || world.dice.borrow_mut().below(4) == 0 {
                 self.serve();
@@ -786,7 +788,7 @@ impl Site for Port<'_> {
 
 impl Port<'_> {
     /// The guest does something: its exit, if that is one.
-    fn act(&self, regs: &mut GuestRegs) -> Option<GuestExit> {
+    fn act(&self, regs: &mut GuestRegs) -> Option<Exit> {
         let world = &self.world;
         let again = self.guest().repeats(regs);
         if let Some(again) = again {
@@ -817,7 +819,7 @@ impl Port<'_> {
                 return None;
             }
             world.pcpus[self.n].borrow_mut().waits = Some(intid);
-            return Some(GuestExit::Interrupt);
+            return Some(Exit::Interrupt);
         }
         match act {
             super::guest::Act::Fire(intid) => return self.fire(intid),

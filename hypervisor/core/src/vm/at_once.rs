@@ -1,0 +1,120 @@
+//! The exits that are settled at once: common, and about nothing but a register or two and what is known without a lock.
+
+use super::{GuestMap, Syndrome, Vcpu, read_register, write_register};
+use crate::exit::{self, MmioAccess, Sysreg, SysregAccess, class};
+use crate::regs::GuestRegs;
+use crate::smc;
+use crate::vgic::{Frame, Model};
+
+/// What is left of an exit that was settled at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum AtOnce {
+    /// Nothing.
+    Resume,
+    /// An SGI is sent: ICC_SGI1R_EL1 has been written with this.
+    Sgi(u64),
+    /// An SGI of a GICv2 is sent: GICD_SGIR has been written with this.
+    Generate(u64),
+}
+
+/// Which registers are in [`GuestRegs`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Saved {
+    /// All.
+    All,
+    /// All but x20 to x28 ([`exit::is_late`]).
+    Few,
+}
+
+const ICC_SGI1R: Sysreg = Sysreg::new(3, 0, 12, 11, 5);
+
+/// GICD_SGIR of a GICv2, and how it is written (IHI0048 4.3.15).
+const SGIR: (u64, u8) = (0xf00, 4);
+
+impl Vcpu {
+    /// Settles a synchronous exit, if it is one of those. If not, nothing has changed, and [`Vcpu::handle_exit`] settles it.
+    #[inline(always)]
+    pub fn at_once(
+        &self,
+        syndrome: Syndrome,
+        saved: Saved,
+        regs: &mut GuestRegs,
+        map: &GuestMap,
+    ) -> Option<AtOnce> {
+        let Syndrome { esr, far, hpfar } = syndrome;
+        let has = |register| saved == Saved::All || !exit::is_late(register);
+        match exit::class(esr) {
+            class::SMC => {
+                answer(esr as u16, regs)?;
+                regs.pc = regs.pc.wrapping_add(4);
+                Some(AtOnce::Resume)
+            }
+            class::HVC => {
+                answer(esr as u16, regs)?;
+                Some(AtOnce::Resume)
+            }
+            class::SYSREG if has(exit::sysreg_register(esr)) => {
+                self.access_sysreg(SysregAccess::decode(esr), regs)
+            }
+            // Of stores it can only be one to GICD_SGIR.
+            class::DATA_ABORT
+                if has(exit::abort_register(esr))
+                    && (!exit::is_store(esr) || map.gic != Model::V3) =>
+            {
+                self.access_device(esr, far, hpfar, regs, map)
+            }
+            _ => None,
+        }
+    }
+
+    /// A read of an identification register, or an SGI.
+    #[inline(always)]
+    fn access_sysreg(&self, access: SysregAccess, regs: &mut GuestRegs) -> Option<AtOnce> {
+        let done = match (access.register, access.is_read) {
+            (register, true) if register.is_id() => {
+                write_register(regs, access.rt, self.ids.get(register));
+                AtOnce::Resume
+            }
+            (ICC_SGI1R, false) => AtOnce::Sgi(read_register(regs, access.rt)),
+            _ => return None,
+        };
+        regs.pc = regs.pc.wrapping_add(4);
+        Some(done)
+    }
+
+    /// A load from a register of the virtual GIC that needs no lock, or a store to GICD_SGIR.
+    #[inline(never)]
+    fn access_device(
+        &self,
+        esr: u64,
+        far: u64,
+        hpfar: u64,
+        regs: &mut GuestRegs,
+        map: &GuestMap,
+    ) -> Option<AtOnce> {
+        let access = MmioAccess::decode(esr, far, hpfar)?;
+        let (frame, offset) = map.frame(self.id, access.ipa)?;
+        let done = if !access.is_write {
+            let value = map.published.read(frame, offset, access.size)?;
+            write_register(regs, access.rt, access.extend(value));
+            AtOnce::Resume
+        } else if let Frame::Banked(_) = frame
+            && (offset, access.size) == SGIR
+        {
+            AtOnce::Generate(read_register(regs, access.rt))
+        } else {
+            return None;
+        };
+        regs.pc = regs.pc.wrapping_add(4);
+        Some(done)
+    }
+}
+
+/// Answers a call that nobody has to be asked about.
+#[inline(always)]
+fn answer(immediate: u16, regs: &mut GuestRegs) -> Option<()> {
+    let [x0, x1, ..] = &mut regs.x;
+    *x0 = smc::at_once(immediate, *x0 as u32, *x1)? as u64;
+    Some(())
+}
