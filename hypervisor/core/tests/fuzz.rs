@@ -21,8 +21,8 @@ use hv_core::trace::Event;
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{self, Effects, Model, Vgic};
 use hv_core::vm::{
-    Action, Attempts, End, GuestMap, Interrupt, IpaRange, Load, Next, Outcome, Pcpu, Saved, Shared,
-    SharedConfig, Syndrome, Vcpu, Verdict, last_redistributors,
+    Action, AtOnce, Attempts, End, GuestMap, Interrupt, IpaRange, Load, Next, Outcome, Pcpu, Saved,
+    Shared, SharedConfig, Syndrome, Vcpu, Verdict, last_redistributors,
 };
 use hv_testbed::{Built, Cpu, Interface, Machine, RAM, Site};
 
@@ -303,6 +303,10 @@ impl Values {
             Saved::Few
         };
         let action = match vcpu.at_once(syndrome, saved, regs, &self.map) {
+            Some(AtOnce::Signal) => match vcpu.signal(regs, cpu, &self.map) {
+                Some(target) => Action::Signal(target),
+                None => Action::Resume,
+            },
             Some(_) => Action::Resume,
             None => vcpu.handle_exit(exit, (esr, far), regs, cpu, &self.map),
         };

@@ -131,6 +131,10 @@ impl Rig {
         } = self;
         vcpu.move_to(bench);
         match vcpu.at_once(syndrome, Saved::All, regs, map) {
+            Some(AtOnce::Signal) => match vcpu.signal(regs, bench, map) {
+                Some(target) => Action::Signal(target),
+                None => Action::Resume,
+            },
             Some(done) => {
                 *left = done;
                 Action::Resume

@@ -38,8 +38,10 @@ impl Pe {
         el1: &mut impl El1,
         siblings: &(impl WithBoard + ?Sized),
     ) -> Effect {
+        if call == Call::EventSignal {
+            return self.signal(regs, siblings);
+        }
         let [_, x1, x2, x3, x4, x5, ..] = regs.x;
-        let mut effect = Effect::None;
         let answer = match call {
             _ if Version::of(self.firmware).is_none() => Err(Status::NotSupported),
             Call::Version => self.version(),
@@ -48,11 +50,11 @@ impl Pe {
             Call::EventDisable => self.change(x1, Handler::disable),
             Call::EventContext => self.event_context(x1),
             Call::EventComplete => match self.complete(regs) {
-                Ok(_) => return effect,
+                Ok(_) => return Effect::None,
                 Err(status) => Err(status),
             },
             Call::EventCompleteAndResume => match self.event_complete_and_resume(regs, el1, x1) {
-                Ok(_) => return effect,
+                Ok(_) => return Effect::None,
                 Err(status) => Err(status),
             },
             Call::EventUnregister => self.event_unregister(x1),
@@ -62,22 +64,32 @@ impl Pe {
             Call::EventRoutingSet => Err(Status::InvalidParameters),
             Call::PeMask => Ok(u64::from(self.mask())),
             Call::PeUnmask => self.pe_unmask(),
-            Call::EventSignal => match self.event_signal(x1, x2, siblings) {
-                Ok(wanted) => {
-                    effect = wanted;
-                    Ok(0)
-                }
-                Err(status) => Err(status),
-            },
             Call::Features => self.features(x1),
             Call::PrivateReset => self.private_reset(),
             // What all have in common is not settled here.
-            Call::InterruptBind | Call::InterruptRelease | Call::SharedReset => {
-                Err(Status::NotSupported)
-            }
+            Call::InterruptBind
+            | Call::InterruptRelease
+            | Call::SharedReset
+            | Call::EventSignal => Err(Status::NotSupported),
         };
         let [x0, ..] = &mut regs.x;
         *x0 = answer.unwrap_or_else(word);
+        Effect::None
+    }
+
+    /// SDEI_EVENT_SIGNAL, which a stop is waiting for.
+    #[inline]
+    pub fn signal(&mut self, regs: &mut GuestRegs, siblings: &(impl WithBoard + ?Sized)) -> Effect {
+        let [x0, x1, x2, ..] = &mut regs.x;
+        let answer = match Version::of(self.firmware) {
+            Some(_) => self.event_signal(*x1, *x2, siblings),
+            None => Err(Status::NotSupported),
+        };
+        let (answer, effect) = match answer {
+            Ok(effect) => (0, effect),
+            Err(status) => (word(status), Effect::None),
+        };
+        *x0 = answer;
         effect
     }
 

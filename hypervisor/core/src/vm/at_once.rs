@@ -1,5 +1,7 @@
 //! The exits that are settled at once: common, and about nothing but a register or two and what is known without a lock.
 
+use hv_abi::sdei;
+
 use super::{GuestMap, Syndrome, Vcpu, read_register, write_register};
 use crate::exit::{self, MmioAccess, Sysreg, SysregAccess, class};
 use crate::regs::GuestRegs;
@@ -16,6 +18,8 @@ pub enum AtOnce {
     Sgi(u64),
     /// An SGI of a GICv2 is sent: GICD_SGIR has been written with this.
     Generate(u64),
+    /// SDEI_EVENT_SIGNAL is called: [`Vcpu::signal`] answers.
+    Signal,
 }
 
 /// Which registers are in [`GuestRegs`].
@@ -46,14 +50,11 @@ impl Vcpu {
         let has = |register| saved == Saved::All || !exit::is_late(register);
         match exit::class(esr) {
             class::SMC => {
-                answer(esr as u16, regs)?;
+                let done = answer(esr as u16, regs)?;
                 regs.pc = regs.pc.wrapping_add(4);
-                Some(AtOnce::Resume)
+                Some(done)
             }
-            class::HVC => {
-                answer(esr as u16, regs)?;
-                Some(AtOnce::Resume)
-            }
+            class::HVC => answer(esr as u16, regs),
             class::SYSREG if has(exit::sysreg_register(esr)) => {
                 self.access_sysreg(SysregAccess::decode(esr), regs)
             }
@@ -111,10 +112,17 @@ impl Vcpu {
     }
 }
 
-/// Answers a call that nobody has to be asked about.
+/// Answers a call that nobody has to be asked about, or says that it is SDEI_EVENT_SIGNAL.
 #[inline(always)]
-fn answer(immediate: u16, regs: &mut GuestRegs) -> Option<()> {
+fn answer(immediate: u16, regs: &mut GuestRegs) -> Option<AtOnce> {
     let [x0, x1, ..] = &mut regs.x;
-    *x0 = smc::at_once(immediate, *x0 as u32, *x1)? as u64;
-    Some(())
+    let function = *x0 as u32;
+    match smc::at_once(immediate, function, *x1) {
+        Some(answer) => {
+            *x0 = answer as u64;
+            Some(AtOnce::Resume)
+        }
+        None if function == sdei::Call::EventSignal as u32 => Some(AtOnce::Signal),
+        None => None,
+    }
 }

@@ -3,6 +3,7 @@
 use hv_abi::sdei;
 
 use super::{Action, Deferred, GuestMap, Pcpu, Vcpu};
+use crate::id::VcpuId;
 use crate::regs::GuestRegs;
 use crate::sdei::{Board, Due, Effect, Priority, SdeiEffects, SharedEvents};
 use crate::trace::Event;
@@ -77,6 +78,23 @@ impl Vcpu {
         sdei_effects
     }
 
+    /// SDEI_EVENT_SIGNAL: which vCPU event 0 is signalled to, unless that is done.
+    #[must_use]
+    pub fn signal(
+        &mut self,
+        regs: &mut GuestRegs,
+        pcpu: &impl Pcpu,
+        map: &GuestMap,
+    ) -> Option<VcpuId> {
+        match self.sdei.signal(regs, map) {
+            Effect::None => None,
+            Effect::Signal(target) => {
+                self.note(pcpu, Event::SdeiSignal { target: target.0 });
+                Some(target)
+            }
+        }
+    }
+
     pub(super) fn handle_sdei(
         &mut self,
         call: sdei::Call,
@@ -87,16 +105,17 @@ impl Vcpu {
         if self.sdei.needs_shared(call, regs) {
             return Action::Locked(Deferred::Sdei(call));
         }
-        let was_running = self.sdei.running();
-        let effect = self.sdei.call(call, regs, pcpu, map);
-        self.called(call, was_running, regs, pcpu, map);
-        match effect {
-            Effect::None => Action::Resume,
-            Effect::Signal(target) => {
-                self.note(pcpu, Event::SdeiSignal { target: target.0 });
-                Action::Signal(target)
-            }
+        if call == sdei::Call::EventSignal {
+            return match self.signal(regs, pcpu, map) {
+                Some(target) => Action::Signal(target),
+                None => Action::Resume,
+            };
         }
+        let was_running = self.sdei.running();
+        // Nothing else signals.
+        let _ = self.sdei.call(call, regs, pcpu, map);
+        self.called(call, was_running, regs, pcpu, map);
+        Action::Resume
     }
 
     /// After a call: remembers it, and lets the siblings know.

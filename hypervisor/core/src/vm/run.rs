@@ -101,6 +101,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             });
             let leave = match rest {
                 Rest::Exit => self.handle_exit(),
+                Rest::Events => None,
                 Rest::Interrupt(interrupt) => {
                     self.handle_interrupt(interrupt);
                     None

@@ -16,6 +16,8 @@ use crate::vm::{AtOnce, GuestExit, Hardware, Interrupt, Saved, Vcpu, Vm};
 pub(super) enum Rest {
     /// The synchronous exit as it came.
     Exit,
+    /// Events may be due.
+    Events,
     /// This interrupt, which has been acknowledged.
     Interrupt(Interrupt),
     /// These, which have been taken from the mailbox.
@@ -36,6 +38,7 @@ pub(super) fn settle<V: Vm, C: Hardware>(
     match exit {
         GuestExit::Synchronous => match vcpu.at_once(cpu.syndrome(), Saved::Few, regs, vm.map()) {
             Some(AtOnce::Resume) => ControlFlow::Continue(()),
+            Some(AtOnce::Signal) => signal(vm, vcpu, cpu, regs),
             Some(done) => {
                 send(vm, vcpu.id, done);
                 take_sgis(vm, vcpu, cpu)
@@ -136,13 +139,32 @@ fn reseat_sent(
     left
 }
 
-/// Sends what an exit of `me` that was settled at once says, if it says so.
+/// Sends the SGI that an exit of `me` which was settled at once asks for, if it does.
 #[inline]
 pub(super) fn send(vm: &impl Vm, me: VcpuId, done: AtOnce) {
     match done {
-        AtOnce::Resume => {}
+        AtOnce::Resume | AtOnce::Signal => {}
         AtOnce::Sgi(value) => send_sgi(vm, me, value),
         AtOnce::Generate(value) => generate(vm, me, value as u32),
+    }
+}
+
+/// SDEI_EVENT_SIGNAL.
+#[inline(never)]
+fn signal(
+    vm: &impl Vm,
+    vcpu: &mut Vcpu,
+    cpu: &mut impl Hardware,
+    regs: &mut GuestRegs,
+) -> ControlFlow<Rest> {
+    if let Some(target) = vcpu.signal(regs, cpu, vm.map()) {
+        vm.ask(target, Requests::SDEI_SIGNAL);
+    }
+    // It may have been this vCPU's own.
+    if vcpu.sdei.is_alert() {
+        ControlFlow::Break(Rest::Events)
+    } else {
+        ControlFlow::Continue(())
     }
 }
 

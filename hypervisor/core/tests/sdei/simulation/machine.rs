@@ -830,7 +830,7 @@ impl Port<'_> {
     }
 
     /// The machine raises an SPI that is no event's, unless it is on its way already.
-    fn fire(&self, intid: IntId) -> Option<GuestExit> {
+    fn fire(&self, intid: IntId) -> Option<Exit> {
         let world = &self.world;
         let is_active = world.active.borrow().contains(&key(intid, self.n));
         let waits = |pcpu: &RefCell<Pcpu>| pcpu.borrow().waits == Some(intid);
@@ -839,6 +839,6 @@ impl Port<'_> {
             return None;
         }
         self.pcpu().waits.get_or_insert(intid);
-        Some(GuestExit::Interrupt)
+        Some(Exit::Interrupt)
     }
 }
