@@ -124,12 +124,15 @@ pub unsafe fn release(release_pa: u64, index: usize) {
 }
 
 /// Maps the 2 MiB blocks that hold `[pa, pa + size)` one to one in the early tables, as device memory
-/// or as writable normal memory. Returns false when no spare table is left.
+/// or as writable normal memory. Returns false when no spare table is left, or they end before the range does.
 ///
 /// # Safety
 ///
 /// Only the boot pCPU runs, on the early tables, and the range is what it is said to be.
 pub unsafe fn early_map(pa: u64, size: u64, device: bool) -> bool {
+    if pa.saturating_add(size) > memory::IDENTITY_END {
+        return false;
+    }
     let tables = memory::boot_tables();
     let attributes = BLOCK | XN | if device { DEVICE } else { 0 };
     let mut block = pa & !(memory::BLOCK_SIZE - 1);

@@ -7,7 +7,6 @@ use alloc::vec::Vec;
 use hv_core::id::{IntId, Mpidr};
 use hv_core::vgic::lr::{ListReg, hcr};
 use hv_core::vgic::{Model, SpiMask};
-use platform::Range;
 use spin::Once;
 
 use crate::mmio::{Bank, Block, ReadWrite};
@@ -85,18 +84,6 @@ pub fn model() -> Model {
         }
     } else {
         Model::V3
-    }
-}
-
-/// What EL2 has to reach of a GIC.
-pub fn ours(gic: &platform::Gic) -> Vec<Range> {
-    match gic {
-        platform::Gic::V3 { dist, redists, .. } => {
-            let mut ranges = redists.clone();
-            ranges.push(*dist);
-            ranges
-        }
-        platform::Gic::V2 { dist, cpu, hyp, .. } => [*dist, *cpu, *hyp].into(),
     }
 }
 

@@ -14,6 +14,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use aarch64_paging::descriptor::{El23Attributes, PhysicalAddress, VirtualAddress};
 use aarch64_paging::linearmap::LinearTranslation;
 use aarch64_paging::paging::{Constraints, El2, MemoryRegion, RootTable};
+use hv_bundle::Identity;
 
 /// Where the image is linked: the middle of the 48-bit range, above any physical address we map.
 pub const HV_BASE: u64 = 1 << 47;
@@ -123,16 +124,6 @@ pub fn is_stack_guard(va: u64) -> bool {
         && !(EVENT_TOP - EVENT_SIZE..EVENT_TOP).contains(&offset_in_slot)
 }
 
-/// A range of physical memory to show at its own address.
-pub struct Identity {
-    /// First byte.
-    pub start: u64,
-    /// Length in bytes; the ends are widened to pages.
-    pub size: u64,
-    /// Device or normal memory.
-    pub device: bool,
-}
-
 /// The tables EL2 runs on once it is in its home region.
 pub struct Tables {
     root: RootTable<El2, LinearTranslation<El23Attributes>>,
@@ -155,11 +146,9 @@ impl Tables {
             tables.map_stack(emergency_stack_top(index), EMERGENCY_SIZE);
             tables.map_stack(event_stack_top(index), EVENT_SIZE);
         }
-        for range in identity {
-            let start = range.start & !(PAGE_SIZE - 1);
-            let end = (range.start + range.size).next_multiple_of(PAGE_SIZE);
-            let attributes = if range.device { DEVICE } else { DATA };
-            tables.map(start..end, start, attributes);
+        for Identity { range, is_device } in identity {
+            let attributes = if *is_device { DEVICE } else { DATA };
+            tables.map(range.start..range.end(), range.start, attributes);
         }
         tables.map(image_pa()..image_pa() + PAGE_SIZE, image_pa(), TEXT);
         tables
@@ -212,9 +201,14 @@ pub fn record_area(region: u64) -> u64 {
     HV_BASE + region - hv_abi::crash::SIZE as u64
 }
 
-/// How much a home region for `pcpus` takes, in whole blocks: image, stacks, tables, the VM's state.
-pub fn home_size(pcpus: usize) -> u64 {
+/// How much a home region for `pcpus` takes, in whole blocks: image, stacks, tables, the VM's state. `tables` are those for
+/// what is mapped at its own address, once for EL2 and once for a guest.
+pub fn home_size(pcpus: usize, tables: u64) -> u64 {
+    /// There is room for so many in any case.
+    const USUAL: u64 = 32;
     let per_pcpu = STACK_SIZE + EMERGENCY_SIZE + EVENT_SIZE + 24 * 1024;
     let record = hv_abi::crash::SIZE as u64;
-    (image_size() + 512 * 1024 + record + per_pcpu * pcpus as u64).next_multiple_of(BLOCK_SIZE)
+    let more = tables.saturating_sub(USUAL) * 2 * PAGE_SIZE;
+    (image_size() + 512 * 1024 + record + per_pcpu * pcpus as u64 + more)
+        .next_multiple_of(BLOCK_SIZE)
 }

@@ -194,6 +194,11 @@ impl RegisterPage {
     }
 }
 
+/// Where the addresses end that EL2 maps at their own place, and guests'.
+pub fn limit() -> u64 {
+    1 << ipa_bits()
+}
+
 /// Bits of guest physical address: one level 1 table's worth, or what the pCPU has if that is less.
 pub fn ipa_bits() -> u32 {
     IDENTITY_END

@@ -4,7 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use hv_bundle::{highest_free, without};
+use hv_bundle::{Loaded, Places, highest_free, identity, tables};
 use hv_core::cmdline;
 use hv_core::entry::Features;
 use hv_core::id::{Mpidr, PcpuId, VcpuId};
@@ -14,13 +14,13 @@ use platform::{Clock, Console, Gic, Machine, Range, Start, UartKind};
 use spin::Once;
 
 use crate::gic;
-use crate::memory::{self, BLOCK_SIZE, HV_BASE, Identity};
+use crate::memory::{self, BLOCK_SIZE, HV_BASE};
 use crate::percpu;
 use crate::run::{self, OwnIntids};
 use crate::vm::VMS;
 use crate::{
-    boot, crash_record, fault_injection, firmware, heap, log, reset, sdei_client, stop, sysregs,
-    uart, videocore, watchdog,
+    boot, crash_record, fault_injection, firmware, heap, log, reset, sdei_client, stage2, stop,
+    sysregs, uart, videocore, watchdog,
 };
 
 mod guests;
@@ -89,13 +89,19 @@ pub extern "C" fn relocate(dtb: u64, image: u64, _region: u64) -> ! {
         log!("halligan on {model}: entered at EL2, loaded at {image:#x}");
     });
     let machine = discover(blob);
-    let size = memory::home_size(machine.cpus.len());
-    let taken = [
-        Range::new(image, memory::image_size()),
-        Range::new(dtb, blob.len() as u64),
-        machine.initrd.unwrap_or(Range::new(0, 0)),
-    ];
-    let Some(home) = highest_free(&machine, &taken, memory::IDENTITY_END, size) else {
+    let limit = stage2::limit();
+    let loaded = Loaded {
+        image: Range::new(image, memory::image_size()),
+        dtb: Range::new(dtb, blob.len() as u64),
+    };
+    let placed = Places::check(&machine, limit).and_then(|places| places.check_loaded(&loaded));
+    if let Err(error) = placed {
+        refuse(format_args!("{error}"));
+    }
+    let tables = tables(&identity(&machine, Range::default(), limit));
+    let size = memory::home_size(machine.cpus.len(), tables);
+    let taken = [loaded.image, loaded.dtb, machine.initrd.unwrap_or_default()];
+    let Some(home) = highest_free(&machine, &taken, limit, size) else {
         refuse(format_args!(
             "no {} MiB of RAM are free for the hypervisor; give the machine more memory",
             size >> 20
@@ -148,18 +154,8 @@ pub extern "C" fn init(dtb: u64, image: u64, region: u64) -> ! {
     }
     let home = Range::new(image, region);
 
-    let mut identity: Vec<Identity> = Vec::new();
-    for bank in &machine.ram {
-        for part in without(*bank, home) {
-            identity.push(normal(part));
-        }
-    }
-    identity.push(device(machine.console.base));
-    identity.extend(machine.power.map(device));
-    identity.extend(gic::ours(&machine.gic).into_iter().map(device));
-    for transport in &machine.devices {
-        identity.extend(transport.mmio.iter().copied().map(device));
-    }
+    // What is at these addresses was checked before the image moved here.
+    let identity = identity(&machine, home, stage2::limit());
     let tables = memory::Tables::build(region, machine.cpus.len(), &identity);
     // SAFETY: they map the window as it is and the boot page one to one.
     unsafe { boot::switch_tables(tables.ttbr(), image) };
@@ -317,7 +313,9 @@ fn early_console(dtb: u64, greet: impl FnOnce(&str)) -> &'static [u8] {
 /// The devicetree the loader handed over, which `boot.S` has mapped.
 fn devicetree(pa: u64) -> Option<&'static [u8]> {
     let start = core::ptr::with_exposed_provenance::<u8>(pa as usize);
-    if pa == 0 || !pa.is_multiple_of(8) {
+    // `boot.S` maps 4 MiB from its block on, at their own addresses if those can be mapped.
+    let is_mapped = pa.saturating_add(2 * BLOCK_SIZE) <= stage2::limit();
+    if pa == 0 || !pa.is_multiple_of(8) || !is_mapped {
         return None;
     }
     // SAFETY: at least 2 MiB from the blob's block on are mapped, so its header is.
@@ -348,7 +346,7 @@ unsafe fn erase(blob: &'static [u8]) {
 /// none. Without a devicetree that of a Raspberry Pi 4, if it is one.
 fn start_console(blob: Option<&[u8]>, greet: impl FnOnce(&str)) -> bool {
     let console = match blob {
-        Some(blob) => Console::locate(blob).ok(),
+        Some(blob) => Console::locate(blob, stage2::limit()).ok(),
         None => Console::of_peripherals_at(sysregs::peripherals()),
     };
     let Some(console) = console else {
@@ -356,7 +354,7 @@ fn start_console(blob: Option<&[u8]>, greet: impl FnOnce(&str)) -> bool {
     };
     let base = console.base;
     // SAFETY: one pCPU, early tables, and the devicetree says that a UART is there.
-    let is_mapped = unsafe { boot::early_map(base.start, base.size, true) };
+    let is_mapped = unsafe { boot::early_map(base.start, base.size.max(memory::PAGE_SIZE), true) };
     if is_mapped {
         // SAFETY: just mapped as device memory; the console's only start in this boot of the image.
         unsafe { uart::start(&console, || clock_rate(&console)) };
@@ -400,20 +398,4 @@ fn refuse(why: core::fmt::Arguments<'_>) -> ! {
     log!("@hv-crash-end");
     reset::off();
     stop::halt_here()
-}
-
-fn normal(range: Range) -> Identity {
-    Identity {
-        start: range.start,
-        size: range.size,
-        device: false,
-    }
-}
-
-fn device(range: Range) -> Identity {
-    Identity {
-        start: range.start,
-        size: range.size,
-        device: true,
-    }
 }

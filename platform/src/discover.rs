@@ -50,23 +50,30 @@ impl Machine {
             seed: seed(chosen),
             initrd: memory::initrd(chosen)?,
             devices: devices::passable(&tree, gic)?,
+            messages: gic::messages(&tree, gic),
             gic: gic::read(gic)?,
         })
     }
 }
 
 impl Console {
-    /// Finds only the console, so that a machine [`Machine::discover`] refuses can still be told why.
+    /// Finds only the console, so that a machine [`Machine::discover`] refuses can still be told why. One that cannot be
+    /// written to, at `limit` or above or where RAM is, is passed over for the next UART: that is where it can be told.
     ///
     /// # Errors
     ///
     /// If the blob is damaged, or has no UART there is a driver for.
     #[inline(never)]
-    pub fn locate(dtb: &[u8]) -> Result<Self, Error> {
+    pub fn locate(dtb: &[u8], limit: u64) -> Result<Self, Error> {
         let blob = Settled::new(dtb)?;
         let fdt = Fdt::open(&blob)?;
         let tree = Tree::new(&fdt);
-        let (node, kind, base) = devices::uart(&tree)?;
+        let ram = memory::ram(&tree).unwrap_or_default();
+        let (node, kind, base) = devices::uart(&tree, &|kind, base| {
+            let base = base.filter(|base| !base.is_empty() && base.end() <= limit);
+            let base = base.filter(|base| !ram.iter().any(|bank| bank.overlaps(*base)));
+            base.is_some_and(|base| kind.fits(base))
+        })?;
         Ok(Self {
             model: model(&tree).unwrap_or_default(),
             kind,

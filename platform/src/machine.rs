@@ -23,6 +23,8 @@ pub struct Machine {
     pub psci: Option<Conduit>,
     /// Its interrupt controller.
     pub gic: Gic,
+    /// What turns messages into its interrupts (a GICv3's ITS, a GICv2's frames), which no guest gets.
+    pub messages: Vec<Range>,
     /// The interrupts of every CPU's generic timer.
     pub timers: Timers,
     /// The UART that speaks to the user.
@@ -137,6 +139,14 @@ impl Gic {
             } => [*dist, *cpu, *hyp, *vcpu].into(),
         }
     }
+
+    /// Those of its registers that a hypervisor drives; a GICv2's GICV is its guests'.
+    pub fn driven(&self) -> Vec<Range> {
+        match self {
+            Self::V3 { .. } => self.regions(),
+            Self::V2 { dist, cpu, hyp, .. } => [*dist, *cpu, *hyp].into(),
+        }
+    }
 }
 
 /// The intids of the generic timer, the same on every CPU.
@@ -208,6 +218,19 @@ pub enum UartKind {
     Pl011,
     /// The small UART in a BCM2835's AUX block.
     MiniUart,
+}
+
+impl UartKind {
+    /// Whether its registers can be at `base`: they are words, and the AUX block begins 64 bytes in front of its UART, in
+    /// the same page.
+    pub const fn fits(self, base: Range) -> bool {
+        let in_page = base.start % 4096;
+        let room_in_front = match self {
+            Self::Pl011 => 0,
+            Self::MiniUart => 0x40,
+        };
+        base.start.is_multiple_of(4) && in_page >= room_in_front
+    }
 }
 
 /// A device that can be handed to a guest: its registers mapped, its interrupts routed.

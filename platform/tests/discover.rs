@@ -10,6 +10,9 @@ use platform::{
 };
 use trees::{GicVersion, With, node, pi, virt};
 
+/// Where the addresses end that can be written to.
+const LIMIT: u64 = 1 << 39;
+
 fn discover(tree: &DeviceTree) -> Machine {
     Machine::discover(&tree.to_dtb()).expect("a complete tree")
 }
@@ -297,7 +300,7 @@ fn the_console_is_found_even_if_the_rest_is_not() {
     let mut tree = virt(1, GicVersion::V3);
     tree.root.remove_child("intc@8000000");
     assert_eq!(
-        Console::locate(&tree.to_dtb()),
+        Console::locate(&tree.to_dtb(), LIMIT),
         Ok(Console {
             model: "linux,dummy-virt".into(),
             kind: UartKind::Pl011,
@@ -308,21 +311,91 @@ fn the_console_is_found_even_if_the_rest_is_not() {
 }
 
 #[test]
+fn a_console_that_cannot_be_reached_is_passed_over_for_one_that_can() {
+    for (reg, what) in [
+        ([0x80u32, 0, 0, 0x1000], "beyond the limit"),
+        ([0, 0x4000_0000, 0, 0x1000], "in RAM"),
+        ([0, 0x0d00_0000, 0, 0], "without a byte"),
+        ([0, 0x0d00_0002, 0, 0x1000], "between words"),
+    ] {
+        let mut tree = virt(1, GicVersion::V3);
+        let other = node("serial@0")
+            .with("compatible", "arm,pl011")
+            .with("interrupts", [0u32, 5, 4])
+            .with("reg", reg);
+        tree.root.add_child(other);
+        let chosen = tree.root.child_mut("chosen").expect("virt has it");
+        chosen.add_property(property("stdout-path", "/serial@0"));
+        let console = Console::locate(&tree.to_dtb(), LIMIT).expect(what);
+        assert_eq!(console.base.start, 0x0900_0000, "{what}");
+        // The machine's is the one that it names, so that it can be told what is wrong with it.
+        assert_eq!(discover(&tree).console.path, "/serial@0");
+        tree.root.remove_child("pl011@9000000");
+        assert!(Console::locate(&tree.to_dtb(), LIMIT).is_err(), "{what}");
+    }
+}
+
+#[test]
+fn memory_in_very_many_pieces_is_refused() {
+    let pieces = |count: u32| -> Vec<u32> {
+        let piece = |index| [0, 0x4000_0000 + index * 0x2000, 0, 0x1000];
+        (0..count).flat_map(piece).collect()
+    };
+    let with = |path: &str, count| {
+        let mut tree = virt(1, GicVersion::V3);
+        let kept = node("reserved-memory")
+            .with("#address-cells", 2u32)
+            .with("#size-cells", 2u32)
+            .with("ranges", &[][..] as &[u8])
+            .holding(node("kept").with("reg", [0u32, 0, 0, 0]));
+        tree.root.add_child(kept);
+        let bytes: Vec<u8> = pieces(count)
+            .iter()
+            .flat_map(|cell| cell.to_be_bytes())
+            .collect();
+        let node = tree.find_node_mut(path).expect("a node");
+        node.add_property(property("reg", &bytes[..]));
+        Machine::discover(&tree.to_dtb())
+    };
+    for path in ["/memory@40000000", "/reserved-memory/kept"] {
+        assert!(with(path, 256).is_ok());
+        let refused = with(path, 257).expect_err("too many").to_string();
+        assert!(
+            refused.contains(&format!("{path} reg makes more than 256")),
+            "{refused}"
+        );
+    }
+    let mut tree = virt(1, GicVersion::V3);
+    for index in 0..257u64 {
+        let entry = dtoolkit::memreserve::MemoryReservation::new(index * 0x2000, 0x1000);
+        tree.memory_reservations.push(entry);
+    }
+    assert!(refusal(&tree).contains("memory reservation block makes more than 256"));
+}
+
+#[test]
+fn frames_below_the_interrupt_controller_are_its_own() {
+    let machine = discover(&virt(1, GicVersion::V3));
+    assert_eq!(machine.messages, [Range::new(0x0808_0000, 0x2_0000)]);
+    assert_eq!(discover(&pi()).messages, []);
+}
+
+#[test]
 fn a_boards_uart_clock_is_the_mailboxs_to_tell() {
-    let console = Console::locate(&pi().to_dtb()).expect("a console");
+    let console = Console::locate(&pi().to_dtb(), LIMIT).expect("a console");
     assert_eq!(console.model, "Raspberry Pi 4 Model B");
     assert_eq!(console.base, Range::new(0xfe20_1000, 0x200));
     assert_eq!(console.clock, Clock::Mailbox(Range::new(0xfe00_b880, 0x40)));
     let mut tree = pi();
     let soc = tree.find_node_mut("/soc").expect("the bus");
     soc.remove_child("mailbox@7e00b880");
-    let console = Console::locate(&tree.to_dtb()).expect("a console");
+    let console = Console::locate(&tree.to_dtb(), LIMIT).expect("a console");
     assert_eq!(console.clock, Clock::Unknown);
 }
 
 #[test]
 fn a_pi_that_hands_over_no_devicetree_has_the_same_console() {
-    let told = Console::locate(&pi().to_dtb()).expect("a console");
+    let told = Console::locate(&pi().to_dtb(), LIMIT).expect("a console");
     let known = Console::of_peripherals_at(0xff84_0000).expect("a console");
     assert_eq!(
         (known.kind, known.base, known.clock),

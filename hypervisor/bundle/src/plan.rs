@@ -14,6 +14,7 @@ use platform::{Conduit, Cpu, Device, DeviceKind, Gic, Machine, Range};
 
 use crate::digest::place;
 use crate::guest_dtb::{KASLR_SEED, RNG_SEED};
+use crate::places::Places;
 use crate::ram::{BLOCK_SIZE, free_blocks, highest_free, take_lowest};
 use crate::{Bundle, Error, Guest, GuestSpec, Kernel, Layout, Secret, build_guest_dtb};
 use check::Check;
@@ -179,6 +180,7 @@ pub fn plan<'a>(
             "one is supported so far",
         ));
     }
+    Places::check(machine, host.limit)?;
     let check = Check::new(machine, host)?;
     let mut left = Left {
         machine,
@@ -233,9 +235,6 @@ impl Left<'_> {
         }
         self.cpus = rest;
         let cpus: Vec<u64> = own.iter().map(|cpu| cpu.mpidr).collect();
-        for part in &ram {
-            self.check.ram(*part)?;
-        }
 
         let given = core::mem::take(&mut self.devices);
         let timers = &self.machine.timers;
@@ -338,13 +337,6 @@ impl Left<'_> {
         if vcpus > MAX_INTERFACES {
             let what = "has more than 8 vCPUs, and a GICv2 serves no more";
             return Err(Error::invalid(whose, what, "ask for 8 or fewer"));
-        }
-        if cpu.size.min(vcpu.size) < INTERFACE {
-            return Err(Error::invalid(
-                "the interrupt controller's GICC or GICV",
-                "is described with less than 8 KiB",
-                "correct the machine's devicetree",
-            ));
         }
         let size = if cpu.size >= REPEATED {
             REPEATED

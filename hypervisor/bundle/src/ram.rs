@@ -110,6 +110,7 @@ mod tests {
                 redist_stride: None,
                 maintenance: 25,
             },
+            messages: Vec::new(),
             timers: Timers {
                 hyp_physical: 26,
                 virt: 27,

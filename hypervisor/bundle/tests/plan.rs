@@ -248,7 +248,7 @@ fn what_a_machine_says_against_itself_is_named() {
     expect(
         said(|machine| machine.devices[0].mmio = vec![Range::new(0x0900_0800, 0x200)]),
         &[
-            "/virtio_mmio@a000000 at 0x9000000",
+            "/virtio_mmio@a000000 at 0x9000800",
             "/pl011@9000000",
             "share a page",
         ],
@@ -287,7 +287,10 @@ fn what_a_machine_says_against_itself_is_named() {
     );
     expect(
         said(|machine| machine.ram = vec![Range::new(0x0800_0000, GIB)]),
-        &["RAM at 0x8000000", "the interrupt controller"],
+        &[
+            "the interrupt controller's distributor at 0x8000000",
+            "where RAM is",
+        ],
     );
     expect(
         said(|machine| {
@@ -493,12 +496,12 @@ fn guest_config() -> impl Strategy<Value = GuestConfig> {
 
 /// A device that nobody knows of but the machine. Its node is one that there is.
 fn device() -> impl Strategy<Value = Device> {
-    let place = (0x0900_0000u64..0x0b00_0000, 1u64..0x3000);
-    (place, 34u32..300, any::<bool>()).prop_map(|((start, size), intid, edge)| Device {
+    let place = (0x0900_0000u64 / 4..0x0b00_0000 / 4, 0x100u64..0x3000);
+    (place, 34u32..300, any::<bool>()).prop_map(|((word, size), intid, edge)| Device {
         path: "/pl031@9010000".into(),
         compatible: "virtio,mmio",
         kind: DeviceKind::VirtioMmio,
-        mmio: vec![Range::new(start, size)],
+        mmio: vec![Range::new(word * 4, size)],
         spis: vec![Spi { intid, edge }],
     })
 }

@@ -10,7 +10,6 @@ use hv_core::vgic::{Config, Vgic};
 use hv_core::vm::{self, GuestMap, IpaRange, last_redistributors};
 use platform::{Machine, Range};
 
-use crate::memory::IDENTITY_END;
 use crate::vm::{GuestImage, Sdei, Vm, VmParts};
 use crate::{crc, entropy, gic, log, stage2};
 
@@ -22,12 +21,12 @@ const _: () = assert!(REDISTRIBUTOR_SIZE == vm::REDISTRIBUTOR_SIZE);
 /// Reads the bundle, keeps a copy of it out of the guests' reach, and makes the VMs it describes.
 pub fn build_vms(machine: &Machine, dtb: &[u8], home: Range, spis: u32) -> Result<Vec<Vm>, Error> {
     let dtb_place = Range::new(dtb.as_ptr().addr() as u64, dtb.len() as u64);
-    let keep = Keep::find(machine, &[home, dtb_place], IDENTITY_END)?;
+    let keep = Keep::find(machine, &[home, dtb_place], stage2::limit())?;
     let bundle = Bundle::parse(keep_bundle(keep), &*crc::fastest())?;
     let host = Host {
         dtb,
         taken: &[home, keep.to],
-        limit: IDENTITY_END,
+        limit: stage2::limit(),
         spis,
         most_vms: MOST_VMS,
         secret: Secret::gather(&machine.seed, &entropy::fresh()),

@@ -75,9 +75,10 @@ fn without_nops(blob: &Blob<'_>) -> Vec<u8> {
     let structure = kept().map(<[u8]>::len).sum();
     let (reservations, strings) = (blob.reservations(), blob.strings());
     let parts = [reservations.len(), structure, strings.len(), 0];
+    let size = dtb::header::SIZE + parts.iter().sum::<usize>();
     // Smaller than the one that it is made from.
     let header = dtb::write_header(parts, blob.boot_cpu()).unwrap_or([0; dtb::header::SIZE]);
-    let mut settled = Vec::with_capacity(blob.bytes().len());
+    let mut settled = Vec::with_capacity(size);
     settled.extend_from_slice(&header);
     settled.extend_from_slice(reservations);
     for bytes in kept() {

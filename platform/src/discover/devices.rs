@@ -33,7 +33,7 @@ const MAILBOX: &str = "brcm,bcm2835-mbox";
 
 /// The console with its interrupt.
 pub fn console(tree: &Tree<'_, '_>, gic: Node<'_, '_>) -> Result<Uart, Error> {
-    let (node, kind, base) = uart(tree)?;
+    let (node, kind, base) = uart(tree, &|_, _| true)?;
     complete(node, kind, base, gic)
 }
 
@@ -96,9 +96,14 @@ pub fn power(tree: &Tree<'_, '_>) -> Result<Option<Range>, Error> {
     tree.compatible("brcm,bcm2835-pm-wdt").map(base).transpose()
 }
 
-/// The UART that `/chosen stdout-path` names, else the first one there is a driver for.
-pub fn uart<'t, 'a>(tree: &'t Tree<'t, 'a>) -> Result<(Node<'t, 'a>, UartKind, Range), Error> {
-    let known = |node: &Node<'_, '_>| row(&UARTS, *node).is_some();
+/// The UART that `/chosen stdout-path` names, else the first one there is a driver for; of those whose registers suit.
+pub fn uart<'t, 'a>(
+    tree: &'t Tree<'t, 'a>,
+    suits: &dyn Fn(UartKind, Option<Range>) -> bool,
+) -> Result<(Node<'t, 'a>, UartKind, Range), Error> {
+    let known = |node: &Node<'_, '_>| {
+        row(&UARTS, *node).is_some_and(|(_, kind)| suits(kind, base(*node).ok()))
+    };
     let named = tree.stdout().map(|(node, _)| node).filter(known);
     let found = named.or_else(|| tree.all().find(|node| known(node) && node.is_enabled()));
     let Some((node, (_, kind))) = found.and_then(|node| Some((node, row(&UARTS, node)?))) else {

@@ -1,7 +1,9 @@
 //! The interrupt controller: which GIC, where, and how it calls the hypervisor.
 
+use alloc::vec::Vec;
+
 use crate::devicetree::{Node, Tree};
-use crate::{Error, Gic};
+use crate::{Error, Gic, Range};
 
 /// The `compatible` of GICv3 and later.
 pub const V3: &str = "arm,gic-v3";
@@ -59,4 +61,15 @@ pub fn read(node: Node<'_, '_>) -> Result<Gic, Error> {
         vcpu,
         maintenance,
     })
+}
+
+/// The registers of the nodes below it: frames that take messages. One that is wired to nothing the CPU addresses has none.
+pub fn messages(tree: &Tree<'_, '_>, gic: Node<'_, '_>) -> Vec<Range> {
+    let frames = tree
+        .all()
+        .filter(|node| *node != gic && node.is_within(gic));
+    frames
+        .filter_map(|node| node.reg().ok())
+        .flatten()
+        .collect()
 }

@@ -5,14 +5,16 @@ use alloc::vec::Vec;
 use crate::devicetree::{Fdt, Node, Tree};
 use crate::{Error, Range};
 
+/// How many pieces of RAM, and how many that are reserved, a machine may have: what is done with them takes time and
+/// memory for each. Real ones stay below a hundred.
+const MOST_PIECES: usize = 256;
+
 /// The machine's memory, ascending and merged.
 pub fn ram(tree: &Tree<'_, '_>) -> Result<Vec<Range>, Error> {
     let mut ram = Vec::new();
     for node in tree.all() {
         if node.property("device_type") == Some(b"memory\0") && node.is_enabled() {
-            for range in node.reg()? {
-                add(&mut ram, range);
-            }
+            add_all(node, &mut ram)?;
         }
     }
     if ram.is_empty() {
@@ -30,13 +32,14 @@ pub fn reserved(fdt: &Fdt<'_>, tree: &Tree<'_, '_>) -> Result<Vec<Range>, Error>
     let mut reserved = Vec::new();
     for range in fdt.reservations() {
         add(&mut reserved, range);
+        if reserved.len() > MOST_PIECES {
+            return Err(Error::new("memory reservation block", MANY, FEWER));
+        }
     }
     let children = tree.find("/reserved-memory").map(Node::children);
     for node in children.into_iter().flatten() {
         if node.property("reg").is_some() && node.is_enabled() {
-            for range in node.reg()? {
-                add(&mut reserved, range);
-            }
+            add_all(node, &mut reserved)?;
         }
     }
     Ok(reserved)
@@ -58,6 +61,20 @@ pub fn initrd(chosen: Option<Node<'_, '_>>) -> Result<Option<Range>, Error> {
             "have the loader set both",
         )),
     }
+}
+
+const MANY: &str = "makes more than 256 pieces of memory";
+const FEWER: &str = "have the loader join what is adjacent";
+
+/// Adds what a node's `reg` holds.
+fn add_all(node: Node<'_, '_>, ranges: &mut Vec<Range>) -> Result<(), Error> {
+    for range in node.reg()? {
+        add(ranges, range);
+        if ranges.len() > MOST_PIECES {
+            return Err(node.error("reg", MANY, FEWER));
+        }
+    }
+    Ok(())
 }
 
 /// Adds a range to ascending ones, and joins it with those it touches.

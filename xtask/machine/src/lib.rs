@@ -5,6 +5,7 @@
 pub mod board;
 pub mod build;
 pub mod console;
+pub mod crafted;
 pub mod el3;
 pub mod ending;
 pub mod firmware;

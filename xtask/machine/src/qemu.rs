@@ -244,25 +244,26 @@ impl Machine {
             return raspi4b::devicetree::complete(stock, &firmware.devicetree, &handover);
         }
         let dumped = firmware.devicetree.with_extension("qemu.dtb");
-        self.dump_devicetree(firmware, &dumped)?;
+        self.dump_devicetree(Some(&firmware.bios), &dumped)?;
         firmware.write_devicetree(&dumped, &self.append, initrd)?;
         std::fs::remove_file(&dumped)?;
         Ok(())
     }
 
     /// Has QEMU write the devicetree that it makes.
-    fn dump_devicetree(&self, firmware: &Firmware, dumped: &Path) -> Result<()> {
+    pub(crate) fn dump_devicetree(&self, bios: Option<&Path>, dumped: &Path) -> Result<()> {
         let dump = format!("{},dumpdtb=", self.machine());
-        let output = Command::new(&self.qemu)
+        let mut command = Command::new(&self.qemu);
+        command
             .arg("-machine")
             .arg(with_path(&dump, dumped))
             .args(["-cpu", &self.cpu, "-smp", &self.cpus.to_string()])
             .args(["-m", &format!("{}M", self.memory_mib)])
-            .args(["-nodefaults", "-display", "none"])
-            .arg("-bios")
-            .arg(&firmware.bios)
-            .output()
-            .with_context(|| self.cannot_start())?;
+            .args(["-nodefaults", "-display", "none"]);
+        if let Some(bios) = bios {
+            command.arg("-bios").arg(bios);
+        }
+        let output = command.output().with_context(|| self.cannot_start())?;
         ensure!(
             output.status.success(),
             "QEMU does not write its devicetree: {}",

@@ -1,4 +1,4 @@
-//! Bundles that the hypervisor must refuse: each with one sentence that names the thing and the mend.
+//! Bundles and devicetrees that the hypervisor must refuse: each with one sentence that names the thing and the mend.
 
 use std::fs;
 use std::time::Duration;
@@ -8,7 +8,10 @@ use hv_bundle::{Guest, GuestConfig};
 
 use crate::ledger::Ledger;
 use debian::tools;
+use machine::board::Board;
 use machine::build::{self, Program};
+use machine::crafted;
+use machine::el3::El3;
 use machine::ending::{Ending, Watch};
 use machine::firmware::Firmware;
 use machine::qemu::{Event, Machine};
@@ -49,6 +52,70 @@ const CASES: [(&str, Wrong, &[&str]); 6] = [
     ("refusal/more-memory-than-ram", Wrong::Memory, &["memory"]),
 ];
 
+/// A devicetree that says where something cannot be: name, node, property, its cells, and words that the sentence must
+/// have. On QEMU's `virt`; all such cases are host tests (`hypervisor/bundle/tests/places.rs`), and these show that what is
+/// refused there is refused before it is mapped.
+type Tree = (
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static [u32],
+    [&'static str; 2],
+);
+
+const TREES: [Tree; 5] = [
+    (
+        "refusal/devicetree/initrd-outside-ram",
+        "/chosen",
+        "linux,initrd-start",
+        &[0, 0x1000],
+        [
+            "/chosen linux,initrd-start at 0x1000",
+            "out of the machine's RAM",
+        ],
+    ),
+    (
+        "refusal/devicetree/device-above-512-gib",
+        "/pl031@9010000",
+        "reg",
+        &[0x8000, 0, 0, 0x1000],
+        ["/pl031@9010000 at 0x800000000000", "does not map"],
+    ),
+    (
+        "refusal/devicetree/device-in-el2s-memory",
+        "/virtio_mmio@a000000",
+        "reg",
+        &[0, 0x4fe0_0000, 0, 0x200],
+        ["/virtio_mmio@a000000 at 0x4fe00000", "where RAM is"],
+    ),
+    (
+        "refusal/devicetree/no-distributor",
+        "/intc@8000000",
+        "reg",
+        &[
+            0x80,
+            0x0800_0000,
+            0,
+            0x1_0000,
+            0,
+            0x080a_0000,
+            0,
+            0x00f6_0000,
+        ],
+        [
+            "the interrupt controller's distributor at 0x8008000000",
+            "does not map",
+        ],
+    ),
+    (
+        "refusal/devicetree/console-above-512-gib",
+        "/serial@8000000000",
+        "reg",
+        &[0x80, 0, 0, 0x1000],
+        ["/serial@8000000000 at 0x8000000000", "does not map"],
+    ),
+];
+
 /// The machine's CPUs and its RAM in MiB.
 const CPUS: u32 = 2;
 const MEMORY_MIB: u64 = 256;
@@ -58,7 +125,8 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    CASES.iter().map(|(name, ..)| *name)
+    let trees = TREES.iter().map(|(name, ..)| *name);
+    CASES.iter().map(|(name, ..)| *name).chain(trees)
 }
 
 /// Runs them.
@@ -80,6 +148,47 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
             Ok(sentence)
         });
     }
+    if workshop.board != Board::Virt || workshop.el3 != El3::None {
+        return;
+    }
+    for tree in TREES {
+        ledger.check(tree.0, || {
+            let sentence = tree_refusal(workshop, tree)?;
+            for word in tree.4 {
+                ensure!(
+                    sentence.contains(word),
+                    "it does not say `{word}`: {sentence}"
+                );
+            }
+            Ok(sentence)
+        });
+    }
+}
+
+/// Boots with a devicetree that is wrong, and answers the one sentence that the hypervisor says to it.
+fn tree_refusal(workshop: &Workshop, (name, node, property, cells, _): Tree) -> Result<String> {
+    let hypervisor = build::build(workshop, Program::Hypervisor)?;
+    let qemu = tools::qemu(&workshop.cache, &workshop.progress)?;
+    let mut machine = Machine::new(&qemu, &hypervisor.image);
+    machine.cpus = CPUS;
+    machine.memory_mib = MEMORY_MIB;
+    let bytes = |cells: &[u32]| cells.iter().flat_map(|cell| cell.to_be_bytes()).collect();
+    let mut edits = vec![
+        // QEMU says itself where an initrd is, but only if it has loaded one.
+        ("/chosen", "linux,initrd-start", bytes(&[0, 0x4800_0000])),
+        ("/chosen", "linux,initrd-end", bytes(&[0, 0x4880_0000])),
+        (node, property, bytes(cells)),
+    ];
+    if node.starts_with("/serial@") {
+        let path = [node.as_bytes(), b"\0"].concat();
+        edits.push((node, "compatible", b"arm,pl011\0".to_vec()));
+        edits.push((node, "interrupts", bytes(&[0, 40, 4])));
+        edits.push(("/chosen", "stdout-path", path));
+    }
+    let file = workshop.output(&format!("{}.dtb", name.replace('/', "-")))?;
+    crafted::devicetree(&machine, &file, &edits)?;
+    machine.extra = vec!["-dtb".into(), file.into()];
+    sentence(&machine).with_context(|| format!("QEMU was: {}", machine.command_line()))
 }
 
 /// Boots with what is wrong, and answers the one sentence that the hypervisor says to it.
