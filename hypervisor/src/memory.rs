@@ -159,12 +159,14 @@ impl Tables {
         self.root.to_physical().0 as u64
     }
 
+    #[inline(never)]
     fn map_stack(&mut self, top: u64, size: u64) {
         let memory: Vec<Page> = (0..size / PAGE_SIZE).map(|_| Page([0; 4096])).collect();
         let pa = window_pa(Vec::leak(memory).as_ptr().addr() as u64);
         self.map(top - size..top, pa, DATA);
     }
 
+    #[inline(never)]
     fn map(&mut self, va: core::ops::Range<u64>, pa: u64, attributes: El23Attributes) {
         if va.is_empty() {
             return;

@@ -80,6 +80,7 @@ impl Tables {
         is_mapped
     }
 
+    #[inline(never)]
     fn map(&mut self, start: u64, pa: u64, size: u64, attributes: Stage2Attributes) {
         let first = start & !(PAGE_SIZE - 1);
         let end = (start + size).next_multiple_of(PAGE_SIZE);

@@ -138,6 +138,9 @@ pub extern "C" fn init(dtb: u64, image: u64, region: u64) -> ! {
     // SAFETY: the end of the home region, which the heap was not given.
     let has_crashed = unsafe { crash_record::open(memory::record_area(region)) };
     let machine = discover(blob);
+    for path in &machine.left_out {
+        log!("{path}: its interrupts do not lead to the GIC; no guest gets it");
+    }
     stop::set_count(machine.cpus.len());
     for word in machine.bootargs.as_bytes().split(|&byte| byte == b' ') {
         stop::configure(word);

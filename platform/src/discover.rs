@@ -36,6 +36,7 @@ impl Machine {
             None => None,
         };
         let console = devices::console(&tree, gic)?;
+        let (devices, left_out) = devices::passable(&tree, gic)?;
         Ok(Self {
             model: model(&tree)?,
             ram: memory::ram(&tree)?,
@@ -49,7 +50,8 @@ impl Machine {
             bootargs: String::from(bootargs.unwrap_or_default()),
             seed: seed(chosen),
             initrd: memory::initrd(chosen)?,
-            devices: devices::passable(&tree, gic)?,
+            devices,
+            left_out,
             messages: gic::messages(&tree, gic),
             gic: gic::read(gic)?,
         })

@@ -41,6 +41,8 @@ pub struct Machine {
     pub initrd: Option<Range>,
     /// Devices a guest may be given whole.
     pub devices: Vec<Device>,
+    /// The nodes of those that would be among them if their interrupts led to the interrupt controller.
+    pub left_out: Vec<String>,
 }
 
 /// One CPU.

@@ -8,7 +8,7 @@ use platform::{
     Clock, Conduit, Console, Cpu, DeviceKind, Gic, Machine, Range, Spi, Start, Timers, Uart,
     UartKind, dtb_size,
 };
-use trees::{GicVersion, With, node, pi, virt};
+use trees::{GicVersion, With, node, pi, virt, virt_with_nexus};
 
 /// Where the addresses end that can be written to.
 const LIMIT: u64 = 1 << 39;
@@ -250,7 +250,9 @@ fn a_device_whose_interrupts_go_elsewhere_is_not_offered() {
     let mut tree = virt(1, GicVersion::V3);
     let device = tree.root.child_mut("pl031@9010000").expect("the clock");
     device.add_property(property("interrupt-parent", trees::GPIO_PHANDLE));
-    assert_eq!(discover(&tree).devices.len(), 33);
+    let machine = discover(&tree);
+    assert_eq!(machine.devices.len(), 33);
+    assert_eq!(machine.left_out, ["/pl031@9010000"]);
 }
 
 #[test]
@@ -282,6 +284,127 @@ fn interrupts_extended_leads_to_the_gic_by_itself() {
         [trees::GIC_PHANDLE, 0, 5, 4],
     ));
     assert_eq!(discover(&tree).console.intid, 37);
+}
+
+const NEXUS: &str = "/bus@8000000";
+const BEHIND: &str = "/bus@8000000/motherboard/pl011@9000000";
+
+/// What discovery says to another property of the tree with a nexus.
+fn nexus_refusal(path: &str, property: DeviceTreeProperty) -> String {
+    let mut tree = virt_with_nexus();
+    let node = tree.find_node_mut(path).expect("a node of it");
+    node.add_property(property);
+    refusal(&tree)
+}
+
+#[test]
+fn an_interrupt_map_leads_to_the_gic() {
+    let machine = discover(&virt_with_nexus());
+    assert_eq!(machine.console.path, BEHIND);
+    assert_eq!(machine.console.base, Range::new(0x0900_0000, 0x1000));
+    assert_eq!(machine.console.intid, 32 + 6);
+    assert_eq!(machine.left_out, [""; 0]);
+}
+
+#[test]
+fn an_interrupt_map_looks_at_the_address_where_its_mask_has_it() {
+    // A device for each of two rows that differ in the address alone; flags that are the GIC's to know.
+    let mut tree = virt(1, GicVersion::V3);
+    let rows = [
+        [0u32, 0x0d00_0000, 7, trees::GIC_PHANDLE, 0, 0, 0, 20, 1],
+        [0, 0x0d00_1000, 7, trees::GIC_PHANDLE, 0, 0, 0, 21, 4],
+    ];
+    let bytes: Vec<u8> = rows
+        .iter()
+        .flatten()
+        .flat_map(|cell| cell.to_be_bytes())
+        .collect();
+    let mut bus = node("bus")
+        .with("compatible", "simple-bus")
+        .with("#address-cells", 2u32)
+        .with("#size-cells", 1u32)
+        .with("ranges", &[][..] as &[u8])
+        .with("#interrupt-cells", 1u32)
+        .with("interrupt-map", &bytes[..]);
+    for start in [0x0d00_0000u32, 0x0d00_1000, 0x0d00_2000] {
+        let device = node(&format!("rtc@{start:x}"))
+            .with("compatible", "arm,pl031")
+            .with("interrupts", 7u32)
+            .with("reg", [0, start, 0x1000]);
+        bus.add_child(device);
+    }
+    tree.root.add_child(bus);
+    let spis = |machine: &Machine| -> Vec<Spi> {
+        let devices = machine
+            .devices
+            .iter()
+            .filter(|own| own.path.starts_with("/bus/"));
+        devices.flat_map(|own| own.spis.clone()).collect()
+    };
+    let spi = |intid, edge| Spi { intid, edge };
+    let machine = discover(&tree);
+    assert_eq!(spis(&machine), [spi(52, true), spi(53, false)]);
+    // The third has no row: it is no guest's, and that is known.
+    assert_eq!(machine.left_out, ["/bus/rtc@d002000"]);
+
+    let bus = tree.root.child_mut("bus").expect("just added");
+    bus.add_property(property("interrupt-map-mask", [0u32, 0, 7]));
+    assert_eq!(spis(&discover(&tree)), [spi(52, true); 3]);
+    let bus = tree.root.child_mut("bus").expect("just added");
+    bus.add_property(property("interrupt-map-mask", [0u32, 0x1000, 0]));
+    let third = [spi(52, true), spi(53, false), spi(52, true)];
+    assert_eq!(spis(&discover(&tree)), third);
+}
+
+#[test]
+fn an_interrupt_map_may_lead_to_another_one() {
+    let mut tree = virt_with_nexus();
+    tree.root.add_child(
+        node("crossbar")
+            .with("phandle", 0x77u32)
+            .with("#address-cells", 0u32)
+            .with("#interrupt-cells", 2u32)
+            .with(
+                "interrupt-map",
+                [5u32, 1, trees::GIC_PHANDLE, 0, 0, 0, 99, 4],
+            ),
+    );
+    let bus = tree.find_node_mut(NEXUS).expect("the bus");
+    bus.add_property(property("interrupt-map", [0u32, 0, 5, 0x77, 5, 1]));
+    assert_eq!(discover(&tree).console.intid, 32 + 99);
+    // By name, too.
+    let uart = tree.find_node_mut(BEHIND).expect("the UART");
+    uart.remove_property("interrupts");
+    uart.add_property(property("interrupts-extended", [0x77u32, 5, 1]));
+    assert_eq!(discover(&tree).console.intid, 32 + 99);
+    // Round in a circle.
+    let bus = tree.find_node_mut("/crossbar").expect("just added");
+    bus.add_property(property("interrupt-map", [5u32, 1, 0x77, 5, 1]));
+    assert!(refusal(&tree).contains("goes round in circles"));
+}
+
+#[test]
+fn a_broken_interrupt_map_is_named() {
+    let place = "/bus@8000000 interrupt-map";
+    let said = nexus_refusal(NEXUS, property("interrupt-map", [0u32, 0, 5, 0x77, 1]));
+    assert!(
+        said.contains(place) && said.contains("leads nowhere"),
+        "{said}"
+    );
+    let short = [0u32, 0, 5, trees::GIC_PHANDLE, 0, 0, 0, 1];
+    let said = nexus_refusal(NEXUS, property("interrupt-map", short));
+    assert!(
+        said.contains(place) && said.contains("whole rows"),
+        "{said}"
+    );
+    let said = nexus_refusal(NEXUS, property("interrupt-map-mask", 63u32));
+    assert!(said.contains("interrupt-map-mask does not fit"), "{said}");
+    let said = nexus_refusal(NEXUS, property("#interrupt-cells", 9u32));
+    assert!(said.contains("/bus@8000000 #interrupt-cells"), "{said}");
+    let said = nexus_refusal(BEHIND, property("interrupts", 17u32));
+    assert!(said.contains("leads to no interrupt of the GIC"), "{said}");
+    let said = nexus_refusal(BEHIND, property("interrupts", &[1u8, 2, 3][..]));
+    assert!(said.contains("does not fit #interrupt-cells"), "{said}");
 }
 
 #[test]

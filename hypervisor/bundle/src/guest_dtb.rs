@@ -14,6 +14,8 @@ use crate::writer::Writer;
 /// Bytes left free behind a guest's devicetree for a bootloader to add to it; its size includes them.
 pub const HEADROOM: usize = 4096;
 
+const EXTENDED: &str = "interrupts-extended";
+
 const CORRECT: &str = "correct the machine's devicetree";
 
 /// Of `/chosen`: where a kernel puts itself, and what its random numbers begin with.
@@ -164,9 +166,18 @@ impl<'t, 'a, 's> Graft<'t, 'a, 's> {
             if child == self.gic {
                 self.gic(child)?;
             } else if child == self.console {
-                self.console();
+                // Emulated: it has no pins and no DMA, nothing is wired to it, and it is there.
+                let real = ["pinctrl-", "dma", "uart-has-rtscts", "status"];
+                self.guest.begin(child.name());
+                self.device(child, &real)?;
+                self.guest.end();
             } else if self.given.contains(&child) {
-                self.whole(child);
+                self.guest.begin(child.name());
+                self.device(child, &[])?;
+                for part in child.children() {
+                    self.whole(part);
+                }
+                self.guest.end();
             } else if self.is_given(child) {
                 // A bus.
                 self.guest.begin(child.name());
@@ -187,16 +198,29 @@ impl<'t, 'a, 's> Graft<'t, 'a, 's> {
         self.guest.end();
     }
 
-    /// The UART, which is emulated: it has no pins and no DMA, nothing is wired to it, and it is there.
-    fn console(&mut self) {
-        const REAL: [&str; 4] = ["pinctrl-", "dma", "uart-has-rtscts", "status"];
-        self.guest.begin(self.console.name());
-        for (name, value) in self.console.properties() {
-            if !REAL.iter().any(|real| name.starts_with(real)) {
+    /// The properties of a device but for those whose names begin with one of `without`. An interrupt that goes by a nexus
+    /// goes straight to the GIC: the guest need not have the nexus.
+    fn device(&mut self, node: Node<'_, '_>, without: &[&str]) -> Result<(), Error> {
+        let parent = node.interrupt_parent().map_err(unusable)?;
+        let by_nexus = parent.is_some_and(Node::is_nexus);
+        for (name, value) in node.properties() {
+            let is_routed = name == EXTENDED || by_nexus && name == "interrupts";
+            if !is_routed && !without.iter().any(|own| name.starts_with(own)) {
                 self.guest.property(name, value);
             }
         }
-        self.guest.end();
+        if !by_nexus && node.property(EXTENDED).is_none() {
+            return Ok(());
+        }
+        let mut cells = Vec::new();
+        let specifiers = node.specifiers(self.gic).map_err(unusable)?;
+        for specifier in specifiers.unwrap_or_default() {
+            let gic = self.gic.phandle().unwrap_or_default();
+            cells.extend_from_slice(&gic.to_be_bytes());
+            cells.extend_from_slice(specifier);
+        }
+        self.guest.property(EXTENDED, &cells);
+        Ok(())
     }
 
     /// The GIC as it is without virtualisation: no maintenance interrupt, no registers of ours, no

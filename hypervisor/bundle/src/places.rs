@@ -127,27 +127,25 @@ impl<'m> Places<'m> {
     #[inline(never)]
     pub fn check_loaded(&self, loaded: &Loaded) -> Result<(), Error> {
         let mend = "load them apart from each other, into RAM";
+        let (image, dtb) = (loaded.image, loaded.dtb);
         let initrd = self.machine.initrd.unwrap_or_default();
-        for (name, range) in [
-            ("the devicetree", loaded.dtb),
-            ("/chosen linux,initrd-start", initrd),
-        ] {
-            if !range.is_empty() && !self.is_ram(range) {
-                let what = "leads out of the machine's RAM";
-                return Err(Error::invalid(&at(name, range), what, mend));
-            }
-        }
-        for (name, one, other) in [
-            ("the devicetree and the image", loaded.dtb, loaded.image),
-            ("the initrd and the image", initrd, loaded.image),
-            ("the initrd and the devicetree", initrd, loaded.dtb),
-        ] {
-            if one.overlaps(other) {
-                let what = "overlap in memory";
-                return Err(Error::invalid(&at(name, one), what, mend));
-            }
-        }
-        Ok(())
+        let is_ram = |range: Range| range.is_empty() || self.is_ram(range);
+        let outside = "leads out of the machine's RAM";
+        let over = "overlap in memory";
+        let (name, range, what) = if !is_ram(dtb) {
+            ("the devicetree", dtb, outside)
+        } else if !is_ram(initrd) {
+            ("/chosen linux,initrd-start", initrd, outside)
+        } else if dtb.overlaps(image) {
+            ("the devicetree and the image", dtb, over)
+        } else if initrd.overlaps(image) {
+            ("the initrd and the image", initrd, over)
+        } else if initrd.overlaps(dtb) {
+            ("the initrd and the devicetree", initrd, over)
+        } else {
+            return Ok(());
+        };
+        Err(Error::invalid(&at(name, range), what, mend))
     }
 
     /// Whether all of a range is RAM that is mapped.

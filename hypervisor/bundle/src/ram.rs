@@ -123,6 +123,7 @@ mod tests {
             seed: Vec::new(),
             initrd: None,
             devices: Vec::new(),
+            left_out: Vec::new(),
         }
     }
 

@@ -9,7 +9,7 @@ use dtoolkit::standard::NodeStandard;
 use dtoolkit::{Node, Property};
 use hv_bundle::{Error, GuestSpec, HEADROOM, build_guest_dtb};
 use platform::{Conduit, Machine, Range};
-use trees::{GicVersion, pi, virt};
+use trees::{GicVersion, pi, virt, virt_with_nexus};
 
 const UART: &str = "/pl011@9000000";
 const RAM: &[Range] = &[Range::new(0x4000_0000, 0x4000_0000)];
@@ -68,6 +68,25 @@ fn a_guest_reads_of_nothing_it_is_not_given() {
     );
     assert_eq!(names(&tree, "/cpus"), ["cpu@0", "cpu@1"]);
     assert_eq!(names(&tree, "/intc@8000000"), [""; 0]);
+}
+
+#[test]
+fn an_interrupt_behind_a_nexus_goes_straight_to_a_guests_gic() {
+    let path = "/bus@8000000/motherboard/pl011@9000000";
+    let spec = GuestSpec {
+        console: path,
+        ..spec()
+    };
+    let tree = build(&virt_with_nexus(), &spec);
+    let interrupt = cells(&tree, path, "interrupts-extended");
+    assert_eq!(interrupt, Some(vec![trees::GIC_PHANDLE, 0, 6, 4]));
+    assert_eq!(cells(&tree, path, "interrupts"), None);
+    // Where nothing is in between, all stays as it is.
+    assert_eq!(
+        cells(&tree, "/timer", "interrupts").map(|own| own.len()),
+        Some(15)
+    );
+    assert_eq!(cells(&tree, "/timer", "interrupts-extended"), None);
 }
 
 #[test]

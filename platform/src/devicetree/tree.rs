@@ -119,6 +119,11 @@ impl<'f, 'a> Tree<'f, 'a> {
         Some((self.find(path)?, own))
     }
 
+    /// The node whose phandle `cells` begin with, which loses it.
+    pub(super) fn named<'t>(&'t self, cells: &mut &[u8]) -> Option<Node<'t, 'a>> {
+        self.by_phandle(number(cells.split_off(..4)?) as u32)
+    }
+
     /// The node with a phandle.
     pub fn by_phandle<'t>(&'t self, phandle: u32) -> Option<Node<'t, 'a>> {
         self.all().find(|node| node.phandle() == Some(phandle))

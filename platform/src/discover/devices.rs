@@ -1,5 +1,6 @@
 //! The console, what resets the machine, and the devices a guest may be given.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::devicetree::{Node, Tree, number};
@@ -116,9 +117,12 @@ pub fn uart<'t, 'a>(
     Ok((node, kind, base(node)?))
 }
 
-/// The enabled devices of the table whose interrupts lead straight to the GIC.
-pub fn passable(tree: &Tree<'_, '_>, gic: Node<'_, '_>) -> Result<Vec<Device>, Error> {
-    let mut devices = Vec::new();
+/// The enabled devices of the table whose interrupts lead to the GIC, and the paths of those whose do not.
+pub fn passable(
+    tree: &Tree<'_, '_>,
+    gic: Node<'_, '_>,
+) -> Result<(Vec<Device>, Vec<String>), Error> {
+    let (mut devices, mut left_out) = (Vec::new(), Vec::new());
     for node in tree.all() {
         let Some((compatible, kind)) = row(&PASSABLE, node) else {
             continue;
@@ -127,6 +131,7 @@ pub fn passable(tree: &Tree<'_, '_>, gic: Node<'_, '_>) -> Result<Vec<Device>, E
             continue;
         }
         let Some(interrupts) = node.interrupts(gic)? else {
+            left_out.push(node.path());
             continue;
         };
         let mut spis = Vec::new();
@@ -149,7 +154,7 @@ pub fn passable(tree: &Tree<'_, '_>, gic: Node<'_, '_>) -> Result<Vec<Device>, E
             spis,
         });
     }
-    Ok(devices)
+    Ok((devices, left_out))
 }
 
 /// The row of a table that fits a node's `compatible`.

@@ -431,3 +431,42 @@ pub fn pi() -> DeviceTree {
         );
     tree
 }
+
+/// `virt` with the console behind two buses of the kind that Arm's models have (Linux `arch/arm64/boot/dts/arm`,
+/// `fvp-base-revc.dts`): the outer one passes interrupts on by its `interrupt-map`, by number alone.
+pub fn virt_with_nexus() -> DeviceTree {
+    let mut tree = virt(2, GicVersion::V3);
+    let uart = tree.root.remove_child("pl011@9000000");
+    let mut uart = uart.expect("virt has it");
+    for (name, cells) in [("interrupts", vec![5u32]), ("reg", vec![3, 0x1000, 0x1000])] {
+        let bytes: Vec<u8> = cells.iter().flat_map(|cell| cell.to_be_bytes()).collect();
+        uart.add_property(DeviceTreeProperty::new(name, &bytes[..]).expect("a valid name"));
+    }
+    let inner = node("motherboard")
+        .with("compatible", "simple-bus")
+        .with("#address-cells", 2u32)
+        .with("#size-cells", 1u32)
+        .with("ranges", &[][..] as &[u8])
+        .holding(uart);
+    let mut map = Vec::new();
+    for line in 0..16u32 {
+        // The unit's address, the line; the GIC, an address below it, the interrupt there.
+        let row = [0, 0, line, GIC_PHANDLE, 0, 0, 0, line + 1, 4];
+        map.extend(row.iter().flat_map(|cell| cell.to_be_bytes()));
+    }
+    tree.root.add_child(
+        node("bus@8000000")
+            .with("compatible", "simple-bus")
+            .with("#address-cells", 2u32)
+            .with("#size-cells", 1u32)
+            .with("ranges", [3u32, 0, 0, 0x08ff_f000, 0x0010_0000])
+            .with("#interrupt-cells", 1u32)
+            .with("interrupt-map-mask", [0u32, 0, 63])
+            .with("interrupt-map", &map[..])
+            .holding(inner),
+    );
+    let chosen = tree.root.child_mut("chosen").expect("virt has it");
+    let path = "/bus@8000000/motherboard/pl011@9000000";
+    chosen.add_property(DeviceTreeProperty::new("stdout-path", path).expect("a valid name"));
+    tree
+}
