@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -145,7 +145,7 @@ fn plugin() -> Result<PathBuf> {
     let source = output("counts.c")?;
     write_if_new(&source, PLUGIN.as_bytes())?;
     let path = output("counts.so")?;
-    let compiled = Command::new("cc")
+    let compiled = supervisor::command("cc")
         .args([
             "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o",
         ])

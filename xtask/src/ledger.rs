@@ -108,6 +108,7 @@ impl Ledger {
 
     /// Enters a failure; `details` are printed below it.
     pub fn failed(&mut self, name: &str, time: Duration, details: &str) {
+        supervisor::settle();
         self.failed += 1;
         line("FAILED", time, name, "");
         for detail in details.lines() {

@@ -59,6 +59,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = supervisor::begin() {
+        return code;
+    }
     if !(cfg!(target_os = "linux")
         && (cfg!(target_arch = "x86_64") || cfg!(target_arch = "aarch64")))
     {
@@ -83,6 +86,7 @@ fn main() -> ExitCode {
         Command::Conformance(conformance) => conformance.execute(test::run_names().collect()),
     };
     result.unwrap_or_else(|error| {
+        supervisor::settle();
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })

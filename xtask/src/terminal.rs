@@ -4,13 +4,15 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::process::ChildStdin;
 
 use anyhow::{Context, Result};
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+use supervisor::AtEnd;
 
 use machine::qemu::Leave;
 
-/// A terminal in raw mode, put back when dropped; nothing at all if standard input is no terminal.
+/// A terminal in raw mode, put back when dropped or when a signal ends us; nothing at all if standard input is no
+/// terminal.
 pub struct Terminal {
-    before: Option<Termios>,
+    put_back: Option<AtEnd>,
 }
 
 impl Terminal {
@@ -18,29 +20,24 @@ impl Terminal {
     pub fn take() -> Result<Self> {
         let stdin = io::stdin();
         if !stdin.is_terminal() {
-            return Ok(Self { before: None });
+            return Ok(Self { put_back: None });
         }
         let before = tcgetattr(&stdin).context("cannot read the terminal's settings")?;
         let mut raw = before.clone();
         raw.make_raw();
         tcsetattr(&stdin, OptionalActions::Now, &raw).context("cannot set the terminal")?;
+        let put_back = supervisor::at_end(move || {
+            // Nothing is left to try if the terminal has gone away.
+            let _ = tcsetattr(io::stdin(), OptionalActions::Drain, &before);
+        });
         Ok(Self {
-            before: Some(before),
+            put_back: Some(put_back),
         })
     }
 
     /// Whether there is a terminal, which then needs CR LF at line ends.
     pub fn is_raw(&self) -> bool {
-        self.before.is_some()
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        if let Some(before) = &self.before {
-            // Nothing is left to try if the terminal has gone away.
-            let _ = tcsetattr(io::stdin(), OptionalActions::Drain, before);
-        }
+        self.put_back.is_some()
     }
 }
 

@@ -6,6 +6,7 @@ mod checks;
 mod commands;
 mod crash;
 mod drgn;
+mod endings;
 mod guests;
 mod image;
 mod linux;
@@ -83,6 +84,7 @@ impl Test {
             || refusals::names().any(|name| ledger.wants(name))
             || stops::are_wanted(&ledger)
             || commands::names().any(|name| ledger.wants(name))
+            || endings::names().any(|name| ledger.wants(name))
             || bringup::names().any(|name| ledger.wants(name))
             || card::names().any(|name| ledger.wants(name));
         if ledger.wants("guest/") || !elsewhere {
@@ -90,6 +92,7 @@ impl Test {
         }
         if !self.bare {
             commands::run(&workshop, &mut ledger);
+            endings::run(&workshop, &mut ledger);
             refusals::run(&workshop, &mut ledger);
             crash::run(&workshop, &mut ledger);
             stops::run(&workshop, &mut ledger);

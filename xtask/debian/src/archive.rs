@@ -52,7 +52,7 @@ impl Archive {
             .find(|path| Path::new(path).exists())
             .context("Debian's archive keys are missing: apt-get install debian-archive-keyring")?;
         let host = apt(
-            Command::new("dpkg").arg("--print-architecture"),
+            supervisor::command("dpkg").arg("--print-architecture"),
             "dpkg --print-architecture",
         )?;
         Ok(Self {
@@ -181,7 +181,7 @@ impl Archive {
             .join(format!("{}.partial", &file.sha256[..16]));
         fs::create_dir_all(&partial).map_err(|error| unwritable(&partial, &error))?;
         let mut step = progress.step(format!("fetch {what}"));
-        let mut child = Command::new("apt-get")
+        let mut child = supervisor::command("apt-get")
             .arg("-c")
             .arg(root.config())
             .arg("-qq")
@@ -217,7 +217,7 @@ impl Archive {
 /// The Debian mirror among the sources of this machine's apt.
 fn find_mirror() -> Result<Mirror> {
     let targets = apt(
-        Command::new("apt-get").args([
+        supervisor::command("apt-get").args([
             "indextargets",
             "--format",
             "$(REPO_URI)|$(LABEL)|$(ORIGIN)|$(CODENAME)",
@@ -234,7 +234,7 @@ fn find_mirror() -> Result<Mirror> {
         answers::field(&system, "VERSION_CODENAME"),
     ) {
         let uris = apt(
-            Command::new("apt-get").args(["update", "--print-uris"]),
+            supervisor::command("apt-get").args(["update", "--print-uris"]),
             "apt-get update --print-uris",
         )?;
         if let Some(mirror) = Mirror::from_uris(&uris, release) {
@@ -250,7 +250,10 @@ fn find_mirror() -> Result<Mirror> {
 /// Unpacks a package's files below `dir`; nothing of it is run.
 pub fn unpack(deb: &Path, dir: &Path) -> Result<()> {
     apt(
-        Command::new("dpkg-deb").arg("--extract").arg(deb).arg(dir),
+        supervisor::command("dpkg-deb")
+            .arg("--extract")
+            .arg(deb)
+            .arg(dir),
         &format!("unpacking {}", deb.display()),
     )?;
     Ok(())

@@ -131,7 +131,7 @@ impl Target {
 
     /// A cargo that builds for the target; add the subcommand and the rest.
     pub fn cargo(&self) -> Command {
-        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        let mut cargo = supervisor::command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.env("CARGO_BUILD_TARGET", TRIPLE);
         if !matches!(self.library, Library::Installed) {
             // Variables, not -Z flags: `cargo clippy` drops the flags.
@@ -246,7 +246,7 @@ impl Compiler {
 
 /// Runs the compiler and returns what it prints.
 fn ask(program: &std::ffi::OsStr, args: &[&str]) -> Result<String> {
-    let output = Command::new(program)
+    let output = supervisor::command(program)
         .args(args)
         .stdin(Stdio::null())
         .output()

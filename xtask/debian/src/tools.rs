@@ -142,7 +142,7 @@ pub fn newer_qemu() -> String {
 
 /// The version that a QEMU says it has.
 pub fn qemu_version(path: &Path) -> Result<String> {
-    let output = Command::new(path)
+    let output = supervisor::command(path)
         .arg("--version")
         .stdin(Stdio::null())
         .output()
@@ -229,6 +229,10 @@ fn install(root: &Root, packages: &[&str], progress: &Progress) -> Result<()> {
             .offers(&[QEMU.package])?
             .iter()
             .any(|offer| offer.version.contains("~bpo"));
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "packages that are half installed are worse than an apt-get that ends after us"
+    )]
     let mut command = Command::new("apt-get");
     command.arg("-c").arg(root.config());
     if backports {

@@ -5,7 +5,6 @@ mod session;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -253,7 +252,7 @@ impl Machine {
     /// Has QEMU write the devicetree that it makes.
     pub(crate) fn dump_devicetree(&self, bios: Option<&Path>, dumped: &Path) -> Result<()> {
         let dump = format!("{},dumpdtb=", self.machine());
-        let mut command = Command::new(&self.qemu);
+        let mut command = supervisor::command(&self.qemu);
         command
             .arg("-machine")
             .arg(with_path(&dump, dumped))
@@ -290,7 +289,7 @@ impl Machine {
     /// Starts the machine. It is killed when the session is dropped.
     pub fn start(&self, timeout: Option<Duration>) -> Result<Session> {
         self.write_files()?;
-        let mut command = Command::new(&self.qemu);
+        let mut command = supervisor::command(&self.qemu);
         command.args(self.arguments());
         Session::spawn(command, timeout).with_context(|| self.cannot_start())
     }

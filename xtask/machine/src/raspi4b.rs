@@ -5,7 +5,7 @@ mod package;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -45,7 +45,7 @@ pub fn prepare(workshop: &Workshop, el3: El3) -> Result<Parts> {
 
 /// Whether this QEMU can play it.
 pub fn is_known(qemu: &Path) -> Result<bool> {
-    let output = Command::new(qemu)
+    let output = supervisor::command(qemu)
         .args(["-machine", "help"])
         .stdin(Stdio::null())
         .output()

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use debian::paths;
 use rustix::fs::{FlockOperation, flock};
-use tempfile::TempDir;
+use supervisor::AtEnd;
 
-/// A folder for one run, so that runs do not meet. Removed when dropped, unless kept.
+/// A folder for one run, so that runs do not meet. Removed when dropped or when a signal ends us, unless kept.
 pub struct RunDir {
     path: PathBuf,
     /// What removes it, and the lock by which others see that its run is alive.
-    guard: Option<(TempDir, File)>,
+    guard: Option<(AtEnd, File)>,
 }
 
 /// What the names of folders begin with that nobody asked to keep.
@@ -44,9 +44,15 @@ impl RunDir {
         let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?;
         let lock = File::open(folder.path()).with_context(own)?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).with_context(own)?;
+        let path = folder.keep();
+        let removed = path.clone();
+        let guard = supervisor::at_end(move || {
+            // What stays goes when the next run begins.
+            let _ = fs::remove_dir_all(removed);
+        });
         Ok(Self {
-            path: folder.path().to_owned(),
-            guard: Some((folder, lock)),
+            path,
+            guard: Some((guard, lock)),
         })
     }
 
@@ -59,8 +65,8 @@ impl RunDir {
     pub fn keep(&mut self) -> &Path {
         if let Some((folder, _lock)) = self.guard.take() {
             // Without the mark it goes when the next run begins, and not before.
-            let _ = fs::write(folder.path().join(KEPT), "");
-            let _ = folder.keep();
+            let _ = fs::write(self.path.join(KEPT), "");
+            folder.cancel();
         }
         &self.path
     }
@@ -119,7 +125,8 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let mut killed = RunDir::below(parent.path()).unwrap();
         let (folder, lock) = killed.guard.take().unwrap();
-        let left = folder.keep();
+        folder.cancel();
+        let left = killed.path.clone();
         fs::write(left.join("disk.img"), b"a").unwrap();
         let other = parent.path().join("other");
         fs::create_dir(&other).unwrap();

@@ -92,7 +92,7 @@ fn hosted(subcommand: &str) -> Vec<&str> {
 
 /// The cargo that runs us.
 fn own_cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    supervisor::command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
 fn cargo(workshop: &Workshop, arguments: &[&str]) -> Result<String> {

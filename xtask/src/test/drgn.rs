@@ -27,15 +27,15 @@ const PIP: Tool = Tool {
 impl Drgn {
     /// Fetches it from Python's package index, unless the cache has it.
     pub fn ensure(workshop: &Workshop) -> Result<Self> {
-        if run(Command::new(PYTHON).args(["-m", "pip", "--version"])).is_err() {
+        if run(supervisor::command(PYTHON).args(["-m", "pip", "--version"])).is_err() {
             tools::demand(&workshop.cache, &[PIP], &workshop.progress)?;
         }
         let version = "import sys; print('%d.%d' % sys.version_info[:2])";
-        let version = run(Command::new(PYTHON).args(["-c", version]))?;
+        let version = run(supervisor::command(PYTHON).args(["-c", version]))?;
         let name = format!("drgn-python{}", version.trim());
         let _lock = workshop.cache.lock("drgn", &workshop.progress)?;
         let folder = workshop.cache.entry(&name, |folder| {
-            let mut pip = Command::new(PYTHON);
+            let mut pip = supervisor::command(PYTHON);
             pip.args(["-m", "pip", "install", "--quiet", "--only-binary", ":all:"]);
             pip.arg("--target").arg(folder).arg("drgn");
             run(&mut pip).map(|_| ())
@@ -45,7 +45,7 @@ impl Drgn {
 
     /// What our `script` finds in the dump.
     fn ask(&self, script: &str, vmcore: &Path, vmlinux: &Path, more: &[String]) -> Result<String> {
-        let mut python = Command::new(PYTHON);
+        let mut python = supervisor::command(PYTHON);
         python
             .env("PYTHONPATH", &self.folder)
             .args(["-c", script])

@@ -12,7 +12,7 @@ pub fn xtask() -> Result<Command> {
 
 /// A copy of it.
 pub fn program(path: &Path) -> Command {
-    let mut command = Command::new(path);
+    let mut command = supervisor::command(path);
     command.stdin(Stdio::null());
     command
 }

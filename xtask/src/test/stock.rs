@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdout, Command, Stdio};
+use std::process::{ChildStdout, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
@@ -107,14 +107,14 @@ fn fetch(workshop: &Workshop, suite: &str, dir: &Path) -> Result<()> {
 /// Writes the kernel that is in a package to `to`; it lies in /boot or beside its modules.
 fn extract(package: &Path, to: &Path) -> Result<()> {
     let file = fs::File::create(to).map_err(|error| unwritable(to, &error))?;
-    let mut packed = Command::new("dpkg-deb")
+    let mut packed = supervisor::command("dpkg-deb")
         .arg("--fsys-tarfile")
         .arg(package)
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot run dpkg-deb")?;
     let stream = packed.stdout.take().context("dpkg-deb has no output")?;
-    let status = Command::new("tar")
+    let status = supervisor::command("tar")
         .args(["-x", "-O", "-f", "-", "--wildcards", "*/vmlinuz*"])
         .stdin(stream)
         .stdout(file)

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -66,7 +65,7 @@ impl Root {
     /// `package:architecture=version`.
     pub(super) fn locate(&self, wanted: &str) -> Result<File> {
         let answer = apt(
-            Command::new("apt-get")
+            supervisor::command("apt-get")
                 .arg("-c")
                 .arg(&self.config)
                 .args(["-qq", "--print-uris", "download"])
@@ -92,12 +91,10 @@ impl Root {
         let _lock = Cache::at(dir)?.lock(&what, progress)?;
         let step = progress.step(format!("read {what}"));
         let updated = apt(
-            Command::new("apt-get").arg("-c").arg(&self.config).args([
-                "-q",
-                "-o",
-                "APT::Update::Error-Mode=any",
-                "update",
-            ]),
+            supervisor::command("apt-get")
+                .arg("-c")
+                .arg(&self.config)
+                .args(["-q", "-o", "APT::Update::Error-Mode=any", "update"]),
             "apt-get update",
         );
         match updated {
@@ -118,11 +115,10 @@ impl Root {
         for name in names {
             if name.starts_with('^') {
                 let found = apt(
-                    Command::new("apt-cache").arg("-c").arg(&self.config).args([
-                        "search",
-                        "--names-only",
-                        name,
-                    ]),
+                    supervisor::command("apt-cache")
+                        .arg("-c")
+                        .arg(&self.config)
+                        .args(["search", "--names-only", name]),
                     "apt-cache search",
                 )?;
                 let first = |line: &str| line.split_whitespace().next().map(str::to_owned);
@@ -135,7 +131,7 @@ impl Root {
             return Ok(Vec::new());
         }
         let answer = apt(
-            Command::new("apt-cache")
+            supervisor::command("apt-cache")
                 .arg("-c")
                 .arg(&self.config)
                 .arg("madison")
@@ -147,11 +143,10 @@ impl Root {
     /// The names of what `package` depends on, alternatives included.
     pub fn depends(&self, package: &str) -> Result<Vec<String>> {
         let answer = apt(
-            Command::new("apt-cache").arg("-c").arg(&self.config).args([
-                "depends",
-                "--important",
-                package,
-            ]),
+            supervisor::command("apt-cache")
+                .arg("-c")
+                .arg(&self.config)
+                .args(["depends", "--important", package]),
             "apt-cache depends",
         )?;
         Ok(answers::dependencies(&answer))

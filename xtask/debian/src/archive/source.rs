@@ -1,7 +1,6 @@
 //! Source packages: the upstream tarball of what Debian builds itself.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -29,7 +28,7 @@ impl Archive {
         let absent = || format!("Debian's archive has no source of {package} in {suite}");
         let answer = if is_known {
             apt(
-                Command::new("apt-get")
+                supervisor::command("apt-get")
                     .arg("-c")
                     .arg(root.config())
                     .args(["-qq", "--print-uris", "source"])

@@ -2,7 +2,7 @@
 //! by what compiles the guest kernel.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
@@ -60,7 +60,7 @@ fn compile(cache: &Cache, program: &Program, progress: &Progress) -> Result<Vec<
         let path = dir.join(&file);
         fs::write(&path, source).map_err(|error| unwritable(&path, &error))?;
         let compiler = tools::cross_gcc().program;
-        let output = Command::new(compiler)
+        let output = supervisor::command(compiler)
             .args(ARGUMENTS)
             .args(["-o", name, &file])
             .current_dir(dir)

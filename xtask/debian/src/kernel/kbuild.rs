@@ -17,7 +17,7 @@ const BUILD_LINES: usize = 1300;
 
 /// The build system, with everything of the machine kept out of its output.
 fn kbuild(source: &Path, objects: &Path) -> Command {
-    let mut make = Command::new("make");
+    let mut make = supervisor::command("make");
     make.arg("-C")
         .arg(source)
         .arg(format!("O={}", objects.display()))
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn failed_command_names_its_error_and_its_log() {
         let log = std::env::temp_dir().join(format!("halligan-run-{}", std::process::id()));
-        let mut command = Command::new("sh");
+        let mut command = supervisor::command("sh");
         command.args(["-c", "echo x.c:1: error: no; echo last; exit 1"]);
         let error = run(&mut command, &log, "make", Child::wait)
             .unwrap_err()

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
@@ -75,7 +75,7 @@ impl Source {
         let marker = self.marker();
         let mark = |text| fs::write(&marker, text).map_err(|error| unwritable(&marker, &error));
         mark("")?;
-        let mut child = Command::new("patch")
+        let mut child = supervisor::command("patch")
             .args(["--strip=1", "--batch", "--forward", "--directory"])
             .arg(&self.path)
             .stdin(Stdio::piped())
@@ -136,7 +136,7 @@ fn unpack_into(package: &Path, dir: &Path, progress: &Progress) -> Result<()> {
         .map(|entry| entry.path())
         .find(|path| path.to_string_lossy().contains(".tar."))
         .context("Debian's linux-source has no source archive")?;
-    let mut tar = Command::new("tar");
+    let mut tar = supervisor::command("tar");
     tar.arg("-x").arg("-f").arg(&tarball).arg("-C").arg(dir);
     tar.args(["--strip-components=1"]);
     for pattern in UNREAD {

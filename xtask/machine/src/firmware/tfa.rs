@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -72,14 +71,14 @@ fn build(
     let source = dir.join("source");
     fs::create_dir_all(&source).map_err(|error| unwritable(&source, &error))?;
     let log = dir.join("build.log");
-    let mut tar = Command::new("tar");
+    let mut tar = supervisor::command("tar");
     tar.arg("-x").arg("-f").arg(tarball).arg("-C").arg(&source);
     tar.arg("--strip-components=1");
     run(&mut tar, &log, "tar", |child| {
         step.wait(child, || "unpacking".to_owned())
     })?;
     let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let mut make = Command::new("make");
+    let mut make = supervisor::command("make");
     make.arg("-C")
         .arg(&source)
         .arg(format!("-j{jobs}"))

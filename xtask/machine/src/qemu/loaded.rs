@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 
@@ -21,7 +21,7 @@ impl Machine {
         // The monitor has the place of the console, which nobody writes to.
         let serial = arguments.iter_mut().find(|argument| *argument == CONSOLE);
         *serial.context("the machine has no console")? = "null".into();
-        let mut qemu = Command::new(&self.qemu)
+        let mut qemu = supervisor::command(&self.qemu)
             .args(arguments)
             .args(["-S", "-monitor", CONSOLE])
             .stdin(Stdio::piped())

@@ -150,6 +150,7 @@ impl Session {
                     self.parts.extend(self.splitter.push(&bytes));
                 }
                 Ok(Received::Complaint(text)) => {
+                    supervisor::settle();
                     self.tail.keep(format!("qemu: {text}"));
                     return Ok(Event::Complaint(text));
                 }
@@ -157,6 +158,7 @@ impl Session {
                     self.pipes -= 1;
                     if self.pipes == 0 {
                         let status = self.child.wait().context("cannot wait for QEMU")?;
+                        supervisor::settle();
                         return Ok(Event::Ended(status));
                     }
                 }
@@ -290,7 +292,7 @@ mod tests {
     }
 
     fn shell(script: &str, timeout: Duration) -> Session {
-        let mut command = Command::new("/bin/sh");
+        let mut command = supervisor::command("/bin/sh");
         command.args(["-c", script]);
         Session::spawn(command, Some(timeout)).unwrap()
     }

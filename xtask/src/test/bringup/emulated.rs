@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -23,7 +23,7 @@ const UP: Duration = Duration::from_secs(30);
 
 impl Emulated {
     pub fn start(machine: &Machine) -> Result<Self> {
-        let mut command = Command::new(&machine.qemu);
+        let mut command = supervisor::command(&machine.qemu);
         for argument in machine.arguments() {
             if argument == "stdio,id=console,signal=off" {
                 command.arg("pty,id=console");
