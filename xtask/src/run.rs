@@ -22,7 +22,7 @@ use machine::ending::{Ending, Watch};
 use machine::firmware::Firmware;
 use machine::guest::Options;
 use machine::payload::Payload;
-use machine::qemu::{DEFAULT_CPU, Event, Machine, Session};
+use machine::qemu::{DEFAULT_CPU, Event, ICOUNT_SHIFT, Machine, Session};
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 
@@ -54,6 +54,12 @@ pub struct Run {
     /// (docs/stop.md).
     #[arg(long, conflicts_with = "bare")]
     fault_injection: bool,
+    /// Count instructions: 32 nanoseconds of the machine's time for each, whatever the host does.
+    ///
+    /// All CPUs then take turns on one thread of the host, and a guest that sleeps wakes at once. An accelerator or a
+    /// count among the --qemu-arg wins over ours.
+    #[arg(long)]
+    icount: bool,
     /// Wait for a debugger on TCP port 1234 before the first instruction.
     #[arg(long)]
     gdb: bool,
@@ -81,6 +87,8 @@ impl Run {
         let (mut machine, guest) = machine(&options, self.bare, program, &folder)?;
         let hypervisor = paths::output(&format!("{}.elf", program.name()))?;
         machine.gdb = self.gdb;
+        machine.icount = self.icount;
+        machine.icount_shift = ICOUNT_SHIFT;
         if self.dry_run {
             machine.write_files()?;
             println!("{}", machine.command_line());

@@ -32,7 +32,7 @@ use machine::el3::El3;
 use machine::firmware::Firmware;
 use machine::guest::{Switch, firmware, reclaim};
 use machine::payload::{self, Payload};
-use machine::qemu::{DEFAULT_CPU, Machine};
+use machine::qemu::{DEFAULT_CPU, ICOUNT_SHIFT, Machine};
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 
@@ -122,9 +122,6 @@ pub struct Kdump {
     #[arg(long, short)]
     verbose: bool,
 }
-
-/// 32 ns for an instruction: in the seconds that Linux and our init wait, CPUs that spin execute them all.
-const ICOUNT_SHIFT: u32 = 5;
 
 impl Kdump {
     /// Runs the scenario and says what came of it.

@@ -1,5 +1,6 @@
 //! QEMU: the command line of a machine.
 
+mod accelerator;
 mod loaded;
 mod session;
 
@@ -107,20 +108,7 @@ impl Machine {
                 line.option("-global", format!("{model}-arm-cpu.cntfrq={hz}"));
             }
         }
-        if self.icount {
-            line.option("-accel", "tcg,thread=single");
-            let shift = self.icount_shift;
-            line.option("-icount", format!("shift={shift},sleep=off"));
-            line.option("-rtc", "clock=vm");
-            line.option("-seed", "1");
-        } else {
-            let steps = if self.steps {
-                ",one-insn-per-tb=on"
-            } else {
-                ""
-            };
-            line.option("-accel", format!("tcg,thread=multi{steps}"));
-        }
+        self.accelerate(&mut line);
         line.flag("-nodefaults");
         line.option("-display", "none");
         if self.el2 && !self.reboots {
@@ -317,6 +305,10 @@ impl Arguments {
 const KERNEL_PA: u64 = HYPERVISOR_PA;
 const INITRD_PA: u64 = KERNEL_PA + (2 << 20);
 
+/// How long an instruction of Linux lasts if they are counted, a power of two of nanoseconds: in the seconds that Linux
+/// and our init wait, CPUs that spin execute them all.
+pub const ICOUNT_SHIFT: u32 = 5;
+
 /// The CPU model used when none is asked for.
 pub const DEFAULT_CPU: &str = "neoverse-n1";
 
@@ -371,6 +363,55 @@ mod tests {
         assert!(machine.command_line().contains(",gic-version=3 "));
         machine.board = Board::VirtGicv2;
         assert!(machine.command_line().contains(",gic-version=2 "));
+    }
+
+    /// The options of a machine with `extra` arguments that begin so, and their values.
+    fn values(icount: bool, extra: &[&str], names: &[&str]) -> Vec<String> {
+        let mut machine = machine();
+        machine.icount = icount;
+        machine.extra = extra.iter().map(Into::into).collect();
+        let arguments = machine.arguments();
+        let text = |argument: &OsString| argument.to_string_lossy().into_owned();
+        let pairs = arguments.windows(2).filter(|pair| {
+            let name = text(&pair[0]);
+            names.contains(&name.as_str())
+        });
+        pairs.map(|pair| text(&pair[1])).collect()
+    }
+
+    #[test]
+    fn an_accelerator_of_the_users_is_the_only_one() {
+        let accelerators = |icount, extra: &[&str]| {
+            let names = ["-accel", "--accel", "-machine", "-M"];
+            let mut values = values(icount, extra, &names);
+            values.remove(0);
+            values
+        };
+        assert_eq!(accelerators(false, &[]), ["tcg,thread=multi"]);
+        assert_eq!(accelerators(true, &[]), ["tcg,thread=single"]);
+        for icount in [false, true] {
+            assert_eq!(accelerators(icount, &["-accel", "kvm"]), ["kvm"]);
+            assert_eq!(accelerators(icount, &["--accel", "kvm"]), ["kvm"]);
+            assert_eq!(
+                accelerators(icount, &["-M", "mte=on,accel=kvm"]),
+                ["mte=on,accel=kvm"]
+            );
+            assert_eq!(accelerators(icount, &["-enable-kvm"]), [""; 0]);
+        }
+        // It is none.
+        let others = accelerators(false, &["-machine", "mte=on"]);
+        assert_eq!(others, ["tcg,thread=multi", "mte=on"]);
+    }
+
+    #[test]
+    fn a_count_of_the_users_is_the_only_one() {
+        let counts = |icount, extra: &[&str]| values(icount, extra, &["-icount", "-accel"]);
+        let users = ["-icount", "shift=4"];
+        // It goes with one thread only, which is then QEMU's own choice.
+        assert_eq!(counts(false, &users), ["shift=4"]);
+        assert_eq!(counts(true, &users), ["tcg,thread=single", "shift=4"]);
+        let ours = counts(true, &[]);
+        assert_eq!(ours, ["tcg,thread=single", "shift=0,sleep=off"]);
     }
 
     #[test]

@@ -44,7 +44,7 @@ enum Kernel {
     Nothing,
 }
 
-const CASES: [Case; 13] = [
+const CASES: [Case; 16] = [
     Case {
         name: "run/power-off-is-0",
         kernel: Kernel::Image,
@@ -93,6 +93,35 @@ const CASES: [Case; 13] = [
         code: 0,
         output: "\nDONE\r\n",
         errors: "load hypervisor-fault-injection.img",
+    },
+    Case {
+        name: "run/icount",
+        kernel: Kernel::Image,
+        arguments: &["--icount", "--append", "list", "--cpus", "2"],
+        code: 0,
+        output: "\nDONE\r\n",
+        errors: "the guest powered off",
+    },
+    Case {
+        name: "run/icount-of-the-users",
+        kernel: Kernel::Image,
+        arguments: &[
+            "--qemu-arg=-icount",
+            "--qemu-arg=shift=4",
+            "--append",
+            "list",
+        ],
+        code: 0,
+        output: "\nDONE\r\n",
+        errors: "the guest powered off",
+    },
+    Case {
+        name: "run/features-of-the-cpu-are-the-users",
+        kernel: Kernel::Image,
+        arguments: &["--cpu", "max,sve=off", "--append", "list"],
+        code: 0,
+        output: "\nDONE\r\n",
+        errors: "the guest powered off",
     },
     Case {
         name: "run/elf-is-refused",
