@@ -1,12 +1,13 @@
 //! `cargo xtask run`: boots a guest and gives it the terminal.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::terminal::{self, Terminal};
@@ -60,9 +61,12 @@ pub struct Run {
     /// count among the --qemu-arg wins over ours.
     #[arg(long)]
     icount: bool,
-    /// Wait for a debugger on TCP port 1234 before the first instruction.
-    #[arg(long)]
-    gdb: bool,
+    /// Wait for a debugger on this TCP port of 127.0.0.1 before the first instruction.
+    ///
+    /// Whoever may connect to it, which is every user of this host, may do with the guest what a debugger can.
+    #[arg(long, value_name = "PORT", require_equals = true, num_args = 0..=1, default_missing_value = "1234",
+          value_parser = clap::value_parser!(u16).range(1..))]
+    gdb: Option<u16>,
     /// Build everything, print the QEMU command and stop.
     #[arg(long)]
     dry_run: bool,
@@ -101,8 +105,12 @@ impl Run {
             ),
             None => None,
         };
-        if self.gdb {
-            eprintln!("xtask: waiting for `target remote :1234`");
+        if let Some(port) = self.gdb {
+            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+            if free.is_err_and(|error| error.kind() == ErrorKind::AddrInUse) {
+                bail!("port {port} is in use; choose another with --gdb=PORT");
+            }
+            eprintln!("xtask: waiting for `target remote 127.0.0.1:{port}`");
         }
         let mut session = machine.start(options.timeout.map(Duration::from_secs))?;
         if let Some(log) = log {

@@ -7,6 +7,7 @@ mod commands;
 mod crash;
 mod drgn;
 mod endings;
+mod gdb;
 mod guests;
 mod image;
 mod linux;
@@ -84,6 +85,7 @@ impl Test {
             || refusals::names().any(|name| ledger.wants(name))
             || stops::are_wanted(&ledger)
             || commands::names().any(|name| ledger.wants(name))
+            || gdb::names().any(|name| ledger.wants(name))
             || endings::names().any(|name| ledger.wants(name))
             || bringup::names().any(|name| ledger.wants(name))
             || card::names().any(|name| ledger.wants(name));
@@ -92,6 +94,7 @@ impl Test {
         }
         if !self.bare {
             commands::run(&workshop, &mut ledger);
+            gdb::run(&workshop, &mut ledger);
             endings::run(&workshop, &mut ledger);
             refusals::run(&workshop, &mut ledger);
             crash::run(&workshop, &mut ledger);

@@ -54,8 +54,8 @@ pub struct Machine {
     pub icount_shift: u32,
     /// Interrupts are taken between any two instructions, not only at the end of a block.
     pub steps: bool,
-    /// Wait for a debugger on TCP port 1234 before the first instruction.
-    pub gdb: bool,
+    /// Wait for a debugger on this TCP port before the first instruction.
+    pub gdb: Option<u16>,
     /// Arguments passed on as they are.
     pub extra: Vec<OsString>,
 }
@@ -80,7 +80,7 @@ impl Machine {
             icount: false,
             icount_shift: 0,
             steps: false,
-            gdb: false,
+            gdb: None,
             extra: Vec::new(),
         }
     }
@@ -126,9 +126,11 @@ impl Machine {
             Some(firmware) => self.boot_by(firmware, &mut line),
         }
         self.attach_disks(&mut line);
-        if self.gdb {
-            line.flag("-s");
+        if let Some(port) = self.gdb {
+            line.option("-gdb", format!("tcp:127.0.0.1:{port}"));
             line.flag("-S");
+            // A debugger reaches QEMU's monitor, which can run commands on the host.
+            line.option("-sandbox", "on,spawn=deny");
         }
         line.0.extend(self.extra.iter().cloned());
         line.0
@@ -479,9 +481,18 @@ mod tests {
     #[test]
     fn extra_arguments_come_last_and_as_they_are() {
         let mut machine = machine();
-        machine.gdb = true;
+        machine.gdb = Some(1234);
         machine.extra = vec!["-d".into(), "int,cpu_reset".into()];
-        assert!(machine.command_line().ends_with(" -s -S -d int,cpu_reset"));
+        let line = machine.command_line();
+        assert!(line.ends_with(" -d int,cpu_reset"));
+    }
+
+    #[test]
+    fn a_debugger_comes_from_this_host_and_starts_nothing_there() {
+        let mut machine = machine();
+        machine.gdb = Some(4321);
+        let line = machine.command_line();
+        assert!(line.ends_with(" -gdb tcp:127.0.0.1:4321 -S -sandbox on,spawn=deny"));
     }
 
     #[test]
