@@ -1,5 +1,7 @@
 //! `cargo xtask run`: boots a guest and gives it the terminal.
 
+mod on_crash;
+
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::net::{Ipv4Addr, TcpListener};
@@ -26,6 +28,7 @@ use machine::payload::Payload;
 use machine::qemu::{DEFAULT_CPU, Event, ICOUNT_SHIFT, Machine, Session};
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
+use on_crash::{Aftermath, OnCrash};
 
 /// Boot a guest and give it the terminal.
 ///
@@ -67,6 +70,18 @@ pub struct Run {
     #[arg(long, value_name = "PORT", require_equals = true, num_args = 0..=1, default_missing_value = "1234",
           value_parser = clap::value_parser!(u16).range(1..))]
     gdb: Option<u16>,
+    /// What becomes of QEMU when the hypervisor has crashed.
+    ///
+    /// `hold` lets a debugger look at it on a TCP port of 127.0.0.1, until you leave or the time is over. `dump` saves
+    /// the hypervisor's own memory in a file that `cargo xtask crash show` reads.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHAT",
+        default_value = "quit",
+        conflicts_with = "bare"
+    )]
+    on_crash: OnCrash,
     /// Build everything, print the QEMU command and stop.
     #[arg(long)]
     dry_run: bool,
@@ -82,7 +97,7 @@ impl Run {
         options.check_files()?;
         // The command that is printed names files that its reader needs.
         let printed = paths::output("dry-run")?;
-        let folder = RunDir::create(self.dry_run.then_some(&*printed))?;
+        let mut folder = RunDir::create(self.dry_run.then_some(&*printed))?;
         let program = if self.fault_injection {
             Program::FaultInjection
         } else {
@@ -112,11 +127,26 @@ impl Run {
             }
             eprintln!("xtask: waiting for `target remote 127.0.0.1:{port}`");
         }
-        let mut session = machine.start(options.timeout.map(Duration::from_secs))?;
+        let timeout = options.timeout.map(Duration::from_secs);
+        let (mut session, monitor) = match self.on_crash {
+            OnCrash::Quit => (machine.start(timeout)?, None),
+            OnCrash::Hold | OnCrash::Dump => {
+                let (session, monitor) = machine.start_with_monitor(timeout)?;
+                (session, Some(monitor))
+            }
+        };
+        let file = folder.file("hypervisor.ram");
+        let mut aftermath = Aftermath::new(self.on_crash, monitor, self.gdb, file);
         if let Some(log) = log {
             session.log_to(log);
         }
-        let ending = converse(&mut session, self.bare, &hypervisor, guest.as_deref())?;
+        let files = (&*hypervisor, guest.as_deref());
+        let ending = converse(&mut session, self.bare, files, &mut aftermath)?;
+        if let Some(saved) = aftermath.saved() {
+            folder.keep();
+            let (saved, elf) = (saved.display(), hypervisor.display());
+            eprintln!("xtask: `cargo xtask crash show {saved} --elf {elf}` reads it");
+        }
         eprintln!(
             "xtask: {ending} after {:.1} s",
             session.elapsed().as_secs_f64()
@@ -221,12 +251,12 @@ impl Given {
     }
 }
 
-/// Lets user and guest talk until the end. `hypervisor` and `guest` are the ELF files that explain reports.
+/// Lets user and guest talk until the end. The ELF files of `hypervisor` and guest explain reports.
 fn converse(
     session: &mut Session,
     bare: bool,
-    hypervisor: &Path,
-    guest: Option<&Path>,
+    (hypervisor, guest): (&Path, Option<&Path>),
+    aftermath: &mut Aftermath,
 ) -> Result<Ending> {
     let terminal = Terminal::take()?;
     if let Some(input) = session.take_input() {
@@ -245,7 +275,11 @@ fn converse(
                     .context("cannot write the guest's console to standard output")?;
             }
             Event::Line(line) => {
-                watch.follow(&line, session)?;
+                aftermath.note(&line);
+                let limit = watch.look(&line)?;
+                if let Some(limit) = aftermath.limit(limit, watch.has_crashed()) {
+                    session.shorten(limit);
+                }
                 let is_report = line.text.contains("@hv-");
                 if explainer.is_none() && is_report {
                     explainer = Explainer::load(hypervisor, guest).ok();
@@ -257,6 +291,16 @@ fn converse(
                         None => text,
                     };
                     eprint!("{text}{line_end}");
+                }
+                if line.text == "@hv-crash-end" {
+                    let leaves = if terminal.is_raw() {
+                        "Ctrl-A X"
+                    } else {
+                        "Ctrl-C"
+                    };
+                    if let Some(told) = aftermath.begin(leaves) {
+                        eprint!("xtask: {told}{line_end}");
+                    }
                 }
             }
             Event::Complaint(text) => eprint!("qemu: {text}{line_end}"),

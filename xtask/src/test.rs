@@ -11,6 +11,7 @@ mod gdb;
 mod guests;
 mod image;
 mod linux;
+mod on_crash;
 mod own;
 mod refusals;
 mod stock;
@@ -85,6 +86,7 @@ impl Test {
             || refusals::names().any(|name| ledger.wants(name))
             || stops::are_wanted(&ledger)
             || commands::names().any(|name| ledger.wants(name))
+            || on_crash::names().any(|name| ledger.wants(name))
             || gdb::names().any(|name| ledger.wants(name))
             || endings::names().any(|name| ledger.wants(name))
             || bringup::names().any(|name| ledger.wants(name))
@@ -94,6 +96,7 @@ impl Test {
         }
         if !self.bare {
             commands::run(&workshop, &mut ledger);
+            on_crash::run(&workshop, &mut ledger);
             gdb::run(&workshop, &mut ledger);
             endings::run(&workshop, &mut ledger);
             refusals::run(&workshop, &mut ledger);

@@ -141,10 +141,14 @@ pub fn annotate_tail(lines: &[String], hypervisor: &Path, guest: Option<&Path>) 
     annotated.collect()
 }
 
+/// What the hypervisor says about addresses, and what is not true any more once they are explained.
+const HINT: &str = " (cargo xtask symbolize)";
+
 /// `line` with the function, and its place in the sources, behind each hexadecimal number that is an address in one.
 fn annotate(line: &str, symbols: &Symbols, lines: Option<&Lines>, offset: u64) -> String {
     let mut annotated = String::with_capacity(line.len());
-    let mut rest = line;
+    let line = line.replace(HINT, "");
+    let mut rest = line.as_str();
     while let Some(start) = rest.find("0x") {
         let digits = &rest[start + 2..];
         let end = digits.find(|c: char| !c.is_ascii_hexdigit());
@@ -181,6 +185,9 @@ mod tests {
             "0x12004 <two+0x4>"
         );
         assert_eq!(annotate("no address", &symbols, None, 0), "no address");
+        // What makes this has been called.
+        let heading = "backtrace (cargo xtask symbolize):";
+        assert_eq!(annotate(heading, &symbols, None, 0), "backtrace:");
     }
 
     #[test]

@@ -60,13 +60,18 @@ pub struct Watch {
 impl Watch {
     /// Takes notice of `line`, and hurries `session` once the boot is decided.
     pub fn follow(&mut self, line: &Line, session: &mut Session) -> Result<()> {
-        let Some(record) = line.record().transpose()? else {
-            return Ok(());
-        };
-        if let Some(limit) = self.note(&record)? {
+        if let Some(limit) = self.look(line)? {
             session.shorten(limit);
         }
         Ok(())
+    }
+
+    /// Takes notice of `line`; answers how long the rest may take, if the boot is now decided.
+    pub fn look(&mut self, line: &Line) -> Result<Option<Duration>> {
+        match line.record().transpose()? {
+            Some(record) => self.note(&record),
+            None => Ok(None),
+        }
     }
 
     /// Takes notice of `record`; answers how long the rest may take, if the boot is now decided.

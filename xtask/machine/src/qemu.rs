@@ -2,6 +2,7 @@
 
 mod accelerator;
 mod loaded;
+mod monitor;
 mod session;
 
 use std::ffi::OsString;
@@ -16,6 +17,7 @@ use crate::board::raspi4b as pi;
 use crate::firmware::Firmware;
 use crate::raspi4b::{self, devicetree::Handover};
 
+pub use monitor::Monitor;
 pub use session::{Event, Leave, Session};
 
 /// A machine and what it boots.
@@ -130,7 +132,7 @@ impl Machine {
             line.option("-gdb", format!("tcp:127.0.0.1:{port}"));
             line.flag("-S");
             // A debugger reaches QEMU's monitor, which can run commands on the host.
-            line.option("-sandbox", "on,spawn=deny");
+            line.0.extend(NO_PROGRAMS.map(Into::into));
         }
         line.0.extend(self.extra.iter().cloned());
         line.0
@@ -284,6 +286,9 @@ impl Machine {
         Session::spawn(command, timeout).with_context(|| self.cannot_start())
     }
 }
+
+/// QEMU may start no program.
+const NO_PROGRAMS: [&str; 2] = ["-sandbox", "on,spawn=deny"];
 
 /// The device that the first serial line is connected to.
 const CONSOLE: &str = "chardev:console";
