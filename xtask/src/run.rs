@@ -1,6 +1,7 @@
 //! `cargo xtask run`: boots a guest and gives it the terminal.
 
 mod on_crash;
+mod shown;
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
@@ -20,7 +21,6 @@ use debian::paths;
 use debian::tools;
 use lab::symbolize::Explainer;
 use machine::build::{self, Program};
-use machine::console::Line;
 use machine::ending::{Ending, Watch};
 use machine::firmware::Firmware;
 use machine::guest::Options;
@@ -29,6 +29,7 @@ use machine::qemu::{DEFAULT_CPU, Event, ICOUNT_SHIFT, Machine, Session};
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 use on_crash::{Aftermath, OnCrash};
+use shown::Shown;
 
 /// Boot a guest and give it the terminal.
 ///
@@ -264,6 +265,7 @@ fn converse(
     }
     let line_end = if terminal.is_raw() { "\r\n" } else { "\n" };
     let mut watch = Watch::default();
+    let mut shown = Shown::default();
     let mut explainer: Option<Explainer> = None;
     loop {
         match session.next_event()? {
@@ -280,11 +282,11 @@ fn converse(
                 if let Some(limit) = aftermath.limit(limit, watch.has_crashed()) {
                     session.shorten(limit);
                 }
-                let is_report = line.text.contains("@hv-");
-                if explainer.is_none() && is_report {
-                    explainer = Explainer::load(hypervisor, guest).ok();
-                }
-                if is_for_people(&line) || is_report || watch.has_crashed() {
+                let is_over = line.text == "@hv-crash-end";
+                for line in shown.next(line)? {
+                    if explainer.is_none() && line.text.contains("@hv-") {
+                        explainer = Explainer::load(hypervisor, guest).ok();
+                    }
                     let text = line.to_string();
                     let text = match &mut explainer {
                         Some(explainer) => explainer.explain(&text),
@@ -292,7 +294,7 @@ fn converse(
                     };
                     eprint!("{text}{line_end}");
                 }
-                if line.text == "@hv-crash-end" {
+                if is_over {
                     let leaves = if terminal.is_raw() {
                         "Ctrl-A X"
                     } else {
@@ -318,9 +320,4 @@ fn converse(
             Event::TimedOut => return Ok(watch.ending(true)),
         }
     }
-}
-
-/// Whether `line` is a sentence; records are for programs, and the log has them all.
-fn is_for_people(line: &Line) -> bool {
-    line.record().is_none()
 }

@@ -15,7 +15,7 @@ pub enum Stopped {
     Panicked,
     /// It took the stop IPI and switched itself off, so long after the kernel began to stop CPUs.
     Ipi {
-        /// Microseconds, if both clocks can be compared.
+        /// Microseconds, if both clocks can be compared, and tell which was first.
         after_us: Option<u64>,
     },
     /// It was signalled, and its SDEI handler was entered so long after the signal.
@@ -101,7 +101,7 @@ impl fmt::Display for Stopped {
         write!(f, "{how}")?;
         match after_us {
             Some(micros) => write!(f, ", {:.3} ms", *micros as f64 / 1000.0),
-            None => Ok(()),
+            None => f.write_str(", not measurable"),
         }
     }
 }
@@ -164,13 +164,14 @@ fn sdei_latency(cpu: u32, story: &GuestLog, drain: &HvRecords) -> Option<u64> {
     Some(entered - signalled)
 }
 
-/// Microseconds from the beginning of the stop to the CPU_OFF of `cpu`.
+/// Microseconds from the beginning of the stop to the CPU_OFF of `cpu`; nothing if that seems to come first, as the
+/// two are of different clocks.
 fn ipi_latency(cpu: u32, begin_us: u64, clock: Clock, drain: &HvRecords) -> Option<u64> {
     let begin = begin_us + clock.ahead_us;
     // The line is written a moment after the clock is read, so CPU_OFF may seem to come first.
     const SLACK_US: u64 = 100_000;
     let off = drain.first(cpu, "cpu-off", begin.saturating_sub(SLACK_US))?;
-    Some(off.time_us.saturating_sub(begin))
+    off.time_us.checked_sub(begin).filter(|span| *span > 0)
 }
 
 #[cfg(test)]
@@ -231,6 +232,21 @@ pub(crate) mod tests {
             ladder.to_string(),
             "  IPI     2133.001 ms  stopped CPUs 1,3\n  SDEI       5.296 ms  stopped CPUs 2"
         );
+    }
+
+    #[test]
+    fn a_time_below_what_the_clocks_tell_is_not_measurable() {
+        // Its CPU_OFF seems to come before the stop: the guest's log has the later time.
+        let records = records()
+            .iter()
+            .map(|line| line.replace("t=7568454", "t=7567000"))
+            .collect::<Vec<_>>();
+        let ladder = Ladder::of(4, &story(LOG), &drain(&records));
+        let unknown = Stopped::Ipi { after_us: None };
+        assert_eq!(ladder.stopped[1], unknown);
+        assert_eq!(unknown.to_string(), "IPI, not measurable");
+        let json = serde_json::to_string(&unknown).unwrap();
+        assert_eq!(json, r#"{"ipi":{"after_us":null}}"#);
     }
 
     #[test]

@@ -120,7 +120,7 @@ impl fmt::Display for Cpu {
         let wedged = if self.wedged { "wedged" } else { "" };
         let stopped = self.stopped.to_string();
         let place = self.stood_in.as_deref().unwrap_or("no registers");
-        write!(f, "{verdict:3} {wedged:6} {stopped:16} {place}")?;
+        write!(f, "{verdict:3} {wedged:6} {stopped:20} {place}")?;
         if self.equal > 0 {
             write!(
                 f,

@@ -44,7 +44,7 @@ enum Kernel {
     Nothing,
 }
 
-const CASES: [Case; 16] = [
+const CASES: [Case; 17] = [
     Case {
         name: "run/power-off-is-0",
         kernel: Kernel::Image,
@@ -122,6 +122,17 @@ const CASES: [Case; 16] = [
         code: 0,
         output: "\nDONE\r\n",
         errors: "the guest powered off",
+    },
+    Case {
+        name: "run/resets-are-shown",
+        kernel: Kernel::Image,
+        arguments: &[
+            "--append",
+            "test=system_reset_boots_the_machine_again_and_again",
+        ],
+        code: 0,
+        output: "\nDONE\r\n",
+        errors: "] guest reset (2)\n",
     },
     Case {
         name: "run/elf-is-refused",
@@ -269,6 +280,10 @@ fn check(workshop: &Workshop, case: &Case) -> Result<()> {
         errors.contains(case.errors),
         "{:?} is missing\n{both}",
         case.errors
+    );
+    ensure!(
+        case.code != 0 || !errors.contains('@'),
+        "records are for programs:\n{errors}"
     );
     ensure!(
         !text.contains("halligan 0.") && !text.contains('\x1e'),

@@ -1,0 +1,147 @@
+//! Which of the hypervisor's lines people see. The log has them all.
+
+use anyhow::Result;
+
+use machine::console::{Line, Record};
+
+/// Chooses among the lines of one boot.
+#[derive(Default)]
+pub struct Shown {
+    /// How often guests were reset.
+    resets: u64,
+    /// The lines of an orderly stop so far, which nobody sees unless it turns out to be none.
+    stop: Option<Vec<Line>>,
+    is_report: bool,
+}
+
+impl Shown {
+    /// What is to be shown now that `line` has come: sentences, reports of what went wrong, and resets.
+    pub fn next(&mut self, line: Line) -> Result<Vec<Line>> {
+        let Some(record) = line.record().transpose()? else {
+            return Ok(match &mut self.stop {
+                Some(stop) => {
+                    stop.push(line);
+                    Vec::new()
+                }
+                None => vec![line],
+            });
+        };
+        match record.name.as_str() {
+            "hv-stop" if !self.is_report && is_orderly(&record)? => {
+                self.stop = Some(vec![line]);
+                return Ok(Vec::new());
+            }
+            "hv-stop-end" if self.stop.is_some() => {
+                self.stop = None;
+                return Ok(Vec::new());
+            }
+            "hv-pcpu" if self.stop.is_some() && !is_stopped(&record)? => {
+                let mut lines = self.stop.take().unwrap_or_default();
+                lines.push(line);
+                return Ok(lines);
+            }
+            "hv-crash" => self.is_report = true,
+            "vm-reset" => {
+                self.resets += 1;
+                let is_told = self.resets <= SOME || self.resets.is_power_of_two();
+                let text = format!("guest reset ({})", self.resets);
+                return Ok(is_told
+                    .then_some(Line { text, ..line })
+                    .into_iter()
+                    .collect());
+            }
+            name if !name.starts_with("hv-") && !self.is_report => return Ok(Vec::new()),
+            _ => {}
+        }
+        Ok(match &mut self.stop {
+            Some(stop) => {
+                stop.push(line);
+                Vec::new()
+            }
+            None => vec![line],
+        })
+    }
+}
+
+/// So many resets are told of one by one, and then fewer and fewer: a guest may reset itself for ever.
+const SOME: u64 = 10;
+
+/// Whether the machine is stopped because its guests are done.
+fn is_orderly(stop: &Record) -> Result<bool> {
+    Ok(matches!(stop.word("cause")?, "shutdown" | "reboot"))
+}
+
+/// Whether a pCPU stands still, by means that all is well for.
+fn is_stopped(pcpu: &Record) -> Result<bool> {
+    let fate = pcpu.word("fate")?;
+    Ok(matches!(fate, "stopper" | "ipi" | "itself" | "offline"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(lines: &[&str]) -> Vec<String> {
+        let mut shown = Shown::default();
+        let next = |line: &&str| shown.next(Line::parse(line)).unwrap();
+        let lines = lines.iter().flat_map(next);
+        lines.map(|line| line.text).collect()
+    }
+
+    #[test]
+    fn the_end_of_a_guest_is_for_programs() {
+        let lines = [
+            "@ready vms=1",
+            "heap: 217 of 1636 KiB used",
+            "@vm-off vm=0",
+            "@trace vm=0 vcpu=0 t=1 event=cpu-off a=0x0 b=0x0",
+            "@end vm=0",
+            "@hv-stop pcpu=0 cause=shutdown us=863",
+            "@hv-pcpu pcpu=0 fate=stopper",
+            "@hv-pcpu pcpu=1 fate=ipi us=517 level=el2 pc=0x8 pstate=0x3c9",
+            "@hv-stop-end",
+        ];
+        assert_eq!(shown(&lines), ["heap: 217 of 1636 KiB used"]);
+    }
+
+    #[test]
+    fn a_stop_that_somebody_does_not_follow_is_shown() {
+        let lines = [
+            "@hv-stop pcpu=0 cause=shutdown us=863",
+            "@hv-pcpu pcpu=0 fate=stopper",
+            "@hv-pcpu pcpu=1 fate=lost",
+            "  last known:",
+            "@hv-stop-end",
+        ];
+        assert_eq!(shown(&lines), lines);
+    }
+
+    #[test]
+    fn a_report_is_shown_whole() {
+        let crash = [
+            "@hv-crash pcpu=0 cause=panic",
+            "EL2 panicked",
+            "@hv-stop pcpu=0 cause=panic us=863",
+            "@hv-pcpu pcpu=1 fate=ipi us=517 level=el2 pc=0x8 pstate=0x3c9",
+            "@hv-crash-end",
+        ];
+        assert_eq!(shown(&crash), crash);
+        let stuck = [
+            "@hv-stuck pcpu=1 fate=deaf",
+            "  last known:",
+            "@hv-stuck-end",
+        ];
+        assert_eq!(shown(&stuck), stuck);
+    }
+
+    #[test]
+    fn resets_are_counted_and_many_are_told_of_seldom() {
+        let told = shown(&["@vm-reset vm=0"; 40]);
+        assert_eq!(told[2], "guest reset (3)");
+        let last: Vec<&str> = told[9..].iter().map(String::as_str).collect();
+        assert_eq!(
+            last,
+            ["guest reset (10)", "guest reset (16)", "guest reset (32)"]
+        );
+    }
+}
