@@ -21,6 +21,7 @@ use debian::paths;
 use debian::tools;
 use lab::symbolize::Explainer;
 use machine::build::{self, Program};
+use machine::console::GuestLines;
 use machine::ending::{Ending, Watch};
 use machine::firmware::Firmware;
 use machine::guest::Options;
@@ -36,8 +37,9 @@ use shown::Shown;
 /// What the guest writes goes to standard output, byte for byte; what the hypervisor and xtask say,
 /// to standard error. Ctrl-A X leaves; Ctrl-A Ctrl-A sends one Ctrl-A to the guest.
 ///
-/// Exit codes: 0 the guest powered off, 1 it could not be started, 2 wrong usage, 3 the guest
-/// crashed, 4 the hypervisor crashed, 5 the time was over, 6 QEMU ended otherwise or was left.
+/// Exit codes: 0 the guest powered off, 1 it could not be started, 2 wrong usage, 3 the guest crashed, which
+/// is seen of Linux when it panics and stays there, 4 the hypervisor crashed, 5 the time was over, 6 QEMU ended
+/// otherwise or was left, 141 nobody reads what is written.
 #[derive(Args)]
 pub struct Run {
     #[command(flatten)]
@@ -252,6 +254,10 @@ impl Given {
     }
 }
 
+/// How long a guest that has panicked may be silent until it is believed: a person at a shell who reads an old log
+/// gets a prompt behind it.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
 /// Lets user and guest talk until the end. The ELF files of `hypervisor` and guest explain reports.
 fn converse(
     session: &mut Session,
@@ -266,6 +272,7 @@ fn converse(
     let line_end = if terminal.is_raw() { "\r\n" } else { "\n" };
     let mut watch = Watch::default();
     let mut shown = Shown::default();
+    let mut guest_lines = GuestLines::default();
     let mut explainer: Option<Explainer> = None;
     loop {
         match session.next_event()? {
@@ -275,6 +282,11 @@ fn converse(
                     .write_all(&bytes)
                     .and_then(|()| stdout.flush())
                     .context("cannot write the guest's console to standard output")?;
+                let lines = guest_lines.push(&bytes);
+                let is_over = lines.iter().fold(false, |_, line| watch.hear(line));
+                if is_over && guest_lines.open().is_empty() && aftermath.ends_with_guest() {
+                    session.end_when_quiet(LAST_WORDS);
+                }
             }
             Event::Line(line) => {
                 aftermath.note(&line);

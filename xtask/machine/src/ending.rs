@@ -55,6 +55,8 @@ pub struct Watch {
     guests: Option<u64>,
     off: u64,
     crash: Option<Ending>,
+    /// What the guest's kernel said when it panicked.
+    panic: Option<String>,
 }
 
 impl Watch {
@@ -78,6 +80,7 @@ impl Watch {
     pub fn note(&mut self, record: &Record) -> Result<Option<Duration>> {
         match record.name.as_str() {
             "ready" => self.guests = Some(record.number("vms")?),
+            "vm-reset" => self.panic = None,
             "vm-off" => {
                 self.off += 1;
                 if self.off >= self.guests.unwrap_or(1) {
@@ -100,6 +103,20 @@ impl Watch {
         Ok(None)
     }
 
+    /// Takes notice of a line that the guest wrote; answers whether it has panicked and nothing more will come, as a
+    /// kernel says that stays where it is.
+    pub fn hear(&mut self, line: &str) -> bool {
+        let text = kernel_text(line);
+        if text.starts_with(PANIC) {
+            self.panic = Some(text.to_owned());
+        } else if text.starts_with("Booting Linux on physical CPU") {
+            // One that was loaded for this very case.
+            self.panic = None;
+        }
+        let is_last = text.strip_prefix("---[ end ");
+        self.panic.is_some() && is_last.is_some_and(|rest| rest.starts_with(PANIC))
+    }
+
     /// Whether the hypervisor has crashed: what it says from now on is the report.
     pub fn has_crashed(&self) -> bool {
         matches!(self.crash, Some(Ending::HypervisorCrash(_)))
@@ -111,12 +128,26 @@ impl Watch {
             crash.clone()
         } else if self.off > 0 && self.off >= self.guests.unwrap_or(1) {
             Ending::PowerOff
+        } else if let Some(panic) = &self.panic {
+            Ending::GuestCrash(panic.clone())
         } else if timed_out {
             Ending::TimedOut
         } else {
             Ending::Gone
         }
     }
+}
+
+/// How Linux begins the line that says why it cannot go on (kernel/panic.c).
+const PANIC: &str = "Kernel panic - not syncing: ";
+
+/// What a kernel says in a line of its log: what is behind the time and the caller, each in brackets, if they are there.
+fn kernel_text(line: &str) -> &str {
+    let mut text = line;
+    while let Some((_, rest)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        text = rest.trim_start();
+    }
+    text
 }
 
 /// How long the hypervisor may take to write its records and switch the machine off.
@@ -157,6 +188,57 @@ mod tests {
     fn reset_is_not_the_end() {
         let lines = ["@ready vms=1", "@vm-reset vm=0 n=1"];
         assert_eq!(ending(&lines, false), Ending::Gone);
+    }
+
+    #[test]
+    fn a_kernel_that_panics_and_says_no_more_has_crashed() {
+        let panic = "[    5.869668] Kernel panic - not syncing: sysrq triggered crash";
+        let crash = Ending::GuestCrash("Kernel panic - not syncing: sysrq triggered crash".into());
+        let end =
+            "[    5.9][    T1] ---[ end Kernel panic - not syncing: sysrq triggered crash ]---";
+        let mut watch = Watch::default();
+        assert!(!watch.hear(end), "there was no panic");
+        assert!(!watch.hear(panic));
+        assert!(!watch.hear("[    5.9] CPU: 0 PID: 1"));
+        assert!(watch.hear(end));
+        assert_eq!(watch.ending(true), crash);
+        assert_eq!(watch.ending(false), crash);
+        // Without a time, and with one and a caller.
+        for prefix in ["", "[    5.869668][    T1] "] {
+            let mut watch = Watch::default();
+            watch.hear(&panic.replace("[    5.869668] ", prefix));
+            assert_eq!(watch.ending(true), crash);
+        }
+    }
+
+    #[test]
+    fn a_panic_is_over_when_the_guest_begins_anew_or_switches_itself_off() {
+        let panicked = || {
+            let mut watch = Watch::default();
+            watch.hear("Kernel panic - not syncing: test");
+            watch
+        };
+        let note = |watch: &mut Watch, line: &str| {
+            let record = Line::parse(line).record().unwrap().unwrap();
+            let _limit = watch.note(&record).unwrap();
+        };
+        let mut watch = panicked();
+        note(&mut watch, "@vm-reset vm=0");
+        assert_eq!(watch.ending(true), Ending::TimedOut);
+        let mut watch = panicked();
+        watch.hear("[    0.000000] Booting Linux on physical CPU 0x0000000000 [0x414fd0c1]");
+        assert_eq!(watch.ending(true), Ending::TimedOut);
+        let mut watch = panicked();
+        note(&mut watch, "@vm-off vm=0");
+        assert_eq!(watch.ending(false), Ending::PowerOff);
+    }
+
+    #[test]
+    fn who_speaks_of_a_panic_has_none() {
+        let mut watch = Watch::default();
+        watch.hear("# grep 'Kernel panic - not syncing: ' log");
+        watch.hear("log:[    5.869668] Kernel panic - not syncing: test");
+        assert_eq!(watch.ending(true), Ending::TimedOut);
     }
 
     #[test]

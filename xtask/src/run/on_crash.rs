@@ -71,6 +71,11 @@ impl Aftermath {
         limit.filter(|_| !is_held)
     }
 
+    /// Whether QEMU ends when a guest has crashed: unless somebody is looking.
+    pub fn ends_with_guest(&self) -> bool {
+        self.gdb.is_none() && self.on_crash != OnCrash::Hold
+    }
+
     /// Where memory was saved, if it was.
     pub fn saved(&self) -> Option<&PathBuf> {
         self.has_saved.then_some(&self.file)
@@ -157,6 +162,14 @@ mod tests {
         assert_eq!(limit(OnCrash::Hold, false), second);
         assert_eq!(limit(OnCrash::Dump, true), second);
         assert_eq!(limit(OnCrash::Quit, true), second);
+    }
+
+    #[test]
+    fn a_guest_that_has_crashed_stays_for_whoever_looks() {
+        let ends =
+            |on_crash, gdb| Aftermath::new(on_crash, None, gdb, PathBuf::new()).ends_with_guest();
+        assert!(ends(OnCrash::Quit, None) && ends(OnCrash::Dump, None));
+        assert!(!ends(OnCrash::Hold, None) && !ends(OnCrash::Quit, Some(1234)));
     }
 
     #[test]

@@ -36,6 +36,8 @@ enum Kernel {
     Gzipped,
     /// One instruction without a header, which branches to itself.
     Spin,
+    /// A few instructions that say what Linux says when it panics, and then nothing more.
+    Panic,
     /// An ELF file.
     Elf,
     /// A guest file with a key that there is not.
@@ -44,7 +46,7 @@ enum Kernel {
     Nothing,
 }
 
-const CASES: [Case; 17] = [
+const CASES: [Case; 18] = [
     Case {
         name: "run/power-off-is-0",
         kernel: Kernel::Image,
@@ -77,6 +79,14 @@ const CASES: [Case; 17] = [
         code: 5,
         output: "",
         errors: "the time was over",
+    },
+    Case {
+        name: "run/kernel-panic-is-3",
+        kernel: Kernel::Panic,
+        arguments: &["--cpus", "1", "--memory", "256M", "--timeout", "60"],
+        code: 3,
+        output: "Kernel panic - not syncing: test",
+        errors: "the guest crashed (Kernel panic - not syncing: test)",
     },
     Case {
         name: "run/hypervisor-crash-is-4",
@@ -292,6 +302,18 @@ fn check(workshop: &Workshop, case: &Case) -> Result<()> {
     Ok(())
 }
 
+/// Writes the text behind it, up to a zero, to the UART at 0x900_0000, and sleeps (DDI0487 C6.2).
+const SPEAKER: [u32; 8] = [
+    0x1000_0101, // ADR x1, to what is behind
+    0xd2a1_2002, // MOVZ x2, #0x900, LSL #16
+    0x3840_1420, // LDRB w0, [x1], #1
+    0x3400_0060, // CBZ w0, to WFI
+    0xb900_0040, // STR w0, [x2]
+    0x17ff_fffd, // B, to LDRB
+    0xd503_207f, // WFI
+    0x17ff_ffff, // B, to WFI
+];
+
 /// The file that stands for `kernel`.
 fn file(workshop: &Workshop, kernel: Kernel) -> Result<PathBuf> {
     let image = build::build(workshop, Program::GuestTests)?;
@@ -305,6 +327,15 @@ fn file(workshop: &Workshop, kernel: Kernel) -> Result<PathBuf> {
         }
         // DDI0487 C6.2.26: B with an offset of 0.
         Kernel::Spin => ("run-test.bin", 0x1400_0000_u32.to_le_bytes().to_vec()),
+        Kernel::Panic => {
+            let mut bytes: Vec<u8> = SPEAKER.into_iter().flat_map(u32::to_le_bytes).collect();
+            bytes.extend(
+                b"[    0.170000] Kernel panic - not syncing: test\r\n\
+                [    0.180000] CPU: 0 PID: 1 Comm: swapper/0\r\n\
+                [    0.190000] ---[ end Kernel panic - not syncing: test ]---\r\n\0",
+            );
+            ("run-panic.bin", bytes)
+        }
         Kernel::BadKey => ("run-test.toml", b"cors = 2\n".to_vec()),
     };
     let path = workshop.output(name)?;

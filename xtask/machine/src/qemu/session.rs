@@ -40,6 +40,8 @@ pub struct Session {
     parts: VecDeque<Part>,
     started: Instant,
     deadline: Option<Instant>,
+    /// When the machine is ended unless its guest says something before.
+    quiet_until: Option<Instant>,
     log: Option<File>,
     tail: Tail,
 }
@@ -88,6 +90,7 @@ impl Session {
             parts: VecDeque::new(),
             started,
             deadline: timeout.map(|timeout| started + timeout),
+            quiet_until: None,
             log: None,
             tail: Tail::default(),
         })
@@ -112,6 +115,12 @@ impl Session {
     pub fn shorten(&mut self, limit: Duration) {
         let limit = Instant::now() + limit;
         self.deadline = Some(self.deadline.map_or(limit, |deadline| deadline.min(limit)));
+    }
+
+    /// The time is over as soon as nothing has come out of the machine for `limit` from now on; anything that does
+    /// takes this back.
+    pub fn end_when_quiet(&mut self, limit: Duration) {
+        self.quiet_until = Some(Instant::now() + limit);
     }
 
     /// From now on, up to `limit`, whatever was said before.
@@ -139,11 +148,14 @@ impl Session {
                     Part::Line(line) => Event::Line(line),
                 });
             }
-            let left = self.deadline.map_or(Duration::MAX, |deadline| {
+            let ends = [self.deadline, self.quiet_until];
+            let left = ends.into_iter().flatten().min();
+            let left = left.map_or(Duration::MAX, |deadline| {
                 deadline.saturating_duration_since(Instant::now())
             });
             match self.received.recv_timeout(left) {
                 Ok(Received::Output(bytes)) => {
+                    self.quiet_until = None;
                     if let Some(log) = &mut self.log {
                         log.write_all(&bytes).context("cannot write the log")?;
                     }
@@ -302,6 +314,18 @@ mod tests {
         let mut session = shell("exec cat", Duration::from_millis(50));
         assert!(matches!(session.next_event().unwrap(), Event::TimedOut));
         assert!(session.child.try_wait().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_machine_that_is_to_be_quiet_ends_when_it_is() {
+        let never = Duration::from_secs(3600);
+        let mut session = shell("echo a; exec cat", never);
+        // What it says takes back what was said before.
+        session.end_when_quiet(never);
+        assert!(matches!(session.next_event().unwrap(), Event::Guest(_)));
+        assert_eq!(session.quiet_until, None);
+        session.end_when_quiet(Duration::from_millis(50));
+        assert!(matches!(session.next_event().unwrap(), Event::TimedOut));
     }
 
     #[test]
