@@ -27,8 +27,8 @@ impl Terminal {
         raw.make_raw();
         tcsetattr(&stdin, OptionalActions::Now, &raw).context("cannot set the terminal")?;
         let put_back = supervisor::at_end(move || {
-            // Nothing is left to try if the terminal has gone away.
-            let _ = tcsetattr(io::stdin(), OptionalActions::Drain, &before);
+            // At once: one that is held (Ctrl-S) would keep us. Nothing is left to try if it has gone away.
+            let _ = tcsetattr(io::stdin(), OptionalActions::Now, &before);
         });
         Ok(Self {
             put_back: Some(put_back),
