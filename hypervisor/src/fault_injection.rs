@@ -14,7 +14,7 @@ use core::hint::black_box;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
-use hv_core::cmdline::{number, split};
+use hv_abi::cmdline::{Fault, fault};
 use hv_core::id::{MAX_PCPUS, PcpuId};
 use hv_core::regs::GuestRegs;
 
@@ -38,22 +38,16 @@ unsafe extern "C" {
     static guest_switch_end: [u8; 0];
 }
 
-/// Where a pCPU gets stuck, its interrupts masked: in EL2 with no vCPU running; in a call of the guest's, with
-/// the console's lock or without; in the first instruction of the vector, at the exit after such a call; in the
-/// last one before the guest goes on from there.
-const PLACES: [&str; 5] = ["spin", "lock", "exit", "vector", "eret"];
+/// Where a pCPU gets stuck: 1 + its number in `hv_abi::cmdline::PLACES`.
 const SPIN: u8 = 1;
 const LOCK: u8 = 2;
 const EXIT: u8 = 3;
 const VECTOR: u8 = 4;
 const ERET: u8 = 5;
 
-/// How it breaks: three crashes and one with the console locked, and the machine told to stop.
-const WAYS: [&str; 6] = ["panic", "lock", "fault", "stack", "off", "reset"];
-
 /// Where each pCPU is to get stuck: 0 nowhere, else 1 + its number in `PLACES`.
 static WEDGES: [AtomicU8; MAX_PCPUS] = [const { AtomicU8::new(0) }; MAX_PCPUS];
-/// How it breaks, as 1 + its number in `WAYS`, and on which pCPU, as 1 + its number if on one in particular.
+/// How it breaks, as 1 + its number in `hv_abi::cmdline::WAYS`, and on which pCPU, as 1 + its number if on one in particular.
 static BREAK: [AtomicU8; 2] = [const { AtomicU8::new(0) }; 2];
 /// pCPUs that are to get stuck and are not yet.
 static LEFT: AtomicU8 = AtomicU8::new(0);
@@ -64,50 +58,30 @@ const MULTIPLIER: u32 = 1_664_525;
 /// Which pCPU EL3 is to interrupt, and how many times.
 static PROBE: [AtomicU32; 2] = [const { AtomicU32::new(0) }; 2];
 
-/// Reads a word of the command line. Whether it is for fault injection.
+/// Reads a word of the command line of a machine with so many pCPUs. Whether it is for fault injection.
 #[inline(never)]
-pub fn configure(word: &[u8]) -> bool {
-    let is_understood = if let Some(list) = word.strip_prefix(b"wedge=") {
-        list.split(|&byte| byte == b',').all(wedge)
-    } else if let Some(item) = word.strip_prefix(b"break=") {
-        let (way, pcpu) = split(item, b'@');
-        BREAK[0].store(known(way, &WAYS), Ordering::Relaxed);
-        BREAK[1].store(
-            number(pcpu).map_or(0, |n| (n as u8).wrapping_add(1)),
-            Ordering::Relaxed,
-        );
-        known(way, &WAYS) != 0
-    } else if let Some(item) = word.strip_prefix(b"probe=") {
-        let (pcpu, count) = split(item, b':');
-        PROBE[0].store(number(pcpu).unwrap_or(0), Ordering::Relaxed);
-        PROBE[1].store(number(count).unwrap_or(0), Ordering::Relaxed);
-        true
-    } else {
-        return false;
-    };
-    if !is_understood {
-        log!("wedge= or break= is not understood");
+pub fn configure(word: &str, pcpus: usize) -> bool {
+    match fault(word, pcpus) {
+        None => return false,
+        Some(Ok(Fault::Wedge(list))) => {
+            for (pcpu, place) in Fault::wedges(list) {
+                if let Some(wedge) = WEDGES.get(usize::from(pcpu)) {
+                    wedge.store(place + 1, Ordering::Relaxed);
+                    LEFT.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+        Some(Ok(Fault::Break { way, pcpu })) => {
+            BREAK[0].store(way + 1, Ordering::Relaxed);
+            BREAK[1].store(pcpu.map_or(0, |pcpu| pcpu + 1), Ordering::Relaxed);
+        }
+        Some(Ok(Fault::Probe { pcpu, count })) => {
+            PROBE[0].store(pcpu.into(), Ordering::Relaxed);
+            PROBE[1].store(count, Ordering::Relaxed);
+        }
+        Some(Err(wrong)) => log!("command line: `{}` {wrong}; ignored", word.escape_default()),
     }
     true
-}
-
-fn wedge(item: &[u8]) -> bool {
-    let (pcpu, place) = split(item, b':');
-    let wedge = number(pcpu).and_then(|pcpu| WEDGES.get(pcpu as usize));
-    let place = known(place, &PLACES);
-    let Some(wedge) = wedge.filter(|_| place != 0) else {
-        return false;
-    };
-    wedge.store(place, Ordering::Relaxed);
-    LEFT.fetch_add(1, Ordering::Relaxed);
-    true
-}
-
-/// 1 + the number of `word` in `table`; 0 if it is not there.
-#[inline(never)]
-fn known(word: &[u8], table: &[&'static str]) -> u8 {
-    let at = table.iter().position(|known| known.as_bytes() == word);
-    at.map_or(0, |at| at as u8 + 1)
 }
 
 fn place_of(me: PcpuId) -> u8 {
@@ -249,7 +223,7 @@ fn break_now(way: u8) {
     match way {
         1 => panic!("asked to panic"),
         2 => console::hold(0, || panic!("asked to panic with the console locked")),
-        3 => fault(),
+        3 => fault_at_el2(),
         4 => {
             black_box(overflow(0));
         }
@@ -259,7 +233,7 @@ fn break_now(way: u8) {
 }
 
 /// Reads where nothing is mapped.
-fn fault() {
+fn fault_at_el2() {
     let unmapped = core::ptr::without_provenance::<u64>((memory::HV_BASE - 8) as usize);
     // SAFETY: the read faults, which is its purpose; the vector reports and stops this pCPU.
     black_box(unsafe { unmapped.read_volatile() });

@@ -5,7 +5,6 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use hv_bundle::{Loaded, Places, highest_free, identity, tables};
-use hv_core::cmdline;
 use hv_core::entry::Features;
 use hv_core::id::{Mpidr, PcpuId, VcpuId};
 use hv_core::vm::Vcpu;
@@ -20,10 +19,11 @@ use crate::run::{self, OwnIntids};
 use crate::vm::VMS;
 use crate::{
     boot, crash_record, fault_injection, firmware, heap, log, reset, sdei_client, stage2, stop,
-    sysregs, uart, videocore, watchdog,
+    sysregs, uart, videocore,
 };
 
 mod guests;
+mod words;
 
 use guests::build_vms;
 
@@ -142,19 +142,7 @@ pub extern "C" fn init(dtb: u64, image: u64, region: u64) -> ! {
         log!("{path}: its interrupts do not lead to the GIC; no guest gets it");
     }
     stop::set_count(machine.cpus.len());
-    for word in machine.bootargs.as_bytes().split(|&byte| byte == b' ') {
-        stop::configure(word);
-        watchdog::configure(word);
-        // A machine that has just crashed does not break again.
-        if !has_crashed
-            && !fault_injection::configure(word)
-            && let Some(name) = cmdline::injected_fault(word)
-        {
-            log!(
-                "{name}= injects faults, which only the test image does: load hypervisor-fault-injection.img; ignored"
-            );
-        }
-    }
+    words::obey(&machine, has_crashed);
     let home = Range::new(image, region);
 
     // What is at these addresses was checked before the image moved here.

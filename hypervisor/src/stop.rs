@@ -25,10 +25,10 @@ use crate::report_line as say;
 use crate::{console, crash_record, firmware, patience, reset, sdei_client, sysregs};
 
 use progress::Progress;
-use slots::{Afterwards, STOPPER, after_crash, is_off_wanted, slot};
+use slots::{STOPPER, after_crash, is_off_wanted, slot};
 
 pub use progress::Cause;
-pub use slots::{configure, is_up, pcpus, set_count};
+pub use slots::{Afterwards, is_up, pcpus, set_after_crash, set_count, set_off_wanted};
 
 /// Something that only the stopper touches.
 struct StopperOnly<T>(UnsafeCell<MaybeUninit<T>>);

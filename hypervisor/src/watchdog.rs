@@ -5,7 +5,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use hv_core::cmdline::{number, split};
+use hv_abi::cmdline::OnStuck;
 use hv_core::id::PcpuId;
 use hv_core::stop::watchdog::{Finding, LIMIT_MS, Watch};
 
@@ -13,34 +13,20 @@ use crate::gic;
 use crate::percpu::{self, Percpu};
 use crate::report_line as say;
 use crate::stop::{self, Cause, report, stop_machine};
-use crate::{console, log, sysregs};
+use crate::{console, sysregs};
 
-const REPORT: u32 = 0;
-const STOP: u32 = 1;
-const OFF: u32 = 2;
-
-/// What is done about a pCPU that is stuck.
-static MODE: AtomicU32 = AtomicU32::new(REPORT);
+/// What is done about a pCPU that is stuck, as [`OnStuck`].
+static MODE: AtomicU32 = AtomicU32::new(OnStuck::Report as u32);
 /// After how many milliseconds; 0 for the limit that is usual.
 static LIMIT: AtomicU32 = AtomicU32::new(0);
 /// How long the report waits for the console, whose lock the stuck one may hold, in microseconds.
 const CONSOLE_LIMIT_US: u64 = 50_000;
 
-/// A word of the hypervisor's own command line: `watchdog=report`, the default, `stop` or `off`, with a limit in
-/// milliseconds behind a colon.
-#[inline(never)]
-pub fn configure(word: &[u8]) {
-    let Some(item) = word.strip_prefix(b"watchdog=") else {
-        return;
-    };
-    let (mode, limit) = split(item, b':');
-    match mode {
-        b"off" => MODE.store(OFF, Ordering::Relaxed),
-        b"report" => MODE.store(REPORT, Ordering::Relaxed),
-        b"stop" => MODE.store(STOP, Ordering::Relaxed),
-        _ => log!("watchdog= is report, stop or off"),
-    }
-    if let Some(limit) = number(limit) {
+/// Says what is done about a pCPU that is stuck, and after how many milliseconds; without, it is reported after the
+/// limit that is usual.
+pub fn configure(mode: OnStuck, limit: Option<u32>) {
+    MODE.store(mode as u32, Ordering::Relaxed);
+    if let Some(limit) = limit {
         LIMIT.store(limit, Ordering::Relaxed);
     }
 }
@@ -55,7 +41,7 @@ fn limit_us() -> u64 {
 
 /// The watch of this pCPU, which begins now; none if it is off.
 pub fn begin() -> Option<Watch> {
-    if MODE.load(Ordering::Relaxed) == OFF {
+    if MODE.load(Ordering::Relaxed) == OnStuck::Off as u32 {
         return None;
     }
     let limit = sysregs::counter_frequency().ticks_in_us(limit_us());
@@ -76,7 +62,7 @@ pub fn look(watch: &mut Watch, me: &Percpu) {
                 gic::send_sgi(gic::sgi(gic::STOP, percpu.mpidr));
             }
         }
-        Finding::Stuck(id) if MODE.load(Ordering::Relaxed) == STOP => {
+        Finding::Stuck(id) if MODE.load(Ordering::Relaxed) == OnStuck::Stop as u32 => {
             stop_machine(Cause::Watchdog, &|| {
                 say!("@hv-crash pcpu={} cause=watchdog", me.id.0);
                 say!("pCPU {} does not get out of EL2", id.0);

@@ -97,15 +97,16 @@ impl Run {
             Some(path) => self.options.over(Options::read(path)?),
             None => self.options,
         };
-        options.check_files()?;
-        // The command that is printed names files that its reader needs.
-        let printed = paths::output("dry-run")?;
-        let mut folder = RunDir::create(self.dry_run.then_some(&*printed))?;
         let program = if self.fault_injection {
             Program::FaultInjection
         } else {
             Program::Hypervisor
         };
+        options.check_together(self.bare, program)?;
+        options.check_files()?;
+        // The command that is printed names files that its reader needs.
+        let printed = paths::output("dry-run")?;
+        let mut folder = RunDir::create(self.dry_run.then_some(&*printed))?;
         let (mut machine, guest) = machine(&options, self.bare, program, &folder)?;
         let hypervisor = paths::output(&format!("{}.elf", program.name()))?;
         machine.gdb = self.gdb;

@@ -6,6 +6,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod cmdline;
 pub mod console;
 pub mod crash;
 pub mod firmware;

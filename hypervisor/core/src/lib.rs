@@ -7,7 +7,6 @@
 extern crate alloc;
 
 pub mod a64;
-pub mod cmdline;
 pub mod entry;
 pub mod exit;
 pub mod id;

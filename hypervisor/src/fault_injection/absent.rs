@@ -4,9 +4,9 @@
 use hv_core::id::PcpuId;
 use hv_core::regs::GuestRegs;
 
-/// Reads a word of the hypervisor's command line. Whether it is for fault injection.
+/// Reads a word of the hypervisor's command line that injects a fault. Whether that can be done.
 #[inline(always)]
-pub const fn configure(_word: &[u8]) -> bool {
+pub const fn configure(_word: &str, _pcpus: usize) -> bool {
     false
 }
 

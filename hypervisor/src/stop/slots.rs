@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use hv_core::id::{MAX_PCPUS, PcpuId};
 use hv_core::stop::words::{Slot, Stopper};
 
-use crate::{log, percpu};
+use crate::percpu;
 
 /// What is done with the machine once it has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,20 +38,14 @@ pub fn set_count(pcpus: usize) {
     COUNT.store(pcpus.min(MAX_PCPUS), Ordering::Relaxed);
 }
 
-/// A word of the hypervisor's own command line. `crash=halt`, the default, and `crash=reset`: what is done with
-/// the machine after a crash. `stop=park`, the default, and `stop=off`: what is done with a pCPU that has stopped.
-#[inline(never)]
-pub fn configure(word: &[u8]) {
-    match word {
-        b"crash=halt" => AFTER_CRASH.store(Afterwards::Halt as u32, Ordering::Relaxed),
-        b"crash=reset" => AFTER_CRASH.store(Afterwards::Reset as u32, Ordering::Relaxed),
-        b"stop=park" => IS_OFF_WANTED.store(false, Ordering::Relaxed),
-        b"stop=off" => IS_OFF_WANTED.store(true, Ordering::Relaxed),
-        _ if word.starts_with(b"crash=") || word.starts_with(b"stop=") => {
-            log!("crash= is halt or reset, stop= is park or off");
-        }
-        _ => {}
-    }
+/// Says what is done with the machine after a crash; without, it halts.
+pub fn set_after_crash(after: Afterwards) {
+    AFTER_CRASH.store(after as u32, Ordering::Relaxed);
+}
+
+/// Says whether a pCPU that has stopped is switched off; without, it sleeps.
+pub fn set_off_wanted(off: bool) {
+    IS_OFF_WANTED.store(off, Ordering::Relaxed);
 }
 
 /// Whether a pCPU that has stopped is to be switched off.

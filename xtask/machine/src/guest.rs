@@ -1,5 +1,7 @@
 //! What `run` boots: the options of the command line laid over those of a guest file.
 
+mod together;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -16,4 +16,5 @@ pub mod qemu;
 pub mod raspi4b;
 pub mod run_dir;
 pub mod serial;
+pub mod words;
 pub mod workshop;

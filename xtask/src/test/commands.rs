@@ -46,7 +46,7 @@ enum Kernel {
     Nothing,
 }
 
-const CASES: [Case; 18] = [
+const CASES: [Case; 20] = [
     Case {
         name: "run/power-off-is-0",
         kernel: Kernel::Image,
@@ -99,10 +99,26 @@ const CASES: [Case; 18] = [
     Case {
         name: "run/faults-need-the-test-image",
         kernel: Kernel::Image,
-        arguments: &["--append", "list", "--hv-append", "break=panic"],
-        code: 0,
-        output: "\nDONE\r\n",
-        errors: "load hypervisor-fault-injection.img",
+        arguments: &["--hv-append", "break=panic"],
+        code: 1,
+        output: "",
+        errors: "`break=panic` injects faults, which only the test image does; add --fault-injection",
+    },
+    Case {
+        name: "run/unknown-word-is-named",
+        kernel: Kernel::Image,
+        arguments: &["--fault-injection", "--hv-append", "wedge=99:spin"],
+        code: 1,
+        output: "",
+        errors: "`wedge=99:spin` names pCPU 99; there are pCPUs 0 to 3",
+    },
+    Case {
+        name: "run/bare-has-no-firmware",
+        kernel: Kernel::Image,
+        arguments: &["--bare", "--firmware", "tfa-2.12"],
+        code: 1,
+        output: "",
+        errors: "--firmware is for the hypervisor, which --bare leaves out",
     },
     Case {
         name: "run/icount",

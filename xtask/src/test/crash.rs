@@ -31,6 +31,32 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// The report is kept in memory, where the next boot and `crash show` find it.
 const RECORD: &str = "crash/record-survives-a-reset";
 
+/// Words of the command line that set nothing, and what each image says of them, once.
+const WORDS: [(&str, Program, &str, &[&str]); 2] = [
+    (
+        "crash/words-that-nobody-knows",
+        Program::Hypervisor,
+        "brake=panic crash=rest watchdog=stop:0 wedge=1:spin brake=panic quiet",
+        &[
+            "`brake=panic`, `quiet`: not known and ignored; known are crash=halt|reset, stop=park|off and watchdog=",
+            "`crash=rest` is malformed; write crash=halt or crash=reset",
+            "`watchdog=stop:0` is malformed; write watchdog=report, ",
+            "`wedge=1:spin` injects faults, which only the test image does; load hypervisor-fault-injection.img",
+        ],
+    ),
+    (
+        "crash/words-of-the-test-image",
+        Program::FaultInjection,
+        "wedge=99:spin break=pank probe=0 stop=halt",
+        &[
+            "`wedge=99:spin` names pCPU 99; there are pCPUs 0 to ",
+            "`break=pank` is not understood; write break=WAY or break=WAY@N ",
+            "`probe=0` is not understood; write probe=N:COUNT ",
+            "`stop=halt` is malformed; write stop=park or stop=off",
+        ],
+    ),
+];
+
 /// Entered at another level than EL2: the level, and whether the machine has EL2.
 const ASTRAY: [(&str, u32, bool); 3] = [
     ("crash/entered-at-el1", 1, false),
@@ -42,12 +68,16 @@ const ASTRAY: [(&str, u32, bool); 3] = [
 pub fn names() -> impl Iterator<Item = String> {
     let ways = WAYS.iter().map(|(word, ..)| format!("crash/{word}"));
     let astray = ASTRAY.iter().map(|(name, ..)| (*name).to_owned());
-    ways.chain([RECORD.to_owned()]).chain(astray)
+    let words = WORDS.iter().map(|(name, ..)| (*name).to_owned());
+    ways.chain([RECORD.to_owned()]).chain(astray).chain(words)
 }
 
 /// Runs them.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     ledger.check(RECORD, || survive(workshop).map(|()| String::new()));
+    for (name, program, words, said) in WORDS {
+        ledger.check(name, || obey(workshop, program, words, said));
+    }
     for (name, level, el2) in ASTRAY {
         ledger.check(name, || enter(workshop, level, el2));
     }
@@ -100,9 +130,24 @@ fn enter(workshop: &Workshop, level: u32, el2: bool) -> Result<String> {
     Ok(String::new())
 }
 
+/// Boots `program` with `words` on its command line, each of which it must name once and then go on.
+fn obey(workshop: &Workshop, program: Program, words: &str, said: &[&str]) -> Result<String> {
+    let mut session = machine(workshop, program, words)?.start(Some(LIMIT))?;
+    let lines = lines_until(&mut session, "@ready")?;
+    for sentence in said {
+        let times = lines.iter().filter(|line| line.contains(sentence)).count();
+        ensure!(
+            times == 1,
+            "it says {times} times, and not once: {sentence}\n{}",
+            lines.join("\n")
+        );
+    }
+    Ok(String::new())
+}
+
 /// Breaks a hypervisor on two CPUs and returns what it says.
 fn report(workshop: &Workshop, word: &str) -> Result<Vec<String>> {
-    let machine = machine(workshop, &format!("break={word}"))?;
+    let machine = machine(workshop, Program::FaultInjection, &format!("break={word}"))?;
     let mut session = machine.start(Some(LIMIT))?;
     lines_until(&mut session, "@hv-crash-end")
 }
@@ -118,7 +163,7 @@ fn survive(workshop: &Workshop) -> Result<()> {
         let _ = fs::remove_file(&memory);
         result?;
     }
-    let mut machine = machine(workshop, "break=panic crash=reset")?;
+    let mut machine = machine(workshop, Program::FaultInjection, "break=panic crash=reset")?;
     machine.reboots = true;
     let mut session = machine.start(Some(LIMIT))?;
     let lines = lines_until(&mut session, "@vm-start")?;
@@ -128,7 +173,7 @@ fn survive(workshop: &Workshop) -> Result<()> {
 }
 
 fn find_in_memory(workshop: &Workshop, memory: &Path) -> Result<()> {
-    let mut machine = machine(workshop, "break=panic")?;
+    let mut machine = machine(workshop, Program::FaultInjection, "break=panic")?;
     let backend = "memory-backend-file,id=ram,size=256M,share=on,mem-path=";
     let backend = format!("{backend}{}", memory.display());
     machine.extra = ["-object", &backend, "-machine", "memory-backend=ram"]
@@ -184,9 +229,9 @@ fn judge_record(lines: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Two CPUs and a guest that lists its tests.
-fn machine(workshop: &Workshop, words: &str) -> Result<Machine> {
-    let hypervisor = build::build(workshop, Program::FaultInjection)?;
+/// Two CPUs and a guest that lists its tests, below `program` with `words` on its command line.
+fn machine(workshop: &Workshop, program: Program, words: &str) -> Result<Machine> {
+    let hypervisor = build::build(workshop, program)?;
     let guest = build::build(workshop, Program::GuestTests)?;
     let bundle = workshop.output("crash.itb")?;
     Payload {
