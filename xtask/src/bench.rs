@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::run;
-use debian::paths::{output, write_if_new};
+use debian::paths::{self, output, write_if_new};
 use machine::board::Board;
 use machine::build::Program;
 use machine::console::GuestLines;
@@ -109,6 +109,9 @@ impl Bench {
             self.machine.model().is_none(),
             "the jobs are for virt and virt-gicv2"
         );
+        if let Some(path) = &self.json {
+            paths::check_output(path, "--json")?;
+        }
         let folder = RunDir::create(None)?;
         let options = Options {
             append: Some("lab.do=bench".to_owned()),

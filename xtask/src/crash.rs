@@ -44,6 +44,9 @@ impl Crash {
     /// Prints it.
     pub fn execute(self) -> Result<ExitCode> {
         let Command::Show(show) = self.command;
+        if let Some(guest) = &show.guest_elf {
+            paths::check_input(guest, "--guest-elf")?;
+        }
         let elf = match show.elf {
             Some(elf) => elf,
             None => paths::output("hypervisor.elf")?,

@@ -115,6 +115,15 @@ impl Image {
                 None => Options::default(),
             };
             options.check_files()?;
+            options.check_together(false, program)?;
+            let ignored = options.about_qemu();
+            if !ignored.is_empty() {
+                let (keys, what) = (
+                    ignored.join(", "),
+                    "of the guest file are about QEMU and do not count on a board",
+                );
+                workshop.progress.say(&format!("{keys} {what}"));
+            }
             let given = Given::of(&options, workshop)?;
             let path = workshop.output("card.itb")?;
             Payload {

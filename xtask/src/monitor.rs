@@ -42,8 +42,14 @@ const LOOK: Duration = Duration::from_millis(20);
 impl Monitor {
     /// Until the user leaves.
     pub fn execute(self) -> Result<ExitCode> {
+        if let Some(guest) = &self.guest_elf {
+            paths::check_input(guest, "--guest-elf")?;
+        }
         let elf = match self.elf {
-            Some(elf) => elf,
+            Some(elf) => {
+                paths::check_input(&elf, "--elf")?;
+                elf
+            }
             None => paths::output("hypervisor.elf")?,
         };
         let mut port = Port::open(&self.port, self.baud)?;

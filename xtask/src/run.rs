@@ -19,13 +19,15 @@ use debian::kernel;
 use debian::kernel::KernelVariant;
 use debian::paths;
 use debian::tools;
+use lab::build_id;
 use lab::symbolize::Explainer;
 use machine::build::{self, Program};
 use machine::console::GuestLines;
+use machine::el3::El3;
 use machine::ending::{Ending, Watch};
 use machine::firmware::Firmware;
 use machine::guest::Options;
-use machine::payload::Payload;
+use machine::payload::{self, Payload};
 use machine::qemu::{DEFAULT_CPU, Event, ICOUNT_SHIFT, Machine, Session};
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
@@ -46,12 +48,8 @@ pub struct Run {
     options: Options,
     /// Read options from this file; those of the command line win.
     ///
-    /// TOML with the keys kernel, initrd, append, cpus, memory, disks, cpu, sdei, machine, el3,
-    /// hv-append, qemu-args, firmware, reclaim, timeout and log, which mean what the options of those names
-    /// mean. Relative paths are relative to the file. Besides, `debug-calls = true` lets the guest
-    /// make the calls that are for tests, and events = [{ number = 256, scope = "private", priority =
-    /// "critical" }, ...] defines SDEI events; a scope is private or shared, a priority normal or
-    /// critical.
+    /// TOML whose keys are named as the options are: docs/guest-file.md has them all, and an example. Relative paths
+    /// are relative to the file.
     #[arg(long, value_name = "FILE.toml")]
     guest: Option<PathBuf>,
     /// Without the hypervisor: QEMU boots the kernel at EL1 itself, to compare.
@@ -186,6 +184,7 @@ pub fn machine(
         };
         let mut machine = Machine::new(&qemu, kernel);
         machine.el2 = false;
+        payload::bare_needs(kernel, given.initrd.as_deref())?.check(board, memory_mib, false)?;
         machine.initrd = given.initrd;
         machine.append = given.bootargs;
         machine
@@ -196,7 +195,8 @@ pub fn machine(
             initrd: given.initrd.as_deref(),
             config: options.config(&given.bootargs),
         }
-        .write(&bundle)?;
+        .write(&bundle)?
+        .check(board, memory_mib, el3 != El3::None)?;
         let hypervisor = build::build(&workshop, program)?.image;
         let mut machine = Machine::new(&qemu, &hypervisor);
         machine.initrd = Some(bundle);
@@ -235,7 +235,7 @@ impl Given {
                 kernel: kernel.clone(),
                 initrd: options.initrd.clone(),
                 bootargs: words.to_owned(),
-                vmlinux: Some(kernel.with_file_name("vmlinux")).filter(|path| path.exists()),
+                vmlinux: beside(kernel, workshop),
             });
         }
         let ours = kernel::ensure(&workshop.cache, KernelVariant::Plain, &workshop.progress)?;
@@ -252,6 +252,26 @@ impl Given {
                 .to_owned(),
             vmlinux: Some(ours.vmlinux),
         })
+    }
+}
+
+/// The vmlinux beside `kernel`, if there is one and it was built with it; one that was not explains nothing.
+fn beside(kernel: &Path, workshop: &Workshop) -> Option<PathBuf> {
+    let vmlinux = kernel.with_file_name("vmlinux");
+    if !vmlinux.exists() {
+        return None;
+    }
+    // What is wrong with the kernel is said when it is bundled.
+    let image = payload::read_kernel(kernel).unwrap_or_default();
+    match build_id::check(&image, kernel, &vmlinux) {
+        Ok(()) => Some(vmlinux),
+        Err(error) => {
+            let rest = "the guest's addresses stay numbers";
+            workshop
+                .progress
+                .say(&format!("{error:#}; until then {rest}"));
+            None
+        }
     }
 }
 

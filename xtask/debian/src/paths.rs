@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 /// A path for `name` in target/xtask, which then exists.
 pub fn output(name: &str) -> Result<PathBuf> {
@@ -39,9 +39,56 @@ pub fn write_if_new(path: &Path, bytes: &[u8]) -> Result<()> {
     written.with_context(|| format!("cannot write {}; is the disk full?", path.display()))
 }
 
+/// That `path`, which is to be written at the end of a long job, can be: it is no folder, and its folder is there.
+pub fn check_output(path: &Path, option: &str) -> Result<()> {
+    ensure!(
+        !path.is_dir(),
+        "{option} {} is a folder; name a file",
+        path.display()
+    );
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    let folder = folder.unwrap_or(Path::new("."));
+    ensure!(
+        folder.is_dir(),
+        "there is no folder {} for {option} {}; make it first",
+        folder.display(),
+        path.display()
+    );
+    Ok(())
+}
+
+/// That a file which the user named with `option` is there.
+pub fn check_input(path: &Path, option: &str) -> Result<()> {
+    ensure!(
+        path.is_file(),
+        "there is no file {} for {option}; check the path",
+        path.display()
+    );
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_that_cannot_be_read_or_written_are_named_before() {
+        check_output(Path::new("report.json"), "--report").unwrap();
+        check_output(&std::env::temp_dir().join("report.json"), "--report").unwrap();
+        let error = check_output(Path::new("/no/such/report.json"), "--report").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "there is no folder /no/such for --report /no/such/report.json; make it first"
+        );
+        let error = check_output(Path::new("/"), "--report").unwrap_err();
+        assert!(error.to_string().contains("name a file"), "{error}");
+        check_input(&std::env::current_exe().unwrap(), "--elf").unwrap();
+        let error = check_input(Path::new("/no/vmlinux"), "--guest-elf").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "there is no file /no/vmlinux for --guest-elf; check the path"
+        );
+    }
 
     #[test]
     fn a_file_that_many_write_is_one_of_theirs_and_nothing_else_stays() {

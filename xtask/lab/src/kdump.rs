@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use hv_bundle::GuestConfig;
 
+use crate::build_id;
 use crate::capture::Capture;
 use crate::cpulist::CpuList;
 use crate::ladder::Ladder;
@@ -130,8 +131,12 @@ impl Kdump {
         plan.check()?;
         self.machine.check(self.cpus, self.el3)?;
         self.machine.check_parts(self.cpu.as_deref(), 1)?;
+        let system = self.system(&plan)?;
+        if let Some(path) = &self.report {
+            paths::check_output(path, "--report")?;
+        }
         let workshop = Workshop::open()?.above(self.el3).on(self.machine);
-        let lab = Lab::prepare(&workshop, &self.system(&plan)?)?;
+        let lab = Lab::prepare(&workshop, &system)?;
         let request = Request {
             plan,
             timeout: Duration::from_secs(self.timeout),
@@ -264,6 +269,7 @@ impl Lab {
             System::Other { kernel, vmlinux } => {
                 // The capture kernel is the same one, and kexec takes no packed Image.
                 let unpacked = payload::read_kernel(kernel)?;
+                build_id::check(&unpacked, kernel, vmlinux)?;
                 let name = format!("kernel-{}.img", &cache::digest(&unpacked)[..16]);
                 let image = workshop.output(&name)?;
                 paths::write_if_new(&image, &unpacked)?;
@@ -331,7 +337,8 @@ impl Lab {
                 ..GuestConfig::default()
             },
         }
-        .write(&bundle)?;
+        .write(&bundle)?
+        .check(self.board, memory_mib, self.firmware.is_some())?;
         let disk = folder.file("disk.img");
         // Room for the whole memory, should it have to be copied as it is. An SD card's size is a power of 2.
         plan::create_disk(&disk, 2 * memory_mib)?;
@@ -393,6 +400,11 @@ impl Lab {
 
 /// The vmlinux that belongs to `kernel`.
 fn beside(kernel: &Path, vmlinux: Option<&Path>) -> Result<PathBuf> {
+    ensure!(
+        kernel.is_file(),
+        "there is no kernel {}; check the path",
+        kernel.display()
+    );
     let path = match vmlinux {
         Some(vmlinux) => vmlinux.to_owned(),
         None => kernel.with_file_name("vmlinux"),

@@ -1,6 +1,7 @@
 //! The lab: Linux is made to stop CPUs and to leave a vmcore, and what became of that is judged.
 #![forbid(unsafe_code)]
 
+pub mod build_id;
 pub mod capture;
 pub mod cpulist;
 pub mod evidence;

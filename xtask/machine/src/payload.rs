@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use flate2::read::GzDecoder;
 use hv_bundle::{Guest, GuestConfig, Kernel};
 
+use crate::room::Needs;
 use debian::paths::write_if_new;
 
 /// One guest, as files.
@@ -22,8 +23,8 @@ pub struct Payload<'a> {
 }
 
 impl Payload<'_> {
-    /// Writes the bundle to `path`.
-    pub fn write(&self, path: &Path) -> Result<()> {
+    /// Writes the bundle to `path`, and answers what room the guest needs.
+    pub fn write(&self, path: &Path) -> Result<Needs> {
         let kernel = read_kernel(self.kernel)?;
         let ramdisk = match self.initrd {
             Some(initrd) => Some(
@@ -39,8 +40,37 @@ impl Payload<'_> {
         };
         let bundle = hv_bundle::write(&[guest])
             .map_err(|error| anyhow::anyhow!("cannot make the guest's bundle: {error}"))?;
-        write_if_new(path, &bundle)
+        write_if_new(path, &bundle)?;
+        Ok(Needs {
+            kernel: footprint(&kernel),
+            ramdisk: size(ramdisk.as_ref()),
+            bundle: size(Some(&bundle)),
+        })
     }
+}
+
+/// The memory that `kernel` takes, a file that has been recognised.
+fn footprint(kernel: &[u8]) -> u64 {
+    Kernel::recognise(kernel).map_or(0, |kernel| kernel.footprint())
+}
+
+fn size(bytes: Option<&Vec<u8>>) -> u64 {
+    bytes.map_or(0, |bytes| bytes.len() as u64)
+}
+
+/// What room a kernel needs that QEMU starts itself; nothing is known of one that only QEMU understands.
+pub fn bare_needs(kernel: &Path, initrd: Option<&Path>) -> Result<Needs> {
+    let ramdisk = match initrd {
+        Some(initrd) => fs::metadata(initrd)
+            .with_context(|| format!("cannot read the initrd {}", initrd.display()))?
+            .len(),
+        None => 0,
+    };
+    Ok(Needs {
+        kernel: read_kernel(kernel).map_or(0, |kernel| footprint(&kernel)),
+        ramdisk,
+        bundle: 0,
+    })
 }
 
 /// The kernel in `path`, unpacked if need be, and checked to be one.

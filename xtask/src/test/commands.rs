@@ -174,7 +174,7 @@ const CASES: [Case; 20] = [
         arguments: &[],
         code: 1,
         output: "",
-        errors: "line 1: unknown field `cors`",
+        errors: "line 1: there is no key `cors`; there are kernel, ",
     },
     Case {
         name: "run/unknown-firmware-is-named",

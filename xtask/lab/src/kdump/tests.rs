@@ -103,3 +103,20 @@ fn a_failure_is_reported_with_its_console_and_its_command() {
         assert!(text.contains(part), "{text}");
     }
 }
+
+#[test]
+fn a_kernel_that_is_not_there_is_what_is_missing() {
+    let error = beside(Path::new("/nonexistent"), None).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "there is no kernel /nonexistent; check the path"
+    );
+    let own = std::env::current_exe().unwrap();
+    let error = beside(&own, Some(Path::new("/no/vmlinux")))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("there is no /no/vmlinux; say with --vmlinux"),
+        "{error}"
+    );
+}

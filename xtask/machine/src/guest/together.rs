@@ -15,6 +15,11 @@ impl Options {
             self.timeout != Some(0),
             "--timeout 0 leaves no time to boot; ask for 1 second or more, or leave it out"
         );
+        if let Some(names) = &self.firmware
+            && let Err(error) = super::firmware(names)
+        {
+            bail!("{error}");
+        }
         if bare {
             return self.check_bare();
         }
@@ -34,6 +39,24 @@ impl Options {
             );
         }
         Ok(())
+    }
+
+    /// The keys of a guest file that are said and are about QEMU, so that they are nothing to a board.
+    pub fn about_qemu(&self) -> Vec<&'static str> {
+        let said = [
+            (self.cpus.is_some(), "cpus"),
+            (self.memory.is_some(), "memory"),
+            (!self.disks.is_empty(), "disks"),
+            (self.cpu.is_some(), "cpu"),
+            (self.machine.is_some(), "machine"),
+            (self.el3.is_some(), "el3"),
+            (self.hv_append.is_some(), "hv-append"),
+            (!self.qemu_args.is_empty(), "qemu-args"),
+            (self.timeout.is_some(), "timeout"),
+            (self.log.is_some(), "log"),
+        ];
+        let said = said.into_iter().filter(|(is_said, _)| *is_said);
+        said.map(|(_, key)| key).collect()
     }
 
     /// That nothing is asked of a hypervisor that is not there.
@@ -124,6 +147,26 @@ mod tests {
         assert!(refused(&options, false).contains("leave out --reclaim or --sdei off"));
         options.sdei = None;
         options.check_together(false, Program::Hypervisor).unwrap();
+    }
+
+    #[test]
+    fn what_a_board_does_not_take_is_known() {
+        let options = Options {
+            cpus: Some(4),
+            append: Some("quiet".into()),
+            hv_append: Some("crash=reset".into()),
+            ..Options::default()
+        };
+        assert_eq!(options.about_qemu(), ["cpus", "hv-append"]);
+    }
+
+    #[test]
+    fn firmware_of_a_guest_file_is_known() {
+        let options = Options {
+            firmware: Some("tfa-2.21".into()),
+            ..Options::default()
+        };
+        assert!(refused(&options, false).starts_with("`tfa-2.21` is no firmware"));
     }
 
     #[test]

@@ -1,0 +1,203 @@
+//! Guest files: TOML with the options of the command line. docs/guest-file.md has an example.
+
+use anyhow::{Result, bail};
+use toml::{Table, Value};
+
+use super::Options;
+
+/// A key of a guest file, what it takes, and an example.
+type Key = (&'static str, &'static str, &'static str);
+
+/// All of them.
+const KEYS: &[Key] = &[
+    ("kernel", "a path in quotation marks", "\"Image\""),
+    ("initrd", "a path in quotation marks", "\"initrd.gz\""),
+    ("append", "words in quotation marks", "\"quiet loglevel=4\""),
+    ("cpus", "a number of CPUs", "4"),
+    ("memory", "a size in quotation marks", "\"512M\""),
+    ("disks", "a list of paths", "[\"disk.img\"]"),
+    (
+        "cpu",
+        "a model of QEMU's in quotation marks",
+        "\"cortex-a72\"",
+    ),
+    ("sdei", "\"on\" or \"off\", in quotation marks", "\"off\""),
+    (
+        "machine",
+        "\"virt\", \"virt-gicv2\" or \"raspi4b\", in quotation marks",
+        "\"virt-gicv2\"",
+    ),
+    (
+        "el3",
+        "\"none\", \"tfa-nosdei\" or \"tfa\", in quotation marks",
+        "\"tfa\"",
+    ),
+    ("hv-append", "words in quotation marks", "\"crash=reset\""),
+    (
+        "qemu-args",
+        "a list of words in quotation marks",
+        "[\"-d\", \"int\"]",
+    ),
+    ("timeout", "a number of seconds", "60"),
+    (
+        "firmware",
+        "names of docs/firmware.md in quotation marks",
+        "\"tfa-2.12\"",
+    ),
+    (
+        "reclaim",
+        "\"parked\" or \"off\", in quotation marks",
+        "\"parked\"",
+    ),
+    (
+        "events",
+        "a list of events, each with a number, a scope (private or shared) and a priority (normal or critical)",
+        "[{ number = 256, scope = \"private\", priority = \"critical\" }]",
+    ),
+    ("debug-calls", "true or false", "true"),
+    ("log", "a path in quotation marks", "\"serial.log\""),
+];
+
+/// The options that `text` says; of what it says wrong, the first key with its line and how it is written.
+pub fn parse(text: &str) -> Result<Options> {
+    let error = match toml::from_str::<Options>(text) {
+        Ok(options) => return Ok(options),
+        Err(error) => error,
+    };
+    let Ok(table) = text.parse::<Table>() else {
+        let at = error.span().map_or(0, |span| span.start);
+        let before = text.get(..at).unwrap_or(text);
+        let line = 1 + before.matches('\n').count();
+        let why = error.message();
+        bail!("line {line} is no TOML: {why}; docs/guest-file.md has an example");
+    };
+    let mut wrong: Vec<(usize, String)> = table
+        .iter()
+        .filter_map(|(key, value)| Some((line_of(text, key), complaint(key, value)?)))
+        .collect();
+    wrong.sort();
+    match wrong.into_iter().next() {
+        Some((line, what)) => bail!("line {line}: {what}"),
+        None => bail!("{}; docs/guest-file.md has an example", error.message()),
+    }
+}
+
+/// What is wrong with `key = value`, if something is.
+fn complaint(key: &str, value: &Value) -> Option<String> {
+    let Some((_, takes, example)) = KEYS.iter().find(|(known, ..)| *known == key) else {
+        let known: Vec<&str> = KEYS.iter().map(|(known, ..)| *known).collect();
+        return Some(format!(
+            "there is no key `{key}`; there are {}",
+            known.join(", ")
+        ));
+    };
+    let alone = Table::from_iter([(key.to_owned(), value.clone())]);
+    if alone.try_into::<Options>().is_ok() {
+        return None;
+    }
+    let value = value.to_string();
+    Some(format!(
+        "{key} is {takes}, such as `{key} = {example}`, and not `{}`",
+        value.trim()
+    ))
+}
+
+/// Where `key` is given a value.
+fn line_of(text: &str, key: &str) -> usize {
+    let is_there = |line: &str| {
+        let line = line.trim_start().trim_start_matches(['[', '"', '\'']);
+        line.strip_prefix(key).is_some_and(|rest| {
+            let rest = rest.trim_start_matches(['"', '\'']).trim_start();
+            rest.starts_with(['=', ']', '.'])
+        })
+    };
+    1 + text.lines().position(is_there).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        parse(text).expect_err(text).to_string()
+    }
+
+    #[test]
+    fn every_key_that_there_is_has_an_example_that_is_read() {
+        for (key, _, example) in KEYS {
+            parse(&format!("{key} = {example}\n")).unwrap();
+        }
+        let error = toml::from_str::<Options>("cors = 2").unwrap_err();
+        let message = error.message();
+        let expected = message.matches('`').count() / 2 - 1;
+        assert_eq!(expected, KEYS.len(), "{message}");
+    }
+
+    #[test]
+    fn the_page_has_every_key_and_an_example_that_is_read() {
+        let page = include_str!("../../../../docs/guest-file.md");
+        for (key, ..) in KEYS {
+            assert!(page.contains(&format!("| `{key}` |")), "{key}");
+        }
+        let mut examples = page.split("```toml\n").skip(1);
+        let example = examples.next().unwrap().split("```").next().unwrap();
+        parse(example).unwrap();
+    }
+
+    #[test]
+    fn a_value_of_another_kind_is_named_with_what_it_is_to_be() {
+        assert_eq!(
+            refused("sdei = false\n"),
+            "line 1: sdei is \"on\" or \"off\", in quotation marks, such as `sdei = \"off\"`, and not `false`"
+        );
+        assert_eq!(
+            refused("cpus = 2\n\nmemory = 256\n"),
+            "line 3: memory is a size in quotation marks, such as `memory = \"512M\"`, and not `256`"
+        );
+        for wrong in [
+            "kernel = 1",
+            "disks = \"a.img\"",
+            "el3 = true",
+            "machine = \"vrit\"",
+            "cpus = \"many\"",
+            "cpus = -1",
+            "timeout = 1.5",
+            "reclaim = \"yes\"",
+            "debug-calls = \"yes\"",
+            "events = [{ number = 1 }]",
+            "events = [{ number = 1, scope = \"private\", priority = \"high\" }]",
+        ] {
+            let key = wrong.split(' ').next().unwrap();
+            let error = refused(&format!("# first\n{wrong}\n"));
+            assert!(error.starts_with(&format!("line 2: {key} is ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_first_of_several_and_tables_are_found() {
+        let error = refused("timeout = 5\n  \"sdei\" = 1\ncpus = false\n");
+        assert!(error.starts_with("line 2: sdei is "), "{error}");
+        let error = refused("cpus = 1\n[[events]]\nnumber = 1\n");
+        assert!(
+            error.starts_with("line 2: events is a list of events"),
+            "{error}"
+        );
+        let error = refused("[guest]\nkernel = \"a\"\n");
+        assert!(
+            error.starts_with("line 1: there is no key `guest`; there are kernel, "),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_is_no_toml_is_said_to_be_none() {
+        let error = refused("cpus = 4\ncpus 4\n");
+        assert!(error.starts_with("line 2 is no TOML: "), "{error}");
+        assert!(
+            error.ends_with("docs/guest-file.md has an example"),
+            "{error}"
+        );
+        let error = refused("cpus = 4\ncpus = 4\n");
+        assert!(error.starts_with("line 2 is no TOML: duplicate"), "{error}");
+    }
+}
