@@ -177,14 +177,12 @@ pub fn machine(
     let qemu = tools::qemu(&workshop.cache, &workshop.progress)?;
     let given = Given::of(options, &workshop)?;
     let mut machine = if bare {
-        let kernel = match &options.kernel {
-            // QEMU unpacks and places it by its own rules.
-            Some(kernel) => kernel,
-            None => &given.kernel,
-        };
-        let mut machine = Machine::new(&qemu, kernel);
+        // QEMU places it by its own rules.
+        let initrd = given.initrd.as_deref();
+        let (kernel, needs) = payload::bare(&given.kernel, initrd, folder, memory_mib)?;
+        needs.check(board, memory_mib, false)?;
+        let mut machine = Machine::new(&qemu, &kernel);
         machine.el2 = false;
-        payload::bare_needs(kernel, given.initrd.as_deref())?.check(board, memory_mib, false)?;
         machine.initrd = given.initrd;
         machine.append = given.bootargs;
         machine
@@ -195,7 +193,7 @@ pub fn machine(
             initrd: given.initrd.as_deref(),
             config: options.config(&given.bootargs),
         }
-        .write(&bundle)?
+        .write_within(&bundle, memory_mib)?
         .check(board, memory_mib, el3 != El3::None)?;
         let hypervisor = build::build(&workshop, program)?.image;
         let mut machine = Machine::new(&qemu, &hypervisor);
@@ -262,7 +260,7 @@ fn beside(kernel: &Path, workshop: &Workshop) -> Option<PathBuf> {
         return None;
     }
     // What is wrong with the kernel is said when it is bundled.
-    let image = payload::read_kernel(kernel).unwrap_or_default();
+    let image = payload::read_kernel(kernel, payload::USUAL_MIB).unwrap_or_default();
     match build_id::check(&image, kernel, &vmlinux) {
         Ok(()) => Some(vmlinux),
         Err(error) => {

@@ -243,7 +243,7 @@ pub enum System {
     Ours(KernelVariant),
     /// Another, and the same with its symbols.
     Other {
-        /// The Image, also gzipped.
+        /// The Image, also packed.
         kernel: PathBuf,
         /// The ELF file.
         vmlinux: PathBuf,
@@ -268,7 +268,7 @@ impl Lab {
         let (kernel, vmlinux) = match system {
             System::Other { kernel, vmlinux } => {
                 // The capture kernel is the same one, and kexec takes no packed Image.
-                let unpacked = payload::read_kernel(kernel)?;
+                let unpacked = payload::read_kernel(kernel, payload::USUAL_MIB)?;
                 build_id::check(&unpacked, kernel, vmlinux)?;
                 let name = format!("kernel-{}.img", &cache::digest(&unpacked)[..16]);
                 let image = workshop.output(&name)?;

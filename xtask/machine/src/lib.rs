@@ -17,5 +17,6 @@ pub mod raspi4b;
 pub mod room;
 pub mod run_dir;
 pub mod serial;
+mod unpack;
 pub mod words;
 pub mod workshop;
