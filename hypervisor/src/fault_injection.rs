@@ -60,7 +60,7 @@ static PROBE: [AtomicU32; 2] = [const { AtomicU32::new(0) }; 2];
 
 /// Reads a word of the command line of a machine with so many pCPUs. Whether it is for fault injection.
 #[inline(never)]
-pub fn configure(word: &str, pcpus: usize) -> bool {
+pub fn configure(word: &[u8], pcpus: usize) -> bool {
     match fault(word, pcpus) {
         None => return false,
         Some(Ok(Fault::Wedge(list))) => {
@@ -79,7 +79,7 @@ pub fn configure(word: &str, pcpus: usize) -> bool {
             PROBE[0].store(pcpu.into(), Ordering::Relaxed);
             PROBE[1].store(count, Ordering::Relaxed);
         }
-        Some(Err(wrong)) => log!("command line: `{}` {wrong}; ignored", word.escape_default()),
+        Some(Err(wrong)) => log!("command line: `{}` {wrong}; ignored", word.escape_ascii()),
     }
     true
 }

@@ -62,47 +62,115 @@ impl fmt::Display for Wrong {
 }
 
 /// The words of a command line, in order; of one that stands there several times, the last.
-pub fn words(line: &str) -> impl Iterator<Item = &str> {
-    let after = |word: &str| word.as_ptr().addr() - line.as_ptr().addr() + word.len();
-    line.split_ascii_whitespace().filter(move |word| {
-        let rest = line.get(after(word)..).unwrap_or_default();
-        !rest.split_ascii_whitespace().any(|other| other == *word)
-    })
+pub fn words(line: &[u8]) -> Words<'_> {
+    Words(line)
 }
+
+/// See [`words`].
+#[derive(Clone, Copy, Debug)]
+pub struct Words<'a>(&'a [u8]);
+
+impl<'a> Iterator for Words<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        loop {
+            let (word, rest) = first(self.0)?;
+            self.0 = rest;
+            if !has(rest, word) {
+                return Some(word);
+            }
+        }
+    }
+}
+
+/// The first word of `line`, and what is behind it.
+#[inline(never)]
+fn first(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let line = line.trim_ascii_start();
+    let (word, rest) = split(line, |byte| byte.is_ascii_whitespace());
+    (!word.is_empty()).then_some((word, rest.unwrap_or_default()))
+}
+
+/// Whether `word` stands in `line`.
+fn has(mut line: &[u8], word: &[u8]) -> bool {
+    while let Some((other, rest)) = first(line) {
+        if other == word {
+            return true;
+        }
+        line = rest;
+    }
+    false
+}
+
+/// What is before the first byte that `is_mark`, and what is behind it, if there is one.
+fn split(item: &[u8], is_mark: impl Fn(u8) -> bool) -> (&[u8], Option<&[u8]>) {
+    let at = item.iter().position(|&byte| is_mark(byte));
+    match at.and_then(|at| item.split_at_checked(at)) {
+        Some((before, behind)) => (before, behind.get(1..)),
+        None => (item, None),
+    }
+}
+
+/// The same at the first `mark`.
+#[inline(never)]
+fn split_at(item: &[u8], mark: u8) -> (&[u8], Option<&[u8]>) {
+    split(item, |byte| byte == mark)
+}
+
+/// Words without more to read.
+const FIXED: [(&str, Setting); 4] = [
+    ("crash=halt", Setting::Crash { reset: false }),
+    ("crash=reset", Setting::Crash { reset: true }),
+    ("stop=park", Setting::Stop { off: false }),
+    ("stop=off", Setting::Stop { off: true }),
+];
+
+/// How the others begin, and what they are to be.
+const NAMES: [(&str, Result<Setting, Wrong>); 6] = [
+    ("crash=", Err(Wrong::Value("crash=halt or crash=reset"))),
+    ("stop=", Err(Wrong::Value("stop=park or stop=off"))),
+    (
+        WATCHDOG,
+        Err(Wrong::Value(
+            "watchdog=report, stop or off, the first two with :MILLISECONDS from 1 on, if wanted",
+        )),
+    ),
+    ("break=", Ok(Setting::Fault("break"))),
+    ("wedge=", Ok(Setting::Fault("wedge"))),
+    ("probe=", Ok(Setting::Fault("probe"))),
+];
+
+const WATCHDOG: &str = "watchdog=";
 
 /// What `word` sets.
 ///
 /// # Errors
 ///
 /// If it is unknown or malformed. What follows the name of a fault is not looked at.
-pub fn setting(word: &str) -> Result<Setting, Wrong> {
-    let (name, value) = word.split_once('=').ok_or(Wrong::Unknown)?;
-    match (name, value) {
-        ("crash", "halt") => Ok(Setting::Crash { reset: false }),
-        ("crash", "reset") => Ok(Setting::Crash { reset: true }),
-        ("crash", _) => Err(Wrong::Value("crash=halt or crash=reset")),
-        ("stop", "park") => Ok(Setting::Stop { off: false }),
-        ("stop", "off") => Ok(Setting::Stop { off: true }),
-        ("stop", _) => Err(Wrong::Value("stop=park or stop=off")),
-        ("watchdog", value) => watchdog(value).ok_or(Wrong::Value(
-            "watchdog=report, watchdog=stop or watchdog=off, the first two with :MILLISECONDS behind, from 1 on, if wanted",
-        )),
-        _ => {
-            let name = ["break", "wedge", "probe"].into_iter().find(|it| *it == name);
-            name.map(Setting::Fault).ok_or(Wrong::Unknown)
-        }
+#[inline(never)]
+pub fn setting(word: &[u8]) -> Result<Setting, Wrong> {
+    if let Some((_, set)) = FIXED.iter().find(|(fixed, _)| fixed.as_bytes() == word) {
+        return Ok(*set);
     }
+    if let Some(set) = word.strip_prefix(WATCHDOG.as_bytes()).and_then(watchdog) {
+        return Ok(set);
+    }
+    let named = NAMES
+        .iter()
+        .find(|(name, _)| word.starts_with(name.as_bytes()));
+    named.map_or(Err(Wrong::Unknown), |(_, set)| *set)
 }
 
-fn watchdog(value: &str) -> Option<Setting> {
-    let (mode, limit) = match value.split_once(':') {
-        Some((mode, limit)) => (mode, Some(number(limit).filter(|&limit| limit != 0)?)),
-        None => (value, None),
+fn watchdog(value: &[u8]) -> Option<Setting> {
+    let (mode, limit) = match split_at(value, b':') {
+        (mode, Some(limit)) => (mode, Some(number(limit).filter(|&limit| limit != 0)?)),
+        (mode, None) => (mode, None),
     };
     let mode = match mode {
-        "report" => OnStuck::Report,
-        "stop" => OnStuck::Stop,
-        "off" if limit.is_none() => OnStuck::Off,
+        b"report" => OnStuck::Report,
+        b"stop" => OnStuck::Stop,
+        b"off" if limit.is_none() => OnStuck::Off,
         _ => return None,
     };
     Some(Setting::Watchdog(mode, limit))
@@ -110,16 +178,16 @@ fn watchdog(value: &str) -> Option<Setting> {
 
 /// The words of a command line that nobody knows; displayed as a list of them.
 #[derive(Clone, Copy, Debug)]
-pub struct Unknown<'a>(&'a str);
+pub struct Unknown<'a>(&'a [u8]);
 
 impl<'a> Unknown<'a> {
     /// Those of `line`, if there are any.
-    pub fn of(line: &'a str) -> Option<Self> {
+    pub fn of(line: &'a [u8]) -> Option<Self> {
         let unknown = Self(line);
         unknown.words().next().map(|_| unknown)
     }
 
-    fn words(self) -> impl Iterator<Item = &'a str> {
+    fn words(self) -> impl Iterator<Item = &'a [u8]> {
         words(self.0).filter(|word| setting(word) == Err(Wrong::Unknown))
     }
 }
@@ -128,7 +196,7 @@ impl fmt::Display for Unknown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut before = "";
         for word in self.words() {
-            write!(f, "{before}`{}`", word.escape_default())?;
+            write!(f, "{before}`{}`", word.escape_ascii())?;
             before = ", ";
         }
         Ok(())
@@ -136,9 +204,14 @@ impl fmt::Display for Unknown<'_> {
 }
 
 /// A decimal number, if `digits` is one that fits.
-fn number(digits: &str) -> Option<u32> {
-    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
-    digits.parse().ok().filter(|_| is_number)
+#[inline(never)]
+fn number(digits: &[u8]) -> Option<u32> {
+    let digit = |sum: u32, byte: &u8| {
+        let digit = byte.checked_sub(b'0').filter(|&digit| digit < 10)?;
+        sum.checked_mul(10)?.checked_add(digit.into())
+    };
+    let number = digits.iter().try_fold(0, digit);
+    number.filter(|_| !digits.is_empty())
 }
 
 #[cfg(test)]
@@ -166,7 +239,7 @@ mod tests {
             ("wedge=1:spin", Setting::Fault("wedge")),
             ("probe=0:1", Setting::Fault("probe")),
         ] {
-            assert_eq!(setting(word), Ok(set), "{word}");
+            assert_eq!(setting(word.as_bytes()), Ok(set), "{word}");
         }
     }
 
@@ -181,7 +254,7 @@ mod tests {
             "CRASH=halt",
             "console=ttyAMA0",
         ] {
-            assert_eq!(setting(word), Err(Wrong::Unknown), "{word}");
+            assert_eq!(setting(word.as_bytes()), Err(Wrong::Unknown), "{word}");
         }
         assert!(Wrong::Unknown.to_string().contains("crash=halt|reset"));
     }
@@ -202,7 +275,7 @@ mod tests {
             "watchdog=off:5",
             "watchdog=halt",
         ] {
-            let Err(wrong @ Wrong::Value(takes)) = setting(word) else {
+            let Err(wrong @ Wrong::Value(takes)) = setting(word.as_bytes()) else {
                 panic!("{word} is not malformed");
             };
             let name = word.split_once('=').unwrap().0;
@@ -213,7 +286,11 @@ mod tests {
 
     #[test]
     fn a_word_counts_once_and_where_it_stands_last() {
-        let all = |line| words(line).collect::<Vec<_>>();
+        let all = |line: &'static str| -> Vec<_> {
+            words(line.as_bytes())
+                .map(|word| str::from_utf8(word).unwrap())
+                .collect()
+        };
         assert_eq!(all(" a  b\ta\n"), ["b", "a"]);
         assert_eq!(all("ab a"), ["ab", "a"]);
         assert!(all(" ").is_empty());
@@ -221,17 +298,17 @@ mod tests {
 
     #[test]
     fn unknown_words_are_listed_once_each() {
-        assert!(Unknown::of("crash=halt stop=what wedge=x").is_none());
-        let unknown = Unknown::of("quiet crash=halt brake=panic quiet \u{1b}[2J").unwrap();
-        assert_eq!(unknown.to_string(), "`brake=panic`, `quiet`, `\\u{1b}[2J`");
+        assert!(Unknown::of(b"crash=halt stop=what wedge=x").is_none());
+        let unknown = Unknown::of(b"quiet crash=halt brake=panic quiet \x1b[2J").unwrap();
+        assert_eq!(unknown.to_string(), "`brake=panic`, `quiet`, `\\x1b[2J`");
     }
 
     #[test]
     fn a_number_is_digits_that_fit_and_nothing_else() {
-        assert_eq!(number("0"), Some(0));
-        assert_eq!(number("4294967295"), Some(u32::MAX));
+        assert_eq!(number(b"0"), Some(0));
+        assert_eq!(number(b"4294967295"), Some(u32::MAX));
         for wrong in ["", "4294967296", "-1", "+1", "1 ", "0x1", "12a"] {
-            assert_eq!(number(wrong), None, "{wrong:?}");
+            assert_eq!(number(wrong.as_bytes()), None, "{wrong:?}");
         }
     }
 }

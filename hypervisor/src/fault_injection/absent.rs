@@ -6,7 +6,7 @@ use hv_core::regs::GuestRegs;
 
 /// Reads a word of the hypervisor's command line that injects a fault. Whether that can be done.
 #[inline(always)]
-pub const fn configure(_word: &str, _pcpus: usize) -> bool {
+pub const fn configure(_word: &[u8], _pcpus: usize) -> bool {
     false
 }
 

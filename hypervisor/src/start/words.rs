@@ -8,9 +8,11 @@ use crate::{fault_injection, log, watchdog};
 
 /// Obeys the words of our own command line, and names those that say nothing. A machine that `has_crashed` just now does
 /// not break again.
+#[inline(never)]
 pub fn obey(machine: &Machine, has_crashed: bool) {
-    for word in cmdline::words(&machine.bootargs) {
-        let said = word.escape_default();
+    let line = machine.bootargs.as_bytes();
+    for word in cmdline::words(line) {
+        let said = word.escape_ascii();
         match cmdline::setting(word) {
             Ok(Setting::Crash { reset }) => stop::set_after_crash(if reset {
                 Afterwards::Reset
@@ -32,7 +34,7 @@ pub fn obey(machine: &Machine, has_crashed: bool) {
             Err(wrong) => log!("command line: `{said}` {wrong}; ignored"),
         }
     }
-    if let Some(unknown) = Unknown::of(&machine.bootargs) {
+    if let Some(unknown) = Unknown::of(line) {
         log!(
             "command line: {unknown}: not known and ignored; known are {}",
             cmdline::KNOWN

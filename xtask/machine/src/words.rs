@@ -8,14 +8,15 @@ use crate::build::Program;
 /// That `program` obeys every word of `line` on a machine with so many CPUs; the first that it does not is named.
 pub fn check(line: &str, cpus: u32, program: Program) -> Result<()> {
     let injects = program == Program::FaultInjection;
-    for word in cmdline::words(line) {
-        match cmdline::setting(word) {
+    for bytes in cmdline::words(line.as_bytes()) {
+        let word = bytes.escape_ascii();
+        match cmdline::setting(bytes) {
             Ok(Setting::Fault(_)) => {
                 ensure!(
                     injects,
                     "--hv-append: `{word}` injects faults, which only the test image does; add --fault-injection"
                 );
-                if let Some(Err(wrong)) = cmdline::fault(word, usize::try_from(cpus)?) {
+                if let Some(Err(wrong)) = cmdline::fault(bytes, usize::try_from(cpus)?) {
                     bail!("--hv-append: `{word}` {wrong}");
                 }
             }

@@ -40,7 +40,7 @@ const WORDS: [(&str, Program, &str, &[&str]); 2] = [
         &[
             "`brake=panic`, `quiet`: not known and ignored; known are crash=halt|reset, stop=park|off and watchdog=",
             "`crash=rest` is malformed; write crash=halt or crash=reset",
-            "`watchdog=stop:0` is malformed; write watchdog=report, ",
+            "`watchdog=stop:0` is malformed; write watchdog=report, stop or off",
             "`wedge=1:spin` injects faults, which only the test image does; load hypervisor-fault-injection.img",
         ],
     ),

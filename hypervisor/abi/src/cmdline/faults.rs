@@ -3,7 +3,7 @@
 
 use core::fmt;
 
-use super::number;
+use super::{number, split_at};
 
 /// Where a pCPU gets stuck, its interrupts masked: in EL2 with no vCPU running; in a call of the guest's, with
 /// the console's lock or without; in the first instruction of the vector, at the exit after such a call; in the
@@ -17,7 +17,7 @@ pub const WAYS: [&str; 6] = ["panic", "lock", "fault", "stack", "off", "reset"];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault<'a> {
     /// `wedge=N:PLACE,...`: pCPUs get stuck; [`Fault::wedges`] has them.
-    Wedge(&'a str),
+    Wedge(&'a [u8]),
     /// `break=WAY` or `break=WAY@N`: it breaks when all are up, or at a call of the guest on a pCPU.
     Break {
         /// How.
@@ -64,36 +64,42 @@ const BREAK: &str =
 const PROBE: &str = "probe=N:COUNT with a COUNT from 1 on";
 
 /// The fault that `word` injects into a machine with so many pCPUs; `None` if it is about something else.
-pub fn fault(word: &str, pcpus: usize) -> Option<Result<Fault<'_>, NoFault>> {
-    let (name, value) = word.split_once('=')?;
+pub fn fault(word: &[u8], pcpus: usize) -> Option<Result<Fault<'_>, NoFault>> {
+    let (name, Some(value)) = split_at(word, b'=') else {
+        return None;
+    };
     match name {
-        "wedge" => Some(check_wedges(value, pcpus).map(|()| Fault::Wedge(value))),
-        "break" => Some(read_break(value, pcpus)),
-        "probe" => Some(read_probe(value, pcpus)),
+        b"wedge" => Some(check_wedges(value, pcpus).map(|()| Fault::Wedge(value))),
+        b"break" => Some(read_break(value, pcpus)),
+        b"probe" => Some(read_probe(value, pcpus)),
         _ => None,
     }
 }
 
 impl Fault<'_> {
     /// Which pCPUs get stuck, and where.
-    pub fn wedges(list: &str) -> impl Iterator<Item = (u8, u8)> {
-        list.split(',').filter_map(|item| {
+    pub fn wedges(list: &[u8]) -> impl Iterator<Item = (u8, u8)> {
+        items(list).filter_map(|item| {
             let (pcpu, place) = wedge(item)?;
             Some((u8::try_from(pcpu).ok()?, place))
         })
     }
 }
 
-fn wedge(item: &str) -> Option<(u32, u8)> {
-    let (pcpu, place) = item.split_once(':')?;
-    Some((number(pcpu)?, position(place, &PLACES)?))
+fn items(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split(|&byte| byte == b',')
 }
 
-fn check_wedges(list: &str, pcpus: usize) -> Result<(), NoFault> {
-    for (at, item) in list.split(',').enumerate() {
+fn wedge(item: &[u8]) -> Option<(u32, u8)> {
+    let (pcpu, place) = split_at(item, b':');
+    Some((number(pcpu)?, position(place?, &PLACES)?))
+}
+
+fn check_wedges(list: &[u8], pcpus: usize) -> Result<(), NoFault> {
+    for (at, item) in items(list).enumerate() {
         let (named, _) = wedge(item).ok_or(NoFault::Form(WEDGE))?;
         pcpu(named, pcpus)?;
-        let mut before = list.split(',').take(at).filter_map(wedge);
+        let mut before = items(list).take(at).filter_map(wedge);
         if before.any(|(other, _)| other == named) {
             return Err(NoFault::Twice(named));
         }
@@ -101,22 +107,23 @@ fn check_wedges(list: &str, pcpus: usize) -> Result<(), NoFault> {
     Ok(())
 }
 
-fn read_break(value: &str, pcpus: usize) -> Result<Fault<'_>, NoFault> {
+fn read_break(value: &[u8], pcpus: usize) -> Result<Fault<'_>, NoFault> {
     let form = NoFault::Form(BREAK);
-    let (way, on) = match value.split_once('@') {
-        Some((way, on)) => (way, Some(number(on).ok_or(form)?)),
-        None => (value, None),
-    };
+    let (way, on) = split_at(value, b'@');
+    let on = on.map(|on| number(on).ok_or(form)).transpose()?;
     Ok(Fault::Break {
         way: position(way, &WAYS).ok_or(form)?,
         pcpu: on.map(|on| pcpu(on, pcpus)).transpose()?,
     })
 }
 
-fn read_probe(value: &str, pcpus: usize) -> Result<Fault<'_>, NoFault> {
+fn read_probe(value: &[u8], pcpus: usize) -> Result<Fault<'_>, NoFault> {
     let form = NoFault::Form(PROBE);
-    let (target, count) = value.split_once(':').ok_or(form)?;
-    let count = number(count).filter(|&count| count != 0).ok_or(form)?;
+    let (target, count) = split_at(value, b':');
+    let count = count
+        .and_then(number)
+        .filter(|&count| count != 0)
+        .ok_or(form)?;
     Ok(Fault::Probe {
         pcpu: pcpu(number(target).ok_or(form)?, pcpus)?,
         count,
@@ -129,8 +136,8 @@ fn pcpu(named: u32, pcpus: usize) -> Result<u8, NoFault> {
     found.ok_or(NoFault::NoPcpu(named, pcpus))
 }
 
-fn position(word: &str, table: &[&str]) -> Option<u8> {
-    let at = table.iter().position(|known| *known == word)?;
+fn position(word: &[u8], table: &[&str]) -> Option<u8> {
+    let at = table.iter().position(|known| known.as_bytes() == word)?;
     u8::try_from(at).ok()
 }
 
@@ -145,7 +152,7 @@ mod tests {
 
     #[test]
     fn each_fault_is_read() {
-        let read = |word| fault(word, 4).unwrap();
+        let read = |word: &'static str| fault(word.as_bytes(), 4).unwrap();
         let Ok(Fault::Wedge(list)) = read("wedge=1:spin,3:eret") else {
             panic!("it is a list of wedges");
         };
@@ -155,8 +162,8 @@ mod tests {
         assert_eq!(read("break=reset@3"), way(5, Some(3)));
         let probe = Fault::Probe { pcpu: 1, count: 20 };
         assert_eq!(read("probe=1:20"), Ok(probe));
-        assert_eq!(fault("crash=halt", 4), None);
-        assert_eq!(fault("wedge", 4), None);
+        assert_eq!(fault(b"crash=halt", 4), None);
+        assert_eq!(fault(b"wedge", 4), None);
     }
 
     #[test]
@@ -180,7 +187,7 @@ mod tests {
             "probe=1:x",
             "probe=1:2:3",
         ] {
-            let error = fault(word, 4).unwrap().unwrap_err();
+            let error = fault(word.as_bytes(), 4).unwrap().unwrap_err();
             let NoFault::Form(form) = error else {
                 panic!("{word}: {error}");
             };
@@ -195,16 +202,16 @@ mod tests {
     #[test]
     fn a_pcpu_that_is_not_there_is_named() {
         for word in ["wedge=1:spin,99:spin", "break=panic@99", "probe=99:1"] {
-            let error = fault(word, 4).unwrap().unwrap_err();
+            let error = fault(word.as_bytes(), 4).unwrap().unwrap_err();
             assert_eq!(error, NoFault::NoPcpu(99, 4), "{word}");
             assert_eq!(error.to_string(), "names pCPU 99; there are pCPUs 0 to 3");
         }
         assert_eq!(
-            fault("break=panic@256", 300).unwrap(),
+            fault(b"break=panic@256", 300).unwrap(),
             Err(NoFault::NoPcpu(256, 300))
         );
         assert_eq!(
-            fault("wedge=1:spin,1:exit", 4).unwrap(),
+            fault(b"wedge=1:spin,1:exit", 4).unwrap(),
             Err(NoFault::Twice(1))
         );
     }
@@ -213,11 +220,19 @@ mod tests {
     fn every_place_and_way_is_in_the_form() {
         for place in PLACES {
             assert!(WEDGE.contains(place), "{place}");
-            assert!(fault(&format!("wedge=0:{place}"), 1).unwrap().is_ok());
+            assert!(
+                fault(format!("wedge=0:{place}").as_bytes(), 1)
+                    .unwrap()
+                    .is_ok()
+            );
         }
         for way in WAYS {
             assert!(BREAK.contains(way), "{way}");
-            assert!(fault(&format!("break={way}@0"), 1).unwrap().is_ok());
+            assert!(
+                fault(format!("break={way}@0").as_bytes(), 1)
+                    .unwrap()
+                    .is_ok()
+            );
         }
     }
 }
