@@ -44,12 +44,12 @@ impl Doctor {
 }
 
 fn report() -> Result<ExitCode> {
-    let cache = Cache::open()?;
+    let cache = Cache::look()?;
     let findings = [
         Finding {
             state: State::Ok,
             what: "cache",
-            text: cache.path().display().to_string(),
+            text: place(&cache),
         },
         archive(&cache),
         target(&cache),
@@ -68,6 +68,17 @@ fn report() -> Result<ExitCode> {
     })
 }
 
+/// Where the cache is or will be.
+fn place(cache: &Cache) -> String {
+    let path = cache.path();
+    let later = if path.is_dir() {
+        ""
+    } else {
+        ", made when it is needed"
+    };
+    format!("{}{later}", path.display())
+}
+
 fn line(finding: &Finding) -> String {
     let state = match finding.state {
         State::Ok => "ok",
@@ -84,7 +95,7 @@ fn judged(what: &'static str, result: Result<(State, String)>) -> Finding {
 }
 
 fn archive(cache: &Cache) -> Finding {
-    let found = Archive::open(cache).map(|archive| {
+    let found = Archive::look(cache).map(|archive| {
         let text = format!(
             "Debian {}, {}, through the mirror of this machine's apt",
             archive.release(),

@@ -173,12 +173,12 @@ fn origin(name: &str) -> &'static str {
     }
 }
 
-/// The list of `files`, with sizes, checksums and where each comes from.
+/// The list of `files`, with sizes, checksums and where each comes from; `sha256sum -c` reads it.
 fn list(files: &[Entry]) -> String {
     let mut list = String::new();
     for (name, bytes) in files {
         let (hash, size) = (digest(bytes), bytes.len());
-        list += &format!("{hash}  {name}\n    {size} bytes; {}\n", origin(name));
+        list += &format!("{hash}  {name}\n# {size} bytes; {}\n", origin(name));
     }
     list
 }
@@ -195,5 +195,28 @@ mod tests {
         );
         assert!(list.contains("start4.elf") && list.contains("3 bytes"));
         assert!(list.contains("for use on Raspberry Pi only"));
+    }
+
+    #[test]
+    fn sha256sum_checks_the_list_without_complaint() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = [
+            ("start4.elf".into(), b"abc".to_vec()),
+            ("config.txt".into(), b"arm_64bit=1\n".to_vec()),
+        ];
+        for (name, bytes) in &files {
+            fs::write(folder.path().join(name), bytes).unwrap();
+        }
+        fs::write(folder.path().join("FILES.txt"), list(&files)).unwrap();
+        let output = std::process::Command::new("sha256sum")
+            .args(["--check", "--strict", "FILES.txt"])
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success() && output.stderr.is_empty(),
+            "{output:?}"
+        );
+        assert_eq!(output.stdout, b"start4.elf: OK\nconfig.txt: OK\n");
     }
 }

@@ -34,6 +34,10 @@ const KEYRINGS: [&str; 2] = [
 /// The suites that may carry something newer than the machine's own release.
 const LATER_SUITES: [&str; 4] = ["trixie-backports", "trixie", "forky", "sid"];
 
+/// Parts of the cache: the private apt roots, and the packages that came through them.
+const ROOTS: &str = "apt";
+const PACKAGES: &str = "packages";
+
 /// The archive that this machine's apt is configured for.
 pub struct Archive {
     mirror: Mirror,
@@ -46,6 +50,14 @@ pub struct Archive {
 impl Archive {
     /// Finds the machine's mirror and its keys.
     pub fn open(cache: &Cache) -> Result<Self> {
+        let archive = Self::look(cache)?;
+        cache.dir(ROOTS)?;
+        cache.dir(PACKAGES)?;
+        Ok(archive)
+    }
+
+    /// The same for those who only look: nothing is made in the cache.
+    pub fn look(cache: &Cache) -> Result<Self> {
         let mirror = find_mirror()?;
         let keyring = KEYRINGS
             .into_iter()
@@ -58,8 +70,8 @@ impl Archive {
         Ok(Self {
             mirror,
             keyring,
-            roots: cache.dir("apt")?,
-            packages: cache.dir("packages")?,
+            roots: cache.path().join(ROOTS),
+            packages: cache.path().join(PACKAGES),
             host: host.trim().to_owned(),
         })
     }

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 
@@ -28,14 +28,24 @@ impl Cache {
     /// Opens (and creates) `$HALLIGAN_CACHE`, else `$XDG_CACHE_HOME/halligan`,
     /// else `~/.cache/halligan`.
     pub fn open() -> Result<Self> {
-        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        let root = place(
-            variable("HALLIGAN_CACHE").map(PathBuf::from),
-            variable("XDG_CACHE_HOME").map(PathBuf::from),
-            variable("HOME").map(PathBuf::from),
-        )
-        .context("no place for the cache: set HALLIGAN_CACHE to a directory")?;
-        Self::at(&root)
+        Self::at(&place_of_user()?)
+    }
+
+    /// The same for those who only look: nothing is created.
+    pub fn look() -> Result<Self> {
+        Self::look_at(&place_of_user()?)
+    }
+
+    fn look_at(root: &Path) -> Result<Self> {
+        ensure!(
+            root.is_dir() || !root.exists(),
+            "the cache {} is a file; set HALLIGAN_CACHE to a directory",
+            root.display()
+        );
+        Ok(Self {
+            // What is not there has no canonical path.
+            root: root.canonicalize().unwrap_or_else(|_| root.to_owned()),
+        })
     }
 
     /// Opens the cache at `root`, which is created if need be.
@@ -103,8 +113,22 @@ impl Cache {
     }
 }
 
-/// The cache's place, from the three variables that can say it.
+/// The cache's place, as the environment says.
+fn place_of_user() -> Result<PathBuf> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    place(
+        variable("HALLIGAN_CACHE").map(PathBuf::from),
+        variable("XDG_CACHE_HOME").map(PathBuf::from),
+        variable("HOME").map(PathBuf::from),
+    )
+    .context("no place for the cache: set HALLIGAN_CACHE to a directory")
+}
+
+/// The cache's place, from the three variables that can say it. Our own may be relative to the current folder; the XDG
+/// Base Directory Specification has a relative path ignored, and a home that is relative is nobody's.
 fn place(own: Option<PathBuf>, xdg: Option<PathBuf>, home: Option<PathBuf>) -> Option<PathBuf> {
+    let xdg = xdg.filter(|dir| dir.is_absolute());
+    let home = home.filter(|dir| dir.is_absolute());
     own.or_else(|| xdg.map(|dir| dir.join("halligan")))
         .or_else(|| home.map(|dir| dir.join(".cache/halligan")))
 }
@@ -171,6 +195,32 @@ mod tests {
         assert_eq!(place(None, path("/b"), path("/c")), path("/b/halligan"));
         assert_eq!(place(None, None, path("/c")), path("/c/.cache/halligan"));
         assert_eq!(place(None, None, None), None);
+    }
+
+    #[test]
+    fn relative_folders_of_others_are_ignored() {
+        let path = |text: &str| Some(PathBuf::from(text));
+        assert_eq!(
+            place(None, path("b"), path("/c")),
+            path("/c/.cache/halligan")
+        );
+        assert_eq!(place(None, path("./b"), path("c")), None);
+        assert_eq!(place(path("a"), path("b"), None), path("a"));
+    }
+
+    #[test]
+    fn who_looks_makes_nothing() {
+        let root = std::env::temp_dir().join(format!("halligan-look-{}", std::process::id()));
+        remove(&root).unwrap();
+        let cache = Cache::look_at(&root).unwrap();
+        assert!(crate::kernel::ready(&cache, crate::kernel::KernelVariant::Plain).is_none());
+        // Without Debian's apt there is nothing to look at.
+        let _ = crate::archive::Archive::look(&cache);
+        let _ = crate::toolchain::Target::look(&cache);
+        assert!(!root.exists(), "{} has been made", root.display());
+        fs::write(&root, b"").unwrap();
+        assert!(Cache::look_at(&root).is_err());
+        fs::remove_file(&root).unwrap();
     }
 
     #[test]

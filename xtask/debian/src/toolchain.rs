@@ -54,8 +54,8 @@ enum Library {
 enum Linker {
     /// The compiler's own rust-lld.
     Own,
-    /// LLVM's ld.lld, reachable as `rust-lld` in this directory.
-    Lld(PathBuf),
+    /// LLVM's ld.lld, reachable as `rust-lld` in the directory that is named first.
+    Lld(PathBuf, PathBuf),
     /// GNU ld.
     Gnu(PathBuf),
 }
@@ -81,10 +81,11 @@ impl Target {
             Some(library) => library,
             None => Library::Shadow(shadow(cache, &compiler, progress)?),
         };
-        if choose_linker(cache, &compiler)?.is_none() {
+        if choose_linker(cache, &compiler).is_none() {
             tools::demand(cache, &[tools::GNU_LINKER], progress)?;
         }
-        let linker = choose_linker(cache, &compiler)?.context("no linker was found")?;
+        let linker = choose_linker(cache, &compiler).context("no linker was found")?;
+        linker.prepare(cache)?;
         Ok(Self::new(library, linker, compiler))
     }
 
@@ -93,7 +94,7 @@ impl Target {
     pub fn look(cache: &Cache) -> Result<Result<Self, String>> {
         let compiler = Compiler::find()?;
         let library = Library::find(cache, &compiler)?;
-        let linker = choose_linker(cache, &compiler)?;
+        let linker = choose_linker(cache, &compiler);
         Ok(match (library, linker) {
             (Some(library), Some(linker)) => Ok(Self::new(library, linker, compiler)),
             (None, _) => Err(format!(
@@ -151,7 +152,7 @@ impl Target {
         let mut flags: Vec<String> = self.folders.iter().map(rename).collect();
         match &self.linker {
             Linker::Own => {}
-            Linker::Lld(dir) => {
+            Linker::Lld(dir, _) => {
                 cargo.env("PATH", prepended(dir, env::var_os("PATH")));
             }
             Linker::Gnu(path) => {
@@ -174,7 +175,7 @@ impl Target {
         };
         let linker = match &self.linker {
             Linker::Own => "rust-lld".to_owned(),
-            Linker::Lld(_) => "ld.lld".to_owned(),
+            Linker::Lld(..) => "ld.lld".to_owned(),
             Linker::Gnu(path) => path.display().to_string(),
         };
         format!(
@@ -371,25 +372,37 @@ fn write_wrapper(path: &Path, program: &Path, sysroot: &Path) -> Result<()> {
 }
 
 /// Chooses the linker: the compiler's, LLVM's, GNU's.
-fn choose_linker(cache: &Cache, compiler: &Compiler) -> Result<Option<Linker>> {
+fn choose_linker(cache: &Cache, compiler: &Compiler) -> Option<Linker> {
     let own = compiler
         .sysroot
         .join("lib/rustlib")
         .join(&compiler.host)
         .join("bin/rust-lld");
     if own.exists() || find("rust-lld").is_some() {
-        return Ok(Some(Linker::Own));
+        return Some(Linker::Own);
     }
     if let Some(lld) = find("ld.lld") {
-        let dir = cache.dir("linker")?;
-        let link = dir.join("rust-lld");
-        if fs::read_link(&link).ok().as_ref() != Some(&lld) {
-            let _ = fs::remove_file(&link);
-            symlink(&lld, &link).with_context(|| format!("cannot make {}", link.display()))?;
-        }
-        return Ok(Some(Linker::Lld(dir)));
+        return Some(Linker::Lld(cache.path().join(LINKER), lld));
     }
-    Ok(find(tools::GNU_LINKER.program).map(Linker::Gnu))
+    find(tools::GNU_LINKER.program).map(Linker::Gnu)
+}
+
+/// The part of the cache where LLVM's linker has the name by which rustc calls it.
+const LINKER: &str = "linker";
+
+impl Linker {
+    /// Makes what it needs in the cache.
+    fn prepare(&self, cache: &Cache) -> Result<()> {
+        let Self::Lld(_, lld) = self else {
+            return Ok(());
+        };
+        let link = cache.dir(LINKER)?.join("rust-lld");
+        if fs::read_link(&link).ok().as_ref() != Some(lld) {
+            let _ = fs::remove_file(&link);
+            symlink(lld, &link).with_context(|| format!("cannot make {}", link.display()))?;
+        }
+        Ok(())
+    }
 }
 
 /// `dir` before the directories of `path`.

@@ -1,6 +1,6 @@
 //! `cargo xtask symbolize`: addresses of a crash report become functions.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -58,12 +58,30 @@ impl Symbolize {
             );
         }
         if self.addresses.is_empty() {
-            for line in io::stdin().lock().lines() {
-                println!("{}", annotate(&line?, &symbols, Some(&lines), offset));
-            }
+            let explain = |line: &str| annotate(line, &symbols, Some(&lines), offset);
+            copy(io::stdin().lock(), io::stdout().lock(), explain)
+                .context("cannot copy standard input to standard output")?;
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Copies `from` to `to` line by line, what is text of each through `explain`. All other bytes stay as they are: a serial log
+/// may have anything in it.
+fn copy(
+    mut from: impl BufRead,
+    mut to: impl Write,
+    explain: impl Fn(&str) -> String,
+) -> io::Result<()> {
+    let mut line = Vec::new();
+    while from.read_until(b'\n', &mut line)? != 0 {
+        for chunk in line.utf8_chunks() {
+            to.write_all(explain(chunk.valid()).as_bytes())?;
+            to.write_all(chunk.invalid())?;
+        }
+        line.clear();
+    }
+    to.flush()
 }
 
 fn hexadecimal(text: &str) -> Option<u64> {
@@ -188,6 +206,18 @@ mod tests {
         // What makes this has been called.
         let heading = "backtrace (cargo xtask symbolize):";
         assert_eq!(annotate(heading, &symbols, None, 0), "backtrace:");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_pass_as_they_are() {
+        let symbols = program(&[(0x1000, "one")]);
+        let log = b"\xff\x1e hv: 0x1004\r\nguest \xc3\x28 0x1008\xfe\n\0last 0x1010";
+        let mut copied = Vec::new();
+        let explain = |line: &str| annotate(line, &symbols, None, 0);
+        copy(&log[..], &mut copied, explain).unwrap();
+        let expected =
+            b"\xff\x1e hv: 0x1004 <one+0x4>\r\nguest \xc3\x28 0x1008 <one+0x8>\xfe\n\0last 0x1010 <one+0x10>";
+        assert_eq!(copied, expected);
     }
 
     #[test]
