@@ -14,7 +14,7 @@ use crate::bringup::Bench;
 use crate::run::Given;
 use debian::cache::digest;
 use debian::paths;
-use machine::board::raspi4b as pi;
+use machine::board::{Board, raspi4b as pi};
 use machine::build::{self, Program};
 use machine::guest::Options;
 use machine::payload::Payload;
@@ -131,7 +131,8 @@ impl Image {
                 initrd: given.initrd.as_deref(),
                 config: options.config(&given.bootargs),
             }
-            .write(&path)?;
+            .write(&path)?
+            .check(Board::Raspi4b, pi::LEAST_MIB, true)?;
             files.push((BUNDLE.into(), read(&path)?));
             bundle = Some((BUNDLE, BUNDLE_PA));
         }

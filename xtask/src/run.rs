@@ -347,7 +347,7 @@ fn converse(
                     ending => ending,
                 });
             }
-            Event::Left => return Ok(watch.ending(false)),
+            Event::Left => return Ok(watch.left()),
             Event::TimedOut => return Ok(watch.ending(true)),
         }
     }

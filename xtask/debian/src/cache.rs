@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{Access, FlockOperation, flock};
 use sha2::{Digest, Sha256};
 
 use crate::progress::Progress;
@@ -54,6 +54,7 @@ impl Cache {
         let root = root
             .canonicalize()
             .with_context(|| format!("cannot open the cache {}", root.display()))?;
+        check_writable(&root)?;
         Ok(Self { root })
     }
 
@@ -74,6 +75,7 @@ impl Cache {
     pub fn entry(&self, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
         let entry = self.root.join(name);
         if entry.is_dir() {
+            check_whole(&entry)?;
             return Ok(entry);
         }
         let partial = self.root.join(format!("{name}.partial"));
@@ -131,6 +133,40 @@ fn place(own: Option<PathBuf>, xdg: Option<PathBuf>, home: Option<PathBuf>) -> O
     let home = home.filter(|dir| dir.is_absolute());
     own.or_else(|| xdg.map(|dir| dir.join("halligan")))
         .or_else(|| home.map(|dir| dir.join(".cache/halligan")))
+}
+
+/// That files can be made in the directory `root`: even what is there already is locked while it is used.
+fn check_writable(root: &Path) -> Result<()> {
+    match rustix::fs::access(root, Access::WRITE_OK | Access::EXEC_OK) {
+        Ok(()) => Ok(()),
+        Err(error) => Err(unwritable(root, &error.into())),
+    }
+}
+
+/// That the entry `dir` is not empty, as after a clean-up by hand.
+fn check_whole(dir: &Path) -> Result<()> {
+    let mut files = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
+    ensure!(
+        files.next().is_some(),
+        "the cache is damaged: {0} is empty; remove {0} and it is made again",
+        dir.display()
+    );
+    Ok(())
+}
+
+/// That each of `names` is a file of `dir` and not empty.
+pub fn check_files(dir: &Path, names: &[&str]) -> Result<()> {
+    for name in names {
+        let path = dir.join(name);
+        let is_there = fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() != 0);
+        ensure!(
+            is_there,
+            "the cache is damaged: {} is missing or empty; remove {} and it is made again",
+            path.display(),
+            dir.display()
+        );
+    }
+    Ok(())
 }
 
 /// Removes a directory tree that may not be there.
@@ -243,8 +279,41 @@ mod tests {
     #[test]
     fn entry_that_is_there_is_not_made_again() {
         let cache = scratch("again");
-        cache.entry("thing", |_| Ok(())).unwrap();
+        cache
+            .entry("thing", |dir| Ok(fs::write(dir.join("a"), "a")?))
+            .unwrap();
         cache.entry("thing", |_| bail!("made twice")).unwrap();
+        remove(cache.path()).unwrap();
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_written_is_named_with_the_mend() {
+        // No directory, in which nobody can make files, root neither.
+        let error = check_writable(Path::new("/etc/os-release")).unwrap_err();
+        assert!(error.to_string().contains("set HALLIGAN_CACHE"), "{error}");
+        check_writable(&std::env::temp_dir()).unwrap();
+    }
+
+    #[test]
+    fn an_entry_that_lost_its_files_is_named_with_the_mend() {
+        let cache = scratch("stale");
+        let dir = cache.entry("thing", |_| Ok(())).unwrap();
+        let error = cache.entry("thing", |_| Ok(())).unwrap_err().to_string();
+        assert!(
+            error.contains("is empty; remove") && error.ends_with("made again"),
+            "{error}"
+        );
+        fs::write(dir.join("Image"), "x").unwrap();
+        fs::write(dir.join("vmlinux"), "").unwrap();
+        cache.entry("thing", |_| Ok(())).unwrap();
+        check_files(&dir, &["Image"]).unwrap();
+        for name in ["vmlinux", "release"] {
+            let error = check_files(&dir, &["Image", name]).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("{name} is missing or empty; remove ")),
+                "{error}"
+            );
+        }
         remove(cache.path()).unwrap();
     }
 

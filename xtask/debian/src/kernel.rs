@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::archive::{Archive, Offer, Root, at_least, upstream};
-use crate::cache::{Cache, fingerprint, remove, unwritable};
+use crate::cache::{self, Cache, fingerprint, remove, unwritable};
 use crate::initramfs;
 use crate::progress::Progress;
 use crate::tools;
@@ -66,8 +66,8 @@ pub struct Kernel {
 /// Builds the guest kernel unless the cache has it, and the other variant with it.
 pub fn ensure(cache: &Cache, variant: KernelVariant, progress: &Progress) -> Result<Kernel> {
     let _lock = cache.lock("kernel", progress)?;
-    if let Some(kernel) = ready(cache, variant) {
-        return Ok(kernel);
+    if let Some(chosen) = chosen(cache, variant) {
+        return open(&chosen);
     }
     let archive = Archive::open(cache)?;
     let (root, offer) = choose(&archive, progress)?;
@@ -110,12 +110,19 @@ fn pointer(cache: &Cache, key: &str) -> PathBuf {
 
 /// The kernel that an earlier run chose and built.
 pub fn ready(cache: &Cache, variant: KernelVariant) -> Option<Kernel> {
+    open(&chosen(cache, variant)?).ok()
+}
+
+/// The folder of that kernel, if it is there; whether its files are is for [`open`] to say.
+fn chosen(cache: &Cache, variant: KernelVariant) -> Option<PathBuf> {
     let entry = fs::read_to_string(pointer(cache, &variant.key())).ok()?;
-    open(&cache.path().join(entry)).ok()
+    let folder = cache.path().join(entry);
+    folder.is_dir().then_some(folder)
 }
 
 /// A finished kernel of the cache.
 fn open(dir: &Path) -> Result<Kernel> {
+    cache::check_files(dir, &["release", "Image", "vmlinux"])?;
     let release = fs::read_to_string(dir.join("release"))
         .with_context(|| format!("{} has no kernel", dir.display()))?;
     Ok(Kernel {

@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::cpulist::CpuList;
 use crate::evidence::{GuestLog, HvRecords};
 use debian::kernel::KernelVariant;
+use hv_abi::firmware::{Fault, Firmware};
 use machine::console::GuestLines;
 use machine::ending::{Ending, Watch};
 use machine::qemu::{Event, Machine};
@@ -24,7 +25,8 @@ use machine::qemu::{Event, Machine};
 pub enum Scenario {
     /// CPUs are wedged, another panics, the capture kernel dumps.
     Kdump,
-    /// CPUs are wedged, sysrq-l shows their backtraces, the system lives on.
+    /// sysrq-l shows 20 times a program with a pattern in its registers, then, with CPUs wedged, every CPU's backtrace,
+    /// those of the wedged ones by SDEI; then Linux reboots, which is the end. Nothing panics or dumps.
     SysrqL,
     /// CPUs are wedged, the hard-lockup detector panics from a timer interrupt, the capture kernel dumps.
     Hardlockup,
@@ -114,6 +116,11 @@ impl Plan {
             "one CPU cannot be wedged and watched; use 2 or more"
         );
         ensure!(!self.wedge.is_empty(), "--wedge names no CPU");
+        ensure!(
+            (0..self.cpus).any(|cpu| !self.wedge.contains(cpu)),
+            "--wedge leaves no CPU to panic: {} CPUs are 0 to {last}; leave out one of them",
+            self.cpus
+        );
         for cpu in self.wedge.iter().chain([self.panic]) {
             ensure!(
                 cpu <= last,
@@ -130,6 +137,12 @@ impl Plan {
             !self.captures_with_all() || self.scenario.dumps(),
             "--ending and --reclaim are about a crash dump, which {} is not",
             self.scenario.name()
+        );
+        let has_sdei = self.sdei
+            && !Firmware::parse(&self.firmware).is_ok_and(|firmware| firmware.has(Fault::Absent));
+        ensure!(
+            has_sdei || !self.captures_with_all(),
+            "--ending and --reclaim are about CPUs that SDEI stopped, and there is no SDEI; leave them out or let there be SDEI"
         );
         Ok(())
     }
@@ -196,7 +209,7 @@ pub struct GuestRun {
 }
 
 /// How long the guest may take to switch itself off once its init has said that it is done; after
-/// sysrq-l the way out is a panic, whose IPI rung takes long.
+/// sysrq-l the way out is a reboot with a wedged CPU, whose IPI rung takes long.
 const LEAVE: Duration = Duration::from_secs(60);
 
 /// How long it may take once its init has said that it failed; with a wedged CPU it can only reboot.
@@ -284,6 +297,40 @@ mod tests {
         for (cpus, wedge, panic) in [(4, "4", 0), (4, "2", 4), (4, "0-3", 0), (1, "0", 0)] {
             assert!(plan(cpus, wedge, panic).check().is_err(), "{wedge} {panic}");
         }
+    }
+
+    #[test]
+    fn somebody_is_left_to_panic() {
+        let said = |plan: Plan| plan.check().unwrap_err().to_string();
+        assert_eq!(
+            said(plan(4, "0-3", 0)),
+            "--wedge leaves no CPU to panic: 4 CPUs are 0 to 3; leave out one of them"
+        );
+        assert!(said(plan(4, "0,2", 0)).contains("choose another with --panic"));
+    }
+
+    #[test]
+    fn an_ending_needs_sdei() {
+        let with = |sdei, firmware: &str, fate, reclaim| Plan {
+            sdei,
+            firmware: firmware.into(),
+            fate,
+            reclaim,
+            ..plan(4, "2", 0)
+        };
+        for (fate, reclaim) in [
+            (Some(Fate::Off), false),
+            (Some(Fate::Park), false),
+            (None, true),
+        ] {
+            assert!(with(true, "spec", fate, reclaim).check().is_ok());
+            for (sdei, firmware) in [(false, "spec"), (true, "absent")] {
+                let error = with(sdei, firmware, fate, reclaim).check().unwrap_err();
+                assert!(error.to_string().contains("there is no SDEI"), "{error}");
+            }
+        }
+        assert!(with(false, "spec", None, false).check().is_ok());
+        assert!(with(true, "absent", None, false).check().is_ok());
     }
 
     #[test]

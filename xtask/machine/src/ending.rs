@@ -20,6 +20,8 @@ pub enum Ending {
     HypervisorCrash(String),
     /// The time was over.
     TimedOut,
+    /// The user left.
+    Left,
     /// QEMU ended and nobody had powered off.
     Gone,
 }
@@ -32,7 +34,7 @@ impl Ending {
             Self::GuestCrash(_) => 3,
             Self::HypervisorCrash(_) => 4,
             Self::TimedOut => 5,
-            Self::Gone => 6,
+            Self::Left | Self::Gone => 6,
         })
     }
 }
@@ -44,6 +46,7 @@ impl fmt::Display for Ending {
             Self::GuestCrash(cause) => write!(f, "the guest crashed ({cause})"),
             Self::HypervisorCrash(cause) => write!(f, "the hypervisor crashed ({cause})"),
             Self::TimedOut => f.write_str("the time was over and QEMU was killed"),
+            Self::Left => f.write_str("you left, and QEMU was stopped"),
             Self::Gone => f.write_str("QEMU ended before the guest powered off"),
         }
     }
@@ -122,6 +125,14 @@ impl Watch {
         matches!(self.crash, Some(Ending::HypervisorCrash(_)))
     }
 
+    /// The verdict once the user has left.
+    pub fn left(&self) -> Ending {
+        match self.ending(false) {
+            Ending::Gone => Ending::Left,
+            ending => ending,
+        }
+    }
+
     /// The verdict once QEMU has ended by itself, or was killed because the time was over.
     pub fn ending(&self, timed_out: bool) -> Ending {
         if let Some(crash) = &self.crash {
@@ -182,6 +193,24 @@ mod tests {
         );
         let both = ["@ready vms=2", "@vm-off vm=1", "@vm-off vm=0"];
         assert_eq!(ending(&both, false), Ending::PowerOff);
+    }
+
+    #[test]
+    fn who_leaves_is_told_so() {
+        let left = |lines: &[&str]| {
+            let mut watch = Watch::default();
+            for line in lines {
+                let record = Line::parse(line).record().unwrap().unwrap();
+                let _limit = watch.note(&record).unwrap();
+            }
+            watch.left()
+        };
+        assert_eq!(left(&["@ready vms=1"]), Ending::Left);
+        assert_eq!(
+            left(&["@ready vms=1"]).to_string(),
+            "you left, and QEMU was stopped"
+        );
+        assert_eq!(left(&["@ready vms=1", "@vm-off vm=0"]), Ending::PowerOff);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use hv_bundle::GuestConfig;
 use serde::Deserialize;
 
 use crate::board::Board;
+use crate::disk;
 use crate::el3::El3;
 
 /// The options that describe a guest, on the command line and in a guest file.
@@ -256,7 +257,7 @@ impl Options {
                 bail!("the {what} {} is a folder, not a file", path.display());
             }
         }
-        Ok(())
+        disk::check(&self.disks, self.machine == Some(Board::Raspi4b))
     }
 }
 

@@ -6,6 +6,7 @@ pub mod board;
 pub mod build;
 pub mod console;
 pub mod crafted;
+pub mod disk;
 pub mod el3;
 pub mod ending;
 pub mod firmware;

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use debian::paths;
 use rustix::fs::{FlockOperation, flock};
 use supervisor::AtEnd;
@@ -13,6 +13,8 @@ pub struct RunDir {
     path: PathBuf,
     /// What removes it, and the lock by which others see that its run is alive.
     guard: Option<(AtEnd, File)>,
+    /// The lock of a folder that the user named.
+    _lock: Option<File>,
 }
 
 /// What the names of folders begin with that nobody asked to keep.
@@ -27,9 +29,17 @@ impl RunDir {
             return Self::below(&paths::output("runs")?);
         };
         make(path)?;
+        let own = || format!("in the folder {}", path.display());
+        let lock = File::open(path).with_context(own)?;
+        ensure!(
+            flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok(),
+            "another command is writing into the folder {}; wait for it, or name another folder",
+            path.display()
+        );
         Ok(Self {
             path: path.to_owned(),
             guard: None,
+            _lock: Some(lock),
         })
     }
 
@@ -53,6 +63,7 @@ impl RunDir {
         Ok(Self {
             path,
             guard: Some((guard, lock)),
+            _lock: None,
         })
     }
 
@@ -118,6 +129,25 @@ mod tests {
         drop(RunDir::create(Some(&path)).unwrap());
         drop(RunDir::below(parent.path()).unwrap());
         assert!(path.exists());
+    }
+
+    #[test]
+    fn a_folder_that_is_named_is_one_runs_at_a_time() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("kept");
+        let first = RunDir::create(Some(&path)).unwrap();
+        let error = RunDir::create(Some(&path)).err().unwrap().to_string();
+        assert!(
+            error.starts_with("another command is writing into the folder"),
+            "{error}"
+        );
+        drop(first);
+        drop(RunDir::create(Some(&path)).unwrap());
+        assert!(path.exists());
+        let file = parent.path().join("file");
+        fs::write(&file, b"").unwrap();
+        let error = RunDir::create(Some(&file)).err().unwrap().to_string();
+        assert!(error.contains("cannot make the folder"), "{error}");
     }
 
     #[test]
