@@ -84,11 +84,11 @@ fn tell_of_fault(cause: Cause, frame: &FaultFrame) {
         say!(
             "EL2 took a {vector} of its own (vector {}): {}",
             frame.slot,
-            class(frame.esr)
+            hv_core::exit::describe(frame.esr)
         );
     }
     say!(
-        "esr {:#x}  far {:#x}  pc {:#x}  pstate {:#x}",
+        "ESR_EL2 {:#x}  FAR_EL2 {:#x}  pc {:#x}  pstate {:#x}",
         frame.esr,
         frame.far,
         frame.pc,
@@ -134,20 +134,5 @@ fn tell_of_panic(info: &core::panic::PanicInfo<'_>, frame: u64) {
 fn tell_of_callers(frame: u64) {
     for caller in callers(frame) {
         say!("  {caller:#x}");
-    }
-}
-
-/// The exception class in words (DDI0487 D24.2, ESR_ELx.EC).
-fn class(esr: u64) -> &'static str {
-    match hv_core::exit::class(esr) {
-        0x00 => "undefined instruction",
-        0x0e => "illegal execution state",
-        0x21 => "instruction abort",
-        0x22 => "pc alignment fault",
-        0x25 => "data abort",
-        0x26 => "sp alignment fault",
-        0x2f => "SError",
-        0x3c => "BRK instruction",
-        _ => "unexpected class",
     }
 }

@@ -220,7 +220,11 @@ fn run_pcpu(index: usize) -> ! {
     if ready == board.machine.cpus.len() {
         // The last one opens the doors.
         let (used, total) = heap::usage();
-        log!("heap: {} of {} KiB used", used >> 10, total >> 10);
+        log!(
+            "the hypervisor uses {} of its {} KiB of data",
+            used >> 10,
+            total >> 10
+        );
         log!("@ready vms={}", vms.len());
         fault_injection::at_ready();
         for vm in vms {

@@ -192,6 +192,26 @@ pub const fn abort_register(esr: u64) -> u8 {
     (esr >> 16 & 0x1f) as u8
 }
 
+/// The exception class of a syndrome in words (DDI0487 D24.2, ESR_ELx.EC).
+pub const fn describe(esr: u64) -> &'static str {
+    match class(esr) {
+        0x00 => "undefined instruction",
+        0x01 => "WFI or WFE",
+        0x07 => "FP or SIMD instruction",
+        0x0e => "illegal execution state",
+        0x16 => "HVC",
+        0x17 => "SMC",
+        0x18 => "system register access",
+        0x20 | 0x21 => "instruction abort",
+        0x22 => "pc alignment fault",
+        0x24 | 0x25 => "data abort",
+        0x26 => "sp alignment fault",
+        0x2f => "SError",
+        0x3c => "BRK instruction",
+        _ => "unexpected class",
+    }
+}
+
 /// The exception class of a syndrome.
 pub const fn class(esr: u64) -> u8 {
     (esr >> 26 & 0x3f) as u8
@@ -278,6 +298,19 @@ const fn is_refused_store(esr: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_class_that_is_decoded_has_a_name() {
+        for class in 0..64u64 {
+            let syndrome = class << 26;
+            let is_known = !matches!(decode(syndrome, 0, 0), Exit::Unknown(_));
+            if is_known {
+                assert_ne!(describe(syndrome), "unexpected class", "{class:#x}");
+            }
+        }
+        assert_eq!(describe(0x24 << 26 | 7), "data abort");
+        assert_eq!(describe(0x3f << 26), "unexpected class");
+    }
 
     #[test]
     fn smc_and_hvc_carry_their_immediate() {

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use hv_bundle::{Bundle, Error, Host, Keep, REDISTRIBUTOR_SIZE, Secret, VmPlan, plan};
+use hv_bundle::{Bundle, Error, Host, Keep, Pieces, REDISTRIBUTOR_SIZE, Secret, VmPlan, plan};
 use hv_core::id::{IntId, Mpidr, VmId};
 use hv_core::sdei::Board;
 use hv_core::vgic::affinity::Affinities;
@@ -37,16 +37,13 @@ pub fn build_vms(machine: &Machine, dtb: &[u8], home: Range, spis: u32) -> Resul
 
 /// Makes a VM of its plan.
 fn build(plan: VmPlan<'static>, spis: u32) -> Vm {
-    let bytes: u64 = plan.ram.iter().map(|part| part.size).sum();
     let config = &plan.guest.config;
     log!(
-        "vm{} ({}): {} vCPUs, {} MiB at {:#x}, {} devices, SDEI {}",
+        "vm{} ({}): {} vCPUs, {}, SDEI {}",
         plan.id,
         config.name,
         plan.cpus.len(),
-        bytes >> 20,
-        plan.main.start,
-        plan.devices,
+        Pieces(&plan.ram),
         if config.sdei { "on" } else { "off" }
     );
     let stage2 = map(&plan);

@@ -198,7 +198,14 @@ fn tell_of_exits(percpu: &Percpu) {
         pc,
     } in exits
     {
-        let vector = ["sync", "irq", "fiq", "serror"][vector as usize & 3];
-        say!("    at {at} ticks: {vector} esr {esr:#x} guest pc {pc:#x}");
+        let at = hv_core::time::Instant(at).as_us(sysregs::counter_frequency());
+        let (seconds, us) = (at / 1_000_000, at % 1_000_000);
+        let what = ["", "interrupt", "FIQ", "SError"][vector as usize & 3];
+        if what.is_empty() {
+            let what = hv_core::exit::describe(esr);
+            say!("    at {seconds}.{us:06} s: {what} (ESR_EL2 {esr:#x}), guest pc {pc:#x}");
+        } else {
+            say!("    at {seconds}.{us:06} s: {what}, guest pc {pc:#x}");
+        }
     }
 }

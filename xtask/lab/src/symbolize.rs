@@ -244,8 +244,8 @@ mod tests {
         let guest = program(&[(0xf000, "vectors"), (0x20000, "spin")]);
         let mut explainer = Explainer::of(hypervisor, None, Some(guest));
         assert_eq!(
-            explainer.explain("  at 1 ticks: sync esr 0x0 guest pc 0x120004"),
-            "  at 1 ticks: sync esr 0x0 guest pc 0x120004",
+            explainer.explain("  at 0.000001 s: HVC (ESR_EL2 0x0), guest pc 0x120004"),
+            "  at 0.000001 s: HVC (ESR_EL2 0x0), guest pc 0x120004",
             "it is not known yet how far it has moved"
         );
         assert_eq!(
@@ -264,8 +264,8 @@ mod tests {
             "what is not of the guest is not explained by it"
         );
         assert_eq!(
-            explainer.explain("  at 1 ticks: sync esr 0x0 guest pc 0x120004"),
-            "  at 1 ticks: sync esr 0x0 guest pc 0x120004 <spin+0x4>"
+            explainer.explain("  at 0.000001 s: HVC (ESR_EL2 0x0), guest pc 0x120004"),
+            "  at 0.000001 s: HVC (ESR_EL2 0x0), guest pc 0x120004 <spin+0x4>"
         );
         assert_eq!(
             explainer.explain("hv:   guest 0x120010"),

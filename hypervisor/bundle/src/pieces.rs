@@ -1,0 +1,49 @@
+//! A guest's memory in words, for the boot log.
+
+use core::fmt;
+
+use platform::Range;
+
+/// Pieces of memory, displayed as their sum in MiB and where each is.
+#[derive(Clone, Copy, Debug)]
+pub struct Pieces<'a>(pub &'a [Range]);
+
+impl fmt::Display for Pieces<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sum: u64 = self.0.iter().map(|piece| piece.size).sum();
+        write!(f, "{} MiB of memory", sum >> 20)?;
+        // One alone needs no size of its own.
+        let is_only = self.0.len() == 1;
+        let mut before = if is_only { "" } else { ":" };
+        for piece in self.0 {
+            write!(f, "{before}")?;
+            if !is_only {
+                write!(f, " {} MiB", piece.size >> 20)?;
+            }
+            write!(f, " at {:#x}", piece.start)?;
+            before = " and";
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    #[test]
+    fn no_more_is_said_to_be_at_a_place_than_is_there() {
+        let low = Range::new(0x20_0000, 946 << 20);
+        let high = Range::new(0x4000_0000, 1020 << 20);
+        assert_eq!(
+            Pieces(&[high]).to_string(),
+            "1020 MiB of memory at 0x40000000"
+        );
+        assert_eq!(
+            Pieces(&[low, high]).to_string(),
+            "1966 MiB of memory: 946 MiB at 0x200000 and 1020 MiB at 0x40000000"
+        );
+        assert_eq!(Pieces(&[]).to_string(), "0 MiB of memory");
+    }
+}
