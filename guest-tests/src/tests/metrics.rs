@@ -242,3 +242,37 @@ fn the_latency_of_cpus() -> TestResult {
     report("cpu_off_until_off", latency::cpu_off())?;
     Ok(())
 }
+
+guest_test!(
+    the_cost_of_an_sgi_to_3_others,
+    cpus = 4,
+    boot = own,
+    icount = true,
+    config = "-",
+    timeout = 60
+);
+fn the_cost_of_an_sgi_to_3_others() -> TestResult {
+    broadcast("sgi_to_3_others_each")
+}
+
+guest_test!(
+    the_cost_of_an_sgi_to_63_others,
+    cpus = 64,
+    boot = own,
+    icount = true,
+    config = "-",
+    timeout = 60
+);
+fn the_cost_of_an_sgi_to_63_others() -> TestResult {
+    broadcast("sgi_to_63_others_each")
+}
+
+/// By ICC_SGI1R_EL1 with IRM, which a GICv2 does not have; one with eight CPUs has no 63 others either.
+fn broadcast(name: &str) -> TestResult {
+    needs_icount()?;
+    if gic::v2::is_it() {
+        skip!("a GICv2");
+    }
+    report(name, latency::sgi_to_all_others())?;
+    Ok(())
+}

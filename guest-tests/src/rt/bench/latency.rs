@@ -8,7 +8,8 @@ use hv_abi::sdei::Call;
 use super::instructions_of;
 use crate::rt::call::Conduit;
 use crate::rt::gic::v2;
-use crate::rt::sync::{Flag, eventually};
+use crate::rt::machine::MAX_CPUS;
+use crate::rt::sync::{Cell64, Flag, eventually};
 use crate::rt::{cpu, exception, gic, psci, sdei, sysreg, timer};
 
 global_asm!(
@@ -178,6 +179,75 @@ pub fn sgi_to_other(in_wfi: bool) -> Option<Latency> {
         Some(arrival()? - start)
     });
     cpu::wait_off(1).then_some(result).flatten()
+}
+
+/// Each CPU that an SGI to all others reaches: that it waits, and the count in its handler.
+static ARRIVALS: [Arrival; MAX_CPUS] = [const { Arrival::new() }; MAX_CPUS];
+/// How many have come to their handlers.
+static ARRIVED: Cell64 = Cell64::new(0);
+
+struct Arrival {
+    waiting: AtomicU64,
+    tick: AtomicU64,
+}
+
+impl Arrival {
+    const fn new() -> Self {
+        Self {
+            waiting: AtomicU64::new(0),
+            tick: AtomicU64::new(0),
+        }
+    }
+}
+
+/// An SGI to all others, each in WFI, until it has reached the last of them; of that as much as falls to each.
+pub fn sgi_to_all_others() -> Option<Latency> {
+    let others = ARRIVALS.get(1..cpu::count())?;
+    let count = others.len() as u64;
+    for index in 1..cpu::count() {
+        let status = cpu::start(index, || {
+            let me = ARRIVALS.get(sysreg::cpu_index());
+            use_bench_vectors();
+            // One more than is measured, so that nobody goes on while others have yet to come.
+            for arrival in me.into_iter().cycle().take(ROUNDS as usize + 2) {
+                // SAFETY: as in `sgi_to_self`; the word lives for ever.
+                let tick = unsafe { bench_wait_in_wfi(&raw const arrival.waiting) };
+                arrival.tick.store(tick, Ordering::Release);
+                ARRIVED.add(1);
+            }
+            exception::install_vectors();
+        });
+        if status != 0 {
+            return None;
+        }
+    }
+    let mut round = || {
+        for other in others {
+            if !eventually(|| other.waiting.swap(0, Ordering::AcqRel) == 1) {
+                return None;
+            }
+        }
+        // Some turns, so that the last one surely is where it waits.
+        (0..16).for_each(|_| sysreg::relax());
+        ARRIVED.set(0);
+        // SAFETY: sends an SGI, as `gic::send_sgi_raw` does; with ICC_SGI1R_EL1.IRM, to all others.
+        let start = unsafe { bench_send_sgi(1 << 40 | SGI << 24) };
+        if !eventually(|| ARRIVED.get() == count) {
+            return None;
+        }
+        let ticks = others
+            .iter()
+            .map(|other| other.tick.load(Ordering::Acquire));
+        Some(ticks.max()? - start)
+    };
+    let result = measure(&mut round);
+    round()?;
+    let are_off = (1..cpu::count()).all(cpu::wait_off);
+    let result = result.filter(|_| are_off)?;
+    Some(Latency {
+        mean: result.mean / count,
+        worst: result.worst / count,
+    })
 }
 
 /// SDEI_EVENT_SIGNAL to the first instruction of the handler on CPU 1, which spins with all masked.

@@ -2,7 +2,7 @@
 
 use hv_core::id::{IntId, VcpuSet};
 use hv_core::vgic::LrState;
-use hv_testbed::DISTRIBUTOR;
+use hv_testbed::{Built, DISTRIBUTOR};
 
 use crate::scene::*;
 
@@ -219,4 +219,36 @@ fn a_reset_distributor_is_as_new() {
         "the UART is as new, too, and its line is low"
     );
     assert_eq!(scene.load(0, CTLR, 4), Some(0x50));
+}
+
+#[test]
+fn an_sgi_to_63_others_takes_no_lock_that_two_vcpus_share() {
+    const VCPUS: u8 = 64;
+    const SGI1R: (u8, u8) = (11, 5);
+    const TO_ALL_OTHERS: u64 = 1 << 40 | 5 << 24;
+    let mut machine = Built::new(VCPUS).start();
+    machine.store(0, CTLR, 4, 0b10);
+    for vcpu in 0..VCPUS {
+        if vcpu != 0 {
+            machine.turn_on(0, vcpu);
+        }
+        machine.store(vcpu, own(vcpu) + 0x80, 4, u64::MAX);
+        machine.store(vcpu, own(vcpu) + ENABLE, 4, 0xffff);
+    }
+    machine.settle();
+    // One lock at most: its own, when it comes for the first time.
+    for most in [1, 0] {
+        let before = machine.locks(0);
+        machine.write_register(0, SGI1R, TO_ALL_OTHERS);
+        assert_eq!(machine.locks(0), before, "by the sender");
+        for vcpu in 1..VCPUS {
+            let before = machine.locks(vcpu);
+            machine.interrupt(vcpu);
+            let taken = machine.locks(vcpu) - before;
+            assert!(taken <= most, "{taken} by vCPU {vcpu}");
+            let taken = machine.acknowledge(vcpu).map(|taken| taken.intid);
+            assert_eq!(taken, Some(IntId(5)), "vCPU {vcpu}");
+            machine.end(vcpu);
+        }
+    }
 }
