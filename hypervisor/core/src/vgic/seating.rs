@@ -195,7 +195,6 @@ impl View<'_> {
             private.is_dirty = false;
             private.is_pristine = false;
         }
-        effects.kick.remove(vcpu);
         Entry {
             used: queue.used,
             hcr: queue.hcr,
@@ -264,7 +263,8 @@ impl View<'_> {
     fn line_up(&self, queue: &mut Queue) {
         let mut first_pending = u32::MAX;
         let (mut active, mut pending) = (0usize, 0usize);
-        for (key, is_active) in self.candidates() {
+        // A loop would look at each step which part of the chain it is in.
+        self.candidates().for_each(|(key, is_active)| {
             if is_active {
                 active += 1;
             } else {
@@ -273,7 +273,7 @@ impl View<'_> {
             }
             queue.has_spi |= key::intid(key) >= 32;
             queue.insert(key);
-        }
+        });
         if pending > 0
             && active >= queue.limit
             && let Some(last) = queue.last_mut()

@@ -117,6 +117,7 @@ impl View<'_> {
             distributor.asleep.remove(self.vcpu);
             if distributor.has_one_of_n {
                 self.choose_targets(effects);
+                effects.kick.remove(self.vcpu);
             }
         }
     }
