@@ -19,7 +19,7 @@ use crate::percpu::{self, ExitEntry, Percpu};
 use crate::stop::{self, Cause, stop_machine};
 use crate::sysregs::{self, LiveEl1, translation};
 use crate::vm::Vm;
-use crate::{console, entropy, fault_injection, watchdog};
+use crate::{console, entropy, fault_injection, log, watchdog};
 
 /// INTIDs from here on are not interrupts (IHI0069 2.2.1).
 const FIRST_SPECIAL: u32 = 1020;
@@ -106,6 +106,12 @@ impl vm::Pcpu for Pcpu {
 
     fn set_ich_vmcr(&mut self, value: u64) {
         sysregs::gic::set_ich_vmcr(value);
+    }
+
+    #[cold]
+    fn tell_of_endless_fault(&self, vcpu: VcpuId, pc: u64, address: u64) {
+        let (vm, vcpu) = (self.vm.id.0, vcpu.0);
+        log!("@vm-fault vm={vm} vcpu={vcpu} pc={pc:#x} address={address:#x}");
     }
 }
 

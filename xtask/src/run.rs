@@ -313,6 +313,9 @@ fn converse(
                 if let Some(limit) = aftermath.limit(limit, watch.has_crashed()) {
                     session.shorten(limit);
                 }
+                if watch.stuck().is_some() && aftermath.ends_with_guest() {
+                    session.end_when_quiet(LAST_WORDS);
+                }
                 let is_over = line.text == "@hv-crash-end";
                 for line in shown.next(line)? {
                     if explainer.is_none() && line.text.contains("@hv-") {

@@ -6,6 +6,7 @@
 
 mod at_once;
 mod events;
+mod faults;
 mod hardware;
 mod interrupts;
 mod life;
@@ -32,6 +33,7 @@ use crate::trng;
 use crate::vgic::affinity::Sgi;
 use crate::vgic::interface::{InterfaceState, TrappedRegister};
 use crate::vgic::{Frame, Leftovers, Sticky};
+use faults::Faults;
 
 pub use at_once::{AtOnce, Saved};
 pub use hardware::{GuestExit, Hardware, Interrupt, Syndrome, Vm};
@@ -55,6 +57,9 @@ pub trait Pcpu: El1 {
     /// Is told of everything that is traced, as it happens.
     #[inline]
     fn observe(&self, _event: Event) {}
+    /// `vcpu` does nothing any more but take an external abort at `pc`, since nobody answers at `address`, both virtual
+    /// addresses. Called at most once for each vCPU.
+    fn tell_of_endless_fault(&self, _vcpu: VcpuId, _pc: u64, _address: u64) {}
 }
 
 /// What is left to do before the guest goes on.
@@ -140,6 +145,8 @@ pub struct Vcpu {
     leftovers: Leftovers,
     /// At instructions that no syndrome describes.
     attempts: Attempts,
+    /// Its external aborts.
+    faults: Faults,
 }
 
 impl Vcpu {
@@ -163,6 +170,7 @@ impl Vcpu {
                 Leftovers::Dropped
             },
             attempts: Attempts::default(),
+            faults: Faults::default(),
         }
     }
 
@@ -365,6 +373,9 @@ impl Vcpu {
         } else {
             entry::Access::Data
         };
+        if self.faults.note(regs, far) {
+            pcpu.tell_of_endless_fault(self.id, regs.pc, far);
+        }
         entry::inject_external_abort(regs, pcpu, self.features, access, esr, far);
         Action::Resume
     }

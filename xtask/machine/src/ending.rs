@@ -60,6 +60,9 @@ pub struct Watch {
     crash: Option<Ending>,
     /// What the guest's kernel said when it panicked.
     panic: Option<String>,
+    /// What is known of a vCPU that does nothing but fault.
+    fault: Option<String>,
+    vcpus: u64,
 }
 
 impl Watch {
@@ -83,7 +86,15 @@ impl Watch {
     pub fn note(&mut self, record: &Record) -> Result<Option<Duration>> {
         match record.name.as_str() {
             "ready" => self.guests = Some(record.number("vms")?),
-            "vm-reset" => self.panic = None,
+            "vm-start" => self.vcpus = record.number("vcpus")?,
+            "vm-reset" => (self.panic, self.fault) = (None, None),
+            "vm-fault" => {
+                let (vcpu, pc) = (record.index("vcpu")?, record.number("pc")?);
+                let address = record.number("address")?;
+                self.fault = Some(format!(
+                    "vCPU {vcpu} faults for ever at pc {pc:#x}: nobody answers at address {address:#x}"
+                ));
+            }
             "vm-off" => {
                 self.off += 1;
                 if self.off >= self.guests.unwrap_or(1) {
@@ -120,6 +131,11 @@ impl Watch {
         self.panic.is_some() && is_last.is_some_and(|rest| rest.starts_with(PANIC))
     }
 
+    /// Why the guest does nothing any more, if it has one vCPU and that only faults. Others may go on, and may end it.
+    pub fn stuck(&self) -> Option<&str> {
+        self.fault.as_deref().filter(|_| self.vcpus == 1)
+    }
+
     /// Whether the hypervisor has crashed: what it says from now on is the report.
     pub fn has_crashed(&self) -> bool {
         matches!(self.crash, Some(Ending::HypervisorCrash(_)))
@@ -139,8 +155,8 @@ impl Watch {
             crash.clone()
         } else if self.off > 0 && self.off >= self.guests.unwrap_or(1) {
             Ending::PowerOff
-        } else if let Some(panic) = &self.panic {
-            Ending::GuestCrash(panic.clone())
+        } else if let Some(cause) = self.panic.as_ref().or(self.fault.as_ref()) {
+            Ending::GuestCrash(cause.clone())
         } else if timed_out {
             Ending::TimedOut
         } else {
@@ -260,6 +276,25 @@ mod tests {
         let mut watch = panicked();
         note(&mut watch, "@vm-off vm=0");
         assert_eq!(watch.ending(false), Ending::PowerOff);
+    }
+
+    #[test]
+    fn a_guest_whose_vcpu_faults_for_ever_has_crashed() {
+        let cause = "vCPU 0 faults for ever at pc 0x200: nobody answers at address 0x200";
+        let fault = "@vm-fault vm=0 vcpu=0 pc=0x200 address=0x200";
+        let crash = Ending::GuestCrash(cause.into());
+        assert_eq!(ending(&["@ready vms=1", fault], true), crash);
+        assert_eq!(ending(&[fault, "@vm-reset vm=0"], true), Ending::TimedOut);
+        assert_eq!(ending(&[fault, "@vm-off vm=0"], false), Ending::PowerOff);
+        // Another vCPU can still do something about it.
+        for (vcpus, stuck) in [(1, Some(cause)), (2, None)] {
+            let mut watch = Watch::default();
+            for line in [format!("@vm-start vm=0 vcpus={vcpus}").as_str(), fault] {
+                let record = Line::parse(line).record().unwrap().unwrap();
+                let _limit = watch.note(&record).unwrap();
+            }
+            assert_eq!(watch.stuck(), stuck);
+        }
     }
 
     #[test]

@@ -50,6 +50,10 @@ impl Shown {
                     .into_iter()
                     .collect());
             }
+            "vm-fault" => {
+                let text = fault(&record)?;
+                return Ok(vec![Line { text, ..line }]);
+            }
             name if !name.starts_with("hv-") && !self.is_report => return Ok(Vec::new()),
             _ => {}
         }
@@ -65,6 +69,20 @@ impl Shown {
 
 /// So many resets are told of one by one, and then fewer and fewer: a guest may reset itself for ever.
 const SOME: u64 = 10;
+
+/// A vCPU that does nothing but fault, and what is probably missing.
+fn fault(record: &Record) -> Result<String> {
+    let (vcpu, pc) = (record.index("vcpu")?, record.number("pc")?);
+    let address = record.number("address")?;
+    let missing = if pc == address {
+        "there is no memory for instructions; VBAR_EL1 or a branch leads nowhere"
+    } else {
+        "there is neither memory nor a device of this guest's"
+    };
+    Ok(format!(
+        "vCPU {vcpu} faults for ever at pc {pc:#x}, address {address:#x}: {missing}"
+    ))
+}
 
 /// Whether the machine is stopped because its guests are done.
 fn is_orderly(stop: &Record) -> Result<bool> {
@@ -132,6 +150,19 @@ mod tests {
             "@hv-stuck-end",
         ];
         assert_eq!(shown(&stuck), stuck);
+    }
+
+    #[test]
+    fn an_endless_fault_is_a_sentence() {
+        let text = |pc: &str| shown(&[&format!("@vm-fault vm=0 vcpu=2 pc={pc} address=0x200")]);
+        assert_eq!(
+            text("0x200"),
+            [
+                "vCPU 2 faults for ever at pc 0x200, address 0x200: there is no memory for instructions; \
+              VBAR_EL1 or a branch leads nowhere"
+            ]
+        );
+        assert!(text("0x40080000")[0].ends_with("neither memory nor a device of this guest's"));
     }
 
     #[test]

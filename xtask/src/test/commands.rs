@@ -38,6 +38,8 @@ enum Kernel {
     Spin,
     /// A few instructions that say what Linux says when it panics, and then nothing more.
     Panic,
+    /// Two instructions that branch to where no memory is, as is what EL1's vectors are after a reset.
+    Nowhere,
     /// An ELF file.
     Elf,
     /// A guest file with a key that there is not.
@@ -46,7 +48,7 @@ enum Kernel {
     Nothing,
 }
 
-const CASES: [Case; 20] = [
+const CASES: [Case; 21] = [
     Case {
         name: "run/power-off-is-0",
         kernel: Kernel::Image,
@@ -87,6 +89,14 @@ const CASES: [Case; 20] = [
         code: 3,
         output: "Kernel panic - not syncing: test",
         errors: "the guest crashed (Kernel panic - not syncing: test)",
+    },
+    Case {
+        name: "run/endless-fault-is-3",
+        kernel: Kernel::Nowhere,
+        arguments: &["--cpus", "1", "--memory", "256M", "--timeout", "60"],
+        code: 3,
+        output: "",
+        errors: "] vCPU 0 faults for ever at pc 0x200, address 0x200: there is no memory",
     },
     Case {
         name: "run/hypervisor-crash-is-4",
@@ -356,6 +366,11 @@ fn file(workshop: &Workshop, kernel: Kernel) -> Result<PathBuf> {
                 [    0.190000] ---[ end Kernel panic - not syncing: test ]---\r\n\0",
             );
             ("run-panic.bin", bytes)
+        }
+        // DDI0487 C6.2: MOVZ x0, #0; BR x0.
+        Kernel::Nowhere => {
+            let bytes = [0xd280_0000_u32, 0xd61f_0000].map(u32::to_le_bytes);
+            ("run-nowhere.bin", bytes.concat())
         }
         Kernel::BadKey => ("run-test.toml", b"cors = 2\n".to_vec()),
     };
