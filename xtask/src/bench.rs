@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::run;
 use debian::paths::{self, output, write_if_new};
+use debian::progress::Progress;
 use machine::board::Board;
 use machine::build::Program;
 use machine::console::GuestLines;
@@ -124,7 +125,9 @@ impl Bench {
         let counts = folder.file("counts");
         machine.icount = true;
         machine.extra = plugin_arguments(&plugin()?, &counts);
+        let step = Progress::new().lazily("Linux does its jobs");
         let lines = boot(&machine, Duration::from_secs(self.timeout))?;
+        step.done();
         if !lines.iter().any(|line| line == "LAB: done") {
             bail!(
                 "the jobs were not done:\n{}\nQEMU was: {}",

@@ -8,6 +8,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use debian::progress::Progress;
 
 /// Counts what passed and what failed, and says so.
 pub struct Ledger {
@@ -59,7 +60,10 @@ impl Ledger {
     pub fn check(&mut self, name: &str, check: impl FnOnce() -> Result<String>) {
         if self.wants(name) {
             let started = Instant::now();
-            match check() {
+            let step = Progress::new().lazily(name);
+            let checked = check();
+            drop(step);
+            match checked {
                 Ok(remark) => self.passed(name, started.elapsed(), &remark),
                 Err(error) => self.failed(name, started.elapsed(), &format!("{error:#}")),
             }
@@ -91,11 +95,13 @@ impl Ledger {
                 });
             }
             drop(sender);
-            for (name, time, result) in results {
-                match result {
+            let mut step = Progress::new().lazily("several checks side by side");
+            for (done, (name, time, result)) in (1..).zip(results) {
+                step.around(|| match result {
                     Ok(remark) => self.passed(name, time, &remark),
                     Err(error) => self.failed(name, time, &format!("{error:#}")),
-                }
+                });
+                step.show(&format!("{done} of {} done", wanted.len()));
             }
         });
     }

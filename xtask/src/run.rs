@@ -176,11 +176,13 @@ pub fn machine(
     let workshop = Workshop::open()?.above(el3).on(board);
     let qemu = tools::qemu(&workshop.cache, &workshop.progress)?;
     let given = Given::of(options, &workshop)?;
+    let step = workshop.progress.lazily("read and bundle the guest");
     let mut machine = if bare {
         // QEMU places it by its own rules.
         let initrd = given.initrd.as_deref();
         let (kernel, needs) = payload::bare(&given.kernel, initrd, folder, memory_mib)?;
         needs.check(board, memory_mib, false)?;
+        drop(step);
         let mut machine = Machine::new(&qemu, &kernel);
         machine.el2 = false;
         machine.initrd = given.initrd;
@@ -195,6 +197,7 @@ pub fn machine(
         }
         .write_within(&bundle, memory_mib)?
         .check(board, memory_mib, el3 != El3::None)?;
+        drop(step);
         let hypervisor = build::build(&workshop, program)?.image;
         let mut machine = Machine::new(&qemu, &hypervisor);
         machine.initrd = Some(bundle);

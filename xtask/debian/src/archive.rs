@@ -273,6 +273,7 @@ pub fn unpack(deb: &Path, dir: &Path) -> Result<()> {
 
 /// Runs one of Debian's tools and returns what it prints.
 fn apt(command: &mut Command, what: &str) -> Result<String> {
+    let _step = Progress::new().lazily(what);
     let output = match command.env("LC_ALL", "C").stdin(Stdio::null()).output() {
         Ok(output) => output,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!(

@@ -91,9 +91,11 @@ impl Cache {
         let path = self.dir("locks")?.join(name);
         let file = fs::File::create(&path).map_err(|error| unwritable(&path, &error))?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            progress.say(&format!("waiting for another xtask that works on: {name}"));
+            let what = format!("wait for another xtask that works on: {name}");
+            let step = progress.step(what);
             flock(&file, FlockOperation::LockExclusive)
                 .with_context(|| format!("cannot lock {}", path.display()))?;
+            step.done();
         }
         Ok(Lock { _file: file })
     }

@@ -26,6 +26,7 @@ use debian::cache;
 use debian::initramfs;
 use debian::kernel::{self, KernelVariant};
 use debian::paths;
+use debian::progress::Progress;
 use debian::tools;
 use machine::board::Board;
 use machine::build::{self, Built, Program};
@@ -145,11 +146,13 @@ impl Kdump {
         // Of one run among many, its line is enough.
         let (verbose, terse) = (self.verbose, self.repeat > 1);
         let run = || {
+            let step = Progress::new().lazily("the guest runs, and its dump is judged");
             let report = lab.run(&request, |line| {
                 if verbose || (!terse && matters(line)) {
-                    println!("  | {line}");
+                    step.around(|| println!("  | {line}"));
                 }
             })?;
+            drop(step);
             if !terse || !report.passed {
                 println!("{}", report.text());
             }
@@ -268,11 +271,13 @@ impl Lab {
         let (kernel, vmlinux) = match system {
             System::Other { kernel, vmlinux } => {
                 // The capture kernel is the same one, and kexec takes no packed Image.
+                let step = workshop.progress.lazily("read the kernel");
                 let unpacked = payload::read_kernel(kernel, payload::USUAL_MIB)?;
                 build_id::check(&unpacked, kernel, vmlinux)?;
                 let name = format!("kernel-{}.img", &cache::digest(&unpacked)[..16]);
                 let image = workshop.output(&name)?;
                 paths::write_if_new(&image, &unpacked)?;
+                step.done();
                 (image, vmlinux.clone())
             }
             System::Ours(edition) => {
@@ -281,7 +286,9 @@ impl Lab {
             }
         };
         let initramfs = initramfs::ensure(&workshop.cache, Some(&kernel), &workshop.progress)?;
+        let step = workshop.progress.lazily("read the kernel's symbols");
         let symbols = Symbols::load(&vmlinux)?;
+        step.done();
         Ok(Self {
             qemu,
             board: workshop.board,

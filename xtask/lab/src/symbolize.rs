@@ -10,6 +10,7 @@ use clap::Args;
 use crate::lines::Lines;
 use crate::symbols::Symbols;
 use debian::paths;
+use debian::progress::Progress;
 
 /// Turn the addresses of a backtrace into functions, and lines of the sources.
 ///
@@ -42,8 +43,10 @@ impl Symbolize {
                 elf
             }
         };
+        let step = Progress::new().lazily("read the symbols");
         let symbols = Symbols::load(&elf)?;
         let lines = Lines::of(&elf, paths::root());
+        drop(step);
         let offset = hexadecimal(&self.offset)
             .with_context(|| format!("--offset {} is no hexadecimal number", self.offset))?;
         for address in &self.addresses {

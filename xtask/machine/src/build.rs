@@ -166,7 +166,9 @@ fn compile(workshop: &Workshop, program: Program) -> Result<PathBuf> {
         .current_dir(workshop.root())
         .stdin(Stdio::null())
         .stderr(Stdio::inherit());
+    let step = workshop.progress.lazily(format!("compile {name}"));
     let output = cargo.output().context("cannot run cargo")?;
+    step.done();
     if !output.status.success() {
         bail!("{name} does not compile; cargo says why above");
     }

@@ -73,7 +73,11 @@ impl StopDemo {
         self.machine.check(self.cpus, self.el3)?;
         let workshop = Workshop::open()?.on(self.machine);
         for run in 1..=self.repeat {
+            let step = workshop
+                .progress
+                .lazily("the machine runs until it has stopped");
             let seen = plan.perform(&workshop, Duration::from_secs(self.timeout))?;
+            drop(step);
             let verdict = seen.judge(&plan);
             if self.repeat == 1 {
                 show(&seen)?;
