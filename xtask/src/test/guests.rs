@@ -303,7 +303,14 @@ impl<'a> Bench<'a> {
             _ => {}
         }
         let started = Instant::now();
-        let booted = match self.boot(&boot) {
+        let step = self.workshop.progress.lazily(format!(
+            "{} with {} tests",
+            boot.label,
+            boot.tests.len()
+        ));
+        let booted = self.boot(&boot);
+        drop(step);
+        let booted = match booted {
             Ok(booted) => booted,
             Err(error) => {
                 ledger.failed(&name("boot"), started.elapsed(), &format!("{error:#}"));

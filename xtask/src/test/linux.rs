@@ -141,11 +141,13 @@ fn open_dump(workshop: &Workshop, lab: &Lab, ledger: &mut Ledger) {
         return;
     }
     let started = Instant::now();
+    let step = workshop.progress.lazily(case.name);
     let folder = workshop.output("runs").map(|runs| runs.join("drgn"));
     let run = folder.and_then(|folder| {
         let report = run_case(workshop, lab, case, Some(&folder))?;
         Ok((folder, report))
     });
+    drop(step);
     let (folder, report) = match run {
         Ok(run) => run,
         Err(error) => {
