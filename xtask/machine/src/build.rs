@@ -89,8 +89,8 @@ impl Program {
     /// How large its file may be, in bytes.
     const fn limit(self) -> u64 {
         match self {
-            Self::Hypervisor => 256 << 10,
-            Self::FaultInjection => 272 << 10,
+            Self::Hypervisor => 280 << 10,
+            Self::FaultInjection => 296 << 10,
             Self::GuestTests => u64::MAX,
             Self::Chainloader => 64 << 10,
             // The page that the board's devicetree reserves.
