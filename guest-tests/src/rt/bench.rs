@@ -58,12 +58,14 @@ pub fn read32(device: Device, offset: u64) -> u64 {
     cheapest(|| batch!("ldr {value:w}, [{address}]", value = out(reg) _, address = in(reg) address))
 }
 
-/// A 32-bit store of `value` to a device register.
-pub fn write32(device: Device, offset: u64, value: u32) -> u64 {
-    let address = device.address(offset);
-    cheapest(
-        || batch!("str {value:w}, [{address}]", value = in(reg) value, address = in(reg) address),
-    )
+/// A 32-bit store of `value` to a device register: the mean of one that sets the bits and one that clears them.
+pub fn write32(device: Device, [set, clear]: [u64; 2], value: u32) -> u64 {
+    let (set, clear) = (device.address(set), device.address(clear));
+    let both = cheapest(|| {
+        batch!("str {value:w}, [{set}]\nstr {value:w}, [{clear}]",
+            value = in(reg) value, set = in(reg) set, clear = in(reg) clear)
+    });
+    both / 2
 }
 
 /// A character sent as drivers of a PL011 do: a load of the flags at `flags`, a test, and a store of it at `data`.

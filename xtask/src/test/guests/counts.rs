@@ -16,7 +16,7 @@ const CEILINGS: [(&str, [u64; 2]); 17] = [
     ("id_aa64pfr0_read", [350, 350]),
     ("gicd_iidr_read", [195, 195]),
     ("gicd_isenabler_read", [260, 257]),
-    ("gicd_isenabler_write", [540, 550]),
+    ("gicd_isenabler_write", [610, 625]),
     ("uart_fr_read", [2, 2]),
     ("uart_character", [362, 362]),
     ("uart_fr_read_that_exits", [410, 402]),
