@@ -303,14 +303,7 @@ impl<'a> Bench<'a> {
             _ => {}
         }
         let started = Instant::now();
-        let step = self.workshop.progress.lazily(format!(
-            "{} with {} tests",
-            boot.label,
-            boot.tests.len()
-        ));
-        let booted = self.boot(&boot);
-        drop(step);
-        let booted = match booted {
+        let booted = match self.boot(&boot) {
             Ok(booted) => booted,
             Err(error) => {
                 ledger.failed(&name("boot"), started.elapsed(), &format!("{error:#}"));
@@ -347,6 +340,7 @@ impl<'a> Bench<'a> {
 
     /// Boots the test guest and collects what it says.
     fn boot(&self, boot: &Boot) -> Result<Booted> {
+        let _step = self.workshop.progress.lazily(&*boot.label);
         let machine = self.machine(boot)?;
         let command = machine.command_line();
         let mut session = machine.start(Some(BOOT))?;
@@ -355,10 +349,8 @@ impl<'a> Bench<'a> {
         let mut lines = Vec::new();
         let mut results = Results::default();
         let timeout = |name: Option<&str>| {
-            let test = boot
-                .tests
-                .iter()
-                .find(|test| Some(test.name.as_str()) == name);
+            let mut tests = boot.tests.iter();
+            let test = tests.find(|test| Some(test.name.as_str()) == name);
             test.map_or(BOOT, |test| test.timeout * PATIENCE)
         };
         let timed_out = loop {
