@@ -42,7 +42,8 @@ pub struct Bench {
     #[arg(long, value_name = "FILE.json")]
     json: Option<PathBuf>,
     /// Give up after so many seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 900,
+          value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
 }
 

@@ -118,7 +118,8 @@ pub struct Kdump {
           value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
     /// Give up after so many seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 300,
+          value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
     /// Print the guest's whole console, not only what matters.
     #[arg(long, short)]

@@ -23,7 +23,7 @@ use crate::el3::El3;
 pub struct Options {
     /// Kernel: an arm64 Image, also packed, or a flat binary [default: our Linux].
     ///
-    /// Packed by gzip, zstd, xz, lzma, bzip2, lz4 or lzop, or an EFI zboot image, as Linux's make and distributions have it.
+    /// Packed by gzip, zstd, xz, lzma, bzip2, lz4 or lzop, or an EFI zboot or FIT image, as Linux's make and distributions have it.
     /// A flat binary has no arm64 header and is loaded at RAM base + 0x80000, as QEMU does.
     #[arg(long, value_name = "PATH")]
     pub kernel: Option<PathBuf>,

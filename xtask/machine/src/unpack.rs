@@ -1,9 +1,10 @@
-//! Packed kernels: what Linux's own `make` (`Image.gz`, `Image.zst`, ..., `vmlinuz.efi`) and distributions produce.
+//! Packed kernels: what Linux's own `make` (`Image.gz`, `Image.zst`, ..., `vmlinuz.efi`, `image.fit`) and distributions produce.
 //!
 //! A file may have several streams, one behind the other, as `cat` and parallel packers make it. Behind the last may be
 //! zeros, the size of what is unpacked in four bytes (`size_append` of Linux `scripts/Makefile.lib`), or a devicetree
 //! (`Image.gz-dtb`); anything else is refused, so that nothing is cut off without a word.
 
+mod fit;
 mod lz4;
 mod lzo;
 
@@ -157,14 +158,16 @@ fn is_lzma(bytes: &[u8]) -> bool {
     is_usual && (size == u64::MAX || size < 1 << 38)
 }
 
-/// Undoes packing, alone or inside an EFI zboot image, and leaves the rest as it is. What is unpacked may have `limit`
+/// Undoes packing, alone or inside an EFI zboot or FIT image, and leaves the rest as it is. What is unpacked may have `limit`
 /// bytes.
 pub fn unpack(bytes: Vec<u8>, limit: u64) -> Result<Vec<u8>> {
     if let Some((packing, payload)) = zboot_payload(&bytes)? {
         return streams(packing, payload, limit);
     }
-    match Packing::of(&bytes) {
-        Some(packing) => streams(packing, &bytes, limit),
+    let kernel = fit::kernel(&bytes).unwrap_or(&bytes);
+    match Packing::of(kernel) {
+        Some(packing) => streams(packing, kernel, limit),
+        None if kernel.len() != bytes.len() => Ok(kernel.to_vec()),
         None => Ok(bytes),
     }
 }

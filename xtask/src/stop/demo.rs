@@ -49,10 +49,12 @@ pub struct StopDemo {
     #[arg(long)]
     icount: bool,
     /// Do it so many times, and stop at the first that goes wrong.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
     /// Give up after so many seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 120,
+          value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
 }
 

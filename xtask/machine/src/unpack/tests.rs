@@ -1,5 +1,6 @@
 use std::io::Write;
 
+use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
@@ -76,6 +77,53 @@ fn every_packers_work_is_undone_alone_and_inside_zboot() {
             assert_eq!(unpack(image, LIMIT).unwrap(), plain(), "zboot {zboot_name}");
         }
     }
+}
+
+/// A FIT image with a devicetree before a kernel; its data inside, or behind the blob.
+fn fit(data: &[u8], is_inside: bool) -> Vec<u8> {
+    let property =
+        |name: &str, value: &[u8]| DeviceTreeProperty::new(name, value.to_vec()).unwrap();
+    let node = |name: &str| DeviceTreeNode::new(name).unwrap();
+    let mut tree_part = node("fdt-1");
+    tree_part.add_property(property("type", b"flat_dt\0"));
+    tree_part.add_property(property("data", b"some tree"));
+    let mut kernel = node("kernel");
+    kernel.add_property(property("type", b"kernel_noload\0"));
+    if is_inside {
+        kernel.add_property(property("data", data));
+    } else {
+        kernel.add_property(property("data-offset", &8u32.to_be_bytes()));
+        let size = u32::try_from(data.len()).unwrap();
+        kernel.add_property(property("data-size", &size.to_be_bytes()));
+    }
+    let mut images = node("images");
+    images.add_child(tree_part);
+    images.add_child(kernel);
+    let mut tree = DeviceTree::new();
+    tree.root.add_child(images);
+    let mut file = tree.to_dtb();
+    if !is_inside {
+        file.resize(file.len().next_multiple_of(4) + 8, 0);
+        file.extend(data);
+    }
+    file
+}
+
+#[test]
+fn the_kernel_in_a_fit_image_is_found_and_unpacked() {
+    for (name, _, packed) in PACKED {
+        for is_inside in [true, false] {
+            let image = fit(&bytes(packed), is_inside);
+            assert_eq!(unpack(image, LIMIT).unwrap(), plain(), "{name}");
+        }
+    }
+    assert_eq!(unpack(fit(&plain(), true), LIMIT).unwrap(), plain());
+    // Data that end before they should are no kernel; nor is a devicetree.
+    let image = fit(&plain(), false);
+    let cut = image[..image.len() - 1].to_vec();
+    assert_eq!(unpack(cut.clone(), LIMIT).unwrap(), cut);
+    let tree = DeviceTree::new().to_dtb();
+    assert_eq!(unpack(tree.clone(), LIMIT).unwrap(), tree);
 }
 
 #[test]
