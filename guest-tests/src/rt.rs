@@ -19,6 +19,7 @@ pub mod psci;
 pub mod registry;
 pub mod restarted;
 pub mod sdei;
+pub mod search;
 pub mod start;
 pub mod survivor;
 pub mod suspend;

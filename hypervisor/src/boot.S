@@ -7,7 +7,7 @@
 // there (`relocate`). Then, in its home region, it boots again with the rest of that region behind it (`init`).
 //
 // Registers kept through boot_common: x20 devicetree pa, x21 size of the home region (0: not there yet),
-// x22 pa of the image, x23 the exception level of the entry.
+// x22 pa of the image, x23 the exception level of the entry, x24 pa of the image that this one is a copy of.
 //
 // Entered at EL1 or EL3 the way is the same as far as the MMU and a stack, so that Rust can say what is wrong.
 
@@ -131,6 +131,7 @@ boot_in_window:
     mov     x0, x20
     mov     x1, x22
     mov     x2, x21
+    mov     x3, x24
     cbz     x21, 7f
     b       {init}
 7:  b       {relocate}
@@ -186,6 +187,7 @@ boot_restart:
 1:  bl      boot_mmu_off
     mov     x20, x1
     mov     x21, x2
+    mov     x24, x3
     add     x0, x0, #(boot_common - boot_header)
     br      x0
 

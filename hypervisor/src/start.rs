@@ -121,10 +121,10 @@ pub extern "C" fn relocate(dtb: u64, image: u64, _region: u64) -> ! {
     unsafe { boot::restart(home, dtb, size, image) }
 }
 
-/// Stage 2, in the home region: our own tables, then off the boot stack.
+/// Stage 2, in the home region: our own tables, then off the boot stack. `loaded` is where the loader put the image.
 ///
 /// Limitations: as in `relocate`, but the heap has the home region.
-pub extern "C" fn init(dtb: u64, image: u64, region: u64) -> ! {
+pub extern "C" fn init(dtb: u64, image: u64, region: u64, loaded: u64) -> ! {
     memory::set_image_pa(image);
     heap::start_early();
     // SAFETY: the region behind the image is mapped by the early tables and ours alone.
@@ -169,8 +169,17 @@ pub extern "C" fn init(dtb: u64, image: u64, region: u64) -> ! {
         Ok(vms) => vms,
         Err(error) => refuse(format_args!("{error}")),
     };
-    // SAFETY: it was read for the last time above, lies in RAM of the identity map, and no other pCPU runs.
-    unsafe { erase(blob) };
+    let stale = [
+        Range::new(loaded, memory::image_size()),
+        Range::new(dtb, blob.len() as u64),
+        machine.initrd.unwrap_or_default(),
+    ];
+    for range in stale {
+        // SAFETY: `Places::check_loaded` found it in RAM, which the identity map shows, and `relocate` a home apart from it.
+        // The devicetree and the bundle were read for the last time above, the bundle's copy is elsewhere, nothing runs in
+        // the image that was copied, and no other pCPU runs.
+        unsafe { erase(range) };
+    }
     VMS.call_once(|| vms);
     let boot_pcpu = sysregs::mpidr();
     let index = machine
@@ -323,18 +332,18 @@ fn devicetree(pa: u64) -> Option<&'static [u8]> {
     Some(unsafe { core::slice::from_raw_parts(start, size) })
 }
 
-/// Overwrites the machine's devicetree, which lies in a guest's RAM and has the machine's seeds in it, those of other
-/// guests with them. A guest that reads with its caches off is not to find it either.
+/// Overwrites what the loader put into memory, which is a guest's from now on: the devicetree has the machine's seeds in it,
+/// the bundle is other guests' too, and the image that was copied has the stack and the tables of its boot. A guest that
+/// reads with its caches off is not to find it either.
 ///
 /// # Safety
 ///
-/// It is RAM that is mapped read-write at its own address, and nobody reads it any more.
-unsafe fn erase(blob: &'static [u8]) {
-    let (pa, size) = (blob.as_ptr().expose_provenance(), blob.len());
-    let start = core::ptr::with_exposed_provenance_mut::<u8>(pa);
+/// It is RAM that is mapped read-write at its own address, and nobody uses it any more.
+unsafe fn erase(range: Range) {
+    let start = core::ptr::with_exposed_provenance_mut::<u8>(range.start as usize);
     // SAFETY: the caller answers for it.
-    unsafe { start.write_bytes(0, size) };
-    sysregs::clean_to_poc(pa as u64, size as u64);
+    unsafe { start.write_bytes(0, range.size as usize) };
+    sysregs::clean_to_poc(range.start, range.size);
 }
 
 /// Finds the console alone, so that what else is wrong with the machine can be said, and greets. False if there is

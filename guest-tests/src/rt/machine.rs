@@ -44,6 +44,8 @@ pub struct Machine {
     pub virtual_timer_intid: u32,
     /// Non-secure EL1 physical timer interrupt.
     pub physical_timer_intid: u32,
+    /// The devicetree.
+    pub devicetree: Region,
     bootargs: Text<512>,
     tree: Fdt<'static>,
 }
@@ -67,7 +69,7 @@ pub fn machine() -> &'static Machine {
 
 /// Reads the devicetree at `address`; without a usable one there is no console to complain on.
 pub fn discover(address: u64) {
-    match read_tree(address).and_then(read_machine) {
+    match read_tree(address).and_then(|(place, tree)| read_machine(place, tree)) {
         Some(machine) => MACHINE.call_once(|| machine),
         None => sysreg::park(),
     };
@@ -97,6 +99,11 @@ impl Machine {
         let rng = chosen.property("rng-seed")?;
         let kaslr = u64::from_be_bytes(kaslr.value().try_into().ok()?);
         Some((kaslr, rng.value().try_into().ok()?))
+    }
+
+    /// Whether it is QEMU's `virt`, whose RAM is zeros before anything is loaded.
+    pub fn begins_blank(&self) -> bool {
+        self.tree.root().is_compatible("linux,dummy-virt")
     }
 
     /// Whether some node of the devicetree describes `address`.
@@ -177,7 +184,7 @@ impl Place {
     }
 }
 
-fn read_tree(address: u64) -> Option<Fdt<'static>> {
+fn read_tree(address: u64) -> Option<(Region, Fdt<'static>)> {
     // SAFETY: the boot protocol hands over a devicetree at this address, in memory that nothing else
     // uses; the first eight bytes are its magic and size.
     let header = unsafe { core::slice::from_raw_parts(address as *const u8, 8) };
@@ -187,10 +194,14 @@ fn read_tree(address: u64) -> Option<Fdt<'static>> {
     }
     // SAFETY: as above; `size` is what the header says the whole tree takes.
     let bytes = unsafe { core::slice::from_raw_parts(address as *const u8, size) };
-    Fdt::new(bytes).ok()
+    let place = Region {
+        base: address,
+        size: size as u64,
+    };
+    Some((place, Fdt::new(bytes).ok()?))
 }
 
-fn read_machine(tree: Fdt<'static>) -> Option<Machine> {
+fn read_machine(devicetree: Region, tree: Fdt<'static>) -> Option<Machine> {
     let compatible = |wanted: &str| places(tree).find(|place| place.node.is_compatible(wanted));
     let v3 = compatible("arm,gic-v3");
     let v2 = || compatible("arm,cortex-a15-gic").or_else(|| compatible("arm,gic-400"));
@@ -227,6 +238,7 @@ fn read_machine(tree: Fdt<'static>) -> Option<Machine> {
             "{}",
             text(tree.find_node("/chosen")?, "bootargs").unwrap_or("")
         )),
+        devicetree,
         tree,
     })
 }

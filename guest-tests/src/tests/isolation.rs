@@ -5,6 +5,7 @@ use crate::rt::exception::Fault;
 use crate::rt::gic::{self, gicd};
 use crate::rt::machine::machine;
 use crate::rt::probe;
+use crate::rt::search::{self, Line};
 use crate::rt::timer::Timer;
 use crate::tests::timer::takes_interrupts;
 
@@ -190,5 +191,43 @@ fn a_hundred_thousand_stray_reads_change_nothing() -> TestResult {
         expect_abort(probe::read32(address), DATA_ABORT, EXTERNAL, address)?;
     }
     expect_that!(takes_interrupts(Timer::Virtual, 3));
+    Ok(())
+}
+
+/// Whether a devicetree, a bundle, an Image or a table of pages begins there: by their magic numbers (Devicetree
+/// Specification 5.2; Linux Documentation/arch/arm64/booting.rst), and as what maps one page after the other (DDI0487
+/// D8.3.1).
+fn begins_something(line: &Line) -> bool {
+    let magic = [u32::from_be(0xd00d_feed), u32::from_le_bytes(*b"ARM\x64")];
+    let is_magic =
+        |word: &u64| magic.contains(&(*word as u32)) || magic.contains(&((*word >> 32) as u32));
+    let goes_on = |pair: &[u64]| pair[0] & 0b11 == 0b11 && pair[0].wrapping_add(0x1000) == pair[1];
+    line.iter().any(is_magic) || line.windows(2).all(goes_on)
+}
+
+guest_test!(no_page_begins_with_what_the_loader_put_there);
+fn no_page_begins_with_what_the_loader_put_there() -> TestResult {
+    needs_hypervisor()?;
+    if let Some((address, line)) = search::first_in_ram(4096, begins_something) {
+        fail!("there is {line:x?} at {address:#x}");
+    }
+    Ok(())
+}
+
+guest_test!(
+    nothing_is_left_in_memory_of_what_the_loader_put_there,
+    cpus = 1,
+    boot = own,
+    icount = false,
+    timeout = 60
+);
+fn nothing_is_left_in_memory_of_what_the_loader_put_there() -> TestResult {
+    needs_hypervisor()?;
+    // Where RAM was blank before, there is nothing else either: stacks, tables, what a boot of the image wrote.
+    let is_blank = machine().begins_blank();
+    let is_left = |line: &Line| begins_something(line) || is_blank && *line != [0; 8];
+    if let Some((address, line)) = search::first_in_ram(64, is_left) {
+        fail!("there is {line:x?} at {address:#x}");
+    }
     Ok(())
 }

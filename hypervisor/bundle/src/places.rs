@@ -123,7 +123,7 @@ impl<'m> Places<'m> {
     ///
     /// # Errors
     ///
-    /// If the devicetree, or the initrd if there is one, is not in RAM, or they are in each other's way or the image's.
+    /// If the image, the devicetree, or the initrd if there is one, is not in RAM, or they are in each other's way.
     #[inline(never)]
     pub fn check_loaded(&self, loaded: &Loaded) -> Result<(), Error> {
         let mend = "load them apart from each other, into RAM";
@@ -132,7 +132,9 @@ impl<'m> Places<'m> {
         let is_ram = |range: Range| range.is_empty() || self.is_ram(range);
         let outside = "leads out of the machine's RAM";
         let over = "overlap in memory";
-        let (name, range, what) = if !is_ram(dtb) {
+        let (name, range, what) = if !is_ram(image) {
+            ("the hypervisor's image", image, outside)
+        } else if !is_ram(dtb) {
             ("the devicetree", dtb, outside)
         } else if !is_ram(initrd) {
             ("/chosen linux,initrd-start", initrd, outside)

@@ -122,6 +122,15 @@ fn what_the_loader_put_on_top_of_each_other_is_refused() {
         checked(&v3(), &image),
         &["the initrd and the image at 0x48000000"],
     );
+    let image = Loaded {
+        image: Range::new(0x10_0000, MIB),
+        ..LOADED
+    };
+    let words = [
+        "the hypervisor's image at 0x100000",
+        "out of the machine's RAM",
+    ];
+    said(checked(&v3(), &image), &words);
     // In flash: what is read and later overwritten has to be memory.
     said(
         checked(&v3(), &dtb(0x1000)),
