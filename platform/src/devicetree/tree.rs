@@ -48,7 +48,15 @@ impl<'a> Fdt<'a> {
 
 /// All nodes of a devicetree, parents before children.
 pub struct Tree<'f, 'a> {
-    nodes: Vec<(FdtNode<'f, 'a>, usize)>,
+    nodes: Vec<Entry<'f, 'a>>,
+}
+
+#[derive(Clone, Copy)]
+struct Entry<'f, 'a> {
+    node: FdtNode<'f, 'a>,
+    parent: u32,
+    /// 0 if it has none: no node has that (Devicetree Specification 2.3.3). Many are asked for it, and often.
+    phandle: u32,
 }
 
 /// One node of a [`Tree`].
@@ -76,9 +84,15 @@ impl<'f, 'a> Tree<'f, 'a> {
         tree
     }
 
-    fn add(&mut self, node: FdtNode<'f, 'a>, parent: usize) {
-        let index = self.nodes.len();
-        self.nodes.push((node, parent));
+    fn add(&mut self, node: FdtNode<'f, 'a>, parent: u32) {
+        let index = self.nodes.len() as u32;
+        let phandle = node.property("phandle");
+        let phandle = phandle.filter(|own| own.value.len() == 4);
+        self.nodes.push(Entry {
+            node,
+            parent,
+            phandle: phandle.map_or(0, |own| number(own.value) as u32),
+        });
         for child in node.children() {
             self.add(child, index);
         }
@@ -131,14 +145,14 @@ impl<'f, 'a> Tree<'f, 'a> {
 }
 
 impl<'t, 'a> Node<'t, 'a> {
-    fn entry(self) -> (FdtNode<'t, 'a>, usize) {
+    fn entry(self) -> Entry<'t, 'a> {
         // An index is only ever made by walking `nodes`, which never shrinks.
         self.tree.nodes[self.index]
     }
 
     /// The node's name with its unit address; `/` or nothing for the root.
     pub fn name(self) -> &'a str {
-        self.entry().0.name
+        self.entry().node.name
     }
 
     /// The node's name without its unit address.
@@ -149,7 +163,7 @@ impl<'t, 'a> Node<'t, 'a> {
 
     /// The node above it, unless it is the root.
     pub fn parent(self) -> Option<Self> {
-        let index = self.entry().1;
+        let index = self.entry().parent as usize;
         (self.index != 0).then_some(Self { index, ..self })
     }
 
@@ -163,7 +177,7 @@ impl<'t, 'a> Node<'t, 'a> {
         // They are behind it, as parents come before their children.
         (self.index + 1..self.tree.nodes.len())
             .map(move |index| Self { index, ..self })
-            .filter(move |node| node.entry().1 == self.index)
+            .filter(move |node| node.entry().parent as usize == self.index)
     }
 
     /// The child of this name; one without unit address fits any.
@@ -209,13 +223,13 @@ impl<'t, 'a> Node<'t, 'a> {
     /// The bytes of a property.
     #[inline(never)]
     pub fn property(self, name: &str) -> Option<&'a [u8]> {
-        let property = self.entry().0.property(name)?;
+        let property = self.entry().node.property(name)?;
         Some(property.value)
     }
 
     /// The names and bytes of all its properties.
     pub fn properties(self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
-        let properties = self.entry().0.properties();
+        let properties = self.entry().node.properties();
         properties.map(|property| (property.name, property.value))
     }
 
@@ -262,7 +276,8 @@ impl<'t, 'a> Node<'t, 'a> {
 
     /// What other nodes call it by.
     pub fn phandle(self) -> Option<u32> {
-        self.u32("phandle").ok().flatten()
+        let phandle = self.entry().phandle;
+        (phandle != 0).then_some(phandle)
     }
 
     /// Whether `name` is among the node's `compatible` strings.
