@@ -44,6 +44,9 @@ pub(super) struct Irq {
     /// Whose list registers may deactivate it.
     pub holder: Holder,
     pub priority: u8,
+    /// What that was when it was acknowledged, while it is `active`: running priorities end in the order of these, whatever
+    /// the guest has programmed since.
+    pub active_priority: u8,
     /// GICv2, an SGI: whose it is in the list register, or active.
     pub sender: u8,
     /// GICv2, an SGI: bit n says that vCPU n has sent it and it is not yet in a list register. While there is
@@ -109,6 +112,7 @@ impl Irq {
             held: false,
             holder: Holder::Anyone,
             priority: 0,
+            active_priority: 0,
             sender: 0,
             senders: 0,
             targets: 0,
@@ -274,6 +278,7 @@ impl Irq {
     pub fn set_active(&mut self) {
         if !self.shows_active() {
             self.active = true;
+            self.active_priority = self.priority;
             self.active_on = self.target;
         }
     }

@@ -306,7 +306,12 @@ impl View<'_> {
         own.chain(spis).filter_map(move |(intid, irq)| {
             let active = irq.active && irq.active_on == Some(vcpu) && irq.seat.is_none();
             let ready = irq.is_ready() && irq.target == Some(vcpu) && enabled(groups, irq);
-            (active || ready).then(|| (key::new(active, irq.priority, intid.0), active))
+            let priority = if active {
+                irq.active_priority
+            } else {
+                irq.priority
+            };
+            (active || ready).then(|| (key::new(active, priority, intid.0), active))
         })
     }
 
@@ -429,6 +434,10 @@ fn unseat(irq: &mut Irq, vcpu: VcpuId, lr: ListReg) {
     } else if seat.line && irq.passed_through {
         // Acknowledged: what the physical line said has been delivered.
         irq.line = false;
+    }
+    let was_pending = seat.latch || seat.line;
+    if state.is_active() && (!seat.active || was_pending && !state.is_pending()) {
+        irq.active_priority = lr.priority;
     }
     irq.active |= state.is_active() && !seat.drop_active;
     irq.active_on = irq.active.then_some(vcpu);

@@ -360,7 +360,12 @@ impl Guest {
             "{taken:?} is taken again and was not deactivated"
         );
         let intid = taken.intid;
-        if !late {
+        // Another vCPU that handles it has not ended what crossed.
+        let is_elsewhere = (0..VCPUS).filter(|&other| other != vcpu).any(|other| {
+            let interface = self.machine.interface(other);
+            interface.running().iter().any(|it| it.intid == intid)
+        });
+        if !late && !is_elsewhere {
             self.crossed.retain(|&crossed| crossed != intid);
         }
         self.check_acknowledge(vcpu, intid, late);

@@ -308,3 +308,30 @@ fn every_short_script_from_every_stage_loses_nothing() {
         }
     }
 }
+
+/// Running priorities end in the order in which they began: the guest gives an active interrupt another priority, and a second and
+/// a third make it and each other leave the only list register. The second end is then the second interrupt's.
+#[test]
+fn another_priority_of_an_active_interrupt_changes_no_order_of_ends() {
+    for resamples in [true, false] {
+        let mut guest = Guest::new(Setup {
+            model: Model::V2 { resamples },
+            ..Setup::v3(1)
+        });
+        let script = [
+            Step::Level(LEVEL, 0, true),
+            Step::Pulse,
+            Step::Interrupt(0),
+            Step::Route(1, LEVEL, 1),
+            Step::Priority(2, LEVEL, 0, 0),
+            Step::Acknowledge(1),
+            Step::SetPending(1, TIMER, 0),
+            Step::Acknowledge(1),
+            Step::Sgi(0, 0, 2),
+        ];
+        for step in &script {
+            run(&mut guest, step);
+        }
+        guest.drain();
+    }
+}
