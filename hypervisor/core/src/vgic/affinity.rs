@@ -11,6 +11,8 @@ pub struct Affinities {
     mpidrs: Vec<Mpidr>,
     /// Groups of 16 neighbours at Aff0, by [`neighbourhood`]; what one ICC_SGI1R_EL1 can name.
     groups: Vec<Group>,
+    /// The bits of a GICv2's CPU interfaces.
+    interfaces: u8,
 }
 
 #[derive(Clone, Debug)]
@@ -66,7 +68,12 @@ impl Affinities {
                 *member = Some(vcpu);
             }
         }
-        Self { mpidrs, groups }
+        let interfaces = (0u8..).zip(&mpidrs).map(|(vcpu, _)| bit(VcpuId(vcpu)));
+        Self {
+            interfaces: interfaces.fold(0, |all, bit| all | bit),
+            mpidrs,
+            groups,
+        }
     }
 
     /// The vCPU with this affinity.
@@ -141,15 +148,27 @@ impl Affinities {
         }
     }
 
-    /// What a write of `value` to GICD_SGIR by `from` asks for (IHI0048 4.3.15). NSATT is for those who have two
-    /// security states.
-    pub fn generate(&self, from: VcpuId, value: u32) -> Sgi {
-        let targets = match value >> 24 & 0b11 {
-            0b00 => VcpuSet(u128::from(value >> 16 & 0xff)).and(self.all()),
-            0b01 => self.all().without(VcpuSet::only(from)),
-            0b10 => VcpuSet::only(from),
-            _ => VcpuSet::EMPTY,
+    /// Whom a write of `value` to GICD_SGIR by `from` names (IHI0048 4.3.15). NSATT is for those who have two security
+    /// states.
+    #[inline(always)]
+    pub fn for_each_target_v2(&self, from: VcpuId, value: u32, mut each: impl FnMut(VcpuId)) {
+        let all = u32::from(self.interfaces);
+        let me = all & 1u32.wrapping_shl(from.0.into());
+        let named = match value >> 24 & 0b11 {
+            0b00 => value >> 16 & all,
+            0b01 => all & !me,
+            0b10 => me,
+            _ => 0,
         };
+        for vcpu in super::bits_of(named) {
+            each(VcpuId(vcpu as u8));
+        }
+    }
+
+    /// What that write asks for.
+    pub fn generate(&self, from: VcpuId, value: u32) -> Sgi {
+        let mut targets = VcpuSet::EMPTY;
+        self.for_each_target_v2(from, value, |vcpu| targets.insert(vcpu));
         let intid = IntId(value & 0xf);
         Sgi { intid, targets }
     }

@@ -179,11 +179,12 @@ fn send_sgi(vm: &impl Vm, me: VcpuId, value: u64) {
 /// GICD_SGIR: the target learns who sent it.
 #[inline(never)]
 fn generate(vm: &impl Vm, me: VcpuId, value: u32) {
-    let sgi = vm.map().affinities.generate(me, value);
-    for target in sgi.targets.iter() {
-        vm.post_sender(target, sgi.intid.0, me);
-        post(vm, me, target, Requests::sgi(sgi.intid.0));
-    }
+    let intid = value & 0xf;
+    let affinities = &vm.map().affinities;
+    affinities.for_each_target_v2(me, value, |target| {
+        vm.post_sender(target, intid, me);
+        post(vm, me, target, Requests::sgi(intid));
+    });
 }
 
 /// Posts, and rings where that is another.
