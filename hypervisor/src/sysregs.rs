@@ -32,6 +32,7 @@ macro_rules! write {
 }
 
 mod cache;
+mod confine;
 mod el1;
 mod features;
 pub mod gic;
@@ -258,18 +259,7 @@ pub fn confine_el1(mpidr: Mpidr) {
     write!("vpidr_el2", MIDR_EL1.get());
     // Bit 31 is RES1; U and MT as the hardware has them (DDI0487 D24.2, MPIDR_EL1).
     VMPIDR_EL2.set(MPIDR_EL1.get() & !Mpidr::AFFINITY | mpidr.bits() | 1 << 31);
-    // FEAT_FGT (ID_AA64MMFR0_EL1[59:56]) and FEAT_HCX (ID_AA64MMFR1_EL1[43:40]): trap nothing finer,
-    // enable nothing new. Their reset values are unknown.
-    if ID_AA64MMFR0_EL1.get() >> 56 & 0xf != 0 {
-        write!("S3_4_C1_C1_4", 0); // HFGRTR_EL2
-        write!("S3_4_C1_C1_5", 0); // HFGWTR_EL2
-        write!("S3_4_C1_C1_6", 0); // HFGITR_EL2
-        write!("S3_4_C3_C1_4", 0); // HDFGRTR_EL2
-        write!("S3_4_C3_C1_5", 0); // HDFGWTR_EL2
-    }
-    if ID_AA64MMFR1_EL1.get() >> 40 & 0xf != 0 {
-        write!("S3_4_C1_C2_2", 0); // HCRX_EL2
-    }
+    confine::confine_features();
     barrier::isb(barrier::SY);
 }
 
