@@ -209,7 +209,7 @@ mod tests {
             fs::write(folder.path().join(name), bytes).unwrap();
         }
         fs::write(folder.path().join("FILES.txt"), list(&files)).unwrap();
-        let output = std::process::Command::new("sha256sum")
+        let output = supervisor::command("sha256sum")
             .args(["--check", "--strict", "FILES.txt"])
             .current_dir(folder.path())
             .output()

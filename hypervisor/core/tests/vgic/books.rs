@@ -354,12 +354,14 @@ impl Guest {
         let late = self.machine.rung().contains(VcpuId(vcpu));
         let handled = self.machine.interface(vcpu).running().to_vec();
         let taken = self.machine.acknowledge(vcpu)?;
-        let ended = &self.ended[usize::from(vcpu)];
+        let intid = taken.intid;
+        let ended = &mut self.ended[usize::from(vcpu)];
         assert!(
-            !handled.contains(&taken) && !ended.contains(&taken),
+            !handled.contains(&taken) && !ended.contains(&taken) || self.crossed.contains(&intid),
             "{taken:?} is taken again and was not deactivated"
         );
-        let intid = taken.intid;
+        // One that a write of ICACTIVER has crossed is not active any more.
+        ended.retain(|it| *it != taken);
         // Another vCPU that handles it has not ended what crossed.
         let is_elsewhere = (0..VCPUS).filter(|&other| other != vcpu).any(|other| {
             let interface = self.machine.interface(other);
