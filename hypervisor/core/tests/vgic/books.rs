@@ -103,7 +103,7 @@ pub struct Guest {
     /// What each vCPU took and read, in order.
     story: Vec<(u8, Seen)>,
     /// A write of ICACTIVER was under way when the interrupt was taken: it may not be active any more.
-    crossed: Vec<IntId>,
+    crossed: Vec<(u32, u8)>,
     /// With EOImode: what each vCPU has ended and not deactivated.
     ended: Vec<Vec<hv_testbed::Acknowledged>>,
 }
@@ -283,7 +283,7 @@ impl Guest {
         let owner = self.owner(me, owner);
         if !self.is_handled(intid, owner) {
             self.store_bit(me, CLEAR_ACTIVE, intid, owner);
-            self.crossed.push(intid);
+            self.crossed.push(key(intid, owner));
         }
     }
 
@@ -357,18 +357,20 @@ impl Guest {
         let intid = taken.intid;
         let ended = &mut self.ended[usize::from(vcpu)];
         assert!(
-            !handled.contains(&taken) && !ended.contains(&taken) || self.crossed.contains(&intid),
+            !handled.contains(&taken) && !ended.contains(&taken)
+                || self.crossed.contains(&key(intid, vcpu)),
             "{taken:?} is taken again and was not deactivated"
         );
         // One that a write of ICACTIVER has crossed is not active any more.
         ended.retain(|it| *it != taken);
         // Another vCPU that handles it has not ended what crossed.
-        let is_elsewhere = (0..VCPUS).filter(|&other| other != vcpu).any(|other| {
+        let is_elsewhere = (0..VCPUS).any(|other| {
             let interface = self.machine.interface(other);
-            interface.running().iter().any(|it| it.intid == intid)
+            let mut running = interface.running().iter();
+            intid.is_spi() && other != vcpu && running.any(|it| it.intid == intid)
         });
         if !late && !is_elsewhere {
-            self.crossed.retain(|&crossed| crossed != intid);
+            self.crossed.retain(|&crossed| crossed != key(intid, vcpu));
         }
         self.check_acknowledge(vcpu, intid, late);
         self.story.push((vcpu, Seen::Taken(intid)));
@@ -416,7 +418,7 @@ impl Guest {
         assert!(
             hcr::eoi_count(before) == hcr::eoi_count(after)
                 || before & hcr::LRENPIE != 0
-                || last.is_some_and(|last| self.crossed.contains(&last.intid)),
+                || last.is_some_and(|last| self.crossed.contains(&key(last.intid, vcpu))),
             "{last:?} was active and in no list register, and nobody knows: {before:#x}"
         );
         if let Some(last) = last

@@ -178,7 +178,7 @@ fn stir(machine: &Machine, vcpu: u8, raw: u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+    #![proptest_config(crate::props::config(300))]
 
     /// Any access of any guest, with list registers that hold what any guest can make of them.
     #[test]
