@@ -670,6 +670,8 @@ impl Site for Port<'_> {
     }
 
     fn enter(&self, regs: &mut GuestRegs, _: &mut El1Values) -> Exit {
+        // What the short way has answered, with nobody having given way.
+        self.settle_call();
         let world = Rc::clone(&self.world);
         let n = self.n;
         {
