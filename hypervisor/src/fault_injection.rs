@@ -143,12 +143,12 @@ pub fn at_trng_call(me: PcpuId, regs: &mut GuestRegs) -> bool {
 }
 
 /// Has EL3 interrupt `target` COUNT times, one event after the other, and on until a tenth of COUNT events have met a
-/// vector or the world switch or nine tenths the guest, ten times COUNT at most; x0 to x2 answer how often it came back,
-/// and how often it had been in a vector or in the world switch, and in the guest.
+/// vector or the world switch, if its guest exits all the time, or else nine tenths the guest; ten times COUNT at most. x0 to
+/// x2 answer how often it came back, and how often it had been in a vector or in the world switch, and in the guest.
 ///
 /// Where events meet the target is for the host to say. Without more, one is pending when EL3 returns from the one
 /// before, and interrupts the same instruction again: so the target gets to run between two, until its guest exits again
-/// if EL2 was interrupted, and for a while that differs each time. And QEMU reads counters and signals interrupts under one
+/// if it does, and for a while that differs each time. And QEMU reads counters and signals interrupts under one
 /// lock of the machine: a target that reads a counter at each exit often waits there while it is signalled, and all the time
 /// if the prober reads one, too. So the prober waits by turns and not by the counter.
 #[cold]
@@ -157,16 +157,21 @@ fn probe(target: &Percpu, count: u32, regs: &mut GuestRegs) {
     let before = events();
     let [mut in_switch, mut in_guest] = [0u32; 2];
     let mut delay = 1u32;
-    let mut exits = None;
+    let exits = || target.signs().count;
+    let first = exits();
     for tried in 0..count.saturating_mul(10) {
-        let is_enough = in_switch >= count / 10 || in_guest >= count / 10 * 9;
+        let exits_often = exits().wrapping_sub(first) > tried / 2;
+        let is_enough = if exits_often {
+            in_switch >= count / 10
+        } else {
+            in_guest >= count / 10 * 9
+        };
         if tried >= count && is_enough {
             break;
         }
-        if let Some(exits) = exits.take() {
-            // A guest that does not exit again is met there.
-            let _again = wait(1 << DELAY_BITS, || target.signs().count != exits);
-        }
+        // A guest that does not exit again is met there.
+        let met = exits();
+        let _again = wait(1 << DELAY_BITS, || exits() != met);
         delay = delay.wrapping_mul(MULTIPLIER).wrapping_add(1);
         let _never = wait(delay >> (32 - DELAY_BITS), || false);
         let seen = events();
@@ -185,7 +190,6 @@ fn probe(target: &Percpu, count: u32, regs: &mut GuestRegs) {
         if context.is_guest() {
             in_guest += 1;
         } else {
-            exits = Some(target.signs().count);
             in_switch += u32::from(is_switch(context.pc));
         }
     }

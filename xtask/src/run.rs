@@ -4,14 +4,18 @@ mod on_crash;
 mod shown;
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Write};
-use std::net::{Ipv4Addr, TcpListener};
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+
+use rustix::io::Errno;
+use rustix::net::sockopt::set_socket_reuseaddr;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 
 use crate::terminal::{self, Terminal};
 use debian::initramfs;
@@ -123,8 +127,7 @@ impl Run {
             None => None,
         };
         if let Some(port) = self.gdb {
-            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
-            if free.is_err_and(|error| error.kind() == ErrorKind::AddrInUse) {
+            if is_taken(port) {
                 bail!("port {port} is in use; choose another with --gdb=PORT");
             }
             eprintln!("xtask: waiting for `target remote 127.0.0.1:{port}`");
@@ -274,6 +277,21 @@ fn beside(kernel: &Path, workshop: &Workshop) -> Option<PathBuf> {
             None
         }
     }
+}
+
+/// Whether somebody has this port of the host. Nobody listens on it meanwhile: a debugger that is early would get in, and out again.
+fn is_taken(port: u16) -> bool {
+    let own = || {
+        let socket = socket_with(
+            AddressFamily::INET,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        set_socket_reuseaddr(&socket, true)?;
+        bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
+    };
+    own() == Err(Errno::ADDRINUSE)
 }
 
 /// How long a guest that has panicked may be silent until it is believed: a person at a shell who reads an old log
