@@ -10,6 +10,7 @@ pub mod cmdline;
 pub mod console;
 pub mod crash;
 pub mod firmware;
+pub mod operator;
 pub mod psci;
 pub mod sdei;
 pub mod smccc;

@@ -1,0 +1,165 @@
+//! How an operator speaks to the hypervisor over the console's UART, beside the bytes that are typed to a guest.
+//!
+//! A byte goes to the guest, but for [`RS`], which opens one of these:
+//!
+//! | after RS | meaning |
+//! | --- | --- |
+//! | RS | a byte RS for the guest |
+//! | a digit | what is typed from here on is for the guest of this number; 0 at the start |
+//! | `@`, a [`Request`], LF | a request to the hypervisor |
+//!
+//! Anything else after RS goes to the guest together with RS, so that a terminal without a program behind it can type every
+//! byte. A request is text, `id verb vm vcpu crc`: all numbers are hexadecimal, without blanks at either end; [`crc`] is of all
+//! before it, the blank included. A request that is damaged or too long is dropped without a word, and its sender repeats it
+//! until it is answered. Answers are records of the console (`docs/console.md`).
+
+mod request;
+
+pub use request::{NotARequest, Request, Verb};
+
+use crate::console::RS;
+
+/// The longest text of a request, in bytes, from `@` to LF, both excluded.
+pub const LONGEST: usize = 48;
+
+/// What follows RS in front of a request.
+pub const REQUEST: u8 = b'@';
+
+/// The reflected polynomial of CRC-32 (ISO-HDLC).
+const POLYNOMIAL: u32 = 0xedb8_8320;
+
+/// CRC-32 (ISO-HDLC) of what is written into it. Bit by bit: what is sent is short, and a table is not.
+#[derive(Clone, Copy, Debug)]
+pub struct Crc(u32);
+
+impl Crc {
+    /// Of nothing yet.
+    pub const fn new() -> Self {
+        Self(!0)
+    }
+
+    /// Takes in `bytes`.
+    pub fn update(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 ^= u32::from(byte);
+            for _ in 0..8 {
+                let carry = if self.0 & 1 == 0 { 0 } else { POLYNOMIAL };
+                self.0 = self.0 >> 1 ^ carry;
+            }
+        }
+    }
+
+    /// The checksum.
+    #[must_use]
+    pub const fn value(self) -> u32 {
+        !self.0
+    }
+}
+
+impl Default for Crc {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl core::fmt::Write for Crc {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        self.update(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// The checksum of one text.
+#[must_use]
+pub fn crc(text: &[u8]) -> u32 {
+    let mut crc = Crc::new();
+    crc.update(text);
+    crc.value()
+}
+
+/// What has come over the line with a byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// A byte for the guest.
+    Guest(u8),
+    /// Two bytes for the guest: RS, and this one.
+    GuestAfterRs(u8),
+    /// What follows is for the guest of this number.
+    Channel(u8),
+    /// A request that is whole.
+    Request(Request),
+    /// A request that is not: it was damaged, too long, or no request.
+    Damaged,
+    /// Nothing yet.
+    Nothing,
+}
+
+/// Takes apart what comes over the line.
+#[derive(Clone, Copy, Debug)]
+pub struct Demux {
+    state: State,
+    /// The request so far.
+    text: [u8; LONGEST],
+    length: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Guest,
+    AfterRs,
+    Request,
+    /// Of a request that cannot be one any more: until its end.
+    Dropping,
+}
+
+impl Demux {
+    /// At the start of the line.
+    pub const fn new() -> Self {
+        Self {
+            state: State::Guest,
+            text: [0; LONGEST],
+            length: 0,
+        }
+    }
+
+    /// What `byte` makes of what has come so far.
+    pub fn push(&mut self, byte: u8) -> Input {
+        let (state, input) = match (self.state, byte) {
+            (State::Guest, RS) => (State::AfterRs, Input::Nothing),
+            (State::Guest, byte) => (State::Guest, Input::Guest(byte)),
+            (State::AfterRs, RS) => (State::Guest, Input::Guest(RS)),
+            (State::AfterRs, REQUEST) => {
+                self.length = 0;
+                (State::Request, Input::Nothing)
+            }
+            (State::AfterRs, digit @ b'0'..=b'9') => (State::Guest, Input::Channel(digit & 0xf)),
+            (State::AfterRs, byte) => (State::Guest, Input::GuestAfterRs(byte)),
+            // The end of this one is lost, and another begins: no request has RS in it.
+            (State::Request | State::Dropping, RS) => (State::AfterRs, Input::Damaged),
+            (State::Request, b'\n') => (State::Guest, self.end()),
+            (State::Dropping, b'\n') => (State::Guest, Input::Damaged),
+            (State::Request, byte) => match self.text.get_mut(self.length) {
+                Some(slot) => {
+                    *slot = byte;
+                    self.length += 1;
+                    (State::Request, Input::Nothing)
+                }
+                None => (State::Dropping, Input::Nothing),
+            },
+            (State::Dropping, _) => (State::Dropping, Input::Nothing),
+        };
+        self.state = state;
+        input
+    }
+
+    fn end(&self) -> Input {
+        let text = self.text.get(..self.length).unwrap_or_default();
+        Request::parse(text).map_or(Input::Damaged, Input::Request)
+    }
+}
+
+impl Default for Demux {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,166 @@
+//! The operator's line: requests come through as they were sent or not at all, and so does what is typed.
+
+use hv_abi::console::RS;
+use hv_abi::operator::{Crc, Demux, Input, LONGEST, Request, Verb, crc};
+use proptest::prelude::*;
+
+fn framed(request: &Request) -> Vec<u8> {
+    let mut bytes = vec![RS, b'@'];
+    bytes.extend(format!("{request}\n").bytes());
+    bytes
+}
+
+fn fed(demux: &mut Demux, bytes: &[u8]) -> Vec<Input> {
+    let inputs = bytes.iter().map(|&byte| demux.push(byte));
+    inputs.filter(|input| *input != Input::Nothing).collect()
+}
+
+fn requests(inputs: &[Input]) -> Vec<Request> {
+    let request = |input: &Input| match input {
+        Input::Request(request) => Some(*request),
+        _ => None,
+    };
+    inputs.iter().filter_map(request).collect()
+}
+
+const REQUEST: Request = Request {
+    id: 0xbeef_0001,
+    verb: Verb::Nmi,
+    vm: 0,
+    vcpu: 13,
+};
+
+#[test]
+fn the_form_on_the_line_is_this() {
+    let text = REQUEST.to_string();
+    let (before, sum) = text.rsplit_once(' ').unwrap();
+    assert_eq!(before, "beef0001 n 0 d");
+    assert_eq!(sum, format!("{:x}", crc(b"beef0001 n 0 d ")));
+    assert_eq!(
+        crc(b"123456789"),
+        0xcbf4_3926,
+        "the catalogue's check value of CRC-32"
+    );
+    assert_eq!(Crc::default().value(), 0);
+}
+
+#[test]
+fn every_verb_comes_through_and_the_longest_request_has_room() {
+    for (_, verb) in Verb::ALL {
+        let request = Request {
+            id: u32::MAX,
+            verb,
+            vm: 255,
+            vcpu: 255,
+        };
+        assert!(request.to_string().len() <= LONGEST);
+        let inputs = fed(&mut Demux::new(), &framed(&request));
+        assert_eq!(inputs, [Input::Request(request)]);
+    }
+}
+
+#[test]
+fn one_or_two_bits_that_flip_make_no_other_request() {
+    let sent = framed(&REQUEST);
+    let bits = sent.len() * 8;
+    let flip = |bytes: &mut [u8], bit: usize| bytes[bit / 8] ^= 1 << (bit % 8);
+    for first in 0..bits {
+        for second in first..bits {
+            let mut bytes = sent.clone();
+            flip(&mut bytes, first);
+            if second != first {
+                flip(&mut bytes, second);
+            }
+            // An end that has become an RS takes the one that follows with it, and no more.
+            bytes.extend(framed(&Request { id: 7, ..REQUEST }).repeat(2));
+            let came = requests(&fed(&mut Demux::new(), &bytes));
+            // Hexadecimal digits of the other case say the same.
+            let is_same = |request: &Request| *request == REQUEST || request.id == 7;
+            assert!(
+                came.iter().all(is_same),
+                "bits {first} and {second}: {came:x?}"
+            );
+            assert_eq!(
+                came.last().map(|request| request.id),
+                Some(7),
+                "bits {first} and {second}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_byte_that_is_lost_or_doubled_makes_no_other_request() {
+    let sent = framed(&REQUEST);
+    for at in 0..sent.len() {
+        let mut lost = sent.clone();
+        lost.remove(at);
+        let mut doubled = sent.clone();
+        doubled.insert(at, sent[at]);
+        for mut bytes in [lost, doubled] {
+            bytes.extend(framed(&Request { id: 7, ..REQUEST }).repeat(2));
+            let came = requests(&fed(&mut Demux::new(), &bytes));
+            // Of a second LF the guest gets one more byte.
+            let is_same = |request: &Request| *request == REQUEST || request.id == 7;
+            assert!(came.iter().all(is_same), "byte {at}: {came:x?}");
+            assert_eq!(came.last().map(|request| request.id), Some(7), "byte {at}");
+        }
+    }
+}
+
+#[test]
+fn a_request_without_end_is_dropped_and_the_next_one_comes_through() {
+    let mut demux = Demux::new();
+    let mut bytes = vec![RS, b'@'];
+    bytes.resize(10 << 20, b'7');
+    assert_eq!(fed(&mut demux, &bytes), []);
+    let inputs = fed(&mut demux, &framed(&REQUEST));
+    assert_eq!(inputs, [Input::Damaged, Input::Request(REQUEST)]);
+}
+
+#[test]
+fn what_a_person_types_after_rs_is_the_guest_s_unless_it_has_a_meaning() {
+    let inputs = fed(&mut Demux::new(), b"a\x1eb\x1e\x1ec\x1e3");
+    assert_eq!(
+        inputs,
+        [
+            Input::Guest(b'a'),
+            Input::GuestAfterRs(b'b'),
+            Input::Guest(RS),
+            Input::Guest(b'c'),
+            Input::Channel(3),
+        ]
+    );
+}
+
+proptest! {
+    /// Typed bytes whose RS are doubled, with requests between any two of them, come out as they were.
+    #[test]
+    fn typed_bytes_come_through_beside_requests(typed in proptest::collection::vec(any::<u8>(), 0..200), every in 1usize..20) {
+        let mut bytes = Vec::new();
+        for (at, &byte) in typed.iter().enumerate() {
+            if at % every == 0 {
+                bytes.extend(framed(&REQUEST));
+            }
+            bytes.push(byte);
+            if byte == RS {
+                bytes.push(RS);
+            }
+        }
+        let inputs = fed(&mut Demux::new(), &bytes);
+        let came = inputs.iter().filter_map(|input| match input {
+            Input::Guest(byte) => Some(*byte),
+            _ => None,
+        });
+        prop_assert_eq!(came.collect::<Vec<u8>>(), typed.clone());
+        prop_assert_eq!(requests(&inputs).len(), typed.len().div_ceil(every));
+        prop_assert!(!inputs.contains(&Input::Damaged));
+    }
+
+    /// Any bytes at all: no request comes of them, since none has its checksum.
+    #[test]
+    fn noise_is_no_request(noise in proptest::collection::vec(prop_oneof![Just(RS), Just(b'@'), Just(b'\n'), Just(b' '), b'0'..=b'9', any::<u8>()], 0..500)) {
+        let inputs = fed(&mut Demux::new(), &noise);
+        prop_assert_eq!(requests(&inputs), []);
+    }
+}
