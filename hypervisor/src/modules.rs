@@ -30,9 +30,11 @@ pub mod heap;
 pub mod memory;
 #[expect(unsafe_code, reason = "memory-mapped registers")]
 pub mod mmio;
+pub mod operator;
 pub mod patience;
 #[expect(unsafe_code, reason = "each pCPU's block, by TPIDR_EL2 and by number")]
 pub mod percpu;
+pub mod registers;
 #[expect(unsafe_code, reason = "where its registers are")]
 pub mod reset;
 pub mod run;

@@ -2,7 +2,9 @@
 
 use core::ops::ControlFlow;
 
+use hv_abi::operator::NMI_SYNDROME;
 use hv_core::id::{IntId, PcpuId, VcpuId};
+use hv_core::operator::Asked;
 use hv_core::pl011::Image;
 use hv_core::psci::Endian;
 use hv_core::regs::{El1, GuestRegs};
@@ -11,7 +13,9 @@ use hv_core::time::Instant;
 use hv_core::trng;
 use hv_core::vgic::interface::InterfaceState;
 use hv_core::vgic::{Effects, ListReg, MAX_LIST_REGS, Physical};
-use hv_core::vm::{self, BOOT_VCPU, End, GuestExit, Hardware, Interrupt, Syndrome, Vcpu, VcpuLoop};
+use hv_core::vm::{
+    self, Answer, BOOT_VCPU, End, GuestExit, Hardware, Interrupt, Syndrome, Vcpu, VcpuLoop,
+};
 
 use crate::gic;
 use crate::guest::{self, vector};
@@ -19,7 +23,7 @@ use crate::percpu::{self, ExitEntry, Percpu};
 use crate::stop::{self, Cause, stop_machine};
 use crate::sysregs::{self, LiveEl1, translation};
 use crate::vm::Vm;
-use crate::{console, entropy, fault_injection, log, watchdog};
+use crate::{console, entropy, fault_injection, log, operator, watchdog};
 
 /// INTIDs from here on are not interrupts (IHI0069 2.2.1).
 const FIRST_SPECIAL: u32 = 1020;
@@ -291,8 +295,12 @@ impl Hardware for Pcpu {
         sysregs::wait_for_interrupt();
     }
 
-    fn set_virtual_serror(&mut self, pending: bool) {
-        sysregs::set_virtual_serror(pending);
+    fn pass_serror_on(&mut self) {
+        sysregs::set_virtual_serror(Some(0));
+    }
+
+    fn send_nmi(&mut self) {
+        sysregs::set_virtual_serror(Some(NMI_SYNDROME));
     }
 
     fn reset_el1(&mut self) {
@@ -329,12 +337,16 @@ impl Hardware for Pcpu {
         console::write_guest(byte);
     }
 
-    fn receive(&mut self) -> Option<u8> {
-        console::read()
+    fn next_request(&mut self) -> Option<Asked> {
+        operator::next_request()
     }
 
-    fn set_receive(&mut self, on: bool) {
-        console::set_receive(on);
+    fn receive(&mut self) -> Option<u8> {
+        operator::next_typed()
+    }
+
+    fn answer(&mut self, answer: Answer<'_>) {
+        operator::tell(self.vm.id, &answer);
     }
 
     fn write_uart_page(&mut self, image: &Image) {

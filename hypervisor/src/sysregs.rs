@@ -263,10 +263,25 @@ pub fn confine_el1(mpidr: Mpidr) {
     barrier::isb(barrier::SY);
 }
 
-/// Whether the guest's SError line is to be held up.
-pub fn set_virtual_serror(pending: bool) {
-    HCR_EL2.set(HCR_GUEST | if pending { HCR_VSE } else { 0 });
+/// A virtual SError is pending for the guest, whose ESR_EL1 will say `syndrome` (VSESR_EL2) where the CPU lets us choose, with
+/// FEAT_RAS; or none is.
+pub fn set_virtual_serror(syndrome: Option<u64>) {
+    let pending = match syndrome {
+        Some(syndrome) => {
+            if features::has_ras() {
+                write!("S3_4_C5_C2_3", syndrome);
+            }
+            HCR_VSE
+        }
+        None => 0,
+    };
+    HCR_EL2.set(HCR_GUEST | pending);
     barrier::isb(barrier::SY);
+}
+
+/// Whether the guest has not taken its virtual SError yet: the CPU clears HCR_EL2.VSE when it does.
+pub fn is_serror_pending() -> bool {
+    HCR_EL2.get() & HCR_VSE != 0
 }
 
 /// Puts EL1 and EL0 into the state a core has out of reset, and forgets the guest's translations on
@@ -303,7 +318,7 @@ pub fn reset_core() {
     write!("csselr_el1", 0);
     write!("cntkctl_el1", 0);
     write!("mdscr_el1", 0);
-    set_virtual_serror(false);
+    set_virtual_serror(None);
     // SAFETY: forgetting translations of this VMID is always allowed.
     unsafe { asm!("tlbi vmalle1", options(nostack, preserves_flags)) };
     // SAFETY: invalidating instruction caches changes no value.

@@ -114,6 +114,8 @@ struct Post {
     mailbox: Mailbox,
     /// The [`gic::sgi`] that rings its pCPU; 0 before that has entered.
     doorbell: AtomicU64,
+    /// What the operator asks of it ([`hv_core::operator::Question`]); 0 if nothing.
+    question: AtomicU64,
 }
 
 /// The VMs, in the order of the bundle.
@@ -222,9 +224,24 @@ impl vm::Vm for &'static Vm {
         self.shared.lock()
     }
 
+    fn id(&self) -> VmId {
+        self.id
+    }
+
     #[inline]
     fn map(&self) -> &GuestMap {
         &self.map
+    }
+
+    fn post_question(&self, vcpu: VcpuId, word: u64) {
+        if let Some(post) = self.posts.get(vcpu.index()) {
+            post.question.store(word, Ordering::Relaxed);
+        }
+    }
+
+    fn take_question(&self, me: VcpuId) -> u64 {
+        let post = self.posts.get(me.index());
+        post.map_or(0, |post| post.question.swap(0, Ordering::Relaxed))
     }
 
     #[inline]

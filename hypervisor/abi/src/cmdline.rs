@@ -6,6 +6,8 @@ mod faults;
 
 use core::fmt;
 
+use crate::operator::Access;
+
 pub use faults::{Fault, NoFault, PLACES, WAYS, fault};
 
 /// What a word sets.
@@ -23,6 +25,8 @@ pub enum Setting {
     },
     /// `watchdog=`: what is done about a pCPU that is stuck, and after how many milliseconds, if that is said.
     Watchdog(OnStuck, Option<u32>),
+    /// `operator=`: what the operator may do.
+    Operator(Access),
     /// The name of a word that injects a fault, which only the test image obeys: see [`fault`].
     Fault(&'static str),
 }
@@ -49,8 +53,7 @@ pub enum Wrong {
 }
 
 /// The words that every image knows.
-pub const KNOWN: &str =
-    "crash=halt|reset, stop=park|off and watchdog=report|stop|off, with :MILLISECONDS";
+pub const KNOWN: &str = "crash=halt|reset, stop=park|off, operator=full|read|off and watchdog=report|stop|off, with :MILLISECONDS";
 
 impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -119,17 +122,24 @@ fn split_at(item: &[u8], mark: u8) -> (&[u8], Option<&[u8]>) {
 }
 
 /// Words without more to read.
-const FIXED: [(&str, Setting); 4] = [
+const FIXED: [(&str, Setting); 7] = [
     ("crash=halt", Setting::Crash { reset: false }),
     ("crash=reset", Setting::Crash { reset: true }),
     ("stop=park", Setting::Stop { off: false }),
     ("stop=off", Setting::Stop { off: true }),
+    ("operator=full", Setting::Operator(Access::Full)),
+    ("operator=read", Setting::Operator(Access::Read)),
+    ("operator=off", Setting::Operator(Access::Off)),
 ];
 
 /// How the others begin, and what they are to be.
-const NAMES: [(&str, Result<Setting, Wrong>); 6] = [
+const NAMES: [(&str, Result<Setting, Wrong>); 7] = [
     ("crash=", Err(Wrong::Value("crash=halt or crash=reset"))),
     ("stop=", Err(Wrong::Value("stop=park or stop=off"))),
+    (
+        "operator=",
+        Err(Wrong::Value("operator=full, operator=read or operator=off")),
+    ),
     (
         WATCHDOG,
         Err(Wrong::Value(

@@ -25,8 +25,35 @@ pub const LONGEST: usize = 48;
 /// What follows RS in front of a request.
 pub const REQUEST: u8 = b'@';
 
+/// What a guest's ESR_EL1 says in its lower 25 bits after [`Verb::Nmi`], where the CPU lets a hypervisor choose (FEAT_RAS): IDS, so a
+/// syndrome that is nobody's but ours, and "HLG" (DDI0487 D24.2, ESR_EL1 and VSESR_EL2).
+pub const NMI_SYNDROME: u64 = 1 << 24 | 0x48_4c47;
+
 /// The reflected polynomial of CRC-32 (ISO-HDLC).
 const POLYNOMIAL: u32 = 0xedb8_8320;
+
+/// What the operator may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Access {
+    /// All there is.
+    #[default]
+    Full,
+    /// Type to the guest, and look at it.
+    Read,
+    /// Type to the guest.
+    Off,
+}
+
+impl Access {
+    /// Whether this may be done.
+    pub const fn allows(self, verb: Verb) -> bool {
+        match self {
+            Self::Full => true,
+            Self::Read => !verb.acts(),
+            Self::Off => matches!(verb, Verb::Room),
+        }
+    }
+}
 
 /// CRC-32 (ISO-HDLC) of what is written into it. Bit by bit: what is sent is short, and a table is not.
 #[derive(Clone, Copy, Debug)]

@@ -13,6 +13,7 @@ pub mod exit;
 pub mod id;
 pub mod idreg;
 pub mod mailbox;
+pub mod operator;
 pub mod patience;
 pub mod pl011;
 pub mod psci;

@@ -25,6 +25,12 @@ impl Requests {
 
     /// Shared SDEI events may be due, or private ones have been raised: look.
     pub const SDEI_LOOK: Self = Self(1 << 20);
+    /// The operator wants to know how this vCPU is, or wants the VM's end from it.
+    pub const OPERATOR: Self = Self(1 << 21);
+    /// The operator's NMI: a virtual SError.
+    pub const NMI: Self = Self(1 << 22);
+    /// The operator has paused the VM: stay out of the guest until that is over.
+    pub const PAUSE: Self = Self(1 << 23);
 
     /// SGI `intid` (0 to 15) is pending.
     pub const fn sgi(intid: u32) -> Self {
@@ -42,6 +48,12 @@ impl Requests {
         self.0 & other.0 == other.0
     }
 
+    /// Those that are in `these`, and the rest.
+    #[must_use]
+    pub const fn split(self, these: Self) -> (Self, Self) {
+        (Self(self.0 & these.0), Self(self.0 & !these.0))
+    }
+
     /// Whether nothing is asked.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
@@ -50,6 +62,11 @@ impl Requests {
     /// Whether all that is asked is to take SGIs.
     pub const fn is_sgis(self) -> bool {
         self.0 >> 16 == 0
+    }
+
+    /// Whether the operator asks something.
+    pub const fn is_operator(self) -> bool {
+        self.0 >> 21 != 0
     }
 
     /// The pending SGIs, bit n for INTID n.

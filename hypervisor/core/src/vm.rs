@@ -40,7 +40,7 @@ pub use hardware::{GuestExit, Hardware, Interrupt, Syndrome, Vm};
 pub use life::{End, Life};
 pub use map::{GuestMap, IpaRange, REDISTRIBUTOR_SIZE, last_redistributors};
 pub use record::Record;
-pub use run::{VcpuLoop, load};
+pub use run::{Answer, Stand, VcpuLoop, load};
 pub use shared::{BOOT_VCPU, Config as SharedConfig, Load, Next, Outcome, Shared};
 pub use undescribed::{Attempts, Verdict, uses_sp_el1};
 

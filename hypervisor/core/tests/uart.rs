@@ -42,7 +42,6 @@ struct Machine {
     page: Vec<u32>,
     is_shown: bool,
     console: VecDeque<u8>,
-    is_receiving: bool,
     done: Vec<Done>,
 }
 
@@ -70,9 +69,6 @@ impl Site for Desk {
     fn wait_for_siblings(&self, _: End) {}
     fn receive(&self) -> Option<u8> {
         self.machine.borrow_mut().console.pop_front()
-    }
-    fn set_receive(&self, on: bool) {
-        self.machine.borrow_mut().is_receiving = on;
     }
     fn write_uart_page(&self, image: &Image) {
         let mut machine = self.machine.borrow_mut();
@@ -139,7 +135,6 @@ impl Rig {
             page: Pl011::new().image().words().collect(),
             is_shown: false,
             console: VecDeque::new(),
-            is_receiving: true,
             done: Vec::new(),
         }));
         let mut rig = Self {
@@ -188,11 +183,11 @@ impl Rig {
         }
     }
 
-    /// The machine's console interrupts, if it may.
+    /// The machine's console interrupts, if it has received something.
     fn interrupt(&mut self) {
         {
             let mut machine = self.machine.borrow_mut();
-            if !machine.is_receiving || machine.console.is_empty() {
+            if machine.console.is_empty() {
                 return;
             }
             machine.done.clear();

@@ -1,7 +1,5 @@
 //! What every pCPU was doing, in one fixed order, past the console's lock.
 
-use core::fmt::Write;
-
 use hv_core::id::PcpuId;
 use hv_core::stop::StoppedBy;
 use hv_core::stop::ladder::Fate;
@@ -10,6 +8,7 @@ use super::progress::Progress;
 use super::slots::{is_off_wanted, pcpus, slot};
 use crate::backtrace::{callers, here};
 use crate::percpu::{self, Context, ExitEntry, Percpu};
+use crate::registers::Registers;
 use crate::report_line as say;
 use crate::sysregs;
 
@@ -147,38 +146,6 @@ fn tell_of_guest(percpu: &Percpu, context: Option<&Context>) {
     for caller in callers.iter().take_while(|&&caller| caller != 0) {
         // The call, not what follows it.
         say!("  guest {:#x}", caller.wrapping_sub(4));
-    }
-}
-
-/// The rest of a `@hv-vcpu` record.
-struct Registers<'a> {
-    x: &'a [u64; 31],
-    /// EL2 had not saved x20 to x28, so these are left out.
-    is_partial: bool,
-    context: Option<&'a Context>,
-}
-
-impl core::fmt::Display for Registers<'_> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        const NAMES: &[u8] = b"sp_el0 sp_el1 elr_el1 spsr_el1 esr_el1 far_el1 \
-            vbar_el1 sctlr_el1 ttbr0_el1 ttbr1_el1";
-        for (n, value) in self.x.iter().enumerate() {
-            if self.is_partial && (20..=28).contains(&n) {
-                continue;
-            }
-            write!(f, " x{n}={value:#x}")?;
-        }
-        if let Some(context) = self.context {
-            let names = NAMES.split(|&byte| byte == b' ');
-            for (name, value) in names.zip(context.el1) {
-                f.write_char(' ')?;
-                for &byte in name {
-                    f.write_char(char::from(byte))?;
-                }
-                write!(f, "={value:#x}")?;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@ use std::cell::RefMut;
 use std::ops::{ControlFlow, RangeInclusive};
 
 use hv_core::id::{IntId, VcpuId};
+use hv_core::operator::Asked;
 use hv_core::pl011::Image;
 use hv_core::psci::Endian;
 use hv_core::regs::{El1, El1Values, GuestRegs};
@@ -13,7 +14,7 @@ use hv_core::trng;
 use hv_core::vgic::interface::InterfaceState;
 use hv_core::vgic::lr::hcr;
 use hv_core::vgic::{Effects, ListReg};
-use hv_core::vm::{self, End, GuestExit, Hardware, Interrupt, Syndrome};
+use hv_core::vm::{self, Answer, End, GuestExit, Hardware, Interrupt, Syndrome};
 
 use crate::{Exit, Interface};
 
@@ -43,12 +44,18 @@ pub trait Site {
     fn observe(&self, _event: Event) {}
     /// A byte goes to the machine's console.
     fn transmit(&self, _byte: u8) {}
-    /// A byte comes from the machine's console.
+    /// What the machine's console has received is taken in, up to the operator's next request.
+    fn next_request(&self) -> Option<Asked> {
+        None
+    }
+    /// A byte that was typed comes.
     fn receive(&self) -> Option<u8> {
         None
     }
-    /// The machine's console may interrupt when it has received something, or not.
-    fn set_receive(&self, _on: bool) {}
+    /// The operator is told something.
+    fn answer(&self, _answer: Answer<'_>) {}
+    /// The guest gets the operator's virtual SError.
+    fn send_nmi(&self) {}
     /// The page of the emulated UART's register values changes.
     fn write_uart_page(&self, _image: &Image) {}
     /// The guest may read that page, or not.
@@ -203,7 +210,7 @@ impl<S: Site> Hardware for Cpu<S> {
     fn wait_for_interrupt(&mut self) {
         self.site.sleep();
     }
-    fn set_virtual_serror(&mut self, _: bool) {}
+    fn pass_serror_on(&mut self) {}
     fn reset_el1(&mut self) {
         self.el1 = El1Values::default();
     }
@@ -224,11 +231,17 @@ impl<S: Site> Hardware for Cpu<S> {
     fn transmit(&mut self, byte: u8) {
         self.site.transmit(byte);
     }
+    fn next_request(&mut self) -> Option<Asked> {
+        self.site.next_request()
+    }
     fn receive(&mut self) -> Option<u8> {
         self.site.receive()
     }
-    fn set_receive(&mut self, on: bool) {
-        self.site.set_receive(on);
+    fn answer(&mut self, answer: Answer<'_>) {
+        self.site.answer(answer);
+    }
+    fn send_nmi(&mut self) {
+        self.site.send_nmi();
     }
     fn write_uart_page(&mut self, image: &Image) {
         self.site.write_uart_page(image);

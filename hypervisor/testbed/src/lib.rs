@@ -20,7 +20,7 @@ pub use exits::{
 pub use interface::{Acknowledged, Ended, Interface};
 pub use machine::{Built, Machine};
 pub use physical::{Physical, Wire};
-pub use world::{Place, World};
+pub use world::{Place, Told, World};
 
 /// The maintenance interrupt of the virtual CPU interface.
 pub const MAINTENANCE: u32 = 25;

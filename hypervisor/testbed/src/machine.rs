@@ -11,6 +11,7 @@ use hv_abi::firmware::Fault;
 use hv_core::entry::Features;
 use hv_core::id::{IntId, Mpidr, VcpuId, VcpuSet};
 use hv_core::mailbox::{Mailbox, Senders};
+use hv_core::operator::Inlet;
 use hv_core::psci::Reclaim;
 use hv_core::regs::{El1Values, GuestRegs};
 use hv_core::sdei::{self, Board};
@@ -22,7 +23,7 @@ use hv_core::vm::{
 };
 
 use crate::exits::{DISTRIBUTOR, GICC_DIR, RAM, REDISTRIBUTORS, UART};
-use crate::world::{Place, Port, Seat, World};
+use crate::world::{Place, Port, Seat, Told, World};
 use crate::{Cpu, Exit, Interface, Physical};
 
 /// What a machine is made from.
@@ -138,6 +139,8 @@ impl Built {
             exit: Cell::new(None),
             entries: Cell::new(0),
             locks: Cell::new(0),
+            question: Cell::new(0),
+            nmis: Cell::new(0),
             events: RefCell::default(),
         };
         let world = Rc::new(World {
@@ -151,6 +154,8 @@ impl Built {
                 vcpus as u8,
             )),
             received: RefCell::new(VecDeque::new()),
+            inlet: RefCell::new(Inlet::new()),
+            answers: RefCell::new(Vec::new()),
             has_short_ways: self.has_short_ways,
             tells_lines: self.tells_lines,
             now: Cell::new(7),
@@ -262,6 +267,16 @@ impl Machine {
     /// The machine's console receives a byte.
     pub fn receive(&mut self, byte: u8) {
         self.world.received.borrow_mut().push_back(byte);
+    }
+
+    /// What the operator was told since this was asked last.
+    pub fn answers(&self) -> Vec<Told> {
+        self.world.answers.take()
+    }
+
+    /// How often a vCPU was sent the operator's virtual SError.
+    pub fn nmis(&self, n: u8) -> u64 {
+        self.seat(n).nmis.get()
     }
 
     pub(crate) fn run(&mut self, n: u8) {

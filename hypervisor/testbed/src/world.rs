@@ -5,13 +5,14 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use corosensei::Yielder;
-use hv_core::id::{IntId, VcpuId};
+use hv_core::id::{IntId, VcpuId, VmId};
 use hv_core::mailbox::{Mailbox, Requests, Senders};
+use hv_core::operator::{Asked, Inlet};
 use hv_core::regs::{El1Values, GuestRegs};
 use hv_core::time::Instant;
 use hv_core::trace::Event;
 use hv_core::vgic::{Distributor, Effects, LrSource, Parts, Private, Published};
-use hv_core::vm::{self, End, GuestMap, Interrupt, Load, Shared};
+use hv_core::vm::{self, Answer, End, GuestMap, Interrupt, Load, Shared, Stand};
 
 use crate::{CONSOLE, Exit, Interface, MAINTENANCE, Physical, RAM, Site};
 
@@ -46,8 +47,41 @@ pub(crate) struct Seat {
     pub entries: Cell<u64>,
     /// How often it has taken a lock of its VM's.
     pub locks: Cell<u64>,
+    /// What the operator asks of it.
+    pub question: Cell<u64>,
+    /// How often it was sent the operator's virtual SError.
+    pub nmis: Cell<u64>,
     /// What it has traced since somebody looked.
     pub events: RefCell<Vec<Event>>,
+}
+
+/// What the operator was told, without what was on loan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Of the VM.
+    Vm {
+        /// The request.
+        id: u32,
+        /// It was done before.
+        is_again: bool,
+        /// It may not be done.
+        is_refused: bool,
+        /// There is no such VM or vCPU.
+        is_unknown: bool,
+        /// The VM is paused.
+        is_paused: bool,
+    },
+    /// Of a vCPU.
+    Vcpu {
+        /// The request.
+        id: u32,
+        /// Which.
+        vcpu: u8,
+        /// How it is.
+        stand: Stand,
+        /// Its pc, if it is on.
+        pc: Option<u64>,
+    },
 }
 
 /// What all vCPUs reach.
@@ -62,6 +96,10 @@ pub struct World {
     pub(crate) physical: RefCell<Physical>,
     /// Bytes that the machine's console has received.
     pub(crate) received: RefCell<VecDeque<u8>>,
+    /// What has been taken in of them.
+    pub(crate) inlet: RefCell<Inlet>,
+    /// What the operator was told.
+    pub(crate) answers: RefCell<Vec<Told>>,
     /// Short ways past the general one are open.
     pub(crate) has_short_ways: bool,
     pub(crate) tells_lines: bool,
@@ -159,8 +197,22 @@ impl vm::Vm for Port<'_> {
         self.world.shared.borrow_mut()
     }
 
+    fn id(&self) -> VmId {
+        VmId(0)
+    }
+
     fn map(&self) -> &GuestMap {
         &self.world.map
+    }
+
+    fn post_question(&self, vcpu: VcpuId, word: u64) {
+        if let Some(seat) = self.world.seats.get(vcpu.index()) {
+            seat.question.set(word);
+        }
+    }
+
+    fn take_question(&self, me: VcpuId) -> u64 {
+        self.world.seats[me.index()].question.take()
     }
 
     fn ask(&self, vcpu: VcpuId, requests: Requests) {
@@ -276,8 +328,53 @@ impl Site for Port<'_> {
         self.seat().events.borrow_mut().push(event);
     }
 
+    fn next_request(&self) -> Option<Asked> {
+        let mut received = self.world.received.borrow_mut();
+        let mut inlet = self.world.inlet.borrow_mut();
+        while let Some(byte) = received.pop_front() {
+            if let Some(asked) = inlet.push(byte) {
+                return Some(asked);
+            }
+        }
+        None
+    }
+
     fn receive(&self) -> Option<u8> {
-        self.world.received.borrow_mut().pop_front()
+        self.world.inlet.borrow_mut().take()
+    }
+
+    fn answer(&self, answer: Answer<'_>) {
+        let told = match answer {
+            Answer::Vm {
+                asked,
+                is_unknown,
+                is_paused,
+                ..
+            } => Told::Vm {
+                id: asked.request.id,
+                is_again: asked.is_again,
+                is_refused: asked.is_refused,
+                is_unknown,
+                is_paused,
+            },
+            Answer::Vcpu {
+                vcpu,
+                question,
+                stand,
+                regs,
+            } => Told::Vcpu {
+                id: question.id,
+                vcpu: vcpu.0,
+                stand,
+                pc: regs.map(|regs| regs.pc),
+            },
+        };
+        self.world.answers.borrow_mut().push(told);
+    }
+
+    fn send_nmi(&self) {
+        let nmis = &self.seat().nmis;
+        nmis.set(nmis.get() + 1);
     }
 
     fn now(&self) -> Instant {

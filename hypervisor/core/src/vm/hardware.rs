@@ -3,11 +3,12 @@
 
 use core::ops::{ControlFlow, DerefMut};
 
-use super::{End, GuestMap, Pcpu, Shared};
+use super::{Answer, End, GuestMap, Pcpu, Shared};
 #[cfg(doc)]
 use crate::exit;
-use crate::id::{IntId, VcpuId};
+use crate::id::{IntId, VcpuId, VmId};
 use crate::mailbox::Requests;
+use crate::operator::Asked;
 use crate::pl011::Image;
 use crate::psci::Endian;
 use crate::regs::GuestRegs;
@@ -115,8 +116,8 @@ pub trait Hardware: Pcpu {
     fn show_guest(&mut self, regs: Option<&GuestRegs>);
     /// Sleeps until an interrupt is pending.
     fn wait_for_interrupt(&mut self);
-    /// Holds the guest's SError line up, or not.
-    fn set_virtual_serror(&mut self, pending: bool);
+    /// The guest takes a physical SError as a virtual one, as soon as PSTATE.A allows.
+    fn pass_serror_on(&mut self);
     /// EL1 and EL0 as out of reset, the guest's translations forgotten.
     fn reset_el1(&mut self);
     /// The same but for the timers, which run on while a core has no power.
@@ -135,10 +136,14 @@ pub trait Hardware: Pcpu {
     fn answer_trng(&mut self, call: trng::Call, regs: &mut GuestRegs);
     /// Writes a byte to the machine's console.
     fn transmit(&mut self, byte: u8);
-    /// Takes a byte that the machine's console has received.
+    /// Takes in what the machine's console has received, up to the next request of the operator's or to the end.
+    fn next_request(&mut self) -> Option<Asked>;
+    /// Takes a byte that was typed for the guest, of what was taken in.
     fn receive(&mut self) -> Option<u8>;
-    /// Lets the machine's console interrupt when it has received something, or not.
-    fn set_receive(&mut self, on: bool);
+    /// Tells the operator.
+    fn answer(&mut self, answer: Answer<'_>);
+    /// The guest takes a virtual SError that says that the operator wanted it, as soon as PSTATE.A allows.
+    fn send_nmi(&mut self);
     /// Writes the page that stands in for the emulated UART's registers: a load of the guest's that begins after this
     /// returns finds these values. The VM's lock is held.
     fn write_uart_page(&mut self, image: &Image);
@@ -157,6 +162,8 @@ pub trait Vm: Parts {
 
     /// Waits for the lock, from which nobody is kept for long.
     fn lock(&self) -> Self::Guard<'_>;
+    /// Its number.
+    fn id(&self) -> VmId;
     /// What the VM looks like to its guest.
     fn map(&self) -> &GuestMap;
     /// Posts requests to a vCPU and rings its pCPU. What does not exist is not asked.
@@ -171,6 +178,11 @@ pub trait Vm: Parts {
     fn is_asked(&self, me: VcpuId) -> bool;
     /// Takes all requests out of a mailbox.
     fn take(&self, me: VcpuId) -> Requests;
+
+    /// Leaves a vCPU a word ([`crate::operator::Question::word`]), instead of the one before.
+    fn post_question(&self, vcpu: VcpuId, word: u64);
+    /// Takes that word; 0 if there is none.
+    fn take_question(&self, me: VcpuId) -> u64;
 
     /// A vCPU ends the VM: says so.
     fn announce(&self, end: End);

@@ -2,11 +2,15 @@
 //!
 //! Read [`VcpuLoop::run_guest`] from top to bottom: that is what happens between two instructions of the guest.
 
+mod operator;
 mod power;
 mod short;
 mod undescribed;
 
+pub use operator::{Answer, Stand};
 pub use power::load;
+
+use core::ops::ControlFlow;
 
 use self::short::Rest;
 use super::{Action, Deferred, End, Hardware, Interrupt, Next, Outcome, Saved, Syndrome, Vcpu, Vm};
@@ -38,6 +42,8 @@ pub struct VcpuLoop<V, C> {
     cpu: C,
     vcpu: Vcpu,
     regs: GuestRegs,
+    /// The operator wants this vCPU to end the VM.
+    end_asked: Option<End>,
 }
 
 impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
@@ -48,6 +54,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             cpu,
             vcpu,
             regs: GuestRegs::default(),
+            end_asked: None,
         };
         this.vcpu.move_to(&this.cpu);
         this.cpu.reset_virtual_interface();
@@ -59,12 +66,17 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// For ever.
     pub fn run(&mut self) -> ! {
         loop {
-            let Some(start) = self.wait_for_start() else {
-                // It was stopped while it was off.
-                self.stop();
-                continue;
-            };
-            self.begin(start);
+            match self.wait_for_start() {
+                ControlFlow::Continue(start) => self.begin(start),
+                ControlFlow::Break(None) => {
+                    self.stop();
+                    continue;
+                }
+                ControlFlow::Break(Some(end)) => {
+                    self.end_vm(end);
+                    continue;
+                }
+            }
             self.cpu.show_guest(Some(&self.regs));
             let leave = self.run_guest();
             self.cpu.show_guest(None);
@@ -108,7 +120,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 }
                 Rest::Requests(requests) => self.follow_requests(requests),
                 Rest::SError => {
-                    self.cpu.set_virtual_serror(true);
+                    self.cpu.pass_serror_on();
                     None
                 }
             };
@@ -238,11 +250,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 self.cpu.deactivate(intid);
             }
             Interrupt::Console(intid) => {
-                let around = (&self.vm.map().board, &self.vm);
-                let mut shared = self.vm.lock();
-                let outcome = shared.receive(&mut self.vcpu, &mut self.cpu, around);
-                drop(shared);
-                self.arrived(outcome);
+                self.receive();
                 self.cpu.deactivate(intid);
             }
             Interrupt::Alarm(intid) => {
@@ -327,6 +335,11 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             if let Some(leave) = self.note_fate() {
                 return Some(leave);
             }
+        }
+        if requests.is_operator()
+            && let Some(leave) = self.follow_operator(requests)
+        {
+            return Some(leave);
         }
         // What SYNC is about comes first: an SGI may have been sent after it.
         self.vcpu.is_vgic_stale |= requests.has(Requests::SYNC);

@@ -98,8 +98,10 @@ pub struct Shared {
     /// The emulated UART's interrupt, and its line as the virtual GIC knows it.
     uart_intid: IntId,
     uart_line: bool,
-    /// The emulated UART is full, so the real one does not interrupt until the guest has read.
-    is_receive_held: bool,
+    /// The emulated UART is full, and typed bytes wait until the guest has read.
+    is_input_held: bool,
+    /// The operator has paused the VM: no vCPU enters its guest.
+    pub is_paused: bool,
     /// Where vCPUs that were switched on begin.
     starts: Vec<Option<Start>>,
 }
@@ -133,7 +135,8 @@ impl Shared {
             uart_window: Window::new(config.has_uart_page),
             uart_intid: config.uart_intid,
             uart_line: false,
-            is_receive_held: false,
+            is_input_held: false,
+            is_paused: false,
             starts: (0..config.vcpus).map(|_| None).collect(),
         }
     }
@@ -262,9 +265,9 @@ impl Shared {
     }
 
     /// Where `me`, which is off and was asked to start, begins; nowhere if nobody has switched it on, or while the VM
-    /// does not run.
+    /// does not run, or is paused.
     pub fn start(&mut self, me: VcpuId) -> Option<Start> {
-        if !self.life.may_start() {
+        if !self.life.may_start() || self.is_paused {
             return None;
         }
         let start = self.starts.get_mut(me.index()).and_then(Option::take)?;
@@ -333,9 +336,7 @@ impl Shared {
         drop(held);
         let change = self.uart_window.reset();
         self.change_uart_page(change, cpu);
-        if core::mem::take(&mut self.is_receive_held) {
-            cpu.set_receive(true);
-        }
+        self.is_paused = false;
         for intid in self.shared_events.reset(board) {
             vgic::unbind(gic, intid);
         }

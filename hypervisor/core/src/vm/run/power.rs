@@ -1,6 +1,8 @@
 //! A vCPU switched on, off and put to sleep, and the end of its VM.
 
-use super::{Leave, VcpuLoop};
+use core::ops::ControlFlow;
+
+use super::{Leave, Stand, VcpuLoop};
 use crate::mailbox::Requests;
 use crate::psci::Start;
 use crate::sdei::Departure;
@@ -10,19 +12,25 @@ use crate::vgic::{self, Held, Model};
 use crate::vm::{BOOT_VCPU, End, Hardware, Vm};
 
 impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
-    /// Off: only START and STOP matter, all else is dropped. Where the vCPU begins; `None` if it is stopped.
-    pub(super) fn wait_for_start(&mut self) -> Option<Start> {
+    /// Off: only START, STOP and the operator matter, all else is dropped. Where the vCPU begins; if it does not, whether the
+    /// operator has it end the VM, or it is stopped.
+    pub(super) fn wait_for_start(&mut self) -> ControlFlow<Option<End>, Start> {
         let me = self.vcpu.id;
         loop {
             self.take_interrupt();
             let requests = self.vm.take(me);
             if requests.has(Requests::STOP) {
-                return None;
+                return ControlFlow::Break(None);
+            }
+            if requests.has(Requests::OPERATOR)
+                && let Some(end) = self.follow_while_away(Stand::Off)
+            {
+                return ControlFlow::Break(Some(end));
             }
             if requests.has(Requests::START) {
                 let start = self.vm.lock().start(me);
-                if start.is_some() {
-                    return start;
+                if let Some(start) = start {
+                    return ControlFlow::Continue(start);
                 }
             } else {
                 self.cpu.wait_for_interrupt();
@@ -136,8 +144,14 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     pub(super) fn be_lost(&mut self) {
         loop {
             self.take_interrupt();
-            if self.vm.take(self.vcpu.id).has(Requests::STOP) {
+            let requests = self.vm.take(self.vcpu.id);
+            if requests.has(Requests::STOP) {
                 return self.stop();
+            }
+            if requests.has(Requests::OPERATOR)
+                && let Some(end) = self.follow_while_away(Stand::Lost)
+            {
+                return self.end_vm(end);
             }
             self.cpu.wait_for_interrupt();
         }

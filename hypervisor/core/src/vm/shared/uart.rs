@@ -54,7 +54,7 @@ impl Shared {
         regs.pc = regs.pc.wrapping_add(4);
         let next = done.transmit.map_or(Next::Continue, Next::Transmit);
         let is_plain = change == Change::Keep && done.line == self.uart_line;
-        if is_plain && !self.is_receive_held {
+        if is_plain && !self.is_input_held {
             return Outcome::next(next);
         }
         let outcome = self.settle_uart((done, change), vcpu, cpu, (&map.board, gic));
@@ -73,13 +73,19 @@ impl Shared {
     ) -> Outcome {
         // Before anybody can learn of the access by its interrupt or by what this vCPU does next.
         self.change_uart_page(change, cpu);
-        if done.room && core::mem::take(&mut self.is_receive_held) {
-            cpu.set_receive(true);
+        let outcome = self.set_uart_line(done.line, vcpu, cpu, board_and_gic);
+        if done.room && self.is_input_held {
+            let more = self.receive(vcpu, cpu, board_and_gic);
+            return Outcome {
+                kick: outcome.kick.union(more.kick),
+                look: outcome.look.union(more.look),
+                next: Next::Continue,
+            };
         }
-        self.set_uart_line(done.line, vcpu, cpu, board_and_gic)
+        outcome
     }
 
-    /// The console has received something: as many bytes as the guest's UART has room for.
+    /// Typed bytes wait: as many go to the guest's UART as that has room for.
     pub fn receive(
         &mut self,
         vcpu: &mut Vcpu,
@@ -88,9 +94,8 @@ impl Shared {
     ) -> Outcome {
         let mut outcome = Outcome::NOTHING;
         loop {
-            if !self.uart.can_receive() {
-                self.is_receive_held = true;
-                cpu.set_receive(false);
+            self.is_input_held = !self.uart.can_receive();
+            if self.is_input_held {
                 break;
             }
             let Some(byte) = cpu.receive() else {

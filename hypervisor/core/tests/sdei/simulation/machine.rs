@@ -11,7 +11,7 @@ use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, Yielder};
 use hv_abi::psci::AffinityState;
 use hv_core::entry::Features;
-use hv_core::id::{IntId, Mpidr, VcpuId};
+use hv_core::id::{IntId, Mpidr, VcpuId, VmId};
 use hv_core::mailbox::{Mailbox, Requests};
 use hv_core::psci::Reclaim;
 use hv_core::regs::{El1Values, GuestRegs};
@@ -508,8 +508,18 @@ impl vm::Vm for Port<'_> {
         }
     }
 
+    fn id(&self) -> VmId {
+        VmId(0)
+    }
+
     fn map(&self) -> &GuestMap {
         &self.world.map
+    }
+
+    // Nobody types.
+    fn post_question(&self, _: VcpuId, _: u64) {}
+    fn take_question(&self, _: VcpuId) -> u64 {
+        0
     }
 
     fn ask(&self, vcpu: VcpuId, requests: Requests) {

@@ -1,0 +1,344 @@
+//! The operator, against a machine in memory: what is typed reaches the guest, what is asked is done once, and a VM that is paused
+//! loses nothing.
+
+use hv_abi::console::RS;
+use hv_abi::operator::{Access, Request, Verb};
+use hv_core::id::IntId;
+use hv_core::operator::{Asked, HELD, Inlet, Question};
+use hv_core::vm::Stand;
+use hv_testbed::{Built, DISTRIBUTOR, Machine, Place, RAM, Told, UART};
+
+const UARTDR: u64 = UART;
+const UARTFR: u64 = UART + 0x18;
+const RX_EMPTY: u64 = 1 << 4;
+const CPU_ON: u32 = 0xc400_0003;
+
+fn request(id: u32, verb: Verb, vcpu: u8) -> Request {
+    Request {
+        id,
+        verb,
+        vm: 0,
+        vcpu,
+    }
+}
+
+fn say(machine: &mut Machine, request: Request) {
+    for byte in [RS, b'@'].into_iter().chain(format!("{request}\n").bytes()) {
+        machine.receive(byte);
+    }
+}
+
+/// The answers to a request that everybody has had time for.
+fn ask(machine: &mut Machine, request: Request) -> Vec<Told> {
+    say(machine, request);
+    machine.settle();
+    machine.answers()
+}
+
+fn of_vm(id: u32, is_paused: bool) -> Told {
+    Told::Vm {
+        id,
+        is_again: false,
+        is_refused: false,
+        is_unknown: false,
+        is_paused,
+    }
+}
+
+fn stands(told: &[Told]) -> Vec<(u8, Stand)> {
+    let stand = |told: &Told| match told {
+        Told::Vcpu { vcpu, stand, .. } => Some((*vcpu, *stand)),
+        Told::Vm { .. } => None,
+    };
+    told.iter().filter_map(stand).collect()
+}
+
+/// Three vCPUs that are on and one that is off.
+fn machine() -> Machine {
+    let mut machine = Built::new(4).start();
+    machine.turn_on(0, 1);
+    machine.turn_on(0, 2);
+    machine
+}
+
+/// What the guest finds in its UART until that is empty.
+fn read_all(machine: &mut Machine, n: u8) -> Vec<u8> {
+    let mut read = Vec::new();
+    while machine.load(n, UARTFR, 4).unwrap() & RX_EMPTY == 0 {
+        read.push(machine.load(n, UARTDR, 4).unwrap() as u8);
+    }
+    read
+}
+
+#[test]
+fn what_is_typed_comes_through_beside_requests_also_when_the_uart_is_full() {
+    let mut machine = machine();
+    let text: Vec<u8> = (0..200u8).filter(|&byte| byte != RS).collect();
+    for (at, &byte) in text.iter().enumerate() {
+        machine.receive(byte);
+        if at % 50 == 0 {
+            // The guest reads nothing, and its UART takes one byte without FIFO.
+            let told = ask(&mut machine, request(at as u32, Verb::Status, 0));
+            assert_eq!(told.first(), Some(&of_vm(at as u32, false)), "byte {at}");
+        }
+    }
+    machine.settle();
+    assert_eq!(read_all(&mut machine, 1), text);
+    assert_eq!(read_all(&mut machine, 1), []);
+}
+
+#[test]
+fn the_status_is_told_by_each_vcpu_itself() {
+    let mut machine = machine();
+    machine.regs(2).pc = 0x4123_4560;
+    let told = ask(&mut machine, request(9, Verb::Status, 0));
+    assert_eq!(told[0], of_vm(9, false));
+    let stands = stands(&told);
+    assert_eq!(stands.len(), 4);
+    for (vcpu, stand) in stands {
+        assert_eq!(
+            stand,
+            if vcpu == 3 { Stand::Off } else { Stand::On },
+            "vCPU {vcpu}"
+        );
+    }
+    let is_its_pc = |told: &Told| {
+        matches!(
+            told,
+            Told::Vcpu {
+                vcpu: 2,
+                pc: Some(0x4123_4560),
+                ..
+            }
+        )
+    };
+    assert!(told.iter().any(is_its_pc), "{told:?}");
+}
+
+#[test]
+fn a_vcpu_that_does_not_take_its_doorbell_keeps_nobody_from_answering() {
+    let mut machine = machine();
+    say(&mut machine, request(9, Verb::Status, 0));
+    machine.interrupt(0);
+    machine.interrupt(1);
+    assert_eq!(stands(&machine.answers()), [(0, Stand::On), (1, Stand::On)]);
+    machine.settle();
+    assert_eq!(stands(&machine.answers()).len(), 2);
+}
+
+#[test]
+fn an_nmi_is_sent_once_however_often_it_is_asked_for() {
+    let mut machine = machine();
+    let told = ask(&mut machine, request(5, Verb::Nmi, 2));
+    assert_eq!(told[0], of_vm(5, false));
+    assert_eq!(stands(&told), [(2, Stand::On)]);
+    let told = ask(&mut machine, request(5, Verb::Nmi, 2));
+    assert!(matches!(
+        told[0],
+        Told::Vm {
+            id: 5,
+            is_again: true,
+            ..
+        }
+    ));
+    // The answer that was lost comes again.
+    assert_eq!(stands(&told), [(2, Stand::On)]);
+    assert_eq!([0, 1, 2, 3].map(|n| machine.nmis(n)), [0, 0, 1, 0]);
+    let _ = ask(&mut machine, request(6, Verb::Nmi, 2));
+    assert_eq!(machine.nmis(2), 2);
+}
+
+#[test]
+fn who_does_not_exist_or_is_off_gets_no_nmi() {
+    let mut machine = machine();
+    let told = ask(&mut machine, request(5, Verb::Nmi, 4));
+    assert!(matches!(
+        told[..],
+        [Told::Vm {
+            is_unknown: true,
+            ..
+        }]
+    ));
+    let of_another = Request {
+        vm: 1,
+        ..request(6, Verb::Nmi, 0)
+    };
+    let told = ask(&mut machine, of_another);
+    assert!(matches!(
+        told[..],
+        [Told::Vm {
+            is_unknown: true,
+            ..
+        }]
+    ));
+    let told = ask(&mut machine, request(7, Verb::Nmi, 3));
+    assert_eq!(stands(&told), [(3, Stand::Off)]);
+    machine.turn_on(0, 3);
+    assert_eq!([0, 1, 2, 3].map(|n| machine.nmis(n)), [0; 4]);
+}
+
+#[test]
+fn a_paused_vm_runs_nowhere_and_loses_nothing() {
+    let mut machine = machine();
+    let entries = |machine: &Machine| [0, 1, 2].map(|n| machine.entries(n));
+    let told = ask(&mut machine, request(1, Verb::Freeze, 0));
+    assert_eq!(told[0], of_vm(1, true));
+    assert_eq!(stands(&told).len(), 4);
+    assert_eq!([0, 1, 2].map(|n| machine.place(n)), [Place::Asleep; 3]);
+    let before = entries(&machine);
+    // What others ask of it meanwhile is kept, and the operator is answered.
+    let told = ask(&mut machine, request(2, Verb::Registers, 1));
+    assert_eq!(stands(&told), [(1, Stand::On)]);
+    let told = ask(&mut machine, request(3, Verb::Nmi, 2));
+    assert_eq!((stands(&told), machine.nmis(2)), (vec![(2, Stand::On)], 1));
+    machine.receive(b'k');
+    machine.settle();
+    assert_eq!(entries(&machine), before);
+    let told = ask(&mut machine, request(4, Verb::Thaw, 0));
+    assert_eq!(told[0], of_vm(4, false));
+    assert_eq!([0, 1, 2].map(|n| machine.is_on(n)), [true; 3]);
+    assert_eq!(read_all(&mut machine, 0), b"k");
+}
+
+#[test]
+fn an_sgi_that_comes_while_the_vm_is_paused_is_taken_after_it() {
+    let mut machine = machine();
+    let sgis = machine.place_of(IntId(3), 1);
+    // GICR_IGROUPR0, GICR_ISENABLER0, GICD_CTLR (IHI0069 12.9, 12.11).
+    machine.store(1, sgis + 0x80, 4, 1 << 3);
+    machine.store(1, sgis + 0x100, 4, 1 << 3);
+    machine.store(0, DISTRIBUTOR, 4, 0b10);
+    machine.settle();
+    // vCPU 1 has left the guest, and vCPU 2 has not: it sends an SGI before it takes its doorbell.
+    say(&mut machine, request(1, Verb::Freeze, 0));
+    machine.interrupt(0);
+    machine.interrupt(1);
+    assert_eq!(machine.place(1), Place::Asleep);
+    machine.send_sgi(2, 3, 1 << 1);
+    machine.settle();
+    let _ = machine.answers();
+    assert_eq!(machine.place(1), Place::Asleep);
+    let _ = ask(&mut machine, request(2, Verb::Thaw, 0));
+    assert!(machine.is_on(1));
+    assert_eq!(
+        machine.acknowledge(1).map(|taken| taken.intid),
+        Some(IntId(3))
+    );
+}
+
+#[test]
+fn who_is_switched_on_while_the_vm_is_paused_begins_after_it() {
+    let mut machine = machine();
+    say(&mut machine, request(1, Verb::Freeze, 0));
+    machine.interrupt(0);
+    // vCPU 2 has not taken its doorbell: it switches a sibling on.
+    assert!(machine.is_on(2));
+    let _ = machine.call(2, CPU_ON, &[3, RAM.start, 0]);
+    machine.settle();
+    assert!(!machine.is_on(3));
+    let _ = machine.answers();
+    let _ = ask(&mut machine, request(2, Verb::Thaw, 0));
+    assert_eq!(machine.regs(2).x[0], 0, "CPU_ON");
+    assert_eq!([0, 1, 2, 3].map(|n| machine.is_on(n)), [true; 4]);
+}
+
+#[test]
+fn the_operator_resets_a_vm_whatever_its_vcpus_do() {
+    for is_paused in [false, true] {
+        for is_boot_vcpu_off in [false, true] {
+            let mut machine = machine();
+            if is_boot_vcpu_off {
+                machine.turn_off(0);
+            }
+            if is_paused {
+                let _ = ask(&mut machine, request(1, Verb::Freeze, 0));
+            }
+            machine.regs(1).pc = 0x4777_0000;
+            say(&mut machine, request(2, Verb::Reset, 0));
+            machine.interrupt(0);
+            machine.finish_end();
+            machine.settle();
+            let _ = machine.answers();
+            let on = [0, 1, 2, 3].map(|n| machine.is_on(n));
+            assert_eq!(
+                on,
+                [true, false, false, false],
+                "{is_paused} {is_boot_vcpu_off}"
+            );
+            let told = ask(&mut machine, request(3, Verb::Status, 0));
+            assert_eq!(told[0], of_vm(3, false));
+            // The same request again does not do it again.
+            machine.turn_on(0, 1);
+            let told = ask(&mut machine, request(2, Verb::Reset, 0));
+            let is_again = matches!(
+                told[0],
+                Told::Vm {
+                    id: 2,
+                    is_again: true,
+                    ..
+                }
+            );
+            assert!(is_again && machine.is_on(1), "{told:?}");
+        }
+    }
+}
+
+#[test]
+fn a_request_is_done_once_and_by_who_may() {
+    let mut inlet = Inlet::new();
+    let push = |inlet: &mut Inlet, request: Request| -> Asked {
+        let bytes = [RS, b'@']
+            .into_iter()
+            .chain(format!("{request}\n").into_bytes());
+        let asked: Vec<Asked> = bytes.filter_map(|byte| inlet.push(byte)).collect();
+        let &[asked] = &asked[..] else {
+            panic!("{asked:?}")
+        };
+        asked
+    };
+    let reset = request(7, Verb::Reset, 0);
+    assert!(!push(&mut inlet, reset).is_again);
+    // What looks comes between, and does not count.
+    assert!(!push(&mut inlet, request(8, Verb::Status, 0)).is_again);
+    assert!(push(&mut inlet, reset).is_again);
+    for (access, allowed) in [
+        (Access::Off, &[Verb::Room][..]),
+        (Access::Read, &[Verb::Room, Verb::Status, Verb::Registers]),
+    ] {
+        let mut inlet = Inlet::new();
+        inlet.allow(access);
+        for (_, verb) in Verb::ALL {
+            let is_refused = push(&mut inlet, request(9, verb, 0)).is_refused;
+            assert_eq!(is_refused, !allowed.contains(&verb), "{access:?} {verb:?}");
+        }
+        // What was refused was not done: with the same number it is the first.
+        inlet.allow(Access::Full);
+        assert!(!push(&mut inlet, request(9, Verb::Nmi, 0)).is_again);
+    }
+}
+
+#[test]
+fn the_room_is_what_can_be_typed_without_loss() {
+    let mut inlet = Inlet::new();
+    assert_eq!(inlet.room(), HELD);
+    for n in 0..HELD + 5 {
+        assert_eq!(inlet.push((n % 7) as u8 + b'a'), None);
+    }
+    assert_eq!(inlet.room(), 0);
+    let came: Vec<u8> = std::iter::from_fn(|| inlet.take()).collect();
+    assert_eq!(came.len(), HELD);
+    assert!((0..HELD).all(|n| came[n] == (n % 7) as u8 + b'a'));
+    assert_eq!(inlet.room(), HELD);
+}
+
+#[test]
+fn a_question_fits_into_a_word() {
+    for id in [0, 1, u32::MAX] {
+        for in_full in [false, true] {
+            let question = Question { id, in_full };
+            assert_ne!(question.word(), 0);
+            assert_eq!(Question::of_word(question.word()), Some(question));
+        }
+    }
+    assert_eq!(Question::of_word(0), None);
+}
