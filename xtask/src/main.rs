@@ -5,6 +5,7 @@ mod bench;
 mod bringup;
 mod conformance;
 mod crash;
+mod ctl;
 mod doctor;
 mod guest_kernel;
 mod image;
@@ -49,6 +50,7 @@ enum Command {
     Test(test::Test),
     Bench(bench::Bench),
     StopDemo(stop::StopDemo),
+    Ctl(ctl::Ctl),
     Crash(crash::Crash),
     Image(image::Image),
     Bringup(bringup::Bringup),
@@ -77,6 +79,7 @@ fn main() -> ExitCode {
         Command::Test(test) => test.execute(),
         Command::Bench(bench) => bench.execute(),
         Command::StopDemo(demo) => demo.execute(),
+        Command::Ctl(ctl) => ctl.execute(),
         Command::Crash(crash) => crash.execute(),
         Command::Image(image) => image.execute(),
         Command::Bringup(bringup) => bringup.execute(),

@@ -27,10 +27,12 @@ use lab::build_id;
 use lab::symbolize::Explainer;
 use machine::build::{self, Program};
 use machine::console::GuestLines;
+use machine::control::{self, Control};
 use machine::el3::El3;
 use machine::ending::{Ending, Watch};
 use machine::firmware::Firmware;
 use machine::guest::Options;
+use machine::operator::Operator;
 use machine::payload::{self, Payload};
 use machine::qemu::{DEFAULT_CPU, Event, ICOUNT_SHIFT, Machine, Session};
 use machine::run_dir::RunDir;
@@ -90,6 +92,10 @@ pub struct Run {
     /// Build everything, print the QEMU command and stop.
     #[arg(long)]
     dry_run: bool,
+    /// Where programs reach the hypervisor's operator, as `cargo xtask ctl` does: a socket [default: in the run's own
+    /// folder].
+    #[arg(long, value_name = "PATH", conflicts_with = "bare")]
+    control: Option<PathBuf>,
 }
 
 impl Run {
@@ -145,8 +151,21 @@ impl Run {
         if let Some(log) = log {
             session.log_to(log);
         }
+        let input = session.take_input().context("QEMU has no input")?;
+        let operator = Operator::new(input, self.bare);
+        let path = self.control.unwrap_or_else(|| folder.file(control::NAME));
+        let control = if self.bare {
+            None
+        } else {
+            Some(Control::open(&path, &operator)?)
+        };
+        if let Some(control) = &control {
+            let path = control.path().display();
+            eprintln!("xtask: `cargo xtask ctl` reaches the hypervisor, by {path}");
+        }
         let files = (&*hypervisor, guest.as_deref());
-        let ending = converse(&mut session, self.bare, files, &mut aftermath)?;
+        let ending = converse(&mut session, &operator, self.bare, files, &mut aftermath)?;
+        operator.end();
         if let Some(saved) = aftermath.saved() {
             folder.keep();
             let (saved, elf) = (saved.display(), hypervisor.display());
@@ -301,14 +320,13 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 /// Lets user and guest talk until the end. The ELF files of `hypervisor` and guest explain reports.
 fn converse(
     session: &mut Session,
+    operator: &Operator,
     bare: bool,
     (hypervisor, guest): (&Path, Option<&Path>),
     aftermath: &mut Aftermath,
 ) -> Result<Ending> {
     let terminal = Terminal::take()?;
-    if let Some(input) = session.take_input() {
-        terminal::forward(input, terminal.is_raw(), session.leave());
-    }
+    terminal::forward(operator.clone(), terminal.is_raw(), session.leave());
     let line_end = if terminal.is_raw() { "\r\n" } else { "\n" };
     let mut watch = Watch::default();
     let mut shown = Shown::default();
@@ -329,6 +347,7 @@ fn converse(
                 }
             }
             Event::Line(line) => {
+                operator.hear(&line);
                 aftermath.note(&line);
                 let limit = watch.look(&line)?;
                 if let Some(limit) = aftermath.limit(limit, watch.has_crashed()) {

@@ -1,12 +1,12 @@
 //! The user's terminal, handed to the guest.
 
-use std::io::{self, IsTerminal, Read, Write};
-use std::process::ChildStdin;
+use std::io::{self, IsTerminal, Read};
 
 use anyhow::{Context, Result};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use supervisor::AtEnd;
 
+use machine::operator::Operator;
 use machine::qemu::Leave;
 
 /// A terminal in raw mode, put back when dropped or when a signal ends us; nothing at all if standard input is no
@@ -42,16 +42,16 @@ impl Terminal {
 }
 
 /// Copies standard input to the guest until it ends; with `keys`, Ctrl-A X leaves the session.
-pub fn forward(guest: ChildStdin, keys: bool, session: Leave) {
+pub fn forward(guest: Operator, keys: bool, session: Leave) {
     std::thread::spawn(move || {
-        if copy(io::stdin().lock(), guest, keys) {
+        if copy(io::stdin().lock(), |bytes| guest.type_bytes(bytes), keys) {
             session.leave();
         }
     });
 }
 
 /// Copies until the end of input; true if the user asked to leave.
-fn copy(mut input: impl Read, mut guest: impl Write, keys: bool) -> bool {
+fn copy(mut input: impl Read, mut guest: impl FnMut(&[u8]) -> Result<()>, keys: bool) -> bool {
     let mut escape = Escape::default();
     let mut buffer = [0; 256];
     while let Ok(count @ 1..) = input.read(&mut buffer) {
@@ -61,11 +61,7 @@ fn copy(mut input: impl Read, mut guest: impl Write, keys: bool) -> bool {
         } else {
             (bytes.to_vec(), false)
         };
-        if guest
-            .write_all(&bytes)
-            .and_then(|()| guest.flush())
-            .is_err()
-        {
+        if guest(&bytes).is_err() {
             break;
         }
         if leave {
@@ -104,10 +100,18 @@ impl Escape {
 mod tests {
     use super::*;
 
+    fn copied(input: &[u8], guest: &mut Vec<u8>, keys: bool) -> bool {
+        let take = |bytes: &[u8]| {
+            guest.extend(bytes);
+            Ok(())
+        };
+        copy(input, take, keys)
+    }
+
     #[test]
     fn ctrl_a_x_leaves_and_ctrl_a_twice_is_one() {
         let mut guest = Vec::new();
-        assert!(copy(&b"ls\x01\x01\x01b\x01xlost"[..], &mut guest, true));
+        assert!(copied(b"ls\x01\x01\x01b\x01xlost", &mut guest, true));
         assert_eq!(guest, b"ls\x01\x01b");
     }
 
@@ -121,7 +125,7 @@ mod tests {
     #[test]
     fn a_pipe_passes_every_byte() {
         let mut guest = Vec::new();
-        assert!(!copy(&b"\x01x\x00\xff"[..], &mut guest, false));
+        assert!(!copied(b"\x01x\x00\xff", &mut guest, false));
         assert_eq!(guest, b"\x01x\x00\xff");
     }
 }

@@ -12,6 +12,7 @@ mod guests;
 mod image;
 mod linux;
 mod on_crash;
+mod operator;
 mod own;
 mod refusals;
 mod stock;
@@ -88,6 +89,7 @@ impl Test {
             || commands::names().any(|name| ledger.wants(name))
             || on_crash::names().any(|name| ledger.wants(name))
             || gdb::names().any(|name| ledger.wants(name))
+            || operator::names().any(|name| ledger.wants(name))
             || endings::names().any(|name| ledger.wants(name))
             || bringup::names().any(|name| ledger.wants(name))
             || card::names().any(|name| ledger.wants(name));
@@ -98,6 +100,7 @@ impl Test {
             commands::run(&workshop, &mut ledger);
             on_crash::run(&workshop, &mut ledger);
             gdb::run(&workshop, &mut ledger);
+            operator::run(&workshop, &mut ledger);
             endings::run(&workshop, &mut ledger);
             refusals::run(&workshop, &mut ledger);
             crash::run(&workshop, &mut ledger);

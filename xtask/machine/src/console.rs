@@ -129,6 +129,11 @@ impl Record {
         Ok(Self { name, fields })
     }
 
+    /// All keys and their values, as written.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.fields.iter().map(|(key, value)| (&**key, &**value))
+    }
+
     /// The value of `key`, as written.
     pub fn word(&self, key: &str) -> Result<&str> {
         self.fields

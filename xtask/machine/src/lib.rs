@@ -5,12 +5,14 @@
 pub mod board;
 pub mod build;
 pub mod console;
+pub mod control;
 pub mod crafted;
 pub mod disk;
 pub mod el3;
 pub mod ending;
 pub mod firmware;
 pub mod guest;
+pub mod operator;
 pub mod payload;
 pub mod protocol;
 pub mod qemu;

@@ -1,0 +1,88 @@
+//! The control socket of a running machine, by which programs reach the hypervisor's operator: a server that speaks QMP
+//! as far as it goes (`control/qmp.rs`), and the way to one.
+
+mod choice;
+mod client;
+mod qmp;
+
+use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+pub use choice::nmi_target;
+pub use client::Client;
+
+use crate::operator::Operator;
+
+/// What the socket of a run is called in its folder.
+pub const NAME: &str = "control";
+/// A longer path does not fit into an address (unix(7): 108 bytes with the 0 at the end).
+const LONGEST_PATH: usize = 107;
+/// A longer line is no command.
+const LONGEST_LINE: u64 = 64 << 10;
+
+/// A socket that others can connect to for as long as this lives.
+pub struct Control {
+    path: PathBuf,
+}
+
+impl Control {
+    /// Opens one at `path`, for this user alone, and serves whoever connects in threads of their own.
+    pub fn open(path: &Path, operator: &Operator) -> Result<Self> {
+        let shown = path.display();
+        ensure!(
+            path.as_os_str().len() <= LONGEST_PATH,
+            "the path of the control socket is longer than {LONGEST_PATH} bytes: {shown}; give a shorter one with --control"
+        );
+        let own =
+            || format!("cannot open the control socket {shown}; give another path with --control");
+        let listener = UnixListener::bind(path).with_context(own)?;
+        // The folder of a run is this user's alone from the start, and so nobody was faster.
+        fs::set_permissions(path, Permissions::from_mode(0o600)).with_context(own)?;
+        let operator = operator.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let operator = operator.clone();
+                std::thread::spawn(move || {
+                    // Whoever hangs up has had enough.
+                    let _ = serve(&stream, &operator);
+                });
+            }
+        });
+        Ok(Self {
+            path: path.to_owned(),
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // The folder goes, too, mostly.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn serve(stream: &UnixStream, operator: &Operator) -> Result<()> {
+    let mut to = stream;
+    writeln!(to, "{}", qmp::greeting())?;
+    let mut from = BufReader::new(stream);
+    loop {
+        let mut line = String::new();
+        if (&mut from).take(LONGEST_LINE).read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        if line.trim().is_empty() {
+            continue;
+        }
+        writeln!(to, "{}", qmp::answer(&line, operator))?;
+    }
+}

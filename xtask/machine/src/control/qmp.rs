@@ -1,0 +1,181 @@
+//! One command of the QEMU Machine Protocol, and what is answered. Commands of our own begin with `x-halligan-`. Nothing here
+//! reaches QEMU's own monitor, which can start programs.
+
+use anyhow::{Context, Result, bail};
+use hv_abi::operator::Verb;
+use serde_json::{Value, json};
+
+use super::choice::nmi_target;
+use crate::operator::{Answers, Operator};
+
+/// What a server says first.
+pub fn greeting() -> Value {
+    let version = json!({
+        "qemu": { "major": 10, "minor": 0, "micro": 0 },
+        "package": concat!("halligan ", env!("CARGO_PKG_VERSION")),
+    });
+    json!({ "QMP": { "version": version, "capabilities": [] } })
+}
+
+/// All commands.
+const COMMANDS: [&str; 15] = [
+    "qmp_capabilities",
+    "query-commands",
+    "query-version",
+    "query-status",
+    "query-target",
+    "query-cpus-fast",
+    "stop",
+    "cont",
+    "system_reset",
+    "inject-nmi",
+    "quit",
+    "x-halligan-status",
+    "x-halligan-registers",
+    "x-halligan-nmi",
+    "x-halligan-off",
+];
+
+/// What is answered to `line`.
+pub fn answer(line: &str, operator: &Operator) -> Value {
+    let command: Value = match serde_json::from_str(line) {
+        Ok(command) => command,
+        Err(error) => return failed("GenericError", &format!("that is no JSON: {error}"), None),
+    };
+    let id = command.get("id").cloned();
+    let Some(name) = command.get("execute").and_then(Value::as_str) else {
+        return failed("GenericError", "QMP input lacks member 'execute'", id);
+    };
+    if !COMMANDS.contains(&name) {
+        let text = format!("The command {name} has not been found");
+        return failed("CommandNotFound", &text, id);
+    }
+    let arguments = command.get("arguments").unwrap_or(&Value::Null);
+    match execute(name, arguments, operator) {
+        Ok(value) => with_id(json!({ "return": value }), id),
+        Err(error) => failed("GenericError", &format!("{error:#}"), id),
+    }
+}
+
+fn failed(class: &str, text: &str, id: Option<Value>) -> Value {
+    with_id(json!({ "error": { "class": class, "desc": text } }), id)
+}
+
+fn with_id(mut value: Value, id: Option<Value>) -> Value {
+    if let Some(id) = id {
+        value["id"] = id;
+    }
+    value
+}
+
+fn execute(name: &str, arguments: &Value, operator: &Operator) -> Result<Value> {
+    let none = || json!({});
+    Ok(match name {
+        "query-commands" => COMMANDS
+            .iter()
+            .map(|name| json!({ "name": name }))
+            .collect(),
+        "query-version" => greeting()["QMP"]["version"].clone(),
+        "query-target" => json!({ "arch": "aarch64" }),
+        "query-status" => {
+            let answers = operator.ask(Verb::Status, 0)?;
+            let state = answers.vm.map(|vm| vm.state).unwrap_or_default();
+            json!({ "running": state == "running", "status": state })
+        }
+        "query-cpus-fast" => {
+            let answers = operator.ask(Verb::Status, 0)?;
+            let count = answers.vm.map_or(0, |vm| vm.vcpus);
+            let cpu = |n| {
+                json!({ "cpu-index": n, "qom-path": format!("/machine/cpu[{n}]"), "thread-id": 0,
+                        "target": "aarch64" })
+            };
+            (0..count).map(cpu).collect()
+        }
+        "stop" => {
+            let answers = operator.ask(Verb::Freeze, 0)?;
+            all_answered(&answers)?;
+            none()
+        }
+        "cont" => {
+            let answers = operator.ask(Verb::Thaw, 0)?;
+            all_answered(&answers)?;
+            none()
+        }
+        "system_reset" => {
+            operator.ask(Verb::Reset, 0)?;
+            none()
+        }
+        "quit" | "x-halligan-off" => {
+            operator.ask(Verb::Off, 0)?;
+            none()
+        }
+        "inject-nmi" => {
+            nmi(None, operator)?;
+            none()
+        }
+        "x-halligan-nmi" => nmi(vcpu(arguments)?, operator)?,
+        "x-halligan-status" => told(&operator.ask(Verb::Status, 0)?)?,
+        "x-halligan-registers" => {
+            let vcpu = vcpu(arguments)?.context("say of which vCPU: {\"vcpu\": 0}")?;
+            told(&operator.ask(Verb::Registers, vcpu)?)?
+        }
+        // Its only one.
+        _ => none(),
+    })
+}
+
+/// The vCPU that `arguments` name, if they do.
+fn vcpu(arguments: &Value) -> Result<Option<u8>> {
+    match arguments.get("vcpu") {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => {
+            let number = value.as_u64().and_then(|number| u8::try_from(number).ok());
+            Ok(Some(number.with_context(|| {
+                format!("{value} is no number of a vCPU")
+            })?))
+        }
+    }
+}
+
+fn nmi(vcpu: Option<u8>, operator: &Operator) -> Result<Value> {
+    let vcpu = match vcpu {
+        Some(vcpu) => vcpu,
+        None => nmi_target(&operator.ask(Verb::Status, 0)?)?,
+    };
+    let answers = operator.ask(Verb::Nmi, vcpu)?;
+    all_answered(&answers)?;
+    if let Some(answer) = answers.vcpus.get(&vcpu)
+        && answer.pstate.is_none()
+    {
+        bail!("vCPU {vcpu} is {}, and takes no NMI", answer.state);
+    }
+    let mut told = told(&answers)?;
+    told["vcpu"] = vcpu.into();
+    Ok(told)
+}
+
+/// That nobody is missing.
+fn all_answered(answers: &Answers) -> Result<()> {
+    let missing = answers.missing();
+    if let Some(first) = missing.first() {
+        bail!(
+            "the pCPU of vCPU {first} does not answer ({} of them): it may be stuck in the hypervisor",
+            missing.len()
+        );
+    }
+    Ok(())
+}
+
+/// As programs read it.
+fn told(answers: &Answers) -> Result<Value> {
+    let vcpus: Vec<Value> = answers
+        .vcpus
+        .iter()
+        .map(|(n, answer)| {
+            let mut value = serde_json::to_value(answer)?;
+            value["vcpu"] = (*n).into();
+            Ok(value)
+        })
+        .collect::<Result<_>>()?;
+    Ok(json!({ "vm": answers.vm, "vcpus": vcpus, "missing": answers.missing() }))
+}

@@ -1,0 +1,230 @@
+//! The way to the hypervisor over the machine's console: what is typed to the guest, and what an operator asks
+//! (`hv_abi::operator`). A request is repeated until it is answered.
+
+mod answers;
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::Write;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use hv_abi::console::RS;
+use hv_abi::operator::{REQUEST, Request, Verb};
+
+pub use answers::{Answers, VcpuAnswer, VmAnswer};
+
+use crate::console::Line;
+
+/// After so long without all of its answers, a request is sent again.
+const REPEAT: Duration = Duration::from_millis(500);
+/// So long a request is repeated. An emulated machine on a busy host is slow, and a guest's flood delays answers.
+const LIMIT: Duration = Duration::from_secs(10);
+/// So long vCPUs may take to answer after their VM has; a pCPU that is stuck never does.
+const VCPU_LIMIT: Duration = Duration::from_secs(3);
+/// So many typed bytes the hypervisor has room for when nobody has typed before: half of all it holds.
+const FIRST_CREDIT: usize = 512;
+
+/// The way to a machine's console, for several threads.
+#[derive(Clone)]
+pub struct Operator(Arc<Shared>);
+
+struct Shared {
+    input: Mutex<Input>,
+    /// What was asked, and what has come of it; one at a time.
+    turn: Mutex<u32>,
+    pending: Mutex<Pending>,
+    changed: Condvar,
+    /// There is a hypervisor.
+    is_heard: bool,
+}
+
+struct Input {
+    line: Box<dyn Write + Send>,
+    /// How many typed bytes the hypervisor has room for, as far as we know.
+    credit: usize,
+}
+
+#[derive(Default)]
+struct Pending {
+    answers: Option<Answers>,
+    /// The hypervisor listens. What is sent before that is lost in part, and the rest would be typed to the guest.
+    is_ready: bool,
+    is_over: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Whoever panicked meanwhile has left nothing half done that the next could not overwrite.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Operator {
+    /// Over `line`, the console's input. Without a hypervisor (`bare`) bytes go as they are.
+    pub fn new(line: impl Write + Send + 'static, bare: bool) -> Self {
+        let random = RandomState::new().build_hasher().finish() as u32;
+        Self(Arc::new(Shared {
+            input: Mutex::new(Input {
+                line: Box::new(line),
+                credit: FIRST_CREDIT,
+            }),
+            turn: Mutex::new(random << 16),
+            pending: Mutex::default(),
+            changed: Condvar::new(),
+            is_heard: !bare,
+        }))
+    }
+
+    /// Types `bytes` to the guest, as fast as it reads once more has been typed than the hypervisor holds.
+    pub fn type_bytes(&self, bytes: &[u8]) -> Result<()> {
+        if !self.0.is_heard {
+            return self.write(bytes);
+        }
+        for part in bytes.chunks(64) {
+            while lock(&self.0.input).credit < part.len() {
+                if !lock(&self.0.pending).is_ready {
+                    if self.wait_for_room() {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                // What cannot say how much room there is takes what it can.
+                let room = match self.ask(Verb::Room, 0) {
+                    Ok(answers) => answers.vm.map_or(0, |vm| vm.room),
+                    Err(_) => part.len(),
+                };
+                lock(&self.0.input).credit = room;
+                if room < part.len() && self.wait_for_room() {
+                    return Ok(());
+                }
+            }
+            let mut escaped = Vec::with_capacity(part.len() + 1);
+            for &byte in part {
+                escaped.push(byte);
+                if byte == RS {
+                    escaped.push(RS);
+                }
+            }
+            let mut input = lock(&self.0.input);
+            input.credit -= part.len();
+            send(&mut input.line, &escaped)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the guest time to read; whether the machine has ended.
+    fn wait_for_room(&self) -> bool {
+        let pending = lock(&self.0.pending);
+        let waited = self.0.changed.wait_timeout(pending, REPEAT / 10);
+        waited.unwrap_or_else(PoisonError::into_inner).0.is_over
+    }
+
+    /// Asks, and waits for the answers. Those of vCPUs whose pCPU does not answer are missing.
+    ///
+    /// # Errors
+    ///
+    /// If nobody answers, it may not be done, or there is no such vCPU.
+    pub fn ask(&self, verb: Verb, vcpu: u8) -> Result<Answers> {
+        ensure!(
+            self.0.is_heard,
+            "there is no hypervisor to ask: the guest runs on the bare machine"
+        );
+        let mut turn = lock(&self.0.turn);
+        self.wait_until_ready()?;
+        *turn = *turn & 0xffff_0000 | turn.wrapping_add(1) & 0xffff;
+        let request = Request {
+            id: *turn,
+            verb,
+            vm: 0,
+            vcpu,
+        };
+        lock(&self.0.pending).answers = Some(Answers::to(request));
+        let began = Instant::now();
+        let mut vm_came = None;
+        loop {
+            ensure!(!lock(&self.0.pending).is_over, "the machine has ended");
+            let mut bytes = vec![RS, REQUEST];
+            bytes.extend(format!("{request}\n").into_bytes());
+            self.write(&bytes)?;
+            let until = Instant::now() + REPEAT;
+            let mut pending = lock(&self.0.pending);
+            loop {
+                let answers = pending.answers.as_ref();
+                let answers = answers.context("another request has taken this one's place")?;
+                let left = until.saturating_duration_since(Instant::now());
+                if answers.is_whole() || pending.is_over || left.is_zero() {
+                    break;
+                }
+                let waited = self.0.changed.wait_timeout(pending, left);
+                pending = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
+            let Some(answers) = &pending.answers else {
+                bail!("another request has taken this one's place");
+            };
+            if answers.vm.is_some() {
+                vm_came.get_or_insert_with(Instant::now);
+            }
+            let is_late = vm_came.is_some_and(|came: Instant| came.elapsed() > VCPU_LIMIT);
+            if answers.is_whole() || is_late {
+                return pending
+                    .answers
+                    .take()
+                    .context("there are no answers")?
+                    .judged();
+            }
+            if began.elapsed() > LIMIT && vm_came.is_none() {
+                bail!(
+                    "the hypervisor does not answer; it may not have started yet, or have crashed, or its `operator=` is off"
+                );
+            }
+        }
+    }
+
+    fn wait_until_ready(&self) -> Result<()> {
+        let is_waiting = |pending: &mut Pending| !pending.is_ready && !pending.is_over;
+        let pending = lock(&self.0.pending);
+        let waited = self
+            .0
+            .changed
+            .wait_timeout_while(pending, LIMIT, is_waiting);
+        let pending = waited.unwrap_or_else(PoisonError::into_inner).0;
+        ensure!(!pending.is_over, "the machine has ended");
+        ensure!(
+            pending.is_ready,
+            "the hypervisor has not started yet; ask again when it has"
+        );
+        Ok(())
+    }
+
+    /// Takes notice of what the hypervisor has said.
+    pub fn hear(&self, line: &Line) {
+        let mut pending = lock(&self.0.pending);
+        if line.text.starts_with("@ready ") {
+            pending.is_ready = true;
+            self.0.changed.notify_all();
+        }
+        if let Some(answers) = &mut pending.answers
+            && answers.hear(line)
+        {
+            self.0.changed.notify_all();
+        }
+    }
+
+    /// The machine has ended: nobody waits any more.
+    pub fn end(&self) {
+        lock(&self.0.pending).is_over = true;
+        self.0.changed.notify_all();
+    }
+
+    fn write(&self, bytes: &[u8]) -> Result<()> {
+        send(&mut lock(&self.0.input).line, bytes)
+    }
+}
+
+fn send(line: &mut Box<dyn Write + Send>, bytes: &[u8]) -> Result<()> {
+    line.write_all(bytes)
+        .and_then(|()| line.flush())
+        .context("the machine's console takes nothing any more")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! What is answered to one request.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
+use hv_abi::operator::{Request, Verb, crc};
+use serde::Serialize;
+
+use crate::console::{Line, Record};
+
+/// The answers to a request so far.
+#[derive(Clone, Debug)]
+pub struct Answers {
+    request: Request,
+    /// Of the VM.
+    pub vm: Option<VmAnswer>,
+    /// Of its vCPUs, by number.
+    pub vcpus: BTreeMap<u8, VcpuAnswer>,
+}
+
+/// How a VM is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct VmAnswer {
+    /// How many vCPUs it has.
+    pub vcpus: u32,
+    /// `running` or `paused`.
+    pub state: String,
+    /// How many typed bytes there is room for.
+    #[serde(skip)]
+    pub room: usize,
+    #[serde(skip)]
+    error: Option<String>,
+}
+
+/// How a vCPU is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct VcpuAnswer {
+    /// `on`, `idle`, `off` or `lost`.
+    pub state: String,
+    /// Where it is, if it is on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pc: Option<u64>,
+    /// Its PSTATE as an SPSR has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pstate: Option<u64>,
+    /// A virtual SError waits until PSTATE.A is clear.
+    pub has_serror: bool,
+    /// By name; nothing unless they were asked for.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub registers: BTreeMap<String, u64>,
+}
+
+impl Answers {
+    /// None yet.
+    pub fn to(request: Request) -> Self {
+        Self {
+            request,
+            vm: None,
+            vcpus: BTreeMap::new(),
+        }
+    }
+
+    /// Takes notice of a line; whether it is an answer to this request. One that has been damaged is none.
+    pub fn hear(&mut self, line: &Line) -> bool {
+        let Some(record) = sound(line) else {
+            return false;
+        };
+        record.number("id").ok() == Some(u64::from(self.request.id)) && self.note(&record).is_ok()
+    }
+
+    fn note(&mut self, record: &Record) -> Result<()> {
+        if record.word("vcpus").is_ok() {
+            self.vm = Some(VmAnswer {
+                vcpus: record.index("vcpus")?,
+                state: record.word("state")?.to_owned(),
+                room: record.number("room")? as usize,
+                error: record.word("error").ok().map(str::to_owned),
+            });
+            return Ok(());
+        }
+        let known = ["id", "vm", "vcpu", "state", "pc", "pstate", "serror", "crc"];
+        let registers = record.fields().filter(|(key, _)| !known.contains(key));
+        let registers = registers.map(|(key, _)| Ok((key.to_owned(), record.number(key)?)));
+        let answer = VcpuAnswer {
+            state: record.word("state")?.to_owned(),
+            pc: record.number("pc").ok(),
+            pstate: record.number("pstate").ok(),
+            has_serror: record.number("serror").unwrap_or(0) != 0,
+            registers: registers.collect::<Result<_>>()?,
+        };
+        self.vcpus.insert(record.number("vcpu")? as u8, answer);
+        Ok(())
+    }
+
+    /// Whether nothing more is to come.
+    pub fn is_whole(&self) -> bool {
+        let Some(vm) = &self.vm else {
+            return false;
+        };
+        let expected = match self.request.verb {
+            _ if vm.error.is_some() => 0,
+            Verb::Status | Verb::Freeze | Verb::Thaw => vm.vcpus as usize,
+            Verb::Registers | Verb::Nmi => 1,
+            Verb::Room | Verb::Reset | Verb::Off => 0,
+        };
+        self.vcpus.len() >= expected
+    }
+
+    /// They, unless it was not done.
+    pub(super) fn judged(self) -> Result<Self> {
+        let Some(vm) = &self.vm else {
+            bail!("the hypervisor does not answer");
+        };
+        match vm.error.as_deref() {
+            None => Ok(self),
+            Some("refused") => bail!(
+                "the hypervisor refuses that: its command line says operator=read or operator=off"
+            ),
+            Some("unknown") => bail!(
+                "there is no vCPU {}; there are 0 to {}",
+                self.request.vcpu,
+                vm.vcpus.saturating_sub(1)
+            ),
+            Some(other) => bail!("the hypervisor says `{other}`"),
+        }
+    }
+
+    /// The vCPUs that have not answered.
+    pub fn missing(&self) -> Vec<u8> {
+        let vcpus = self.vm.as_ref().map_or(0, |vm| vm.vcpus) as u8;
+        let is_missing = |vcpu: &u8| !self.vcpus.contains_key(vcpu);
+        match self.request.verb {
+            Verb::Status | Verb::Freeze | Verb::Thaw => (0..vcpus).filter(is_missing).collect(),
+            Verb::Registers | Verb::Nmi => {
+                [self.request.vcpu].into_iter().filter(is_missing).collect()
+            }
+            Verb::Room | Verb::Reset | Verb::Off => Vec::new(),
+        }
+    }
+}
+
+/// The record `@answer` of a line, if it is one and its checksum is right.
+fn sound(line: &Line) -> Option<Record> {
+    let (text, sum) = line.text.rsplit_once(" crc=")?;
+    let sum = u32::from_str_radix(sum.strip_prefix("0x")?, 16).ok()?;
+    if !text.starts_with("@answer ") || crc(text.as_bytes()) != sum {
+        return None;
+    }
+    line.record()?.ok()
+}

@@ -1,0 +1,183 @@
+//! The operator against a hypervisor made of a thread.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use hv_abi::operator::{Demux, Input, crc};
+
+use super::*;
+
+/// A console that hands what it gets to a thread.
+struct Wire(Sender<Vec<u8>>);
+
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let _ = self.0.send(bytes.to_vec());
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn sealed(text: &str) -> Line {
+    Line::parse(&format!(
+        "[    1.000000 p0] {text} crc={:#x}",
+        crc(text.as_bytes())
+    ))
+}
+
+fn of_vm(id: u32, room: usize) -> Line {
+    sealed(&format!(
+        "@answer id={id:#x} vm=0 vcpus=2 state=running room={room}"
+    ))
+}
+
+fn of_vcpu(id: u32, vcpu: u8) -> Line {
+    sealed(&format!(
+        "@answer id={id:#x} vm=0 vcpu={vcpu} state=on pc=0x40 pstate=0x3c5 serror=1 x0=0x7"
+    ))
+}
+
+/// An operator, and `serve`, which is told what came over its line, one after the other, in a thread of its own.
+fn operator(mut serve: impl FnMut(&Operator, Input) + Send + 'static) -> Operator {
+    let (sender, bytes): (_, Receiver<Vec<u8>>) = channel();
+    let operator = Operator::new(Wire(sender), false);
+    operator.hear(&Line::parse("[    0.100000 p0] @ready vms=1"));
+    let own = operator.clone();
+    std::thread::spawn(move || {
+        let mut demux = Demux::new();
+        for byte in bytes.into_iter().flatten() {
+            match demux.push(byte) {
+                Input::Nothing => {}
+                input => serve(&own, input),
+            }
+        }
+    });
+    operator
+}
+
+#[test]
+fn a_request_is_repeated_until_all_have_answered() {
+    let mut ids = Vec::new();
+    let operator = operator(move |operator, input| {
+        let Input::Request(request) = input else {
+            panic!("{input:?}")
+        };
+        ids.push(request.id);
+        assert!(
+            ids.iter().all(|id| *id == request.id),
+            "a repetition is the same request"
+        );
+        match ids.len() {
+            // Lost, then damaged, then half of it.
+            1 => {}
+            2 => operator.hear(&Line::parse(&format!(
+                "@answer id={:#x} vm=0 vcpus=1 state=running room=9 crc=0x0",
+                request.id
+            ))),
+            3 => {
+                operator.hear(&of_vm(request.id, 9));
+                operator.hear(&of_vcpu(request.id, 1));
+            }
+            _ => operator.hear(&of_vcpu(request.id, 0)),
+        }
+    });
+    let answers = operator.ask(Verb::Status, 0).unwrap();
+    assert_eq!(answers.vcpus.len(), 2);
+    assert!(answers.missing().is_empty());
+    let vcpu = &answers.vcpus[&1];
+    assert_eq!((vcpu.pc, vcpu.has_serror), (Some(0x40), true));
+    assert_eq!(vcpu.registers, BTreeMap::from([("x0".to_owned(), 7)]));
+}
+
+#[test]
+fn nothing_is_asked_before_the_hypervisor_listens() {
+    let (sender, bytes) = channel();
+    let operator = Operator::new(Wire(sender), false);
+    let own = operator.clone();
+    let asked = std::thread::spawn(move || own.ask(Verb::Status, 0));
+    operator.type_bytes(b"early").unwrap();
+    assert_eq!(bytes.recv().unwrap(), b"early");
+    operator.end();
+    assert!(asked.join().unwrap().is_err());
+    assert!(bytes.try_recv().is_err(), "a request was sent");
+}
+
+#[test]
+fn answers_to_another_request_are_no_answers() {
+    let operator = operator(|operator, input| {
+        if let Input::Request(request) = input {
+            operator.hear(&of_vm(request.id ^ 1, 1));
+            operator.hear(&of_vm(request.id, 2));
+        }
+    });
+    let room = |operator: &Operator| operator.ask(Verb::Room, 0).unwrap().vm.unwrap().room;
+    assert_eq!(room(&operator), 2);
+    assert_eq!(room(&operator), 2);
+}
+
+#[test]
+fn what_is_not_done_is_an_error_that_says_why() {
+    let operator = operator(|operator, input| {
+        if let Input::Request(request) = input {
+            let error = if request.vcpu == 5 {
+                "unknown"
+            } else {
+                "refused"
+            };
+            operator.hear(&sealed(&format!(
+                "@answer id={:#x} vm=0 vcpus=2 state=running room=1 error={error}",
+                request.id
+            )));
+        }
+    });
+    let error = |vcpu| operator.ask(Verb::Nmi, vcpu).unwrap_err().to_string();
+    assert_eq!(error(5), "there is no vCPU 5; there are 0 to 1");
+    assert!(error(0).contains("operator=read"), "{}", error(0));
+}
+
+#[test]
+fn nobody_waits_for_a_machine_that_has_ended() {
+    let operator = operator(|operator, _| operator.end());
+    let error = operator.ask(Verb::Status, 0).unwrap_err();
+    assert_eq!(error.to_string(), "the machine has ended");
+}
+
+#[test]
+fn typed_bytes_never_exceed_the_room_there_is() {
+    let (done, came) = channel();
+    let mut held: Vec<u8> = Vec::new();
+    let mut all = Vec::new();
+    let operator = operator(move |operator, input| match input {
+        Input::Guest(byte) => {
+            held.push(byte);
+            assert!(held.len() <= 1024, "more than there is room for");
+            if all.len() + held.len() == 5000 {
+                all.append(&mut held);
+                done.send(all.clone()).unwrap();
+            }
+        }
+        Input::Request(request) => {
+            // The guest has read some of it.
+            let left = held.split_off(held.len().min(300));
+            all.append(&mut held);
+            held = left;
+            operator.hear(&of_vm(request.id, 1024 - held.len()));
+        }
+        other => panic!("{other:?}"),
+    });
+    let text: Vec<u8> = (0..5000u32).map(|n| (n % 251) as u8).collect();
+    assert!(text.contains(&RS));
+    operator.type_bytes(&text).unwrap();
+    assert_eq!(came.recv().unwrap(), text);
+}
+
+#[test]
+fn on_the_bare_machine_bytes_go_as_they_are_and_nobody_is_asked() {
+    let (sender, bytes) = channel();
+    let operator = Operator::new(Wire(sender), true);
+    operator.type_bytes(&[RS; 2000]).unwrap();
+    assert_eq!(bytes.recv().unwrap(), [RS; 2000]);
+    assert!(operator.ask(Verb::Status, 0).is_err());
+}

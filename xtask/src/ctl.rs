@@ -1,0 +1,94 @@
+//! `cargo xtask ctl`: asks the hypervisor of a running machine, and has it act.
+
+mod shown;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use debian::paths;
+use machine::control::Client;
+
+/// Ask the hypervisor of a running machine how its guest is, and reach the guest from outside.
+///
+/// This works whatever the guest does: when all its CPUs are wedged with interrupts masked, its console's driver is dead, or
+/// it writes without end. `cargo xtask run` and `kdump` open the socket that this speaks to.
+///
+/// Exit codes: 0 it was done, 1 it was not, which is said, 2 wrong usage.
+#[derive(Args)]
+pub struct Ctl {
+    /// The machine's control socket [default: that of the only one running from this checkout].
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    /// Print what the hypervisor says as JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// How the guest is, and each of its vCPUs: on, idle or off, where it stands, at which exception level, what it masks.
+    Status,
+    /// The registers of a vCPU, which goes on afterwards.
+    Regs {
+        /// Its number.
+        #[arg(default_value_t = 0)]
+        vcpu: u8,
+    },
+    /// Have a vCPU take an SError, whatever else it masks: Linux panics there, stops its other CPUs, and its crash kernel
+    /// saves a dump.
+    ///
+    /// Without a vCPU, one that takes it at once and is not idle, if there is one. Where PSTATE.A is set, as in Linux's
+    /// handler of an SDEI event, the SError waits.
+    Nmi {
+        /// Its number.
+        vcpu: Option<u8>,
+    },
+    /// All vCPUs leave the guest, and nothing of it is lost. Its clock runs on.
+    Freeze,
+    /// They go on.
+    Thaw,
+    /// Reset the guest, as its own SYSTEM_RESET would.
+    Reset,
+    /// Switch the guest off, as its own SYSTEM_OFF would.
+    Off,
+}
+
+impl Ctl {
+    /// Does it and says what came of it.
+    pub fn execute(self) -> Result<ExitCode> {
+        let mut client = match &self.control {
+            Some(path) => Client::connect(path)?,
+            None => Client::find(&paths::output("runs")?)?,
+        };
+        let (command, arguments) = match self.command {
+            Command::Status => ("x-halligan-status", json!({})),
+            Command::Regs { vcpu } => ("x-halligan-registers", json!({ "vcpu": vcpu })),
+            Command::Nmi { vcpu } => ("x-halligan-nmi", json!({ "vcpu": vcpu })),
+            Command::Freeze => ("stop", json!({})),
+            Command::Thaw => ("cont", json!({})),
+            Command::Reset => ("system_reset", json!({})),
+            Command::Off => ("x-halligan-off", json!({})),
+        };
+        let told: Value = client.execute(command, arguments)?;
+        if self.json {
+            println!("{told}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        match self.command {
+            Command::Status => print!("{}", shown::status(&told)),
+            Command::Regs { vcpu } => print!("{}", shown::registers(&told, vcpu)),
+            Command::Nmi { .. } => println!("{}", shown::nmi(&told)),
+            Command::Freeze => println!("the guest is paused; `cargo xtask ctl thaw` has it go on"),
+            Command::Thaw => println!("the guest goes on"),
+            Command::Reset => println!("the guest is reset"),
+            Command::Off => println!("the guest is switched off"),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

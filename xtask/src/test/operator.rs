@@ -1,0 +1,290 @@
+//! `cargo xtask ctl`: guests that do nothing for themselves are reached from outside.
+
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use super::own;
+use crate::ledger::Ledger;
+use debian::paths;
+use machine::control::{self, Client};
+use machine::run_dir::RunDir;
+use machine::workshop::Workshop;
+
+const NAMES: [&str; 4] = [
+    "operator/looks-at-a-guest-that-spins-pauses-resets-and-ends-it",
+    "operator/nmi-enters-a-guest-that-masks-interrupts",
+    "operator/who-may-only-look",
+    "operator/what-is-typed-comes-through-a-full-uart",
+];
+
+/// Nothing takes so long.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// The names of these tests.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    NAMES.into_iter()
+}
+
+/// Runs them.
+pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
+    let [life, nmi, read, typed] = NAMES;
+    ledger.check(life, || look_and_end(workshop).map(|()| String::new()));
+    ledger.check(nmi, || interrupt(workshop).map(|()| String::new()));
+    ledger.check(read, || refuse(workshop).map(|()| String::new()));
+    ledger.check(typed, || echo(workshop).map(|()| String::new()));
+}
+
+/// MSR DAIFSet, #15, and a branch to itself (DDI0487 C6.2.26, C6.2.247).
+const SPIN: [u32; 2] = [0xd503_4fdf, 0x1400_0000];
+
+/// Where EL1's vectors are in [`takes_serror`], and in them that of an SError from the same level (DDI0487 D1.3.1).
+const VECTORS: usize = 0x800;
+const SERROR: usize = 0x380;
+
+/// Waits with everything masked but SErrors; says, of one that comes, the three lower bytes of ESR_EL1 on the UART, and
+/// switches the machine off.
+fn takes_serror() -> Vec<u32> {
+    let mut code = vec![
+        0x1000_4000, // adr x0, VECTORS
+        0xd518_c000, // msr vbar_el1, x0
+        0xd503_4fdf, // msr daifset, #15
+        0xd503_44ff, // msr daifclr, #4
+        0x1400_0000, // b .
+    ];
+    code.resize((VECTORS + SERROR) / 4, 0x1400_0000);
+    code.extend([
+        0xd538_5200, // mrs x0, esr_el1
+        0xd2a1_2001, // mov x1, #0x09000000
+        0xb900_0020, // str w0, [x1]
+        0xd348_fc00, // lsr x0, x0, #8
+        0xb900_0020, // str w0, [x1]
+        0xd348_fc00, // lsr x0, x0, #8
+        0xb900_0020, // str w0, [x1]
+        0x5280_0100, // mov w0, #8
+        0x72b0_8000, // movk w0, #0x8400, lsl #16: SYSTEM_OFF
+        0xd400_0003, // smc #0
+        0x1400_0000, // b .
+    ]);
+    code
+}
+
+/// Reads the UART until LF comes, and writes back what it has read; then switches the machine off.
+const ECHO: [u32; 11] = [
+    0xd2a1_2001, // mov x1, #0x09000000
+    0xb940_1822, // ldr w2, [x1, #0x18]
+    0x3727_ffe2, // tbnz w2, #4, .-4
+    0xb940_0020, // ldr w0, [x1]
+    0xb900_0020, // str w0, [x1]
+    0x7100_281f, // cmp w0, #10
+    0x54ff_ff61, // b.ne to the load of UARTFR
+    0x5280_0100, // mov w0, #8
+    0x72b0_8000, // movk w0, #0x8400, lsl #16: SYSTEM_OFF
+    0xd400_0003, // smc #0
+    0x1400_0000, // b .
+];
+
+/// A machine in a run of its own.
+struct Boot {
+    run: Option<Child>,
+    socket: PathBuf,
+    _folder: RunDir,
+}
+
+impl Boot {
+    fn start(workshop: &Workshop, name: &str, code: &[u32], arguments: &[&str]) -> Result<Self> {
+        let kernel = workshop.output(&format!("operator-{name}.bin"))?;
+        let bytes: Vec<u8> = code.iter().flat_map(|word| word.to_le_bytes()).collect();
+        paths::write_if_new(&kernel, &bytes)?;
+        let folder = RunDir::create(None)?;
+        let socket = folder.file(control::NAME);
+        let run = own::xtask()?
+            .args(["run", "--cpus", "2", "--memory", "256M", "--timeout", "120"])
+            .arg("--kernel")
+            .arg(kernel)
+            .arg("--control")
+            .arg(&socket)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot run xtask")?;
+        Ok(Self {
+            run: Some(run),
+            socket,
+            _folder: folder,
+        })
+    }
+
+    /// The hypervisor answers, and the guest has been started.
+    fn client(&mut self) -> Result<Client> {
+        let until = Instant::now() + LIMIT;
+        loop {
+            if let Ok(mut client) = Client::connect(&self.socket)
+                && let Ok(status) = client.execute("x-halligan-status", json!({}))
+                && vcpu(&status, 0)["state"] == "on"
+            {
+                return Ok(client);
+            }
+            let run = self.run.as_mut().context("it has ended")?;
+            if run.try_wait()?.is_some() {
+                let (_, errors, _) = self.end()?;
+                bail!("it has ended: {errors}");
+            }
+            ensure!(Instant::now() < until, "nobody answers");
+            std::thread::yield_now();
+        }
+    }
+
+    /// `cargo xtask ctl` with `arguments`.
+    fn ctl(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = own::xtask()?;
+        command.args(["ctl", "--control"]).arg(&self.socket);
+        own::succeed(command.args(arguments))
+    }
+
+    /// What it has written when it has ended, and its exit code.
+    fn end(&mut self) -> Result<(String, String, Option<i32>)> {
+        let run = self.run.take().context("it has ended")?;
+        let output = run.wait_with_output()?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok((
+            text(&output.stdout),
+            text(&output.stderr),
+            output.status.code(),
+        ))
+    }
+}
+
+impl Drop for Boot {
+    fn drop(&mut self) {
+        if let Some(run) = &mut self.run {
+            // It ends what it has started.
+            let _ = run.kill();
+            let _ = run.wait();
+        }
+    }
+}
+
+/// What is told of a vCPU.
+fn vcpu(status: &Value, n: u64) -> &Value {
+    let all = status["vcpus"].as_array();
+    let one = all.and_then(|all| all.iter().find(|vcpu| vcpu["vcpu"] == n));
+    one.unwrap_or(&Value::Null)
+}
+
+fn look_and_end(workshop: &Workshop) -> Result<()> {
+    let mut boot = Boot::start(workshop, "spin", &SPIN, &[])?;
+    let mut client = boot.client()?;
+    let status = client.execute("x-halligan-status", json!({}))?;
+    let (first, second) = (vcpu(&status, 0), vcpu(&status, 1));
+    let pc = first["pc"].as_u64().context("it has no pc")?;
+    let pstate = first["pstate"].as_u64().unwrap_or_default();
+    ensure!(
+        pstate & 0x3c0 == 0x3c0 && second["state"] == "off",
+        "{status}"
+    );
+    let registers = client.execute("x-halligan-registers", json!({ "vcpu": 0 }))?;
+    let sctlr = &vcpu(&registers, 0)["registers"]["sctlr_el1"];
+    ensure!(
+        sctlr == 0x30d0_0800,
+        "SCTLR_EL1 is not as out of reset: {registers}"
+    );
+    let error = client.execute("x-halligan-registers", json!({ "vcpu": 2 }));
+    let error = error.err().map(|error| error.to_string());
+    ensure!(
+        error.as_deref() == Some("there is no vCPU 2; there are 0 to 1"),
+        "{error:?}"
+    );
+
+    // As its user does it.
+    let said = boot.ctl(&["freeze"])?;
+    ensure!(said.starts_with("the guest is paused"), "{said}");
+    let said = boot.ctl(&["status"])?;
+    let expected = format!("vCPU 0   on    pc {pc:#018x} at EL1, DAIF masked");
+    ensure!(
+        said.starts_with("the guest is paused, with 2 vCPUs\n") && said.contains(&expected),
+        "{said}"
+    );
+    boot.ctl(&["thaw"])?;
+    let status = client.execute("query-status", json!({}))?;
+    ensure!(status["running"] == true, "{status}");
+    for _ in 0..3 {
+        client.execute("system_reset", json!({}))?;
+        boot.client()?;
+    }
+    boot.ctl(&["off"])?;
+    let (_, errors, code) = boot.end()?;
+    ensure!(
+        code == Some(0)
+            && errors.contains("guest reset (3)")
+            && !errors.contains("guest reset (4)"),
+        "{code:?}\n{errors}"
+    );
+    Ok(())
+}
+
+fn interrupt(workshop: &Workshop) -> Result<()> {
+    let mut boot = Boot::start(workshop, "serror", &takes_serror(), &[])?;
+    boot.client()?;
+    // PSTATE.A is clear once it waits.
+    let until = Instant::now() + LIMIT;
+    while !boot.ctl(&["status"])?.contains("DIF masked") || boot.ctl(&["status"])?.contains("DAIF")
+    {
+        ensure!(Instant::now() < until, "it never waits");
+    }
+    let said = boot.ctl(&["nmi"])?;
+    ensure!(said == "vCPU 0 takes an SError\n", "{said}");
+    let (output, errors, code) = boot.end()?;
+    ensure!(
+        code == Some(0) && output == "GLH",
+        "{code:?} {output:?}\n{errors}"
+    );
+    Ok(())
+}
+
+fn refuse(workshop: &Workshop) -> Result<()> {
+    let mut boot = Boot::start(workshop, "spin", &SPIN, &["--hv-append", "operator=read"])?;
+    let mut client = boot.client()?;
+    for command in ["inject-nmi", "stop", "cont", "system_reset", "quit"] {
+        let error = client.execute(command, json!({})).err();
+        let error = error.map(|error| error.to_string()).unwrap_or_default();
+        ensure!(error.contains("operator=read"), "{command}: {error}");
+    }
+    boot.client()?;
+    Ok(())
+}
+
+fn echo(workshop: &Workshop) -> Result<()> {
+    let text: String = (0..4000u32)
+        .map(|n| char::from(b'!' + (n % 90) as u8))
+        .chain(['\n'])
+        .collect();
+    let mut boot = Boot::start(workshop, "echo", &ECHO, &[])?;
+    let mut client = boot.client()?;
+    client.execute("stop", json!({}))?;
+    let run = boot.run.as_mut().context("it has ended")?;
+    let mut keyboard = run.stdin.take().context("it has no input")?;
+    let sent = text.clone();
+    let typist =
+        std::thread::spawn(move || std::io::Write::write_all(&mut keyboard, sent.as_bytes()));
+    // More has been typed than UART and hypervisor hold, and the operator is answered.
+    for _ in 0..3 {
+        let status = client.execute("x-halligan-status", json!({}))?;
+        ensure!(vcpu(&status, 0)["state"] == "on", "{status}");
+    }
+    client.execute("cont", json!({}))?;
+    let (output, errors, code) = boot.end()?;
+    let _ = typist.join();
+    ensure!(
+        code == Some(0) && output == text,
+        "{code:?}, {} of {} bytes\n{errors}",
+        output.len(),
+        text.len()
+    );
+    Ok(())
+}
