@@ -39,12 +39,40 @@ pub struct GuestLog {
     pub fate: Option<String>,
     /// What hardens the kernel, by our init's names for it.
     pub hardening: Vec<String>,
+    /// The CPU of our init, which wedges itself last.
+    pub last_to_wedge: Option<u32>,
+    /// An SError that a CPU took.
+    pub serror: Option<SError>,
     /// What became of a known pattern in all registers of a CPU that took event 0.
     pub registers: Option<String>,
     /// What the capture kernel found of each CPU.
     pub revived: Vec<Revived>,
     #[serde(skip)]
     backtrace_of: Option<u32>,
+}
+
+/// What Linux says of an SError.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SError {
+    /// The CPU that took it.
+    pub cpu: u32,
+    /// ESR_EL1.
+    pub code: u64,
+    /// Where that CPU was.
+    pub place: Option<String>,
+}
+
+impl SError {
+    /// Of `0, code 0x00000000bf484c47 -- SError`.
+    fn parse(text: &str) -> Option<Self> {
+        let digits = text.split_once("code 0x")?.1;
+        let end = digits.find(|c: char| !c.is_ascii_hexdigit());
+        Some(Self {
+            cpu: first_number(text)?,
+            code: u64::from_str_radix(&digits[..end.unwrap_or(digits.len())], 16).ok()?,
+            place: None,
+        })
+    }
 }
 
 impl GuestLog {
@@ -58,7 +86,9 @@ impl GuestLog {
             // The capture kernel stops nobody; what it says is not part of the stop.
             return;
         }
-        if let Some(cause) = after("Kernel panic - not syncing: ") {
+        if let Some(text) = after("SError Interrupt on CPU") {
+            self.serror = self.serror.take().or_else(|| SError::parse(text));
+        } else if let Some(cause) = after("Kernel panic - not syncing: ") {
             self.panic.get_or_insert_with(|| cause.to_owned());
         } else if line.contains("SMP: stopping secondary CPUs") {
             self.stop_us = log_time(line);
@@ -79,6 +109,8 @@ impl GuestLog {
         } else if let Some(place) = after("pc : ") {
             if let Some(cpu) = self.backtrace_of.take() {
                 self.backtraces.push((cpu, place.to_owned()));
+            } else if let Some(serror) = &mut self.serror {
+                serror.place.get_or_insert_with(|| place.to_owned());
             }
         } else if let Some((before, _)) = line.split_once(": Watchdog detected hard LOCKUP on cpu ")
         {
@@ -103,6 +135,7 @@ impl GuestLog {
         match word {
             "wedged" => self.wedged.0.extend(cpu()),
             "panic" => self.panicked = cpu(),
+            "last" => self.last_to_wedge = cpu(),
             "capture" => self.captured = true,
             "hardening" => {
                 self.hardening = rest.split_ascii_whitespace().map(str::to_owned).collect();

@@ -56,7 +56,7 @@ pub struct Kdump {
     /// Number of CPUs.
     #[arg(long, value_name = "N", default_value_t = 4)]
     cpus: u32,
-    /// CPUs to wedge, such as 2 or 1,3-5 [default: 2, or the last of fewer than 3].
+    /// CPUs to wedge, such as 2 or 1,3-5; with `--scenario nmi` all are [default: 2, or the last of fewer than 3].
     #[arg(long, value_name = "LIST")]
     wedge: Option<CpuList>,
     /// CPU that panics or asks for backtraces [default: the first that is not wedged].
@@ -188,10 +188,11 @@ impl Kdump {
 
     fn plan(&self) -> Plan {
         let last = self.cpus.saturating_sub(1);
-        let wedge = self
-            .wedge
-            .clone()
-            .unwrap_or_else(|| [last.min(2)].into_iter().collect());
+        let is_left_alone = self.scenario == Scenario::Nmi;
+        let wedge = self.wedge.clone().unwrap_or_else(|| match is_left_alone {
+            true => (0..self.cpus).collect(),
+            false => [last.min(2)].into_iter().collect(),
+        });
         let first_left = (0..self.cpus).find(|&cpu| !wedge.contains(cpu));
         Plan {
             scenario: self.scenario,
@@ -213,12 +214,13 @@ impl Kdump {
 
 /// Whether a line of the guest's console belongs to the story.
 pub fn matters(line: &str) -> bool {
-    const MARKS: [&str; 9] = [
+    const MARKS: [&str; 10] = [
         "LAB: ",
         "sdei: ",
         "sdei_nmi: ",
         "Kernel panic",
         "SMP: ",
+        "SError Interrupt",
         "hard LOCKUP",
         "NMI backtrace for cpu",
         "Starting crashdump kernel",
@@ -317,7 +319,13 @@ impl Lab {
         let plan = &request.plan;
         let mut folder = RunDir::create(request.keep)?;
         let machine = self.machine(plan, &plan.bootargs(), &folder)?;
-        let seen = plan::watch(&machine, request.timeout, &folder.file("serial.log"), show)?;
+        let seen = plan::watch(
+            plan,
+            &machine,
+            request.timeout,
+            &folder.file("serial.log"),
+            show,
+        )?;
         let judged = self.judge(plan, &folder, &seen);
         let mut report = Report::of(plan, seen, judged);
         if !report.passed {

@@ -10,6 +10,7 @@ pub mod ladder;
 pub mod lines;
 pub mod plan;
 pub mod registers;
+mod rescue;
 pub mod revived;
 pub mod symbolize;
 pub mod symbols;

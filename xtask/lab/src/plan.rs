@@ -13,10 +13,13 @@ use serde::Serialize;
 
 use crate::cpulist::CpuList;
 use crate::evidence::{GuestLog, HvRecords};
+use crate::rescue::Rescue;
 use debian::kernel::KernelVariant;
 use hv_abi::firmware::{Fault, Firmware};
 use machine::console::GuestLines;
+use machine::control::{self, Control};
 use machine::ending::{Ending, Watch};
+use machine::operator::Operator;
 use machine::qemu::{Event, Machine};
 
 /// What is done to the guest.
@@ -30,6 +33,9 @@ pub enum Scenario {
     SysrqL,
     /// CPUs are wedged, the hard-lockup detector panics from a timer interrupt, the capture kernel dumps.
     Hardlockup,
+    /// All CPUs are wedged, so that none is left to do anything. The hypervisor has one of them take an SError, which panics there,
+    /// stops the others by SDEI, and the capture kernel dumps.
+    Nmi,
 }
 
 impl Scenario {
@@ -39,12 +45,13 @@ impl Scenario {
             Self::Kdump => "kdump",
             Self::SysrqL => "sysrq-l",
             Self::Hardlockup => "hardlockup",
+            Self::Nmi => "nmi",
         }
     }
 
     /// Whether it ends in a dump.
     pub const fn dumps(self) -> bool {
-        matches!(self, Self::Kdump | Self::Hardlockup)
+        matches!(self, Self::Kdump | Self::Hardlockup | Self::Nmi)
     }
 }
 
@@ -117,8 +124,8 @@ impl Plan {
         );
         ensure!(!self.wedge.is_empty(), "--wedge names no CPU");
         ensure!(
-            (0..self.cpus).any(|cpu| !self.wedge.contains(cpu)),
-            "--wedge leaves no CPU to panic: {} CPUs are 0 to {last}; leave out one of them",
+            self.is_left_alone() || (0..self.cpus).any(|cpu| !self.wedge.contains(cpu)),
+            "--wedge leaves no CPU to panic: {} CPUs are 0 to {last}; leave out one of them, or have the hypervisor reach one: --scenario nmi",
             self.cpus
         );
         for cpu in self.wedge.iter().chain([self.panic]) {
@@ -129,7 +136,11 @@ impl Plan {
             );
         }
         ensure!(
-            !self.wedge.contains(self.panic),
+            !self.is_left_alone() || (0..self.cpus).all(|cpu| self.wedge.contains(cpu)),
+            "--scenario nmi wedges all CPUs; leave --wedge out"
+        );
+        ensure!(
+            self.is_left_alone() || !self.wedge.contains(self.panic),
             "CPU {} is to be wedged and cannot panic; choose another with --panic",
             self.panic
         );
@@ -145,6 +156,11 @@ impl Plan {
             "--ending and --reclaim are about CPUs that SDEI stopped, and there is no SDEI; leave them out or let there be SDEI"
         );
         Ok(())
+    }
+
+    /// Whether no CPU of the guest is left to do anything.
+    pub fn is_left_alone(&self) -> bool {
+        self.scenario == Scenario::Nmi
     }
 
     /// Whether the capture kernel gets back the CPUs that SDEI stopped.
@@ -217,6 +233,7 @@ const GIVE_UP: Duration = Duration::from_secs(5);
 
 /// Boots `machine` and watches until it ends; `show` is given the guest's lines as they come.
 pub fn watch(
+    plan: &Plan,
     machine: &Machine,
     timeout: Duration,
     log: &Path,
@@ -230,6 +247,11 @@ pub fn watch(
     let mut drain = HvRecords::default();
     let mut ends = Watch::default();
     let mut lines = GuestLines::default();
+    let input = session.take_input().context("QEMU has no input")?;
+    let operator = Operator::new(input, false);
+    // Whoever cannot be reached by it, as its path is too long, is judged all the same.
+    let _control = Control::open(&log.with_file_name(control::NAME), &operator).ok();
+    let mut rescue: Option<Rescue> = None;
     let timed_out = loop {
         match session.next_event()? {
             Event::Guest(bytes) => {
@@ -237,6 +259,10 @@ pub fn watch(
                     show(&line);
                     let (was_done, had_failed) = (story.done, story.failure.is_some());
                     story.note(&line);
+                    if plan.is_left_alone() && story.last_to_wedge == Some(plan.panic) {
+                        let leave = session.leave();
+                        rescue.get_or_insert_with(|| Rescue::begin(&operator, leave));
+                    }
                     if story.failure.is_some() && !had_failed {
                         session.shorten(GIVE_UP);
                     } else if story.done && !was_done {
@@ -245,6 +271,7 @@ pub fn watch(
                 }
             }
             Event::Line(line) => {
+                operator.hear(&line);
                 if let Some(record) = line.record().transpose()? {
                     drain.note(&record)?;
                 }
@@ -255,6 +282,15 @@ pub fn watch(
             Event::TimedOut => break true,
         }
     };
+    operator.end();
+    match rescue.map(Rescue::end) {
+        None => {}
+        // It was wedged when the operator looked.
+        Some(Ok(())) => story.wedged.0.extend([plan.panic]),
+        Some(Err(error)) => {
+            story.failure.get_or_insert(format!("{error:#}"));
+        }
+    }
     Ok(GuestRun {
         story,
         drain,
@@ -304,9 +340,26 @@ mod tests {
         let said = |plan: Plan| plan.check().unwrap_err().to_string();
         assert_eq!(
             said(plan(4, "0-3", 0)),
-            "--wedge leaves no CPU to panic: 4 CPUs are 0 to 3; leave out one of them"
+            "--wedge leaves no CPU to panic: 4 CPUs are 0 to 3; leave out one of them, or have the hypervisor reach one: \
+             --scenario nmi"
         );
         assert!(said(plan(4, "0,2", 0)).contains("choose another with --panic"));
+    }
+
+    #[test]
+    fn an_nmi_is_for_a_guest_with_no_cpu_left() {
+        let nmi = |wedge| Plan {
+            scenario: Scenario::Nmi,
+            ..plan(4, wedge, 0)
+        };
+        assert!(nmi("0-3").check().is_ok());
+        let error = nmi("1-3").check().unwrap_err().to_string();
+        assert!(error.contains("leave --wedge out"), "{error}");
+        assert!(
+            nmi("0-3")
+                .bootargs()
+                .contains("lab.do=nmi lab.wedge=0,1,2,3 lab.panic=0")
+        );
     }
 
     #[test]

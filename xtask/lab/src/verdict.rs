@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use hv_abi::operator::NMI_SYNDROME;
 use serde::Serialize;
 
 use crate::cpulist::CpuList;
@@ -201,11 +202,14 @@ fn judge(evidence: &Evidence<'_>, ladder: &Ladder, cpu: u32, note: Option<&Prsta
         };
     };
     let place = Place::of(evidence, note.registers.pc);
-    if wedged {
+    let has_serror = stopped == Stopped::Panicked && wedged;
+    if has_serror {
+        faults.extend(judge_serror(evidence, cpu));
+    } else if wedged {
         faults.extend(judge_wedge(evidence, cpu, stopped, &note.registers, &place));
     }
     let mut equal = 0;
-    if wedged || matches!(stopped, Stopped::Sdei { .. }) {
+    if wedged && !has_serror || matches!(stopped, Stopped::Sdei { .. }) {
         let frame = evidence.drain.stopped_in(cpu, evidence.story);
         match frame.filter(|frame| frame.running || !evidence.stays_in_handler) {
             Some(frame) => {
@@ -237,6 +241,28 @@ fn judge(evidence: &Evidence<'_>, ladder: &Ladder, cpu: u32, note: Option<&Prsta
         equal,
         faults,
     }
+}
+
+/// Of a wedged CPU that took the operator's SError the vmcore has where it panicked; where it was wedged is in the log.
+fn judge_serror(evidence: &Evidence<'_>, cpu: u32) -> Vec<String> {
+    let Some(serror) = evidence.story.serror.as_ref().filter(|own| own.cpu == cpu) else {
+        return vec!["was to take an SError, and the guest's log has none of it".into()];
+    };
+    let mut faults = Vec::new();
+    let place = serror.place.as_deref().unwrap_or("an unknown place");
+    if !place.starts_with(WEDGE_FUNCTION) {
+        faults.push(format!(
+            "was wedged in {WEDGE_FUNCTION}, but took its SError in {place}"
+        ));
+    }
+    // A CPU without FEAT_RAS lets nobody choose the syndrome.
+    let syndrome = serror.code & 0x1ff_ffff;
+    if syndrome != NMI_SYNDROME && syndrome != 0 {
+        faults.push(format!(
+            "took an SError that is not the operator's: its syndrome is {syndrome:#x}, not {NMI_SYNDROME:#x}"
+        ));
+    }
+    faults
 }
 
 fn judge_wedge(

@@ -16,7 +16,7 @@ use crate::ledger::Ledger;
 use debian::kernel::KernelVariant;
 use lab::evidence::GuestLog;
 use lab::kdump::{Lab, Report, Request, System};
-use lab::plan::{Fate, Plan};
+use lab::plan::{Fate, Plan, Scenario};
 use machine::board::Board;
 use machine::console::GuestLines;
 use machine::el3::El3;
@@ -29,6 +29,15 @@ use cases::{CASES, Case, USUAL};
 /// The usual case, for the machine with a GICv2.
 const GICV2: Case = Case {
     name: "linux/gicv2/one-of-4",
+    ..USUAL
+};
+
+/// No CPU is left there to do anything.
+const GICV2_NMI: Case = Case {
+    name: "linux/gicv2/nmi-all-of-4",
+    scenario: Scenario::Nmi,
+    wedge: "0-3",
+    icount: true,
     ..USUAL
 };
 
@@ -51,7 +60,14 @@ const TIMEOUT: Duration = Duration::from_secs(600);
 pub fn names() -> impl Iterator<Item = &'static str> {
     let cases = CASES.iter().map(|case| case.name);
     cases
-        .chain([CONTROL, DEBUGGER, GICV2.name, REBOOT, REPEAT])
+        .chain([
+            CONTROL,
+            DEBUGGER,
+            GICV2.name,
+            GICV2_NMI.name,
+            REBOOT,
+            REPEAT,
+        ])
         .chain(firmware::names())
         .chain(life::names())
         .chain(hibernate::names())
@@ -85,6 +101,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
     // What is below the hypervisor elsewhere is made for that machine.
     if workshop.board == Board::Virt && workshop.el3 == El3::None {
         runs.push(case_run(workshop, &gicv2, &GICV2));
+        runs.push(case_run(workshop, &gicv2, &GICV2_NMI));
     }
     runs.push((REBOOT.into(), Box::new(|| reboot(&lab))));
     runs.extend(hibernate::runs(workshop, &lab));

@@ -47,6 +47,36 @@ fn a_faithful_dump_passes_and_says_where_each_cpu_stood() {
     assert!(text.contains("default_idle_call+0x20"), "{text}");
 }
 
+/// The wedged CPU takes an SError and panics.
+fn nmi_log(code: &str, place: &str) -> String {
+    let serror = format!(
+        "[    6.562700] SError Interrupt on CPU2, code {code} -- SError\n\
+         [    6.562701] CPU: 2 UID: 0 PID: 1 Comm: sh Not tainted 7.3.4 #1\n\
+         [    6.562702] pc : {place}\n[    6.562785] Kernel panic"
+    );
+    LOG.replace("LAB: panic cpu=0\n", "")
+        .replace("[    6.562785] Kernel panic", &serror)
+        .replace("[    6.562790] CPU: 0", "[    6.562790] CPU: 2")
+}
+
+#[test]
+fn a_wedged_cpu_that_takes_the_operators_serror_is_judged_by_the_log() {
+    let judge = |code, place| judge_run(&nmi_log(code, place), &records(), &notes());
+    let wedged = "lkdtm_HARDLOCKUP+0x4/0x8";
+    for code in ["0x00000000bf484c47", "0x00000000be000000"] {
+        let verdict = judge(code, wedged);
+        assert_eq!(verdict.faults(), [""; 0], "{code}");
+        assert_eq!(verdict.cpus[2].stopped, Stopped::Panicked);
+    }
+    let fault = only_fault(&judge("0x00000000be000002", wedged));
+    assert!(fault.contains("syndrome is 0x2"), "{fault}");
+    let fault = only_fault(&judge("0x00000000bf484c47", "schedule+0x40/0x80"));
+    assert!(fault.contains("took its SError in schedule"), "{fault}");
+    let without = nmi_log("0x00000000bf484c47", wedged).replace("SError Interrupt on", "x");
+    let fault = only_fault(&judge_run(&without, &records(), &notes()));
+    assert!(fault.contains("the guest's log has none of it"), "{fault}");
+}
+
 #[test]
 fn every_single_flipped_register_fails_and_is_named() {
     for number in 0..Registers::COUNT {
