@@ -127,7 +127,8 @@ fn spin_ready() {
     }
 }
 
-/// Waits until CPU `index` ran its handler `count` times.
-fn ran(index: usize, count: u64) -> bool {
+/// Waits until CPU `index` has entered its handler `count` times. What the hook does may be yet to come: who expects that
+/// waits for what it notes.
+fn entered(index: usize, count: u64) -> bool {
     eventually(|| sdei::slot(index).runs() >= count)
 }

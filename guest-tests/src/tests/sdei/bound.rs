@@ -50,7 +50,7 @@ fn c257_c258_a_bound_timer_is_an_event_and_no_interrupt() -> TestResult {
         );
         let (runs, interrupts) = (sdei::slot(0).runs(), exception::count(0, timer.intid()));
         timer.fire_in(timer::ticks_of_us(100));
-        let came = sysreg::with_interrupts(|| ran(0, runs + 3));
+        let came = sysreg::with_interrupts(|| entered(0, runs + 3));
         expect_that!(came, "{timer:?}: {} runs", sdei::slot(0).runs() - runs);
         expect_eq!(noted(0), RUNNING);
         expect_eq!(sdei::slot(0).runs(), runs + 3, "{timer:?}");
@@ -155,7 +155,7 @@ fn c257_the_clocks_interrupt_is_an_event_on_a_cpu_that_can_take_it() -> TestResu
     rtc.write32(RTCICR, 1);
     rtc.write32(RTCIMSC, 1);
     rtc.write32(RTCMR, rtc.read32(RTCDR) + 1);
-    let came = ran(1, 1);
+    let came = entered(1, 1);
     release_target()?;
     expect_that!(came);
     expect_eq!(sdei::slot(1).runs(), 1);

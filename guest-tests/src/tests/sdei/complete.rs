@@ -388,7 +388,7 @@ fn c274_no_other_cpu_can_complete_an_event() -> TestResult {
         note(1, sdei::status());
     })?;
     expect_eq!(sdei::signal(cpu::affinity(1)), SUCCESS);
-    expect_that!(ran(1, 1));
+    expect_that!(entered(1, 1));
     for conduit in Conduit::BOTH {
         let status = crate::rt::call::call(conduit, Call::EventComplete as u32, &[0]);
         expect_eq!(status, DENIED, "{conduit:?}");

@@ -258,7 +258,7 @@ fn c092_neither_an_interrupt_nor_an_event_that_come_together_is_lost() -> TestRe
     for n in 1..=100 {
         gic::send_sgi_to(cpu::affinity(1), 5);
         expect_eq!(sdei::signal(cpu::affinity(1)), SUCCESS);
-        expect_that!(ran(1, n), "event {n}");
+        expect_that!(entered(1, n), "event {n}");
         expect_that!(
             eventually(|| exception::count(1, 5) == n as u32),
             "interrupt {n}"

@@ -108,7 +108,7 @@ fn c275_a_handler_that_resumes_into_a_signal_to_itself_for_ever_delays_nobody() 
         sdei::set_hook(1, None);
         note(0, i64::from(takes_interrupts(Timer::Virtual, 3)));
     })?;
-    expect_that!(ran(1, 1000));
+    expect_that!(entered(1, 1000));
     for timer in Timer::BOTH {
         expect_that!(takes_interrupts(timer, 50), "{timer:?}");
     }

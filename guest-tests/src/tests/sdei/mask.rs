@@ -10,6 +10,9 @@ use crate::rt::timer::{self, Timer};
 use crate::rt::{exception, psci};
 use crate::tests::timer::takes_interrupts;
 
+/// CPU 1 has been signalled.
+static SIGNALLED: Flag = Flag::new();
+
 guest_test!(c145_a_cpu_starts_masked, cpus = 2);
 fn c145_a_cpu_starts_masked() -> TestResult {
     needs_sdei()?;
@@ -61,11 +64,14 @@ guest_test!(
 );
 fn c148_interrupts_keep_flowing_on_a_masked_cpu_that_is_signalled() -> TestResult {
     needs_sdei()?;
+    SIGNALLED.lower();
     start_target(|| {
         if sdei::get_ready() && sdei::mask() == 1 {
             READY.raise();
         }
         note(0, i64::from(takes_interrupts(Timer::Virtual, 300)));
+        // On a busy host the signaller's turn may come after all of these.
+        let _in_time = SIGNALLED.wait();
         note(1, sdei::slot(1).runs() as i64);
         note(2, sdei::unmask());
         note(3, sdei::slot(1).runs() as i64);
@@ -73,6 +79,7 @@ fn c148_interrupts_keep_flowing_on_a_masked_cpu_that_is_signalled() -> TestResul
     })?;
     while !ENOUGH.is_up() && !cpu::is_off(1) {
         expect_eq!(sdei::signal(cpu::affinity(1)), SUCCESS);
+        SIGNALLED.raise();
     }
     expect_that!(cpu::wait_off(1));
     expect_eq!([noted(0), noted(1), noted(2)], [1, 0, 0]);
@@ -86,16 +93,19 @@ guest_test!(
 );
 fn c149_a_signalled_cpu_with_the_event_disabled_makes_progress() -> TestResult {
     needs_sdei()?;
+    SIGNALLED.lower();
     start_target(|| {
         if sdei::get_ready() && sdei::disable() == 0 {
             READY.raise();
         }
+        let _in_time = SIGNALLED.wait();
         note(0, i64::from(takes_interrupts(Timer::Physical, 100)));
         note(1, sdei::slot(1).runs() as i64);
         note(2, sdei::enable());
         ENOUGH.raise();
     })?;
     expect_eq!(sdei::signal(cpu::affinity(1)), SUCCESS);
+    SIGNALLED.raise();
     expect_that!(ENOUGH.wait());
     expect_that!(cpu::wait_off(1));
     expect_eq!([noted(0), noted(1), noted(2)], [1, 0, 0]);
@@ -109,7 +119,7 @@ fn c153_a_mask_counts_on_its_own_cpu_only() -> TestResult {
     start_target(spin_ready)?;
     expect_eq!(sdei::mask(), 0);
     expect_eq!(sdei::signal(cpu::affinity(1)), SUCCESS);
-    let delivered = ran(1, 1);
+    let delivered = entered(1, 1);
     expect_that!(delivered);
     release_target()
 }

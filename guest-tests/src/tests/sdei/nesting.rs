@@ -277,7 +277,8 @@ fn c137_critical_events_at_the_end_of_normal_ones_are_neither_lost_nor_mixed_up(
     watch_for_ms(5);
     let before = sdei::slot(critical(1)).runs();
     expect_eq!(raise(), SUCCESS);
-    let came = eventually(|| sdei::slot(critical(1)).runs() == before + 1);
+    // One more than that if the storm's last comes so late.
+    let came = eventually(|| sdei::slot(critical(1)).runs() > before);
     release_target()?;
     expect_eq!(
         noted(0),
@@ -367,7 +368,7 @@ fn c169_a_critical_handler_can_signal_itself_for_later_and_others_at_once() -> T
             note(0, sdei::signal(cpu::affinity(0)));
             note(1, sdei::slot(0).runs() as i64);
             note(2, sdei::signal(cpu::affinity(1)));
-            note(3, i64::from(ran(1, 1)));
+            note(3, i64::from(entered(1, 1)));
             End::Complete(0)
         }),
     );
@@ -408,9 +409,10 @@ fn c186_a_normal_handler_that_spins_holds_back_event_0_and_no_critical_event() -
     note(0, 0);
     let signal = || sdei::signal(cpu::affinity(1));
     expect_eq!(signal(), SUCCESS);
-    expect_that!(ran(1, 1));
+    // Each has logged before the next one may come: the critical one would be first in the log.
+    expect_that!(eventually(|| noted(8) == 0));
     expect_eq!([signal(), sdei::raise(C1, cpu::affinity(1))], [SUCCESS; 2]);
-    expect_that!(ran(critical(1), 1), "the critical one");
+    expect_that!(eventually(|| noted(9) == C1 as i64), "the critical one");
     expect_eq!(sdei::slot(1).runs(), 1);
     release_target()?;
     expect_eq!(logged::<3>(), [0, C1 as i64, 0], "and event 0 afterwards");
@@ -426,7 +428,7 @@ fn c187_a_critical_handler_that_spins_holds_back_everything_and_nobody_else() ->
     start_target(stay_in_handler)?;
     NOTES[0].set(C1);
     expect_eq!(sdei::raise(C1, cpu::affinity(1)), SUCCESS);
-    expect_that!(ran(critical(1), 1));
+    expect_that!(entered(critical(1), 1));
     for _ in 0..3 {
         expect_eq!(sdei::signal(cpu::affinity(1)), SUCCESS);
         expect_eq!(sdei::raise(C1, cpu::affinity(1)), SUCCESS);
@@ -472,7 +474,7 @@ fn c164_an_event_raised_on_a_cpu_that_is_off_is_gone_when_that_comes_on() -> Tes
     })?;
     // What comes now is taken, and nothing else with it.
     expect_eq!(sdei::raise(C2, cpu::affinity(1)), SUCCESS);
-    expect_that!(ran(critical(1), 1));
+    expect_that!(entered(critical(1), 1));
     release_target()?;
     expect_eq!(sdei::slot(critical(1)).x(0), C2);
     expect_eq!(

@@ -45,7 +45,7 @@ fn expect_fresh_target() -> TestResult {
     let before = sdei::slot(1).runs();
     for n in 1..=3 {
         expect_eq!(sdei::signal(cpu::affinity(1)), SUCCESS);
-        expect_that!(ran(1, before + n), "signal {n}");
+        expect_that!(entered(1, before + n), "signal {n}");
     }
     gic::send_sgi_to(cpu::affinity(1), 6);
     expect_that!(eventually(|| exception::count(1, 6) == sgis + 1), "an SGI");
@@ -95,10 +95,7 @@ fn c202_cpu_off_inside_the_handler_turns_the_cpu_off() -> TestResult {
     needs_sdei()?;
     start_target(off_in_handler)?;
     expect_eq!(sdei::signal(cpu::affinity(1)), SUCCESS);
-    expect_that!(
-        crate::rt::sync::within_ms(1000, || cpu::is_off(1)),
-        "AFFINITY_INFO"
-    );
+    expect_that!(cpu::wait_off(1), "AFFINITY_INFO");
     expect_eq!(sdei::slot(1).runs(), 1);
     Ok(())
 }
@@ -260,7 +257,7 @@ fn c217_a_cpu_in_its_handler_is_on() -> TestResult {
         spin_ready();
     })?;
     expect_eq!(sdei::signal(cpu::affinity(1)), SUCCESS);
-    expect_that!(ran(1, 1));
+    expect_that!(entered(1, 1));
     let state = psci::affinity_info(cpu::affinity(1));
     let on = cpu::try_cpu_on(cpu::affinity(1), cpu::entry_address());
     release_target()?;
@@ -275,7 +272,7 @@ fn c228_private_reset_concerns_its_own_cpu_only() -> TestResult {
     start_target(spin_ready)?;
     let status = sdei::call(hv_abi::sdei::Call::PrivateReset, &[]);
     let signal = sdei::signal(cpu::affinity(1));
-    let delivered = ran(1, 1);
+    let delivered = entered(1, 1);
     release_target()?;
     expect_eq!(status, SUCCESS);
     expect_eq!(signal, SUCCESS);

@@ -68,7 +68,7 @@ fn reclaim_takes_back_a_cpu_that_is_parked_in_its_event() -> TestResult {
         expect_eq!([noted(1), noted(2), noted(3)], [0, 0, 1]);
         let runs = sdei::slot(1).runs();
         expect_eq!(sdei::signal(cpu::affinity(1)), SUCCESS);
-        expect_that!(ran(1, runs + 1), "it takes event 0 again");
+        expect_that!(entered(1, runs + 1), "it takes event 0 again");
         release_target()?;
         expect_eq!(exception::count(1, 6), sgis, "the stale SGI is gone");
     }

@@ -126,7 +126,7 @@ fn c150_a_masked_cpu_leaves_a_shared_event_to_another() -> TestResult {
     })?;
     for n in 1..=20 {
         expect_eq!(sdei::raise(S1, 0), SUCCESS);
-        expect_that!(ran(1, n), "trigger {n}");
+        expect_that!(entered(1, n), "trigger {n}");
     }
     release_target()?;
     expect_eq!(sdei::slot(1).runs(), 20, "each once");

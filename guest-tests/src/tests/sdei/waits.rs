@@ -34,13 +34,17 @@ fn c089_an_event_ends_a_wfit_and_leaves_its_time_out_right() -> TestResult {
     event_ends(|| sysreg::wfet(timer::counter() + timer::frequency() * 3600))?;
     start_target(|| {
         let is_ready = sdei::get_ready();
-        let deadline = timer::counter() + timer::ticks_of_us(50_000);
+        let before = sdei::slot(1).runs();
         note(0, i64::from(is_ready));
         READY.raise();
         let mut rounds = 0;
-        while timer::counter() < deadline {
-            sysreg::wfit(deadline);
-            rounds += 1;
+        // Again if no event has come: on a busy host the signaller's turn may be long in coming.
+        while sdei::slot(1).runs() == before {
+            let deadline = timer::counter() + timer::ticks_of_us(50_000);
+            while timer::counter() < deadline {
+                sysreg::wfit(deadline);
+                rounds += 1;
+            }
         }
         note(1, rounds);
     })?;
@@ -49,8 +53,7 @@ fn c089_an_event_ends_a_wfit_and_leaves_its_time_out_right() -> TestResult {
         watch_for_ms(5);
     }
     expect_eq!(noted(0), 1);
-    expect_that!(sdei::slot(1).runs() >= 1);
-    expect_that!(noted(1) >= 1, "it is over although nobody signals");
+    expect_that!(noted(1) >= 1, "a time-out passes among the events");
     Ok(())
 }
 
