@@ -7,14 +7,15 @@ use hv_core::id::{IntId, PcpuId, VcpuId};
 use hv_core::operator::Asked;
 use hv_core::pl011::Image;
 use hv_core::psci::Endian;
-use hv_core::regs::{El1, GuestRegs};
+use hv_core::regs::{El1, Exception, GuestRegs};
 use hv_core::stop::watchdog::Watch;
 use hv_core::time::Instant;
 use hv_core::trng;
 use hv_core::vgic::interface::InterfaceState;
 use hv_core::vgic::{Effects, ListReg, MAX_LIST_REGS, Physical};
 use hv_core::vm::{
-    self, Answer, BOOT_VCPU, End, GuestExit, Hardware, Interrupt, Syndrome, Vcpu, VcpuLoop,
+    self, Answer, BOOT_VCPU, End, FaultKind, GuestExit, Hardware, Interrupt, Syndrome, Vcpu,
+    VcpuLoop,
 };
 
 use crate::gic;
@@ -84,6 +85,10 @@ impl El1 for Pcpu {
         LiveEl1.stack_pointers()
     }
 
+    fn exception(&self) -> Exception {
+        LiveEl1.exception()
+    }
+
     fn set_return(&mut self, elr: u64, spsr: u64) {
         LiveEl1.set_return(elr, spsr);
     }
@@ -113,9 +118,14 @@ impl vm::Pcpu for Pcpu {
     }
 
     #[cold]
-    fn tell_of_endless_fault(&self, vcpu: VcpuId, pc: u64, address: u64) {
+    fn tell_of_fault(&self, vcpu: VcpuId, kind: FaultKind, pc: u64, address: u64) {
         let (vm, vcpu) = (self.vm.id.0, vcpu.0);
-        log!("@vm-fault vm={vm} vcpu={vcpu} pc={pc:#x} address={address:#x}");
+        let name = match kind {
+            FaultKind::First => "vm-abort",
+            FaultKind::Abort | FaultKind::Vector => "vm-fault",
+        };
+        let on = vm::Vm::lock(&self.vm).power.count();
+        log!("@{name} vm={vm} vcpu={vcpu} on={on} pc={pc:#x} address={address:#x}");
     }
 }
 

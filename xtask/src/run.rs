@@ -2,13 +2,14 @@
 
 mod on_crash;
 mod shown;
+mod silence;
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -39,6 +40,7 @@ use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 use on_crash::{Aftermath, OnCrash};
 use shown::Shown;
+use silence::Silence;
 
 /// Boot a guest and give it the terminal.
 ///
@@ -46,7 +48,7 @@ use shown::Shown;
 /// to standard error. Ctrl-A X leaves; Ctrl-A Ctrl-A sends one Ctrl-A to the guest.
 ///
 /// Exit codes: 0 the guest powered off, 1 it could not be started, 2 wrong usage, 3 the guest crashed, which
-/// is seen of Linux when it panics and stays there, 4 the hypervisor crashed, 5 the time was over, 6 QEMU ended
+/// is seen of Linux when it panics and stays there, and of any guest whose vCPUs do nothing but fault, 4 the hypervisor crashed, 5 the time was over, 6 QEMU ended
 /// otherwise or was left, 141 nobody reads what is written.
 #[derive(Args)]
 pub struct Run {
@@ -332,9 +334,18 @@ fn converse(
     let mut shown = Shown::default();
     let mut guest_lines = GuestLines::default();
     let mut explainer: Option<Explainer> = None;
+    let mut silence = Silence::default();
+    if bare {
+        silence.begin(Instant::now());
+    }
     loop {
-        match session.next_event()? {
+        let Some(event) = session.next_event_until(silence.until())? else {
+            eprint!("xtask: {}{line_end}", silence.tell());
+            continue;
+        };
+        match event {
             Event::Guest(bytes) => {
+                silence.end();
                 let mut stdout = io::stdout().lock();
                 stdout
                     .write_all(&bytes)
@@ -349,6 +360,9 @@ fn converse(
             Event::Line(line) => {
                 operator.hear(&line);
                 aftermath.note(&line);
+                if line.text.starts_with("@vm-start ") {
+                    silence.begin(Instant::now());
+                }
                 let limit = watch.look(&line)?;
                 if let Some(limit) = aftermath.limit(limit, watch.has_crashed()) {
                     session.shorten(limit);

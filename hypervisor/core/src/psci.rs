@@ -237,6 +237,12 @@ impl Power {
         self.states.iter().all(|&state| state == AffinityState::Off)
     }
 
+    /// How many vCPUs are on or starting.
+    pub fn count(&self) -> usize {
+        let is_on = |state: &&AffinityState| **state != AffinityState::Off;
+        self.states.iter().filter(is_on).count()
+    }
+
     /// Performs a call of `caller`. `endian` is asked for its byte order, `is_ram` whether an ipa is in the guest's
     /// memory, and `is_parked` whether a vCPU waits, masked, in an SDEI handler that never completes.
     pub fn call(

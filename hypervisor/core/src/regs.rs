@@ -24,10 +24,25 @@ pub trait El1 {
     fn sctlr(&self) -> u64;
     /// SP_EL0 and SP_EL1.
     fn stack_pointers(&self) -> [u64; 2];
+    /// What the last exception to EL1 has left.
+    fn exception(&self) -> Exception;
     /// Sets ELR_EL1 and SPSR_EL1, as an exception to EL1 does.
     fn set_return(&mut self, elr: u64, spsr: u64);
     /// Sets ESR_EL1 and FAR_EL1, as an exception to EL1 does.
     fn set_syndrome(&mut self, esr: u64, far: u64);
+}
+
+/// What an exception to EL1 leaves in registers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exception {
+    /// ELR_EL1.
+    pub elr: u64,
+    /// SPSR_EL1.
+    pub spsr: u64,
+    /// ESR_EL1.
+    pub esr: u64,
+    /// FAR_EL1.
+    pub far: u64,
 }
 
 /// A set of EL1 registers in memory.
@@ -58,6 +73,14 @@ impl El1 for El1Values {
     }
     fn stack_pointers(&self) -> [u64; 2] {
         self.sp
+    }
+    fn exception(&self) -> Exception {
+        Exception {
+            elr: self.elr,
+            spsr: self.spsr,
+            esr: self.esr,
+            far: self.far,
+        }
     }
     fn set_return(&mut self, elr: u64, spsr: u64) {
         self.elr = elr;

@@ -36,6 +36,7 @@ use crate::vgic::{Frame, Leftovers, Sticky};
 use faults::Faults;
 
 pub use at_once::{AtOnce, Saved};
+pub use faults::FaultKind;
 pub use hardware::{GuestExit, Hardware, Interrupt, Syndrome, Vm};
 pub use life::{End, Life};
 pub use map::{GuestMap, IpaRange, REDISTRIBUTOR_SIZE, last_redistributors};
@@ -57,9 +58,9 @@ pub trait Pcpu: El1 {
     /// Is told of everything that is traced, as it happens.
     #[inline]
     fn observe(&self, _event: Event) {}
-    /// `vcpu` does nothing any more but take an external abort at `pc`, since nobody answers at `address`, both virtual
-    /// addresses. Called at most once for each vCPU.
-    fn tell_of_endless_fault(&self, _vcpu: VcpuId, _pc: u64, _address: u64) {}
+    /// `vcpu` faults at `pc` by an access to `address`, both virtual addresses. Called at most once for each vCPU's
+    /// [`FaultKind::First`] and once for one of the others.
+    fn tell_of_fault(&self, _vcpu: VcpuId, _kind: FaultKind, _pc: u64, _address: u64) {}
 }
 
 /// What is left to do before the guest goes on.
@@ -373,8 +374,8 @@ impl Vcpu {
         } else {
             entry::Access::Data
         };
-        if self.faults.note(regs, far) {
-            pcpu.tell_of_endless_fault(self.id, regs.pc, far);
+        if let Some(kind) = self.faults.note(regs, far) {
+            pcpu.tell_of_fault(self.id, kind, regs.pc, far);
         }
         entry::inject_external_abort(regs, pcpu, self.features, access, esr, far);
         Action::Resume

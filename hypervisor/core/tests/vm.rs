@@ -5,7 +5,7 @@ use hv_core::entry::Features;
 use hv_core::exit;
 use hv_core::id::{Mpidr, VcpuId, VcpuSet};
 use hv_core::psci::{self, Start};
-use hv_core::regs::{El1, El1Values, GuestRegs, pstate};
+use hv_core::regs::{El1, El1Values, Exception, GuestRegs, pstate};
 use hv_core::sdei::{Board, Config, Departure, SharedEvents};
 use hv_core::time::Instant;
 use hv_core::trace::Event;
@@ -34,6 +34,9 @@ impl El1 for Bench {
     }
     fn stack_pointers(&self) -> [u64; 2] {
         self.el1.sp
+    }
+    fn exception(&self) -> Exception {
+        self.el1.exception()
     }
     fn set_return(&mut self, elr: u64, spsr: u64) {
         self.el1.set_return(elr, spsr);

@@ -2,7 +2,7 @@
 
 use aarch64_cpu::registers::*;
 use core::arch::asm;
-use hv_core::regs::El1;
+use hv_core::regs::{El1, Exception};
 
 /// The EL1 registers that are live on this pCPU.
 pub struct LiveEl1;
@@ -20,6 +20,15 @@ impl El1 for LiveEl1 {
     #[inline]
     fn stack_pointers(&self) -> [u64; 2] {
         [SP_EL0.get(), SP_EL1.get()]
+    }
+
+    fn exception(&self) -> Exception {
+        Exception {
+            elr: ELR_EL1.get(),
+            spsr: read!("spsr_el1"),
+            esr: ESR_EL1.get(),
+            far: FAR_EL1.get(),
+        }
     }
 
     fn set_return(&mut self, elr: u64, spsr: u64) {

@@ -7,7 +7,7 @@ use hv_core::id::{IntId, VcpuId};
 use hv_core::operator::Asked;
 use hv_core::pl011::Image;
 use hv_core::psci::Endian;
-use hv_core::regs::{El1, El1Values, GuestRegs};
+use hv_core::regs::{El1, El1Values, Exception, GuestRegs};
 use hv_core::time::Instant;
 use hv_core::trace::Event;
 use hv_core::trng;
@@ -94,6 +94,9 @@ impl<S: Site> El1 for Cpu<S> {
     }
     fn stack_pointers(&self) -> [u64; 2] {
         self.el1.sp
+    }
+    fn exception(&self) -> Exception {
+        self.el1.exception()
     }
     fn set_return(&mut self, elr: u64, spsr: u64) {
         self.el1.set_return(elr, spsr);

@@ -1,5 +1,6 @@
 //! How a boot ended, read off the hypervisor's records.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -60,9 +61,18 @@ pub struct Watch {
     crash: Option<Ending>,
     /// What the guest's kernel said when it panicked.
     panic: Option<String>,
-    /// What is known of a vCPU that does nothing but fault.
-    fault: Option<String>,
-    vcpus: u64,
+    faults: Faults,
+}
+
+/// The vCPUs that do nothing but fault.
+#[derive(Default)]
+struct Faults {
+    /// What is known of the first.
+    first: Option<String>,
+    /// Which they are.
+    vcpus: BTreeSet<u32>,
+    /// How many vCPUs are on.
+    on: u64,
 }
 
 impl Watch {
@@ -86,14 +96,15 @@ impl Watch {
     pub fn note(&mut self, record: &Record) -> Result<Option<Duration>> {
         match record.name.as_str() {
             "ready" => self.guests = Some(record.number("vms")?),
-            "vm-start" => self.vcpus = record.number("vcpus")?,
-            "vm-reset" => (self.panic, self.fault) = (None, None),
+            "vm-reset" => (self.panic, self.faults) = (None, Faults::default()),
             "vm-fault" => {
                 let (vcpu, pc) = (record.index("vcpu")?, record.number("pc")?);
                 let address = record.number("address")?;
-                self.fault = Some(format!(
-                    "vCPU {vcpu} faults for ever at pc {pc:#x}: nobody answers at address {address:#x}"
-                ));
+                self.faults.vcpus.insert(vcpu);
+                self.faults.on = record.number("on")?;
+                self.faults.first.get_or_insert_with(|| {
+                    format!("vCPU {vcpu} faults for ever at pc {pc:#x}, address {address:#x}")
+                });
             }
             "vm-off" => {
                 self.off += 1;
@@ -131,9 +142,11 @@ impl Watch {
         self.panic.is_some() && is_last.is_some_and(|rest| rest.starts_with(PANIC))
     }
 
-    /// Why the guest does nothing any more, if it has one vCPU and that only faults. Others may go on, and may end it.
+    /// Why the guest does nothing any more, if each vCPU that is on only faults. One that does not may go on, and may end
+    /// the guest.
     pub fn stuck(&self) -> Option<&str> {
-        self.fault.as_deref().filter(|_| self.vcpus == 1)
+        let are_all = self.faults.vcpus.len() as u64 >= self.faults.on;
+        self.faults.first.as_deref().filter(|_| are_all)
     }
 
     /// Whether the hypervisor has crashed: what it says from now on is the report.
@@ -155,7 +168,7 @@ impl Watch {
             crash.clone()
         } else if self.off > 0 && self.off >= self.guests.unwrap_or(1) {
             Ending::PowerOff
-        } else if let Some(cause) = self.panic.as_ref().or(self.fault.as_ref()) {
+        } else if let Some(cause) = self.panic.as_ref().or(self.faults.first.as_ref()) {
             Ending::GuestCrash(cause.clone())
         } else if timed_out {
             Ending::TimedOut
@@ -280,21 +293,39 @@ mod tests {
 
     #[test]
     fn a_guest_whose_vcpu_faults_for_ever_has_crashed() {
-        let cause = "vCPU 0 faults for ever at pc 0x200: nobody answers at address 0x200";
-        let fault = "@vm-fault vm=0 vcpu=0 pc=0x200 address=0x200";
+        let cause = "vCPU 0 faults for ever at pc 0x200, address 0x200";
+        let fault = "@vm-fault vm=0 vcpu=0 on=1 pc=0x200 address=0x200";
         let crash = Ending::GuestCrash(cause.into());
         assert_eq!(ending(&["@ready vms=1", fault], true), crash);
         assert_eq!(ending(&[fault, "@vm-reset vm=0"], true), Ending::TimedOut);
         assert_eq!(ending(&[fault, "@vm-off vm=0"], false), Ending::PowerOff);
-        // Another vCPU can still do something about it.
-        for (vcpus, stuck) in [(1, Some(cause)), (2, None)] {
+        // One abort is no crash.
+        let abort = "@vm-abort vm=0 vcpu=0 on=1 pc=0x4 address=0x4000004";
+        assert_eq!(ending(&[abort], true), Ending::TimedOut);
+    }
+
+    #[test]
+    fn a_guest_is_stuck_when_each_vcpu_that_is_on_faults() {
+        let stuck = |vcpus: &[(u32, u64)]| {
             let mut watch = Watch::default();
-            for line in [format!("@vm-start vm=0 vcpus={vcpus}").as_str(), fault] {
-                let record = Line::parse(line).record().unwrap().unwrap();
+            for (vcpu, on) in vcpus {
+                let line = format!("@vm-fault vm=0 vcpu={vcpu} on={on} pc=0x200 address=0x200");
+                let record = Line::parse(&line).record().unwrap().unwrap();
                 let _limit = watch.note(&record).unwrap();
             }
-            assert_eq!(watch.stuck(), stuck);
-        }
+            watch.stuck().map(str::to_owned)
+        };
+        let first = |vcpu| {
+            Some(format!(
+                "vCPU {vcpu} faults for ever at pc 0x200, address 0x200"
+            ))
+        };
+        assert_eq!(stuck(&[]), None);
+        assert_eq!(stuck(&[(0, 1)]), first(0));
+        // Another vCPU can still do something about it, until it faults as well.
+        assert_eq!(stuck(&[(0, 2)]), None);
+        assert_eq!(stuck(&[(1, 2), (0, 2)]), first(1));
+        assert_eq!(stuck(&[(0, 3), (1, 3)]), None);
     }
 
     #[test]

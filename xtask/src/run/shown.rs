@@ -1,5 +1,7 @@
 //! Which of the hypervisor's lines people see. The log has them all.
 
+use std::ops::Range;
+
 use anyhow::Result;
 
 use machine::console::{Line, Record};
@@ -12,6 +14,8 @@ pub struct Shown {
     /// The lines of an orderly stop so far, which nobody sees unless it turns out to be none.
     stop: Option<Vec<Line>>,
     is_report: bool,
+    /// A guest's first external abort has been told of; its other vCPUs' are for programs.
+    has_abort: bool,
 }
 
 impl Shown {
@@ -50,8 +54,12 @@ impl Shown {
                     .into_iter()
                     .collect());
             }
-            "vm-fault" => {
-                let text = fault(&record)?;
+            "vm-fault" | "vm-abort" if !self.is_report => {
+                let is_first = record.name == "vm-abort";
+                if is_first && core::mem::replace(&mut self.has_abort, true) {
+                    return Ok(Vec::new());
+                }
+                let text = fault(&record, is_first)?;
                 return Ok(vec![Line { text, ..line }]);
             }
             name if !name.starts_with("hv-") && !self.is_report => return Ok(Vec::new()),
@@ -70,18 +78,33 @@ impl Shown {
 /// So many resets are told of one by one, and then fewer and fewer: a guest may reset itself for ever.
 const SOME: u64 = 10;
 
-/// A vCPU that does nothing but fault, and what is probably missing.
-fn fault(record: &Record) -> Result<String> {
+/// A vCPU that does nothing but fault, or its first external abort, and what is probably missing.
+fn fault(record: &Record, is_first: bool) -> Result<String> {
     let (vcpu, pc) = (record.index("vcpu")?, record.number("pc")?);
     let address = record.number("address")?;
-    let missing = if pc == address {
-        "there is no memory for instructions; VBAR_EL1 or a branch leads nowhere"
+    let does = if is_first {
+        "takes an external abort"
     } else {
-        "there is neither memory nor a device of this guest's"
+        "faults for ever"
     };
     Ok(format!(
-        "vCPU {vcpu} faults for ever at pc {pc:#x}, address {address:#x}: {missing}"
+        "vCPU {vcpu} {does} at pc {pc:#x}, address {address:#x}: {}",
+        missing(pc, address)
     ))
+}
+
+/// Where the machines have their flash, and what firmware has its variables in: QEMU's `virt`.
+const FLASH: Range<u64> = 0..0x800_0000;
+
+/// What is probably missing where an access to `address` by the instruction at `pc` fails.
+fn missing(pc: u64, address: u64) -> &'static str {
+    if pc == address {
+        "there is no memory for instructions; VBAR_EL1 or a branch leads nowhere"
+    } else if FLASH.contains(&address) {
+        "if it wants a flash, `flash` in a guest file gives it one (docs/guest-file.md)"
+    } else {
+        "there is neither memory nor a device of this guest's"
+    }
 }
 
 /// Whether the machine is stopped because its guests are done.
@@ -154,7 +177,8 @@ mod tests {
 
     #[test]
     fn an_endless_fault_is_a_sentence() {
-        let text = |pc: &str| shown(&[&format!("@vm-fault vm=0 vcpu=2 pc={pc} address=0x200")]);
+        let text =
+            |pc: &str| shown(&[&format!("@vm-fault vm=0 vcpu=2 on=4 pc={pc} address=0x200")]);
         assert_eq!(
             text("0x200"),
             [
@@ -162,7 +186,15 @@ mod tests {
               VBAR_EL1 or a branch leads nowhere"
             ]
         );
-        assert!(text("0x40080000")[0].ends_with("neither memory nor a device of this guest's"));
+        assert!(text("0x40080000")[0].contains("wants a flash"));
+    }
+
+    #[test]
+    fn the_first_external_abort_is_a_sentence() {
+        let abort = "@vm-abort vm=0 vcpu=2 on=4 pc=0x40080000 address=0x50000000";
+        let told = "vCPU 2 takes an external abort at pc 0x40080000, address 0x50000000: \
+                    there is neither memory nor a device of this guest's";
+        assert_eq!(shown(&[abort, abort]), [told]);
     }
 
     #[test]

@@ -1,19 +1,16 @@
 //! `cargo xtask run` as its user meets it: exit codes, and what goes to which stream.
 
-use std::fs;
-use std::io::Write;
-use std::path::PathBuf;
+mod payloads;
+
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
-use flate2::Compression;
-use flate2::write::GzEncoder;
 
 use super::own;
 use crate::ledger::Ledger;
-use debian::paths;
 use machine::build::{self, Program};
 use machine::workshop::Workshop;
+use payloads::{Kernel, file};
 
 /// One call of `run`.
 struct Case {
@@ -27,28 +24,7 @@ struct Case {
     errors: &'static str,
 }
 
-/// What is booted.
-#[derive(Clone, Copy)]
-enum Kernel {
-    /// The test guest.
-    Image,
-    /// The same, gzipped in two parts.
-    Gzipped,
-    /// One instruction without a header, which branches to itself.
-    Spin,
-    /// A few instructions that say what Linux says when it panics, and then nothing more.
-    Panic,
-    /// Two instructions that branch to where no memory is, as is what EL1's vectors are after a reset.
-    Nowhere,
-    /// An ELF file.
-    Elf,
-    /// A guest file with a key that there is not.
-    BadKey,
-    /// None.
-    Nothing,
-}
-
-const CASES: [Case; 21] = [
+const CASES: [Case; 24] = [
     Case {
         name: "run/power-off-is-0",
         kernel: Kernel::Image,
@@ -97,6 +73,31 @@ const CASES: [Case; 21] = [
         code: 3,
         output: "",
         errors: "] vCPU 0 faults for ever at pc 0x200, address 0x200: there is no memory",
+    },
+    Case {
+        name: "run/first-external-abort-is-told",
+        kernel: Kernel::Nowhere,
+        arguments: &["--memory", "256M", "--timeout", "60"],
+        code: 3,
+        output: "",
+        errors: "] vCPU 0 takes an external abort at pc 0x0, address 0x0: there is no memory",
+    },
+    // EL2 sees none of its exceptions; and another vCPU faults where it does.
+    Case {
+        name: "run/endless-fault-of-two-is-3",
+        kernel: Kernel::Vector,
+        arguments: &["--cpus", "4", "--memory", "256M", "--timeout", "60"],
+        code: 3,
+        output: "",
+        errors: "] vCPU 0 faults for ever at pc 0x80000200, address 0x80000200: there is no memory",
+    },
+    Case {
+        name: "run/silent-guest-gets-a-hint",
+        kernel: Kernel::Spin,
+        arguments: &["--timeout", "20"],
+        code: 5,
+        output: "",
+        errors: "xtask: nothing has come out of the guest in the 10 s since it started",
     },
     Case {
         name: "run/hypervisor-crash-is-4",
@@ -326,55 +327,4 @@ fn check(workshop: &Workshop, case: &Case) -> Result<()> {
         "standard output is not the guest's alone\n{both}"
     );
     Ok(())
-}
-
-/// Writes the text behind it, up to a zero, to the UART at 0x900_0000, and sleeps (DDI0487 C6.2).
-const SPEAKER: [u32; 8] = [
-    0x1000_0101, // ADR x1, to what is behind
-    0xd2a1_2002, // MOVZ x2, #0x900, LSL #16
-    0x3840_1420, // LDRB w0, [x1], #1
-    0x3400_0060, // CBZ w0, to WFI
-    0xb900_0040, // STR w0, [x2]
-    0x17ff_fffd, // B, to LDRB
-    0xd503_207f, // WFI
-    0x17ff_ffff, // B, to WFI
-];
-
-/// The file that stands for `kernel`.
-fn file(workshop: &Workshop, kernel: Kernel) -> Result<PathBuf> {
-    let image = build::build(workshop, Program::GuestTests)?;
-    let (name, bytes) = match kernel {
-        Kernel::Image | Kernel::Nothing => return Ok(image.image),
-        Kernel::Elf => return Ok(image.elf),
-        Kernel::Gzipped => {
-            let bytes = fs::read(&image.image)?;
-            let mut packed = Vec::new();
-            for half in bytes.chunks(bytes.len().div_ceil(2)) {
-                let mut encoder = GzEncoder::new(packed, Compression::fast());
-                encoder.write_all(half)?;
-                packed = encoder.finish()?;
-            }
-            ("run-test.gz", packed)
-        }
-        // DDI0487 C6.2.26: B with an offset of 0.
-        Kernel::Spin => ("run-test.bin", 0x1400_0000_u32.to_le_bytes().to_vec()),
-        Kernel::Panic => {
-            let mut bytes: Vec<u8> = SPEAKER.into_iter().flat_map(u32::to_le_bytes).collect();
-            bytes.extend(
-                b"[    0.170000] Kernel panic - not syncing: test\r\n\
-                [    0.180000] CPU: 0 PID: 1 Comm: swapper/0\r\n\
-                [    0.190000] ---[ end Kernel panic - not syncing: test ]---\r\n\0",
-            );
-            ("run-panic.bin", bytes)
-        }
-        // DDI0487 C6.2: MOVZ x0, #0; BR x0.
-        Kernel::Nowhere => {
-            let bytes = [0xd280_0000_u32, 0xd61f_0000].map(u32::to_le_bytes);
-            ("run-nowhere.bin", bytes.concat())
-        }
-        Kernel::BadKey => ("run-test.toml", b"cors = 2\n".to_vec()),
-    };
-    let path = workshop.output(name)?;
-    paths::write_if_new(&path, &bytes)?;
-    Ok(path)
 }

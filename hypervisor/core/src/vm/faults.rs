@@ -1,15 +1,31 @@
-//! A vCPU that does nothing any more but take the same external abort.
+//! A vCPU that does nothing any more but take the same exception, and its first external abort.
 
-use crate::regs::{GuestRegs, pstate};
+use crate::regs::{El1, Exception, GuestRegs, pstate};
 
-/// The external aborts of a vCPU at EL1.
+/// What is to be said of a vCPU's exceptions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// Its first external abort.
+    First,
+    /// It takes the same external abort again and again.
+    Abort,
+    /// Its vector takes an exception to itself again and again, of which EL2 sees nothing.
+    Vector,
+}
+
+/// The exceptions of a vCPU at EL1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// The pc and the virtual address of the last.
+    /// The pc and the virtual address of the last external abort.
     last: (u64, u64),
     /// How many of them came one after the other.
     count: u32,
-    /// It was told once, and is not told again: a guest must not make us talk.
+    /// The exception that its vector took when it was last looked at.
+    seen: Exception,
+    /// How many looks have found that, one after the other.
+    looks: u8,
+    /// It was told of the first once, and of an endless one once, and is not told again: a guest must not make us talk.
+    is_first_told: bool,
     is_told: bool,
 }
 
@@ -18,29 +34,68 @@ impl Faults {
     /// less than a second of them.
     pub const ENDLESS: u32 = 100_000;
 
-    /// Takes notice of one at `far`, taken where `regs` stand. Answers whether it is now known to be endless.
-    pub fn note(&mut self, regs: &GuestRegs, far: u64) -> bool {
+    /// So many looks, which come some times a second.
+    pub const LOOKS: u8 = 4;
+
+    /// Bytes of one vector (DDI0487, "Exception vectors").
+    const VECTOR: u64 = 0x80;
+    /// Offset of the vector of a synchronous exception from EL1 with SP_EL1.
+    const SAME_LEVEL: u64 = 0x200;
+
+    /// Takes notice of an external abort at `far`, taken where `regs` stand. What is to be said now.
+    pub fn note(&mut self, regs: &GuestRegs, far: u64) -> Option<FaultKind> {
         // A process is its kernel's to end.
         let is_kernel = matches!(regs.pstate & pstate::MODE, pstate::EL1T | pstate::EL1H);
         if self.is_told || !is_kernel {
-            return false;
+            return None;
         }
         let this = (regs.pc, far);
         if self.last != this {
-            *self = Self {
-                last: this,
-                ..Self::default()
-            };
+            (self.last, self.count) = (this, 0);
         }
         self.count += 1;
         self.is_told = self.count == Self::ENDLESS;
-        self.is_told
+        if self.is_told {
+            return Some(FaultKind::Abort);
+        }
+        let is_first = !core::mem::replace(&mut self.is_first_told, true);
+        is_first.then_some(FaultKind::First)
+    }
+
+    /// Looks at a vCPU that was interrupted at EL1 where `regs` stand. A vector that faults is entered again by its own
+    /// fault: the vCPU is found in the vector, and so is what the last exception interrupted, each time the same. Whether
+    /// that is now known to be endless.
+    pub fn look(&mut self, regs: &GuestRegs, el1: &impl El1) -> Option<FaultKind> {
+        let exception = el1.exception();
+        let vector = el1.vbar().wrapping_add(Self::SAME_LEVEL);
+        let is_in = |pc: u64| pc.wrapping_sub(vector) < Self::VECTOR;
+        let is_el1h = |pstate: u64| pstate & pstate::MODE == pstate::EL1H;
+        let is_now = is_el1h(regs.pstate) && is_in(regs.pc);
+        if !is_now || !is_el1h(exception.spsr) || !is_in(exception.elr) {
+            self.looks = 0;
+        } else if self.looks == 0 || self.seen != exception {
+            (self.seen, self.looks) = (exception, 1);
+        } else {
+            self.looks = self.looks.saturating_add(1);
+        }
+        let is_found = self.looks >= Self::LOOKS && !self.is_told;
+        self.is_told |= is_found;
+        is_found.then_some(FaultKind::Vector)
+    }
+
+    /// The vCPU was found outside its guest.
+    pub const fn forget(&mut self) {
+        self.looks = 0;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec;
+    use alloc::vec::Vec;
+
     use super::*;
+    use crate::regs::El1Values;
 
     fn at(pc: u64, pstate: u64) -> GuestRegs {
         GuestRegs {
@@ -51,27 +106,105 @@ mod tests {
     }
 
     #[test]
-    fn the_same_abort_again_and_again_is_told_once() {
+    fn the_first_abort_is_told_and_the_same_again_and_again_once() {
         let mut faults = Faults::default();
         let regs = at(0x200, pstate::EL1H);
-        let told = (1..=3 * Faults::ENDLESS).filter(|_| faults.note(&regs, 0x200));
-        assert_eq!(told.count(), 1);
+        let told = (1..=3 * Faults::ENDLESS).filter_map(|_| faults.note(&regs, 0x200));
+        assert_eq!(
+            told.collect::<Vec<_>>(),
+            [FaultKind::First, FaultKind::Abort]
+        );
     }
 
     #[test]
     fn aborts_that_differ_and_those_of_processes_are_not_counted_together() {
         let mut faults = Faults::default();
+        let process = at(0x200, pstate::EL0T);
+        assert!((0..=Faults::ENDLESS).all(|_| faults.note(&process, 0x1000).is_none()));
         let here = at(0x200, pstate::EL1H);
-        for _ in 1..Faults::ENDLESS {
-            assert!(!faults.note(&here, 0x1000));
+        assert_eq!(faults.note(&here, 0x1000), Some(FaultKind::First));
+        for _ in 2..Faults::ENDLESS {
+            assert_eq!(faults.note(&here, 0x1000), None);
         }
         // Another address, and then another pc.
-        assert!(!faults.note(&here, 0x2000));
+        assert_eq!(faults.note(&here, 0x2000), None);
         for _ in 1..Faults::ENDLESS {
-            assert!(!faults.note(&here, 0x1000));
+            assert_eq!(faults.note(&here, 0x1000), None);
         }
-        assert!(!faults.note(&at(0x204, pstate::EL1H), 0x1000));
-        let process = at(0x200, pstate::EL0T);
-        assert!((0..=Faults::ENDLESS).all(|_| !faults.note(&process, 0x1000)));
+        assert_eq!(faults.note(&at(0x204, pstate::EL1H), 0x1000), None);
+    }
+
+    const VBAR: u64 = 0xffff_0000_0000_0800;
+    const VECTOR: u64 = VBAR + 0x200;
+
+    /// A vCPU whose vector cannot be fetched.
+    fn unmapped() -> El1Values {
+        El1Values {
+            vbar: VBAR,
+            elr: VECTOR,
+            spsr: pstate::EL1H | pstate::DAIF,
+            esr: 0x21 << 26 | 1 << 25 | 7,
+            far: VECTOR,
+            ..El1Values::default()
+        }
+    }
+
+    fn found(looks: &[(u64, u64, El1Values)]) -> usize {
+        let mut faults = Faults::default();
+        let mut look =
+            |(pc, pstate, el1): &(u64, u64, El1Values)| faults.look(&at(*pc, *pstate), el1);
+        looks.iter().filter_map(&mut look).count()
+    }
+
+    #[test]
+    fn a_vector_that_faults_for_ever_is_found_once() {
+        let moment = (VECTOR, pstate::EL1H, unmapped());
+        assert_eq!(found(&vec![moment.clone(); Faults::LOOKS.into()]), 1);
+        assert_eq!(found(&vec![moment.clone(); 100]), 1);
+        assert_eq!(found(&vec![moment; usize::from(Faults::LOOKS) - 1]), 0);
+        // Its first instructions run, and its stack is nowhere.
+        let stack = El1Values {
+            elr: VECTOR + 8,
+            esr: 0x25 << 26 | 1 << 25 | 0x47,
+            far: 0x10,
+            ..unmapped()
+        };
+        let moments: Vec<_> = (0..Faults::LOOKS)
+            .map(|n| (VECTOR + 4 * u64::from(n % 3), pstate::EL1H, stack.clone()))
+            .collect();
+        assert_eq!(found(&moments), 1);
+    }
+
+    #[test]
+    fn a_vcpu_that_does_something_else_is_let_be() {
+        let many = |pc, pstate, el1: El1Values| found(&vec![(pc, pstate, el1); 100]);
+        // It waits in its vector, which does not fault.
+        let waits = El1Values {
+            elr: 0x4008_0000,
+            ..unmapped()
+        };
+        assert_eq!(many(VECTOR, pstate::EL1H, waits), 0);
+        // Its last exception was that, and it runs elsewhere, or a process runs.
+        assert_eq!(many(0x4008_0000, pstate::EL1H, unmapped()), 0);
+        assert_eq!(many(VECTOR, pstate::EL0T, unmapped()), 0);
+        // An interrupt's vector.
+        assert_eq!(many(VECTOR + 0x80, pstate::EL1H, unmapped()), 0);
+        // Each time another fault.
+        let moments: Vec<_> = (0..100)
+            .map(|far| (VECTOR, pstate::EL1H, El1Values { far, ..unmapped() }))
+            .collect();
+        assert_eq!(found(&moments), 0);
+    }
+
+    #[test]
+    fn looks_that_something_came_between_do_not_count_together() {
+        let mut faults = Faults::default();
+        let regs = at(VECTOR, pstate::EL1H);
+        for _ in 0..10 {
+            for _ in 1..Faults::LOOKS {
+                assert_eq!(faults.look(&regs, &unmapped()), None);
+            }
+            faults.forget();
+        }
     }
 }

@@ -227,10 +227,11 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
 
     // Interrupts.
 
-    /// Takes one physical interrupt.
+    /// Takes one physical interrupt while the guest does not run here.
     fn take_interrupt(&mut self) {
         let interrupt = self.cpu.acknowledge();
         self.handle_interrupt(interrupt);
+        self.vcpu.faults.forget();
     }
 
     fn handle_interrupt(&mut self, interrupt: Interrupt) {
@@ -299,6 +300,10 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// The alarm has gone off: a delayed signal may have arrived, and may have done harm.
     fn take_alarm(&mut self) {
         self.cpu.look_after();
+        let (regs, cpu) = (&self.regs, &self.cpu);
+        if let Some(kind) = self.vcpu.faults.look(regs, cpu) {
+            cpu.tell_of_fault(self.vcpu.id, kind, regs.pc, cpu.exception().far);
+        }
         let next = self.vcpu.sdei.tick(self.cpu.now());
         self.cpu.set_alarm(next);
         self.vm.remind(self.vcpu.id, Requests::SDEI_LOOK);

@@ -141,6 +141,34 @@ impl Session {
     /// Waits for the next thing to happen. After `Ended` or `TimedOut` nothing more does.
     pub fn next_event(&mut self) -> Result<Event> {
         loop {
+            if let Some(event) = self.next_event_until(None)? {
+                return Ok(event);
+            }
+        }
+    }
+
+    /// The same, but for no longer than until `then`, if that is given; nothing if nothing happens until then.
+    pub fn next_event_until(&mut self, then: Option<Instant>) -> Result<Option<Event>> {
+        self.wait(then).map(|event| match event {
+            Event::TimedOut if !self.is_over() => None,
+            event => {
+                if matches!(event, Event::TimedOut) {
+                    self.kill();
+                }
+                Some(event)
+            }
+        })
+    }
+
+    /// Whether the time is over.
+    fn is_over(&self) -> bool {
+        let ends = [self.deadline, self.quiet_until];
+        let now = Instant::now();
+        ends.into_iter().flatten().any(|end| end <= now)
+    }
+
+    fn wait(&mut self, then: Option<Instant>) -> Result<Event> {
+        loop {
             if let Some(part) = self.parts.pop_front() {
                 self.tail.push(&part);
                 return Ok(match part {
@@ -148,7 +176,7 @@ impl Session {
                     Part::Line(line) => Event::Line(line),
                 });
             }
-            let ends = [self.deadline, self.quiet_until];
+            let ends = [self.deadline, self.quiet_until, then];
             let left = ends.into_iter().flatten().min();
             let left = left.map_or(Duration::MAX, |deadline| {
                 deadline.saturating_duration_since(Instant::now())
@@ -180,7 +208,6 @@ impl Session {
                 }
                 // The session holds a sender, so the channel is never disconnected.
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                    self.kill();
                     return Ok(Event::TimedOut);
                 }
             }
@@ -313,6 +340,20 @@ mod tests {
     fn a_silent_machine_times_out_and_is_killed() {
         let mut session = shell("exec cat", Duration::from_millis(50));
         assert!(matches!(session.next_event().unwrap(), Event::TimedOut));
+        assert!(session.child.try_wait().unwrap().is_some());
+    }
+
+    #[test]
+    fn one_who_waits_until_then_is_told_of_nothing_and_the_machine_lives() {
+        let mut session = shell("exec cat", Duration::from_secs(3600));
+        let then = Instant::now() + Duration::from_millis(50);
+        assert!(session.next_event_until(Some(then)).unwrap().is_none());
+        assert!(session.child.try_wait().unwrap().is_none());
+        // The end of the time comes first.
+        session.shorten(Duration::from_millis(50));
+        let then = Instant::now() + Duration::from_secs(3600);
+        let event = session.next_event_until(Some(then)).unwrap();
+        assert!(matches!(event, Some(Event::TimedOut)));
         assert!(session.child.try_wait().unwrap().is_some());
     }
 
