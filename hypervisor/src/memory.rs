@@ -204,13 +204,17 @@ pub fn record_area(region: u64) -> u64 {
 }
 
 /// How much a home region for `pcpus` takes, in whole blocks: image, stacks, tables, the VM's state. `tables` are those for
-/// what is mapped at its own address, once for EL2 and once for a guest.
-pub fn home_size(pcpus: usize, tables: u64) -> u64 {
-    /// There is room for so many in any case.
+/// what is mapped at its own address, for EL2 and for a guest.
+pub fn home_size(pcpus: usize, tables: [u64; 2]) -> u64 {
+    /// There is room for so many of each in any case.
     const USUAL: u64 = 32;
+    /// More than is known before a guest is planned: at either end of the home region, which is whole blocks, and of the
+    /// bundle's copy, which is not.
+    const EDGES: u64 = 6;
     let per_pcpu = STACK_SIZE + EMERGENCY_SIZE + EVENT_SIZE + 24 * 1024;
     let record = hv_abi::crash::SIZE as u64;
-    let more = tables.saturating_sub(USUAL) * 2 * PAGE_SIZE;
+    let more = tables.map(|tables| (tables + EDGES).saturating_sub(USUAL) * PAGE_SIZE);
+    let more = more[0] + more[1];
     (image_size() + 512 * 1024 + record + per_pcpu * pcpus as u64 + more)
         .next_multiple_of(BLOCK_SIZE)
 }

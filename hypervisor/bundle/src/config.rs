@@ -15,7 +15,7 @@ pub const MAX_VCPUS: u32 = 128;
 /// Linux keeps this many bytes of its command line, NUL included (arm64 `COMMAND_LINE_SIZE`).
 const BOOTARGS_LIMIT: usize = 2048;
 
-/// Memory is mapped in blocks of this size, so that is what guests get it in.
+/// A guest's memory is a multiple of this, what one level 2 entry of a table maps.
 const MEMORY_UNIT: u64 = 2 << 20;
 
 /// The configuration of one guest, as the bundle carries it and a guest file says it.
@@ -29,6 +29,8 @@ pub struct GuestConfig {
     pub memory: u64,
     /// Its kernel's command line.
     pub bootargs: String,
+    /// Where its devicetree is to be, if that matters: a multiple of 8.
+    pub dtb_at: Option<u64>,
     /// Whether it is offered SDEI.
     pub sdei: bool,
     /// Whose firmware it meets: a list as [`Firmware::parse`] reads it.
@@ -48,6 +50,7 @@ impl Default for GuestConfig {
             vcpus: 0,
             memory: 0,
             bootargs: String::new(),
+            dtb_at: None,
             sdei: true,
             firmware: String::new(),
             events: Vec::new(),
@@ -92,6 +95,14 @@ impl GuestConfig {
                 "bootargs",
                 "is not one line of fewer than 2048 bytes",
                 "shorten it",
+            ));
+        }
+        // Linux Documentation/arch/arm64/booting.rst, and Devicetree Specification 5.6.
+        if self.dtb_at.is_some_and(|at| !at.is_multiple_of(8)) {
+            return Err(Error::invalid(
+                "dtb-at",
+                "is not a multiple of 8",
+                "choose another address",
             ));
         }
         if let Err(Unknown(word)) = Firmware::parse(&self.firmware) {
@@ -251,6 +262,10 @@ mod tests {
         assert_eq!(
             refused(|config| config.firmware = "spec,tfa-1".into()),
             "firmware: tfa-1"
+        );
+        assert_eq!(
+            refused(|config| config.dtb_at = Some(0x4400_0004)),
+            "dtb-at"
         );
         let event = |number| Definition {
             number,

@@ -103,6 +103,9 @@ fn configuration(number: usize, guest: &Guest<'_>) -> DeviceTreeNode {
         u32::from(config.reclaim == Reclaim::Parked),
     );
     set(&mut node, key::DEBUG_CALLS, u32::from(config.debug_calls));
+    if let Some(at) = config.dtb_at {
+        set(&mut node, key::DTB_AT, at);
+    }
     node
 }
 

@@ -302,15 +302,15 @@ impl<'t, 'a, 's> Graft<'t, 'a, 's> {
         Ok(())
     }
 
-    /// A `/memory` node for each piece of RAM, or for as much of one as a size of the root's holds.
+    /// One `/memory` node with each piece of RAM, or with as much of one at a time as a size of the root's holds.
     fn ram(&mut self, root: Node<'_, '_>) -> Result<(), Error> {
         let (address, size) = root.cells().map_err(unusable)?;
         let most = if size == 1 { 0x8000_0000 } else { u64::MAX };
+        let mut reg = Vec::new();
         for range in self.spec.ram {
             let mut start = range.start;
             while start < range.end() {
                 let part = (range.end() - start).min(most);
-                let mut reg = Vec::new();
                 for (value, cells) in [(start, address), (part, size)] {
                     let bytes = value.to_be_bytes();
                     match bytes.split_at_checked(8 - cells * 4) {
@@ -324,13 +324,14 @@ impl<'t, 'a, 's> Graft<'t, 'a, 's> {
                         }
                     }
                 }
-                self.guest.begin(&format!("memory@{start:x}"));
-                self.guest.text("device_type", &["memory"]);
-                self.guest.property("reg", &reg);
-                self.guest.end();
                 start += part;
             }
         }
+        let start = self.spec.ram.first().map_or(0, |range| range.start);
+        self.guest.begin(&format!("memory@{start:x}"));
+        self.guest.text("device_type", &["memory"]);
+        self.guest.property("reg", &reg);
+        self.guest.end();
         Ok(())
     }
 

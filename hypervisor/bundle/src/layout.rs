@@ -1,16 +1,30 @@
-//! Where a guest's parts go in its memory, after Linux `Documentation/arch/arm64/booting.rst` and
-//! QEMU's habits, so that what boots there boots here:
+//! Where a guest's parts go in its memory.
 //!
-//! * the devicetree at the base of RAM, where kernels without a register convention look for it,
-//!   in one 2 MiB block; only if a flat binary leaves no room there, at the top of RAM;
-//! * the kernel above it: an Image at the first 2 MiB boundary plus its text offset that leaves the
-//!   devicetree alone, a flat binary at RAM base + 0x80000;
-//! * the ramdisk at half of RAM or 128 MiB, whichever is less, so that the kernel, whose needs beyond
-//!   its image nobody knows, has room; right behind the kernel if it does not fit there.
+//! An Image is placed after Linux `Documentation/arch/arm64/booting.rst`, in the largest piece of memory:
+//!
+//! * the devicetree at the base, in one 2 MiB block;
+//! * the kernel at the first 2 MiB boundary plus its text offset that leaves the devicetree alone;
+//! * the ramdisk at half of the piece or 128 MiB, whichever is less, so that the kernel, whose needs beyond its image nobody
+//!   knows, has room; right behind the kernel if it does not fit there.
+//!
+//! A flat binary is placed where QEMU's `hw/arm/boot.c` has it on the same machine without a hypervisor:
+//!
+//! * the kernel at the base of the machine's RAM + 0x80000;
+//! * the ramdisk at half of the machine's RAM or 128 MiB, whichever is less, and behind the kernel, in whole pages;
+//! * the devicetree at the first 2 MiB boundary behind that.
+//!
+//! Only where the machine's firmware or the hypervisor has the memory there, another place takes its part: half of the
+//! memory that is left instead of half of RAM, then right behind the kernel; the next 2 MiB boundary that a piece of
+//! memory has instead of the base of RAM.
+
+use alloc::format;
 
 use platform::Range;
 
 use crate::{Error, Format, Kernel};
+
+#[cfg(test)]
+mod tests;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -20,8 +34,33 @@ const BLOCK: u64 = 2 * MIB;
 const FLAT_OFFSET: u64 = 0x8_0000;
 const PAGE: u64 = 4096;
 
+/// How far from the base a ramdisk is at the most, if it need not be farther.
+const APART: u64 = 128 * MIB;
+
 /// How far from the kernel's gibibyte a ramdisk may end.
 const RAMDISK_WINDOW: u64 = 32 * GIB;
+
+/// The memory that a guest boots in.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory<'a> {
+    /// What it has, ascending and apart from each other.
+    pub pieces: &'a [Range],
+    /// What it would have on the machine without a hypervisor: from the base of RAM on.
+    pub bare: Range,
+}
+
+/// What is to be placed.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// Bytes of the ramdisk, if there is one.
+    pub ramdisk: Option<u64>,
+    /// Bytes of the devicetree.
+    pub dtb: u64,
+    /// Where the devicetree is wanted, if that matters.
+    pub dtb_at: Option<u64>,
+}
 
 /// Where the parts of a guest go; none overlaps another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,78 +76,152 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Places a kernel, a ramdisk of so many bytes and a devicetree of so many bytes in `ram`.
+    /// Places a guest's parts in its memory.
     ///
     /// # Errors
     ///
-    /// If they do not fit.
+    /// If they do not fit, or the devicetree cannot be where it is wanted.
     #[inline(never)]
-    pub fn place(
-        ram: Range,
-        kernel: &Kernel,
-        ramdisk: Option<u64>,
-        dtb: u64,
-    ) -> Result<Self, Error> {
-        let no_room = |part, size| Error::NoRoom {
-            part,
-            size,
-            memory: ram.size,
-        };
-        if dtb > BLOCK {
+    pub fn place(memory: &Memory<'_>, parts: &Parts) -> Result<Self, Error> {
+        if parts.dtb > BLOCK {
             return Err(Error::invalid(
                 "the guest's devicetree",
                 "is larger than 2 MiB",
                 "give the guest fewer devices",
             ));
         }
-        let (Some(low_dtb), Some(ram_end)) = (
-            in_one_block(ram.start, dtb),
-            ram.start.checked_add(ram.size),
-        ) else {
-            return Err(no_room("devicetree", dtb));
+        let mut layout = match parts.kernel.format {
+            Format::Image { text_offset, .. } => memory.image(parts, text_offset)?,
+            Format::Flat => memory.flat(parts)?,
         };
-        let footprint = kernel.footprint();
-        let start = match kernel.format {
-            Format::Image { text_offset, .. } => image_start(ram.start, low_dtb.end(), text_offset),
-            Format::Flat => ram.start.checked_add(FLAT_OFFSET),
-        };
-        let kernel = start
-            .map(|start| Range::new(start, footprint))
-            .filter(|kernel| fits(*kernel, ram_end))
-            .ok_or_else(|| no_room("kernel", footprint))?;
-        let (dtb, limit) = if low_dtb.end() <= kernel.start {
-            (low_dtb, ram_end)
-        } else {
-            let start = ram_end.saturating_sub(dtb) & !(BLOCK - 1);
-            (Range::new(start, dtb), start)
-        };
-        if !ram.covers(dtb) || dtb.overlaps(kernel) {
-            return Err(no_room("devicetree", dtb.size));
+        if let Some(at) = parts.dtb_at {
+            layout.dtb = Range::new(at, parts.dtb);
+            memory.check_wanted(&layout)?;
         }
-        let ramdisk = match ramdisk {
+        Ok(layout)
+    }
+}
+
+impl Memory<'_> {
+    fn no_room(&self, part: &'static str, size: u64) -> Error {
+        let sizes = self.pieces.iter().map(|piece| piece.size);
+        Error::NoRoom {
+            part,
+            size,
+            memory: sizes.fold(0, u64::saturating_add),
+        }
+    }
+
+    fn covers(&self, range: Range) -> bool {
+        is_range(range) && self.pieces.iter().any(|piece| piece.covers(range))
+    }
+
+    /// An Image with `text_offset`.
+    fn image(&self, parts: &Parts, text_offset: u64) -> Result<Layout, Error> {
+        let largest = self.pieces.iter().max_by_key(|piece| piece.size);
+        let ram = largest.copied().unwrap_or_default();
+        let Some(dtb) = in_one_block(ram.start, parts.dtb).filter(|dtb| ram.covers(*dtb)) else {
+            return Err(self.no_room("devicetree", parts.dtb));
+        };
+        // One that is wanted elsewhere is in nobody's way here.
+        let free = parts.dtb_at.map_or(dtb.end(), |_| ram.start);
+        let footprint = parts.kernel.footprint();
+        let kernel = image_start(ram.start, free, text_offset)
+            .map(|start| Range::new(start, footprint))
+            .filter(|kernel| is_range(*kernel) && ram.covers(*kernel));
+        let kernel = kernel.ok_or_else(|| self.no_room("kernel", footprint))?;
+        let ramdisk = match parts.ramdisk {
             None => None,
             Some(size) => Some(
-                ramdisk_range(ram, kernel, limit, size).ok_or_else(|| no_room("ramdisk", size))?,
+                ramdisk_range(ram, kernel, size).ok_or_else(|| self.no_room("ramdisk", size))?,
             ),
         };
-        Ok(Self {
+        Ok(Layout {
             kernel,
             entry: kernel.start,
             dtb,
             ramdisk,
         })
     }
+
+    /// A flat binary.
+    fn flat(&self, parts: &Parts) -> Result<Layout, Error> {
+        let footprint = parts.kernel.footprint();
+        let others = self.pieces.iter();
+        let others = others.filter_map(|piece| piece.start.checked_next_multiple_of(BLOCK));
+        let mut bases = [self.bare.start].into_iter().chain(others);
+        let found = bases.find_map(|base| {
+            let kernel = Range::new(base.checked_add(FLAT_OFFSET)?, footprint);
+            self.covers(kernel).then_some((base, kernel))
+        });
+        let Some((base, kernel)) = found else {
+            return Err(self.no_room("kernel", footprint));
+        };
+        let size = parts.ramdisk.unwrap_or_default();
+        // What is meant to be had in memory of such a size, from the base on, if it has room.
+        let within = |memory: u64| {
+            let apart = base.checked_add((memory / 2).min(APART))?;
+            let start = apart.max(kernel.end()).checked_next_multiple_of(PAGE)?;
+            let ramdisk = Range::new(start, size);
+            let behind = start.checked_add(size)?.checked_next_multiple_of(BLOCK)?;
+            let dtb = Range::new(behind, parts.dtb);
+            let has_room = (parts.ramdisk.is_none() || self.covers(ramdisk))
+                && (parts.dtb_at.is_some() || self.covers(dtb));
+            has_room.then_some((ramdisk, dtb))
+        };
+        let own = self.pieces.iter().find(|piece| piece.covers(kernel));
+        let own = own.map_or(0, |piece| piece.end() - base);
+        let sizes = [self.bare.end().saturating_sub(base), own, 0];
+        let Some((ramdisk, dtb)) = sizes.into_iter().find_map(within) else {
+            return Err(match parts.ramdisk {
+                Some(size) => self.no_room("ramdisk", size),
+                None => self.no_room("devicetree", parts.dtb),
+            });
+        };
+        Ok(Layout {
+            kernel,
+            entry: kernel.start,
+            dtb,
+            ramdisk: parts.ramdisk.map(|_| ramdisk),
+        })
+    }
+
+    /// Whether the devicetree can be where it is wanted.
+    fn check_wanted(&self, layout: &Layout) -> Result<(), Error> {
+        let dtb = layout.dtb;
+        let ramdisk = layout.ramdisk.unwrap_or_default();
+        let what = if !dtb.start.is_multiple_of(8) {
+            "is not a multiple of 8"
+        } else if !self.covers(dtb) {
+            "leads out of the guest's memory"
+        } else if dtb.overlaps(layout.kernel) {
+            "is over the kernel"
+        } else if dtb.overlaps(ramdisk) {
+            "is over the initrd"
+        } else {
+            return Ok(());
+        };
+        let kib = dtb.size.div_ceil(1024);
+        let place = format!("dtb-at {:#x}, for a devicetree of {kib} KiB,", dtb.start);
+        Err(Error::invalid(&place, what, "choose another address"))
+    }
+}
+
+/// Whether a range ends where addresses do or before.
+fn is_range(range: Range) -> bool {
+    range.start.checked_add(range.size).is_some()
 }
 
 /// The first place from `start` on where `size` bytes do not cross a block boundary.
 fn in_one_block(start: u64, size: u64) -> Option<Range> {
     let start = start.checked_next_multiple_of(8)?;
     let block_end = start.checked_add(1)?.checked_next_multiple_of(BLOCK)?;
-    if start.checked_add(size)? <= block_end {
-        Some(Range::new(start, size))
+    let range = if start.checked_add(size)? <= block_end {
+        Range::new(start, size)
     } else {
-        Some(Range::new(block_end, size))
-    }
+        Range::new(block_end, size)
+    };
+    is_range(range).then_some(range)
 }
 
 /// The first place for an Image in RAM that is behind `free`.
@@ -118,10 +231,10 @@ fn image_start(ram: u64, free: u64, text_offset: u64) -> Option<u64> {
         .checked_add(text_offset)
 }
 
-fn ramdisk_range(ram: Range, kernel: Range, limit: u64, size: u64) -> Option<Range> {
+fn ramdisk_range(ram: Range, kernel: Range, size: u64) -> Option<Range> {
     let window_end = (kernel.start & !(GIB - 1)).saturating_add(RAMDISK_WINDOW);
-    let limit = limit.min(window_end);
-    let apart = ram.start.checked_add((ram.size / 2).min(128 * MIB))?;
+    let limit = ram.end().min(window_end);
+    let apart = ram.start.checked_add((ram.size / 2).min(APART))?;
     [
         apart.max(kernel.end()).checked_next_multiple_of(BLOCK),
         kernel.end().checked_next_multiple_of(PAGE),
@@ -129,137 +242,5 @@ fn ramdisk_range(ram: Range, kernel: Range, limit: u64, size: u64) -> Option<Ran
     .into_iter()
     .flatten()
     .map(|start| Range::new(start, size))
-    .find(|range| fits(*range, limit))
-}
-
-/// Whether a range ends at `end` or before.
-fn fits(range: Range, end: u64) -> bool {
-    range
-        .start
-        .checked_add(range.size)
-        .is_some_and(|own| own <= end)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const RAM: Range = Range::new(0x4000_0000, 512 * MIB);
-
-    fn image(text_offset: u64, image_size: u64) -> Kernel {
-        Kernel {
-            format: Format::Image {
-                text_offset,
-                image_size,
-                page_size: None,
-            },
-            size: image_size / 2,
-        }
-    }
-
-    fn flat(size: u64) -> Kernel {
-        Kernel {
-            format: Format::Flat,
-            size,
-        }
-    }
-
-    #[test]
-    fn an_image_leaves_the_base_of_ram_to_the_devicetree() {
-        let layout = Layout::place(RAM, &image(0, 32 * MIB), Some(10 * MIB), 0x3000);
-        assert_eq!(
-            layout,
-            Ok(Layout {
-                kernel: Range::new(0x4020_0000, 32 * MIB),
-                entry: 0x4020_0000,
-                dtb: Range::new(0x4000_0000, 0x3000),
-                ramdisk: Some(Range::new(0x4800_0000, 10 * MIB)),
-            })
-        );
-    }
-
-    #[test]
-    fn an_old_image_has_its_offset_in_the_first_block() {
-        let layout = Layout::place(RAM, &image(0x8_0000, 16 * MIB), None, 0x3000);
-        assert_eq!(layout.map(|layout| layout.entry), Ok(0x4008_0000));
-    }
-
-    #[test]
-    fn a_flat_binary_goes_where_qemu_puts_it() {
-        let layout = Layout::place(RAM, &flat(0x1000), None, 0x3000).expect("room");
-        assert_eq!(layout.entry, 0x4008_0000);
-        assert_eq!(layout.dtb.start, 0x4000_0000);
-    }
-
-    #[test]
-    fn a_devicetree_too_large_for_a_flat_binarys_gap_goes_to_the_top() {
-        let layout = Layout::place(RAM, &flat(0x1000), Some(MIB), 0x9_0000).expect("room");
-        assert_eq!(layout.dtb.start, 0x5fe0_0000);
-        assert_eq!(layout.entry, 0x4008_0000);
-    }
-
-    #[test]
-    fn a_ramdisk_that_leaves_no_gap_follows_the_kernel() {
-        let ram = Range::new(0x4000_0000, 128 * MIB);
-        let layout = Layout::place(ram, &image(0, 32 * MIB), Some(90 * MIB), 0x3000);
-        let ramdisk = layout.map(|layout| layout.ramdisk);
-        assert_eq!(ramdisk, Ok(Some(Range::new(0x4220_0000, 90 * MIB))));
-    }
-
-    #[test]
-    fn too_little_memory_names_what_does_not_fit() {
-        let part = |ram, ramdisk, dtb| match Layout::place(ram, &image(0, 32 * MIB), ramdisk, dtb) {
-            Err(Error::NoRoom { part, .. }) => part,
-            other => panic!("placed: {other:?}"),
-        };
-        let small = Range::new(0x4000_0000, 33 * MIB);
-        assert_eq!(part(small, None, 0x3000), "kernel");
-        assert_eq!(part(RAM, Some(500 * MIB), 0x3000), "ramdisk");
-        assert_eq!(part(Range::new(u64::MAX - 4, 2), None, 0), "devicetree");
-        assert!(Layout::place(RAM, &image(0, MIB), None, 3 * MIB).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_is_placed_obeys_the_boot_protocol(
-            start in 0u64..1 << 40,
-            memory in 0u64..64 * GIB,
-            is_image in any::<bool>(),
-            text_offset in 0u64..BLOCK / 8,
-            size in 4u64..64 * MIB,
-            ramdisk in proptest::option::of(0u64..40 * GIB),
-            dtb in 40u64..3 * MIB,
-        ) {
-            let ram = Range::new(start & !0xfff, memory);
-            let text_offset = text_offset * 8;
-            let kernel = if is_image { image(text_offset, size) } else { flat(size) };
-            let Ok(layout) = Layout::place(ram, &kernel, ramdisk, dtb) else {
-                return Ok(());
-            };
-            for part in [layout.kernel, layout.dtb].into_iter().chain(layout.ramdisk) {
-                prop_assert!(ram.covers(part));
-            }
-            prop_assert!(!layout.kernel.overlaps(layout.dtb));
-            prop_assert!(layout.dtb.start % 8 == 0);
-            prop_assert!(layout.dtb.start / BLOCK == (layout.dtb.end() - 1) / BLOCK);
-            if is_image {
-                prop_assert!((layout.kernel.start - text_offset) % BLOCK == 0);
-            }
-            if let Some(ramdisk) = layout.ramdisk {
-                prop_assert!(!ramdisk.overlaps(layout.kernel) && !ramdisk.overlaps(layout.dtb));
-                prop_assert!(ramdisk.end() <= (layout.kernel.start & !(GIB - 1)) + 32 * GIB);
-            }
-        }
-
-        #[test]
-        fn no_numbers_make_placing_panic(
-            start in any::<u64>(), memory in any::<u64>(), size in any::<u64>(),
-            ramdisk in any::<Option<u64>>(), dtb in any::<u64>(), text_offset in any::<u64>(),
-        ) {
-            for kernel in [flat(size), image(text_offset, size)] {
-                let _ = Layout::place(Range::new(start, memory), &kernel, ramdisk, dtb);
-            }
-        }
-    }
+    .find(|range| is_range(*range) && range.end() <= limit)
 }

@@ -10,10 +10,8 @@ use alloc::vec::Vec;
 use platform::{Device, DeviceKind, Gic, Machine, Range, Start, UartKind};
 
 use crate::Error;
-use crate::ram::{BLOCK_SIZE, without};
+use crate::ram::{BLOCK_SIZE, PAGE_SIZE as PAGE, free_pages, without};
 
-/// Devices are mapped, and given to guests, in units of this.
-const PAGE: u64 = 4096;
 /// What one level 1 entry of a table maps with a granule of 4 KiB.
 const GIB: u64 = 1 << 30;
 
@@ -112,7 +110,11 @@ impl<'m> Places<'m> {
                 places.release(cpu.mpidr, release_pa)?;
             }
         }
-        if tables(&identity(machine, Range::default(), limit)) > MOST_TABLES {
+        let mapped = [
+            identity(machine, Range::default(), limit),
+            given(machine, limit),
+        ];
+        if mapped.iter().any(|mapped| tables(mapped) > MOST_TABLES) {
             let what = "has memory and devices in more pieces than can be mapped";
             return Err(Error::invalid("the machine", what, CORRECT));
         }
@@ -306,6 +308,22 @@ pub fn identity(machine: &Machine, home: Range, limit: u64) -> Vec<Identity> {
     map(pages(machine.console.base), true);
     if let Some(power) = machine.power {
         map(pages(power), true);
+    }
+    for device in &machine.devices {
+        for &range in &device.mmio {
+            map(pages(range), true);
+        }
+    }
+    mapped
+}
+
+/// What guests may be given of a machine at its own address: what of RAM nothing is known to be in, and devices.
+#[inline(never)]
+pub fn given(machine: &Machine, limit: u64) -> Vec<Identity> {
+    let mut mapped = Vec::new();
+    let mut map = |range, is_device| mapped.push(Identity { range, is_device });
+    for part in free_pages(machine, &[], limit) {
+        map(part, false);
     }
     for device in &machine.devices {
         for &range in &device.mmio {

@@ -14,8 +14,9 @@ use platform::{Conduit, Cpu, Device, DeviceKind, Gic, Machine, Range};
 
 use crate::digest::place;
 use crate::guest_dtb::{KASLR_SEED, RNG_SEED};
+use crate::layout::{Memory, Parts};
 use crate::places::Places;
-use crate::ram::{BLOCK_SIZE, free_blocks, highest_free, take_lowest};
+use crate::ram::{PAGE_SIZE, free_pages, highest_free, take_lowest};
 use crate::{Bundle, Error, Guest, GuestSpec, Kernel, Layout, Secret, build_guest_dtb};
 use check::Check;
 
@@ -67,11 +68,9 @@ pub struct VmPlan<'a> {
     pub guest: Guest<'a>,
     /// For each vCPU the affinity that it and its pCPU have.
     pub cpus: Vec<u64>,
-    /// Its memory in whole blocks, ascending.
+    /// Its memory in whole pages, ascending.
     pub ram: Vec<Range>,
-    /// The largest piece of that, which holds what it boots.
-    pub main: Range,
-    /// Where that goes.
+    /// Where in that goes what it boots.
     pub layout: Layout,
     /// Its devicetree.
     pub dtb: Vec<u8>,
@@ -89,8 +88,6 @@ pub struct VmPlan<'a> {
     pub redistributors: Vec<Range>,
     /// The CPU interface of a GICv2.
     pub cpu_interface: Option<CpuInterface>,
-    /// How many devices are its own.
-    pub devices: usize,
     /// Their registers.
     pub registers: Vec<Range>,
     /// The addresses of those that are virtio-mmio transports.
@@ -116,7 +113,7 @@ pub struct CpuInterface {
 pub struct Keep {
     /// Where the loader put it.
     pub from: Range,
-    /// Where the copy goes, in whole blocks.
+    /// Where the copy goes, in whole pages.
     pub to: Range,
 }
 
@@ -145,8 +142,8 @@ impl Keep {
         }
         let mut taken = taken.to_vec();
         taken.push(from);
-        let size = from.size.next_multiple_of(BLOCK_SIZE);
-        match highest_free(machine, &taken, limit, size) {
+        let size = from.size.next_multiple_of(PAGE_SIZE);
+        match highest_free(machine, &taken, limit, size, PAGE_SIZE) {
             Some(start) => Ok(Self {
                 from,
                 to: Range::new(start, size),
@@ -187,7 +184,7 @@ pub fn plan<'a>(
         host,
         check,
         cpus: &machine.cpus,
-        ram: free_blocks(machine, host.taken, host.limit),
+        ram: free_pages(machine, host.taken, host.limit),
         devices: &machine.devices,
         input: Some(machine.console.intid),
     };
@@ -220,10 +217,10 @@ impl Left<'_> {
         let memory = ram.iter().map(|part| part.size).sum();
         let available = self.cpus.len();
         guest.config.check_against(available as u32, memory)?;
-        let Some(&main) = ram.iter().max_by_key(|part| part.size) else {
+        if ram.is_empty() {
             let what = "is left without RAM";
             return Err(Error::invalid(&whose, what, "give the machine more memory"));
-        };
+        }
         let vcpus = match guest.config.vcpus as usize {
             0 => available,
             count => count,
@@ -242,7 +239,6 @@ impl Left<'_> {
             id,
             cpus,
             ram,
-            main,
             layout: Layout::default(),
             dtb: Vec::new(),
             seeding: None,
@@ -252,7 +248,6 @@ impl Left<'_> {
             distributor: self.machine.gic.distributor(),
             redistributors: self.redistributors(&whose, vcpus)?,
             cpu_interface: self.cpu_interface(&whose, vcpus)?,
-            devices: given.len(),
             registers: Vec::new(),
             transports: Vec::new(),
             interrupts: vec![timers.virt, timers.physical],
@@ -291,10 +286,19 @@ impl Left<'_> {
         };
         let ramdisk = plan.guest.ramdisk.map(|ramdisk| ramdisk.len() as u64);
         // The tree says where the ramdisk is, and where that is depends on the tree's size: build it twice.
-        let placeholder = ramdisk.map(|size| Range::new(plan.main.start, size));
+        let placeholder = ramdisk.map(|size| Range::new(0, size));
         let draft = build_guest_dtb(self.host.dtb, &spec(placeholder))?;
-        let kernel = Kernel::recognise(plan.guest.kernel)?;
-        let layout = Layout::place(plan.main, &kernel, ramdisk, draft.len() as u64)?;
+        let memory = Memory {
+            pieces: &plan.ram,
+            bare: self.bare(plan.guest.config.memory),
+        };
+        let parts = Parts {
+            kernel: Kernel::recognise(plan.guest.kernel)?,
+            ramdisk,
+            dtb: draft.len() as u64,
+            dtb_at: plan.guest.config.dtb_at,
+        };
+        let layout = Layout::place(&memory, &parts)?;
         let dtb = build_guest_dtb(self.host.dtb, &spec(layout.ramdisk))?;
         plan.seeding = match self.host.secret {
             Some(secret) => Some(seeding(&dtb, secret.of_vm(plan.id))?),
@@ -302,6 +306,16 @@ impl Left<'_> {
         };
         (plan.layout, plan.dtb) = (layout, dtb);
         Ok(())
+    }
+
+    /// What a guest with so much memory, 0 for all there is, would have of the first bank without a hypervisor.
+    fn bare(&self, memory: u64) -> Range {
+        let bank = self.machine.ram.first().copied().unwrap_or_default();
+        let size = match memory {
+            0 => bank.size,
+            bytes => bank.size.min(bytes),
+        };
+        Range::new(bank.start, size)
     }
 
     /// The first frames of the machine's regions, one for each vCPU. They are emulated, so it does not matter whose frames

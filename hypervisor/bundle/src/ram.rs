@@ -4,8 +4,11 @@ use alloc::vec::Vec;
 
 use platform::{Machine, Range};
 
-/// RAM is given away in blocks of this size: what one level 2 entry of a table maps with a granule of 4 KiB.
+/// What one level 2 entry of a table maps with a granule of 4 KiB.
 pub const BLOCK_SIZE: u64 = 2 << 20;
+
+/// RAM is given away in units of this size, the granule: what one level 3 entry maps.
+pub const PAGE_SIZE: u64 = 4096;
 
 /// The one or two parts of `range` outside `hole`.
 pub fn without(range: Range, hole: Range) -> impl Iterator<Item = Range> {
@@ -19,38 +22,34 @@ pub fn without(range: Range, hole: Range) -> impl Iterator<Item = Range> {
     parts.into_iter().filter(|part| !part.is_empty())
 }
 
-/// The highest block-aligned place below `limit` for `size` bytes of RAM that meets nothing in `taken` nor what the
-/// machine reserves.
+/// The highest place below `limit` for `size` bytes of RAM, a multiple of `align`, a power of two, that meets nothing in
+/// `taken` nor what the machine reserves.
 #[inline(never)]
-pub fn highest_free(machine: &Machine, taken: &[Range], limit: u64, size: u64) -> Option<u64> {
-    let mut best = None;
-    for bank in &machine.ram {
-        let end = bank.end().min(limit);
-        let Some(highest) = end.checked_sub(size) else {
-            continue;
-        };
-        let mut start = highest & !(BLOCK_SIZE - 1);
+pub fn highest_free(
+    machine: &Machine,
+    taken: &[Range],
+    limit: u64,
+    size: u64,
+    align: u64,
+) -> Option<u64> {
+    let below = |end: u64| Some(end.checked_sub(size)? & !(align - 1));
+    let highest = |bank: &Range| {
+        let mut start = below(bank.end().min(limit))?;
         while start >= bank.start {
             let candidate = Range::new(start, size);
-            let is_taken = taken
-                .iter()
-                .chain(&machine.reserved)
-                .any(|range| range.overlaps(candidate));
-            if !is_taken {
-                best = best.max(Some(start));
-                break;
+            let mut others = taken.iter().chain(&machine.reserved);
+            match others.find(|range| range.overlaps(candidate)) {
+                Some(other) => start = below(other.start)?,
+                None => return Some(start),
             }
-            let Some(next) = start.checked_sub(BLOCK_SIZE) else {
-                break;
-            };
-            start = next;
         }
-    }
-    best
+        None
+    };
+    machine.ram.iter().filter_map(highest).max()
 }
 
-/// RAM below `limit` in whole blocks, without what is `taken` and what the machine reserves; the lowest first.
-pub fn free_blocks(machine: &Machine, taken: &[Range], limit: u64) -> Vec<Range> {
+/// RAM below `limit` in whole pages, without what is `taken` and what the machine reserves; the lowest first.
+pub fn free_pages(machine: &Machine, taken: &[Range], limit: u64) -> Vec<Range> {
     let mut parts: Vec<Range> = machine.ram.clone();
     for &hole in taken.iter().chain(&machine.reserved) {
         parts = parts
@@ -59,8 +58,8 @@ pub fn free_blocks(machine: &Machine, taken: &[Range], limit: u64) -> Vec<Range>
             .collect();
     }
     parts.retain_mut(|part| {
-        let end = part.end().min(limit) & !(BLOCK_SIZE - 1);
-        let start = part.start.checked_next_multiple_of(BLOCK_SIZE);
+        let end = part.end().min(limit) & !(PAGE_SIZE - 1);
+        let start = part.start.checked_next_multiple_of(PAGE_SIZE);
         *part = Range::between(start.unwrap_or(end), end);
         !part.is_empty()
     });
@@ -143,8 +142,9 @@ mod tests {
     #[test]
     fn the_highest_place_meets_nothing_that_is_taken() {
         let bank = Range::new(0x4000_0000, GIB);
-        let highest =
-            |taken: &[Range], size| highest_free(&machine(&[bank], &[]), taken, LIMIT, size);
+        let highest = |taken: &[Range], size| {
+            highest_free(&machine(&[bank], &[]), taken, LIMIT, size, BLOCK_SIZE)
+        };
         assert_eq!(highest(&[], BLOCK_SIZE), Some(bank.end() - BLOCK_SIZE));
         let top = Range::new(bank.end() - 1, 1);
         assert_eq!(
@@ -155,8 +155,10 @@ mod tests {
         assert_eq!(highest(&[], GIB + 1), None);
         assert_eq!(highest(&[bank], 1), None);
         let reserving = machine(&[bank], &[top]);
-        let place = highest_free(&reserving, &[], LIMIT, BLOCK_SIZE);
-        assert_eq!(place, Some(bank.end() - 2 * BLOCK_SIZE));
+        let place = |align| highest_free(&reserving, &[], LIMIT, BLOCK_SIZE, align);
+        assert_eq!(place(BLOCK_SIZE), Some(bank.end() - 2 * BLOCK_SIZE));
+        let page = bank.end() - BLOCK_SIZE - PAGE_SIZE;
+        assert_eq!(place(PAGE_SIZE), Some(page));
     }
 
     #[test]
@@ -166,20 +168,21 @@ mod tests {
             Range::new(LIMIT - GIB, 2 * GIB),
         ];
         let machine = machine(&banks, &[]);
-        let place = highest_free(&machine, &[], LIMIT, BLOCK_SIZE);
+        let place = highest_free(&machine, &[], LIMIT, BLOCK_SIZE, BLOCK_SIZE);
         assert_eq!(place, Some(LIMIT - BLOCK_SIZE));
         let blocks = [banks[0], Range::new(LIMIT - GIB, GIB)];
-        assert_eq!(free_blocks(&machine, &[], LIMIT), blocks);
+        assert_eq!(free_pages(&machine, &[], LIMIT), blocks);
     }
 
     #[test]
-    fn only_whole_blocks_are_given_away() {
-        let ragged = Range::new(0x4000_1000, 8 * BLOCK_SIZE);
-        let hole = Range::new(0x4040_0000, 1);
-        let free = free_blocks(&machine(&[ragged], &[hole]), &[], LIMIT);
+    fn only_pages_that_are_touched_are_lost() {
+        let ragged = Range::new(0x4000_1800, 8 * BLOCK_SIZE);
+        let holes = [Range::new(0x4040_0000, 1), Range::new(0x4060_0fff, 2)];
+        let free = free_pages(&machine(&[ragged], &holes), &[], LIMIT);
         let parts = [
-            Range::new(0x4020_0000, BLOCK_SIZE),
-            Range::new(0x4060_0000, 5 * BLOCK_SIZE),
+            Range::between(0x4000_2000, 0x4040_0000),
+            Range::between(0x4040_1000, 0x4060_0000),
+            Range::between(0x4060_2000, 0x4100_1000),
         ];
         assert_eq!(free, parts);
     }

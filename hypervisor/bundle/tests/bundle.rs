@@ -26,6 +26,7 @@ fn config() -> GuestConfig {
         vcpus: 4,
         memory: 1 << 30,
         bootargs: "console=ttyAMA0 crashkernel=128M".into(),
+        dtb_at: Some(0x4_4800_0008),
         sdei: false,
         firmware: "tfa-2.12,signal-lost=3".into(),
         events: vec![

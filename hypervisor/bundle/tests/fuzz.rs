@@ -18,7 +18,7 @@ use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, Property};
 use hv_bundle::{
     BLOCK_SIZE, Bundle, Fresh, Guest, GuestConfig, Host, Identity, Keep, Loaded, Places, Secret,
-    VmPlan, highest_free, identity, plan, tables,
+    VmPlan, given, highest_free, identity, plan, tables,
 };
 use platform::devicetree::{Settled, Tree};
 use platform::{Console, DeviceKind, Gic, Machine, Range, Start};
@@ -309,9 +309,10 @@ fn boot(blob: &[u8], dice: &mut Dice) -> bool {
         return false;
     }
     let all = tables(&identity(&machine, Range::default(), LIMIT));
-    let size = (2 * MIB + all * 2 * PAGE).next_multiple_of(BLOCK_SIZE);
+    let all = all + tables(&given(&machine, LIMIT));
+    let size = (2 * MIB + all * PAGE).next_multiple_of(BLOCK_SIZE);
     let taken = [loaded.image, loaded.dtb, machine.initrd.unwrap_or_default()];
-    let Some(start) = highest_free(&machine, &taken, LIMIT, size) else {
+    let Some(start) = highest_free(&machine, &taken, LIMIT, size, BLOCK_SIZE) else {
         return false;
     };
     let home = Range::new(start, size);
@@ -408,15 +409,23 @@ fn hold_mapping(machine: &Machine, home: Range, loaded: &Loaded, mapped: &[Ident
 /// What must hold of a VM's plan.
 fn hold_plan(machine: &Machine, host: &Host<'_>, own: &VmPlan<'_>, is_ram: impl Fn(Range) -> bool) {
     for &part in &own.ram {
-        assert!(part.start % BLOCK_SIZE == 0 && part.size % BLOCK_SIZE == 0);
+        assert!(part.start % PAGE == 0 && part.size % PAGE == 0);
         assert!(is_ram(part), "{part:x?}");
         for other in host.taken.iter().chain(&machine.reserved) {
             assert!(!part.overlaps(*other), "{part:x?} {other:x?}");
         }
     }
+    // The home has room for the tables of what is mapped: for those that were counted before this was planned.
+    let normal = own.ram.iter().map(|&range| (range, false));
+    let devices = own.registers.iter().map(|&range| (pages(range), true));
+    let mapped = normal.chain(devices);
+    let mapped = mapped.map(|(range, is_device)| Identity { range, is_device });
+    let mapped: Vec<Identity> = mapped.collect();
+    let known = tables(&given(machine, LIMIT));
+    assert!(tables(&mapped) <= known + 6, "{} {known}", tables(&mapped));
     let pieces = [own.layout.kernel, own.layout.dtb];
     for piece in pieces.into_iter().chain(own.layout.ramdisk) {
-        assert!(own.main.covers(piece));
+        assert!(own.ram.iter().any(|part| part.covers(piece)));
     }
     let mut ours = machine.gic.regions();
     ours.extend(&machine.messages);

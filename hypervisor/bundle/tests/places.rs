@@ -6,7 +6,7 @@ mod trees;
 
 use dtoolkit::ToPropertyValue;
 use dtoolkit::model::{DeviceTree, DeviceTreeProperty};
-use hv_bundle::{Identity, Loaded, Places, highest_free, identity, tables};
+use hv_bundle::{BLOCK_SIZE, Identity, Loaded, Places, highest_free, identity, tables};
 use platform::{Machine, Range};
 use trees::{GicVersion, With, node, pi, virt};
 
@@ -455,7 +455,7 @@ fn what_is_mapped_is_apart_from_home_and_in_whole_pages() {
     for tree in [v3(), v2(), pi()] {
         let machine = Machine::discover(&tree.to_dtb()).expect("a machine");
         let size = 4 * MIB;
-        let start = highest_free(&machine, &[], LIMIT, size).expect("room");
+        let start = highest_free(&machine, &[], LIMIT, size, BLOCK_SIZE).expect("room");
         let home = Range::new(start, size);
         let mapped = identity(&machine, home, LIMIT);
         for own in &mapped {
