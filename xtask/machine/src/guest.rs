@@ -1,6 +1,7 @@
 //! What `run` boots: the options of the command line laid over those of a guest file.
 
 mod file;
+mod numbers;
 mod together;
 
 use std::fs;
@@ -16,6 +17,7 @@ use serde::Deserialize;
 use crate::board::Board;
 use crate::disk;
 use crate::el3::El3;
+use numbers::{address, host_memory_mib, memory_mib};
 
 /// The options that describe a guest, on the command line and in a guest file.
 #[derive(Args, Clone, Debug, Default, Deserialize, PartialEq, Eq)]
@@ -24,12 +26,16 @@ pub struct Options {
     /// Kernel: an arm64 Image, also packed, or a flat binary [default: our Linux].
     ///
     /// Packed by gzip, zstd, xz, lzma, bzip2, lz4 or lzop, or an EFI zboot or FIT image, as Linux's make and distributions have it.
-    /// A flat binary has no arm64 header and is loaded at RAM base + 0x80000, as QEMU does.
+    /// A flat binary has no arm64 header. It, its initrd and its devicetree are where QEMU puts them: the binary at RAM
+    /// base + 0x80000, the initrd at half of RAM or 128 MiB, the devicetree behind that.
     #[arg(long, value_name = "PATH")]
     pub kernel: Option<PathBuf>,
     /// Initial ramdisk [default: ours, if the kernel is ours].
     #[arg(long, value_name = "PATH")]
     pub initrd: Option<PathBuf>,
+    /// Where the guest's devicetree is to be: an address in its memory, a multiple of 8, such as 0x44000000.
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    pub dtb_at: Option<u64>,
     /// Added to the kernel's command line.
     #[arg(long, value_name = "STR", allow_hyphen_values = true)]
     pub append: Option<String>,
@@ -182,6 +188,7 @@ impl Options {
         Self {
             kernel: self.kernel.or(file.kernel),
             initrd: self.initrd.or(file.initrd),
+            dtb_at: self.dtb_at.or(file.dtb_at),
             append: self.append.or(file.append),
             cpus: self.cpus.or(file.cpus),
             memory: self.memory.or(file.memory),
@@ -205,6 +212,7 @@ impl Options {
     pub fn config(&self, bootargs: &str) -> GuestConfig {
         GuestConfig {
             bootargs: bootargs.to_owned(),
+            dtb_at: self.dtb_at,
             sdei: self.sdei != Some(Switch::Off),
             firmware: self.firmware.clone().unwrap_or_default(),
             events: self.events.iter().copied().map(Into::into).collect(),
@@ -264,36 +272,6 @@ impl Options {
 /// What the hypervisor's sets of CPUs hold.
 const MAX_CPUS: u32 = 128;
 
-/// The least a machine needs: the hypervisor, a kernel and an initial ramdisk.
-const MIN_MEMORY_MIB: u64 = 64;
-
-/// A size such as `512`, `512M` or `2G`, in MiB.
-fn memory_mib(size: &str) -> Result<u64> {
-    let (digits, factor) = match size.strip_suffix(['G', 'g']) {
-        Some(digits) => (digits, 1024),
-        None => (size.strip_suffix(['M', 'm']).unwrap_or(size), 1),
-    };
-    let mib = digits
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(factor))
-        .with_context(|| format!("`{size}` is no size of memory; write it like 512M or 2G"))?;
-    if mib < MIN_MEMORY_MIB {
-        bail!("{mib} MiB of RAM are too few; ask for {MIN_MEMORY_MIB}M or more");
-    }
-    Ok(mib)
-}
-
-/// The host's RAM in MiB, if it says.
-fn host_memory_mib() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib / 1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -304,6 +282,7 @@ mod tests {
             r#"
             kernel = "Image"
             initrd = "initrd.gz"
+            dtb-at = 0x44000000
             append = "quiet"
             cpus = 8
             memory = "2G"
@@ -324,6 +303,7 @@ mod tests {
             memory_mib(options.memory.as_deref().unwrap()).unwrap(),
             2048
         );
+        assert_eq!(options.config("").dtb_at, Some(0x4400_0000));
         assert_eq!(options.sdei, Some(Switch::Off));
         assert_eq!(options.machine, Some(Board::VirtGicv2));
         assert_eq!(options.el3, Some(El3::Tfa));
@@ -373,15 +353,6 @@ mod tests {
         assert_eq!(merged.cpus, Some(2));
         assert_eq!(merged.cpu.as_deref(), Some("cortex-a53"));
         assert_eq!(merged.disks, [PathBuf::from("a"), PathBuf::from("b")]);
-    }
-
-    #[test]
-    fn sizes_that_are_none_are_refused() {
-        assert_eq!(memory_mib("512").unwrap(), 512);
-        assert_eq!(memory_mib("3g").unwrap(), 3072);
-        for size in ["", "G", "-1", "1T", "20000000000000000000G", "8M"] {
-            assert!(memory_mib(size).is_err(), "{size}");
-        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ type Key = (&'static str, &'static str, &'static str);
 const KEYS: &[Key] = &[
     ("kernel", "a path in quotation marks", "\"Image\""),
     ("initrd", "a path in quotation marks", "\"initrd.gz\""),
+    ("dtb-at", "an address", "0x44000000"),
     ("append", "words in quotation marks", "\"quiet loglevel=4\""),
     ("cpus", "a number of CPUs", "4"),
     ("memory", "a size in quotation marks", "\"512M\""),

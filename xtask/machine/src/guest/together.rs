@@ -64,6 +64,7 @@ impl Options {
         let asked = [
             (self.hv_append.is_some(), "--hv-append"),
             (self.firmware.is_some(), "--firmware"),
+            (self.dtb_at.is_some(), "--dtb-at"),
             (self.reclaim == Some(Reclaim::Parked), "--reclaim"),
             (self.sdei == Some(Switch::On), "--sdei on"),
             (!self.events.is_empty(), "events of the guest file"),
@@ -98,8 +99,9 @@ mod tests {
         let event: Event =
             toml::from_str("number = 1\nscope = \"private\"\npriority = \"normal\"").unwrap();
         type Ask = (&'static str, fn(&mut Options));
-        let asks: [Ask; 6] = [
+        let asks: [Ask; 7] = [
             ("--firmware", |it| it.firmware = Some("tfa-2.12".into())),
+            ("--dtb-at", |it| it.dtb_at = Some(0x4400_0000)),
             ("--hv-append", |it| {
                 it.hv_append = Some("crash=reset".into())
             }),
