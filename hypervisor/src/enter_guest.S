@@ -1,4 +1,4 @@
-// The way into the guest, up to its ERET: x0 to x2 as of guest_enter. guest.S says what is where on the stack. The test image has
+// The way into the guest, up to its ERET: x0 to x3 as of guest_enter. guest.S says what is where on the stack. The test image has
 // it twice: there, and in a function that never reaches the guest (fault_injection.S).
 
     .macro enter_guest
@@ -10,7 +10,7 @@
     stp     x27, x28, [sp, #64]
     stp     x29, x30, [sp, #80]
     stp     x0, x1, [sp, #96]
-    str     x2, [sp, #112]
+    stp     x2, x3, [sp, #112]
 
     ldp     x1, x2, [x0, #{PC}]
     msr     elr_el2, x1

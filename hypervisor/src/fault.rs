@@ -7,7 +7,6 @@ use core::arch::global_asm;
 use core::mem::offset_of;
 
 use crate::backtrace::callers;
-use crate::guest::vector;
 use crate::percpu::{self, Percpu};
 use crate::report_line as say;
 use crate::stop::{self, Cause};
@@ -38,10 +37,6 @@ static EARLY_STACK: EarlyStack = EarlyStack(core::cell::UnsafeCell::new([0; EARL
 
 global_asm!(
     include_str!("vectors.S"),
-    SYNC = const vector::SYNC,
-    IRQ = const vector::IRQ,
-    FIQ = const vector::FIQ,
-    SERROR = const vector::SERROR,
     EMERGENCY_TOP = const offset_of!(Percpu, emergency_top),
     EARLY_STACK = sym EARLY_STACK,
     EARLY_STACK_SIZE = const EARLY_STACK_SIZE,

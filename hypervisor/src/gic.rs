@@ -187,60 +187,91 @@ impl Gic {
     }
 }
 
-/// An interrupt that was acknowledged.
+/// Which CPU interface and virtual interface the pCPUs have. Who asks something of them at each exit keeps this, so that
+/// the answer is a branch away, without a load.
 #[derive(Clone, Copy)]
-pub struct Acknowledged {
-    /// Which.
-    pub intid: u32,
-    /// What the acknowledge register read, which a GICv2 wants back: for an SGI with the CPU that sent it
-    /// (IHI0048 4.4.4).
-    word: u32,
-    /// Asked once for all that is done with it.
+pub struct Interface {
     is_v2: bool,
 }
 
-/// Acknowledges the highest pending interrupt; INTID 1023 when there is none.
-#[inline]
-pub fn acknowledge() -> Acknowledged {
-    let is_v2 = v2::is_it();
-    let (intid, word) = if is_v2 {
-        v2::acknowledge()
-    } else {
-        let intid = interface::acknowledge();
-        (intid, intid)
-    };
-    Acknowledged { intid, word, is_v2 }
-}
+impl Interface {
+    /// Those of this machine.
+    pub fn of_machine() -> Self {
+        Self { is_v2: v2::is_it() }
+    }
 
-impl Acknowledged {
-    /// Lets other interrupts come; it stays active.
-    #[inline]
-    pub fn drop_priority(self) {
+    /// Acknowledges the highest pending interrupt: its INTID, 1023 when there is none, and the word that
+    /// [`drop_priority`](Self::drop_priority) and [`deactivate`](Self::deactivate) want, which for an SGI of a
+    /// GICv2 has the CPU that sent it (IHI0048 4.4.4).
+    #[inline(always)]
+    pub fn acknowledge(self) -> (u32, u32) {
         if self.is_v2 {
-            v2::drop_priority(self.word);
+            v2::acknowledge()
         } else {
-            interface::drop_priority(self.word);
+            let intid = interface::acknowledge();
+            (intid, intid)
         }
     }
 
-    /// Lets it come again.
-    #[inline]
-    pub fn deactivate(self) {
+    /// Lets other interrupts come; this one stays active.
+    #[inline(always)]
+    pub fn drop_priority(self, word: u32) {
         if self.is_v2 {
-            v2::deactivate(self.word);
+            v2::drop_priority(word);
         } else {
-            interface::deactivate(self.word);
+            interface::drop_priority(word);
         }
     }
-}
 
-/// Deactivates an SPI, or a PPI of this pCPU, which may have been acknowledged long ago.
-#[inline]
-pub fn deactivate(intid: IntId) {
-    if v2::is_it() {
-        v2::deactivate(intid.0);
-    } else {
-        interface::deactivate(intid.0);
+    /// Lets it come again: an SGI of our own, an SPI, or a PPI of this pCPU, which may have been acknowledged long ago. But for
+    /// the SGI the INTID will do for the word.
+    #[inline]
+    pub fn deactivate(self, word: u32) {
+        if self.is_v2 {
+            v2::deactivate(word);
+        } else {
+            interface::deactivate(word);
+        }
+    }
+
+    /// A bit for each empty list register (ICH_ELRSR_EL2, GICH_ELSR).
+    #[inline(always)]
+    pub fn empty_list_registers(self) -> u64 {
+        if self.is_v2 {
+            v2::empty_list_registers()
+        } else {
+            interface::empty_list_registers()
+        }
+    }
+
+    /// A bit for each list register whose interrupt's end has a maintenance interrupt (ICH_EISR_EL2, GICH_EISR).
+    #[inline(always)]
+    pub fn ended_list_registers(self) -> u64 {
+        if self.is_v2 {
+            v2::ended_list_registers()
+        } else {
+            interface::ended_list_registers()
+        }
+    }
+
+    /// Sets list register `index` to a [word](list_register_word).
+    #[inline(always)]
+    pub fn set_list_register(self, index: usize, word: u64) {
+        if self.is_v2 {
+            v2::set_list_register(index, word as u32);
+        } else {
+            interface::set_list_register(index, word);
+        }
+    }
+
+    /// Sends an [`sgi`].
+    #[inline(always)]
+    pub fn send_sgi(self, word: u64) {
+        if self.is_v2 {
+            v2::send_sgi(word as u32);
+        } else {
+            interface::send_sgi(word);
+        }
     }
 }
 
@@ -257,11 +288,7 @@ pub fn sgi(intid: u32, to: Mpidr) -> u64 {
 /// Sends an [`sgi`].
 #[inline]
 pub fn send_sgi(word: u64) {
-    if v2::is_it() {
-        v2::send_sgi(word as u32);
-    } else {
-        interface::send_sgi(word);
-    }
+    Interface::of_machine().send_sgi(word);
 }
 
 /// Turns the CPU interface off for good: this pCPU takes no interrupt any more.
@@ -310,26 +337,6 @@ pub fn deactivations() -> u32 {
     hcr::deactivations(hcr, vmcr)
 }
 
-/// A bit for each empty list register (ICH_ELRSR_EL2, GICH_ELSR).
-#[inline]
-pub fn empty_list_registers() -> u64 {
-    if v2::is_it() {
-        v2::empty_list_registers()
-    } else {
-        interface::empty_list_registers()
-    }
-}
-
-/// A bit for each list register whose interrupt's end has a maintenance interrupt (ICH_EISR_EL2, GICH_EISR).
-#[inline]
-pub fn ended_list_registers() -> u64 {
-    if v2::is_it() {
-        v2::ended_list_registers()
-    } else {
-        interface::ended_list_registers()
-    }
-}
-
 /// Sets it; what the hardware has not got is left out.
 #[inline]
 pub fn set_ich_hcr(value: u64) {
@@ -366,16 +373,6 @@ pub fn list_register_word(value: ListReg) -> u64 {
         value.encode_v2().into()
     } else {
         value.encode_v3()
-    }
-}
-
-/// Sets list register `index` to a [word](list_register_word).
-#[inline]
-pub fn set_list_register(index: usize, word: u64) {
-    if v2::is_it() {
-        v2::set_list_register(index, word as u32);
-    } else {
-        interface::set_list_register(index, word);
     }
 }
 

@@ -1,12 +1,12 @@
 //! Entering the guest, which is a function call (`guest.S`).
 
 use core::arch::global_asm;
-use core::ffi::c_void;
 use core::mem::offset_of;
 
 use hv_core::regs::GuestRegs;
+use hv_core::vm::VcpuLoop;
 
-/// Vectors as [`enter`]'s handler gets them.
+/// Vectors as handlers get them, and the exit log.
 pub mod vector {
     /// Synchronous exception.
     pub const SYNC: u32 = 0;
@@ -24,39 +24,53 @@ global_asm!(
     X = const offset_of!(GuestRegs, x),
     PC = const offset_of!(GuestRegs, pc),
     IS_PARTIAL = const offset_of!(GuestRegs, is_partial),
+    FIQ = const vector::FIQ,
+    SERROR = const vector::SERROR,
 );
 
 const _: () = assert!(offset_of!(GuestRegs, pstate) == offset_of!(GuestRegs, pc) + 8);
 
-/// What guest.S calls at an exit: registers, vector, and what it was given for it. Whether the guest goes on.
-type Handler = unsafe extern "C" fn(*mut GuestRegs, u32, *mut c_void) -> bool;
-
-unsafe extern "C" {
-    fn guest_enter(regs: *mut GuestRegs, context: *mut c_void, handler: Handler);
+/// What guest.S calls at an exit, on its short way, with the pc and, if it is for several, the vector. Whether the guest goes
+/// on. `GuestRegs::is_partial` is not 0 then: x20 to x28 in there are old, and what is written to them is lost, as is what is
+/// written to PSTATE; and to the pc, if the exception was not synchronous.
+pub struct Handlers<T> {
+    /// For synchronous exceptions.
+    pub synchronous: extern "C" fn(&mut T, u64) -> bool,
+    /// For IRQs.
+    pub irq: extern "C" fn(&mut T, u64) -> bool,
+    /// For the rest.
+    pub other: extern "C" fn(&mut T, u64, u32) -> bool,
 }
 
-/// Runs the guest on this pCPU until `handler` denies that it goes on; `regs` is then what it stopped with. `handler` is asked at
-/// each exit, with the vector. `regs.is_partial` is not 0 then: x20 to x28 in there are old, and what is written to them
-/// is lost.
+unsafe extern "C" {
+    fn guest_enter(vcpu: *mut GuestRegs, synchronous: *const (), irq: *const (), other: *const ());
+}
+
+/// Runs the guest on this pCPU until a handler denies that it goes on; its registers are then what it stopped with.
 #[inline(always)]
-pub fn enter<F: FnMut(&mut GuestRegs, u32) -> bool>(regs: &mut GuestRegs, handler: &mut F) {
-    /// # Safety
-    ///
-    /// `regs` and `handler` are those of [`enter`], and nothing else refers to them.
-    unsafe extern "C" fn call<F: FnMut(&mut GuestRegs, u32) -> bool>(
-        regs: *mut GuestRegs,
-        vector: u32,
-        handler: *mut c_void,
-    ) -> bool {
-        // SAFETY: the asm calls this with what `enter` gave it, an exclusive reference, and waits for guest_enter meanwhile.
-        let regs = unsafe { &mut *regs };
-        // SAFETY: the same.
-        let handler = unsafe { &mut *handler.cast::<F>() };
-        handler(regs, vector)
+pub fn enter<V, C>(vcpu: &mut VcpuLoop<V, C>, handlers: &Handlers<VcpuLoop<V, C>>) {
+    const {
+        assert!(
+            VcpuLoop::<V, C>::REGS == 0,
+            "guest.S has one pointer to both"
+        )
+    };
+    let vcpu = core::ptr::from_mut(vcpu).cast();
+    let Handlers {
+        synchronous,
+        irq,
+        other,
+    } = *handlers;
+    // SAFETY: `vcpu` is valid and exclusive while the asm runs, and begins with a GuestRegs, whose layout the asm takes from
+    // `offset_of!`. Handlers are called with it, one at a time. What the guest can touch is bounded by stage 2 and HCR_EL2, which
+    // `Vm::enter_pcpu` has set on this pCPU; its pstate is only ever an EL0 or EL1 mode: it starts as EL1h and is then
+    // what the hardware saved or `hv_core::entry` made of it.
+    unsafe {
+        guest_enter(
+            vcpu,
+            synchronous as *const (),
+            irq as *const (),
+            other as *const (),
+        );
     }
-    // SAFETY: `regs` is a valid, exclusive GuestRegs, whose layout the asm takes from `offset_of!`, and `call` is for
-    // the `handler` that goes with it. What the guest can touch is bounded by stage 2 and HCR_EL2, which `Vm::enter_pcpu`
-    // has set on this pCPU; `regs.pstate` is only ever an EL0 or EL1 mode: it starts as EL1h and is then what the hardware
-    // saved or `hv_core::entry` made of it.
-    unsafe { guest_enter(regs, core::ptr::from_mut(handler).cast(), call::<F>) }
 }

@@ -1,7 +1,5 @@
 //! The pCPU that a vCPU runs on: [`hv_core::vm::VcpuLoop`] decides, and this performs it in hardware.
 
-use core::ops::ControlFlow;
-
 use hv_abi::operator::NMI_SYNDROME;
 use hv_core::id::{IntId, PcpuId, VcpuId};
 use hv_core::operator::Asked;
@@ -14,16 +12,15 @@ use hv_core::trng;
 use hv_core::vgic::interface::InterfaceState;
 use hv_core::vgic::{Effects, ListReg, MAX_LIST_REGS, Physical};
 use hv_core::vm::{
-    self, Answer, BOOT_VCPU, End, FaultKind, GuestExit, Hardware, Interrupt, Syndrome, Vcpu,
-    VcpuLoop,
+    self, Answer, BOOT_VCPU, End, FaultKind, Hardware, Interrupt, Syndrome, Vcpu, VcpuLoop,
 };
 
 use crate::gic;
-use crate::guest::{self, vector};
+use crate::guest::{self, Handlers, vector};
 use crate::percpu::{self, ExitEntry, Percpu};
 use crate::stop::{self, Cause, stop_machine};
 use crate::sysregs::{self, LiveEl1, translation};
-use crate::vm::Vm;
+use crate::vm::{Seat, Vm};
 use crate::{console, entropy, fault_injection, log, operator, watchdog};
 
 /// INTIDs from here on are not interrupts (IHI0069 2.2.1).
@@ -47,6 +44,9 @@ pub struct Pcpu {
     percpu: &'static Percpu,
     me: VcpuId,
     own: OwnIntids,
+    gic: gic::Interface,
+    /// The private interrupts that are the guest's, a bit each.
+    guests: u32,
     list_regs: usize,
     /// Over its neighbour.
     watch: Option<Watch>,
@@ -60,14 +60,16 @@ pub fn take_over(
     percpu: &'static Percpu,
     vcpu: Vcpu,
     own: OwnIntids,
-) -> VcpuLoop<&'static Vm, Pcpu> {
+) -> VcpuLoop<Seat, Pcpu> {
     vm.enter_pcpu(vcpu.id);
-    VcpuLoop::new(vm, Pcpu::new(vm, percpu, vcpu.id, own), vcpu)
+    let seat = Seat::of(vm, vcpu.id);
+    VcpuLoop::new(seat, Pcpu::new(vm, percpu, vcpu.id, own), vcpu)
 }
 
 /// Has the guest of a VM that was never loaded start.
 pub fn load(vm: &'static Vm, percpu: &'static Percpu, own: OwnIntids) {
-    vm::load(&vm, &mut Pcpu::new(vm, percpu, BOOT_VCPU, own));
+    let seat = Seat::of(vm, BOOT_VCPU);
+    vm::load(&seat, &mut Pcpu::new(vm, percpu, BOOT_VCPU, own));
 }
 
 impl El1 for Pcpu {
@@ -124,7 +126,7 @@ impl vm::Pcpu for Pcpu {
             FaultKind::First => "vm-abort",
             FaultKind::Abort | FaultKind::Vector => "vm-fault",
         };
-        let on = vm::Vm::lock(&self.vm).power.count();
+        let on = self.vm.vcpus_on();
         log!("@{name} vm={vm} vcpu={vcpu} on={on} pc={pc:#x} address={address:#x}");
     }
 }
@@ -147,17 +149,17 @@ impl Hardware for Pcpu {
 
     #[inline]
     fn set_list_register(&mut self, index: usize, word: u64) {
-        gic::set_list_register(index, word);
+        self.gic.set_list_register(index, word);
     }
 
     #[inline]
     fn empty_list_registers(&self) -> u64 {
-        gic::empty_list_registers()
+        self.gic.empty_list_registers()
     }
 
     #[inline]
     fn ended_list_registers(&self) -> u64 {
-        gic::ended_list_registers()
+        self.gic.ended_list_registers()
     }
 
     #[inline]
@@ -186,7 +188,7 @@ impl Hardware for Pcpu {
                 Some(&pcpu) if intid.is_private() && pcpu != sysregs::mpidr() => {
                     gic::get().clear_active_ppi(pcpu, intid);
                 }
-                _ => gic::deactivate(intid),
+                _ => self.gic.deactivate(intid.0),
             }
         }
     }
@@ -195,21 +197,24 @@ impl Hardware for Pcpu {
         gic::get().lines(*self.vm.pcpus.get(owner.index())?, block)
     }
 
-    #[inline]
+    #[inline(always)]
     fn acknowledge(&mut self) -> Interrupt {
-        let taken = gic::acknowledge();
-        let intid = taken.intid;
+        let (intid, word) = self.gic.acknowledge();
+        if intid < 32 && self.guests >> intid & 1 != 0 {
+            self.gic.drop_priority(word);
+            return Interrupt::Guest(IntId(intid));
+        }
         if intid >= FIRST_SPECIAL {
             return Interrupt::None;
         }
-        taken.drop_priority();
+        self.gic.drop_priority(word);
         match intid {
             gic::DOORBELL => {
-                taken.deactivate();
+                self.gic.deactivate(word);
                 Interrupt::None
             }
             gic::STOP => {
-                taken.deactivate();
+                self.gic.deactivate(word);
                 Interrupt::Stop
             }
             _ if intid == self.own.maintenance => Interrupt::Maintenance(intid),
@@ -221,7 +226,7 @@ impl Hardware for Pcpu {
 
     #[inline]
     fn deactivate(&mut self, intid: u32) {
-        gic::deactivate(IntId(intid));
+        self.gic.deactivate(intid);
     }
 
     fn set_alarm(&mut self, at: Option<Instant>) {
@@ -262,28 +267,14 @@ impl Hardware for Pcpu {
         stop::take_ipi(self.percpu);
     }
 
-    #[inline(always)]
-    fn enter<B>(
-        &mut self,
-        regs: &mut GuestRegs,
-        mut settle: impl FnMut(&mut Self, &mut GuestRegs, GuestExit) -> ControlFlow<B>,
-    ) -> B {
-        loop {
-            let mut left = None;
-            guest::enter(regs, &mut |regs: &mut GuestRegs, vector| {
-                let exit = exit(vector);
-                self.remember(vector, exit, regs.pc);
-                let flow = settle(self, regs, exit);
-                if let ControlFlow::Break(rest) = flow {
-                    left = Some(rest);
-                    return false;
-                }
-                true
-            });
-            if let Some(left) = left {
-                return left;
-            }
-        }
+    #[inline]
+    fn enter<V: vm::Vm>(vcpu: &mut VcpuLoop<V, Self>) {
+        let handlers = Handlers {
+            synchronous: synchronous::<V>,
+            irq: irq::<V>,
+            other: other::<V>,
+        };
+        guest::enter(vcpu, &handlers);
     }
 
     #[inline]
@@ -368,24 +359,34 @@ impl Hardware for Pcpu {
     }
 }
 
-/// Why the guest came out by this vector.
-#[inline(always)]
-const fn exit(vector: u32) -> GuestExit {
-    match vector {
-        vector::SYNC => GuestExit::Synchronous,
-        vector::SERROR => GuestExit::SError,
-        _ => GuestExit::Interrupt,
+/// A synchronous exit of a guest.
+extern "C" fn synchronous<V: vm::Vm>(vcpu: &mut VcpuLoop<V, Pcpu>, pc: u64) -> bool {
+    let esr = sysregs::esr();
+    vcpu.hardware().0.remember(vector::SYNC, esr, pc);
+    vcpu.settle_synchronous(esr)
+}
+
+/// An IRQ of a guest.
+extern "C" fn irq<V: vm::Vm>(vcpu: &mut VcpuLoop<V, Pcpu>, pc: u64) -> bool {
+    vcpu.hardware().0.remember(vector::IRQ, 0, pc);
+    vcpu.settle_interrupt()
+}
+
+/// An FIQ or SError of a guest.
+extern "C" fn other<V: vm::Vm>(vcpu: &mut VcpuLoop<V, Pcpu>, pc: u64, vector: u32) -> bool {
+    if vector == vector::SERROR {
+        vcpu.hardware().0.remember(vector, sysregs::esr(), pc);
+        vcpu.settle_serror()
+    } else {
+        vcpu.hardware().0.remember(vector, 0, pc);
+        vcpu.settle_interrupt()
     }
 }
 
 impl Pcpu {
     /// For a crash report.
     #[inline(always)]
-    fn remember(&self, vector: u32, exit: GuestExit, pc: u64) {
-        let esr = match exit {
-            GuestExit::Interrupt => 0,
-            GuestExit::Synchronous | GuestExit::SError => sysregs::esr(),
-        };
+    fn remember(&self, vector: u32, esr: u64, pc: u64) {
         let at = sysregs::now().0;
         self.percpu.last_exits.push(ExitEntry {
             at,
@@ -396,11 +397,18 @@ impl Pcpu {
     }
 
     fn new(vm: &'static Vm, percpu: &'static Percpu, me: VcpuId, own: OwnIntids) -> Self {
+        // Of SGIs none is.
+        let taken = [Some(own.maintenance), Some(own.alarm), vm.console_intid];
+        let guests = taken.into_iter().flatten().fold(!0xffff, |guests, intid| {
+            guests & !1u32.checked_shl(intid).unwrap_or(0)
+        });
         Self {
             vm,
             percpu,
             me,
             own,
+            gic: gic::Interface::of_machine(),
+            guests,
             list_regs: gic::virtual_interface().0.min(MAX_LIST_REGS),
             watch: watchdog::begin(),
             deadline: None,

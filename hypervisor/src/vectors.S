@@ -1,11 +1,10 @@
 // The exception table of EL2 (DDI0487 D1.3.1.2). A guest's exceptions go to guest.S; EL2's own
 // are all fatal and are reported (fault.rs).
 
-    .macro guest_vector kind
+    .macro guest_vector exit
     .balign 128
     stp     x0, x1, [sp, #-16]!
-    mov     w1, #\kind
-    b       guest_leave
+    b       \exit
     .endm
 
 // No register is free and the stack may be gone: x0 and SP wait in the guest's thread registers, which
@@ -31,14 +30,14 @@ vectors:
     fault_vector 5                              //                     IRQ
     fault_vector 6                              //                     FIQ
     fault_vector 7                              //                     SError
-    guest_vector {SYNC}                         // lower EL, AArch64
-    guest_vector {IRQ}
-    guest_vector {FIQ}
-    guest_vector {SERROR}
-    guest_vector {SYNC}                         // lower EL, AArch32 (EL0 of a guest)
-    guest_vector {IRQ}
-    guest_vector {FIQ}
-    guest_vector {SERROR}
+    guest_vector guest_synchronous              // lower EL, AArch64
+    guest_vector guest_irq
+    guest_vector guest_fiq
+    guest_vector guest_serror
+    guest_vector guest_synchronous              // lower EL, AArch32 (EL0 of a guest)
+    guest_vector guest_irq
+    guest_vector guest_fiq
+    guest_vector guest_serror
     .balign 128
     .global vectors_end
 vectors_end:

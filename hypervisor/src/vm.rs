@@ -188,102 +188,125 @@ impl Vm {
         self.stage2.write_registers(image.changing());
     }
 
+    /// How many of its vCPUs are on. Waits for the VM's lock.
+    pub fn vcpus_on(&self) -> usize {
+        self.shared.lock().power.count()
+    }
+
     /// Has the guest, whose vCPU is on this pCPU, see that page, or not.
     pub fn show_uart_page(&self, on: bool) {
         self.stage2.show_registers(on);
     }
 }
 
-impl Parts for &'static Vm {
+/// A VM as the pCPU of one of its vCPUs reaches it.
+pub struct Seat {
+    vm: &'static Vm,
+    /// How that vCPU is asked.
+    own: &'static Post,
+    gic: gic::Interface,
+}
+
+impl Seat {
+    /// That of `vcpu`, which is one of the VM's.
+    pub fn of(vm: &'static Vm, vcpu: VcpuId) -> Self {
+        let own = &vm.posts[vcpu.index()];
+        let gic = gic::Interface::of_machine();
+        Self { vm, own, gic }
+    }
+}
+
+impl Parts for Seat {
     type Distributor<'a> = MutexGuard<'static, Distributor>;
     type Private<'a> = MutexGuard<'static, Private>;
 
     #[inline]
     fn published(&self) -> &Published {
-        &self.map.published
+        &self.vm.map.published
     }
 
     #[inline]
     fn distributor(&self) -> MutexGuard<'static, Distributor> {
-        self.distributor.lock()
+        self.vm.distributor.lock()
     }
 
     #[inline]
     fn private(&self, vcpu: VcpuId) -> Option<MutexGuard<'static, Private>> {
-        self.interrupts.get(vcpu.index()).map(Mutex::lock)
+        let interrupts = &self.vm.interrupts;
+        interrupts.get(vcpu.index()).map(Mutex::lock)
     }
 }
 
-impl vm::Vm for &'static Vm {
+impl vm::Vm for Seat {
     type Guard<'a> = MutexGuard<'static, Shared>;
 
     /// Lock order: this, the virtual GIC's distributor, one vCPU's part of it; then the physical GIC, the console
     /// or stage 2.
     #[inline]
     fn lock(&self) -> MutexGuard<'static, Shared> {
-        self.shared.lock()
+        self.vm.shared.lock()
     }
 
     fn id(&self) -> VmId {
-        self.id
+        self.vm.id
     }
 
     #[inline]
     fn map(&self) -> &GuestMap {
-        &self.map
+        &self.vm.map
     }
 
     fn post_question(&self, vcpu: VcpuId, word: u64) {
-        if let Some(post) = self.posts.get(vcpu.index()) {
+        if let Some(post) = self.vm.posts.get(vcpu.index()) {
             post.question.store(word, Ordering::Relaxed);
         }
     }
 
     fn take_question(&self, me: VcpuId) -> u64 {
-        let post = self.posts.get(me.index());
+        let post = self.vm.posts.get(me.index());
         post.map_or(0, |post| post.question.swap(0, Ordering::Relaxed))
     }
 
     #[inline]
     fn ask(&self, vcpu: VcpuId, requests: Requests) {
-        if let Some(post) = self.posts.get(vcpu.index()) {
+        if let Some(post) = self.vm.posts.get(vcpu.index()) {
             post.mailbox.post(requests);
             sysregs::order_before_doorbell();
-            gic::send_sgi(post.doorbell.load(Ordering::Relaxed));
+            self.gic.send_sgi(post.doorbell.load(Ordering::Relaxed));
         }
     }
 
     #[inline]
     fn post_sender(&self, vcpu: VcpuId, intid: u32, from: VcpuId) {
-        if let Some(senders) = self.senders.get(vcpu.index()) {
+        if let Some(senders) = self.vm.senders.get(vcpu.index()) {
             senders.post(intid, from.0);
         }
     }
 
     #[inline]
     fn take_senders(&self, me: VcpuId, group: usize) -> u32 {
-        self.senders
-            .get(me.index())
-            .map_or(0, |senders| senders.take(group))
+        let senders = self.vm.senders.get(me.index());
+        senders.map_or(0, |senders| senders.take(group))
     }
 
     #[inline]
-    fn remind(&self, me: VcpuId, requests: Requests) {
-        self.posts[me.index()].mailbox.post(requests);
+    fn remind(&self, requests: Requests) {
+        self.own.mailbox.post(requests);
     }
 
     #[inline]
-    fn is_asked(&self, me: VcpuId) -> bool {
-        !self.posts[me.index()].mailbox.is_empty()
+    fn is_asked(&self) -> bool {
+        !self.own.mailbox.is_empty()
     }
 
     #[inline]
     fn take(&self, me: VcpuId) -> Requests {
-        self.posts[me.index()].mailbox.take()
+        let post = self.vm.posts.get(me.index());
+        post.map_or(Requests::NONE, |post| post.mailbox.take())
     }
 
     fn announce(&self, end: End) {
-        let id = self.id.0;
+        let id = self.vm.id.0;
         match end {
             End::Off => log!("@vm-off vm={id}"),
             End::Reset(_) => log!("@vm-reset vm={id}"),
@@ -292,7 +315,7 @@ impl vm::Vm for &'static Vm {
 
     fn report(&self, vcpu: &Vcpu) {
         let rate = sysregs::counter_frequency();
-        let (vm, id) = (self.id.0, vcpu.id.0);
+        let (vm, id) = (self.vm.id.0, vcpu.id.0);
         for (at, event) in vcpu.trace() {
             let (name, a, b) = event.words();
             let t = at.as_us(rate);
@@ -305,7 +328,7 @@ impl vm::Vm for &'static Vm {
     }
 
     fn conclude(&self) {
-        log!("@end vm={}", self.id.0);
+        log!("@end vm={}", self.vm.id.0);
     }
 
     fn finish(&self) {
@@ -319,9 +342,9 @@ impl vm::Vm for &'static Vm {
             dtb,
             seeding,
             layout,
-        } = &self.image;
+        } = &self.vm.image;
         // First, so that no transfer that a device has begun ends in what is written now.
-        for &transport in &self.transports {
+        for &transport in &self.vm.transports {
             let status = core::ptr::with_exposed_provenance_mut::<u32>(
                 (transport + VIRTIO_MMIO_STATUS) as usize,
             );
@@ -333,7 +356,7 @@ impl vm::Vm for &'static Vm {
         // What is behind the file in the kernel's footprint is its bss, which it clears itself.
         write_guest(layout.dtb.start, dtb);
         if let Some(seeding) = seeding {
-            let load = self.loads.fetch_add(1, Ordering::Relaxed);
+            let load = self.vm.loads.fetch_add(1, Ordering::Relaxed);
             let seeds = seeding.secret.seeds(load, &entropy::fresh());
             write_guest(layout.dtb.start + seeding.kaslr as u64, &seeds.kaslr);
             write_guest(layout.dtb.start + seeding.rng as u64, &seeds.rng);
@@ -343,8 +366,8 @@ impl vm::Vm for &'static Vm {
         }
         log!(
             "@vm-start vm={} vcpus={} kernel={:#x} dtb={:#x}",
-            self.id.0,
-            self.pcpus.len(),
+            self.vm.id.0,
+            self.vm.pcpus.len(),
             layout.entry,
             layout.dtb.start
         );

@@ -264,13 +264,13 @@ pub fn list_register(index: usize) -> ListReg {
 }
 
 /// Sets GICH_LR.
-#[inline(never)]
+#[inline]
 pub fn set_list_register(index: usize, word: u32) {
-    gich().write(gich::LR.get(index as u32), word);
+    gich().write(gich::LR.get(index as u32 % 64), word);
 }
 
 /// GICH_ELSR0; no more than 16 list registers are used.
-#[inline(never)]
+#[inline]
 pub fn empty_list_registers() -> u64 {
     gich().read(gich::ELSR).into()
 }

@@ -160,9 +160,18 @@ macro_rules! list_registers {
             })
         }
 
-        /// Sets list register `index`.
-        #[inline]
+        /// Sets list register `index`, most often the first one.
+        #[inline(always)]
         pub fn set_list_register(index: usize, word: u64) {
+            if index == 0 {
+                ICH_LR0_EL2.set(word);
+            } else {
+                set_later_list_register(index, word);
+            }
+        }
+
+        #[inline]
+        fn set_later_list_register(index: usize, word: u64) {
             match index {
                 $($index => $register.set(word),)*
                 _ => {}

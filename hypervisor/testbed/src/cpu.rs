@@ -1,7 +1,7 @@
 //! The pCPU that a vCPU runs on, as [`Hardware`].
 
 use std::cell::RefMut;
-use std::ops::{ControlFlow, RangeInclusive};
+use std::ops::RangeInclusive;
 
 use hv_core::id::{IntId, VcpuId};
 use hv_core::operator::Asked;
@@ -14,7 +14,7 @@ use hv_core::trng;
 use hv_core::vgic::interface::InterfaceState;
 use hv_core::vgic::lr::hcr;
 use hv_core::vgic::{Effects, ListReg};
-use hv_core::vm::{self, Answer, End, GuestExit, Hardware, Interrupt, Syndrome};
+use hv_core::vm::{self, Answer, End, Hardware, Interrupt, Syndrome, VcpuLoop, Vm};
 
 use crate::{Exit, Interface};
 
@@ -186,21 +186,20 @@ impl<S: Site> Hardware for Cpu<S> {
 
     fn answer_stop(&mut self) {}
 
-    fn enter<B>(
-        &mut self,
-        regs: &mut GuestRegs,
-        mut settle: impl FnMut(&mut Self, &mut GuestRegs, GuestExit) -> ControlFlow<B>,
-    ) -> B {
+    fn enter<V: Vm>(vcpu: &mut VcpuLoop<V, Self>) {
         loop {
-            let (exit, syndrome) = self.site.enter(regs, &mut self.el1).split();
-            self.syndrome = syndrome;
+            let (cpu, regs) = vcpu.hardware();
+            let (exit, syndrome) = cpu.site.enter(regs, &mut cpu.el1).split();
+            cpu.syndrome = syndrome;
             // What the short way does not save is not there.
-            let late = hide(regs);
-            let flow = settle(self, regs, exit);
+            let (late, pstate) = (hide(regs), regs.pstate);
+            let goes_on = vcpu.settle(exit);
+            let (_, regs) = vcpu.hardware();
             assert_eq!(regs.x[LATE], HIDDEN, "{syndrome:?} has used late registers");
+            assert_eq!(regs.pstate, pstate, "{syndrome:?} has changed PSTATE");
             regs.x[LATE].copy_from_slice(&late);
-            if let ControlFlow::Break(left) = flow {
-                return left;
+            if !goes_on {
+                return;
             }
         }
     }

@@ -232,13 +232,13 @@ impl vm::Vm for Port<'_> {
         self.world.seats[me.index()].senders.take(group)
     }
 
-    fn remind(&self, me: VcpuId, requests: Requests) {
-        self.world.seats[me.index()].mailbox.post(requests);
+    fn remind(&self, requests: Requests) {
+        self.seat().mailbox.post(requests);
     }
 
     /// Without short ways somebody has always kicked: then all list registers are folded and chosen anew.
-    fn is_asked(&self, me: VcpuId) -> bool {
-        !self.world.has_short_ways || !self.world.seats[me.index()].mailbox.is_empty()
+    fn is_asked(&self) -> bool {
+        !self.world.has_short_ways || !self.seat().mailbox.is_empty()
     }
 
     fn take(&self, me: VcpuId) -> Requests {

@@ -11,15 +11,22 @@ pub struct Affinities {
     mpidrs: Vec<Mpidr>,
     /// Groups of 16 neighbours at Aff0, by [`neighbourhood`]; what one ICC_SGI1R_EL1 can name.
     groups: Vec<Group>,
+    /// The first of them, which is the only one of most VMs.
+    first: Group,
     /// The bits of a GICv2's CPU interfaces.
     interfaces: u8,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Group {
     key: u64,
     members: [Option<VcpuId>; 16],
 }
+
+/// Whom ICC_SGI1R_EL1 names, without the list of those in the group: IRM, Aff3, RS, Aff2 and Aff1 (IHI0069 12.2).
+const NAMED: u64 = IRM | 0xff << 48 | 0xf << 44 | 0xff << 32 | 0xff << 16;
+/// Everybody but the sender.
+const IRM: u64 = 1 << 40;
 
 /// A software generated interrupt and whom it goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,9 +37,10 @@ pub struct Sgi {
     pub targets: VcpuSet,
 }
 
-/// The affinity without the four lowest bits of Aff0.
+/// The affinity without the four lowest bits of Aff0, as ICC_SGI1R_EL1 has it in [`NAMED`].
 const fn neighbourhood(mpidr: Mpidr) -> u64 {
-    mpidr.bits() & !0xf
+    let [aff0, aff1, aff2, aff3] = [mpidr.aff(0), mpidr.aff(1), mpidr.aff(2), mpidr.aff(3)];
+    (aff3 as u64) << 48 | (aff0 as u64 >> 4) << 44 | (aff2 as u64) << 32 | (aff1 as u64) << 16
 }
 
 /// The bit of a GICv2's CPU interface.
@@ -72,13 +80,19 @@ impl Affinities {
         Self {
             interfaces: interfaces.fold(0, |all, bit| all | bit),
             mpidrs,
+            first: groups.first().cloned().unwrap_or_default(),
             groups,
         }
     }
 
     /// The vCPU with this affinity.
     pub fn find(&self, mpidr: Mpidr) -> Option<VcpuId> {
-        let group = self.group(neighbourhood(mpidr))?;
+        let key = neighbourhood(mpidr);
+        let group = if key == self.first.key {
+            &self.first
+        } else {
+            self.group(key)?
+        };
         *group.members.get(usize::from(mpidr.aff(0) & 0xf))?
     }
 
@@ -109,23 +123,23 @@ impl Affinities {
     /// ICC_SGI1R_EL1): each vCPU that exists, the sender included.
     #[inline(always)]
     pub fn for_each_target(&self, from: VcpuId, value: u64, mut each: impl FnMut(VcpuId)) {
-        if value >> 40 & 1 != 0 {
-            // IRM: everybody else.
+        let named = value & NAMED;
+        let group = if named == self.first.key {
+            &self.first
+        } else if named & IRM != 0 {
             let others = (0u8..).map(VcpuId).take(self.mpidrs.len());
             others.filter(|&vcpu| vcpu != from).for_each(each);
             return;
-        }
-        let aff1 = value >> 16 & 0xff;
-        let aff2 = value >> 32 & 0xff;
-        let aff3 = value >> 48 & 0xff;
-        let range = value >> 44 & 0xf;
-        let key = aff3 << 32 | aff2 << 16 | aff1 << 8 | range << 4;
-        if let Some(group) = self.group(key) {
-            // One target as a rule: the bits that are set, not all 16.
-            for bit in super::bits_of(value as u32 & 0xffff) {
-                if let Some(Some(vcpu)) = group.members.get(bit as usize) {
-                    each(*vcpu);
-                }
+        } else {
+            match self.group(named) {
+                Some(group) => group,
+                None => return,
+            }
+        };
+        // One target as a rule: the bits that are set, not all 16.
+        for bit in super::bits_of(value as u32 & 0xffff) {
+            if let Some(Some(vcpu)) = group.members.get(bit as usize % 16) {
+                each(*vcpu);
             }
         }
     }
@@ -173,6 +187,7 @@ impl Affinities {
         Sgi { intid, targets }
     }
 
+    #[inline(never)]
     fn group(&self, key: u64) -> Option<&Group> {
         let at = self
             .groups

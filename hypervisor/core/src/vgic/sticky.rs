@@ -27,7 +27,6 @@
 //!   asks here only when no kick is waiting in its mailbox; a change that is posted later crosses with
 //!   an interrupt that came before it, as on a real machine, and the kick has the list register folded.
 
-use super::MAX_LIST_REGS;
 use crate::id::IntId;
 
 /// What a vCPU's list registers last held, of private interrupts that may go in again as they were.
@@ -37,8 +36,8 @@ pub struct Sticky {
     again: u32,
     /// In which list register each was.
     index: [u8; 32],
-    /// The word in each list register, in the hardware's spelling.
-    words: [u64; MAX_LIST_REGS],
+    /// With which word, in the hardware's spelling.
+    words: [u64; 32],
 }
 
 impl Default for Sticky {
@@ -53,7 +52,7 @@ impl Sticky {
         Self {
             again: 0,
             index: [0; 32],
-            words: [0; MAX_LIST_REGS],
+            words: [0; 32],
         }
     }
 
@@ -68,10 +67,8 @@ impl Sticky {
     #[inline]
     pub fn remember(&mut self, intid: IntId, index: usize, word: u64) {
         let bit = 1u32.checked_shl(intid.0).unwrap_or(0);
-        if let (Some(at), Some(slot)) = (
-            self.index.get_mut(intid.0 as usize),
-            self.words.get_mut(index),
-        ) {
+        let at = intid.0 as usize;
+        if let (Some(at), Some(slot)) = (self.index.get_mut(at), self.words.get_mut(at)) {
             *at = index as u8;
             *slot = word;
             self.again |= bit;
@@ -82,14 +79,14 @@ impl Sticky {
     /// open. `empty` reads a bit for each empty list register (ICH_ELRSR_EL2, GICH_ELSR).
     #[inline]
     pub fn reseat(&self, intid: IntId, empty: impl FnOnce() -> u64) -> Option<(usize, u64)> {
-        if self.again & 1u32.checked_shl(intid.0)? == 0 {
+        if self.again.checked_shr(intid.0)? & 1 == 0 {
             return None;
         }
         let index = *self.index.get(intid.0 as usize)?;
-        if empty() & 1u64.checked_shl(index.into())? == 0 {
+        if empty() >> (index % 64) & 1 == 0 {
             return None;
         }
-        let word = *self.words.get(usize::from(index))?;
+        let word = *self.words.get(intid.0 as usize)?;
         Some((usize::from(index), word))
     }
 

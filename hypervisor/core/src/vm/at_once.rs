@@ -6,7 +6,7 @@ use super::{GuestMap, Syndrome, Vcpu, read_register, write_register};
 use crate::exit::{self, MmioAccess, Sysreg, SysregAccess, class};
 use crate::regs::GuestRegs;
 use crate::smc;
-use crate::vgic::{Frame, Model};
+use crate::vgic::Frame;
 
 /// What is left of an exit that was settled at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,20 @@ pub enum AtOnce {
     Signal,
 }
 
+impl AtOnce {
+    /// A store to GICD_SGIR, if it is one.
+    #[inline(always)]
+    pub(super) fn generate(
+        frame: Frame,
+        offset: u64,
+        access: MmioAccess,
+        regs: &GuestRegs,
+    ) -> Option<Self> {
+        let is_it = matches!(frame, Frame::Banked(_)) && (offset, access.size) == SGIR;
+        is_it.then(|| Self::Generate(read_register(regs, access.rt)))
+    }
+}
+
 /// Which registers are in [`GuestRegs`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Saved {
@@ -29,6 +43,12 @@ pub enum Saved {
     All,
     /// All but x20 to x28 ([`exit::is_late`]).
     Few,
+}
+
+impl Saved {
+    const fn has(self, register: u8) -> bool {
+        matches!(self, Self::All) || !exit::is_late(register)
+    }
 }
 
 const ICC_SGI1R: Sysreg = Sysreg::new(3, 0, 12, 11, 5);
@@ -46,8 +66,21 @@ impl Vcpu {
         regs: &mut GuestRegs,
         map: &GuestMap,
     ) -> Option<AtOnce> {
-        let Syndrome { esr, far, hpfar } = syndrome;
-        let has = |register| saved == Saved::All || !exit::is_late(register);
+        if exit::class(syndrome.esr) == class::DATA_ABORT {
+            self.access_device(syndrome, saved, regs, map)
+        } else {
+            self.access_register(syndrome.esr, saved, regs)
+        }
+    }
+
+    /// The same for all but accesses to devices.
+    #[inline(always)]
+    pub(super) fn access_register(
+        &self,
+        esr: u64,
+        saved: Saved,
+        regs: &mut GuestRegs,
+    ) -> Option<AtOnce> {
         match exit::class(esr) {
             class::SMC => {
                 let done = answer(esr as u16, regs)?;
@@ -55,15 +88,8 @@ impl Vcpu {
                 Some(done)
             }
             class::HVC => answer(esr as u16, regs),
-            class::SYSREG if has(exit::sysreg_register(esr)) => {
+            class::SYSREG if saved.has(exit::sysreg_register(esr)) => {
                 self.access_sysreg(SysregAccess::decode(esr), regs)
-            }
-            // Of stores it can only be one to GICD_SGIR.
-            class::DATA_ABORT
-                if has(exit::abort_register(esr))
-                    && (!exit::is_store(esr) || map.gic != Model::V3) =>
-            {
-                self.access_device(esr, far, hpfar, regs, map)
             }
             _ => None,
         }
@@ -85,30 +111,41 @@ impl Vcpu {
     }
 
     /// A load from a register of the virtual GIC that needs no lock, or a store to GICD_SGIR.
-    #[inline(never)]
-    fn access_device(
+    #[inline(always)]
+    pub(super) fn access_device(
         &self,
-        esr: u64,
-        far: u64,
-        hpfar: u64,
+        syndrome: Syndrome,
+        saved: Saved,
         regs: &mut GuestRegs,
         map: &GuestMap,
     ) -> Option<AtOnce> {
-        let access = MmioAccess::decode(esr, far, hpfar)?;
-        let (frame, offset) = map.frame(self.id, access.ipa)?;
-        let done = if !access.is_write {
+        let (frame, offset, access) = self.find_access(syndrome, saved, map)?;
+        let done = if access.is_write {
+            AtOnce::generate(frame, offset, access, regs)?
+        } else {
             let value = map.published.read(frame, offset, access.size)?;
             write_register(regs, access.rt, access.extend(value));
             AtOnce::Resume
-        } else if let Frame::Banked(_) = frame
-            && (offset, access.size) == SGIR
-        {
-            AtOnce::Generate(read_register(regs, access.rt))
-        } else {
-            return None;
         };
         regs.pc = regs.pc.wrapping_add(4);
         Some(done)
+    }
+
+    /// What of the virtual GIC an exit accesses, and how.
+    #[inline(always)]
+    pub(super) fn find_access(
+        &self,
+        syndrome: Syndrome,
+        saved: Saved,
+        map: &GuestMap,
+    ) -> Option<(Frame, u64, MmioAccess)> {
+        let Syndrome { esr, far, hpfar } = syndrome;
+        if !saved.has(exit::abort_register(esr)) {
+            return None;
+        }
+        let access = MmioAccess::decode(esr, far, hpfar)?;
+        let (frame, offset) = map.frame(self.id, access.ipa)?;
+        Some((frame, offset, access))
     }
 }
 

@@ -1,11 +1,9 @@
 //! What the composition in this module needs from outside: the pCPU, and the way to the VM's lock and the siblings.
 //! The shell implements both on the machine, the tests in memory.
 
-use core::ops::{ControlFlow, DerefMut};
+use core::ops::DerefMut;
 
-use super::{Answer, End, GuestMap, Pcpu, Shared};
-#[cfg(doc)]
-use crate::exit;
+use super::{Answer, End, GuestMap, Pcpu, Shared, VcpuLoop};
 use crate::id::{IntId, VcpuId, VmId};
 use crate::mailbox::Requests;
 use crate::operator::Asked;
@@ -102,14 +100,11 @@ pub trait Hardware: Pcpu {
     /// Answers [`Interrupt::Stop`]. Does not return if the machine stops.
     fn answer_stop(&mut self);
 
-    /// Runs the guest until `settle` breaks, with what that leaves to do; `regs` is then what the guest stopped with. `settle`
-    /// is asked at each exit, on the short way: it neither waits for a lock nor uses x20 to x28 ([`exit::is_late`]). If it
-    /// continues, so does the guest.
-    fn enter<B>(
-        &mut self,
-        regs: &mut GuestRegs,
-        settle: impl FnMut(&mut Self, &mut GuestRegs, GuestExit) -> ControlFlow<B>,
-    ) -> B;
+    /// Runs the guest of a vCPU, whose pCPU this is, until an exit is not settled on the short way
+    /// ([`VcpuLoop::settle_synchronous`] and its neighbours); its registers are then what the guest stopped with.
+    fn enter<V: Vm>(vcpu: &mut VcpuLoop<V, Self>)
+    where
+        Self: Sized;
     /// Of the last synchronous exit.
     fn syndrome(&self) -> Syndrome;
     /// The vCPU is on from now on, its registers at `regs` whenever the hypervisor runs; or off.
@@ -173,9 +168,9 @@ pub trait Vm: Parts {
     /// GICv2: takes the senders of SGI `4 * group` and the three after it, a byte each ([`crate::mailbox::Senders`]).
     fn take_senders(&self, me: VcpuId, group: usize) -> u32;
     /// Posts requests to the caller's own mailbox.
-    fn remind(&self, me: VcpuId, requests: Requests);
-    /// Whether there is something in a mailbox, without ordering: a doorbell follows every post.
-    fn is_asked(&self, me: VcpuId) -> bool;
+    fn remind(&self, requests: Requests);
+    /// Whether there is something in the caller's own mailbox, without ordering: a doorbell follows every post.
+    fn is_asked(&self) -> bool;
     /// Takes all requests out of a mailbox.
     fn take(&self, me: VcpuId) -> Requests;
 

@@ -129,7 +129,9 @@ impl Vcpu {
         let mut held = Held::private(gic, self.id);
         let must_populate = self.is_vgic_stale || held.needs_populate();
         held.take_sgis(come as u16);
-        self.is_vgic_stale = must_populate || !self.seat(&mut held, come, cpu);
+        if must_populate || !self.seat(&mut held, come, cpu) {
+            self.must_refresh();
+        }
     }
 
     /// The same with a GICv2: `sent` has a byte of senders for each SGI.
@@ -143,7 +145,9 @@ impl Vcpu {
                 come |= 1 << intid;
             }
         }
-        self.is_vgic_stale = must_populate || !self.seat(&mut held, come, cpu);
+        if must_populate || !self.seat(&mut held, come, cpu) {
+            self.must_refresh();
+        }
     }
 
     /// Puts private interrupts (bit n is INTID n) that have just come into unused list registers, and leaves the rest
@@ -201,7 +205,7 @@ impl Vcpu {
                 // The answer is in others' list registers; the guest asks again when they have looked.
                 Read::Again { kick: others } => {
                     // Populating in between is how the virtual GIC tells a load tried again from a later one.
-                    self.is_vgic_stale = true;
+                    self.must_refresh();
                     return kick.union(others);
                 }
             }
@@ -271,13 +275,17 @@ impl Vcpu {
         }
     }
 
+    /// Its list registers are to be chosen anew before it enters its guest. Nothing may go into them as it was meanwhile.
+    #[inline]
+    pub(in crate::vm) fn must_refresh(&mut self) {
+        self.is_vgic_stale = true;
+        self.sticky.clear();
+    }
+
     /// A private interrupt has come, and nobody has kicked: if it was in a list register before, which the guest has emptied, it
     /// goes into that again without a lock ([`crate::vgic::Sticky`]). Whether it has.
     #[inline(always)]
     pub(in crate::vm) fn reseat(&mut self, intid: IntId, cpu: &mut impl Hardware) -> bool {
-        if self.is_vgic_stale {
-            return false;
-        }
         match self.sticky.reseat(intid, || cpu.empty_list_registers()) {
             Some((index, word)) => {
                 cpu.set_list_register(index, word);
@@ -287,8 +295,25 @@ impl Vcpu {
         }
     }
 
+    /// The same for an SGI of a GICv2, from this vCPU.
+    #[inline(always)]
+    pub(in crate::vm) fn reseat_from(
+        &mut self,
+        intid: IntId,
+        sender: u32,
+        cpu: &mut impl Hardware,
+    ) -> bool {
+        match self.sticky.reseat(intid, || cpu.empty_list_registers()) {
+            Some((index, word)) => {
+                cpu.set_list_register(index, ListReg::with_sender_v2(word, sender));
+                true
+            }
+            None => false,
+        }
+    }
+
     /// The same for SGI `4 * group` and the three after it of a GICv2, with a byte of senders each. One with several senders
-    /// is not for this way.
+    /// is not for this way. Those that are left.
     #[inline]
     pub(in crate::vm) fn reseat_sent(
         &mut self,
@@ -297,22 +322,14 @@ impl Vcpu {
         cpu: &mut impl Hardware,
     ) -> u32 {
         let (mut left, mut rest) = (sent, sent);
-        if self.is_vgic_stale {
-            return rest;
-        }
         while left != 0 {
             let byte = left.trailing_zeros() / 8;
             let mask = 0xff << (8 * byte);
             let senders = left & mask;
             left &= !mask;
             let intid = IntId(4 * group as u32 + byte);
-            if !senders.is_power_of_two() {
-                continue;
-            }
-            let empty = || cpu.empty_list_registers();
-            if let Some((index, word)) = self.sticky.reseat(intid, empty) {
-                let sender = senders.trailing_zeros() % 8;
-                cpu.set_list_register(index, ListReg::with_sender_v2(word, sender));
+            let sender = senders.trailing_zeros() % 8;
+            if senders.is_power_of_two() && self.reseat_from(intid, sender, cpu) {
                 rest &= !mask;
             }
         }
@@ -323,9 +340,6 @@ impl Vcpu {
     /// again are deactivated, and their list registers are empty. False, and nothing done, if there are others.
     #[inline]
     pub(in crate::vm) fn end_listed(&mut self, cpu: &mut impl Hardware) -> bool {
-        if self.is_vgic_stale {
-            return false;
-        }
         let ended = cpu.ended_list_registers();
         let indices = || (0..self.used).filter(|&index| ended >> index & 1 != 0);
         if ended == 0 || !indices().all(|index| self.sticky.ended(index).is_some()) {

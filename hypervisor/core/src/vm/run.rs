@@ -36,12 +36,15 @@ enum Leave {
     Lost,
 }
 
-/// A vCPU on its pCPU.
+/// A vCPU on its pCPU. What an exit needs on its short way lies together, and is reached by one pointer.
+#[repr(C)]
 pub struct VcpuLoop<V, C> {
+    regs: GuestRegs,
     vm: V,
     cpu: C,
+    /// What the short way has left to do, when the guest has been left.
+    rest: Rest,
     vcpu: Vcpu,
-    regs: GuestRegs,
     /// The operator wants this vCPU to end the VM.
     end_asked: Option<End>,
 }
@@ -50,10 +53,11 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// Takes over this pCPU for `vcpu`, which is off.
     pub fn new(vm: V, cpu: C, vcpu: Vcpu) -> Self {
         let mut this = Self {
+            regs: GuestRegs::default(),
             vm,
             cpu,
+            rest: Rest::Events,
             vcpu,
-            regs: GuestRegs::default(),
             end_asked: None,
         };
         this.vcpu.move_to(&this.cpu);
@@ -92,7 +96,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
 
     fn run_guest(&mut self) -> Leave {
         loop {
-            if self.vm.is_asked(self.vcpu.id)
+            if self.vm.is_asked()
                 && let Some(leave) = self.take_requests()
             {
                 return leave;
@@ -107,11 +111,8 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 self.refresh_vgic();
             }
 
-            let (vm, vcpu) = (&self.vm, &mut self.vcpu);
-            let rest = self.cpu.enter(&mut self.regs, |cpu, regs, exit| {
-                short::settle(vm, vcpu, cpu, regs, exit)
-            });
-            let leave = match rest {
+            C::enter(self);
+            let leave = match self.rest {
                 Rest::Exit => self.handle_exit(),
                 Rest::Events => None,
                 Rest::Interrupt(interrupt) => {
@@ -139,7 +140,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         if exit::uses_late_register(esr)
             && let Some(done) = self.vcpu.at_once(syndrome, Saved::All, regs, map)
         {
-            short::send(&self.vm, self.vcpu.id, done);
+            self.send(done);
             return None;
         }
         let exit = exit::decode(esr, far, hpfar);
@@ -211,7 +212,9 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             return;
         }
         let me = self.vcpu.id;
-        self.vcpu.is_vgic_stale |= set.contains(me);
+        if set.contains(me) {
+            self.vcpu.must_refresh();
+        }
         set.remove(me);
         for vcpu in set.iter() {
             self.vm.ask(vcpu, Requests::SYNC);
@@ -221,7 +224,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// Has everybody in `set` look at its events; raised ones are taken from the mailbox by this vCPU, too.
     fn call_attention(&self, set: VcpuSet) {
         for vcpu in set.iter() {
-            short::post(&self.vm, self.vcpu.id, vcpu, Requests::SDEI_LOOK);
+            self.post(vcpu, Requests::SDEI_LOOK);
         }
     }
 
@@ -306,7 +309,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         }
         let next = self.vcpu.sdei.tick(self.cpu.now());
         self.cpu.set_alarm(next);
-        self.vm.remind(self.vcpu.id, Requests::SDEI_LOOK);
+        self.vm.remind(Requests::SDEI_LOOK);
     }
 
     // Requests and events.
@@ -347,7 +350,9 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             return Some(leave);
         }
         // What SYNC is about comes first: an SGI may have been sent after it.
-        self.vcpu.is_vgic_stale |= requests.has(Requests::SYNC);
+        if requests.has(Requests::SYNC) {
+            self.vcpu.must_refresh();
+        }
         if requests.sgis() != 0 {
             self.take_sgis(requests.sgis());
         }
@@ -359,7 +364,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         match self.vcpu.sdei.fate() {
             Fate::Sound => None,
             Fate::Deaf => {
-                self.vcpu.is_vgic_stale = true;
+                self.vcpu.must_refresh();
                 None
             }
             Fate::Stuck => Some(Leave::Lost),

@@ -148,7 +148,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// This vCPU ends the VM, whatever it does at the moment, as soon as it looks into its mailbox.
     fn end_by_operator(&mut self, end: End) {
         self.end_asked = Some(end);
-        self.vm.remind(self.vcpu.id, Requests::OPERATOR);
+        self.vm.remind(Requests::OPERATOR);
     }
 
     /// Does what the operator asked of this vCPU. How it leaves the guest, if it does.
@@ -223,7 +223,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             }
         }
         let (_, kept) = kept.split(Requests::PAUSE);
-        self.vm.remind(self.vcpu.id, kept);
+        self.vm.remind(kept);
         None
     }
 }

@@ -73,7 +73,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
 
     /// Sleeps until an interrupt arrives, unless one is waiting already.
     pub(super) fn stand_by(&mut self) {
-        if !self.vm.is_asked(self.vcpu.id) && !self.is_woken() {
+        if !self.vm.is_asked() && !self.is_woken() {
             self.cpu.wait_for_interrupt();
         }
     }
@@ -97,7 +97,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         self.vcpu.note(&self.cpu, Event::SystemSuspend);
         loop {
             self.take_interrupt();
-            if self.vm.is_asked(self.vcpu.id)
+            if self.vm.is_asked()
                 && let Some(leave) = self.take_requests()
             {
                 return Some(leave);
@@ -137,7 +137,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     pub(super) fn give_back(&mut self) {
         self.leave_events();
         self.clear();
-        self.vm.remind(self.vcpu.id, Requests::START);
+        self.vm.remind(Requests::START);
     }
 
     /// Firmware does not come back. Only the end of the VM is left to wait for.

@@ -203,6 +203,10 @@ impl Guest {
                 Some(exit_of(Transfer::Store { ipa, size, rt }))
             }
             Act::Sgi(intid, targets) => {
+                // Its own may be in its list register when it goes on. Others are owed theirs once it is posted.
+                if targets >> self.n & 1 != 0 {
+                    self.owes(1 << intid);
+                }
                 regs.x[1] = u64::from(intid) << 24 | u64::from(targets);
                 // ICC_SGI1R_EL1.
                 let (crm, op2, rt) = (11, 5, 1);

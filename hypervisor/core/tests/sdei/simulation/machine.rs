@@ -571,21 +571,18 @@ impl vm::Vm for Port<'_> {
         unreachable!("a GICv3's SGIs have no sender")
     }
 
-    fn remind(&self, me: VcpuId, requests: Requests) {
+    fn remind(&self, requests: Requests) {
         self.settle_call();
-        self.world.mailboxes[me.index()].post(requests);
-        self.world
-            .witness
-            .borrow_mut()
-            .is_posted(me.index(), requests);
+        self.world.mailboxes[self.n].post(requests);
+        self.world.witness.borrow_mut().is_posted(self.n, requests);
         if requests.sgis() != 0 {
             self.guest().owes(requests.sgis());
         }
     }
 
-    fn is_asked(&self, me: VcpuId) -> bool {
+    fn is_asked(&self) -> bool {
         self.settle_call();
-        !self.world.mailboxes[me.index()].is_empty()
+        !self.world.mailboxes[self.n].is_empty()
     }
 
     fn take(&self, me: VcpuId) -> Requests {
