@@ -68,12 +68,20 @@ impl<T> Mutex<T> {
     /// Waits for the lock.
     #[inline]
     pub fn lock(&self) -> MutexGuard<'_, T> {
-        if self.kept_waiting.load(Ordering::Relaxed) == 0
-            && let Some(guard) = self.lock.try_lock()
-        {
-            return guard;
+        match self.try_lock() {
+            Some(guard) => guard,
+            None => self.wait(),
         }
-        self.wait()
+    }
+
+    /// The lock, if it is free and nobody is kept waiting for it.
+    #[inline]
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        if self.kept_waiting.load(Ordering::Relaxed) == 0 {
+            self.lock.try_lock()
+        } else {
+            None
+        }
     }
 
     #[cold]

@@ -231,6 +231,11 @@ impl Parts for Seat {
     }
 
     #[inline]
+    fn try_distributor(&self) -> Option<MutexGuard<'static, Distributor>> {
+        self.vm.distributor.try_lock()
+    }
+
+    #[inline]
     fn private(&self, vcpu: VcpuId) -> Option<MutexGuard<'static, Private>> {
         let interrupts = &self.vm.interrupts;
         interrupts.get(vcpu.index()).map(Mutex::lock)

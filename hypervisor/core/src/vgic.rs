@@ -56,7 +56,7 @@ pub use effects::{Deactivations, Effects, Physical, SpiMask};
 pub use frame::Frame;
 use irq::Irq;
 pub use lr::{ICH_VMCR_RESET, ListReg, LrSource, LrState, hcr};
-pub use mmio::{Read, read, write};
+pub use mmio::{Read, enable_idle, read, write};
 pub use operations::{bind, end_bound, has, is_edge, level, reset_spis, send_sgi_group0, unbind};
 pub use parts::{Distributor, Held, Parts, Private};
 pub use published::Published;

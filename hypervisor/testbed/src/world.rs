@@ -179,6 +179,11 @@ impl Parts for Port<'_> {
         self.world.distributor.borrow_mut()
     }
 
+    fn try_distributor(&self) -> Option<RefMut<'_, Distributor>> {
+        let is_free = self.world.has_short_ways;
+        is_free.then(|| self.world.distributor.try_borrow_mut().ok())?
+    }
+
     fn private(&self, vcpu: VcpuId) -> Option<RefMut<'_, Private>> {
         self.count_lock();
         let part = self.world.interrupts.get(vcpu.index())?;

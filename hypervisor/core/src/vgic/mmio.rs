@@ -3,7 +3,7 @@
 use super::frame::{Frame, Wait};
 use super::irq::Irq;
 use super::operations;
-use super::parts::{Held, Parts, View};
+use super::parts::{Distributor, Held, Parts, View};
 use super::published::flag;
 use super::register::{Bank, Part, Register};
 use super::{Effects, Physical, SpiMask, bits_of};
@@ -94,6 +94,56 @@ pub fn write<P: Parts>(
     };
     held.view().write(register, value, effects);
     perform(effects);
+}
+
+/// A store of `size` bytes to GICD_ISENABLER or GICD_ICENABLER, without a fold and without waiting, if it changes idle SPIs
+/// of emulated devices only: then no list register holds them, and nothing follows. False, and nothing done, if it
+/// does not, if it is another store, or if somebody has the distributor.
+#[inline]
+pub fn enable_idle<P: Parts>(
+    parts: &P,
+    (frame, offset, size): (Frame, u64, u8),
+    value: u32,
+) -> bool {
+    let on = match offset & !0x7f {
+        0x100 => true,
+        0x180 => false,
+        _ => return false,
+    };
+    let has_spis = matches!(frame, Frame::Distributor | Frame::Banked(_));
+    let index = (offset as usize & 0x7f) / 4;
+    if !has_spis || size != 4 || offset % 4 != 0 || index == 0 {
+        return false;
+    }
+    let Some(mut distributor) = parts.try_distributor() else {
+        return false;
+    };
+    let shown = distributor.enable_idle(index - 1, value, on);
+    if let Some(shown) = shown {
+        parts.published().show(VcpuId(0), index as u32, shown);
+    }
+    shown.is_some()
+}
+
+impl Distributor {
+    /// What the words of a block of SPIs then [show](super::Words::shown).
+    #[inline]
+    fn enable_idle(&mut self, block: usize, value: u32, on: bool) -> Option<[u32; 2]> {
+        let words = self.words.get_mut(block)?;
+        let others = if on { !words.enabled } else { words.enabled };
+        let changes = value & others & !words.bound;
+        if changes & (words.not_idle | words.passed_through) != 0 {
+            return None;
+        }
+        let irqs = self.spis.get_mut(32 * block..)?;
+        for n in bits_of(changes) {
+            if let Some(irq) = irqs.get_mut(n as usize) {
+                irq.enabled = on;
+                words.enabled ^= 1 << n;
+            }
+        }
+        Some(words.shown())
+    }
 }
 
 impl View<'_> {

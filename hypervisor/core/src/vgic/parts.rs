@@ -34,6 +34,8 @@ pub trait Parts {
     fn published(&self) -> &Published;
     /// Waits for the distributor. No vCPU's part may be held.
     fn distributor(&self) -> Self::Distributor<'_>;
+    /// The same, if that is to be had without waiting.
+    fn try_distributor(&self) -> Option<Self::Distributor<'_>>;
     /// Waits for what is `vcpu`'s; nothing if there is no such vCPU. No other vCPU's part may be held.
     fn private(&self, vcpu: VcpuId) -> Option<Self::Private<'_>>;
 }

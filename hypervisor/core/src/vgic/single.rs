@@ -42,6 +42,10 @@ impl Parts for Vgic {
         self.distributor.borrow_mut()
     }
 
+    fn try_distributor(&self) -> Option<RefMut<'_, Distributor>> {
+        self.distributor.try_borrow_mut().ok()
+    }
+
     fn private(&self, vcpu: VcpuId) -> Option<RefMut<'_, Private>> {
         self.vcpus.get(vcpu.index()).map(RefCell::borrow_mut)
     }

@@ -9,9 +9,9 @@ use crate::exit::{self, class};
 use crate::id::{IntId, VcpuId};
 use crate::mailbox::Requests;
 use crate::regs::GuestRegs;
-use crate::vgic::Model;
 use crate::vgic::affinity::sgi_intid;
-use crate::vm::{AtOnce, GuestExit, Hardware, Interrupt, Saved, Vm};
+use crate::vgic::{self, Model};
+use crate::vm::{AtOnce, GuestExit, Hardware, Interrupt, Saved, Vm, read_register};
 
 /// What the short way leaves to do.
 #[derive(Clone, Copy, Debug)]
@@ -97,7 +97,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         done.is_some() || self.leave(Rest::Exit)
     }
 
-    /// A store: it can only be one to GICD_SGIR.
+    /// A store: to GICD_SGIR, or one that changes nothing but a word of the distributor.
     #[inline(never)]
     fn settle_store(&mut self) -> bool {
         let (vcpu, map) = (&self.vcpu, self.vm.map());
@@ -109,6 +109,11 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         if let Some(AtOnce::Generate(value)) = AtOnce::generate(frame, offset, access, regs) {
             regs.pc = regs.pc.wrapping_add(4);
             return self.settle_generate(value as u32);
+        }
+        let value = read_register(regs, access.rt) as u32;
+        if vgic::enable_idle(&self.vm, (frame, offset, access.size), value) {
+            regs.pc = regs.pc.wrapping_add(4);
+            return true;
         }
         self.leave(Rest::Exit)
     }

@@ -86,7 +86,15 @@ impl Port<'_> {
     }
 
     fn lock_part<'a, T>(&'a self, lock: u8, part: &'a RefCell<T>) -> PartGuard<'a, T> {
-        let (part, held) = self.take_lock(lock, part);
+        let taken = self.take_lock(lock, part);
+        self.begin_part(lock, taken)
+    }
+
+    fn begin_part<'a, T>(
+        &'a self,
+        lock: u8,
+        (part, held): (RefMut<'a, T>, Held<'a>),
+    ) -> PartGuard<'a, T> {
         self.settle_call();
         let mut pcpu = self.world.pcpus[self.n].borrow_mut();
         if let Some(intid) = pcpu.in_hand
@@ -128,6 +136,19 @@ impl Parts for Port<'_> {
 
     fn distributor(&self) -> PartGuard<'_, Distributor> {
         self.lock_part(DISTRIBUTOR, &self.world.distributor)
+    }
+
+    /// Without giving way: who tries is on the short way of an exit.
+    fn try_distributor(&self) -> Option<PartGuard<'_, Distributor>> {
+        let locks = &self.world.held[self.n];
+        assert_eq!(locks.get(), 0, "vCPU {} tries one lock at a time", self.n);
+        let part = self.world.distributor.try_borrow_mut().ok()?;
+        locks.set(DISTRIBUTOR);
+        let held = Held {
+            locks,
+            lock: DISTRIBUTOR,
+        };
+        Some(self.begin_part(DISTRIBUTOR, (part, held)))
     }
 
     fn private(&self, vcpu: VcpuId) -> Option<PartGuard<'_, Private>> {
