@@ -166,6 +166,19 @@ const WNR: u64 = 1 << 6;
 /// Cache maintenance.
 const CM: u64 = 1 << 8;
 
+/// A load of four bytes into a general register, without a sign, from where stage 2 maps nothing, if the syndrome describes
+/// one: its address and register, as [`MmioAccess::decode`] has them.
+#[inline(always)]
+pub const fn word_load(esr: u64, far: u64, hpfar: u64) -> Option<(u64, u8)> {
+    // SAS says 4 bytes, and SSE is 0.
+    const FORM: u64 = ISV | 3 << 22 | 1 << 21 | S1PTW | WNR;
+    if esr & FORM == ISV | 2 << 22 && is_translation_fault(esr) {
+        Some((ipa(far, hpfar), abort_register(esr)))
+    } else {
+        None
+    }
+}
+
 /// Whether this is one of x20 to x28, which the short way of an exit does not save (`guest.S`).
 pub const fn is_late(register: u8) -> bool {
     20 <= register && register <= 28

@@ -478,6 +478,64 @@ fn an_sgi_goes_to_whom_it_names() {
     assert_eq!(sgi.targets, VcpuSet(0b1101));
 }
 
+#[test]
+fn the_words_that_are_loaded_most_are_what_any_load_of_them_is() {
+    use hv_core::exit::{MmioAccess, word_load};
+
+    // Each bit of a syndrome alone turns a word load into none, or into another load that is decoded alike.
+    let (esr, far, hpfar) = load(0x0800_0104);
+    for bit in (0..=24).filter(|bit| ![0, 1].contains(bit)) {
+        let esr = esr ^ 1 << bit;
+        let access = MmioAccess::decode(esr, far, hpfar);
+        let is_word =
+            |access: &MmioAccess| !access.is_write && access.size == 4 && !access.sign_extend;
+        let expected = access.filter(is_word).map(|it| (it.ipa, it.rt));
+        assert_eq!(word_load(esr, far, hpfar), expected, "bit {bit}");
+    }
+    let mpidrs = [0, 1].map(Mpidr::new);
+    let gic = |model| hv_core::vgic::Config {
+        model,
+        mpidrs: &mpidrs,
+        last: VcpuSet::EMPTY,
+        spis: 64,
+        passed_through: &[],
+        priority_bits: 5,
+        list_regs: 4,
+    };
+    let v2 = hv_core::vgic::Model::V2 { resamples: true };
+    let frames = [
+        (hv_core::vgic::Model::V3, Frame::Distributor),
+        (v2, Frame::Banked(VcpuId(1))),
+    ];
+    for (model, frame) in frames {
+        let vgic = Vgic::new(&gic(model));
+        let bits = 0x8421_0f0f;
+        for offset in [0x84, 0x88, 0x104, 0x108] {
+            let mut effects = hv_core::vgic::Effects::none();
+            hv_core::vgic::write(&vgic, (frame, offset, 4), bits, &mut effects, |_| ());
+        }
+        let published = vgic.published();
+        let known: Vec<u64> = (0..0x1_0000)
+            .filter(|&offset| published.word(offset).is_some())
+            .collect();
+        let expected = [4, 8, 0x84, 0x88, 0x104, 0x108, 0x184, 0x188];
+        assert_eq!(known, expected);
+        for offset in expected {
+            let word = published.word(offset).map(u64::from);
+            assert_eq!(word, published.read(frame, offset, 4), "{offset:#x}");
+            assert_eq!(offset < 0x80, word != Some(bits), "{offset:#x}");
+        }
+        let words = [4, 8, 12].map(|offset| {
+            let word = published.redistributor_word(VcpuId(1), offset);
+            let read = published.read(Frame::Redistributor(VcpuId(1)), offset, 4);
+            assert_eq!(word.map(u64::from), read, "{offset:#x}");
+            word
+        });
+        assert_eq!(words, [Some(0x43b), Some(0x100), Some(1)]);
+        assert_eq!(published.redistributor_word(VcpuId(2), 8), None);
+    }
+}
+
 /// LDR w3 that faults on translation at `ipa`.
 fn load(ipa: u64) -> (u64, u64, u64) {
     (

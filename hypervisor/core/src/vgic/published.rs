@@ -213,6 +213,40 @@ impl Published {
         }
     }
 
+    /// What a load of four bytes reads at `offset` into the distributor, as [`read`](Self::read) would say, if it is
+    /// one of those that are loaded most: GICD_TYPER, GICD_IIDR, and GICD_IGROUPR, GICD_ISENABLER and GICD_ICENABLER of SPIs.
+    #[inline(always)]
+    pub fn word(&self, offset: u64) -> Option<u32> {
+        let content = &*self.0;
+        let block = (offset as usize & 0x7f) >> 2;
+        let shown = || {
+            content
+                .shown
+                .get(..content.blocks)?
+                .get(block.wrapping_sub(1))
+        };
+        let word = match offset & !0x7c {
+            0x80 => &shown()?.group1,
+            0x100 | 0x180 => &shown()?.enabled,
+            0 if offset == 8 => return Some(IIDR as u32),
+            0 if offset == 4 => return Some(content.typer as u32),
+            _ => return None,
+        };
+        Some(word.load(Ordering::Relaxed))
+    }
+
+    /// The same of the redistributor of `owner`: GICR_IIDR and either half of GICR_TYPER.
+    #[inline(always)]
+    pub fn redistributor_word(&self, owner: VcpuId, offset: u64) -> Option<u32> {
+        let typer = *self.0.redistributors.get(owner.index())?;
+        match offset {
+            4 => Some(IIDR as u32),
+            8 => Some(typer as u32),
+            12 => Some((typer >> 32) as u32),
+            _ => None,
+        }
+    }
+
     #[inline(always)]
     pub(super) fn value(&self, frame: Frame, register: Register) -> Option<u64> {
         match register {

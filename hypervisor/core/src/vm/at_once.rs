@@ -119,6 +119,27 @@ impl Vcpu {
         regs: &mut GuestRegs,
         map: &GuestMap,
     ) -> Option<AtOnce> {
+        let Syndrome { esr, far, hpfar } = syndrome;
+        // What is loaded most, by the shortest way there is.
+        if let Some((ipa, rt)) = exit::word_load(esr, far, hpfar)
+            && saved.has(rt)
+            && let Some(value) = map.published_word(ipa)
+        {
+            write_register(regs, rt, value.into());
+            regs.pc = regs.pc.wrapping_add(4);
+            return Some(AtOnce::Resume);
+        }
+        self.access_any(syndrome, saved, regs, map)
+    }
+
+    #[inline(never)]
+    fn access_any(
+        &self,
+        syndrome: Syndrome,
+        saved: Saved,
+        regs: &mut GuestRegs,
+        map: &GuestMap,
+    ) -> Option<AtOnce> {
         let (frame, offset, access) = self.find_access(syndrome, saved, map)?;
         let done = if access.is_write {
             AtOnce::generate(frame, offset, access, regs)?

@@ -98,6 +98,18 @@ impl GuestMap {
         None
     }
 
+    /// What a load of four bytes reads at `ipa`, if it is one of those that are loaded most.
+    #[inline(always)]
+    pub(super) fn published_word(&self, ipa: u64) -> Option<u32> {
+        if let Some(offset) = self.distributor.offset_of(ipa) {
+            return self.published.word(offset);
+        }
+        let offset = self.redistributors.first()?.offset_of(ipa)?;
+        let owner = u8::try_from(offset / REDISTRIBUTOR_SIZE).ok()?;
+        let offset = offset % REDISTRIBUTOR_SIZE;
+        self.published.redistributor_word(VcpuId(owner), offset)
+    }
+
     /// Whether an access by `me` at `ipa` meets a device that is emulated.
     pub(super) fn is_device(&self, me: VcpuId, ipa: u64) -> bool {
         self.frame(me, ipa).is_some() || self.uart.offset_of(ipa).is_some()
