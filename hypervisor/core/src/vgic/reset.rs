@@ -1,7 +1,7 @@
 //! The virtual GIC back at reset: what is one vCPU's, and the SPIs.
 
 use super::frame::Wait;
-use super::lr::ListReg;
+use super::lr::{ListReg, hcr};
 use super::parts::{Held, Parts, View};
 use super::published::flag;
 use super::{Effects, Physical, SpiMask, bits_of};
@@ -38,6 +38,26 @@ impl<'a, P: Parts + 'a> Held<'a, P> {
     pub fn is_pristine(&mut self) -> bool {
         let private = self.view().private;
         private.is_some_and(|private| private.is_pristine)
+    }
+
+    /// [Populates](Self::populate) a vCPU that is [pristine](Self::is_pristine): ICH_HCR_EL2, if there is nothing to it but to
+    /// say so. Nothing of its own is enabled then, or active. With a GICv2 somebody else may have to learn that
+    /// it is awake.
+    pub fn populate_nothing(&mut self) -> Option<u64> {
+        let View {
+            published,
+            vcpu,
+            private,
+            ..
+        } = self.view();
+        let private = private.filter(|private| private.is_pristine)?;
+        let said = flag::SHARED | flag::DIRTY | flag::WAITS;
+        if published.rules().is_v2 || published.has(vcpu, said) {
+            return None;
+        }
+        private.is_dirty = false;
+        private.is_pristine = false;
+        Some(hcr::EN | hcr::TDIR)
     }
 }
 

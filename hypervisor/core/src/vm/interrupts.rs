@@ -57,8 +57,7 @@ impl Vcpu {
         perform(&effects, cpu);
         drop(held);
         self.empty_list_regs(entry.used, cpu);
-        let is_deaf = self.sdei.fate() == sdei::Fate::Deaf;
-        cpu.set_ich_hcr(if is_deaf { 0 } else { entry.hcr });
+        self.set_ich_hcr(entry.hcr, cpu);
         self.is_vgic_stale = false;
         effects.kick.union(dropped)
     }
@@ -97,9 +96,30 @@ impl Vcpu {
         effects.kick
     }
 
-    /// Whether the virtual GIC has this vCPU as [`reset_interrupts`](Self::reset_interrupts) has left it.
-    pub fn has_fresh_interrupts(&self, gic: &impl Parts) -> bool {
-        self.used == 0 && self.is_vgic_stale && Held::private(gic, self.id).is_pristine()
+    /// Whether the virtual GIC has this vCPU as [`reset_interrupts`](Self::reset_interrupts) has left it. If so, and nothing of
+    /// the distributor's concerns it, nothing goes into list registers, and it is ready to enter its guest.
+    pub fn begin_fresh(&mut self, gic: &impl Parts, cpu: &mut impl Hardware) -> bool {
+        if self.used != 0 || !self.is_vgic_stale {
+            return false;
+        }
+        let mut held = Held::private(gic, self.id);
+        if !held.is_pristine() {
+            return false;
+        }
+        if let Some(hcr) = held.populate_nothing() {
+            drop(held);
+            self.fresh = None;
+            self.set_ich_hcr(hcr, cpu);
+            self.is_vgic_stale = false;
+        }
+        true
+    }
+
+    /// Sets ICH_HCR_EL2, unless a firmware's fault has made this vCPU deaf.
+    #[inline]
+    fn set_ich_hcr(&self, hcr: u64, cpu: &mut impl Hardware) {
+        let is_deaf = self.sdei.fate() == sdei::Fate::Deaf;
+        cpu.set_ich_hcr(if is_deaf { 0 } else { hcr });
     }
 
     /// A physical interrupt of the guest's has come. Whom to kick, and the interrupt if it is bound to an SDEI event.

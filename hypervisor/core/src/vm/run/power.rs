@@ -43,7 +43,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     pub(super) fn begin(&mut self, start: Start) {
         self.cpu.set_endian(start.endian);
         self.drop_senders();
-        if !self.vcpu.has_fresh_interrupts(&self.vm) {
+        if !self.vcpu.begin_fresh(&self.vm, &mut self.cpu) {
             self.reset_interrupts();
         }
         self.vcpu.start(&mut self.regs, start, &self.cpu);
