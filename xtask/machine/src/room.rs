@@ -54,18 +54,18 @@ impl Needs {
 
     fn fits(&self, board: Board, memory_mib: u64, by_firmware: bool) -> bool {
         let ram = memory_mib.saturating_mul(MIB);
-        // QEMU hw/arm/boot.c puts an initrd at half of RAM or 256 MiB, or behind the kernel.
+        // QEMU hw/arm/boot.c puts an initrd at half of RAM or 128 MiB, or behind the kernel.
         let (loaded, from, to) = match (self.bundle, board, by_firmware) {
             (0, ..) => (
                 self.ramdisk,
-                (ram / 2).min(256 * MIB).max(KERNEL_OFFSET + self.kernel),
+                (ram / 2).min(128 * MIB).max(KERNEL_OFFSET + self.kernel),
                 ram,
             ),
             (bundle, Board::Raspi4b, _) => {
                 (bundle, raspi4b::INITRD_PA, raspi4b::DEVICETREE_PA.into())
             }
             (bundle, _, true) => (bundle, FIRMWARE_OFFSET, ram),
-            (bundle, _, false) => (bundle, (ram / 2).min(256 * MIB), ram),
+            (bundle, _, false) => (bundle, (ram / 2).min(128 * MIB), ram),
         };
         let kept = if self.bundle == 0 {
             KERNEL_OFFSET
@@ -102,6 +102,8 @@ mod tests {
             (needs(40, 20, 50), 256),
             (needs(40, 20, 0), 128),
             (needs(40, 200, 230), 1024),
+            // QEMU has it from 128 MiB on.
+            (needs(20, 200, 0), 384),
         ] {
             needs.check(Board::Virt, memory_mib, false).unwrap();
             needs.check(Board::Virt, memory_mib, true).unwrap();
