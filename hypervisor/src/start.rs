@@ -98,11 +98,12 @@ pub extern "C" fn relocate(dtb: u64, image: u64, _region: u64) -> ! {
     if let Err(error) = placed {
         refuse(format_args!("{error}"));
     }
-    let mapped = [
-        identity(&machine, Range::default(), limit),
-        given(&machine, limit),
+    // One after the other: the heap is small this early.
+    let tables = [
+        tables(&identity(&machine, Range::default(), limit)),
+        tables(&given(&machine, limit)),
     ];
-    let size = memory::home_size(machine.cpus.len(), mapped.map(|mapped| tables(&mapped)));
+    let size = memory::home_size(machine.cpus.len(), tables);
     let taken = [loaded.image, loaded.dtb, machine.initrd.unwrap_or_default()];
     let Some(home) = highest_free(&machine, &taken, limit, size, BLOCK_SIZE) else {
         refuse(format_args!(

@@ -110,11 +110,9 @@ impl<'m> Places<'m> {
                 places.release(cpu.mpidr, release_pa)?;
             }
         }
-        let mapped = [
-            identity(machine, Range::default(), limit),
-            given(machine, limit),
-        ];
-        if mapped.iter().any(|mapped| tables(mapped) > MOST_TABLES) {
+        // One after the other: the heap is small this early.
+        let too_many = |mapped: Vec<Identity>| tables(&mapped) > MOST_TABLES;
+        if too_many(identity(machine, Range::default(), limit)) || too_many(given(machine, limit)) {
             let what = "has memory and devices in more pieces than can be mapped";
             return Err(Error::invalid("the machine", what, CORRECT));
         }
