@@ -26,6 +26,7 @@ use debian::paths;
 use debian::tools;
 use lab::build_id;
 use lab::symbolize::Explainer;
+use machine::board::Board;
 use machine::build::{self, Program};
 use machine::console::GuestLines;
 use machine::control::{self, Control};
@@ -36,6 +37,7 @@ use machine::guest::Options;
 use machine::operator::Operator;
 use machine::payload::{self, Payload};
 use machine::qemu::{DEFAULT_CPU, Event, ICOUNT_SHIFT, Machine, Session};
+use machine::raspi4b;
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 use on_crash::{Aftermath, OnCrash};
@@ -60,7 +62,7 @@ pub struct Run {
     /// are relative to the file.
     #[arg(long, value_name = "FILE.toml")]
     guest: Option<PathBuf>,
-    /// Without the hypervisor: QEMU boots the kernel at EL1 itself, to compare.
+    /// Without the hypervisor: QEMU boots the kernel itself, to compare; at EL1, on raspi4b at EL2.
     #[arg(long)]
     bare: bool,
     /// Boot the test image of the hypervisor, which can break itself: it obeys break=, wedge= and probe= in --hv-append
@@ -194,9 +196,6 @@ pub fn machine(
     let board = options.machine.unwrap_or_default();
     board.check(cpus, el3)?;
     board.check_parts(options.cpu.as_deref(), options.disks.len())?;
-    if bare {
-        board.check_bare()?;
-    }
     let workshop = Workshop::open()?.above(el3).on(board);
     let qemu = tools::qemu(&workshop.cache, &workshop.progress)?;
     let given = Given::of(options, &workshop)?;
@@ -211,6 +210,9 @@ pub fn machine(
         machine.el2 = false;
         machine.initrd = given.initrd;
         machine.append = given.bootargs;
+        if board == Board::Raspi4b {
+            machine.devicetree = Some(raspi4b::bare_devicetree(&workshop, folder, memory_mib)?);
+        }
         machine
     } else {
         let bundle = folder.file("bundle.itb");

@@ -7,6 +7,7 @@ mod commands;
 mod crash;
 mod drgn;
 mod endings;
+mod flat;
 mod gdb;
 mod guests;
 mod image;
@@ -87,6 +88,7 @@ impl Test {
             || refusals::names().any(|name| ledger.wants(name))
             || stops::are_wanted(&ledger)
             || commands::names().any(|name| ledger.wants(name))
+            || flat::names().any(|name| ledger.wants(name))
             || on_crash::names().any(|name| ledger.wants(name))
             || gdb::names().any(|name| ledger.wants(name))
             || operator::names().any(|name| ledger.wants(name))
@@ -98,6 +100,7 @@ impl Test {
         }
         if !self.bare {
             commands::run(&workshop, &mut ledger);
+            flat::run(&workshop, &mut ledger);
             on_crash::run(&workshop, &mut ledger);
             gdb::run(&workshop, &mut ledger);
             operator::run(&workshop, &mut ledger);

@@ -20,7 +20,7 @@ mod injection;
 /// Build the hypervisor, the test guests, and what starts the hypervisor on a Raspberry Pi 4; print their sizes.
 ///
 /// The results are hypervisor.img, hypervisor-fault-injection.img (the same for tests, which can break itself),
-/// guest-tests.img, chainloader.img and armstub.img in target/xtask, with the ELF files for debuggers beside them. All but the stub are arm64 Images that any boot loader of that protocol loads.
+/// guest-tests.img, flat.img, chainloader.img and armstub.img in target/xtask, with the ELF files for debuggers beside them. All but flat and the stub are arm64 Images that any boot loader of that protocol loads.
 #[derive(Args)]
 pub struct Build {}
 
@@ -46,6 +46,8 @@ pub enum Program {
     FaultInjection,
     /// The test guests.
     GuestTests,
+    /// A kernel without a header, which says what it finds.
+    Flat,
     /// What receives the hypervisor over a Raspberry Pi's serial line.
     Chainloader,
     /// What runs at EL3 of a Raspberry Pi 4, before the hypervisor.
@@ -54,10 +56,11 @@ pub enum Program {
 
 impl Program {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Hypervisor,
         Self::FaultInjection,
         Self::GuestTests,
+        Self::Flat,
         Self::Chainloader,
         Self::Armstub,
     ];
@@ -68,6 +71,7 @@ impl Program {
             Self::Hypervisor => "hypervisor",
             Self::FaultInjection => "hypervisor-fault-injection",
             Self::GuestTests => "guest-tests",
+            Self::Flat => "flat",
             Self::Chainloader => "chainloader",
             Self::Armstub => "armstub",
         }
@@ -83,7 +87,7 @@ impl Program {
 
     /// Whether it is an arm64 Image, and not a flat file.
     const fn is_image(self) -> bool {
-        !matches!(self, Self::Armstub)
+        !matches!(self, Self::Armstub | Self::Flat)
     }
 
     /// How large its file may be, in bytes.
@@ -91,7 +95,7 @@ impl Program {
         match self {
             Self::Hypervisor => 280 << 10,
             Self::FaultInjection => 296 << 10,
-            Self::GuestTests => u64::MAX,
+            Self::GuestTests | Self::Flat => u64::MAX,
             Self::Chainloader => 64 << 10,
             // The page that the board's devicetree reserves.
             Self::Armstub => 4 << 10,

@@ -39,6 +39,8 @@ pub struct Machine {
     pub reboots: bool,
     /// What runs at EL3 and starts the kernel; without it there is no EL3.
     pub firmware: Option<Firmware>,
+    /// The devicetree that QEMU, which has none for it, hands a board's kernel.
+    pub devicetree: Option<PathBuf>,
     /// What QEMU loads as the kernel.
     pub kernel: PathBuf,
     /// What QEMU loads as the initrd.
@@ -74,6 +76,7 @@ impl Machine {
             el2: true,
             reboots: false,
             firmware: None,
+            devicetree: None,
             kernel: kernel.to_owned(),
             initrd: None,
             append: String::new(),
@@ -141,6 +144,9 @@ impl Machine {
     /// The kernel, which QEMU loads and starts itself.
     fn boot_by_qemu(&self, line: &mut Arguments) {
         line.option("-kernel", &self.kernel);
+        if let Some(tree) = &self.devicetree {
+            line.option("-dtb", tree);
+        }
         if let Some(initrd) = &self.initrd {
             line.option("-initrd", initrd);
         }

@@ -12,11 +12,13 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::board::raspi4b::{DEVICETREE_PA, KERNEL_PA};
 use crate::build::{self, Program};
 use crate::el3::El3;
+use crate::run_dir::RunDir;
 use crate::workshop::Workshop;
 use debian::paths::write_if_new;
 use debian::tools;
+use devicetree::Handover;
 
-pub use package::{devicetree as stock_devicetree, trusted_firmware, videocore};
+pub use package::{devicetree as stock_devicetree, trusted_firmware, u_boot, videocore};
 
 /// What is loaded besides the kernel.
 pub struct Parts {
@@ -41,6 +43,21 @@ pub fn prepare(workshop: &Workshop, el3: El3) -> Result<Parts> {
         bios,
         devicetree: stock_devicetree(workshop)?,
     })
+}
+
+/// Writes, in `folder`, the devicetree of a board with so many MiB for QEMU to hand to a kernel; QEMU says itself what it
+/// has loaded besides.
+pub fn bare_devicetree(workshop: &Workshop, folder: &RunDir, memory_mib: u64) -> Result<PathBuf> {
+    demand_model(&tools::qemu(&workshop.cache, &workshop.progress)?)?;
+    let path = folder.file("board.dtb");
+    let handover = Handover {
+        memory_mib,
+        bootargs: "",
+        initrd: None,
+        mini_uart: false,
+    };
+    devicetree::complete(&stock_devicetree(workshop)?, &path, &handover)?;
+    Ok(path)
 }
 
 /// Whether this QEMU can play it.

@@ -12,9 +12,10 @@ use machine::build::{self, Program};
 use machine::workshop::Workshop;
 
 /// The crates of the bare machine, which the host cannot build.
-const BARE: [&str; 4] = [
+const BARE: [&str; 5] = [
     Program::Hypervisor.name(),
     Program::GuestTests.name(),
+    Program::Flat.name(),
     Program::Chainloader.name(),
     Program::Armstub.name(),
 ];

@@ -54,6 +54,23 @@ pub fn trusted_firmware(workshop: &Workshop) -> Result<PathBuf> {
     })
 }
 
+/// A boot loader that is a flat binary, linked where the board has one.
+const BOOT_LOADER: &str = "u-boot-rpi";
+const U_BOOT: &str = "usr/lib/u-boot/rpi_4/u-boot.bin";
+
+/// Debian's build of U-Boot for the board, fetched unless the cache has it.
+pub fn u_boot(workshop: &Workshop) -> Result<PathBuf> {
+    let name = format!("raspi4b-u-boot-{FIRMWARE_SUITE}");
+    let file = "u-boot.bin";
+    take(workshop, &name, file, FIRMWARE_SUITE, |archive, dir| {
+        let root = archive
+            .root(FIRMWARE_SUITE, "arm64", &workshop.progress)?
+            .with_context(|| format!("the archive has no suite {FIRMWARE_SUITE}"))?;
+        let to = dir.join(file);
+        extract(workshop, archive, &root, BOOT_LOADER, U_BOOT, &to)
+    })
+}
+
 /// The board's own firmware, of which a Raspberry Pi 4 reads these from its card, and its licence.
 const VIDEOCORE: &str = "raspi-firmware";
 const VIDEOCORE_FILES: [(&str, &str); 3] = [
