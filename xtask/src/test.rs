@@ -12,6 +12,7 @@ mod gdb;
 mod guests;
 mod image;
 mod linux;
+mod nexus;
 mod on_crash;
 mod operator;
 mod own;
@@ -89,6 +90,7 @@ impl Test {
             || stops::are_wanted(&ledger)
             || commands::names().any(|name| ledger.wants(name))
             || flat::names().any(|name| ledger.wants(name))
+            || nexus::names().any(|name| ledger.wants(name))
             || on_crash::names().any(|name| ledger.wants(name))
             || gdb::names().any(|name| ledger.wants(name))
             || operator::names().any(|name| ledger.wants(name))
@@ -101,6 +103,7 @@ impl Test {
         if !self.bare {
             commands::run(&workshop, &mut ledger);
             flat::run(&workshop, &mut ledger);
+            nexus::run(&workshop, &mut ledger);
             on_crash::run(&workshop, &mut ledger);
             gdb::run(&workshop, &mut ledger);
             operator::run(&workshop, &mut ledger);

@@ -268,15 +268,20 @@ fn regions(node: FdtNode<'static>) -> impl Iterator<Item = Region> {
     })
 }
 
-/// The INTID of interrupt `index` of a node: cells of kind, number, flags (GICv3 binding).
+/// The INTID of interrupt `index` of a node: cells of kind, number, flags (GICv3 binding), behind a phandle in
+/// `interrupts-extended`, where all that a guest has lead to the GIC.
 fn interrupt(node: FdtNode<'static>, index: usize) -> Option<u32> {
-    let property = node.property("interrupts")?;
+    let (property, first, step) = match node.property("interrupts") {
+        Some(property) => (property, 0, 3),
+        None => (node.property("interrupts-extended")?, 1, 4),
+    };
     let cell = |n: usize| -> Option<u32> {
         let bytes = property.value().get(n * 4..n * 4 + 4)?;
         Some(u32::from_be_bytes(bytes.try_into().ok()?))
     };
-    let kind = cell(index * 3)? as usize;
-    Some(FIRST_INTID.get(kind)? + cell(index * 3 + 1)?)
+    let at = index * step + first;
+    let kind = cell(at)? as usize;
+    Some(FIRST_INTID.get(kind)? + cell(at + 1)?)
 }
 
 fn read_memory(tree: Fdt<'static>) -> [Option<Region>; 8] {
