@@ -6,9 +6,17 @@
 use core::fmt::{self, Write};
 
 use hv_abi::console::RS;
+use hv_core::patience::Patience;
+use hv_core::time::Instant;
+use hv_drivers::pace::Pace;
 
 use crate::patience::Mutex;
 use crate::{percpu, sysregs, uart};
+
+/// Of every byte, whichever way.
+static PACE: Pace = Pace::new();
+/// How long the last bytes may take to leave the machine, in microseconds: 32 at 300 baud.
+const FLUSH_US: u64 = 1_100_000;
 
 static CONSOLE: Mutex<Console> = Mutex::new(Console { is_mid_line: false });
 
@@ -20,8 +28,18 @@ struct Console {
 impl Console {
     fn put(&mut self, byte: u8) {
         if let Some(mut uart) = uart::get() {
-            uart.put(byte);
+            PACE.put(&mut uart, byte, waiting());
         }
+    }
+}
+
+/// How long a wait has been that begins when this is first asked, in microseconds.
+fn waiting() -> impl FnMut() -> u64 {
+    let mut patience = None;
+    move || {
+        let rate = sysregs::counter_frequency();
+        let patience = patience.get_or_insert_with(|| Patience::at(rate));
+        Instant(patience.look(sysregs::now())).as_us(rate)
     }
 }
 
@@ -106,13 +124,15 @@ pub fn write_past_lock(to: &mut impl Write, text: fmt::Arguments<'_>) {
 /// Writes byte by byte into the registers, whoever has the lock.
 pub fn put_past_lock(text: &str) {
     if let Some(mut uart) = uart::get() {
-        text.bytes().for_each(|byte| uart.put(byte));
+        let bytes = text.bytes();
+        bytes.for_each(|byte| PACE.put(&mut uart, byte, waiting()));
     }
 }
 
-/// Waits until what was written has left the machine.
+/// Waits until what was written has left the machine, unless its line is stuck.
 pub fn flush() {
     if let Some(uart) = uart::get() {
-        uart.drain();
+        let mut waited = waiting();
+        while !uart.is_idle() && waited() < FLUSH_US {}
     }
 }

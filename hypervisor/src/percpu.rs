@@ -197,6 +197,11 @@ impl Percpu {
         self.beats.store(next, Ordering::Relaxed);
     }
 
+    /// How often it has: with each line that it writes, and while it waits.
+    pub fn beats(&self) -> u32 {
+        self.beats.load(Ordering::Relaxed)
+    }
+
     /// What it shows of itself.
     pub fn signs(&self) -> Signs {
         let exits = self.last_exits.next.load(Ordering::Relaxed) as u32;

@@ -3,6 +3,7 @@
 use hv_abi::operator::NMI_SYNDROME;
 use hv_core::id::{IntId, PcpuId, VcpuId};
 use hv_core::operator::Asked;
+use hv_core::patience::Standstill;
 use hv_core::pl011::Image;
 use hv_core::psci::Endian;
 use hv_core::regs::{El1, Exception, GuestRegs};
@@ -25,8 +26,8 @@ use crate::{console, entropy, fault_injection, log, operator, watchdog};
 
 /// INTIDs from here on are not interrupts (IHI0069 2.2.1).
 const FIRST_SPECIAL: u32 = 1020;
-/// How long the vCPUs of a VM that ends may take to leave the guest and say what is remembered of them, in
-/// microseconds: a console of 115200 baud takes a second for the words of one.
+/// How long those vCPUs of a VM that ends which have not left yet may say nothing, in microseconds. What each says is
+/// bounded, and at 115200 baud takes a second; who waits for the console says nothing meanwhile, but another does.
 const LEAVE_LIMIT_US: u64 = 30_000_000;
 
 /// The interrupts of each pCPU that are the hypervisor's own, besides its doorbells.
@@ -50,8 +51,8 @@ pub struct Pcpu {
     list_regs: usize,
     /// Over its neighbour.
     watch: Option<Watch>,
-    /// When the siblings must have left the guest that this vCPU ends.
-    deadline: Option<Instant>,
+    /// How long the siblings have said nothing, which must leave the guest that this vCPU ends.
+    standstill: Option<Standstill>,
 }
 
 /// Gives this pCPU to `vcpu`, which is off.
@@ -241,19 +242,24 @@ impl Hardware for Pcpu {
     }
 
     fn wait_for_siblings(&mut self, end: End) {
-        let limit = sysregs::counter_frequency().ticks_in_us(LEAVE_LIMIT_US);
-        let deadline = *self
-            .deadline
-            .get_or_insert_with(|| sysregs::now().after(limit));
+        let rate = sysregs::counter_frequency();
         self.percpu.beat();
         self.look_after();
-        // Nothing keeps a pCPU in EL2 for that long, so one that does not come is stuck. Mostly the watchdog has
-        // found that before.
-        let is_mine = |id: &PcpuId| {
-            percpu::of(*id).is_some_and(|percpu| self.vm.pcpus.contains(&percpu.mpidr))
-        };
-        let is_one_stuck = stop::pcpus().filter(is_mine).any(watchdog::is_stuck);
-        if is_one_stuck || sysregs::now() > deadline {
+        // Mostly the watchdog has found one that is stuck before.
+        let mine =
+            |id: PcpuId| percpu::of(id).filter(|percpu| self.vm.pcpus.contains(&percpu.mpidr));
+        let (mut lines, mut is_one_stuck) = (0u32, false);
+        for percpu in stop::pcpus().filter_map(mine) {
+            is_one_stuck |= watchdog::is_stuck(percpu.id);
+            if percpu.id != self.percpu.id {
+                lines = lines.wrapping_add(percpu.beats());
+            }
+        }
+        let standstill = self
+            .standstill
+            .get_or_insert_with(|| Standstill::new(rate, lines));
+        let still = standstill.look(sysregs::now(), lines);
+        if is_one_stuck || still > rate.ticks_in_us(LEAVE_LIMIT_US) {
             let cause = match end {
                 End::Off => Cause::Shutdown,
                 End::Reset(_) => Cause::Reboot,
@@ -285,7 +291,7 @@ impl Hardware for Pcpu {
     fn show_guest(&mut self, regs: Option<&GuestRegs>) {
         match regs {
             Some(regs) => {
-                self.deadline = None;
+                self.standstill = None;
                 self.percpu.enter_guest(self.vm.id, self.me, regs);
             }
             None => self.percpu.leave_guest(),
@@ -411,7 +417,7 @@ impl Pcpu {
             guests,
             list_regs: gic::virtual_interface().0.min(MAX_LIST_REGS),
             watch: watchdog::begin(),
-            deadline: None,
+            standstill: None,
         }
     }
 

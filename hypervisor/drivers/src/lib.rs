@@ -6,6 +6,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod pace;
 pub mod power;
 pub mod uart;
 pub mod videocore;

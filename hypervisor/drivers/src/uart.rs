@@ -4,6 +4,8 @@
 use safe_mmio::fields::{ReadPure, ReadPureWrite, ReadWrite, WriteOnly};
 use safe_mmio::{UniqueMmioPointer, field, field_shared};
 
+use crate::pace::Transmitter;
+
 /// Registers of a PL011 (DDI0183 3.2).
 #[repr(C)]
 pub struct Pl011Registers {
@@ -154,7 +156,7 @@ impl Uart<'_> {
         }
     }
 
-    /// Sends a byte, once there is room for it.
+    /// Sends a byte, once there is room for it, however long that takes; [`Pace`](crate::pace::Pace) has a limit.
     #[inline]
     pub fn put(&mut self, byte: u8) {
         while !self.can_write() {
@@ -186,17 +188,17 @@ impl Uart<'_> {
         };
     }
 
+    /// Whether the last bit is on the line.
+    pub fn is_idle(&self) -> bool {
+        match self {
+            Self::Pl011(pl011) => field_shared!(*pl011, flags).read() & FR_BUSY == 0,
+            Self::Mini(aux) => field_shared!(*aux, line_status).read() & LSR_IDLE != 0,
+        }
+    }
+
     /// Waits until the last bit is on the line.
     pub fn drain(&self) {
-        loop {
-            let is_idle = match self {
-                Self::Pl011(pl011) => field_shared!(*pl011, flags).read() & FR_BUSY == 0,
-                Self::Mini(aux) => field_shared!(*aux, line_status).read() & LSR_IDLE != 0,
-            };
-            if is_idle {
-                return;
-            }
-        }
+        while !self.is_idle() {}
     }
 
     /// Lets received bytes interrupt, or not.
@@ -209,6 +211,18 @@ impl Uart<'_> {
                 field!(*aux, interrupt_enable).write(if on { IER_RECEIVED } else { 0 });
             }
         }
+    }
+}
+
+impl Transmitter for Uart<'_> {
+    #[inline]
+    fn can_write(&self) -> bool {
+        Self::can_write(self)
+    }
+
+    #[inline]
+    fn write(&mut self, byte: u8) {
+        Self::write(self, byte);
     }
 }
 
