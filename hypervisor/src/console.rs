@@ -28,7 +28,7 @@ struct Console {
 impl Console {
     fn put(&mut self, byte: u8) {
         if let Some(mut uart) = uart::get() {
-            PACE.put(&mut uart, byte, waiting());
+            PACE.put(&mut uart, byte, waiting);
         }
     }
 }
@@ -125,7 +125,7 @@ pub fn write_past_lock(to: &mut impl Write, text: fmt::Arguments<'_>) {
 pub fn put_past_lock(text: &str) {
     if let Some(mut uart) = uart::get() {
         let bytes = text.bytes();
-        bytes.for_each(|byte| PACE.put(&mut uart, byte, waiting()));
+        bytes.for_each(|byte| PACE.put(&mut uart, byte, waiting));
     }
 }
 

@@ -32,16 +32,22 @@ impl Pace {
         }
     }
 
-    /// Sends `byte` once there is room, or drops it. `waited` says how long the wait has been, and is asked only if there
-    /// is one.
+    /// Sends `byte` once there is room, or drops it. `wait` begins a wait, if there is one, and what it returns says how long
+    /// that has been.
     #[inline]
-    pub fn put(&self, to: &mut impl Transmitter, byte: u8, waited: impl FnMut() -> u64) {
-        if to.can_write() || self.has_room(to, waited) {
+    pub fn put<W: FnMut() -> u64>(
+        &self,
+        to: &mut impl Transmitter,
+        byte: u8,
+        wait: impl FnOnce() -> W,
+    ) {
+        if to.can_write() || self.has_room(to, wait()) {
             to.write(byte);
         }
     }
 
     #[cold]
+    #[inline(never)]
     fn has_room(&self, to: &impl Transmitter, mut waited: impl FnMut() -> u64) -> bool {
         let limit = if self.is_stuck.load(Ordering::Relaxed) {
             STUCK_BYTE_US
@@ -121,7 +127,7 @@ mod tests {
             let (now, pace) = (Cell::new(0), Pace::new());
             let mut line = line(&now, byte_us);
             for byte in 0..100 {
-                pace.put(&mut line, byte, wait(&now));
+                pace.put(&mut line, byte, || wait(&now));
             }
             assert!(line.sent.iter().copied().eq(0..100), "{byte_us}");
             assert!(now.get() <= 100 * (byte_us + 2), "{byte_us}: {now:?}");
@@ -133,7 +139,7 @@ mod tests {
         let (now, pace) = (Cell::new(0), Pace::new());
         let mut line = line(&now, u64::MAX / 64);
         for byte in 0..116 {
-            pace.put(&mut line, byte, wait(&now));
+            pace.put(&mut line, byte, || wait(&now));
         }
         assert_eq!(line.sent.len(), 16, "what it has room for");
         let most = BYTE_US + 100 * (STUCK_BYTE_US + 2);
@@ -146,12 +152,12 @@ mod tests {
         let mut line = line(&now, 87);
         line.free_at = 1_000_000;
         for byte in 0..10 {
-            pace.put(&mut line, byte, wait(&now));
+            pace.put(&mut line, byte, || wait(&now));
         }
         assert!(line.sent.is_empty());
         now.set(1_000_000);
         for byte in 10..200 {
-            pace.put(&mut line, byte, wait(&now));
+            pace.put(&mut line, byte, || wait(&now));
         }
         assert!(line.sent.iter().copied().eq(10..200));
     }
@@ -161,7 +167,9 @@ mod tests {
         let now = Cell::new(0);
         let mut line = line(&now, 87);
         for byte in 0..16 {
-            Pace::new().put(&mut line, byte, || panic!("byte {byte} waits"));
+            Pace::new().put(&mut line, byte, || -> fn() -> u64 {
+                panic!("byte {byte} waits")
+            });
         }
     }
 }
