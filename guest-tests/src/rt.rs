@@ -10,6 +10,7 @@ pub mod copy;
 pub mod cpu;
 pub mod exception;
 pub mod gic;
+pub mod leftovers;
 pub mod machine;
 pub mod mmio;
 pub mod patterns;

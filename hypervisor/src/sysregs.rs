@@ -36,6 +36,7 @@ mod confine;
 mod el1;
 mod features;
 pub mod gic;
+mod leftovers;
 pub mod translation;
 
 pub use cache::{clean_for_device_reads, clean_to_poc};
@@ -289,6 +290,8 @@ pub fn is_serror_pending() -> bool {
 pub fn reset_el1() {
     CNTV_CTL_EL0.set(0);
     CNTP_CTL_EL0.set(0);
+    CNTV_CVAL_EL0.set(0);
+    CNTP_CVAL_EL0.set(0);
     reset_core();
 }
 
@@ -318,6 +321,9 @@ pub fn reset_core() {
     write!("csselr_el1", 0);
     write!("cntkctl_el1", 0);
     write!("mdscr_el1", 0);
+    write!("mdccint_el1", 0);
+    write!("actlr_el1", 0); // RES0 on CPUs of Arm's
+    leftovers::clear_leftovers();
     set_virtual_serror(None);
     // SAFETY: forgetting translations of this VMID is always allowed.
     unsafe { asm!("tlbi vmalle1", options(nostack, preserves_flags)) };

@@ -85,7 +85,7 @@ const UNSAFE_CENSUS: [&str; 9] = [
 const TEST_GUESTS: &str = "guest-tests/";
 
 /// Files of the hypervisor that may contain assembly.
-const ASSEMBLY: [&str; 9] = [
+const ASSEMBLY: [&str; 10] = [
     "entry.rs",
     "copy.rs",
     "fault.rs",
@@ -94,6 +94,7 @@ const ASSEMBLY: [&str; 9] = [
     "sdei_entry.rs",
     "sysregs.rs",
     "sysregs/cache.rs",
+    "sysregs/leftovers.rs",
     "sysregs/translation.rs",
 ];
 

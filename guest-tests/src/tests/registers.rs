@@ -10,7 +10,7 @@ use crate::rt::machine::machine;
 use crate::rt::patterns::{self, Across, Context};
 use crate::rt::sync::{Flag, eventually};
 use crate::rt::timer::{self, Timer};
-use crate::rt::{cpu, probe, sysreg};
+use crate::rt::{cpu, leftovers, probe, sysreg};
 
 /// Seeds of the patterns: each register is once high, once low somewhere.
 const SEEDS: [u64; 4] = [
@@ -269,5 +269,35 @@ fn el1_system_registers_survive_every_exit() -> TestResult {
             expect_eq!(found, planted, "{name}");
         }
     }
+    Ok(())
+}
+
+guest_test!(cpu_off_leaves_nothing_in_any_register, cpus = 2);
+fn cpu_off_leaves_nothing_in_any_register() -> TestResult {
+    needs_hypervisor()?;
+    static SEEN: spin::Mutex<([u64; leftovers::NAMES.len()], u64)> =
+        spin::Mutex::new(([0; leftovers::NAMES.len()], 0));
+    let status = cpu::start(1, || {
+        leftovers::plant();
+        leftovers::plant_vectors();
+        *SEEN.lock() = (leftovers::harvest(), leftovers::harvest_vectors());
+    });
+    expect_eq!(status, 0);
+    expect_that!(cpu::wait_off(1));
+    let (planted, vectors) = *SEEN.lock();
+    let there = planted.iter().filter(|value| **value != 0).count();
+    expect_that!(there >= 10, "{planted:x?}");
+    expect_eq!(vectors, 0xa5a5_a5a5_a5a5_a5a5);
+    expect_eq!(
+        cpu::start(1, || *SEEN.lock() =
+            (leftovers::harvest(), leftovers::harvest_vectors())),
+        0
+    );
+    expect_that!(cpu::wait_off(1));
+    let (left, vectors) = *SEEN.lock();
+    for (name, value) in leftovers::NAMES.iter().zip(left) {
+        expect_eq!(value, 0, "{name}");
+    }
+    expect_eq!(vectors, 0, "V0 to V31");
     Ok(())
 }

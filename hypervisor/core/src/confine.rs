@@ -69,6 +69,40 @@ pub fn registers([pfr0, pfr1, mmfr0, mmfr1]: [u64; 4]) -> impl Iterator<Item = (
     present.flat_map(|(_, registers, value)| registers.iter().map(move |&own| (own, value)))
 }
 
+/// Registers of EL1 and EL0 that a guest may write, that a feature adds, and that power-off leaves UNKNOWN: what of them a
+/// CPU has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leftovers {
+    /// V0 to V31, FPCR, FPSR.
+    pub has_vectors: bool,
+    /// The five keys of pointer authentication.
+    pub has_keys: bool,
+    /// VDISR_EL2, which is a guest's DISR_EL1.
+    pub has_deferred_errors: bool,
+    /// Pairs of DBGBVR_EL1 and DBGBCR_EL1, 2 to 16.
+    pub breakpoints: u32,
+    /// Pairs of DBGWVR_EL1 and DBGWCR_EL1, 2 to 16.
+    pub watchpoints: u32,
+}
+
+impl Leftovers {
+    /// Of a CPU with these in ID_AA64PFR0_EL1, ID_AA64DFR0_EL1, ID_AA64ISAR1_EL1 and ID_AA64ISAR2_EL1. SVE and SME are
+    /// trapped, so that a guest reaches the low 128 bits of their vectors only.
+    pub const fn of([pfr0, dfr0, isar1, isar2]: [u64; 4]) -> Self {
+        /// APA, API, GPA, GPI.
+        const KEYS_1: u64 = 0xff << 24 | 0xff << 4;
+        /// GPA3, APA3.
+        const KEYS_2: u64 = 0xff << 8;
+        Self {
+            has_vectors: pfr0 >> 20 & 0xf != 0xf && pfr0 >> 16 & 0xf != 0xf,
+            has_keys: isar1 & KEYS_1 != 0 || isar2 & KEYS_2 != 0,
+            has_deferred_errors: pfr0 >> 28 & 0xf != 0,
+            breakpoints: (dfr0 >> 12 & 0xf) as u32 + 1,
+            watchpoints: (dfr0 >> 20 & 0xf) as u32 + 1,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::Register::*;
@@ -100,6 +134,38 @@ mod tests {
             of([0xf << 48 | 0xf << 32, 0xf << 20, 0xf << 52, 0xf << 44]),
             []
         );
+    }
+
+    #[test]
+    fn each_feature_brings_what_a_guest_could_leave_in_it() {
+        let none = Leftovers {
+            has_vectors: false,
+            has_keys: false,
+            has_deferred_errors: false,
+            breakpoints: 1,
+            watchpoints: 1,
+        };
+        let of = Leftovers::of;
+        assert_eq!(of([0xff << 16, 0, 0, 0]), none);
+        // FP alone is no vectors, and neither is AdvSIMD alone: the architecture has both or none.
+        assert!(!of([0xf0 << 16, 0, 0, 0]).has_vectors && !of([0xf << 16, 0, 0, 0]).has_vectors);
+        assert!(of([0, 0, 0, 0]).has_vectors && of([0x11 << 16, 0, 0, 0]).has_vectors);
+        for [isar1, isar2] in [
+            [1 << 4, 0],
+            [1 << 8, 0],
+            [1 << 24, 0],
+            [1 << 28, 0],
+            [0, 1 << 8],
+            [0, 1 << 12],
+        ] {
+            assert!(of([0, 0, isar1, isar2]).has_keys, "{isar1:#x} {isar2:#x}");
+        }
+        assert!(!of([0, 0, !(0xff << 24 | 0xff << 4), !(0xff << 8)]).has_keys);
+        assert!(of([1 << 28, 0, 0, 0]).has_deferred_errors);
+        let debug = of([0, 5 << 12 | 3 << 20, 0, 0]);
+        assert_eq!((debug.breakpoints, debug.watchpoints), (6, 4));
+        let most = of([0, !0, 0, 0]);
+        assert_eq!((most.breakpoints, most.watchpoints), (16, 16));
     }
 
     #[test]

@@ -131,6 +131,7 @@ pub fn set_ich_vmcr(value: u64) {
 
 /// The virtual CPU interface out of reset: everything disabled, nothing active.
 pub fn reset_virtual_interface() {
+    write!("S3_0_C12_C12_5", 0b111); // ICC_SRE_EL1, where a guest may have written
     ICH_HCR_EL2.set(0);
     ICH_VMCR_EL2.set(0);
     let priority_bits = virtual_interface().1;
