@@ -13,6 +13,7 @@ use crate::mmio::{Bank, Block, ReadWrite};
 use crate::patience::Mutex;
 use crate::sysregs::gic as interface;
 
+mod change;
 mod gicd;
 mod own;
 #[expect(unsafe_code, reason = "where its registers are")]
@@ -20,6 +21,7 @@ mod v2;
 #[expect(unsafe_code, reason = "registers of the redistributors")]
 mod v3;
 
+pub use change::change_distributor;
 pub use own::{DOORBELL, STOP};
 
 /// GICD_CTLR.RWP (IHI0069 12.9.4); a GICv2 reads 0.

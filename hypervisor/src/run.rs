@@ -11,7 +11,7 @@ use hv_core::stop::watchdog::Watch;
 use hv_core::time::Instant;
 use hv_core::trng;
 use hv_core::vgic::interface::InterfaceState;
-use hv_core::vgic::{Effects, ListReg, MAX_LIST_REGS, Physical};
+use hv_core::vgic::{Effects, ListReg, MAX_LIST_REGS};
 use hv_core::vm::{
     self, Answer, BOOT_VCPU, End, FaultKind, Hardware, Interrupt, Syndrome, Vcpu, VcpuLoop,
 };
@@ -180,7 +180,7 @@ impl Hardware for Pcpu {
     #[inline]
     fn perform(&mut self, effects: &Effects) {
         if let Some(change) = effects.phys {
-            self.change_distributor(change);
+            gic::change_distributor(change, &self.vm.pcpus);
         }
         let owner = self.vm.pcpus.get(effects.deactivate.owner().index());
         for intid in effects.deactivate.iter() {
@@ -418,40 +418,6 @@ impl Pcpu {
             list_regs: gic::virtual_interface().0.min(MAX_LIST_REGS),
             watch: watchdog::begin(),
             standstill: None,
-        }
-    }
-
-    /// Changes the physical distributor.
-    #[inline(never)]
-    fn change_distributor(&self, change: Physical) {
-        let gic = gic::get();
-        let pcpu = |vcpu: VcpuId| self.vm.pcpus.get(vcpu.index()).copied();
-        match change {
-            Physical::Enable(mask) => gic.enable(mask),
-            Physical::Disable(mask) => gic.disable(mask),
-            Physical::ClearPending(mask) => gic.clear_pending(mask),
-            Physical::Trigger { block, edge, level } => gic.set_trigger(block, edge, level),
-            Physical::Route { spi, to } => {
-                if let Some(pcpu) = pcpu(to) {
-                    gic.route(spi, pcpu);
-                }
-            }
-            Physical::Targets { first, to } => {
-                for (spi, to) in (first.0..).map(IntId).zip(to) {
-                    if let Some(pcpu) = to.and_then(pcpu) {
-                        gic.route(spi, pcpu);
-                    }
-                }
-            }
-            Physical::Reset(mask) => {
-                gic.disable(mask);
-                gic.clear_pending(mask);
-                gic.clear_active(mask);
-                gic.set_trigger(mask.block, 0, mask.bits);
-                for bit in (0..32).filter(|bit| mask.bits >> bit & 1 != 0) {
-                    gic.route(IntId(mask.block * 32 + bit), self.vm.pcpus[0]);
-                }
-            }
         }
     }
 }
