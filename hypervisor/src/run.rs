@@ -1,5 +1,8 @@
 //! The pCPU that a vCPU runs on: [`hv_core::vm::VcpuLoop`] decides, and this performs it in hardware.
 
+mod flash;
+mod told;
+
 use hv_abi::operator::NMI_SYNDROME;
 use hv_core::id::{IntId, PcpuId, VcpuId};
 use hv_core::operator::Asked;
@@ -22,7 +25,7 @@ use crate::percpu::{self, ExitEntry, Percpu};
 use crate::stop::{self, Cause, stop_machine};
 use crate::sysregs::{self, LiveEl1, translation};
 use crate::vm::{Seat, Vm};
-use crate::{console, entropy, fault_injection, log, operator, watchdog};
+use crate::{console, entropy, fault_injection, operator, watchdog};
 
 /// INTIDs from here on are not interrupts (IHI0069 2.2.1).
 const FIRST_SPECIAL: u32 = 1020;
@@ -121,14 +124,13 @@ impl vm::Pcpu for Pcpu {
     }
 
     #[cold]
+    fn tell_of_panic(&self, vcpu: VcpuId, events: u8) {
+        told::of_panic(self.vm, vcpu, events);
+    }
+
+    #[cold]
     fn tell_of_fault(&self, vcpu: VcpuId, kind: FaultKind, pc: u64, address: u64) {
-        let (vm, vcpu) = (self.vm.id.0, vcpu.0);
-        let name = match kind {
-            FaultKind::First => "vm-abort",
-            FaultKind::Abort | FaultKind::Vector => "vm-fault",
-        };
-        let on = self.vm.vcpus_on();
-        log!("@{name} vm={vm} vcpu={vcpu} on={on} pc={pc:#x} address={address:#x}");
+        told::of_fault(self.vm, vcpu, kind, (pc, address));
     }
 }
 

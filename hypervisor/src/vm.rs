@@ -1,7 +1,7 @@
 //! A virtual machine: what its vCPUs share and the lock on it, their mailboxes, and what is written into its memory.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use hv_abi::firmware::Firmware;
 use hv_bundle::{Layout, Seeding};
@@ -12,6 +12,7 @@ use hv_core::psci::Reclaim;
 use hv_core::sdei::{self, Definition};
 use hv_core::vgic::{Distributor, Parts, Private, Published, Vgic};
 use hv_core::vm::{self, End, GuestMap, Load, Record, Shared, SharedConfig, Vcpu};
+use platform::Range;
 use spin::Once;
 
 use crate::gic;
@@ -77,6 +78,8 @@ pub struct VmParts {
     pub vgic: Vgic,
     /// What it can reach.
     pub stage2: stage2::Tables,
+    /// RAM of ours that keeps what is in its flash; empty if it has none.
+    pub flash: Range,
 }
 
 /// One virtual machine.
@@ -95,6 +98,8 @@ pub struct Vm {
     pub image: GuestImage,
     /// Passed-through virtio-mmio transports, reset with the VM.
     pub transports: Vec<u64>,
+    /// What is in its flash: it stays when the guest is reset. Whoever touches it holds the lock on what vCPUs share.
+    pub flash: &'static [AtomicU32],
     /// How often it has been loaded.
     loads: AtomicU64,
     shared: Mutex<Shared>,
@@ -140,6 +145,7 @@ impl Vm {
             transports,
             vgic,
             stage2,
+            flash,
         } = parts;
         let vcpus = pcpus.len();
         let stage2 = Stage2::new(stage2, map.uart_page());
@@ -150,6 +156,7 @@ impl Vm {
             reclaim,
             uart_intid,
             has_uart_page: stage2.has_registers(),
+            flash: flash.size,
         });
         // What needs no lock is in the map.
         let (_, distributor, interrupts) = vgic.into_parts();
@@ -159,6 +166,7 @@ impl Vm {
             console_intid,
             image,
             transports,
+            flash: erased_flash(flash),
             loads: AtomicU64::new(0),
             shared: Mutex::new(shared),
             distributor: Mutex::new(distributor),
@@ -381,6 +389,21 @@ impl vm::Vm for Seat {
             context: layout.dtb.start,
         }
     }
+}
+
+/// A flash that was never written, in RAM that is nobody else's.
+fn erased_flash(ram: Range) -> &'static [AtomicU32] {
+    if ram.is_empty() {
+        return &[];
+    }
+    assert!(ram.end() <= memory::IDENTITY_END, "flash at {ram:?}");
+    let start = core::ptr::with_exposed_provenance_mut::<u32>(ram.start as usize);
+    let words = ram.size as usize / size_of::<u32>();
+    // SAFETY: the plan took the range, in whole blocks and so aligned, out of the RAM that guests get: stage 2 does not show
+    // it, the identity map shows it read-write, and nothing of ours is there.
+    unsafe { start.write_bytes(0xff, words) };
+    // SAFETY: the same; it is initialised, nobody has another way to it, and an AtomicU32 is laid out as a u32.
+    unsafe { core::slice::from_raw_parts(start.cast::<AtomicU32>(), words) }
 }
 
 /// Copies into guest RAM and makes it visible to a reader with its caches off.

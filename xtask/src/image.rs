@@ -14,6 +14,7 @@ use crate::bringup::Bench;
 use crate::run::Given;
 use debian::cache::digest;
 use debian::paths;
+use hv_bundle::GuestConfig;
 use machine::board::{Board, raspi4b as pi};
 use machine::build::{self, Program};
 use machine::guest::Options;
@@ -129,7 +130,10 @@ impl Image {
             Payload {
                 kernel: &given.kernel,
                 initrd: given.initrd.as_deref(),
-                config: options.config(&given.bootargs),
+                config: GuestConfig {
+                    flash: 0,
+                    ..options.config(&given.bootargs)
+                },
             }
             .write(&path)?
             .check(Board::Raspi4b, pi::LEAST_MIB, true)?;

@@ -20,6 +20,7 @@ mod refusals;
 mod stock;
 mod stops;
 mod toolchain;
+mod uboot;
 
 use std::process::ExitCode;
 
@@ -96,7 +97,8 @@ impl Test {
             || operator::names().any(|name| ledger.wants(name))
             || endings::names().any(|name| ledger.wants(name))
             || bringup::names().any(|name| ledger.wants(name))
-            || card::names().any(|name| ledger.wants(name));
+            || card::names().any(|name| ledger.wants(name))
+            || uboot::names().any(|name| ledger.wants(name));
         if ledger.wants("guest/") || !elsewhere {
             guests::run(&workshop, &mut ledger, self.bare);
         }
@@ -113,6 +115,7 @@ impl Test {
             stops::run(&workshop, &mut ledger);
             card::run(&workshop, &mut ledger);
             bringup::run(&workshop, &mut ledger);
+            uboot::run(&workshop, &mut ledger);
         }
         if !self.quick && !self.bare {
             linux::run(&workshop, &mut ledger, self.minutes);

@@ -44,6 +44,8 @@ pub mod key {
     pub const RECLAIM: &str = "halligan,reclaim";
     pub const DEBUG_CALLS: &str = "halligan,debug-calls";
     pub const DTB_AT: &str = "halligan,dtb-at";
+    pub const FLASH: &str = "halligan,flash";
+    pub const PVPANIC: &str = "halligan,pvpanic";
     pub const BOOTARGS: &str = "bootargs";
     pub const NAME: &str = "description";
     pub const KERNEL: &str = "kernel";
@@ -185,6 +187,8 @@ fn guest<'a>(tree: &Tree<'_, 'a>, node: Node<'_, 'a>) -> Result<Guest<'a>, Error
             }
             key::DEBUG_CALLS => config.debug_calls = cells(node, key, value)? != 0,
             key::DTB_AT => config.dtb_at = Some(cells(node, key, value)?),
+            key::FLASH => config.flash = cells(node, key, value)?,
+            key::PVPANIC => config.pvpanic = cells(node, key, value)? != 0,
             key::NAME => config.name = String::from(text(node, key)?),
             key::BOOTARGS => config.bootargs = String::from(text(node, key)?),
             key::KERNEL => kernel = Some(image(tree, node, key)?),

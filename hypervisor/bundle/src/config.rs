@@ -18,6 +18,11 @@ const BOOTARGS_LIMIT: usize = 2048;
 /// A guest's memory is a multiple of this, what one level 2 entry of a table maps.
 const MEMORY_UNIT: u64 = 2 << 20;
 
+/// The least flash: a sector.
+pub const MIN_FLASH: u64 = 256 << 10;
+/// The most: what QEMU's `virt` has room for behind its first.
+pub const MAX_FLASH: u64 = 64 << 20;
+
 /// The configuration of one guest, as the bundle carries it and a guest file says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestConfig {
@@ -41,6 +46,10 @@ pub struct GuestConfig {
     pub reclaim: Reclaim,
     /// Whether it may make the calls of [`hv_abi::vendor`], which are for tests.
     pub debug_calls: bool,
+    /// How many bytes of flash of its own it has: a power of two from [`MIN_FLASH`] to [`MAX_FLASH`], or 0 for none.
+    pub flash: u64,
+    /// Whether it has a device by which it says that it has panicked.
+    pub pvpanic: bool,
 }
 
 impl Default for GuestConfig {
@@ -56,6 +65,8 @@ impl Default for GuestConfig {
             events: Vec::new(),
             reclaim: Reclaim::Off,
             debug_calls: false,
+            flash: 0,
+            pvpanic: false,
         }
     }
 }
@@ -112,6 +123,15 @@ impl GuestConfig {
                 &place,
                 "is no firmware and no fault",
                 "take names from docs/firmware.md, joined by commas",
+            ));
+        }
+        let is_flash =
+            |size: u64| size.is_power_of_two() && (MIN_FLASH..=MAX_FLASH).contains(&size);
+        if self.flash != 0 && !is_flash(self.flash) {
+            return Err(Error::invalid(
+                "flash",
+                "is no power of two from 256 KiB to 64 MiB",
+                "ask for 64M, or less",
             ));
         }
         self.check_events()
@@ -267,6 +287,9 @@ mod tests {
             refused(|config| config.dtb_at = Some(0x4400_0004)),
             "dtb-at"
         );
+        assert_eq!(refused(|config| config.flash = 3 << 20), "flash");
+        assert_eq!(refused(|config| config.flash = 128 << 20), "flash");
+        assert_eq!(refused(|config| config.flash = 128 << 10), "flash");
         let event = |number| Definition {
             number,
             scope: Scope::Shared,

@@ -106,6 +106,12 @@ fn configuration(number: usize, guest: &Guest<'_>) -> DeviceTreeNode {
     if let Some(at) = config.dtb_at {
         set(&mut node, key::DTB_AT, at);
     }
+    if config.flash != 0 {
+        set(&mut node, key::FLASH, config.flash);
+    }
+    if config.pvpanic {
+        set(&mut node, key::PVPANIC, 1_u32);
+    }
     node
 }
 

@@ -7,9 +7,9 @@ use alloc::vec::Vec;
 use platform::devicetree::{Fdt, Node, Settled, Tree, number};
 use platform::{Conduit, Range};
 
-use crate::Error;
 use crate::seed::{KASLR_SIZE, RNG_SIZE};
 use crate::writer::Writer;
+use crate::{Error, OwnDevices};
 
 /// Bytes left free behind a guest's devicetree for a bootloader to add to it; its size includes them.
 pub const HEADROOM: usize = 4096;
@@ -46,6 +46,8 @@ pub struct GuestSpec<'a> {
     pub console: &'a str,
     /// The paths of the devices it is given.
     pub devices: &'a [&'a str],
+    /// Devices of its own.
+    pub own: OwnDevices,
 }
 
 /// Makes a guest's devicetree from the machine's.
@@ -61,6 +63,26 @@ pub fn build(machine_dtb: &[u8], spec: &GuestSpec<'_>) -> Result<Vec<u8>, Error>
     let mut graft = Graft::new(&tree, spec)?;
     graft.root()?;
     Ok(graft.guest.finish(HEADROOM))
+}
+
+/// The `reg` of a child of the root.
+fn reg(root: Node<'_, '_>, range: Range) -> Result<Vec<u8>, Error> {
+    let (address, size) = root.cells().map_err(unusable)?;
+    let mut reg = Vec::new();
+    for (value, cells) in [(range.start, address), (range.size, size)] {
+        let bytes = value.to_be_bytes();
+        match bytes.split_at_checked(8 - cells * 4) {
+            Some((beyond, bytes)) if beyond.iter().all(|&byte| byte == 0) => {
+                reg.extend_from_slice(bytes);
+            }
+            _ => {
+                let place = "/ #address-cells or #size-cells";
+                let what = "cannot hold the guest's memory";
+                return Err(Error::invalid(place, what, CORRECT));
+            }
+        }
+    }
+    Ok(reg)
 }
 
 fn unusable(error: platform::Error) -> Error {
@@ -146,6 +168,7 @@ impl<'t, 'a, 's> Graft<'t, 'a, 's> {
         self.properties(root);
         self.firmware();
         self.ram(root)?;
+        self.own(root)?;
         self.cpus()?;
         self.children(root)?;
         self.aliases();
@@ -302,35 +325,46 @@ impl<'t, 'a, 's> Graft<'t, 'a, 's> {
         Ok(())
     }
 
+    /// Devices of the guest's own (Linux bindings `cfi-flash`, in mtd/mtd-physmap.yaml, and `qemu,pvpanic-mmio`).
+    fn own(&mut self, root: Node<'_, '_>) -> Result<(), Error> {
+        /// Bytes that the flash's bus carries at once.
+        const BANK_WIDTH: u32 = 4;
+        let OwnDevices { flash, pvpanic, .. } = self.spec.own;
+        if !flash.is_empty() {
+            let reg = reg(root, flash)?;
+            self.guest.begin(&format!("flash@{:x}", flash.start));
+            self.guest.text("compatible", &["cfi-flash"]);
+            self.guest.property("reg", &reg);
+            self.guest.property("bank-width", &BANK_WIDTH.to_be_bytes());
+            self.guest.end();
+        }
+        if !pvpanic.is_empty() {
+            let reg = reg(root, pvpanic)?;
+            self.guest.begin(&format!("pvpanic@{:x}", pvpanic.start));
+            self.guest.text("compatible", &["qemu,pvpanic-mmio"]);
+            self.guest.property("reg", &reg);
+            self.guest.end();
+        }
+        Ok(())
+    }
+
     /// One `/memory` node with each piece of RAM, or with as much of one at a time as a size of the root's holds.
     fn ram(&mut self, root: Node<'_, '_>) -> Result<(), Error> {
-        let (address, size) = root.cells().map_err(unusable)?;
+        let (_, size) = root.cells().map_err(unusable)?;
         let most = if size == 1 { 0x8000_0000 } else { u64::MAX };
-        let mut reg = Vec::new();
+        let mut own = Vec::new();
         for range in self.spec.ram {
             let mut start = range.start;
             while start < range.end() {
                 let part = (range.end() - start).min(most);
-                for (value, cells) in [(start, address), (part, size)] {
-                    let bytes = value.to_be_bytes();
-                    match bytes.split_at_checked(8 - cells * 4) {
-                        Some((beyond, bytes)) if beyond.iter().all(|&byte| byte == 0) => {
-                            reg.extend_from_slice(bytes);
-                        }
-                        _ => {
-                            let place = "/ #address-cells or #size-cells";
-                            let what = "cannot hold the guest's memory";
-                            return Err(Error::invalid(place, what, CORRECT));
-                        }
-                    }
-                }
+                own.extend(reg(root, Range::new(start, part))?);
                 start += part;
             }
         }
         let start = self.spec.ram.first().map_or(0, |range| range.start);
         self.guest.begin(&format!("memory@{start:x}"));
         self.guest.text("device_type", &["memory"]);
-        self.guest.property("reg", &reg);
+        self.guest.property("reg", &own);
         self.guest.end();
         Ok(())
     }

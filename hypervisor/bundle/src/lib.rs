@@ -25,7 +25,7 @@ mod seed;
 mod writer;
 
 pub use bundle::{Bundle, Guest};
-pub use config::{GuestConfig, MAX_VCPUS, parse_size};
+pub use config::{GuestConfig, MAX_FLASH, MAX_VCPUS, MIN_FLASH, parse_size};
 pub use crc::{Crc32, Table as Crc32Table};
 pub use error::Error;
 pub use fit::write;
@@ -34,6 +34,6 @@ pub use kernel::{Compression, Format, Kernel};
 pub use layout::{Layout, Memory, Parts};
 pub use pieces::Pieces;
 pub use places::{Identity, Loaded, Places, given, identity, tables};
-pub use plan::{CpuInterface, Host, Keep, REDISTRIBUTOR_SIZE, Seeding, VmPlan, plan};
+pub use plan::{CpuInterface, Host, Keep, OwnDevices, REDISTRIBUTOR_SIZE, Seeding, VmPlan, plan};
 pub use ram::{BLOCK_SIZE, PAGE_SIZE, highest_free, without};
 pub use seed::{Fresh, Secret, Seeds};

@@ -150,6 +150,17 @@ impl<'m> Places<'m> {
         Err(Error::invalid(&at(name, range), what, mend))
     }
 
+    /// Whether the machine has nothing in the pages of a range: neither RAM nor anything of which there is a description.
+    pub fn is_nothing(&self, range: Range) -> bool {
+        let machine = self.machine;
+        let own = pages(range);
+        let kept = self.kept.iter().map(|kept| kept.range);
+        let devices = machine.devices.iter().flat_map(|device| &device.mmio);
+        let rest = devices.chain(&machine.ram).chain(&machine.reserved);
+        let mut all = kept.chain(rest.chain(&machine.messages).copied());
+        own.end() <= self.limit && !all.any(|other| pages(other).overlaps(own))
+    }
+
     /// Whether all of a range is RAM that is mapped.
     fn is_ram(&self, range: Range) -> bool {
         usable_ram(self.machine, self.limit).any(|bank| bank.covers(range))

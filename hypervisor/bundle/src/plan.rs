@@ -4,6 +4,7 @@
 //! console's input cannot be shared, and no configuration asks for them: the first VM has them all.
 
 mod check;
+mod own;
 
 use alloc::format;
 use alloc::vec;
@@ -19,6 +20,7 @@ use crate::places::Places;
 use crate::ram::{PAGE_SIZE, free_pages, highest_free, take_lowest};
 use crate::{Bundle, Error, Guest, GuestSpec, Kernel, Layout, Secret, build_guest_dtb};
 use check::Check;
+use own::Own;
 
 /// Bytes of one redistributor as guests find it: RD_base and SGI_base (IHI0069 12.10).
 pub const REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
@@ -94,7 +96,11 @@ pub struct VmPlan<'a> {
     pub transports: Vec<u64>,
     /// Interrupts of the machine that it gets: those of its devices, and PPIs of its pCPUs.
     pub interrupts: Vec<u32>,
+    /// Devices of its own.
+    pub own: Own,
 }
+
+pub use own::Own as OwnDevices;
 
 /// A CPU interface in memory, as a guest finds it. A GICv3 has system registers instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,11 +183,12 @@ pub fn plan<'a>(
             "one is supported so far",
         ));
     }
-    Places::check(machine, host.limit)?;
+    let places = Places::check(machine, host.limit)?;
     let check = Check::new(machine, host)?;
     let mut left = Left {
         machine,
         host,
+        places,
         check,
         cpus: &machine.cpus,
         ram: free_pages(machine, host.taken, host.limit),
@@ -198,6 +205,7 @@ pub fn plan<'a>(
 struct Left<'m> {
     machine: &'m Machine,
     host: &'m Host<'m>,
+    places: Places<'m>,
     check: Check<'m>,
     cpus: &'m [Cpu],
     ram: Vec<Range>,
@@ -213,6 +221,7 @@ impl Left<'_> {
             0 => u64::MAX,
             bytes => bytes,
         };
+        let own_devices = Own::find(&guest.config, &self.places, &mut self.ram)?;
         let ram = take_lowest(&mut self.ram, most);
         let memory = ram.iter().map(|part| part.size).sum();
         let available = self.cpus.len();
@@ -251,6 +260,7 @@ impl Left<'_> {
             registers: Vec::new(),
             transports: Vec::new(),
             interrupts: vec![timers.virt, timers.physical],
+            own: own_devices,
             guest,
         };
         for device in given {
@@ -283,6 +293,7 @@ impl Left<'_> {
             conduit: Conduit::Smc,
             console: &self.machine.shown.path,
             devices: &devices,
+            own: plan.own,
         };
         let ramdisk = plan.guest.ramdisk.map(|ramdisk| ramdisk.len() as u64);
         // The tree says where the ramdisk is, and where that is depends on the tree's size: build it twice.

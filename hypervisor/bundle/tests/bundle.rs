@@ -43,6 +43,8 @@ fn config() -> GuestConfig {
         ],
         reclaim: Reclaim::Parked,
         debug_calls: true,
+        flash: 64 << 20,
+        pvpanic: true,
     }
 }
 

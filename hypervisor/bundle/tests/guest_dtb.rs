@@ -7,7 +7,7 @@ use dtoolkit::fdt::Fdt;
 use dtoolkit::model::DeviceTree;
 use dtoolkit::standard::NodeStandard;
 use dtoolkit::{Node, Property};
-use hv_bundle::{Error, GuestSpec, HEADROOM, build_guest_dtb};
+use hv_bundle::{Error, GuestSpec, HEADROOM, OwnDevices, build_guest_dtb};
 use platform::{Conduit, Machine, Range};
 use trees::{GicVersion, pi, virt, virt_with_nexus};
 
@@ -25,6 +25,7 @@ fn spec<'a>() -> GuestSpec<'a> {
         conduit: Conduit::Smc,
         console: UART,
         devices: &[],
+        own: OwnDevices::default(),
     }
 }
 
@@ -68,6 +69,40 @@ fn a_guest_reads_of_nothing_it_is_not_given() {
     );
     assert_eq!(names(&tree, "/cpus"), ["cpu@0", "cpu@1"]);
     assert_eq!(names(&tree, "/intc@8000000"), [""; 0]);
+}
+
+#[test]
+fn devices_of_a_guests_own_are_described() {
+    let plain = build(&virt(2, GicVersion::V3), &spec());
+    assert!(
+        names(&plain, "/")
+            .iter()
+            .all(|name| !name.contains("flash") && !name.contains("pvpanic"))
+    );
+    let own = OwnDevices {
+        flash: Range::new(0x400_0000, 0x400_0000),
+        flash_ram: Range::new(0x7c00_0000, 0x400_0000),
+        pvpanic: Range::new(0xb00_0000, 2),
+    };
+    let tree = build(&virt(2, GicVersion::V3), &GuestSpec { own, ..spec() });
+    let (flash, pvpanic) = ("/flash@4000000", "/pvpanic@b000000");
+    assert_eq!(
+        text(&tree, flash, "compatible").as_deref(),
+        Some("cfi-flash")
+    );
+    assert_eq!(
+        cells(&tree, flash, "reg"),
+        Some(vec![0, 0x400_0000, 0, 0x400_0000])
+    );
+    assert_eq!(cells(&tree, flash, "bank-width"), Some(vec![4]));
+    assert_eq!(
+        text(&tree, pvpanic, "compatible").as_deref(),
+        Some("qemu,pvpanic-mmio")
+    );
+    assert_eq!(
+        cells(&tree, pvpanic, "reg"),
+        Some(vec![0, 0xb00_0000, 0, 2])
+    );
 }
 
 #[test]

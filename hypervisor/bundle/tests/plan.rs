@@ -5,7 +5,7 @@ mod trees;
 
 use hv_bundle::{
     BLOCK_SIZE, Bundle, CpuInterface, Error, Fresh, Guest, GuestConfig, Host, Identity, Keep,
-    REDISTRIBUTOR_SIZE, Secret, Seeds, VmPlan, plan, tables,
+    OwnDevices, REDISTRIBUTOR_SIZE, Secret, Seeds, VmPlan, plan, tables,
 };
 use platform::{Device, DeviceKind, Gic, Machine, Range, Spi};
 use proptest::prelude::*;
@@ -53,6 +53,14 @@ impl Board {
 
     fn refusal(&self, configs: &[GuestConfig]) -> String {
         let refused = self.plan(configs);
+        refused.expect_err("more than there is").to_string()
+    }
+
+    /// What is said of a guest on this machine if all of its RAM but so many bytes is taken.
+    fn refusal_when_taken(&self, config: GuestConfig, left: u64) -> String {
+        let bank = self.machine.ram[0];
+        let taken = [Range::new(bank.start + left, bank.size - left)];
+        let refused = plan(&self.machine, bundle(&[config]), &self.host(&taken));
         refused.expect_err("more than there is").to_string()
     }
 
@@ -177,6 +185,53 @@ fn a_guest_gets_what_it_asks_for_and_the_next_one_what_is_left() {
     assert_eq!(
         second.redistributors,
         [Range::new(0x080a_0000, 3 * REDISTRIBUTOR_SIZE)]
+    );
+}
+
+#[test]
+fn devices_of_a_guests_own_are_where_the_machine_has_nothing() {
+    let config = || GuestConfig {
+        flash: 64 * MIB,
+        pvpanic: true,
+        ..GuestConfig::default()
+    };
+    let board = Board::virt(2);
+    let plain = board.plan(&[GuestConfig::default()]).unwrap();
+    assert_eq!(plain[0].own, OwnDevices::default());
+    let plans = board.plan(&[config()]).unwrap();
+    let (own, machine) = (plans[0].own, &board.machine);
+    assert_eq!(own.flash, Range::new(0x400_0000, 64 * MIB));
+    let devices = machine.devices.iter().flat_map(|device| &device.mmio);
+    for place in [own.flash, own.pvpanic] {
+        assert!(!place.is_empty());
+        let all = machine.ram.iter().chain(devices.clone());
+        assert!(
+            all.chain([&plans[0].uart, &plans[0].distributor])
+                .all(|range| !range.overlaps(place))
+        );
+    }
+    // What the flash keeps is in RAM that nobody else has.
+    assert_eq!(own.flash_ram.size, 64 * MIB);
+    assert!(machine.ram.iter().any(|bank| bank.covers(own.flash_ram)));
+    assert!(
+        plans[0]
+            .ram
+            .iter()
+            .all(|part| !part.overlaps(own.flash_ram))
+    );
+    let size = |plan: &VmPlan<'_>| plan.ram.iter().map(|part| part.size).sum::<u64>();
+    assert_eq!(size(&plans[0]) + 64 * MIB, size(&plain[0]));
+
+    // A Raspberry Pi has RAM there; and there can be too little.
+    let refusal = Board::of(&pi()).refusal(&[config()]);
+    assert!(
+        refusal.contains("where this machine has something else"),
+        "{refusal}"
+    );
+    let refusal = Board::virt(2).refusal_when_taken(config(), 48 * MIB);
+    assert!(
+        refusal.contains("more than the machine has of RAM in one piece"),
+        "{refusal}"
     );
 }
 

@@ -10,6 +10,7 @@ pub mod a64;
 pub mod confine;
 pub mod entry;
 pub mod exit;
+pub mod flash;
 pub mod id;
 pub mod idreg;
 pub mod mailbox;

@@ -39,9 +39,12 @@ pub use at_once::{AtOnce, Saved};
 pub use faults::FaultKind;
 pub use hardware::{GuestExit, Hardware, Interrupt, Syndrome, Vm};
 pub use life::{End, Life};
-pub use map::{GuestMap, IpaRange, REDISTRIBUTOR_SIZE, last_redistributors};
+pub use map::{
+    GuestMap, IpaRange, OwnAccess, OwnDevice, OwnDevices, REDISTRIBUTOR_SIZE, last_redistributors,
+};
 pub use record::Record;
 pub use run::{Answer, Stand, VcpuLoop, load};
+pub use shared::event as panic_event;
 pub use shared::{BOOT_VCPU, Config as SharedConfig, Load, Next, Outcome, Shared};
 pub use undescribed::{Attempts, Verdict, uses_sp_el1};
 
@@ -58,6 +61,9 @@ pub trait Pcpu: El1 {
     /// Is told of everything that is traced, as it happens.
     #[inline]
     fn observe(&self, _event: Event) {}
+    /// The guest has said these things by pvpanic ([`panic_event`]) on `vcpu`. Called at most once for each until the guest is
+    /// loaded again.
+    fn tell_of_panic(&self, _vcpu: VcpuId, _events: u8) {}
     /// `vcpu` faults at `pc` by an access to `address`, both virtual addresses. Called at most once for each vCPU's
     /// [`FaultKind::First`] and once for one of the others.
     fn tell_of_fault(&self, _vcpu: VcpuId, _kind: FaultKind, _pc: u64, _address: u64) {}
@@ -106,6 +112,8 @@ pub enum Deferred {
         /// How.
         access: MmioAccess,
     },
+    /// An access to a device of the guest's own; the pc still stands at the instruction.
+    Own(OwnAccess),
     /// An access to the emulated UART; the pc still stands at the instruction.
     Uart {
         /// Register offset in bytes.
@@ -343,7 +351,10 @@ impl Vcpu {
         }
         match map.uart.offset_of(access.ipa) {
             Some(offset) => Action::Locked(Deferred::Uart { offset, access }),
-            None => self.refuse_access(false, syndrome, regs, pcpu),
+            None => match map.own.find(access) {
+                Some(own) => Action::Locked(Deferred::Own(own)),
+                None => self.refuse_access(false, syndrome, regs, pcpu),
+            },
         }
     }
 
@@ -356,6 +367,9 @@ impl Vcpu {
                 offset,
                 access,
             });
+        }
+        if let Some(own) = map.own.find(access) {
+            return Some(Deferred::Own(own));
         }
         let offset = map.uart.offset_of(access.ipa)?;
         Some(Deferred::Uart { offset, access })

@@ -21,8 +21,8 @@ use hv_core::trace::Event;
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{self, Effects, Model, Vgic};
 use hv_core::vm::{
-    Action, AtOnce, Attempts, End, GuestMap, Interrupt, IpaRange, Load, Next, Outcome, Pcpu, Saved,
-    Shared, SharedConfig, Syndrome, Vcpu, Verdict, last_redistributors,
+    Action, AtOnce, Attempts, End, GuestMap, Interrupt, IpaRange, Load, Next, Outcome, OwnDevices,
+    Pcpu, Saved, Shared, SharedConfig, Syndrome, Vcpu, Verdict, last_redistributors,
 };
 use hv_testbed::{Built, Cpu, Interface, Machine, RAM, Site};
 
@@ -243,6 +243,7 @@ impl Values {
             redistributors,
             board: Board::new(VCPUS.into()),
             has_debug_calls: true,
+            own: OwnDevices::default(),
         };
         let mut shared = Shared::new(SharedConfig {
             vcpus: VCPUS.into(),
@@ -250,6 +251,7 @@ impl Values {
             reclaim: Reclaim::Parked,
             uart_intid: IntId(33),
             has_uart_page: false,
+            flash: 0,
         });
         let mut vcpus: Vec<_> = (0..VCPUS)
             .map(|n| {

@@ -15,8 +15,8 @@ use hv_core::sdei::{Board, Config};
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{self, Effects, Model, Vgic};
 use hv_core::vm::{
-    Deferred, End, GuestMap, Interrupt, IpaRange, Load, Next, REDISTRIBUTOR_SIZE, Shared,
-    SharedConfig, Vcpu, last_redistributors,
+    Deferred, End, GuestMap, Interrupt, IpaRange, Load, Next, OwnDevices, REDISTRIBUTOR_SIZE,
+    Shared, SharedConfig, Vcpu, last_redistributors,
 };
 use hv_testbed::{Cpu, Interface, Site};
 use proptest::prelude::*;
@@ -123,6 +123,7 @@ impl Rig {
             redistributors,
             board: Board::new(1),
             has_debug_calls: false,
+            own: OwnDevices::default(),
         };
         let shared = Shared::new(SharedConfig {
             vcpus: 1,
@@ -130,6 +131,7 @@ impl Rig {
             reclaim: Reclaim::Off,
             uart_intid: IntId(LINE),
             has_uart_page: map.uart_page().is_some(),
+            flash: 0,
         });
         let machine = Rc::new(RefCell::new(Machine {
             page: Pl011::new().image().words().collect(),

@@ -14,8 +14,8 @@ use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::interface::InterfaceState;
 use hv_core::vgic::{self, Frame, Vgic};
 use hv_core::vm::{
-    Action, AtOnce, Deferred, GuestMap, IpaRange, Pcpu, REDISTRIBUTOR_SIZE, Saved, Syndrome, Vcpu,
-    write_register,
+    Action, AtOnce, Deferred, GuestMap, IpaRange, OwnDevice, OwnDevices, Pcpu, REDISTRIBUTOR_SIZE,
+    Saved, Syndrome, Vcpu, write_register,
 };
 
 /// A pCPU in memory.
@@ -96,6 +96,7 @@ fn rig() -> Rig {
         redistributors: vec![range(0x080a_0000, 0x00f6_0000)],
         board: Board::new(4),
         has_debug_calls: false,
+        own: OwnDevices::default(),
     };
     let mut rig = Rig {
         vcpu: Vcpu::new(VcpuId(1), Features::default(), &Config::default()),
@@ -639,6 +640,36 @@ fn an_address_nobody_answers_gives_an_external_abort() {
     let fetch = 0x20 << 26 | 1 << 25 | 7;
     assert_eq!(rig.exit(fetch, 0, 0x10), Action::Resume);
     assert_eq!(rig.bench.el1.esr >> 26, 0x21, "instruction abort from EL1");
+}
+
+#[test]
+fn devices_of_the_guests_own_are_reached_where_they_are_and_nowhere_else() {
+    let mut rig = rig();
+    let (flash, pvpanic) = (0x400_0000, 0xb00_0000);
+    let range = |start, size| IpaRange { start, size };
+    // Without any, nobody answers there.
+    let (esr, far, hpfar) = load(flash);
+    assert_eq!(rig.exit(esr, far, hpfar), Action::Resume);
+    rig.map.own = OwnDevices {
+        flash: range(flash, 0x4_0000),
+        pvpanic: range(pvpanic, 2),
+    };
+    let places = [
+        (flash, Some((OwnDevice::Flash, 0))),
+        (flash + 0x3_fffc, Some((OwnDevice::Flash, 0x3_fffc))),
+        (flash + 0x4_0000, None),
+        (pvpanic, Some((OwnDevice::Pvpanic, 0))),
+        (pvpanic + 4, None),
+    ];
+    for (ipa, expected) in places {
+        let (esr, far, hpfar) = load(ipa);
+        let met = match rig.exit(esr, far, hpfar) {
+            Action::Locked(Deferred::Own(own)) => Some((own.device, own.offset)),
+            Action::Resume => None,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(met, expected, "{ipa:#x}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use hv_core::id::{IntId, Mpidr, VmId};
 use hv_core::sdei::Board;
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{Config, Vgic};
-use hv_core::vm::{self, GuestMap, IpaRange, last_redistributors};
+use hv_core::vm::{self, GuestMap, IpaRange, OwnDevices, last_redistributors};
 use platform::{Machine, Range};
 
 use crate::vm::{GuestImage, Sdei, Vm, VmParts};
@@ -72,6 +72,10 @@ fn build(plan: VmPlan<'static>, spis: u32) -> Vm {
         redistributors,
         board: Board::new(pcpus.len()),
         has_debug_calls: config.debug_calls,
+        own: OwnDevices {
+            flash: ipa(plan.own.flash),
+            pvpanic: ipa(plan.own.pvpanic),
+        },
     };
     let sdei = Sdei {
         firmware: config.firmware(),
@@ -95,6 +99,7 @@ fn build(plan: VmPlan<'static>, spis: u32) -> Vm {
         transports: plan.transports,
         vgic,
         stage2,
+        flash: plan.own.flash_ram,
     })
 }
 

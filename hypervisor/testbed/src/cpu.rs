@@ -3,6 +3,7 @@
 use std::cell::RefMut;
 use std::ops::RangeInclusive;
 
+use hv_core::flash::Array;
 use hv_core::id::{IntId, VcpuId};
 use hv_core::operator::Asked;
 use hv_core::pl011::Image;
@@ -134,6 +135,15 @@ fn hide(regs: &mut GuestRegs) -> Vec<u64> {
     let late = regs.x[LATE].to_vec();
     regs.x[LATE].copy_from_slice(&HIDDEN);
     late
+}
+
+/// There is no flash.
+impl<S: Site> Array for Cpu<S> {
+    fn word(&self, _: usize) -> u32 {
+        u32::MAX
+    }
+    fn set_word(&mut self, _: usize, _: u32) {}
+    fn erase(&mut self, _: usize, _: usize) {}
 }
 
 impl<S: Site> Hardware for Cpu<S> {

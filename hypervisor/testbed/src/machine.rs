@@ -18,7 +18,7 @@ use hv_core::sdei::{self, Board};
 use hv_core::trace::Event;
 use hv_core::vgic::{self, Affinities, Leftovers, LrSource, Model, Vgic};
 use hv_core::vm::{
-    self, GuestMap, IpaRange, REDISTRIBUTOR_SIZE, Shared, SharedConfig, Vcpu, VcpuLoop,
+    self, GuestMap, IpaRange, OwnDevices, REDISTRIBUTOR_SIZE, Shared, SharedConfig, Vcpu, VcpuLoop,
     last_redistributors,
 };
 
@@ -108,6 +108,7 @@ impl Built {
             redistributors,
             board: Board::new(vcpus),
             has_debug_calls: true,
+            own: OwnDevices::default(),
         };
         let firmware = match self.leftovers {
             Leftovers::Dropped => self.sdei.firmware,
@@ -124,6 +125,7 @@ impl Built {
             reclaim: Reclaim::Parked,
             uart_intid: self.uart,
             has_uart_page: false,
+            flash: 0,
         });
         let mut interface = Interface::new(self.model, self.list_regs);
         interface.counts_drops = self.counts_drops;

@@ -62,6 +62,8 @@ pub struct Watch {
     /// What the guest's kernel said when it panicked.
     panic: Option<String>,
     faults: Faults,
+    /// What the guest said by pvpanic when it panicked.
+    pvpanic: Option<String>,
 }
 
 /// The vCPUs that do nothing but fault.
@@ -96,7 +98,15 @@ impl Watch {
     pub fn note(&mut self, record: &Record) -> Result<Option<Duration>> {
         match record.name.as_str() {
             "ready" => self.guests = Some(record.number("vms")?),
-            "vm-reset" => (self.panic, self.faults) = (None, Faults::default()),
+            "vm-reset" => {
+                (self.panic, self.pvpanic, self.faults) = (None, None, Faults::default());
+            }
+            "vm-panic" if record.word("event")? == "panicked" => {
+                let vcpu = record.index("vcpu")?;
+                self.pvpanic = Some(format!(
+                    "vCPU {vcpu}: it says by pvpanic that it has panicked"
+                ));
+            }
             "vm-fault" => {
                 let (vcpu, pc) = (record.index("vcpu")?, record.number("pc")?);
                 let address = record.number("address")?;
@@ -142,9 +152,12 @@ impl Watch {
         self.panic.is_some() && is_last.is_some_and(|rest| rest.starts_with(PANIC))
     }
 
-    /// Why the guest does nothing any more, if each vCPU that is on only faults. One that does not may go on, and may end
-    /// the guest.
+    /// Why the guest does nothing any more: it has said so by pvpanic, or each vCPU that is on only faults. One that does
+    /// not may go on, and may end the guest.
     pub fn stuck(&self) -> Option<&str> {
+        if let Some(cause) = &self.pvpanic {
+            return Some(cause);
+        }
         let are_all = self.faults.vcpus.len() as u64 >= self.faults.on;
         self.faults.first.as_deref().filter(|_| are_all)
     }
@@ -166,6 +179,8 @@ impl Watch {
     pub fn ending(&self, timed_out: bool) -> Ending {
         if let Some(crash) = &self.crash {
             crash.clone()
+        } else if let Some(cause) = &self.pvpanic {
+            Ending::GuestCrash(cause.clone())
         } else if self.off > 0 && self.off >= self.guests.unwrap_or(1) {
             Ending::PowerOff
         } else if let Some(cause) = self.panic.as_ref().or(self.faults.first.as_ref()) {
@@ -302,6 +317,25 @@ mod tests {
         // One abort is no crash.
         let abort = "@vm-abort vm=0 vcpu=0 on=1 pc=0x4 address=0x4000004";
         assert_eq!(ending(&[abort], true), Ending::TimedOut);
+    }
+
+    #[test]
+    fn a_guest_that_says_by_pvpanic_that_it_has_panicked_has_crashed() {
+        let panicked = "@vm-panic vm=0 vcpu=1 event=panicked";
+        let cause = "vCPU 1: it says by pvpanic that it has panicked";
+        let crash = Ending::GuestCrash(cause.into());
+        assert_eq!(ending(&["@ready vms=1", panicked], true), crash);
+        // Whether it then switches itself off or stays; a reset begins anew.
+        assert_eq!(ending(&[panicked, "@vm-off vm=0"], false), crash);
+        assert_eq!(
+            ending(&[panicked, "@vm-reset vm=0"], true),
+            Ending::TimedOut
+        );
+        // A kernel that was loaded for the case goes on, and a guest may say that it ends.
+        for event in ["crash-loaded", "shutdown"] {
+            let said = format!("@vm-panic vm=0 vcpu=0 event={event}");
+            assert_eq!(ending(&[&said, "@vm-off vm=0"], false), Ending::PowerOff);
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use hv_abi::firmware::{Firmware, Unknown};
 use hv_abi::{psci, sdei};
-use hv_bundle::GuestConfig;
+use hv_bundle::{GuestConfig, MAX_FLASH, MIN_FLASH, parse_size};
 use serde::Deserialize;
 
 use crate::board::Board;
@@ -85,6 +85,12 @@ pub struct Options {
     /// Whether the guest may make the calls that are for tests; only a guest file can say it.
     #[arg(skip)]
     pub debug_calls: Option<bool>,
+    /// Size of a flash of the guest's own; only a guest file can say it.
+    #[arg(skip)]
+    pub flash: Option<String>,
+    /// Whether the guest has a pvpanic device; only a guest file can say it.
+    #[arg(skip)]
+    pub pvpanic: Option<bool>,
     /// Copy the raw serial stream, hypervisor lines and records included, into this file.
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
@@ -203,6 +209,8 @@ impl Options {
             reclaim: self.reclaim.or(file.reclaim),
             events: [file.events, self.events].concat(),
             debug_calls: self.debug_calls.or(file.debug_calls),
+            flash: self.flash.or(file.flash),
+            pvpanic: self.pvpanic.or(file.pvpanic),
             timeout: self.timeout.or(file.timeout),
             log: self.log.or(file.log),
         }
@@ -218,8 +226,25 @@ impl Options {
             events: self.events.iter().copied().map(Into::into).collect(),
             reclaim: reclaim(self.reclaim == Some(Reclaim::Parked)),
             debug_calls: self.debug_calls.unwrap_or_default(),
+            flash: self.flash_bytes().unwrap_or_default(),
+            pvpanic: self.pvpanic.unwrap_or_default(),
             ..GuestConfig::default()
         }
+    }
+
+    /// Bytes of the guest's flash; 0 if it has none.
+    pub fn flash_bytes(&self) -> Result<u64> {
+        let Some(size) = &self.flash else {
+            return Ok(0);
+        };
+        let is_flash =
+            |&bytes: &u64| bytes.is_power_of_two() && (MIN_FLASH..=MAX_FLASH).contains(&bytes);
+        let bytes = parse_size(size).ok().filter(is_flash);
+        bytes.with_context(|| {
+            format!(
+                "flash = \"{size}\" is no size of a flash, which is a power of two from 256K to 64M"
+            )
+        })
     }
 
     /// Number of CPUs.

@@ -62,6 +62,18 @@ impl Shown {
                 let text = fault(&record, is_first)?;
                 return Ok(vec![Line { text, ..line }]);
             }
+            "vm-panic" => {
+                let vcpu = record.index("vcpu")?;
+                let said = match record.word("event")? {
+                    "panicked" => "it has panicked",
+                    "crash-loaded" => {
+                        "it has panicked, and the kernel loaded for this case takes over"
+                    }
+                    _ => "it switches itself off",
+                };
+                let text = format!("vCPU {vcpu} says by pvpanic: {said}");
+                return Ok(vec![Line { text, ..line }]);
+            }
             name if !name.starts_with("hv-") && !self.is_report => return Ok(Vec::new()),
             _ => {}
         }
@@ -187,6 +199,19 @@ mod tests {
             ]
         );
         assert!(text("0x40080000")[0].contains("wants a flash"));
+    }
+
+    #[test]
+    fn what_is_said_by_pvpanic_is_a_sentence() {
+        let told = shown(&[
+            "@vm-panic vm=0 vcpu=3 event=panicked",
+            "@vm-panic vm=0 vcpu=0 event=shutdown",
+        ]);
+        let sentences = [
+            "vCPU 3 says by pvpanic: it has panicked",
+            "vCPU 0 says by pvpanic: it switches itself off",
+        ];
+        assert_eq!(told, sentences);
     }
 
     #[test]

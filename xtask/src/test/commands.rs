@@ -24,7 +24,7 @@ struct Case {
     errors: &'static str,
 }
 
-const CASES: [Case; 24] = [
+const CASES: [Case; 26] = [
     Case {
         name: "run/power-off-is-0",
         kernel: Kernel::Image,
@@ -81,6 +81,22 @@ const CASES: [Case; 24] = [
         code: 3,
         output: "",
         errors: "] vCPU 0 takes an external abort at pc 0x0, address 0x0: there is no memory",
+    },
+    Case {
+        name: "run/pvpanic-is-3",
+        kernel: Kernel::Pvpanic,
+        arguments: &["--timeout", "60"],
+        code: 3,
+        output: "",
+        errors: "] vCPU 0 says by pvpanic: it has panicked\n",
+    },
+    Case {
+        name: "run/flash-of-a-wrong-size-is-named",
+        kernel: Kernel::WrongFlash,
+        arguments: &[],
+        code: 1,
+        output: "",
+        errors: "flash = \"3M\" is no size of a flash, which is a power of two from 256K to 64M",
     },
     // EL2 sees none of its exceptions; and another vCPU faults where it does.
     Case {
@@ -288,7 +304,7 @@ fn check(workshop: &Workshop, case: &Case) -> Result<()> {
     command.args(["--el3", workshop.el3.name()]);
     match case.kernel {
         Kernel::Nothing => {}
-        Kernel::BadKey => {
+        Kernel::BadKey | Kernel::Pvpanic | Kernel::WrongFlash => {
             command.arg("--guest").arg(file(workshop, case.kernel)?);
         }
         _ => {

@@ -172,7 +172,7 @@ fn use_shell(workshop: &Workshop, kernel: &Stock) -> Result<()> {
 }
 
 /// What a guest has written.
-struct Screen {
+pub(super) struct Screen {
     output: ChildStdout,
     text: String,
     /// How much of it has been looked at.
@@ -180,7 +180,7 @@ struct Screen {
 }
 
 impl Screen {
-    const fn of(output: ChildStdout) -> Self {
+    pub(super) const fn of(output: ChildStdout) -> Self {
         Self {
             output,
             text: String::new(),
@@ -189,7 +189,7 @@ impl Screen {
     }
 
     /// Reads on until `words` come, after those it waited for before.
-    fn wait_for(&mut self, words: &str) -> Result<()> {
+    pub(super) fn wait_for(&mut self, words: &str) -> Result<()> {
         let mut buffer = [0; 4096];
         loop {
             let new = self.text.get(self.seen..).unwrap_or_default();
@@ -205,7 +205,7 @@ impl Screen {
     }
 
     /// All that was written, once it ends.
-    fn rest(mut self) -> String {
+    pub(super) fn rest(mut self) -> String {
         let mut rest = Vec::new();
         // An error is an end, too.
         let _ = self.output.read_to_end(&mut rest);

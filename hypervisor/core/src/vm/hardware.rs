@@ -4,6 +4,7 @@
 use core::ops::DerefMut;
 
 use super::{Answer, End, GuestMap, Pcpu, Shared, VcpuLoop};
+use crate::flash::Array;
 use crate::id::{IntId, VcpuId, VmId};
 use crate::mailbox::Requests;
 use crate::operator::Asked;
@@ -55,8 +56,8 @@ pub enum Interrupt {
     Guest(IntId),
 }
 
-/// The pCPU that a vCPU runs on.
-pub trait Hardware: Pcpu {
+/// The pCPU that a vCPU runs on. What the VM's flash keeps is reached with the VM's lock held.
+pub trait Hardware: Pcpu + Array {
     /// How many list registers there are; at most [`crate::vgic::MAX_LIST_REGS`].
     fn list_regs(&self) -> usize;
     /// List register `index`.

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use crate::exit::MmioAccess;
 use crate::id::{Mpidr, VcpuId, VcpuSet};
 use crate::sdei::{Board, WithBoard};
 use crate::siblings::Siblings;
@@ -52,6 +53,64 @@ pub struct GuestMap {
     pub board: Board,
     /// It may make the calls of [`hv_abi::vendor`].
     pub has_debug_calls: bool,
+    /// Devices of its own.
+    pub own: OwnDevices,
+}
+
+/// Where devices of a guest's own are, which the machine has not got: empty where the guest has none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnDevices {
+    /// [`crate::flash`].
+    pub flash: IpaRange,
+    /// The register by which it says that it has panicked.
+    pub pvpanic: IpaRange,
+}
+
+/// Which of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OwnDevice {
+    /// The flash.
+    Flash,
+    /// pvpanic.
+    Pvpanic,
+}
+
+/// An access to one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct OwnAccess {
+    /// Which.
+    pub device: OwnDevice,
+    /// Where in it, in bytes.
+    pub offset: u64,
+    /// How.
+    pub access: MmioAccess,
+}
+
+impl OwnDevices {
+    /// The access to one of them that this is, if it is.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn find(&self, access: MmioAccess) -> Option<OwnAccess> {
+        let devices = [
+            (OwnDevice::Flash, self.flash),
+            (OwnDevice::Pvpanic, self.pvpanic),
+        ];
+        devices.into_iter().find_map(|(device, range)| {
+            let offset = range.offset_of(access.ipa)?;
+            Some(OwnAccess {
+                device,
+                offset,
+                access,
+            })
+        })
+    }
+
+    fn has(&self, ipa: u64) -> bool {
+        self.flash
+            .offset_of(ipa)
+            .or(self.pvpanic.offset_of(ipa))
+            .is_some()
+    }
 }
 
 /// Size of a redistributor's two frames, RD_base and SGI_base (IHI0069 12.10).
@@ -112,7 +171,7 @@ impl GuestMap {
 
     /// Whether an access by `me` at `ipa` meets a device that is emulated.
     pub(super) fn is_device(&self, me: VcpuId, ipa: u64) -> bool {
-        self.frame(me, ipa).is_some() || self.uart.offset_of(ipa).is_some()
+        self.frame(me, ipa).is_some() || self.uart.offset_of(ipa).is_some() || self.own.has(ipa)
     }
 
     /// The page that can stand in for the emulated UART's registers (`crate::pl011::Image`), if they fill a whole one: what

@@ -198,6 +198,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             Next::Continue => {}
             Next::Start(vcpu) => self.vm.ask(vcpu, Requests::START),
             Next::Transmit(byte) => self.cpu.transmit(byte),
+            Next::TellOfPanic(events) => self.cpu.tell_of_panic(self.vcpu.id, events),
             Next::Suspend => self.stand_by(),
             Next::SuspendSystem(start) => return self.suspend_system(start),
             Next::Off => return Some(Leave::Off),

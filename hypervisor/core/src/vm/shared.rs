@@ -2,6 +2,7 @@
 //! holding of the lock: it settles what it can, performs physical effects through [`Hardware`], and leaves in its
 //! [`Outcome`] what is to be done when the lock has been released.
 
+mod own;
 mod uart;
 
 use alloc::vec::Vec;
@@ -9,6 +10,7 @@ use alloc::vec::Vec;
 use hv_abi::sdei::{Call, Status};
 
 use super::{Deferred, End, GuestMap, Hardware, Life, Vcpu};
+use crate::flash::Flash;
 use crate::id::{IntId, VcpuId, VcpuSet};
 use crate::pl011::{Pl011, Window};
 use crate::psci::{self, Decision, Endian, Power, Reclaim, Start};
@@ -16,6 +18,8 @@ use crate::regs::GuestRegs;
 use crate::sdei::{self, Board, Departure, SdeiEffects, SharedEvents};
 use crate::trace::Event;
 use crate::vgic::{self, Held, Parts};
+
+pub use own::event;
 
 /// The vCPU that starts with the VM.
 pub const BOOT_VCPU: VcpuId = VcpuId(0);
@@ -41,6 +45,8 @@ pub enum Next {
     Start(VcpuId),
     /// It writes this byte to the console, and goes on.
     Transmit(u8),
+    /// Its guest has said these things ([`event`]), which are told, and it goes on.
+    TellOfPanic(u8),
     /// It sleeps until something wakes it, and goes on.
     Suspend,
     /// It sleeps until something wakes it, and starts anew.
@@ -104,6 +110,10 @@ pub struct Shared {
     pub is_paused: bool,
     /// Where vCPUs that were switched on begin.
     starts: Vec<Option<Start>>,
+    /// The guest's flash, if it has one.
+    flash: Option<Flash>,
+    /// What the guest has said by pvpanic since it was loaded.
+    told: u8,
 }
 
 /// What [`Shared`] is made from.
@@ -119,6 +129,8 @@ pub struct Config<'a> {
     pub uart_intid: IntId,
     /// There is a page that can stand in for its registers.
     pub has_uart_page: bool,
+    /// Bytes of its flash; 0 for none.
+    pub flash: u64,
 }
 
 impl Shared {
@@ -138,6 +150,8 @@ impl Shared {
             is_input_held: false,
             is_paused: false,
             starts: (0..config.vcpus).map(|_| None).collect(),
+            flash: (config.flash != 0).then(|| Flash::new(config.flash)),
+            told: 0,
         }
     }
 
@@ -169,6 +183,7 @@ impl Shared {
                     ..Outcome::NOTHING
                 }
             }
+            Deferred::Own(access) => self.access_own(access, regs, cpu),
             // They are done without this lock.
             Deferred::SgiGroup0(_) | Deferred::Deactivate(_) | Deferred::Gic { .. } => {
                 Outcome::NOTHING
@@ -329,6 +344,8 @@ impl Shared {
             return false;
         }
         self.uart.reset();
+        self.flash.iter_mut().for_each(Flash::reset);
+        self.told = 0;
         self.uart_line = false;
         // Nobody runs whom it could concern. Left up, the line would interrupt the next guest until it rises and falls.
         let mut held = Held::of_interrupt(gic, BOOT_VCPU, self.uart_intid);

@@ -56,6 +56,8 @@ const KEYS: &[Key] = &[
         "[{ number = 256, scope = \"private\", priority = \"critical\" }]",
     ),
     ("debug-calls", "true or false", "true"),
+    ("flash", "a size in quotation marks", "\"64M\""),
+    ("pvpanic", "true or false", "true"),
     ("log", "a path in quotation marks", "\"serial.log\""),
 ];
 

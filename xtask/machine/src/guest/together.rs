@@ -3,6 +3,7 @@
 use anyhow::{Result, bail, ensure};
 
 use super::{Options, Reclaim, Switch};
+use crate::board::Board;
 use crate::build::Program;
 use crate::el3::El3;
 use crate::words;
@@ -20,6 +21,11 @@ impl Options {
         {
             bail!("{error}");
         }
+        let flash = self.flash_bytes()?;
+        ensure!(
+            flash == 0 || self.machine != Some(Board::Raspi4b),
+            "a raspi4b has RAM where the guest's flash would be; leave out flash"
+        );
         if bare {
             return self.check_bare();
         }
@@ -54,6 +60,7 @@ impl Options {
             (!self.qemu_args.is_empty(), "qemu-args"),
             (self.timeout.is_some(), "timeout"),
             (self.log.is_some(), "log"),
+            (self.flash.is_some(), "flash"),
         ];
         let said = said.into_iter().filter(|(is_said, _)| *is_said);
         said.map(|(_, key)| key).collect()
@@ -72,6 +79,8 @@ impl Options {
                 self.debug_calls == Some(true),
                 "debug-calls of the guest file",
             ),
+            (self.flash.is_some(), "flash of the guest file"),
+            (self.pvpanic == Some(true), "pvpanic of the guest file"),
         ];
         if let Some((_, what)) = asked.into_iter().find(|(is_asked, _)| *is_asked) {
             bail!("{what} is for the hypervisor, which --bare leaves out; leave out one of them");

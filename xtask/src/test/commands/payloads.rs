@@ -29,6 +29,10 @@ pub enum Kernel {
     Vector,
     /// An ELF file.
     Elf,
+    /// A guest file whose kernel says by pvpanic that it has panicked, and then switches itself off.
+    Pvpanic,
+    /// A guest file with a flash of a size that there is not.
+    WrongFlash,
     /// A guest file with a key that there is not.
     BadKey,
     /// None.
@@ -45,6 +49,19 @@ const SPEAKER: [u32; 8] = [
     0x17ff_fffd, // B, to LDRB
     0xd503_207f, // WFI
     0x17ff_ffff, // B, to WFI
+];
+
+/// Says twice by pvpanic that it has panicked, if the device takes that: at 0xb00_0000, the first page from there on where QEMU's
+/// `virt` has nothing. Then it calls SYSTEM_OFF (DDI0487 C6.2, DEN0022 5.9).
+const PVPANIC: [u32; 8] = [
+    0xd2a1_6000, // MOVZ x0, #0xb00, LSL #16
+    0x3940_0001, // LDRB w1, [x0]
+    0x1200_0021, // AND w1, w1, #1: it has panicked
+    0x3900_0001, // STRB w1, [x0]
+    0x3900_0001, // STRB w1, [x0]
+    0xd2b0_8000, // MOVZ x0, #0x8400, LSL #16
+    0xf280_0100, // MOVK x0, #8
+    0xd400_0003, // SMC #0
 ];
 
 /// Switches CPU 1 on, which branches to 0 (DDI0487 C6.2, DEN0022 5.6).
@@ -121,6 +138,13 @@ pub fn file(workshop: &Workshop, kernel: Kernel) -> Result<PathBuf> {
             let bytes = words.flat_map(u32::to_le_bytes).collect();
             ("run-vector.bin", bytes)
         }
+        Kernel::Pvpanic => {
+            let bytes: Vec<u8> = PVPANIC.into_iter().flat_map(u32::to_le_bytes).collect();
+            paths::write_if_new(&workshop.output("run-pvpanic.bin")?, &bytes)?;
+            let text = "kernel = \"run-pvpanic.bin\"\npvpanic = true\n";
+            ("run-pvpanic.toml", text.as_bytes().to_vec())
+        }
+        Kernel::WrongFlash => ("run-flash.toml", b"flash = \"3M\"\n".to_vec()),
         Kernel::BadKey => ("run-test.toml", b"cors = 2\n".to_vec()),
     };
     let path = workshop.output(name)?;

@@ -20,8 +20,8 @@ use hv_core::trace::Event;
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{self, Effects, Model, Physical, Vgic};
 use hv_core::vm::{
-    self, End, GuestMap, Interrupt, IpaRange, Life, Load, REDISTRIBUTOR_SIZE, Shared, SharedConfig,
-    Vcpu, VcpuLoop, last_redistributors,
+    self, End, GuestMap, Interrupt, IpaRange, Life, Load, OwnDevices, REDISTRIBUTOR_SIZE, Shared,
+    SharedConfig, Vcpu, VcpuLoop, last_redistributors,
 };
 use hv_testbed::{
     Cpu, DISTRIBUTOR, Ended, Exit, Interface, MAINTENANCE, RAM, REDISTRIBUTORS, Site,
@@ -135,6 +135,7 @@ impl Vm {
             redistributors,
             board: Board::new(vcpus),
             has_debug_calls: true,
+            own: OwnDevices::default(),
         };
         let shared = Shared::new(SharedConfig {
             vcpus,
@@ -142,6 +143,7 @@ impl Vm {
             reclaim: Reclaim::Parked,
             uart_intid: IntId(LINE),
             has_uart_page: true,
+            flash: 0,
         });
         let (_, distributor, interrupts) = vgic.into_parts();
         let world = Rc::new(World {

@@ -1,0 +1,31 @@
+//! Records of what a guest's vCPUs do that ends nowhere.
+
+use hv_core::id::VcpuId;
+use hv_core::vm::{FaultKind, panic_event};
+
+use crate::log;
+use crate::vm::Vm;
+
+/// Its guest has said these things by pvpanic.
+pub fn of_panic(vm: &Vm, vcpu: VcpuId, events: u8) {
+    let (vm, vcpu) = (vm.id.0, vcpu.0);
+    let names = [
+        (panic_event::PANICKED, "panicked"),
+        (panic_event::CRASH_LOADED, "crash-loaded"),
+        (panic_event::SHUTDOWN, "shutdown"),
+    ];
+    for (_, name) in names.iter().filter(|(event, _)| events & event != 0) {
+        log!("@vm-panic vm={vm} vcpu={vcpu} event={name}");
+    }
+}
+
+/// It faults at a pc by an access to an address, both virtual addresses.
+pub fn of_fault(vm: &Vm, vcpu: VcpuId, kind: FaultKind, (pc, address): (u64, u64)) {
+    let name = match kind {
+        FaultKind::First => "vm-abort",
+        FaultKind::Abort | FaultKind::Vector => "vm-fault",
+    };
+    let on = vm.vcpus_on();
+    let (vm, vcpu) = (vm.id.0, vcpu.0);
+    log!("@{name} vm={vm} vcpu={vcpu} on={on} pc={pc:#x} address={address:#x}");
+}
