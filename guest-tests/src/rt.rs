@@ -3,6 +3,7 @@
 //! Tests see safe functions: calls to firmware, the interrupt controller, timers, other CPUs, caught
 //! exceptions, and assembly routines that hold known patterns in every register.
 
+pub mod assault;
 pub mod bench;
 pub mod call;
 pub mod console;

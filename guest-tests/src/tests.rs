@@ -1,5 +1,6 @@
 //! The tests, by the part of the contract they check.
 
+mod assault;
 mod contention;
 mod copy;
 mod el3;

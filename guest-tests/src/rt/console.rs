@@ -20,6 +20,18 @@ pub fn open(uart: Device) {
     UART.call_once(|| uart);
 }
 
+/// Turns the console on again, after others have written to its registers, at the beginning of a line.
+pub fn reopen() {
+    /// Interrupt mask, and control with UART, transmitter and receiver on (DDI0183 3.3.10, 3.3.8).
+    const UARTIMSC: u64 = 0x38;
+    const UARTCR: u64 = 0x30;
+    if let Some(uart) = UART.get() {
+        uart.write32(UARTIMSC, 0);
+        uart.write32(UARTCR, 1 << 9 | 1 << 8 | 1);
+    }
+    say(format_args!(""));
+}
+
 /// Writes a line, not mixed with another CPU's.
 pub fn say(line: fmt::Arguments<'_>) {
     let text = Text::<512>::format(line);

@@ -8,10 +8,10 @@ use super::{console, cpu, exception, gic, machine, psci, registry, table};
 
 /// T0SZ 25 (39 bits), 4 KiB granule, inner shareable write-back walks, no TTBR1 walks, IPS 40 bits
 /// (DDI0487 D24.2 TCR_EL1).
-const TCR_EL1: u64 = 25 | 0b01 << 8 | 0b01 << 10 | 0b11 << 12 | 1 << 23 | 0b010 << 32;
+pub(super) const TCR_EL1: u64 = 25 | 0b01 << 8 | 0b01 << 10 | 0b11 << 12 | 1 << 23 | 0b010 << 32;
 
 /// RES1 bits of ARMv8.0, plus M, C, SA and I (DDI0487 D24.2 SCTLR_EL1).
-const SCTLR_EL1: u64 = 0x30d0_0800 | 1 << 0 | 1 << 2 | 1 << 3 | 1 << 12;
+pub(super) const SCTLR_EL1: u64 = 0x30d0_0800 | 1 << 0 | 1 << 2 | 1 << 3 | 1 << 12;
 
 global_asm!(
     include_str!("start.S"),

@@ -28,6 +28,24 @@ pub fn exchange(number: u64) -> u64 {
     before
 }
 
+/// Number `n`, below 16, that an earlier boot kept.
+pub fn kept(n: usize) -> u64 {
+    // SAFETY: aligned RAM of ours in the same page that Rust uses for nothing else.
+    unsafe { kept_place(n).read_volatile() }
+}
+
+/// Keeps number `n` for the next boots.
+pub fn keep(n: usize, value: u64) {
+    // SAFETY: as above.
+    unsafe { kept_place(n).write_volatile(value) };
+    super::sysreg::clean_to_memory(kept_place(n) as u64);
+}
+
+fn kept_place(n: usize) -> *mut u64 {
+    assert!(n < 16, "there is no number {n}");
+    word().wrapping_add(64 + n)
+}
+
 fn word() -> *mut u64 {
     let end = &raw const __image_end as u64;
     let address = (end + DISTANCE) & !0xfff;

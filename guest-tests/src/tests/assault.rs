@@ -1,0 +1,232 @@
+//! Guests that do anything at random: calls, system registers, devices and memory, words that are no instruction. They may
+//! harm themselves: the hypervisor answers all along, and gives away nothing that is not theirs.
+//!
+//! CPU 0 stays sane. It lets the others work in their sandboxes (`rt::assault`), starts those that went off, wakes those
+//! that sleep, and when too many are lost, resets the machine and goes on; what has been done is counted across resets.
+
+mod steps;
+mod tables;
+
+use hv_abi::psci as abi;
+use hv_abi::sdei::Call;
+
+use crate::harness::{TestResult, metric, needs_hypervisor};
+use crate::rt::assault::{BATCH, BLOCKS, Outcome, Sandbox};
+use crate::rt::machine::machine;
+use crate::rt::sync::{Cell64, within_ms};
+use crate::rt::{cpu, gic, psci, sdei, survivor, sysreg};
+use steps::{Kind, Made, Maker};
+
+/// Steps of a run, unless `times=` says otherwise.
+const TIMES: u64 = 60_000;
+/// Steps of each CPU until the next reset.
+const OF_A_BOOT: u64 = 100_000;
+/// How long a CPU may stand still until it counts as lost, in milliseconds; it is woken up before.
+const PATIENCE_MS: u64 = 2000;
+
+/// What a CPU has done in this boot.
+struct Done {
+    steps: Cell64,
+    faults: Cell64,
+    /// Steps that went through and must not, or left an address of the hypervisor's behind; the last one's word and x1.
+    wrong: Cell64,
+    word: Cell64,
+    address: Cell64,
+    /// It has what it was to do.
+    is_through: Cell64,
+}
+
+static DONE: [Done; BLOCKS] = [const {
+    Done {
+        steps: Cell64::new(0),
+        faults: Cell64::new(0),
+        wrong: Cell64::new(0),
+        word: Cell64::new(0),
+        address: Cell64::new(0),
+        is_through: Cell64::new(0),
+    }
+}; BLOCKS];
+/// Where the numbers of this boot begin, and the steps that each CPU is to do.
+static SEED: Cell64 = Cell64::new(0);
+static QUOTA: Cell64 = Cell64::new(0);
+
+/// Whether `value` could be an address of the hypervisor's image, which is linked there (`linker/hypervisor.ld`).
+fn is_ours(value: u64) -> bool {
+    const HV_BASE: u64 = 1 << 47;
+    (HV_BASE..HV_BASE + (4 << 20)).contains(&value)
+}
+
+/// Work of a CPU: batch after batch, until it has done its part.
+fn attack() {
+    let me = sysreg::cpu_index();
+    let sandbox = Sandbox::new(me);
+    let done = &DONE[me];
+    // One that was off goes on with other numbers.
+    let seed = SEED.get() ^ (me as u64) << 56 ^ done.steps.get() << 8;
+    let mut maker = Maker::new(seed, sandbox.places());
+    while done.steps.get() < QUOTA.get() {
+        arm_events(&sandbox, &mut maker);
+        let batch: [Made; BATCH] = core::array::from_fn(|_| maker.make());
+        sandbox.execute(batch.iter().map(|made| &made.step));
+        for (n, made) in batch.iter().enumerate() {
+            judge(&sandbox, n, made, done);
+        }
+        let _steps = done.steps.add(BATCH as u64);
+    }
+    done.is_through.set(1);
+}
+
+/// Event 0 with a handler that is whole, or with none; unmasked only by what the steps call.
+fn arm_events(sandbox: &Sandbox, maker: &mut Maker) {
+    if maker.numbers.below(4) == 0 {
+        sdei::call(Call::EventUnregister, &[0]);
+        sdei::call(Call::EventRegister, &[0, sandbox.places().handler, 0, 0, 0]);
+        sdei::enable();
+    }
+}
+
+fn judge(sandbox: &Sandbox, n: usize, made: &Made, done: &Done) {
+    let outcome = sandbox.outcome(n);
+    if let Outcome::Fault = outcome {
+        let _faults = done.faults.add(1);
+    }
+    let went_through = made.must_fault && matches!(outcome, Outcome::Done);
+    // What a word does, and what stands in memory of its own, is of the CPU's own making.
+    let is_its_own =
+        made.kind == Kind::Word || made.step.x[1] >> 12 == sandbox.places().scratch >> 12;
+    let after = sandbox.registers(n);
+    let leaks = after
+        .iter()
+        .zip(&made.step.x)
+        .any(|(after, before)| after != before && is_ours(*after));
+    if went_through || leaks && !is_its_own {
+        done.word.set(made.step.word.into());
+        done.address.set(made.step.x[1]);
+        let _wrong = done.wrong.add(1);
+    }
+}
+
+/// What is kept across resets, behind the count of boots.
+struct Kept([u64; 5]);
+
+impl Kept {
+    const STEPS: usize = 0;
+    const FAULTS: usize = 1;
+    const LOST: usize = 2;
+    const BOOTS: usize = 3;
+    const RESTARTS: usize = 4;
+
+    fn load() -> Self {
+        Self(core::array::from_fn(survivor::kept))
+    }
+
+    fn save(&self) {
+        for (n, value) in self.0.iter().enumerate() {
+            survivor::keep(n, *value);
+        }
+    }
+}
+
+/// Lets all others attack until each has done its part or is lost; how many are, and how many starts it took.
+fn watch_attackers(count: usize) -> Result<(u64, u64), crate::harness::TestError> {
+    let mut starts = 0;
+    let mut lost = 0;
+    for index in 1..count {
+        expect_eq!(cpu::start(index, attack), 0, "CPU {index}");
+    }
+    for (index, done) in DONE.iter().enumerate().take(count).skip(1) {
+        loop {
+            let before = done.steps.get();
+            let moves = || done.steps.get() != before || done.is_through.get() != 0;
+            let mut is_alive = within_ms(100, moves);
+            if !is_alive && cpu::is_off(index) {
+                // It went off, or a sibling had it begin and end elsewhere. A sibling may start it right now, too.
+                if cpu::start(index, attack) == 0 {
+                    starts += 1;
+                }
+                is_alive = true;
+            }
+            if !is_alive {
+                is_alive = eventually_woken(index, moves);
+            }
+            expect_eq!(
+                psci::call_psci(abi::VERSION, &[]),
+                abi::VERSION_1_3 as i32,
+                "the hypervisor answers"
+            );
+            if done.is_through.get() != 0 {
+                break;
+            }
+            if !is_alive {
+                lost += 1;
+                break;
+            }
+        }
+    }
+    Ok((lost, starts))
+}
+
+/// Wakes CPU `index` by all that there is until it moves.
+fn eventually_woken(index: usize, moves: impl Fn() -> bool) -> bool {
+    within_ms(PATIENCE_MS, || {
+        gic::send_sgi_to(cpu::affinity(index), 1);
+        sdei::signal(cpu::affinity(index));
+        within_ms(20, &moves)
+    })
+}
+
+guest_test!(
+    random_steps_of_every_kind_harm_nobody_else,
+    cpus = 4,
+    boot = own,
+    icount = false,
+    timeout = 120
+);
+fn random_steps_of_every_kind_harm_nobody_else() -> TestResult {
+    needs_hypervisor()?;
+    let boots = survivor::count_boot("assault");
+    let mut kept = if boots == 1 {
+        Kept([0; 5])
+    } else {
+        Kept::load()
+    };
+    let times = machine().number("times").unwrap_or(TIMES);
+    let seed = machine().number("seed").unwrap_or(1);
+    let count = cpu::count().min(BLOCKS);
+    SEED.set(seed ^ boots << 40);
+    let left = times - kept.0[Kept::STEPS].min(times);
+    QUOTA.set((left / (count as u64 - 1) + 1).min(OF_A_BOOT));
+    let (lost, starts) = watch_attackers(count)?;
+    for done in &DONE {
+        let [word, address] = [&done.word, &done.address].map(Cell64::get);
+        expect_eq!(
+            done.wrong.get(),
+            0,
+            "steps went through that cannot, or showed what is the hypervisor's: {word:#x} at {address:#x} in boot {boots}"
+        );
+        kept.0[Kept::STEPS] += done.steps.get();
+        kept.0[Kept::FAULTS] += done.faults.get();
+    }
+    kept.0[Kept::LOST] += lost;
+    kept.0[Kept::BOOTS] = boots;
+    kept.0[Kept::RESTARTS] += starts;
+    crate::rt::console::reopen();
+    crate::rt::console::say(format_args!(
+        "# boot {boots}: {} steps, {lost} lost, {starts} starts",
+        kept.0[Kept::STEPS]
+    ));
+    if kept.0[Kept::STEPS] < times {
+        kept.save();
+        psci::system_reset();
+    }
+    survivor::forget();
+    // The console as it was: its registers have been written, too.
+    crate::rt::console::reopen();
+    metric("steps", kept.0[Kept::STEPS], "steps");
+    metric("faults", kept.0[Kept::FAULTS], "exceptions");
+    metric("lost_cpus", kept.0[Kept::LOST], "CPUs");
+    metric("boots", kept.0[Kept::BOOTS], "boots");
+    metric("restarts", kept.0[Kept::RESTARTS], "starts");
+    expect_that!(kept.0[Kept::FAULTS] > times / 10, "most go nowhere");
+    Ok(())
+}
