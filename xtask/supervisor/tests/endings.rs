@@ -7,7 +7,7 @@ use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -91,10 +91,14 @@ impl Case {
         let mark = format!("{}-{name}", std::process::id());
         let folder = env::temp_dir().join(format!("halligan-endings-{mark}"));
         let own = env::current_exe().expect("it has a name");
-        let mut command = Command::new(shell.map_or(own.as_path(), |_| Path::new("sh")));
+        // Signals that whoever runs the tests has us ignore, as a shell does of what it runs in the background, would be
+        // ignored by the program, too, which then never ends.
+        let mut command = Command::new("env");
+        command.arg("--default-signal");
         if let Some(script) = shell {
-            command.args(["-c", script]).arg(&own);
+            command.args(["sh", "-c", script]);
         }
+        command.arg(&own);
         let mut program = command
             .arg(part)
             .env(MARK, &mark)
