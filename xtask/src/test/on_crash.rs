@@ -54,9 +54,13 @@ fn dump(workshop: &Workshop) -> Result<()> {
         told.contains("backtrace:") && !told.contains("(cargo xtask symbolize)"),
         "it says how its functions would be named:\n{told}"
     );
-    let line = told
-        .lines()
-        .find_map(|line| line.strip_prefix("xtask: `cargo xtask ")?.split('`').next());
+    let line = told.lines().find_map(|line| {
+        let command = line.strip_prefix("xtask: `cargo xtask ")?;
+        command
+            .split('`')
+            .next()
+            .filter(|it| it.starts_with("crash "))
+    });
     let words: Vec<&str> = line
         .with_context(|| told.clone().into_owned())?
         .split(' ')

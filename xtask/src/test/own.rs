@@ -10,9 +10,11 @@ pub fn xtask() -> Result<Command> {
     Ok(program(&std::env::current_exe()?))
 }
 
-/// A copy of it.
+/// A copy of it. A signal that whoever runs the tests has us ignore, as a shell does of what it runs in the background, ends it
+/// nevertheless.
 pub fn program(path: &Path) -> Command {
-    let mut command = supervisor::command(path);
+    let mut command = supervisor::command("/usr/bin/env");
+    command.arg("--default-signal").arg(path);
     command.stdin(Stdio::null());
     command
 }
