@@ -92,7 +92,8 @@ fn boot(workshop: &Workshop) -> Result<()> {
     let sectors = disk(&kernel, &disk_path)?;
     let file = workshop.output("uboot.toml")?;
     let text = format!(
-        "kernel = {uboot:?}\ndisks = [{disk_path:?}]\ncpus = 2\nmemory = \"512M\"\nflash = \"64M\"\ntimeout = {TIMEOUT}\n"
+        // Firmware for `virt` finds the devicetree where RAM begins, and a flat binary would have it behind itself.
+        "kernel = {uboot:?}\ndtb-at = 0x40000000\ndisks = [{disk_path:?}]\ncpus = 2\nmemory = \"512M\"\nflash = \"64M\"\ntimeout = {TIMEOUT}\n"
     );
     paths::write_if_new(&file, text.as_bytes())?;
     let mut run = own::xtask()?
