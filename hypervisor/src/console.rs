@@ -81,6 +81,7 @@ pub fn hold(limit_us: u64, then: impl FnOnce()) {
 }
 
 /// Writes one framed line of ours. Use `log!`.
+#[inline(never)]
 pub fn write_line(text: fmt::Arguments<'_>) {
     write_line_of(percpu::index(), text);
     if let Some(percpu) = percpu::this() {

@@ -29,6 +29,8 @@ fn call_all(function: u32, [x1, x2, x3]: [u64; 3]) -> [u64; 4] {
     call_any(function, [x1, x2, x3, 0, 0])
 }
 
+/// Firmware takes longer than the call of a function; inlined, this would be in the image two dozen times.
+#[inline(never)]
 fn call_any(function: u32, args: [u64; 5]) -> [u64; 4] {
     match PSCI.get() {
         // SAFETY: the devicetree of this machine says that PSCI answers SMCs; the callers, here and in

@@ -33,6 +33,7 @@ impl Instant {
 
 impl Frequency {
     /// The number of ticks in `us` microseconds; saturates.
+    #[inline(never)]
     pub const fn ticks_in_us(self, us: u64) -> u64 {
         let (seconds, rest) = (us / 1_000_000, us % 1_000_000);
         let ticks = rest.saturating_mul(self.0) / 1_000_000;

@@ -173,7 +173,7 @@ pub fn start_pcpu(mpidr: Mpidr, ppis: &[u32]) {
 }
 
 /// The bit of a pCPU's CPU interface; none before it has started.
-#[inline(always)]
+#[inline(never)]
 pub fn target(mpidr: Mpidr) -> u8 {
     let wanted = mpidr.bits() | USED;
     let mut interfaces = INTERFACES.iter();

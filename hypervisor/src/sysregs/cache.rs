@@ -25,6 +25,7 @@ pub fn clean_for_device_reads(address: u64, size: u64) {
 
 /// Cleans and invalidates `[address, address + size)` to the point of coherency, for a reader with its
 /// caches off, and makes instruction fetches see it.
+#[inline(never)]
 pub fn clean_to_poc(address: u64, size: u64) {
     let line = smallest_line();
     let mut at = address & !(line - 1);

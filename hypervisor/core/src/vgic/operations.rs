@@ -220,6 +220,7 @@ fn give_back(parts: &impl Parts, intid: IntId, copies: VcpuSet, effects: &mut Ef
 }
 
 /// Whether an interrupt of `vcpu` is edge triggered.
+#[inline(never)]
 pub fn is_edge(parts: &impl Parts, vcpu: VcpuId, intid: IntId) -> bool {
     let mut held = Held::of_interrupt(parts, vcpu, intid);
     held.view().irq(intid).is_some_and(|irq| irq.edge)
@@ -227,6 +228,7 @@ pub fn is_edge(parts: &impl Parts, vcpu: VcpuId, intid: IntId) -> bool {
 
 /// Whether an emulated device holds the line of a level sensitive interrupt up. Nothing is known of a
 /// physical one: the GIC says that it is up by interrupting again.
+#[inline(never)]
 pub fn level(parts: &impl Parts, vcpu: VcpuId, intid: IntId) -> Option<bool> {
     let mut held = Held::of_interrupt(parts, vcpu, intid);
     let view = held.view();

@@ -207,7 +207,7 @@ impl Published {
     /// What a load of `size` bytes reads, if it needs no lock.
     #[inline]
     pub fn read(&self, frame: Frame, offset: u64, size: u8) -> Option<u64> {
-        match Register::find(frame, offset, size) {
+        match Register::find_at_once(frame, offset, size) {
             Some(register) => self.value(frame, register),
             None => Some(0),
         }

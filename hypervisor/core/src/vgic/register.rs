@@ -114,8 +114,14 @@ const IDENTIFICATION: [u8; 12] = [
 
 impl Register {
     /// The register an access meets.
-    #[inline(always)]
+    #[inline(never)]
     pub fn find(frame: Frame, offset: u64, size: u8) -> Option<Self> {
+        Self::find_at_once(frame, offset, size)
+    }
+
+    /// The same, without a call, for what is settled at once.
+    #[inline(always)]
+    pub fn find_at_once(frame: Frame, offset: u64, size: u8) -> Option<Self> {
         match frame {
             Frame::Distributor => {
                 Self::of_distributor(offset, size).filter(|register| register.belongs(true))

@@ -208,10 +208,15 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     }
 
     /// Has everybody in `set` look at the virtual GIC, this vCPU included.
-    fn kick(&mut self, mut set: VcpuSet) {
-        if set.is_empty() {
-            return;
+    #[inline]
+    fn kick(&mut self, set: VcpuSet) {
+        if !set.is_empty() {
+            self.kick_all(set);
         }
+    }
+
+    #[inline(never)]
+    fn kick_all(&mut self, mut set: VcpuSet) {
         let me = self.vcpu.id;
         if set.contains(me) {
             self.vcpu.must_refresh();
@@ -223,6 +228,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     }
 
     /// Has everybody in `set` look at its events; raised ones are taken from the mailbox by this vCPU, too.
+    #[inline(never)]
     fn call_attention(&self, set: VcpuSet) {
         for vcpu in set.iter() {
             self.post(vcpu, Requests::SDEI_LOOK);
