@@ -80,7 +80,7 @@ fn read_while_others_write() -> TestResult {
 
 guest_test!(
     no_vcpu_is_kept_from_the_lock_by_others_that_take_it_without_end,
-    cpus = 4,
+    cpus = 3,
     boot = own,
     icount = true,
     timeout = 60
