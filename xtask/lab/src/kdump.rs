@@ -1,46 +1,30 @@
 //! `cargo xtask kdump`: the main job.
 
 mod checks;
+mod lab;
 mod report;
 mod series;
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use hv_bundle::GuestConfig;
 
-use crate::build_id;
-use crate::capture::Capture;
 use crate::cpulist::CpuList;
-use crate::ladder::Ladder;
-use crate::plan::{self, Fate, GuestRun, Plan, Scenario};
-use crate::symbolize::annotate_tail;
-use crate::symbols::Symbols;
-use crate::verdict::{Evidence, Verdict};
-use crate::vmcore::{self, Vmcore};
-use debian::cache;
-use debian::initramfs;
-use debian::kernel::{self, KernelVariant};
+use crate::plan::{Fate, Plan, Scenario};
 use debian::paths;
 use debian::progress::Progress;
-use debian::tools;
 use machine::board::Board;
-use machine::build::{self, Built, Program};
 use machine::el3::El3;
-use machine::firmware::Firmware;
-use machine::guest::{Switch, firmware, reclaim};
-use machine::payload::{self, Payload};
-use machine::qemu::{DEFAULT_CPU, ICOUNT_SHIFT, Machine};
-use machine::run_dir::RunDir;
+use machine::guest::{Switch, firmware};
+use machine::qemu::DEFAULT_CPU;
 use machine::workshop::Workshop;
 
-use checks::check_backtraces;
 pub use checks::check_run;
-use report::Judged;
+pub use lab::{Lab, Request, System};
 pub use report::Report;
 
 /// Wedge CPUs of a Linux guest, let another panic, and verify the dump register by register.
@@ -227,191 +211,6 @@ pub fn matters(line: &str) -> bool {
         "qemu: ",
     ];
     MARKS.iter().any(|mark| line.contains(mark))
-}
-
-/// What every run needs, built once.
-#[derive(Clone)]
-pub struct Lab {
-    qemu: PathBuf,
-    board: Board,
-    firmware: Option<Firmware>,
-    hypervisor: Built,
-    kernel: PathBuf,
-    vmlinux: PathBuf,
-    initramfs: PathBuf,
-    /// The functions of the guest kernel.
-    symbols: Symbols,
-}
-
-/// The guest kernel.
-pub enum System {
-    /// One of ours.
-    Ours(KernelVariant),
-    /// Another, and the same with its symbols.
-    Other {
-        /// The Image, also packed.
-        kernel: PathBuf,
-        /// The ELF file.
-        vmlinux: PathBuf,
-    },
-}
-
-/// One run that is asked for.
-pub struct Request<'a> {
-    /// What to do.
-    pub plan: Plan,
-    /// Give up after this.
-    pub timeout: Duration,
-    /// Where to leave everything, if it is to be left.
-    pub keep: Option<&'a Path>,
-}
-
-impl Lab {
-    /// Builds the hypervisor, and the guest unless it is there.
-    pub fn prepare(workshop: &Workshop, system: &System) -> Result<Self> {
-        let qemu = tools::qemu(&workshop.cache, &workshop.progress)?;
-        let hypervisor = build::build(workshop, Program::Hypervisor)?;
-        let (kernel, vmlinux) = match system {
-            System::Other { kernel, vmlinux } => {
-                // The capture kernel is the same one, and kexec takes no packed Image.
-                let step = workshop.progress.lazily("read the kernel");
-                let unpacked = payload::read_kernel(kernel, payload::USUAL_MIB)?;
-                build_id::check(&unpacked, kernel, vmlinux)?;
-                let name = format!("kernel-{}.img", &cache::digest(&unpacked)[..16]);
-                let image = workshop.output(&name)?;
-                paths::write_if_new(&image, &unpacked)?;
-                step.done();
-                (image, vmlinux.clone())
-            }
-            System::Ours(edition) => {
-                let ours = kernel::ensure(&workshop.cache, *edition, &workshop.progress)?;
-                (ours.image, ours.vmlinux)
-            }
-        };
-        let initramfs = initramfs::ensure(&workshop.cache, Some(&kernel), &workshop.progress)?;
-        let step = workshop.progress.lazily("read the kernel's symbols");
-        let symbols = Symbols::load(&vmlinux)?;
-        step.done();
-        Ok(Self {
-            qemu,
-            board: workshop.board,
-            firmware: Firmware::of(workshop)?,
-            hypervisor,
-            kernel,
-            vmlinux,
-            initramfs,
-            symbols,
-        })
-    }
-
-    /// The same on another machine.
-    pub fn on(self, board: Board) -> Self {
-        Self { board, ..self }
-    }
-
-    /// The guest kernel with its symbols.
-    pub fn vmlinux(&self) -> &Path {
-        &self.vmlinux
-    }
-
-    /// Runs a scenario and judges it. An error is what kept it from being judged.
-    pub fn run(&self, request: &Request<'_>, show: impl FnMut(&str)) -> Result<Report> {
-        let plan = &request.plan;
-        let mut folder = RunDir::create(request.keep)?;
-        let machine = self.machine(plan, &plan.bootargs(), &folder)?;
-        let seen = plan::watch(
-            plan,
-            &machine,
-            request.timeout,
-            &folder.file("serial.log"),
-            show,
-        )?;
-        let judged = self.judge(plan, &folder, &seen);
-        let mut report = Report::of(plan, seen, judged);
-        if !report.passed {
-            report.console =
-                annotate_tail(&report.console, &self.hypervisor.elf, Some(&self.vmlinux));
-            report.command = machine.command_line();
-            report.folder = Some(folder.keep().to_owned());
-        }
-        Ok(report)
-    }
-
-    /// The machine of `plan`, whose files lie in `folder`; its kernel gets `bootargs`.
-    pub fn machine(&self, plan: &Plan, bootargs: &str, folder: &RunDir) -> Result<Machine> {
-        // What a board shows at least, so that the dump is no larger than need be.
-        let memory_mib = self.board.memory_mib().map_or(512, |own| *own.start());
-        let bundle = folder.file("bundle.itb");
-        Payload {
-            kernel: &self.kernel,
-            initrd: Some(&self.initramfs),
-            config: GuestConfig {
-                bootargs: bootargs.to_owned(),
-                sdei: plan.sdei,
-                firmware: plan.firmware.clone(),
-                reclaim: reclaim(plan.reclaim),
-                ..GuestConfig::default()
-            },
-        }
-        .write(&bundle)?
-        .check(self.board, memory_mib, self.firmware.is_some())?;
-        let disk = folder.file("disk.img");
-        // Room for the whole memory, should it have to be copied as it is. An SD card's size is a power of 2.
-        plan::create_disk(&disk, 2 * memory_mib)?;
-        let mut machine = Machine::new(&self.qemu, &self.hypervisor.image);
-        machine.board = self.board;
-        machine.cpu = plan.model.clone();
-        machine.cpus = plan.cpus;
-        machine.memory_mib = memory_mib;
-        machine.initrd = Some(bundle);
-        machine.disks = vec![disk];
-        let firmware = self.firmware.clone();
-        machine.firmware = firmware.map(|firmware| firmware.within(folder));
-        machine.icount = plan.icount;
-        machine.icount_shift = ICOUNT_SHIFT;
-        Ok(machine)
-    }
-
-    fn judge(&self, plan: &Plan, folder: &RunDir, seen: &GuestRun) -> Result<Option<Judged>> {
-        check_run(plan, seen)?;
-        if !plan.scenario.dumps() {
-            check_backtraces(plan, &seen.story)?;
-            return Ok(None);
-        }
-        let path = folder.file("vmcore");
-        let mut disk = File::open(folder.file("disk.img"))?;
-        let mut file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)
-            .with_context(|| format!("cannot write {}", path.display()))?;
-        let bytes = vmcore::extract(&mut disk, &mut file)?;
-        let dump = Vmcore::read(&file).context("cannot read the vmcore")?;
-        let ladder = Ladder::of(plan.cpus, &seen.story, &seen.drain);
-        let evidence = Evidence {
-            cpus: plan.cpus,
-            wedge: &plan.wedge,
-            story: &seen.story,
-            drain: &seen.drain,
-            notes: &dump.notes,
-            symbols: &self.symbols,
-            kaslr_offset: dump.kaslr_offset()?,
-            stays_in_handler: plan.stays_in_handler(),
-        };
-        let verdict = Verdict::of(&evidence, &ladder);
-        Ok(Some(Judged {
-            format: dump.format,
-            bytes,
-            release: dump.release()?.to_owned(),
-            capture: plan
-                .captures_with_all()
-                .then(|| Capture::of(plan, &seen.story, &seen.drain, &ladder)),
-            ladder,
-            verdict,
-        }))
-    }
 }
 
 /// The vmlinux that belongs to `kernel`.
