@@ -20,7 +20,7 @@ use clap::{Args, ValueEnum};
 
 use crate::ledger::Ledger;
 use crate::offer::offered;
-use debian::initramfs;
+use debian::initramfs::{self, Guest};
 use debian::kernel::{self, KernelVariant};
 use lab::kdump;
 use machine::build::{self, Program};
@@ -216,8 +216,8 @@ impl Job {
             Self::Kdump => {
                 let ours =
                     kernel::ensure(&workshop.cache, KernelVariant::Plain, &workshop.progress)?;
-                let kernel = Some(ours.image.as_path());
-                let initrd = initramfs::ensure(&workshop.cache, kernel, &workshop.progress)?;
+                let guest = Guest::Ours(&ours.image);
+                let initrd = initramfs::ensure(&workshop.cache, guest, &workshop.progress)?;
                 Payload {
                     kernel: &ours.image,
                     initrd: Some(&initrd),

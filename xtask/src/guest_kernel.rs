@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use debian::cache::Cache;
-use debian::initramfs;
+use debian::initramfs::{self, Guest};
 use debian::kernel::{self, KernelVariant};
 use debian::progress::Progress;
 
@@ -29,7 +29,7 @@ impl GuestKernel {
             kernel::update(&cache, &progress)?;
         }
         let kernel = kernel::ensure(&cache, KernelVariant::Plain, &progress)?;
-        let initramfs = initramfs::ensure(&cache, Some(&kernel.image), &progress)?;
+        let initramfs = initramfs::ensure(&cache, Guest::Ours(&kernel.image), &progress)?;
         for path in [&kernel.image, &kernel.vmlinux, &initramfs] {
             println!("{}", path.display());
         }

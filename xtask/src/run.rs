@@ -19,7 +19,7 @@ use rustix::net::sockopt::set_socket_reuseaddr;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 
 use crate::terminal::{self, Terminal};
-use debian::initramfs;
+use debian::initramfs::{self, Guest};
 use debian::kernel;
 use debian::kernel::KernelVariant;
 use debian::paths;
@@ -269,7 +269,7 @@ impl Given {
         let kernel = ours.image;
         let initrd = match &options.initrd {
             Some(initrd) => initrd.clone(),
-            None => initramfs::ensure(&workshop.cache, Some(&kernel), &workshop.progress)?,
+            None => initramfs::ensure(&workshop.cache, Guest::Ours(&kernel), &workshop.progress)?,
         };
         Ok(Self {
             kernel,

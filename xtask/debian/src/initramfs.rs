@@ -21,7 +21,7 @@ mod standalone;
 
 /// The guest's architecture, in Debian's words.
 const ARCHITECTURE: &str = "arm64";
-/// The suite of the guest's programs: a stable release, whose packages stay.
+/// The suite of our guest's programs: a stable release, whose packages stay.
 const SUITE: &str = "trixie";
 /// The packages of the guest's programs.
 const PACKAGES: [&str; 3] = ["busybox-static", "kexec-tools", "makedumpfile"];
@@ -45,22 +45,58 @@ const LIBRARY_DIRS: [&str; 4] = [
 const LOADER: &str = "ld-linux-aarch64.so.1";
 const INIT: &[u8] = include_bytes!("../../../guest-tests/linux/init");
 
-/// The initramfs whose kdump jobs load `image` as the kernel that saves the
-/// dump; without one it has no such jobs, nor our programs. Returns the path of a
-/// gzipped cpio archive.
-pub fn ensure(cache: &Cache, image: Option<&Path>, progress: &Progress) -> Result<PathBuf> {
+/// What a guest's kernel is, and so what it needs beside init and Debian's programs.
+#[derive(Clone, Copy, Debug)]
+pub enum Guest<'a> {
+    /// Any kernel; the guest has a shell.
+    Any,
+    /// One of ours, or like ours: kdump jobs load this Image as the kernel that saves the dump, and our programs are there.
+    Ours(&'a Path),
+    /// As it is shipped: the same, with the modules that it needs, in the order in which they are loaded, and nothing that
+    /// would have to be compiled.
+    Shipped {
+        /// The Image.
+        image: &'a Path,
+        /// The modules.
+        modules: &'a [PathBuf],
+        /// The suite of the archive whose programs go with that kernel.
+        suite: &'a str,
+    },
+}
+
+/// The initramfs of a guest. Returns the path of a gzipped cpio archive.
+pub fn ensure(cache: &Cache, guest: Guest<'_>, progress: &Progress) -> Result<PathBuf> {
     let _lock = cache.lock("initramfs", progress)?;
     let read =
         |image: &Path| fs::read(image).with_context(|| format!("cannot read {}", image.display()));
-    let kernel = image.map(read).transpose()?;
-    let programs = programs(cache, progress)?;
-    let ours = match image {
-        Some(_) => standalone::ensure(cache, progress)?,
-        None => Vec::new(),
+    let suite = match guest {
+        Guest::Any | Guest::Ours(_) => SUITE,
+        Guest::Shipped { suite, .. } => suite,
     };
-    let digests: Vec<String> = ours
+    let programs = programs(cache, suite, progress)?;
+    let mut files: Vec<(String, u32, Vec<u8>)> = Vec::new();
+    let kernel = match guest {
+        Guest::Any => None,
+        Guest::Ours(image) => {
+            let ours = standalone::ensure(cache, progress)?;
+            files.extend(
+                ours.into_iter()
+                    .map(|(name, bytes)| (format!("bin/{name}"), 0o755, bytes)),
+            );
+            Some(read(image)?)
+        }
+        Guest::Shipped { image, modules, .. } => {
+            for (number, module) in modules.iter().enumerate() {
+                let name = module.file_name().unwrap_or_default().to_string_lossy();
+                // init loads them in the order of their names.
+                files.push((format!("lib/modules/{number}-{name}"), 0o644, read(module)?));
+            }
+            Some(read(image)?)
+        }
+    };
+    let digests: Vec<String> = files
         .iter()
-        .map(|(_, bytes)| crate::cache::digest(bytes))
+        .map(|(_, _, bytes)| crate::cache::digest(bytes))
         .collect();
     let key = fingerprint(&[
         &crate::cache::digest(INIT),
@@ -74,7 +110,7 @@ pub fn ensure(cache: &Cache, image: Option<&Path>, progress: &Progress) -> Resul
     let entry = cache.entry(&format!("initramfs-{key}"), |dir| {
         let step = progress.step("pack the initramfs");
         let path = dir.join("initramfs.cpio.gz");
-        let bytes = pack(&programs, kernel.as_deref(), &ours)?;
+        let bytes = pack(&programs, kernel.as_deref(), &files)?;
         fs::write(&path, bytes).map_err(|error| unwritable(&path, &error))?;
         step.done();
         Ok(())
@@ -91,18 +127,18 @@ pub fn update(archive: &Archive, progress: &Progress) -> Result<()> {
 }
 
 /// The guest's programs and libraries, as a directory of the cache.
-fn programs(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
+fn programs(cache: &Cache, suite: &str, progress: &Progress) -> Result<PathBuf> {
     let name = format!(
         "guest-programs-{}",
-        fingerprint(&[SUITE, ARCHITECTURE, &PACKAGES.join(" ")])
+        fingerprint(&[suite, ARCHITECTURE, &PACKAGES.join(" ")])
     );
     cache.entry(&name, |dir| {
         let unpacked = dir.join("packages");
         fs::create_dir_all(&unpacked).map_err(|error| unwritable(&unpacked, &error))?;
         let archive = Archive::open(cache)?;
         let root = archive
-            .root(SUITE, ARCHITECTURE, progress)?
-            .with_context(|| format!("the archive has no suite {SUITE}"))?;
+            .root(suite, ARCHITECTURE, progress)?
+            .with_context(|| format!("the archive has no suite {suite}"))?;
         for package in closure(&root)? {
             let offers = root.offers(&[&package])?;
             // What only a virtual package names has no file.
@@ -198,10 +234,14 @@ fn needed_in(data: &[u8]) -> Result<Vec<String>> {
     Ok(libraries)
 }
 
-/// Packs init, the kernel if there is one, our own programs, and everything below `programs`.
-fn pack(programs: &Path, kernel: Option<&[u8]>, ours: &[(&str, Vec<u8>)]) -> Result<Vec<u8>> {
+/// Packs init, the kernel if there is one, `files` (path, mode, content), and everything below `programs`.
+fn pack(
+    programs: &Path,
+    kernel: Option<&[u8]>,
+    files: &[(String, u32, Vec<u8>)],
+) -> Result<Vec<u8>> {
     let mut archive = cpio::Archive::new(GzEncoder::new(Vec::new(), Compression::fast()));
-    for dir in ["bin", "sbin", "lib", "boot", "dev"] {
+    for dir in ["bin", "sbin", "lib", "lib/modules", "boot", "dev"] {
         archive.dir(dir)?;
     }
     // The kernel opens /dev/console for init before anything is mounted.
@@ -210,8 +250,8 @@ fn pack(programs: &Path, kernel: Option<&[u8]>, ours: &[(&str, Vec<u8>)]) -> Res
     if let Some(kernel) = kernel {
         archive.file("boot/Image", 0o644, kernel)?;
     }
-    for (name, program) in ours {
-        archive.file(&format!("bin/{name}"), 0o755, program)?;
+    for (path, mode, content) in files {
+        archive.file(path, *mode, content)?;
     }
     for dir in ["bin", "sbin", "lib"] {
         let path = programs.join(dir);

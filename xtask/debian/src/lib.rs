@@ -1,4 +1,4 @@
-//! What xtask takes from Debian: packages, tools, the Rust sources, the guest's kernel and its initramfs; and the cache they
+//! What xtask takes from Debian: packages, tools, the Rust sources, the guest's kernel and its initramfs, kernels as they are; and the cache they
 //! are kept in.
 #![forbid(unsafe_code)]
 
@@ -8,5 +8,6 @@ pub mod initramfs;
 pub mod kernel;
 pub mod paths;
 pub mod progress;
+pub mod stock;
 pub mod toolchain;
 pub mod tools;

@@ -17,6 +17,7 @@ use crate::cpulist::CpuList;
 use crate::plan::{Fate, Plan, Scenario};
 use debian::paths;
 use debian::progress::Progress;
+use debian::stock::Release;
 use machine::board::Board;
 use machine::el3::El3;
 use machine::guest::{Switch, firmware};
@@ -50,8 +51,10 @@ pub struct Kdump {
     #[arg(long, value_name = "MODEL")]
     cpu: Option<String>,
     /// What is done to the guest.
-    #[arg(long, value_enum, default_value = "kdump")]
-    scenario: Scenario,
+    ///
+    /// [default: kdump; panic with --stock]
+    #[arg(long, value_enum)]
+    scenario: Option<Scenario>,
     /// Whether the guest is offered SDEI. With `off` the wedged CPUs must be missing, and this fails.
     #[arg(long, value_name = "on|off", default_value = "on")]
     sdei: Switch,
@@ -91,6 +94,12 @@ pub struct Kdump {
     /// The vmlinux of that kernel [default: the file of that name beside it].
     #[arg(long, value_name = "PATH", requires = "kernel")]
     vmlinux: Option<PathBuf>,
+    /// A kernel as Debian ships it, with its own modules and kexec_load, instead of ours: debian-12 (Linux 6.1), debian-13 (6.12), or
+    /// backports (the newest for Debian 13).
+    ///
+    /// Nothing is compiled but the hypervisor. Such a kernel has nothing that wedges a CPU, so no CPU is wedged.
+    #[arg(long, value_name = "RELEASE", value_parser = release, conflicts_with_all = ["kernel", "ending"])]
+    stock: Option<Release>,
     /// Write all that was found to this file, as JSON; with --repeat, what the last run found.
     #[arg(long, value_name = "FILE.json")]
     report: Option<PathBuf>,
@@ -115,6 +124,10 @@ impl Kdump {
     pub fn execute(self) -> Result<ExitCode> {
         let plan = self.plan();
         plan.check()?;
+        ensure!(
+            self.stock.is_none() || plan.scenario == Scenario::Panic,
+            "Debian's kernels have no LKDTM, which wedges CPUs here; leave --scenario and --wedge out, or leave --stock out"
+        );
         self.machine.check(self.cpus, self.el3)?;
         self.machine.check_parts(self.cpu.as_deref(), 1)?;
         let system = self.system(&plan)?;
@@ -161,6 +174,9 @@ impl Kdump {
     }
 
     fn system(&self, plan: &Plan) -> Result<System> {
+        if let Some(release) = self.stock {
+            return Ok(System::Stock(release));
+        }
         Ok(match &self.kernel {
             Some(kernel) => System::Other {
                 kernel: kernel.clone(),
@@ -172,14 +188,19 @@ impl Kdump {
 
     fn plan(&self) -> Plan {
         let last = self.cpus.saturating_sub(1);
-        let is_left_alone = self.scenario == Scenario::Nmi;
-        let wedge = self.wedge.clone().unwrap_or_else(|| match is_left_alone {
-            true => (0..self.cpus).collect(),
-            false => [last.min(2)].into_iter().collect(),
+        let usual = match self.stock {
+            Some(_) => Scenario::Panic,
+            None => Scenario::Kdump,
+        };
+        let scenario = self.scenario.unwrap_or(usual);
+        let wedge = self.wedge.clone().unwrap_or_else(|| match scenario {
+            Scenario::Nmi => (0..self.cpus).collect(),
+            Scenario::Panic => CpuList::default(),
+            _ => [last.min(2)].into_iter().collect(),
         });
         let first_left = (0..self.cpus).find(|&cpu| !wedge.contains(cpu));
         Plan {
-            scenario: self.scenario,
+            scenario,
             cpus: self.cpus,
             model: self
                 .cpu
@@ -211,6 +232,13 @@ pub fn matters(line: &str) -> bool {
         "qemu: ",
     ];
     MARKS.iter().any(|mark| line.contains(mark))
+}
+
+fn release(name: &str) -> Result<Release, String> {
+    Release::named(name).ok_or_else(|| {
+        let known = Release::ALL.map(Release::name).join(", ");
+        format!("there is no such release; there are {known}")
+    })
 }
 
 /// The vmlinux that belongs to `kernel`.

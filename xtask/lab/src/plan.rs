@@ -28,6 +28,8 @@ use machine::qemu::{Event, Machine};
 pub enum Scenario {
     /// CPUs are wedged, another panics, the capture kernel dumps.
     Kdump,
+    /// No CPU is wedged; one panics, the capture kernel dumps.
+    Panic,
     /// sysrq-l shows 20 times a program with a pattern in its registers, then, with CPUs wedged, every CPU's backtrace,
     /// those of the wedged ones by SDEI; then Linux reboots, which is the end. Nothing panics or dumps.
     SysrqL,
@@ -43,6 +45,7 @@ impl Scenario {
     const fn name(self) -> &'static str {
         match self {
             Self::Kdump => "kdump",
+            Self::Panic => "panic",
             Self::SysrqL => "sysrq-l",
             Self::Hardlockup => "hardlockup",
             Self::Nmi => "nmi",
@@ -51,7 +54,10 @@ impl Scenario {
 
     /// Whether it ends in a dump.
     pub const fn dumps(self) -> bool {
-        matches!(self, Self::Kdump | Self::Hardlockup | Self::Nmi)
+        matches!(
+            self,
+            Self::Kdump | Self::Panic | Self::Hardlockup | Self::Nmi
+        )
     }
 }
 
@@ -122,7 +128,14 @@ impl Plan {
             self.cpus >= 2,
             "one CPU cannot be wedged and watched; use 2 or more"
         );
-        ensure!(!self.wedge.is_empty(), "--wedge names no CPU");
+        ensure!(
+            self.wedge.is_empty() || self.scenario != Scenario::Panic,
+            "--scenario panic wedges no CPU; leave --wedge out"
+        );
+        ensure!(
+            !self.wedge.is_empty() || self.scenario == Scenario::Panic,
+            "--wedge names no CPU"
+        );
         ensure!(
             self.is_left_alone() || (0..self.cpus).any(|cpu| !self.wedge.contains(cpu)),
             "--wedge leaves no CPU to panic: {} CPUs are 0 to {last}; leave out one of them, or have the hypervisor reach one: --scenario nmi",
@@ -196,8 +209,13 @@ impl Plan {
             None | Some(Fate::Park) => "lab.check=cpus".to_owned(),
             Some(fate) => format!("lab.check=cpus sdei_ending={}", fate.name()),
         };
+        let reserved = match self.scenario {
+            // A kernel as it is shipped may be large.
+            Scenario::Panic => "256M",
+            _ => "192M",
+        };
         format!(
-            "console=ttyAMA0 crashkernel=192M lab.do={} lab.wedge={} lab.panic={} {capture}",
+            "console=ttyAMA0 crashkernel={reserved} lab.do={} lab.wedge={} lab.panic={} {capture}",
             self.scenario.name(),
             self.wedge
                 .iter()
@@ -360,6 +378,29 @@ mod tests {
                 .bootargs()
                 .contains("lab.do=nmi lab.wedge=0,1,2,3 lab.panic=0")
         );
+    }
+
+    #[test]
+    fn a_panic_wedges_nobody() {
+        let panic = |wedge: CpuList| Plan {
+            scenario: Scenario::Panic,
+            wedge,
+            ..plan(4, "1", 0)
+        };
+        let nobody = panic(CpuList::default());
+        assert!(nobody.check().is_ok());
+        assert!(
+            nobody
+                .bootargs()
+                .contains("crashkernel=256M lab.do=panic lab.wedge= lab.panic=0")
+        );
+        let error = panic([1].into_iter().collect()).check().unwrap_err();
+        assert!(error.to_string().contains("leave --wedge out"), "{error}");
+        let nobody = Plan {
+            wedge: CpuList::default(),
+            ..plan(4, "1", 0)
+        };
+        assert!(nobody.check().is_err());
     }
 
     #[test]

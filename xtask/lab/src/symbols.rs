@@ -32,6 +32,14 @@ impl Symbols {
         Self::parse(&bytes).with_context(|| format!("cannot read symbols from {}", path.display()))
     }
 
+    /// None at all, of a kernel that comes without.
+    pub const fn none() -> Self {
+        Self {
+            functions: Vec::new(),
+            vectors: None,
+        }
+    }
+
     fn parse(bytes: &[u8]) -> Result<Self> {
         let elf = ElfFile::<FileHeader64<LittleEndian>>::parse(bytes)
             .context("it is no ELF file of a 64-bit little-endian machine")?;

@@ -177,11 +177,12 @@ fn open_dump(workshop: &Workshop, lab: &Lab, ledger: &mut Ledger) {
         match Drgn::ensure(workshop) {
             Ok(drgn) => ledger.check(DEBUGGER, || {
                 let vmcore = folder.join("vmcore");
+                let vmlinux = lab.vmlinux().context("our kernel has no vmlinux")?;
                 let mut found = Vec::new();
                 for cpu in report.plan.wedge.iter() {
-                    found.push(drgn.check(&vmcore, lab.vmlinux(), cpu)?);
+                    found.push(drgn.check(&vmcore, vmlinux, cpu)?);
                 }
-                found.push(drgn.check_slabs(&vmcore, lab.vmlinux())?);
+                found.push(drgn.check_slabs(&vmcore, vmlinux)?);
                 Ok(found.join("; "))
             }),
             Err(error) => ledger.skipped(DEBUGGER, &format!("drgn cannot be had: {error:#}")),

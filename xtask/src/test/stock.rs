@@ -1,137 +1,67 @@
 //! Debian's own kernels, unchanged, as a user runs them: each boots to a shell, which is told to switch
-//! the machine off.
+//! the machine off; and each dumps itself.
 
-use std::fs;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
 use super::own;
 use crate::ledger::Ledger;
-use debian::archive::Archive;
-use debian::cache::{remove, unwritable};
-use debian::initramfs;
+use debian::initramfs::{self, Guest};
+use debian::stock::{self, Release};
 use machine::workshop::Workshop;
 
-/// The suites whose kernels are taken, and the series that each has.
-const SUITES: [(&str, &str, &str); 3] = [
-    ("stock/debian-12", "bookworm", "6.1."),
-    ("stock/debian-13", "trixie", "6.12."),
-    ("stock/debian-13-backports", "trixie-backports", "7."),
+/// Each release by the name of its test.
+const RELEASES: [(&str, Release); 3] = [
+    ("stock/debian-12", Release::Debian12),
+    ("stock/debian-13", Release::Debian13),
+    ("stock/debian-13-backports", Release::Backports),
 ];
 
-/// The package that depends on the kernel that a Debian machine runs.
-const PACKAGE: &str = "linux-image-arm64";
-
-/// What a kernel's package takes while it is fetched and taken apart.
-const SPACE: u64 = 400_000_000;
+/// The same, of the tests that dump. One is in every run; the others are run when they are named.
+const DUMPS: [(&str, Release); 3] = [
+    ("stock/debian-12/kdump", Release::Debian12),
+    ("stock/debian-13/kdump", Release::Debian13),
+    ("stock/debian-13-backports/kdump", Release::Backports),
+];
+const ALWAYS: &str = "stock/debian-13/kdump";
 
 /// How long a kernel may take to its shell and back, in seconds, with other work on the host.
 const TIMEOUT: &str = "900";
 
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    SUITES.iter().map(|(name, ..)| *name)
+    RELEASES.iter().chain(&DUMPS).map(|(name, _)| *name)
 }
 
 /// Runs them.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
-    let cases = SUITES.map(|(name, suite, series)| (name.to_owned(), (suite, series)));
-    ledger.check_each(&cases, |_, (suite, series)| {
-        let kernel = Stock::ensure(workshop, suite)?;
-        ensure!(
-            kernel.release.starts_with(series),
-            "Debian {suite} has Linux {}, but is to have {series}x",
-            kernel.release
-        );
+    let cases = RELEASES.map(|(name, release)| (name.to_owned(), release));
+    ledger.check_each(&cases, |_, release| {
+        let kernel = stock::ensure(&workshop.cache, *release, &workshop.progress)?;
         use_shell(workshop, &kernel)?;
         Ok(kernel.release)
     });
+    let dumps = DUMPS.map(|(name, release)| (name.to_owned(), release));
+    let dumps = dumps
+        .into_iter()
+        .filter(|(name, _)| name == ALWAYS || ledger.names(name));
+    ledger.check_each(&dumps.collect::<Vec<_>>(), |_, release| dump(*release));
 }
 
-/// A kernel as Debian ships it.
-struct Stock {
-    vmlinuz: PathBuf,
-    /// What `uname -r` says.
-    release: String,
-}
-
-impl Stock {
-    /// Fetches the kernel of `suite`, unless the cache has one.
-    fn ensure(workshop: &Workshop, suite: &str) -> Result<Self> {
-        let cache = &workshop.cache;
-        let _lock = cache.lock("stock-kernels", &workshop.progress)?;
-        let entry = cache.entry(&format!("stock-{suite}"), |dir| fetch(workshop, suite, dir))?;
-        Ok(Self {
-            vmlinuz: entry.join("vmlinuz"),
-            release: fs::read_to_string(entry.join("release"))?,
-        })
-    }
-}
-
-/// Takes the kernel out of its package, of which nothing else stays.
-fn fetch(workshop: &Workshop, suite: &str, dir: &Path) -> Result<()> {
-    let (cache, progress) = (&workshop.cache, &workshop.progress);
-    cache.demand_space(SPACE, "fetching Debian's kernel")?;
-    let archive = Archive::open(cache)?;
-    let root = archive
-        .root(suite, "arm64", progress)?
-        .with_context(|| format!("the archive has no suite {suite}"))?;
-    // Kernels come and go; an old list names one that is no longer there.
-    root.update(progress)?;
-    let names = root.depends(PACKAGE)?;
-    let (image, release) = names
-        .iter()
-        .find_map(|name| Some((name, name.strip_prefix("linux-image-")?)))
-        .with_context(|| format!("{PACKAGE} of {suite} names no kernel"))?;
-    // Since Linux 7 the file itself is in a package of its own.
-    let binary = format!("linux-binary-{release}");
-    let package = if root.depends(image)?.contains(&binary) {
-        &binary
-    } else {
-        image
-    };
-    let offers = root.offers(&[package])?;
-    let offer = offers
-        .first()
-        .with_context(|| format!("{suite} has no package {package}"))?;
-    let package = archive.fetch(&root, offer, progress)?;
-    extract(&package, &dir.join("vmlinuz"))?;
-    let path = dir.join("release");
-    fs::write(&path, release).map_err(|error| unwritable(&path, &error))?;
-    package.parent().map_or(Ok(()), remove)
-}
-
-/// Writes the kernel that is in a package to `to`; it lies in /boot or beside its modules.
-fn extract(package: &Path, to: &Path) -> Result<()> {
-    let file = fs::File::create(to).map_err(|error| unwritable(to, &error))?;
-    let mut packed = supervisor::command("dpkg-deb")
-        .arg("--fsys-tarfile")
-        .arg(package)
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot run dpkg-deb")?;
-    let stream = packed.stdout.take().context("dpkg-deb has no output")?;
-    let status = supervisor::command("tar")
-        .args(["-x", "-O", "-f", "-", "--wildcards", "*/vmlinuz*"])
-        .stdin(stream)
-        .stdout(file)
-        .status()
-        .context("cannot run tar")?;
-    let packed = packed.wait()?;
-    ensure!(
-        status.success() && packed.success(),
-        "{} has no vmlinuz",
-        package.display()
-    );
-    Ok(())
+/// Has `kdump` panic the kernel of `release`, and judge its dump.
+fn dump(release: Release) -> Result<String> {
+    let mut kdump = own::xtask()?;
+    kdump.args(["kdump", "--stock", release.name(), "--timeout", TIMEOUT]);
+    let said = own::succeed(&mut kdump)?;
+    let dump = said.lines().find(|line| line.starts_with("vmcore of "));
+    Ok(dump.context("it says nothing of a vmcore")?.to_owned())
 }
 
 /// Boots `kernel` with `run`, and uses its shell.
-fn use_shell(workshop: &Workshop, kernel: &Stock) -> Result<()> {
-    let initramfs = initramfs::ensure(&workshop.cache, None, &workshop.progress)?;
+fn use_shell(workshop: &Workshop, kernel: &stock::Kernel) -> Result<()> {
+    let initramfs = initramfs::ensure(&workshop.cache, Guest::Any, &workshop.progress)?;
     let mut run = own::xtask()?
         .arg("run")
         .arg("--kernel")

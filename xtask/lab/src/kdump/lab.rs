@@ -18,9 +18,10 @@ use crate::symbols::Symbols;
 use crate::verdict::{Evidence, Verdict};
 use crate::vmcore::{self, Vmcore};
 use debian::cache;
-use debian::initramfs;
+use debian::initramfs::{self, Guest};
 use debian::kernel::{self, KernelVariant};
 use debian::paths;
+use debian::stock::{self, Release};
 use debian::tools;
 use machine::board::Board;
 use machine::build::{self, Built, Program};
@@ -39,16 +40,21 @@ pub struct Lab {
     firmware: Option<Firmware>,
     hypervisor: Built,
     kernel: PathBuf,
-    vmlinux: PathBuf,
+    /// The same with its symbols, if it is there.
+    vmlinux: Option<PathBuf>,
     initramfs: PathBuf,
     /// The functions of the guest kernel.
     symbols: Symbols,
+    /// What the machine has, unless the board says.
+    memory_mib: u64,
 }
 
 /// The guest kernel.
 pub enum System {
     /// One of ours.
     Ours(KernelVariant),
+    /// Debian's, as it is.
+    Stock(Release),
     /// Another, and the same with its symbols.
     Other {
         /// The Image, also packed.
@@ -73,26 +79,36 @@ impl Lab {
     pub fn prepare(workshop: &Workshop, system: &System) -> Result<Self> {
         let qemu = tools::qemu(&workshop.cache, &workshop.progress)?;
         let hypervisor = build::build(workshop, Program::Hypervisor)?;
+        let (cache, progress) = (&workshop.cache, &workshop.progress);
+        let mut shipped = None;
         let (kernel, vmlinux) = match system {
+            System::Stock(release) => {
+                let stock = shipped.insert(stock::ensure(cache, *release, progress)?);
+                (unpack(workshop, &stock.vmlinuz, None)?, None)
+            }
             System::Other { kernel, vmlinux } => {
-                // The capture kernel is the same one, and kexec takes no packed Image.
-                let step = workshop.progress.lazily("read the kernel");
-                let unpacked = payload::read_kernel(kernel, payload::USUAL_MIB)?;
-                build_id::check(&unpacked, kernel, vmlinux)?;
-                let name = format!("kernel-{}.img", &cache::digest(&unpacked)[..16]);
-                let image = workshop.output(&name)?;
-                paths::write_if_new(&image, &unpacked)?;
-                step.done();
-                (image, vmlinux.clone())
+                let image = unpack(workshop, kernel, Some(vmlinux))?;
+                (image, Some(vmlinux.clone()))
             }
             System::Ours(edition) => {
-                let ours = kernel::ensure(&workshop.cache, *edition, &workshop.progress)?;
-                (ours.image, ours.vmlinux)
+                let ours = kernel::ensure(cache, *edition, progress)?;
+                (ours.image, Some(ours.vmlinux))
             }
         };
-        let initramfs = initramfs::ensure(&workshop.cache, Some(&kernel), &workshop.progress)?;
-        let step = workshop.progress.lazily("read the kernel's symbols");
-        let symbols = Symbols::load(&vmlinux)?;
+        let guest = match &shipped {
+            Some(stock) => Guest::Shipped {
+                image: &kernel,
+                modules: &stock.modules,
+                suite: stock.suite,
+            },
+            None => Guest::Ours(&kernel),
+        };
+        let initramfs = initramfs::ensure(cache, guest, progress)?;
+        let step = progress.lazily("read the kernel's symbols");
+        let symbols = match &vmlinux {
+            Some(vmlinux) => Symbols::load(vmlinux)?,
+            None => Symbols::none(),
+        };
         step.done();
         Ok(Self {
             qemu,
@@ -103,6 +119,11 @@ impl Lab {
             vmlinux,
             initramfs,
             symbols,
+            memory_mib: match &shipped {
+                // Such a kernel has several times the size of ours, and is in the initramfs once more.
+                Some(_) => 1024,
+                None => 512,
+            },
         })
     }
 
@@ -111,9 +132,9 @@ impl Lab {
         Self { board, ..self }
     }
 
-    /// The guest kernel with its symbols.
-    pub fn vmlinux(&self) -> &Path {
-        &self.vmlinux
+    /// The guest kernel with its symbols, if it is there.
+    pub fn vmlinux(&self) -> Option<&Path> {
+        self.vmlinux.as_deref()
     }
 
     /// Runs a scenario and judges it. An error is what kept it from being judged.
@@ -131,8 +152,7 @@ impl Lab {
         let judged = self.judge(plan, &folder, &seen);
         let mut report = Report::of(plan, seen, judged);
         if !report.passed {
-            report.console =
-                annotate_tail(&report.console, &self.hypervisor.elf, Some(&self.vmlinux));
+            report.console = annotate_tail(&report.console, &self.hypervisor.elf, self.vmlinux());
             report.command = machine.command_line();
             report.folder = Some(folder.keep().to_owned());
         }
@@ -142,7 +162,10 @@ impl Lab {
     /// The machine of `plan`, whose files lie in `folder`; its kernel gets `bootargs`.
     pub fn machine(&self, plan: &Plan, bootargs: &str, folder: &RunDir) -> Result<Machine> {
         // What a board shows at least, so that the dump is no larger than need be.
-        let memory_mib = self.board.memory_mib().map_or(512, |own| *own.start());
+        let memory_mib = self
+            .board
+            .memory_mib()
+            .map_or(self.memory_mib, |own| *own.start());
         let bundle = folder.file("bundle.itb");
         Payload {
             kernel: &self.kernel,
@@ -214,4 +237,19 @@ impl Lab {
             verdict,
         }))
     }
+}
+
+/// The Image that is packed in `kernel`, which is to be that of `vmlinux`. The capture kernel is the same one, and kexec takes no
+/// packed Image.
+fn unpack(workshop: &Workshop, kernel: &Path, vmlinux: Option<&Path>) -> Result<PathBuf> {
+    let step = workshop.progress.lazily("read the kernel");
+    let unpacked = payload::read_kernel(kernel, payload::USUAL_MIB)?;
+    if let Some(vmlinux) = vmlinux {
+        build_id::check(&unpacked, kernel, vmlinux)?;
+    }
+    let name = format!("kernel-{}.img", &cache::digest(&unpacked)[..16]);
+    let image = workshop.output(&name)?;
+    paths::write_if_new(&image, &unpacked)?;
+    step.done();
+    Ok(image)
 }

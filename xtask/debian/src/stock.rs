@@ -1,0 +1,216 @@
+//! Debian's own kernels, unchanged, with the modules that find a virtio disk.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, Result, ensure};
+use lzma_rust2::XzReader;
+
+use crate::archive::{Archive, Offer, Root};
+use crate::cache::{self, Cache, remove, unwritable};
+use crate::progress::Progress;
+
+/// The package that depends on the kernel that a Debian machine runs.
+const PACKAGE: &str = "linux-image-arm64";
+/// What a kernel's package takes while it is fetched and taken apart.
+const SPACE: u64 = 700_000_000;
+/// The modules that find a virtio disk, in the order in which they are loaded; what they need is built in.
+const MODULES: [&str; 2] = ["virtio_mmio", "virtio_blk"];
+
+/// A release of Debian, by the kernel that it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// Linux 6.1.
+    Debian12,
+    /// Linux 6.12.
+    Debian13,
+    /// The newest kernel for Debian 13.
+    Backports,
+}
+
+impl Release {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Debian12, Self::Debian13, Self::Backports];
+
+    /// What people call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Debian12 => "debian-12",
+            Self::Debian13 => "debian-13",
+            Self::Backports => "backports",
+        }
+    }
+
+    /// The release of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|release| release.name() == name)
+    }
+
+    /// The suite of the archive.
+    const fn suite(self) -> &'static str {
+        match self {
+            Self::Debian12 => "bookworm",
+            Self::Debian13 => "trixie",
+            Self::Backports => "trixie-backports",
+        }
+    }
+
+    /// The suite whose programs go with its kernel.
+    const fn programs(self) -> &'static str {
+        match self {
+            Self::Debian12 => "bookworm",
+            Self::Debian13 | Self::Backports => "trixie",
+        }
+    }
+
+    /// How the versions of its kernels begin.
+    const fn series(self) -> &'static str {
+        match self {
+            Self::Debian12 => "6.1.",
+            Self::Debian13 => "6.12.",
+            Self::Backports => "7.",
+        }
+    }
+}
+
+/// A kernel as Debian ships it.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// The kernel, packed as Debian packs it.
+    pub vmlinuz: PathBuf,
+    /// What `uname -r` says.
+    pub release: String,
+    /// Its modules, unpacked, in the order in which they are loaded.
+    pub modules: Vec<PathBuf>,
+    /// The suite of the archive whose programs go with it.
+    pub suite: &'static str,
+}
+
+/// Fetches the kernel of `release`, unless the cache has one.
+pub fn ensure(cache: &Cache, release: Release, progress: &Progress) -> Result<Kernel> {
+    let _lock = cache.lock("stock-kernels", progress)?;
+    let name = format!("stock-kernel-{}", release.suite());
+    let entry = cache.entry(&name, |dir| fetch(cache, release, dir, progress))?;
+    let files = MODULES.map(file_name);
+    let names: Vec<&str> = files.iter().map(String::as_str).collect();
+    cache::check_files(&entry, &[&["vmlinuz", "release"], &names[..]].concat())?;
+    let version = fs::read_to_string(entry.join("release"))?;
+    ensure!(
+        version.starts_with(release.series()),
+        "Debian {} has Linux {version}, but is to have {}x",
+        release.suite(),
+        release.series()
+    );
+    Ok(Kernel {
+        vmlinuz: entry.join("vmlinuz"),
+        release: version,
+        modules: files.iter().map(|file| entry.join(file)).collect(),
+        suite: release.programs(),
+    })
+}
+
+fn file_name(module: &str) -> String {
+    format!("{module}.ko")
+}
+
+/// Takes the kernel and its modules out of their packages, of which nothing else stays.
+fn fetch(cache: &Cache, release: Release, dir: &Path, progress: &Progress) -> Result<()> {
+    let suite = release.suite();
+    cache.demand_space(SPACE, "fetching Debian's kernel")?;
+    let archive = Archive::open(cache)?;
+    let root = archive
+        .root(suite, "arm64", progress)?
+        .with_context(|| format!("the archive has no suite {suite}"))?;
+    // Kernels come and go; an old list names one that is no longer there.
+    root.update(progress)?;
+    let names = root.depends(PACKAGE)?;
+    let (image, version) = names
+        .iter()
+        .find_map(|name| Some((name, name.strip_prefix("linux-image-")?)))
+        .with_context(|| format!("{PACKAGE} of {suite} names no kernel"))?;
+    // Since Linux 7 the files themselves are in packages of their own.
+    let parts = root.depends(image)?;
+    let own = |part: &str| {
+        let name = format!("linux-{part}-{version}");
+        parts.contains(&name).then_some(name)
+    };
+    let kernel = own("binary").unwrap_or_else(|| image.clone());
+    let modules = own("modules").unwrap_or_else(|| image.clone());
+    let package = archive.fetch(&root, &offer(&root, &kernel)?, progress)?;
+    extract(&package, "*/vmlinuz*", &dir.join("vmlinuz"))?;
+    let with_modules = match modules == kernel {
+        true => package.clone(),
+        false => archive.fetch(&root, &offer(&root, &modules)?, progress)?,
+    };
+    for module in MODULES {
+        let path = dir.join(file_name(module));
+        extract(&with_modules, &format!("*/{module}.ko*"), &path)?;
+        unpack_module(&path)?;
+    }
+    let path = dir.join("release");
+    fs::write(&path, version).map_err(|error| unwritable(&path, &error))?;
+    for package in [&package, &with_modules] {
+        package.parent().map_or(Ok(()), remove)?;
+    }
+    Ok(())
+}
+
+fn offer(root: &Root, package: &str) -> Result<Offer> {
+    let offers = root.offers(&[package])?;
+    let first = offers.into_iter().next();
+    first.with_context(|| format!("{} has no package {package}", root.suite))
+}
+
+/// Writes the file of a package whose path fits `pattern` to `to`.
+fn extract(package: &Path, pattern: &str, to: &Path) -> Result<()> {
+    let file = File::create(to).map_err(|error| unwritable(to, &error))?;
+    let mut packed = supervisor::command("dpkg-deb")
+        .arg("--fsys-tarfile")
+        .arg(package)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run dpkg-deb")?;
+    let stream = packed.stdout.take().context("dpkg-deb has no output")?;
+    let status = supervisor::command("tar")
+        .args(["-x", "-O", "-f", "-", "--wildcards", pattern])
+        .stdin(stream)
+        .stdout(file)
+        .status()
+        .context("cannot run tar")?;
+    let packed = packed.wait()?;
+    ensure!(
+        status.success() && packed.success(),
+        "{} has no {pattern}",
+        package.display()
+    );
+    Ok(())
+}
+
+/// Unpacks a module if it is packed: a guest may have nothing that can.
+fn unpack_module(path: &Path) -> Result<()> {
+    const XZ: &[u8] = b"\xfd7zXZ\0";
+    let packed = fs::read(path)?;
+    if !packed.starts_with(XZ) {
+        return Ok(());
+    }
+    let mut module = Vec::new();
+    XzReader::new(&packed[..], false)
+        .read_to_end(&mut module)
+        .with_context(|| format!("cannot unpack {}", path.display()))?;
+    fs::write(path, module).map_err(|error| unwritable(path, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_release_is_known_by_its_name() {
+        for release in Release::ALL {
+            assert_eq!(Release::named(release.name()), Some(release));
+        }
+        assert_eq!(Release::named("trixie"), None);
+    }
+}
