@@ -24,6 +24,8 @@ pub mod firmware;
 pub mod gic;
 #[expect(unsafe_code, reason = "the world switch")]
 pub mod guest;
+#[expect(unsafe_code, reason = "a guest's RAM, for the operator")]
+pub mod guest_ram;
 #[expect(unsafe_code, reason = "hands memory to the allocator")]
 pub mod heap;
 #[expect(unsafe_code, reason = "addresses of linker symbols")]

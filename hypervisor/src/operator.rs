@@ -3,7 +3,7 @@
 
 use core::fmt::{self, Write};
 
-use hv_abi::operator::{Access, Crc};
+use hv_abi::operator::{Access, Base64, Crc};
 use hv_core::id::VmId;
 use hv_core::operator::{Asked, Inlet};
 use hv_core::vm::Answer;
@@ -65,6 +65,23 @@ pub fn tell(vm: VmId, answer: &Answer<'_>) {
                 "@answer id={id:#x} vm={vm} vcpus={vcpus} state={state} room={room}{what}"
             ));
         }
+        Answer::Memory {
+            id,
+            ipa,
+            data: Ok(data),
+        } => {
+            let data = Base64(data);
+            line(format_args!(
+                "@answer id={id:#x} vm={vm} ipa={ipa:#x} data={data}"
+            ));
+        }
+        Answer::Memory {
+            id,
+            ipa,
+            data: Err(at),
+        } => line(format_args!(
+            "@answer id={id:#x} vm={vm} ipa={ipa:#x} error=unmapped at={at:#x}"
+        )),
         Answer::Vcpu {
             vcpu,
             question,
@@ -86,9 +103,11 @@ pub fn tell(vm: VmId, answer: &Answer<'_>) {
                 is_partial: regs.is_partial != 0,
                 context: Some(context),
             });
+            let pointers = question.in_full.then(|| Pointers(sysregs::el1_pointers()));
             line(format_args!(
-                "@answer id={id:#x} vm={vm} vcpu={vcpu} state={state} pc={pc:#x} pstate={pstate:#x} serror={serror}{}",
-                OrNothing(registers)
+                "@answer id={id:#x} vm={vm} vcpu={vcpu} state={state} pc={pc:#x} pstate={pstate:#x} serror={serror}{}{}",
+                OrNothing(registers),
+                OrNothing(pointers)
             ));
         }
     }
@@ -100,6 +119,19 @@ fn line(text: fmt::Arguments<'_>) {
     // A checksum cannot fail.
     let _ = crc.write_fmt(text);
     log!("{text} crc={:#x}", crc.value());
+}
+
+/// Of [`sysregs::el1_pointers`].
+struct Pointers([u64; 4]);
+
+impl fmt::Display for Pointers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [tcr, el0, ro, el1] = self.0;
+        write!(
+            f,
+            " tcr_el1={tcr:#x} tpidr_el0={el0:#x} tpidrro_el0={ro:#x} tpidr_el1={el1:#x}"
+        )
+    }
 }
 
 struct OrNothing<T>(Option<T>);

@@ -25,7 +25,7 @@ use crate::percpu::{self, ExitEntry, Percpu};
 use crate::stop::{self, Cause, stop_machine};
 use crate::sysregs::{self, LiveEl1, translation};
 use crate::vm::{Seat, Vm};
-use crate::{console, entropy, fault_injection, operator, watchdog};
+use crate::{console, entropy, fault_injection, guest_ram, operator, watchdog};
 
 /// INTIDs from here on are not interrupts (IHI0069 2.2.1).
 const FIRST_SPECIAL: u32 = 1020;
@@ -330,6 +330,11 @@ impl Hardware for Pcpu {
 
     fn instruction(&self, pc: u64) -> Option<u32> {
         translation::guest_instruction(pc)
+    }
+
+    fn read_ram(&self, ipa: u64, to: &mut [u8]) {
+        // Stage 2 maps RAM at its own address.
+        guest_ram::read(ipa, to);
     }
 
     fn set_stack_pointer(&mut self, is_el1: bool, value: u64) {

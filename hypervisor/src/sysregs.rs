@@ -39,7 +39,7 @@ pub mod gic;
 mod leftovers;
 pub mod translation;
 
-pub use cache::{clean_for_device_reads, clean_to_poc};
+pub use cache::{clean_and_invalidate, clean_for_device_reads, clean_to_poc};
 pub use el1::LiveEl1;
 pub use features::{has_crc32, has_random_numbers};
 pub use translation::forget_guest_page;
@@ -141,6 +141,16 @@ pub fn el1_state() -> [u64; 10] {
         SCTLR_EL1.get(),
         TTBR0_EL1.get(),
         TTBR1_EL1.get(),
+    ]
+}
+
+/// What else of them a walk of the guest's tables and its threads are found by: TCR_EL1, TPIDR_EL0, TPIDRRO_EL0, TPIDR_EL1.
+pub fn el1_pointers() -> [u64; 4] {
+    [
+        translation::control(),
+        TPIDR_EL0.get(),
+        TPIDRRO_EL0.get(),
+        TPIDR_EL1.get(),
     ]
 }
 

@@ -2,11 +2,13 @@
 
 mod shown;
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
+use hv_abi::operator::Base64;
 use serde_json::{Value, json};
 
 use debian::paths;
@@ -40,6 +42,18 @@ enum Command {
         #[arg(default_value_t = 0)]
         vcpu: u8,
     },
+    /// What is in the guest's RAM, which is read as it is at the moment: the guest runs on.
+    Read {
+        /// Where, as a guest physical address, with 0x in hexadecimal.
+        #[arg(value_parser = number)]
+        address: u64,
+        /// How many bytes.
+        #[arg(value_parser = number, default_value = "256")]
+        length: u64,
+        /// Write the bytes there instead of showing them.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
     /// Have a vCPU take an SError, whatever else it masks: Linux panics there, stops its other CPUs, and its crash kernel
     /// saves a dump.
     ///
@@ -59,6 +73,15 @@ enum Command {
     Off,
 }
 
+/// A number in decimal, or with 0x in hexadecimal.
+fn number(text: &str) -> Result<u64, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| format!("`{text}` is no number; write 1024 or 0x400"))
+}
+
 impl Ctl {
     /// Does it and says what came of it.
     pub fn execute(self) -> Result<ExitCode> {
@@ -66,7 +89,30 @@ impl Ctl {
             Some(path) => Client::connect(path)?,
             None => Client::find(&paths::output("runs")?)?,
         };
-        let (command, arguments) = match self.command {
+        let (command, arguments) = match &self.command {
+            Command::Read {
+                address,
+                length,
+                out,
+            } => {
+                let bytes = client.read(*address, usize::try_from(*length)?)?;
+                if let Some(path) = out {
+                    fs::write(path, &bytes)
+                        .with_context(|| format!("cannot write {}", path.display()))?;
+                }
+                match (self.json, out) {
+                    (true, None) => {
+                        let data = Base64(&bytes).to_string();
+                        println!("{}", json!({ "ipa": address, "data": data }));
+                    }
+                    (true, Some(_)) => println!("{}", json!({ "ipa": address, "bytes": length })),
+                    (false, None) => print!("{}", shown::memory(*address, &bytes)),
+                    (false, Some(path)) => {
+                        println!("{} has {length} bytes from {address:#x}", path.display())
+                    }
+                }
+                return Ok(ExitCode::SUCCESS);
+            }
             Command::Status => ("x-halligan-status", json!({})),
             Command::Regs { vcpu } => ("x-halligan-registers", json!({ "vcpu": vcpu })),
             Command::Nmi { vcpu } => ("x-halligan-nmi", json!({ "vcpu": vcpu })),
@@ -81,6 +127,7 @@ impl Ctl {
             return Ok(ExitCode::SUCCESS);
         }
         match self.command {
+            Command::Read { .. } => {}
             Command::Status => print!("{}", shown::status(&told)),
             Command::Regs { vcpu } => print!("{}", shown::registers(&told, vcpu)),
             Command::Nmi { .. } => println!("{}", shown::nmi(&told)),

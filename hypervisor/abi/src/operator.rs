@@ -9,13 +9,15 @@
 //! | `@`, a [`Request`], LF | a request to the hypervisor |
 //!
 //! Anything else after RS goes to the guest together with RS, so that a terminal without a program behind it can type every
-//! byte. A request is text, `id verb vm vcpu crc`: all numbers are hexadecimal, without blanks at either end; [`crc`] is of all
-//! before it, the blank included. A request that is damaged or too long is dropped without a word, and its sender repeats it
+//! byte. A request is text, `id verb vm vcpu crc`, or `id m vm length ipa crc` for [`Verb::Memory`]: all numbers are hexadecimal,
+//! without blanks at either end; [`crc`] is of all before it, the blank included. A request that is damaged or too long is dropped without a word, and its sender repeats it
 //! until it is answered. Answers are records of the console (`docs/console.md`).
 
+mod base64;
 mod request;
 
-pub use request::{NotARequest, Request, Verb};
+pub use base64::{Base64, from_base64};
+pub use request::{MOST, NotARequest, Request, Span, Verb};
 
 use crate::console::RS;
 

@@ -1,7 +1,9 @@
 //! The operator's line: requests come through as they were sent or not at all, and so does what is typed.
 
 use hv_abi::console::RS;
-use hv_abi::operator::{Crc, Demux, Input, LONGEST, Request, Verb, crc};
+use hv_abi::operator::{
+    Base64, Crc, Demux, Input, LONGEST, MOST, Request, Span, Verb, crc, from_base64,
+};
 use proptest::prelude::*;
 
 fn framed(request: &Request) -> Vec<u8> {
@@ -28,7 +30,17 @@ const REQUEST: Request = Request {
     verb: Verb::Nmi,
     vm: 0,
     vcpu: 13,
+    span: Span { ipa: 0, length: 0 },
 };
+
+fn memory(ipa: u64, length: u16) -> Request {
+    Request {
+        verb: Verb::Memory,
+        vcpu: 0,
+        span: Span { ipa, length },
+        ..REQUEST
+    }
+}
 
 #[test]
 fn the_form_on_the_line_is_this() {
@@ -51,12 +63,56 @@ fn every_verb_comes_through_and_the_longest_request_has_room() {
             id: u32::MAX,
             verb,
             vm: 255,
-            vcpu: 255,
+            vcpu: if verb == Verb::Memory { 0 } else { 255 },
+            span: match verb {
+                Verb::Memory => Span {
+                    ipa: u64::MAX,
+                    length: MOST,
+                },
+                _ => Span::default(),
+            },
         };
         assert!(request.to_string().len() <= LONGEST);
         let inputs = fed(&mut Demux::new(), &framed(&request));
         assert_eq!(inputs, [Input::Request(request)]);
     }
+}
+
+#[test]
+fn a_request_for_memory_has_its_form_and_its_bounds() {
+    let text = memory(0x4020_0000, 0x300).to_string();
+    let (before, sum) = text.rsplit_once(' ').unwrap();
+    assert_eq!(before, "beef0001 m 0 300 40200000");
+    assert_eq!(sum, format!("{:x}", crc(b"beef0001 m 0 300 40200000 ")));
+    for (length, is_one) in [(0, false), (1, true), (MOST, true), (MOST + 1, false)] {
+        let request = memory(u64::MAX, length);
+        let read = Request::parse(request.to_string().as_bytes());
+        assert_eq!(read.ok(), is_one.then_some(request), "{length}");
+    }
+    // Longer than any address.
+    let words = "1 m 0 1 10000000000000000 ";
+    let text = format!("{words}{:x}", crc(words.as_bytes()));
+    assert!(Request::parse(text.as_bytes()).is_err());
+}
+
+#[test]
+fn base64_is_rfc_4648_s() {
+    let vectors = [
+        "", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy",
+    ];
+    for (length, text) in vectors.into_iter().enumerate() {
+        let bytes = &b"foobar"[..length];
+        assert_eq!(Base64(bytes).to_string(), text);
+        let mut read = [0; 6];
+        assert_eq!(from_base64(text.as_bytes(), &mut read), Some(length));
+        assert_eq!(&read[..length], bytes);
+    }
+    for bad in [
+        "Z", "Zg=", "Zg==Zg==", "Z===", "====", "Zh==", "Zm9=", "Zm 9", "=m9v",
+    ] {
+        assert_eq!(from_base64(bad.as_bytes(), &mut [0; 9]), None, "{bad}");
+    }
+    assert_eq!(from_base64(b"Zm9v", &mut [0; 2]), None);
 }
 
 #[test]
@@ -134,6 +190,15 @@ fn what_a_person_types_after_rs_is_the_guest_s_unless_it_has_a_meaning() {
 }
 
 proptest! {
+    #[test]
+    fn base64_comes_back(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+        let text = Base64(&bytes).to_string();
+        prop_assert_eq!(text.len(), bytes.len().div_ceil(3) * 4);
+        let mut read = vec![0; bytes.len()];
+        prop_assert_eq!(from_base64(text.as_bytes(), &mut read), Some(bytes.len()));
+        prop_assert_eq!(read, bytes);
+    }
+
     /// Typed bytes whose RS are doubled, with requests between any two of them, come out as they were.
     #[test]
     fn typed_bytes_come_through_beside_requests(typed in proptest::collection::vec(any::<u8>(), 0..200), every in 1usize..20) {

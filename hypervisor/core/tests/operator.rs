@@ -2,11 +2,11 @@
 //! loses nothing.
 
 use hv_abi::console::RS;
-use hv_abi::operator::{Access, Request, Verb};
+use hv_abi::operator::{Access, MOST, Request, Span, Verb};
 use hv_core::id::IntId;
 use hv_core::operator::{Asked, HELD, Inlet, Question};
 use hv_core::vm::Stand;
-use hv_testbed::{Built, DISTRIBUTOR, Machine, Place, RAM, Told, UART};
+use hv_testbed::{Built, DISTRIBUTOR, Machine, Place, RAM, Told, UART, ram_byte};
 
 const UARTDR: u64 = UART;
 const UARTFR: u64 = UART + 0x18;
@@ -19,6 +19,14 @@ fn request(id: u32, verb: Verb, vcpu: u8) -> Request {
         verb,
         vm: 0,
         vcpu,
+        span: Span::default(),
+    }
+}
+
+fn memory(id: u32, ipa: u64, length: u16) -> Request {
+    Request {
+        span: Span { ipa, length },
+        ..request(id, Verb::Memory, 0)
     }
 }
 
@@ -48,7 +56,7 @@ fn of_vm(id: u32, is_paused: bool) -> Told {
 fn stands(told: &[Told]) -> Vec<(u8, Stand)> {
     let stand = |told: &Told| match told {
         Told::Vcpu { vcpu, stand, .. } => Some((*vcpu, *stand)),
-        Told::Vm { .. } => None,
+        Told::Vm { .. } | Told::Memory { .. } => None,
     };
     told.iter().filter_map(stand).collect()
 }
@@ -178,6 +186,73 @@ fn who_does_not_exist_or_is_off_gets_no_nmi() {
 }
 
 #[test]
+fn only_ram_is_read_and_all_of_it() {
+    let mut machine = machine();
+    let end = RAM.start + RAM.size;
+    let read = |machine: &mut Machine, ipa, length| {
+        let told = ask(machine, memory(8, ipa, length));
+        match told.as_slice() {
+            [
+                Told::Memory {
+                    id: 8,
+                    ipa: at,
+                    data,
+                },
+            ] if *at == ipa => data.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    for (ipa, length) in [
+        (RAM.start, 1),
+        (RAM.start + 5, MOST),
+        (end - u64::from(MOST), MOST),
+        (end - 1, 1),
+    ] {
+        let expected: Vec<u8> = (ipa..).take(length.into()).map(ram_byte).collect();
+        assert_eq!(read(&mut machine, ipa, length), Ok(expected), "{ipa:#x}");
+    }
+    for (ipa, length, outside) in [
+        (RAM.start - 1, 2, RAM.start - 1),
+        (end - 1, 2, end),
+        (end - 8, MOST, end),
+        (end, 1, end),
+        (UART, 4, UART),
+        (DISTRIBUTOR, 1, DISTRIBUTOR),
+        (0, 8, 0),
+        (u64::MAX, 2, u64::MAX),
+        (u64::MAX - 1, 1, u64::MAX - 1),
+    ] {
+        assert_eq!(read(&mut machine, ipa, length), Err(outside), "{ipa:#x}");
+    }
+    // Also of a paused guest, and by whoever takes the request.
+    let _ = ask(&mut machine, request(9, Verb::Freeze, 0));
+    assert_eq!(
+        read(&mut machine, RAM.start, 1),
+        Ok(vec![ram_byte(RAM.start)])
+    );
+    let told = ask(
+        &mut machine,
+        Request {
+            vm: 1,
+            ..memory(10, RAM.start, 1)
+        },
+    );
+    let is_unknown = |told: &Told| {
+        matches!(
+            told,
+            Told::Vm {
+                is_unknown: true,
+                ..
+            }
+        )
+    };
+    assert!(
+        matches!(told.as_slice(), [one] if is_unknown(one)),
+        "{told:?}"
+    );
+}
+
+#[test]
 fn a_paused_vm_runs_nowhere_and_loses_nothing() {
     let mut machine = machine();
     let entries = |machine: &Machine| [0, 1, 2].map(|n| machine.entries(n));
@@ -303,12 +378,19 @@ fn a_request_is_done_once_and_by_who_may() {
     assert!(push(&mut inlet, reset).is_again);
     for (access, allowed) in [
         (Access::Off, &[Verb::Room][..]),
-        (Access::Read, &[Verb::Room, Verb::Status, Verb::Registers]),
+        (
+            Access::Read,
+            &[Verb::Room, Verb::Status, Verb::Registers, Verb::Memory],
+        ),
     ] {
         let mut inlet = Inlet::new();
         inlet.allow(access);
         for (_, verb) in Verb::ALL {
-            let is_refused = push(&mut inlet, request(9, verb, 0)).is_refused;
+            let asked = match verb {
+                Verb::Memory => memory(9, RAM.start, 1),
+                _ => request(9, verb, 0),
+            };
+            let is_refused = push(&mut inlet, asked).is_refused;
             assert_eq!(is_refused, !allowed.contains(&verb), "{access:?} {verb:?}");
         }
         // What was refused was not done: with the same number it is the first.

@@ -27,6 +27,16 @@ pub fn clean_for_device_reads(address: u64, size: u64) {
 /// caches off, and makes instruction fetches see it.
 #[inline(never)]
 pub fn clean_to_poc(address: u64, size: u64) {
+    clean_and_invalidate(address, size);
+    // SAFETY: invalidating instruction caches changes no value.
+    unsafe { asm!("ic ialluis", options(nostack, preserves_flags)) };
+    barrier::dsb(barrier::ISH);
+    barrier::isb(barrier::SY);
+}
+
+/// Cleans and invalidates `[address, address + size)` to the point of coherency, so that a cached load finds what was
+/// stored with the caches off, too (DDI0487 B2.8).
+pub fn clean_and_invalidate(address: u64, size: u64) {
     let line = smallest_line();
     let mut at = address & !(line - 1);
     while at < address + size {
@@ -35,8 +45,4 @@ pub fn clean_to_poc(address: u64, size: u64) {
         at += line;
     }
     barrier::dsb(barrier::SY);
-    // SAFETY: invalidating instruction caches changes no value.
-    unsafe { asm!("ic ialluis", options(nostack, preserves_flags)) };
-    barrier::dsb(barrier::ISH);
-    barrier::isb(barrier::SY);
 }

@@ -17,6 +17,7 @@ use hv_core::vgic::lr::hcr;
 use hv_core::vgic::{Effects, ListReg};
 use hv_core::vm::{self, Answer, End, Hardware, Interrupt, Syndrome, VcpuLoop, Vm};
 
+use crate::exits::ram_byte;
 use crate::{Exit, Interface};
 
 /// Where a [`Cpu`] stands: what of it is seen from outside, and what happens to it.
@@ -235,6 +236,11 @@ impl<S: Site> Hardware for Cpu<S> {
     fn set_endian(&mut self, _: Endian) {}
     fn instruction(&self, _: u64) -> Option<u32> {
         None
+    }
+    fn read_ram(&self, ipa: u64, to: &mut [u8]) {
+        for (at, byte) in (ipa..).zip(to) {
+            *byte = ram_byte(at);
+        }
     }
     fn set_stack_pointer(&mut self, is_el1: bool, value: u64) {
         self.el1.sp[usize::from(is_el1)] = value;

@@ -7,6 +7,11 @@ pub const RAM: IpaRange = IpaRange {
     start: 0x4000_0000,
     size: 0x1000_0000,
 };
+/// What is in its memory at an address: something else at each that is near.
+pub fn ram_byte(ipa: u64) -> u8 {
+    (ipa ^ ipa >> 8 ^ ipa >> 16) as u8
+}
+
 /// Where it finds the distributor.
 pub const DISTRIBUTOR: u64 = 0x0800_0000;
 /// Where it finds GICC_DIR of a GICv2.

@@ -15,7 +15,7 @@ mod world;
 
 pub use cpu::{Cpu, Site};
 pub use exits::{
-    DISTRIBUTOR, Exit, GICC_DIR, RAM, REDISTRIBUTORS, SGI_FRAME, Transfer, UART, exit_of,
+    DISTRIBUTOR, Exit, GICC_DIR, RAM, REDISTRIBUTORS, SGI_FRAME, Transfer, UART, exit_of, ram_byte,
 };
 pub use interface::{Acknowledged, Ended, Interface};
 pub use machine::{Built, Machine};

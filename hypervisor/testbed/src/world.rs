@@ -71,6 +71,15 @@ pub enum Told {
         /// The VM is paused.
         is_paused: bool,
     },
+    /// Of memory.
+    Memory {
+        /// The request.
+        id: u32,
+        /// Where.
+        ipa: u64,
+        /// What is there, or the first address without RAM.
+        data: Result<Vec<u8>, u64>,
+    },
     /// Of a vCPU.
     Vcpu {
         /// The request.
@@ -361,6 +370,11 @@ impl Site for Port<'_> {
                 is_refused: asked.is_refused,
                 is_unknown,
                 is_paused,
+            },
+            Answer::Memory { id, ipa, data } => Told::Memory {
+                id,
+                ipa,
+                data: data.map(<[u8]>::to_vec),
             },
             Answer::Vcpu {
                 vcpu,

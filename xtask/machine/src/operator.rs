@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use hv_abi::console::RS;
-use hv_abi::operator::{REQUEST, Request, Verb};
+use hv_abi::operator::{MOST, REQUEST, Request, Span, Verb};
 
 pub use answers::{Answers, VcpuAnswer, VmAnswer};
 
@@ -124,6 +124,36 @@ impl Operator {
     ///
     /// If nobody answers, it may not be done, or there is no such vCPU.
     pub fn ask(&self, verb: Verb, vcpu: u8) -> Result<Answers> {
+        self.exchange(verb, vcpu, Span::default())
+    }
+
+    /// Reads guest RAM by guest physical address, whatever the guest does; it goes on meanwhile. Aligned doublewords are
+    /// as they were at one moment, and longer parts are not.
+    ///
+    /// # Errors
+    ///
+    /// If nobody answers, it may not be done, or not all of it is RAM.
+    pub fn read(&self, ipa: u64, length: usize) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        while bytes.len() < length {
+            let at = ipa.checked_add(bytes.len() as u64);
+            let at = at.with_context(|| not_ram(u64::MAX))?;
+            // The next one begins at a doubleword.
+            let most = usize::from(MOST) - (at % 8) as usize;
+            let span = Span {
+                ipa: at,
+                length: most.min(length - bytes.len()) as u16,
+            };
+            let answers = self.exchange(Verb::Memory, 0, span)?;
+            match answers.memory.context("there is no answer")? {
+                Ok(part) => bytes.extend(part),
+                Err(outside) => bail!(not_ram(outside)),
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn exchange(&self, verb: Verb, vcpu: u8, span: Span) -> Result<Answers> {
         ensure!(
             self.0.is_heard,
             "there is no hypervisor to ask: the guest runs on the bare machine"
@@ -136,6 +166,7 @@ impl Operator {
             verb,
             vm: 0,
             vcpu,
+            span,
         };
         lock(&self.0.pending).answers = Some(Answers::to(request));
         let began = Instant::now();
@@ -218,6 +249,10 @@ impl Operator {
     fn write(&self, bytes: &[u8]) -> Result<()> {
         send(&mut lock(&self.0.input).line, bytes)
     }
+}
+
+fn not_ram(ipa: u64) -> String {
+    format!("the guest has no RAM at {ipa:#x}; only its RAM is read, by guest physical address")
 }
 
 fn send(line: &mut Box<dyn Write + Send>, bytes: &[u8]) -> Result<()> {

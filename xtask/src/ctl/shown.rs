@@ -67,6 +67,31 @@ pub fn registers(told: &Value, vcpu: u8) -> String {
     text
 }
 
+/// Lines of sixteen bytes, as hexadecimal numbers and as what of them is ASCII.
+pub fn memory(address: u64, bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for (n, line) in (0..).zip(bytes.chunks(16)) {
+        let at = address.wrapping_add(16 * n);
+        let _ = write!(text, "{at:016x} ");
+        for n in 0..16 {
+            if n == 8 {
+                text.push(' ');
+            }
+            let _ = match line.get(n) {
+                Some(byte) => write!(text, " {byte:02x}"),
+                None => write!(text, "   "),
+            };
+        }
+        let shown = |&byte: &u8| match byte {
+            b' '..=b'~' => char::from(byte),
+            _ => '.',
+        };
+        let ascii: String = line.iter().map(shown).collect();
+        let _ = writeln!(text, "  |{ascii}|");
+    }
+    text
+}
+
 /// Whether it has been taken.
 pub fn nmi(told: &Value) -> String {
     let vcpu = &told["vcpu"];
@@ -137,6 +162,17 @@ mod tests {
         let told = |pstate: u64| json!({ "vcpu": 2, "vcpus": [{ "vcpu": 2, "state": "on", "pc": 0, "pstate": pstate, "has_serror": true }] });
         assert_eq!(nmi(&told(0xc5)), "vCPU 2 takes an SError");
         assert!(nmi(&told(0x1c5)).contains("PSTATE.A is set (at EL1, AIF masked)"));
+    }
+
+    #[test]
+    fn memory_stands_in_lines_of_sixteen() {
+        let text = memory(0x4000_0008, b"halligan\x00\xffsixteen+");
+        assert_eq!(
+            text,
+            "0000000040000008  68 61 6c 6c 69 67 61 6e  00 ff 73 69 78 74 65 65  |halligan..sixtee|\n\
+             0000000040000018  6e 2b                                             |n+|\n"
+        );
+        assert_eq!(memory(0, &[]), "");
     }
 
     #[test]

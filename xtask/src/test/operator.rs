@@ -14,10 +14,11 @@ use machine::control::{self, Client};
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 
-const NAMES: [&str; 4] = [
+const NAMES: [&str; 5] = [
     "operator/looks-at-a-guest-that-spins-pauses-resets-and-ends-it",
     "operator/nmi-enters-a-guest-that-masks-interrupts",
     "operator/who-may-only-look",
+    "operator/reads-a-guest-s-memory-and-no-other",
     "operator/what-is-typed-comes-through-a-full-uart",
 ];
 
@@ -31,10 +32,11 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 
 /// Runs them.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
-    let [life, nmi, read, typed] = NAMES;
+    let [life, nmi, look, read, typed] = NAMES;
     ledger.check(life, || look_and_end(workshop).map(|()| String::new()));
     ledger.check(nmi, || interrupt(workshop).map(|()| String::new()));
-    ledger.check(read, || refuse(workshop).map(|()| String::new()));
+    ledger.check(look, || refuse(workshop).map(|()| String::new()));
+    ledger.check(read, || read_memory(workshop).map(|()| String::new()));
     ledger.check(typed, || echo(workshop).map(|()| String::new()));
 }
 
@@ -91,7 +93,7 @@ const ECHO: [u32; 11] = [
 struct Boot {
     run: Option<Child>,
     socket: PathBuf,
-    _folder: RunDir,
+    folder: RunDir,
 }
 
 impl Boot {
@@ -116,7 +118,7 @@ impl Boot {
         Ok(Self {
             run: Some(run),
             socket,
-            _folder: folder,
+            folder,
         })
     }
 
@@ -189,7 +191,26 @@ fn look_and_end(workshop: &Workshop) -> Result<()> {
         "{status}"
     );
     let registers = client.execute("x-halligan-registers", json!({ "vcpu": 0 }))?;
-    let sctlr = &vcpu(&registers, 0)["registers"]["sctlr_el1"];
+    let named = &vcpu(&registers, 0)["registers"];
+    for name in [
+        "x30",
+        "sp_el0",
+        "sp_el1",
+        "elr_el1",
+        "spsr_el1",
+        "esr_el1",
+        "far_el1",
+        "vbar_el1",
+        "ttbr0_el1",
+        "ttbr1_el1",
+        "tcr_el1",
+        "tpidr_el0",
+        "tpidrro_el0",
+        "tpidr_el1",
+    ] {
+        ensure!(named[name].is_u64(), "no {name}: {registers}");
+    }
+    let sctlr = &named["sctlr_el1"];
     ensure!(
         sctlr == 0x30d0_0800,
         "SCTLR_EL1 is not as out of reset: {registers}"
@@ -256,6 +277,96 @@ fn refuse(workshop: &Workshop) -> Result<()> {
         ensure!(error.contains("operator=read"), "{command}: {error}");
     }
     boot.client()?;
+    Ok(())
+}
+
+/// Where QEMU's `virt` has RAM, and so much of it the guest gets at most.
+const RAM: u64 = 0x4000_0000;
+const RAM_SIZE: u64 = 256 << 20;
+
+/// Fills 4096 bytes behind the code with the address of each doubleword, through the MMU-off path, and spins.
+const FILL: [u32; 8] = [
+    0x1000_8000, // adr x0, .+0x1000
+    0xaa00_03e1, // mov x1, x0
+    0x9140_0402, // add x2, x0, #1, lsl #12
+    0xf800_8420, // str x0, [x1], #8
+    0x9100_2000, // add x0, x0, #8
+    0xeb02_003f, // cmp x1, x2
+    0x54ff_ffa3, // b.lo to the store
+    0x1400_0000, // b .
+];
+
+fn read_memory(workshop: &Workshop) -> Result<()> {
+    let mut boot = Boot::start(workshop, "fill", &FILL, &["--hv-append", "operator=read"])?;
+    let mut client = boot.client()?;
+    // Where it spins is the last of its instructions.
+    let until = Instant::now() + LIMIT;
+    let last = |client: &mut Client| {
+        let status = client.execute("x-halligan-status", json!({}))?;
+        let pc = vcpu(&status, 0)["pc"].as_u64().context("it has no pc")?;
+        let word = client.read(pc, 4)?;
+        anyhow::Ok((word == 0x1400_0000_u32.to_le_bytes()).then_some(pc))
+    };
+    let code = loop {
+        if let Some(pc) = last(&mut client)? {
+            break pc - 4 * (FILL.len() as u64 - 1);
+        }
+        ensure!(Instant::now() < until, "it never spins");
+    };
+    let kernel: Vec<u8> = FILL.iter().flat_map(|word| word.to_le_bytes()).collect();
+    ensure!(client.read(code, kernel.len())? == kernel, "no kernel");
+    let filled = code + 0x1000;
+    let expected: Vec<u8> = (0..512)
+        .flat_map(|n| (filled + 8 * n).to_le_bytes())
+        .collect();
+    ensure!(client.read(filled, 4096)? == expected, "not as filled");
+    ensure!(
+        client.read(filled + 3, 4000)? == expected[3..4003],
+        "not as filled from an odd address on"
+    );
+
+    // The end of RAM, below which are pages of the hypervisor's; its devices; what is nobody's.
+    let refused = |client: &mut Client, ipa: u64, length: usize| {
+        let error = client.read(ipa, length).err();
+        let text = error.map(|error| error.to_string()).unwrap_or_default();
+        text.starts_with("the guest has no RAM at")
+    };
+    for ipa in [
+        0,
+        0x0800_0000,
+        0x0900_0000,
+        0x0a00_0000,
+        RAM + RAM_SIZE,
+        u64::MAX,
+    ] {
+        ensure!(refused(&mut client, ipa, 1), "{ipa:#x} is read");
+    }
+    // Some of RAM is the hypervisor's, and the guest has one range of all that is not, at most a few.
+    let own = (0..RAM_SIZE >> 21).map(|n| RAM + (n << 21));
+    let own: Vec<u64> = own.filter(|&ipa| refused(&mut client, ipa, 1)).collect();
+    ensure!(
+        !own.is_empty() && own.len() < 16,
+        "the guest lacks {} blocks of RAM",
+        own.len()
+    );
+    for ipa in own {
+        ensure!(refused(&mut client, ipa - 1, 2), "across {ipa:#x}");
+    }
+    let file = boot.folder.file("memory");
+    let shown = boot.ctl(&["read", &format!("{filled:#x}"), "32"])?;
+    ensure!(
+        shown.starts_with(&format!("{filled:016x}  ")) && shown.lines().count() == 2,
+        "{shown}"
+    );
+    let address = format!("{filled:#x}");
+    boot.ctl(&[
+        "read",
+        &address,
+        "0x1000",
+        "--out",
+        file.to_str().context("no UTF-8")?,
+    ])?;
+    ensure!(std::fs::read(&file)? == expected, "--out");
     Ok(())
 }
 

@@ -13,6 +13,8 @@ pub enum Verb {
     Status,
     /// The registers of a vCPU.
     Registers,
+    /// What is in the VM's RAM.
+    Memory,
     /// A virtual SError into a vCPU.
     Nmi,
     /// All vCPUs leave the guest, and stay out.
@@ -27,10 +29,11 @@ pub enum Verb {
 
 impl Verb {
     /// All of them, by the letter that stands for each.
-    pub const ALL: [(u8, Self); 8] = [
+    pub const ALL: [(u8, Self); 9] = [
         (b'?', Self::Room),
         (b's', Self::Status),
         (b'r', Self::Registers),
+        (b'm', Self::Memory),
         (b'n', Self::Nmi),
         (b'f', Self::Freeze),
         (b't', Self::Thaw),
@@ -40,7 +43,11 @@ impl Verb {
 
     /// Whether the guest is another afterwards: what only looks does not have to be kept from being done twice.
     pub const fn acts(self) -> bool {
-        !matches!(self, Self::Room | Self::Status | Self::Registers)
+        let looks = matches!(
+            self,
+            Self::Room | Self::Status | Self::Registers | Self::Memory
+        );
+        !looks
     }
 
     fn letter(self) -> u8 {
@@ -61,7 +68,21 @@ pub struct Request {
     pub vm: u8,
     /// To which vCPU of that, where it is about one.
     pub vcpu: u8,
+    /// What is to be read, of [`Verb::Memory`]; empty in any other.
+    pub span: Span,
 }
+
+/// A part of a guest's memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// Its first byte, as a guest physical address.
+    pub ipa: u64,
+    /// How many bytes; from 1 to [`MOST`] in a request.
+    pub length: u16,
+}
+
+/// So many bytes are read at a time at most: the answer takes a pCPU 100 ms at 115200 baud.
+pub const MOST: u16 = 768;
 
 /// A text that is no request, or has been damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,19 +98,29 @@ impl Request {
         };
         let known = Verb::ALL.iter().find(|(known, _)| *known == letter);
         let &(_, verb) = known.ok_or(NotARequest)?;
-        let [vm, vcpu] = [words.number()?, words.number()?];
+        let vm = words.number()?;
+        let (mut vcpu, mut span) = (0, Span::default());
+        if verb == Verb::Memory {
+            span.length = words.number()?;
+            span.ipa = words.number()?;
+            if !(1..=MOST).contains(&span.length) {
+                return Err(NotARequest);
+            }
+        } else {
+            vcpu = words.number()?;
+        }
         let rest = words.0.len();
         let crc = words.number()?;
         let before = text.len().checked_sub(rest).and_then(|end| text.get(..end));
         if !words.0.is_empty() || before.map(super::crc) != Some(crc) {
             return Err(NotARequest);
         }
-        let byte = |number: u32| u8::try_from(number).map_err(|_| NotARequest);
         Ok(Self {
             id,
             verb,
-            vm: byte(vm)?,
-            vcpu: byte(vcpu)?,
+            vm,
+            vcpu,
+            span,
         })
     }
 }
@@ -97,11 +128,25 @@ impl Request {
 /// As it goes over the line, between RS `@` and LF.
 impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut crc = Crc::new();
+        self.write_words(&mut crc)?;
+        self.write_words(f)?;
+        write!(f, "{:x}", crc.value())
+    }
+}
+
+impl Request {
+    /// What its checksum is of.
+    fn write_words(&self, to: &mut dyn Write) -> fmt::Result {
         let Self { id, vm, vcpu, .. } = self;
         let verb = char::from(self.verb.letter());
-        let mut crc = Crc::new();
-        write!(crc, "{id:x} {verb} {vm:x} {vcpu:x} ")?;
-        write!(f, "{id:x} {verb} {vm:x} {vcpu:x} {:x}", crc.value())
+        write!(to, "{id:x} {verb} {vm:x} ")?;
+        if self.verb == Verb::Memory {
+            let Span { ipa, length } = self.span;
+            write!(to, "{length:x} {ipa:x} ")
+        } else {
+            write!(to, "{vcpu:x} ")
+        }
     }
 }
 
@@ -123,13 +168,14 @@ impl<'a> Words<'a> {
         Some(word)
     }
 
-    fn number(&mut self) -> Result<u32, NotARequest> {
+    fn number<N: TryFrom<u64>>(&mut self) -> Result<N, NotARequest> {
         let word = self.next().ok_or(NotARequest)?;
         let digits = core::str::from_utf8(word).map_err(|_| NotARequest)?;
         // A sign is no digit of ours.
         if digits.starts_with('+') {
             return Err(NotARequest);
         }
-        u32::from_str_radix(digits, 16).map_err(|_| NotARequest)
+        let number = u64::from_str_radix(digits, 16).map_err(|_| NotARequest)?;
+        N::try_from(number).map_err(|_| NotARequest)
     }
 }

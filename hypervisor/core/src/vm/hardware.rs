@@ -125,6 +125,8 @@ pub trait Hardware: Pcpu + Array {
 
     /// The instruction at `pc` as EL1 would read it; none if EL1 could not, or it is not memory of the guest's.
     fn instruction(&self, pc: u64) -> Option<u32>;
+    /// Reads the guest's RAM at `ipa`, all of which is RAM, as it is at the moment.
+    fn read_ram(&self, ipa: u64, to: &mut [u8]);
     /// Sets SP_EL1 or SP_EL0.
     fn set_stack_pointer(&mut self, is_el1: bool, value: u64);
 

@@ -186,6 +186,25 @@ impl GuestMap {
         }
     }
 
+    /// The first of `length` addresses from `ipa` on that is not RAM, if there is one.
+    pub fn first_outside_ram(&self, ipa: u64, length: u64) -> Option<u64> {
+        let Some(end) = ipa.checked_add(length) else {
+            return Some(ipa);
+        };
+        let mut at = ipa;
+        while at < end {
+            let there = self.ram.iter().find_map(|range| {
+                let offset = range.offset_of(at)?;
+                Some(range.size - offset)
+            });
+            match there {
+                Some(there) => at = at.saturating_add(there),
+                None => return Some(at),
+            }
+        }
+        None
+    }
+
     /// Whether `ipa` is RAM.
     pub fn is_ram(&self, ipa: u64) -> bool {
         self.ram.iter().any(|range| range.offset_of(ipa).is_some())

@@ -33,7 +33,7 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    use hv_abi::operator::{Request, Verb};
+    use hv_abi::operator::{Request, Span, Verb};
 
     fn status(vcpus: &[(&str, u64)]) -> Answers {
         let request = Request {
@@ -41,6 +41,7 @@ mod tests {
             verb: Verb::Status,
             vm: 0,
             vcpu: 0,
+            span: Span::default(),
         };
         let mut answers = Answers::to(request);
         for (n, (state, pstate)) in (0..).zip(vcpus) {

@@ -6,9 +6,13 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use hv_abi::operator::from_base64;
 use serde_json::{Value, json};
 
 use super::NAME;
+
+/// So many bytes of memory are asked for at a time.
+const PART: usize = 64 << 10;
 
 /// A connection.
 pub struct Client {
@@ -72,6 +76,23 @@ impl Client {
         }
         let value = answer.get_mut("return").context("that is no answer")?;
         Ok(value.take())
+    }
+
+    /// Reads guest RAM by guest physical address.
+    pub fn read(&mut self, ipa: u64, length: usize) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        while bytes.len() < length {
+            let count = PART.min(length - bytes.len());
+            let at = ipa.wrapping_add(bytes.len() as u64);
+            let arguments = json!({ "ipa": at, "length": count });
+            let told = self.execute("x-halligan-read", arguments)?;
+            let text = told["data"].as_str().context("that is no answer")?;
+            let mut part = vec![0; count];
+            let read = from_base64(text.as_bytes(), &mut part);
+            ensure!(read == Some(count), "that is no answer");
+            bytes.extend(part);
+        }
+        Ok(bytes)
     }
 
     fn line(&mut self) -> Result<Value> {

@@ -1,8 +1,8 @@
 //! One command of the QEMU Machine Protocol, and what is answered. Commands of our own begin with `x-halligan-`. Nothing here
 //! reaches QEMU's own monitor, which can start programs.
 
-use anyhow::{Context, Result, bail};
-use hv_abi::operator::Verb;
+use anyhow::{Context, Result, bail, ensure};
+use hv_abi::operator::{Base64, Verb};
 use serde_json::{Value, json};
 
 use super::choice::nmi_target;
@@ -18,7 +18,7 @@ pub fn greeting() -> Value {
 }
 
 /// All commands.
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "qmp_capabilities",
     "query-commands",
     "query-version",
@@ -32,6 +32,7 @@ const COMMANDS: [&str; 15] = [
     "quit",
     "x-halligan-status",
     "x-halligan-registers",
+    "x-halligan-read",
     "x-halligan-nmi",
     "x-halligan-off",
 ];
@@ -119,6 +120,7 @@ fn execute(name: &str, arguments: &Value, operator: &Operator) -> Result<Value> 
             let vcpu = vcpu(arguments)?.context("say of which vCPU: {\"vcpu\": 0}")?;
             told(&operator.ask(Verb::Registers, vcpu)?)?
         }
+        "x-halligan-read" => read(arguments, operator)?,
         // Its only one.
         _ => none(),
     })
@@ -135,6 +137,23 @@ fn vcpu(arguments: &Value) -> Result<Option<u8>> {
             })?))
         }
     }
+}
+
+/// More takes longer than a client waits, over a line of 115200 baud.
+const LONGEST_READ: u64 = 1 << 20;
+
+fn read(arguments: &Value, operator: &Operator) -> Result<Value> {
+    let number = |name: &str| {
+        let value = arguments.get(name).and_then(Value::as_u64);
+        value.context("say where and how many bytes: {\"ipa\": 1073741824, \"length\": 64}")
+    };
+    let (ipa, length) = (number("ipa")?, number("length")?);
+    ensure!(
+        length <= LONGEST_READ,
+        "{length} bytes are too many at a time; read {LONGEST_READ} at most"
+    );
+    let data = operator.read(ipa, length as usize)?;
+    Ok(json!({ "data": Base64(&data).to_string() }))
 }
 
 fn nmi(vcpu: Option<u8>, operator: &Operator) -> Result<Value> {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, bail};
-use hv_abi::operator::{Request, Verb, crc};
+use anyhow::{Context, Result, bail, ensure};
+use hv_abi::operator::{Request, Verb, crc, from_base64};
 use serde::Serialize;
 
 use crate::console::{Line, Record};
@@ -16,6 +16,8 @@ pub struct Answers {
     pub vm: Option<VmAnswer>,
     /// Of its vCPUs, by number.
     pub vcpus: BTreeMap<u8, VcpuAnswer>,
+    /// What is in its memory, or the first address without RAM.
+    pub memory: Option<Result<Vec<u8>, u64>>,
 }
 
 /// How a VM is.
@@ -57,6 +59,7 @@ impl Answers {
             request,
             vm: None,
             vcpus: BTreeMap::new(),
+            memory: None,
         }
     }
 
@@ -78,6 +81,9 @@ impl Answers {
             });
             return Ok(());
         }
+        if record.word("ipa").is_ok() {
+            return self.note_memory(record);
+        }
         let known = ["id", "vm", "vcpu", "state", "pc", "pstate", "serror", "crc"];
         let registers = record.fields().filter(|(key, _)| !known.contains(key));
         let registers = registers.map(|(key, _)| Ok((key.to_owned(), record.number(key)?)));
@@ -92,13 +98,33 @@ impl Answers {
         Ok(())
     }
 
+    fn note_memory(&mut self, record: &Record) -> Result<()> {
+        let span = self.request.span;
+        ensure!(record.number("ipa")? == span.ipa, "of another place");
+        self.memory = Some(match record.word("data") {
+            Ok(text) => {
+                let mut data = vec![0; span.length.into()];
+                let read = from_base64(text.as_bytes(), &mut data);
+                ensure!(read.context("no base64")? == data.len(), "too short");
+                Ok(data)
+            }
+            Err(_) => Err(record.number("at")?),
+        });
+        Ok(())
+    }
+
     /// Whether nothing more is to come.
     pub fn is_whole(&self) -> bool {
+        if self.memory.is_some() {
+            return true;
+        }
         let Some(vm) = &self.vm else {
             return false;
         };
         let expected = match self.request.verb {
             _ if vm.error.is_some() => 0,
+            // It comes instead of the VM's.
+            Verb::Memory => return false,
             Verb::Status | Verb::Freeze | Verb::Thaw => vm.vcpus as usize,
             Verb::Registers | Verb::Nmi => 1,
             Verb::Room | Verb::Reset | Verb::Off => 0,
@@ -109,6 +135,9 @@ impl Answers {
     /// They, unless it was not done.
     pub(super) fn judged(self) -> Result<Self> {
         let Some(vm) = &self.vm else {
+            if self.memory.is_some() {
+                return Ok(self);
+            }
             bail!("the hypervisor does not answer");
         };
         match vm.error.as_deref() {
@@ -134,7 +163,7 @@ impl Answers {
             Verb::Registers | Verb::Nmi => {
                 [self.request.vcpu].into_iter().filter(is_missing).collect()
             }
-            Verb::Room | Verb::Reset | Verb::Off => Vec::new(),
+            Verb::Room | Verb::Memory | Verb::Reset | Verb::Off => Vec::new(),
         }
     }
 }

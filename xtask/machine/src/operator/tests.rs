@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use hv_abi::operator::{Demux, Input, crc};
+use hv_abi::operator::{Base64, Demux, Input, Span, crc};
 
 use super::*;
 
@@ -102,6 +102,55 @@ fn nothing_is_asked_before_the_hypervisor_listens() {
     operator.end();
     assert!(asked.join().unwrap().is_err());
     assert!(bytes.try_recv().is_err(), "a request was sent");
+}
+
+fn of_memory(request: &Request, data: &[u8]) -> Line {
+    sealed(&format!(
+        "@answer id={:#x} vm=0 ipa={:#x} data={}",
+        request.id,
+        request.span.ipa,
+        Base64(data)
+    ))
+}
+
+#[test]
+fn memory_is_read_in_parts_that_each_come_through() {
+    let content = |ipa: u64| (ipa ^ ipa >> 8) as u8;
+    let (mut turn, end) = (0, 0x4000_1000);
+    let operator = operator(move |operator, input| {
+        let Input::Request(request) = input else {
+            panic!("{input:?}")
+        };
+        let Span { ipa, length } = request.span;
+        let data: Vec<u8> = (ipa..).take(length.into()).map(content).collect();
+        let id = request.id;
+        turn += 1;
+        match turn {
+            // Too short, of another place, and no base64: none of them is the answer.
+            1 => {
+                operator.hear(&of_memory(&request, &data[1..]));
+                let mut other = request;
+                other.span.ipa ^= 8;
+                operator.hear(&of_memory(&other, &data));
+                operator.hear(&sealed(&format!(
+                    "@answer id={id:#x} vm=0 ipa={ipa:#x} data=Zm9="
+                )));
+            }
+            _ if ipa + u64::from(length) > end => operator.hear(&sealed(&format!(
+                "@answer id={id:#x} vm=0 ipa={ipa:#x} error=unmapped at={end:#x}"
+            ))),
+            _ => operator.hear(&of_memory(&request, &data)),
+        }
+    });
+    let expected: Vec<u8> = (0x4000_0003..).take(3000).map(content).collect();
+    assert_eq!(operator.read(0x4000_0003, 3000).unwrap(), expected);
+    assert!(operator.read(0x4000_0000, 0).unwrap().is_empty());
+    let error = operator.read(0x4000_0ff0, 17).unwrap_err().to_string();
+    assert!(
+        error.starts_with("the guest has no RAM at 0x40001000;"),
+        "{error}"
+    );
+    assert!(operator.read(u64::MAX, 2).is_err());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! The pCPU that takes the console's interrupt does what concerns the VM. What concerns a vCPU is done, and answered, on that
 //! vCPU's own pCPU, so nobody waits for anybody: a pCPU that does not answer is known by that.
 
-use hv_abi::operator::{Request, Verb};
+use hv_abi::operator::{MOST, Request, Span, Verb};
 
 use super::{Leave, VcpuLoop};
 use crate::id::{VcpuId, VcpuSet, VmId};
@@ -28,6 +28,15 @@ pub enum Answer<'a> {
         is_unknown: bool,
         /// The operator has paused it.
         is_paused: bool,
+    },
+    /// Of the VM's memory, by whoever took the request.
+    Memory {
+        /// The request.
+        id: u32,
+        /// Where.
+        ipa: u64,
+        /// What is there, or the first address where no RAM is.
+        data: Result<&'a [u8], u64>,
     },
     /// Of one vCPU.
     Vcpu {
@@ -92,7 +101,13 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
 
     /// Does what is asked of the VM, and has its vCPUs do what is asked of them.
     fn serve(&mut self, asked: Asked) {
-        let Request { verb, id, vcpu, vm } = asked.request;
+        let Request {
+            verb,
+            id,
+            vcpu,
+            vm,
+            span,
+        } = asked.request;
         let (all, one) = (self.vm.map().affinities.all(), VcpuId(vcpu));
         let who = match verb {
             Verb::Registers | Verb::Nmi if all.contains(one) => VcpuSet::only(one),
@@ -102,6 +117,9 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         let is_unknown =
             vm != self.vm.id().0 || matches!(verb, Verb::Registers | Verb::Nmi) && who.is_empty();
         let may = !asked.is_refused && !is_unknown;
+        if may && verb == Verb::Memory {
+            return self.read_memory(id, span);
+        }
         let does = may && !asked.is_again;
         let is_paused = {
             let mut shared = self.vm.lock();
@@ -143,6 +161,20 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             Verb::Off if does => self.end_by_operator(End::Off),
             _ => {}
         }
+    }
+
+    /// Of devices and of whatever is not this guest's nothing is read.
+    fn read_memory(&mut self, id: u32, Span { ipa, length }: Span) {
+        let mut data = [0; MOST as usize];
+        let data = match self.vm.map().first_outside_ram(ipa, length.into()) {
+            Some(outside) => Err(outside),
+            None => data.get_mut(..length.into()).ok_or(ipa),
+        };
+        let data = data.map(|data| {
+            self.cpu.read_ram(ipa, data);
+            &*data
+        });
+        self.cpu.answer(Answer::Memory { id, ipa, data });
     }
 
     /// This vCPU ends the VM, whatever it does at the moment, as soon as it looks into its mailbox.
