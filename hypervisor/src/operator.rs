@@ -24,6 +24,11 @@ pub fn allow(access: Access) {
     INLET.lock().allow(access);
 }
 
+/// Has the operator do what this says and no more than before.
+pub fn confine(access: Access) {
+    INLET.lock().confine(access);
+}
+
 /// Takes in what the UART has received, up to the next request.
 pub fn next_request() -> Option<Asked> {
     let mut inlet = INLET.lock();

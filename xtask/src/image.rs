@@ -18,7 +18,7 @@ use hv_bundle::GuestConfig;
 use machine::board::{Board, raspi4b as pi};
 use machine::build::{self, Program};
 use machine::guest::Options;
-use machine::payload::Payload;
+use machine::payload::{Payload, USUAL_MIB};
 use machine::raspi4b;
 use machine::workshop::Workshop;
 
@@ -135,7 +135,7 @@ impl Image {
                     ..options.config(&given.bootargs)
                 },
             }
-            .write(&path)?
+            .write_for(&path, USUAL_MIB, options.operator())?
             .check(Board::Raspi4b, pi::LEAST_MIB, true)?;
             files.push((BUNDLE.into(), read(&path)?));
             bundle = Some((BUNDLE, BUNDLE_PA));

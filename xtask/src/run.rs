@@ -221,7 +221,7 @@ pub fn machine(
             initrd: given.initrd.as_deref(),
             config: options.config(&given.bootargs),
         }
-        .write_within(&bundle, memory_mib)?
+        .write_for(&bundle, memory_mib, options.operator())?
         .check(board, memory_mib, el3 != El3::None)?;
         drop(step);
         let hypervisor = build::build(&workshop, program)?.image;

@@ -34,8 +34,8 @@ pub const NMI_SYNDROME: u64 = 1 << 24 | 0x48_4c47;
 /// The reflected polynomial of CRC-32 (ISO-HDLC).
 const POLYNOMIAL: u32 = 0xedb8_8320;
 
-/// What the operator may do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What the operator may do, the most first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
     /// All there is.
     #[default]

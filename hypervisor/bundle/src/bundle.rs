@@ -4,6 +4,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use hv_abi::operator::Access;
 use hv_abi::psci::Reclaim;
 use hv_abi::sdei::{Definition, Priority, Scope};
 use platform::devicetree::{Fdt, Node, Settled, Tree, number};
@@ -14,6 +15,8 @@ use crate::{Crc32, Error, GuestConfig};
 /// What a bundle holds; its parts are borrowed from its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bundle<'a> {
+    /// What the operator of the machine may do.
+    pub operator: Access,
     /// At least one guest, in the bundle's order.
     pub guests: Vec<Guest<'a>>,
 }
@@ -34,8 +37,9 @@ const MAKE_AGAIN: &str = "make the bundle with this version's xtask";
 /// An image's node with its hash.
 const HASH: &str = "hash-1";
 
-/// The names of a configuration's own properties.
+/// The names of a configuration's own properties, and of those of the machine, which are the root's.
 pub mod key {
+    pub const OPERATOR: &str = "halligan,operator";
     pub const VCPUS: &str = "halligan,vcpus";
     pub const MEMORY: &str = "halligan,memory";
     pub const SDEI: &str = "halligan,sdei";
@@ -76,7 +80,25 @@ impl<'a> Bundle<'a> {
                 MAKE_AGAIN,
             ));
         }
-        Ok(Self { guests })
+        let operator = match tree.find("/") {
+            Some(root) => operator(root)?,
+            None => Access::Full,
+        };
+        Ok(Self { operator, guests })
+    }
+}
+
+/// What the operator may do, of the machine; all there is where nothing is said.
+fn operator(root: Node<'_, '_>) -> Result<Access, Error> {
+    match root.property(key::OPERATOR) {
+        None | Some([0, 0, 0, 0]) => Ok(Access::Full),
+        Some([0, 0, 0, 1]) => Ok(Access::Read),
+        Some([0, 0, 0, 2]) => Ok(Access::Off),
+        Some(_) => Err(Error::invalid(
+            "the guest bundle's halligan,operator",
+            "is none of 0, 1 and 2",
+            MAKE_AGAIN,
+        )),
     }
 }
 

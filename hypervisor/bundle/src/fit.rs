@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use dtoolkit::ToPropertyValue;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+use hv_abi::operator::Access;
 use hv_abi::psci::Reclaim;
 use hv_abi::sdei::{Definition, Priority, Scope};
 use platform::devicetree::Tree;
@@ -20,6 +21,15 @@ use crate::{Crc32, Crc32Table, Error, Format, Guest, Kernel};
 ///
 /// If a configuration makes no sense, a kernel is none, or there is no guest.
 pub fn write(guests: &[Guest<'_>]) -> Result<Vec<u8>, Error> {
+    write_for(Access::Full, guests)
+}
+
+/// The same of a machine whose operator may do what `operator` says.
+///
+/// # Errors
+///
+/// As [`write()`].
+pub fn write_for(operator: Access, guests: &[Guest<'_>]) -> Result<Vec<u8>, Error> {
     if guests.is_empty() {
         return Err(Error::invalid(
             "the guest bundle",
@@ -62,6 +72,11 @@ pub fn write(guests: &[Guest<'_>]) -> Result<Vec<u8>, Error> {
     set(&mut tree.root, "timestamp", 0u32);
     set(&mut tree.root, "#address-cells", 1u32);
     set(&mut tree.root, DIGEST, Hash::default());
+    match operator {
+        Access::Full => {}
+        Access::Read => set(&mut tree.root, key::OPERATOR, 1_u32),
+        Access::Off => set(&mut tree.root, key::OPERATOR, 2_u32),
+    }
     tree.root.add_child(images);
     tree.root.add_child(configurations);
     seal(&crc, tree.to_dtb())

@@ -28,7 +28,7 @@ pub use bundle::{Bundle, Guest};
 pub use config::{GuestConfig, MAX_FLASH, MAX_VCPUS, MIN_FLASH, parse_size};
 pub use crc::{Crc32, Table as Crc32Table};
 pub use error::Error;
-pub use fit::write;
+pub use fit::{write, write_for};
 pub use guest_dtb::{GuestSpec, HEADROOM, build as build_guest_dtb};
 pub use kernel::{Compression, Format, Kernel};
 pub use layout::{Layout, Memory, Parts};

@@ -1,10 +1,11 @@
 //! A bundle is read back as it was written, or not at all.
 
+use hv_abi::operator::Access;
 use hv_abi::psci::Reclaim;
 use hv_abi::sdei::{Definition, Priority, Scope};
 use std::sync::LazyLock;
 
-use hv_bundle::{Bundle, Crc32, Crc32Table, Error, Guest, GuestConfig, write};
+use hv_bundle::{Bundle, Crc32, Crc32Table, Error, Guest, GuestConfig, write, write_for};
 use proptest::prelude::*;
 
 fn crc() -> &'static Crc32Table {
@@ -189,6 +190,24 @@ fn what_is_no_bundle_is_named_as_such() {
 }
 
 #[test]
+fn what_the_operator_may_do_is_the_machine_s_and_is_read_back() {
+    let kernel = image();
+    let guest = || Guest {
+        config: config(),
+        kernel: &kernel,
+        ramdisk: None,
+    };
+    let plain = write(&[guest()]).expect("a sensible guest");
+    for access in [Access::Full, Access::Read, Access::Off] {
+        let bytes = write_for(access, &[guest(), guest()]).expect("sensible guests");
+        let bundle = Bundle::parse(&bytes, crc()).expect("a sound bundle");
+        assert_eq!((bundle.operator, bundle.guests.len()), (access, 2));
+        let bytes = write_for(access, &[guest()]).expect("a sensible guest");
+        assert_eq!(bytes == plain, access == Access::Full, "{access:?}");
+    }
+}
+
+#[test]
 fn a_guest_that_makes_no_sense_is_not_written() {
     let kernel = image();
     let guest = |config, kernel| Guest {
@@ -255,6 +274,19 @@ mod sealed {
 
     fn refusal_after(change: impl Fn(&mut DeviceTreeNode)) -> String {
         refusal_after_change_of("/configurations/guest-1", change)
+    }
+
+    #[test]
+    fn an_operator_of_another_kind_is_refused() {
+        for value in [&[0u8, 0, 0, 3][..], &[0; 3], &[], &[0, 0, 0, 0, 0, 0, 0, 1]] {
+            let said = refusal_after_change_of("/", |root| {
+                root.add_property(property("halligan,operator", value));
+            });
+            assert_eq!(
+                said,
+                "the guest bundle's halligan,operator is none of 0, 1 and 2; make the bundle with this version's xtask"
+            );
+        }
     }
 
     #[test]

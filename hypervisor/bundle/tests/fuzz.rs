@@ -350,6 +350,7 @@ fn boot(blob: &[u8], dice: &mut Dice) -> bool {
         ramdisk: Some(&[7; 100]),
     };
     let bundle = Bundle {
+        operator: Default::default(),
         guests: vec![guest],
     };
     match plan(&machine, bundle, &host) {

@@ -78,6 +78,7 @@ fn bundle(configs: &[GuestConfig]) -> Bundle<'static> {
         ramdisk: Some(&[7; 100]),
     };
     Bundle {
+        operator: Default::default(),
         guests: configs.iter().map(guest).collect(),
     }
 }

@@ -50,6 +50,11 @@ impl Inlet {
         self.access = access;
     }
 
+    /// The operator may do what this says, and no more than before.
+    pub fn confine(&mut self, access: Access) {
+        self.access = self.access.max(access);
+    }
+
     /// A byte has come. The request that it completes, if it does.
     #[must_use]
     pub fn push(&mut self, byte: u8) -> Option<Asked> {

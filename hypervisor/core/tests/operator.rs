@@ -400,6 +400,30 @@ fn a_request_is_done_once_and_by_who_may() {
 }
 
 #[test]
+fn what_confines_the_operator_never_allows_more() {
+    let all = [Access::Full, Access::Read, Access::Off];
+    for (first, second) in all.iter().flat_map(|a| all.iter().map(move |b| (a, b))) {
+        let mut inlet = Inlet::new();
+        inlet.allow(*first);
+        inlet.confine(*second);
+        for (_, verb) in Verb::ALL {
+            let asked = match verb {
+                Verb::Memory => memory(9, RAM.start, 1),
+                _ => request(9, verb, 0),
+            };
+            let text = format!("\x1e@{asked}\n");
+            let came = text.bytes().filter_map(|byte| inlet.push(byte)).last();
+            let may = first.allows(verb) && second.allows(verb);
+            assert_eq!(
+                came.map(|asked| asked.is_refused),
+                Some(!may),
+                "{first:?} {second:?} {verb:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn the_room_is_what_can_be_typed_without_loss() {
     let mut inlet = Inlet::new();
     assert_eq!(inlet.room(), HELD);

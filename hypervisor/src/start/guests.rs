@@ -11,7 +11,7 @@ use hv_core::vm::{self, GuestMap, IpaRange, OwnDevices, last_redistributors};
 use platform::{Machine, Range};
 
 use crate::vm::{GuestImage, Sdei, Vm, VmParts};
-use crate::{crc, entropy, gic, log, stage2};
+use crate::{crc, entropy, gic, log, operator, stage2};
 
 /// More have to share a console first.
 const MOST_VMS: u8 = 1;
@@ -23,6 +23,8 @@ pub fn build_vms(machine: &Machine, dtb: &[u8], home: Range, spis: u32) -> Resul
     let dtb_place = Range::new(dtb.as_ptr().addr() as u64, dtb.len() as u64);
     let keep = Keep::find(machine, &[home, dtb_place], stage2::limit())?;
     let bundle = Bundle::parse(keep_bundle(keep), &*crc::fastest())?;
+    // The command line was obeyed before: it narrows what the machine's owner sealed into the bundle, and does not widen it.
+    operator::confine(bundle.operator);
     let host = Host {
         dtb,
         taken: &[home, keep.to],

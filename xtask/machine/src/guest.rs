@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use hv_abi::firmware::{Firmware, Unknown};
+use hv_abi::operator::Access;
 use hv_abi::{psci, sdei};
 use hv_bundle::{GuestConfig, MAX_FLASH, MIN_FLASH, parse_size};
 use serde::Deserialize;
@@ -79,6 +80,9 @@ pub struct Options {
     #[arg(long, value_name = "off|parked", require_equals = true, num_args = 0..=1,
           default_missing_value = "parked")]
     pub reclaim: Option<Reclaim>,
+    /// What an operator of the machine, who has its console, may do with `cargo xtask ctl`: full, read or off [default: full].
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub operator: Option<Operator>,
     /// SDEI events besides event 0; only a guest file can say them.
     #[arg(skip)]
     pub events: Vec<Event>,
@@ -103,6 +107,18 @@ pub enum Switch {
     /// On.
     On,
     /// Off.
+    Off,
+}
+
+/// What the operator of a machine may do.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Operator {
+    /// All there is.
+    Full,
+    /// Look at the guest, and type to it.
+    Read,
+    /// Type to it.
     Off,
 }
 
@@ -211,6 +227,7 @@ impl Options {
             debug_calls: self.debug_calls.or(file.debug_calls),
             flash: self.flash.or(file.flash),
             pvpanic: self.pvpanic.or(file.pvpanic),
+            operator: self.operator.or(file.operator),
             timeout: self.timeout.or(file.timeout),
             log: self.log.or(file.log),
         }
@@ -229,6 +246,15 @@ impl Options {
             flash: self.flash_bytes().unwrap_or_default(),
             pvpanic: self.pvpanic.unwrap_or_default(),
             ..GuestConfig::default()
+        }
+    }
+
+    /// What the operator of the machine may do.
+    pub const fn operator(&self) -> Access {
+        match self.operator {
+            None | Some(Operator::Full) => Access::Full,
+            Some(Operator::Read) => Access::Read,
+            Some(Operator::Off) => Access::Off,
         }
     }
 

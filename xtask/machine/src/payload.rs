@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use hv_abi::operator::Access;
 use hv_bundle::{Guest, GuestConfig, Kernel};
 
 use crate::room::Needs;
@@ -25,11 +26,12 @@ pub struct Payload<'a> {
 impl Payload<'_> {
     /// Writes the bundle to `path`, and answers what room the guest needs.
     pub fn write(&self, path: &Path) -> Result<Needs> {
-        self.write_within(path, USUAL_MIB)
+        self.write_for(path, USUAL_MIB, Access::Full)
     }
 
-    /// The same for a machine with so many MiB of RAM: a kernel that unpacks into more is refused.
-    pub fn write_within(&self, path: &Path, memory_mib: u64) -> Result<Needs> {
+    /// The same for a machine with so many MiB of RAM, whose operator may do what `operator` says: a kernel that unpacks into
+    /// more is refused.
+    pub fn write_for(&self, path: &Path, memory_mib: u64, operator: Access) -> Result<Needs> {
         let kernel = read_kernel(self.kernel, memory_mib)?;
         let ramdisk = match self.initrd {
             Some(initrd) => Some(
@@ -43,7 +45,7 @@ impl Payload<'_> {
             kernel: &kernel,
             ramdisk: ramdisk.as_deref(),
         };
-        let bundle = hv_bundle::write(&[guest])
+        let bundle = hv_bundle::write_for(operator, &[guest])
             .map_err(|error| anyhow::anyhow!("cannot make the guest's bundle: {error}"))?;
         write_if_new(path, &bundle)?;
         Ok(Needs {

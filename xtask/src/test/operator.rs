@@ -277,6 +277,16 @@ fn refuse(workshop: &Workshop) -> Result<()> {
         ensure!(error.contains("operator=read"), "{command}: {error}");
     }
     boot.client()?;
+    // Of the bundle and the command line the one that allows less counts.
+    let mut boot = Boot::start(
+        workshop,
+        "spin",
+        &SPIN,
+        &["--operator", "read", "--hv-append", "operator=full"],
+    )?;
+    let error = boot.client()?.execute("stop", json!({})).err();
+    let error = error.map(|error| error.to_string()).unwrap_or_default();
+    ensure!(error.contains("operator=read"), "sealed: {error}");
     Ok(())
 }
 

@@ -58,6 +58,11 @@ const KEYS: &[Key] = &[
     ("debug-calls", "true or false", "true"),
     ("flash", "a size in quotation marks", "\"64M\""),
     ("pvpanic", "true or false", "true"),
+    (
+        "operator",
+        "\"full\", \"read\" or \"off\", in quotation marks",
+        "\"read\"",
+    ),
     ("log", "a path in quotation marks", "\"serial.log\""),
 ];
 

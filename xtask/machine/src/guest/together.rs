@@ -72,6 +72,7 @@ impl Options {
             (self.hv_append.is_some(), "--hv-append"),
             (self.firmware.is_some(), "--firmware"),
             (self.dtb_at.is_some(), "--dtb-at"),
+            (self.operator.is_some(), "--operator"),
             (self.reclaim == Some(Reclaim::Parked), "--reclaim"),
             (self.sdei == Some(Switch::On), "--sdei on"),
             (!self.events.is_empty(), "events of the guest file"),
@@ -96,7 +97,7 @@ impl Options {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::Event;
+    use crate::guest::{Event, Operator};
 
     fn refused(options: &Options, bare: bool) -> String {
         let result = options.check_together(bare, Program::Hypervisor);
@@ -108,9 +109,10 @@ mod tests {
         let event: Event =
             toml::from_str("number = 1\nscope = \"private\"\npriority = \"normal\"").unwrap();
         type Ask = (&'static str, fn(&mut Options));
-        let asks: [Ask; 7] = [
+        let asks: [Ask; 8] = [
             ("--firmware", |it| it.firmware = Some("tfa-2.12".into())),
             ("--dtb-at", |it| it.dtb_at = Some(0x4400_0000)),
+            ("--operator", |it| it.operator = Some(Operator::Read)),
             ("--hv-append", |it| {
                 it.hv_append = Some("crash=reset".into())
             }),

@@ -143,7 +143,7 @@ impl Answers {
         match vm.error.as_deref() {
             None => Ok(self),
             Some("refused") => bail!(
-                "the hypervisor refuses that: its command line says operator=read or operator=off"
+                "the hypervisor refuses that: operator=read or operator=off stands in its bundle or on its command line"
             ),
             Some("unknown") => bail!(
                 "there is no vCPU {}; there are 0 to {}",
