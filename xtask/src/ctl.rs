@@ -63,6 +63,16 @@ enum Command {
         /// Its number.
         vcpu: Option<u8>,
     },
+    /// Raise an SDEI event that the guest file's `events` define: a private one on a vCPU, a shared one wherever the guest has
+    /// routed it. The guest takes it whatever it masks, if it has registered and enabled it.
+    Raise {
+        /// The event's number, with 0x in hexadecimal.
+        #[arg(value_parser = number)]
+        event: u64,
+        /// The vCPU's.
+        #[arg(default_value_t = 0)]
+        vcpu: u8,
+    },
     /// All vCPUs leave the guest, and nothing of it is lost. Its clock runs on.
     Freeze,
     /// They go on.
@@ -116,6 +126,9 @@ impl Ctl {
             Command::Status => ("x-halligan-status", json!({})),
             Command::Regs { vcpu } => ("x-halligan-registers", json!({ "vcpu": vcpu })),
             Command::Nmi { vcpu } => ("x-halligan-nmi", json!({ "vcpu": vcpu })),
+            Command::Raise { event, vcpu } => {
+                ("x-halligan-raise", json!({ "event": event, "vcpu": vcpu }))
+            }
             Command::Freeze => ("stop", json!({})),
             Command::Thaw => ("cont", json!({})),
             Command::Reset => ("system_reset", json!({})),
@@ -131,6 +144,9 @@ impl Ctl {
             Command::Status => print!("{}", shown::status(&told)),
             Command::Regs { vcpu } => print!("{}", shown::registers(&told, vcpu)),
             Command::Nmi { .. } => println!("{}", shown::nmi(&told)),
+            Command::Raise { event, .. } => println!(
+                "event {event:#x} is raised; the guest takes it if it has registered and enabled it"
+            ),
             Command::Freeze => println!("the guest is paused; `cargo xtask ctl thaw` has it go on"),
             Command::Thaw => println!("the guest goes on"),
             Command::Reset => println!("the guest is reset"),

@@ -9,8 +9,8 @@
 //! | `@`, a [`Request`], LF | a request to the hypervisor |
 //!
 //! Anything else after RS goes to the guest together with RS, so that a terminal without a program behind it can type every
-//! byte. A request is text, `id verb vm vcpu crc`, or `id m vm length ipa crc` for [`Verb::Memory`]: all numbers are hexadecimal,
-//! without blanks at either end; [`crc`] is of all before it, the blank included. A request that is damaged or too long is dropped without a word, and its sender repeats it
+//! byte. A request is text, `id verb vm vcpu crc`, `id m vm length ipa crc` for [`Verb::Memory`], or `id e vm vcpu event crc` for
+//! [`Verb::Raise`]: all numbers are hexadecimal, without blanks at either end; [`crc`] is of all before it, the blank included. A request that is damaged or too long is dropped without a word, and its sender repeats it
 //! until it is answered. Answers are records of the console (`docs/console.md`).
 
 mod base64;

@@ -31,6 +31,7 @@ const REQUEST: Request = Request {
     vm: 0,
     vcpu: 13,
     span: Span { ipa: 0, length: 0 },
+    event: 0,
 };
 
 fn memory(ipa: u64, length: u16) -> Request {
@@ -71,6 +72,7 @@ fn every_verb_comes_through_and_the_longest_request_has_room() {
                 },
                 _ => Span::default(),
             },
+            event: if verb == Verb::Raise { u32::MAX } else { 0 },
         };
         assert!(request.to_string().len() <= LONGEST);
         let inputs = fed(&mut Demux::new(), &framed(&request));
@@ -93,6 +95,19 @@ fn a_request_for_memory_has_its_form_and_its_bounds() {
     let words = "1 m 0 1 10000000000000000 ";
     let text = format!("{words}{:x}", crc(words.as_bytes()));
     assert!(Request::parse(text.as_bytes()).is_err());
+}
+
+#[test]
+fn a_request_for_an_event_has_its_form() {
+    let request = Request {
+        verb: Verb::Raise,
+        event: 0x100,
+        ..REQUEST
+    };
+    let words = "beef0001 e 0 d 100 ";
+    let text = format!("{words}{:x}", crc(words.as_bytes()));
+    assert_eq!(request.to_string(), text);
+    assert_eq!(Request::parse(text.as_bytes()), Ok(request));
 }
 
 #[test]

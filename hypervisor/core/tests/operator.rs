@@ -20,6 +20,7 @@ fn request(id: u32, verb: Verb, vcpu: u8) -> Request {
         vm: 0,
         vcpu,
         span: Span::default(),
+        event: 0,
     }
 }
 

@@ -124,7 +124,17 @@ impl Operator {
     ///
     /// If nobody answers, it may not be done, or there is no such vCPU.
     pub fn ask(&self, verb: Verb, vcpu: u8) -> Result<Answers> {
-        self.exchange(verb, vcpu, Span::default())
+        self.exchange(verb, vcpu, Span::default(), 0)
+    }
+
+    /// Raises an SDEI event that the guest's configuration defines: a private one on `vcpu`, a shared one wherever the guest has
+    /// routed it.
+    ///
+    /// # Errors
+    ///
+    /// If nobody answers, it may not be done, or there is no such vCPU or event.
+    pub fn raise(&self, event: u32, vcpu: u8) -> Result<Answers> {
+        self.exchange(Verb::Raise, vcpu, Span::default(), event)
     }
 
     /// Reads guest RAM by guest physical address, whatever the guest does; it goes on meanwhile. Aligned doublewords are
@@ -144,7 +154,7 @@ impl Operator {
                 ipa: at,
                 length: most.min(length - bytes.len()) as u16,
             };
-            let answers = self.exchange(Verb::Memory, 0, span)?;
+            let answers = self.exchange(Verb::Memory, 0, span, 0)?;
             match answers.memory.context("there is no answer")? {
                 Ok(part) => bytes.extend(part),
                 Err(outside) => bail!(not_ram(outside)),
@@ -153,7 +163,7 @@ impl Operator {
         Ok(bytes)
     }
 
-    fn exchange(&self, verb: Verb, vcpu: u8, span: Span) -> Result<Answers> {
+    fn exchange(&self, verb: Verb, vcpu: u8, span: Span, event: u32) -> Result<Answers> {
         ensure!(
             self.0.is_heard,
             "there is no hypervisor to ask: the guest runs on the bare machine"
@@ -167,6 +177,7 @@ impl Operator {
             vm: 0,
             vcpu,
             span,
+            event,
         };
         lock(&self.0.pending).answers = Some(Answers::to(request));
         let began = Instant::now();

@@ -1,5 +1,7 @@
 //! `cargo xtask ctl`: guests that do nothing for themselves are reached from outside.
 
+mod code;
+
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -7,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
+use self::code::{ECHO, EVENT, FILL, SPIN, takes_serror};
 use super::own;
 use crate::ledger::Ledger;
 use debian::paths;
@@ -14,10 +17,11 @@ use machine::control::{self, Client};
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 
-const NAMES: [&str; 5] = [
+const NAMES: [&str; 6] = [
     "operator/looks-at-a-guest-that-spins-pauses-resets-and-ends-it",
     "operator/nmi-enters-a-guest-that-masks-interrupts",
     "operator/who-may-only-look",
+    "operator/raises-an-event-in-a-guest-that-masks-everything",
     "operator/reads-a-guest-s-memory-and-no-other",
     "operator/what-is-typed-comes-through-a-full-uart",
 ];
@@ -32,62 +36,14 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 
 /// Runs them.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
-    let [life, nmi, look, read, typed] = NAMES;
+    let [life, nmi, look, event, read, typed] = NAMES;
     ledger.check(life, || look_and_end(workshop).map(|()| String::new()));
     ledger.check(nmi, || interrupt(workshop).map(|()| String::new()));
     ledger.check(look, || refuse(workshop).map(|()| String::new()));
+    ledger.check(event, || raise(workshop).map(|()| String::new()));
     ledger.check(read, || read_memory(workshop).map(|()| String::new()));
     ledger.check(typed, || echo(workshop).map(|()| String::new()));
 }
-
-/// MSR DAIFSet, #15, and a branch to itself (DDI0487 C6.2.26, C6.2.247).
-const SPIN: [u32; 2] = [0xd503_4fdf, 0x1400_0000];
-
-/// Where EL1's vectors are in [`takes_serror`], and in them that of an SError from the same level (DDI0487 D1.3.1).
-const VECTORS: usize = 0x800;
-const SERROR: usize = 0x380;
-
-/// Waits with everything masked but SErrors; says, of one that comes, the three lower bytes of ESR_EL1 on the UART, and
-/// switches the machine off.
-fn takes_serror() -> Vec<u32> {
-    let mut code = vec![
-        0x1000_4000, // adr x0, VECTORS
-        0xd518_c000, // msr vbar_el1, x0
-        0xd503_4fdf, // msr daifset, #15
-        0xd503_44ff, // msr daifclr, #4
-        0x1400_0000, // b .
-    ];
-    code.resize((VECTORS + SERROR) / 4, 0x1400_0000);
-    code.extend([
-        0xd538_5200, // mrs x0, esr_el1
-        0xd2a1_2001, // mov x1, #0x09000000
-        0xb900_0020, // str w0, [x1]
-        0xd348_fc00, // lsr x0, x0, #8
-        0xb900_0020, // str w0, [x1]
-        0xd348_fc00, // lsr x0, x0, #8
-        0xb900_0020, // str w0, [x1]
-        0x5280_0100, // mov w0, #8
-        0x72b0_8000, // movk w0, #0x8400, lsl #16: SYSTEM_OFF
-        0xd400_0003, // smc #0
-        0x1400_0000, // b .
-    ]);
-    code
-}
-
-/// Reads the UART until LF comes, and writes back what it has read; then switches the machine off.
-const ECHO: [u32; 11] = [
-    0xd2a1_2001, // mov x1, #0x09000000
-    0xb940_1822, // ldr w2, [x1, #0x18]
-    0x3727_ffe2, // tbnz w2, #4, .-4
-    0xb940_0020, // ldr w0, [x1]
-    0xb900_0020, // str w0, [x1]
-    0x7100_281f, // cmp w0, #10
-    0x54ff_ff61, // b.ne to the load of UARTFR
-    0x5280_0100, // mov w0, #8
-    0x72b0_8000, // movk w0, #0x8400, lsl #16: SYSTEM_OFF
-    0xd400_0003, // smc #0
-    0x1400_0000, // b .
-];
 
 /// A machine in a run of its own.
 struct Boot {
@@ -268,6 +224,52 @@ fn interrupt(workshop: &Workshop) -> Result<()> {
     Ok(())
 }
 
+fn raise(workshop: &Workshop) -> Result<()> {
+    let events = workshop.output("operator-events.toml")?;
+    let text = "events = [{ number = 256, scope = \"private\", priority = \"critical\" }]\n";
+    paths::write_if_new(&events, text.as_bytes())?;
+    let events = events.to_str().context("no UTF-8")?.to_owned();
+    let mut boot = Boot::start(workshop, "event", &EVENT, &["--guest", &events])?;
+    let mut client = boot.client()?;
+    spin(&mut client)?;
+    for (event, vcpu, expected) in [
+        (
+            0x101,
+            0,
+            "the guest's configuration has no SDEI event 0x101",
+        ),
+        (0, 0, "the guest's configuration has no SDEI event 0x0"),
+        (0x100, 2, "there is no vCPU 2; there are 0 to 1"),
+        (0x100, 1, "vCPU 1 is off, and takes no event"),
+    ] {
+        let arguments = json!({ "event": event, "vcpu": vcpu });
+        let error = client.execute("x-halligan-raise", arguments).err();
+        let error = error.map(|error| error.to_string()).unwrap_or_default();
+        ensure!(error.starts_with(expected), "{error}");
+    }
+    let said = boot.ctl(&["raise", "0x100"])?;
+    ensure!(said.starts_with("event 0x100 is raised"), "{said}");
+    let (output, errors, code) = boot.end()?;
+    ensure!(
+        code == Some(0) && output == "E",
+        "{code:?} {output:?}\n{errors}"
+    );
+    Ok(())
+}
+
+/// Waits until vCPU 0 is at a branch to itself; where that is.
+fn spin(client: &mut Client) -> Result<u64> {
+    let until = Instant::now() + LIMIT;
+    loop {
+        let status = client.execute("x-halligan-status", json!({}))?;
+        let pc = vcpu(&status, 0)["pc"].as_u64().context("it has no pc")?;
+        if client.read(pc, 4)? == 0x1400_0000_u32.to_le_bytes() {
+            return Ok(pc);
+        }
+        ensure!(Instant::now() < until, "it never spins");
+    }
+}
+
 fn refuse(workshop: &Workshop) -> Result<()> {
     let mut boot = Boot::start(workshop, "spin", &SPIN, &["--hv-append", "operator=read"])?;
     let mut client = boot.client()?;
@@ -294,35 +296,11 @@ fn refuse(workshop: &Workshop) -> Result<()> {
 const RAM: u64 = 0x4000_0000;
 const RAM_SIZE: u64 = 256 << 20;
 
-/// Fills 4096 bytes behind the code with the address of each doubleword, through the MMU-off path, and spins.
-const FILL: [u32; 8] = [
-    0x1000_8000, // adr x0, .+0x1000
-    0xaa00_03e1, // mov x1, x0
-    0x9140_0402, // add x2, x0, #1, lsl #12
-    0xf800_8420, // str x0, [x1], #8
-    0x9100_2000, // add x0, x0, #8
-    0xeb02_003f, // cmp x1, x2
-    0x54ff_ffa3, // b.lo to the store
-    0x1400_0000, // b .
-];
-
 fn read_memory(workshop: &Workshop) -> Result<()> {
     let mut boot = Boot::start(workshop, "fill", &FILL, &["--hv-append", "operator=read"])?;
     let mut client = boot.client()?;
     // Where it spins is the last of its instructions.
-    let until = Instant::now() + LIMIT;
-    let last = |client: &mut Client| {
-        let status = client.execute("x-halligan-status", json!({}))?;
-        let pc = vcpu(&status, 0)["pc"].as_u64().context("it has no pc")?;
-        let word = client.read(pc, 4)?;
-        anyhow::Ok((word == 0x1400_0000_u32.to_le_bytes()).then_some(pc))
-    };
-    let code = loop {
-        if let Some(pc) = last(&mut client)? {
-            break pc - 4 * (FILL.len() as u64 - 1);
-        }
-        ensure!(Instant::now() < until, "it never spins");
-    };
+    let code = spin(&mut client)? - 4 * (FILL.len() as u64 - 1);
     let kernel: Vec<u8> = FILL.iter().flat_map(|word| word.to_le_bytes()).collect();
     ensure!(client.read(code, kernel.len())? == kernel, "no kernel");
     let filled = code + 0x1000;

@@ -17,6 +17,8 @@ pub enum Verb {
     Memory,
     /// A virtual SError into a vCPU.
     Nmi,
+    /// An SDEI event that the VM's configuration defines: a private one on a vCPU, a shared one wherever it is routed.
+    Raise,
     /// All vCPUs leave the guest, and stay out.
     Freeze,
     /// They go on.
@@ -29,12 +31,13 @@ pub enum Verb {
 
 impl Verb {
     /// All of them, by the letter that stands for each.
-    pub const ALL: [(u8, Self); 9] = [
+    pub const ALL: [(u8, Self); 10] = [
         (b'?', Self::Room),
         (b's', Self::Status),
         (b'r', Self::Registers),
         (b'm', Self::Memory),
         (b'n', Self::Nmi),
+        (b'e', Self::Raise),
         (b'f', Self::Freeze),
         (b't', Self::Thaw),
         (b'R', Self::Reset),
@@ -70,6 +73,8 @@ pub struct Request {
     pub vcpu: u8,
     /// What is to be read, of [`Verb::Memory`]; empty in any other.
     pub span: Span,
+    /// The event of [`Verb::Raise`]; 0 in any other.
+    pub event: u32,
 }
 
 /// A part of a guest's memory.
@@ -99,7 +104,7 @@ impl Request {
         let known = Verb::ALL.iter().find(|(known, _)| *known == letter);
         let &(_, verb) = known.ok_or(NotARequest)?;
         let vm = words.number()?;
-        let (mut vcpu, mut span) = (0, Span::default());
+        let (mut vcpu, mut span, mut event) = (0, Span::default(), 0);
         if verb == Verb::Memory {
             span.length = words.number()?;
             span.ipa = words.number()?;
@@ -108,6 +113,9 @@ impl Request {
             }
         } else {
             vcpu = words.number()?;
+            if verb == Verb::Raise {
+                event = words.number()?;
+            }
         }
         let rest = words.0.len();
         let crc = words.number()?;
@@ -121,6 +129,7 @@ impl Request {
             vm,
             vcpu,
             span,
+            event,
         })
     }
 }
@@ -141,11 +150,13 @@ impl Request {
         let Self { id, vm, vcpu, .. } = self;
         let verb = char::from(self.verb.letter());
         write!(to, "{id:x} {verb} {vm:x} ")?;
-        if self.verb == Verb::Memory {
-            let Span { ipa, length } = self.span;
-            write!(to, "{length:x} {ipa:x} ")
-        } else {
-            write!(to, "{vcpu:x} ")
+        match self.verb {
+            Verb::Memory => {
+                let Span { ipa, length } = self.span;
+                write!(to, "{length:x} {ipa:x} ")
+            }
+            Verb::Raise => write!(to, "{vcpu:x} {:x} ", self.event),
+            _ => write!(to, "{vcpu:x} "),
         }
     }
 }

@@ -173,6 +173,13 @@ impl SharedEvents {
         Some(self.publish(board))
     }
 
+    /// Whether there is such an event.
+    pub fn has(&self, event: u32) -> bool {
+        let is_it =
+            |shared: &SharedEvent| shared.number == event && shared.source == Source::Platform;
+        self.private.contains(&event) || self.shared.iter().any(is_it)
+    }
+
     /// The private events that the platform has raised on `vcpu` since: their places, for [`super::Pe::post`].
     pub fn take_raised(&mut self, vcpu: VcpuId) -> impl Iterator<Item = u8> + use<> {
         let raised = self.raised.get_mut(vcpu.index());

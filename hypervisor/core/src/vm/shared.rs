@@ -223,6 +223,17 @@ impl Shared {
         vcpu.dispatch_shared(&mut self.shared_events, regs, cpu, board);
     }
 
+    /// Whether the VM's configuration has such an event.
+    pub fn has_event(&self, event: u32) -> bool {
+        self.shared_events.has(event)
+    }
+
+    /// The operator raises an event, a private one on `target`. Who must look.
+    pub fn raise(&mut self, event: u32, target: VcpuId, board: &Board) -> VcpuSet {
+        let look = self.shared_events.raise(event, target, board);
+        look.unwrap_or_default()
+    }
+
     /// Takes the private events that the platform has raised on `vcpu`.
     pub fn take_raised(&mut self, vcpu: &mut Vcpu) {
         for place in self.shared_events.take_raised(vcpu.id) {

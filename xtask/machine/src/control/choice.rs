@@ -42,6 +42,7 @@ mod tests {
             vm: 0,
             vcpu: 0,
             span: Span::default(),
+            event: 0,
         };
         let mut answers = Answers::to(request);
         for (n, (state, pstate)) in (0..).zip(vcpus) {

@@ -18,7 +18,7 @@ pub fn greeting() -> Value {
 }
 
 /// All commands.
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "qmp_capabilities",
     "query-commands",
     "query-version",
@@ -34,6 +34,7 @@ const COMMANDS: [&str; 16] = [
     "x-halligan-registers",
     "x-halligan-read",
     "x-halligan-nmi",
+    "x-halligan-raise",
     "x-halligan-off",
 ];
 
@@ -120,6 +121,7 @@ fn execute(name: &str, arguments: &Value, operator: &Operator) -> Result<Value> 
             let vcpu = vcpu(arguments)?.context("say of which vCPU: {\"vcpu\": 0}")?;
             told(&operator.ask(Verb::Registers, vcpu)?)?
         }
+        "x-halligan-raise" => raise(arguments, operator)?,
         "x-halligan-read" => read(arguments, operator)?,
         // Its only one.
         _ => none(),
@@ -154,6 +156,21 @@ fn read(arguments: &Value, operator: &Operator) -> Result<Value> {
     );
     let data = operator.read(ipa, length as usize)?;
     Ok(json!({ "data": Base64(&data).to_string() }))
+}
+
+fn raise(arguments: &Value, operator: &Operator) -> Result<Value> {
+    let event = arguments.get("event").and_then(Value::as_u64);
+    let event = event.and_then(|event| u32::try_from(event).ok());
+    let event = event.context("say which event: {\"event\": 256, \"vcpu\": 0}")?;
+    let vcpu = vcpu(arguments)?.unwrap_or(0);
+    let answers = operator.raise(event, vcpu)?;
+    all_answered(&answers)?;
+    if let Some(answer) = answers.vcpus.get(&vcpu)
+        && answer.pstate.is_none()
+    {
+        bail!("vCPU {vcpu} is {}, and takes no event", answer.state);
+    }
+    told(&answers)
 }
 
 fn nmi(vcpu: Option<u8>, operator: &Operator) -> Result<Value> {

@@ -126,7 +126,7 @@ impl Answers {
             // It comes instead of the VM's.
             Verb::Memory => return false,
             Verb::Status | Verb::Freeze | Verb::Thaw => vm.vcpus as usize,
-            Verb::Registers | Verb::Nmi => 1,
+            Verb::Registers | Verb::Nmi | Verb::Raise => 1,
             Verb::Room | Verb::Reset | Verb::Off => 0,
         };
         self.vcpus.len() >= expected
@@ -145,6 +145,10 @@ impl Answers {
             Some("refused") => bail!(
                 "the hypervisor refuses that: operator=read or operator=off stands in its bundle or on its command line"
             ),
+            Some("unknown") if u32::from(self.request.vcpu) < vm.vcpus => bail!(
+                "the guest's configuration has no SDEI event {:#x}; `events` of a guest file defines them",
+                self.request.event
+            ),
             Some("unknown") => bail!(
                 "there is no vCPU {}; there are 0 to {}",
                 self.request.vcpu,
@@ -160,7 +164,7 @@ impl Answers {
         let is_missing = |vcpu: &u8| !self.vcpus.contains_key(vcpu);
         match self.request.verb {
             Verb::Status | Verb::Freeze | Verb::Thaw => (0..vcpus).filter(is_missing).collect(),
-            Verb::Registers | Verb::Nmi => {
+            Verb::Registers | Verb::Nmi | Verb::Raise => {
                 [self.request.vcpu].into_iter().filter(is_missing).collect()
             }
             Verb::Room | Verb::Memory | Verb::Reset | Verb::Off => Vec::new(),

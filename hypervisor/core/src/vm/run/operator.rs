@@ -24,7 +24,7 @@ pub enum Answer<'a> {
         vm: VmId,
         /// Its vCPUs.
         vcpus: VcpuSet,
-        /// There is no such VM or vCPU.
+        /// There is no such VM, vCPU or event.
         is_unknown: bool,
         /// The operator has paused it.
         is_paused: bool,
@@ -107,15 +107,18 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             vcpu,
             vm,
             span,
+            event,
         } = asked.request;
         let (all, one) = (self.vm.map().affinities.all(), VcpuId(vcpu));
         let who = match verb {
-            Verb::Registers | Verb::Nmi if all.contains(one) => VcpuSet::only(one),
+            Verb::Registers | Verb::Nmi | Verb::Raise if all.contains(one) => VcpuSet::only(one),
             Verb::Status | Verb::Freeze | Verb::Thaw => all,
             _ => VcpuSet::EMPTY,
         };
-        let is_unknown =
-            vm != self.vm.id().0 || matches!(verb, Verb::Registers | Verb::Nmi) && who.is_empty();
+        let is_of_one = matches!(verb, Verb::Registers | Verb::Nmi | Verb::Raise);
+        let is_unknown = vm != self.vm.id().0
+            || is_of_one && who.is_empty()
+            || verb == Verb::Raise && !self.vm.lock().has_event(event);
         let may = !asked.is_refused && !is_unknown;
         if may && verb == Verb::Memory {
             return self.read_memory(id, span);
@@ -124,6 +127,10 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         let is_paused = {
             let mut shared = self.vm.lock();
             match verb {
+                Verb::Raise if does => {
+                    let look = shared.raise(event, one, &self.vm.map().board);
+                    self.call_attention(look);
+                }
                 Verb::Freeze if does => shared.is_paused = true,
                 Verb::Thaw if does => shared.is_paused = false,
                 _ => {}
