@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use self::code::{ECHO, EVENT, FILL, SPIN, takes_serror};
+use self::code::{COMPUTE, ECHO, EVENT, FILL, SPIN, takes_serror};
 use super::own;
 use crate::ledger::Ledger;
 use debian::paths;
@@ -17,11 +17,12 @@ use machine::control::{self, Client};
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 
-const NAMES: [&str; 6] = [
+const NAMES: [&str; 7] = [
     "operator/looks-at-a-guest-that-spins-pauses-resets-and-ends-it",
     "operator/nmi-enters-a-guest-that-masks-interrupts",
     "operator/who-may-only-look",
     "operator/raises-an-event-in-a-guest-that-masks-everything",
+    "operator/freezes-and-thaws-a-guest-that-computes",
     "operator/reads-a-guest-s-memory-and-no-other",
     "operator/what-is-typed-comes-through-a-full-uart",
 ];
@@ -36,11 +37,12 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 
 /// Runs them.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
-    let [life, nmi, look, event, read, typed] = NAMES;
+    let [life, nmi, look, event, freeze, read, typed] = NAMES;
     ledger.check(life, || look_and_end(workshop).map(|()| String::new()));
     ledger.check(nmi, || interrupt(workshop).map(|()| String::new()));
     ledger.check(look, || refuse(workshop).map(|()| String::new()));
     ledger.check(event, || raise(workshop).map(|()| String::new()));
+    ledger.check(freeze, || compute(workshop));
     ledger.check(read, || read_memory(workshop).map(|()| String::new()));
     ledger.check(typed, || echo(workshop).map(|()| String::new()));
 }
@@ -57,14 +59,19 @@ impl Boot {
         let kernel = workshop.output(&format!("operator-{name}.bin"))?;
         let bytes: Vec<u8> = code.iter().flat_map(|word| word.to_le_bytes()).collect();
         paths::write_if_new(&kernel, &bytes)?;
+        let timeout: &[&str] = match arguments.contains(&"--timeout") {
+            true => &[],
+            false => &["--timeout", "120"],
+        };
         let folder = RunDir::create(None)?;
         let socket = folder.file(control::NAME);
         let run = own::xtask()?
-            .args(["run", "--cpus", "2", "--memory", "256M", "--timeout", "120"])
+            .args(["run", "--cpus", "2", "--memory", "256M"])
             .arg("--kernel")
             .arg(kernel)
             .arg("--control")
             .arg(&socket)
+            .args(timeout)
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -255,6 +262,50 @@ fn raise(workshop: &Workshop) -> Result<()> {
         "{code:?} {output:?}\n{errors}"
     );
     Ok(())
+}
+
+/// How often a guest that computes is paused; `OPERATOR_PAUSES` says another number.
+const PAUSES: u64 = 200;
+
+fn compute(workshop: &Workshop) -> Result<String> {
+    let pauses = match std::env::var("OPERATOR_PAUSES") {
+        Ok(text) => text.parse().context("OPERATOR_PAUSES is no number")?,
+        Err(_) => PAUSES,
+    };
+    let limit = (120 + pauses).to_string();
+    let arguments = ["--cpu", "max", "--timeout", &limit];
+    let mut boot = Boot::start(workshop, "compute", &COMPUTE, &arguments)?;
+    let mut client = boot.client()?;
+    let registers = |client: &mut Client| {
+        let told = client.execute("x-halligan-registers", json!({ "vcpu": 0 }))?;
+        anyhow::Ok(vcpu(&told, 0).clone())
+    };
+    let mut rounds = 0;
+    for n in 0..pauses {
+        client.execute("stop", json!({}))?;
+        // It stands still, and has gone on since the last time.
+        if n % 20 == 0 {
+            let (first, second) = (registers(&mut client)?, registers(&mut client)?);
+            ensure!(
+                first == second,
+                "it runs while it is paused: {first} {second}"
+            );
+            let now = first["registers"]["x21"].as_u64().unwrap_or_default();
+            ensure!(n == 0 || now > rounds, "it has not gone on: {now} rounds");
+            rounds = now;
+        }
+        client.execute("cont", json!({}))?;
+    }
+    let run = boot.run.as_mut().context("it has ended")?;
+    let mut keyboard = run.stdin.take().context("it has no input")?;
+    std::io::Write::write_all(&mut keyboard, b"x")?;
+    let (output, errors, code) = boot.end()?;
+    drop(keyboard);
+    ensure!(
+        code == Some(0) && output == "P",
+        "{code:?} {output:?}\n{errors}"
+    );
+    Ok(format!("{pauses} pauses, {rounds} rounds or more"))
 }
 
 /// Waits until vCPU 0 is at a branch to itself; where that is.
