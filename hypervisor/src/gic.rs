@@ -115,6 +115,17 @@ impl Gic {
         self.enable(mask);
     }
 
+    /// The same of one that another pCPU has had, and has perhaps acknowledged and will never deactivate.
+    pub fn take_over_spi(&self, intid: u32, to: Mpidr) {
+        let mask = SpiMask {
+            block: intid / 32,
+            bits: 1 << (intid % 32),
+        };
+        self.disable(mask);
+        self.clear_active(mask);
+        self.enable_spi(intid, to);
+    }
+
     fn write(&self, bank: Bank<gicd::Gicd, u32, ReadWrite>, mask: SpiMask) {
         self.gicd.lock().write(bank.get(mask.block), mask.bits);
     }

@@ -1,17 +1,20 @@
 //! The operator's line: what comes in over the console's UART, and what is answered. What is asked, and what of it is done, is
 //! decided in `hv_core::operator` and `hv_core::vm`.
 
+use alloc::vec::Vec;
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use hv_abi::operator::{Access, Base64, Crc};
-use hv_core::id::VmId;
+use hv_core::id::{Mpidr, VmId};
 use hv_core::operator::{Asked, Inlet};
 use hv_core::vm::Answer;
 
 use crate::patience::Mutex;
 use crate::percpu::Context;
 use crate::registers::Registers;
-use crate::{console, log, sysregs};
+use crate::vm::VMS;
+use crate::{console, gic, log, sysregs};
 
 static INLET: Mutex<Inlet> = Mutex::new(Inlet::new());
 
@@ -27,6 +30,27 @@ pub fn allow(access: Access) {
 /// Has the operator do what this says and no more than before.
 pub fn confine(access: Access) {
     INLET.lock().confine(access);
+}
+
+/// The pCPU that takes the console's interrupt: its affinity, and one more; 0 if none does.
+static LISTENER: AtomicU64 = AtomicU64::new(0);
+
+/// This pCPU takes the console's interrupt.
+pub fn listens(pcpu: Mpidr) {
+    LISTENER.store(pcpu.bits() + 1, Ordering::Relaxed);
+}
+
+/// The pCPU `lost` does not get out of EL2: if it takes the console's interrupt, `me` does so from now on.
+#[cold]
+pub fn take_over(lost: Mpidr, me: Mpidr) {
+    if LISTENER.load(Ordering::Relaxed) != lost.bits() + 1 {
+        return;
+    }
+    let vms = VMS.get().map_or(&[][..], Vec::as_slice);
+    for intid in vms.iter().filter_map(|vm| vm.console_intid) {
+        gic::get().take_over_spi(intid, me);
+        listens(me);
+    }
 }
 
 /// Takes in what the UART has received, up to the next request.

@@ -18,8 +18,8 @@ use crate::percpu;
 use crate::run::{self, OwnIntids};
 use crate::vm::VMS;
 use crate::{
-    boot, crash_record, fault_injection, firmware, heap, log, reset, sdei_client, stage2, stop,
-    sysregs, uart, videocore,
+    boot, crash_record, fault_injection, firmware, heap, log, operator, reset, sdei_client, stage2,
+    stop, sysregs, uart, videocore,
 };
 
 mod guests;
@@ -243,6 +243,7 @@ fn run_pcpu(index: usize) -> ! {
         for vm in vms {
             if let Some(intid) = vm.console_intid {
                 gic.enable_spi(intid, vm.pcpus[0]);
+                operator::listens(vm.pcpus[0]);
             }
             run::load(vm, percpu, board.own);
         }

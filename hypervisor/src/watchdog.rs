@@ -13,7 +13,7 @@ use crate::gic;
 use crate::percpu::{self, Percpu};
 use crate::report_line as say;
 use crate::stop::{self, Cause, report, stop_machine};
-use crate::{console, sysregs};
+use crate::{console, operator, sysregs};
 
 /// What is done about a pCPU that is stuck, as [`OnStuck`].
 static MODE: AtomicU32 = AtomicU32::new(OnStuck::Report as u32);
@@ -77,6 +77,7 @@ pub fn look(watch: &mut Watch, me: &Percpu) {
         Finding::Report(id) => {
             if let Some(percpu) = percpu::of(id) {
                 tell(percpu);
+                operator::take_over(percpu.mpidr, me.mpidr);
             }
         }
     }

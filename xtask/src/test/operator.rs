@@ -1,34 +1,30 @@
 //! `cargo xtask ctl`: guests that do nothing for themselves are reached from outside.
 
+mod boot;
 mod code;
 
-use std::path::PathBuf;
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
-use serde_json::{Value, json};
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
 
+use self::boot::{Boot, LIMIT, spin, vcpu};
 use self::code::{COMPUTE, ECHO, EVENT, FILL, SPIN, takes_serror};
-use super::own;
 use crate::ledger::Ledger;
 use debian::paths;
-use machine::control::{self, Client};
-use machine::run_dir::RunDir;
+use machine::control::Client;
 use machine::workshop::Workshop;
 
-const NAMES: [&str; 7] = [
+const NAMES: [&str; 8] = [
     "operator/looks-at-a-guest-that-spins-pauses-resets-and-ends-it",
     "operator/nmi-enters-a-guest-that-masks-interrupts",
     "operator/who-may-only-look",
     "operator/raises-an-event-in-a-guest-that-masks-everything",
     "operator/freezes-and-thaws-a-guest-that-computes",
+    "operator/is-heard-where-the-pcpu-that-listens-is-lost",
     "operator/reads-a-guest-s-memory-and-no-other",
     "operator/what-is-typed-comes-through-a-full-uart",
 ];
-
-/// Nothing takes so long.
-const LIMIT: Duration = Duration::from_secs(120);
 
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
@@ -37,109 +33,15 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 
 /// Runs them.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
-    let [life, nmi, look, event, freeze, read, typed] = NAMES;
+    let [life, nmi, look, event, freeze, lost, read, typed] = NAMES;
     ledger.check(life, || look_and_end(workshop).map(|()| String::new()));
     ledger.check(nmi, || interrupt(workshop).map(|()| String::new()));
     ledger.check(look, || refuse(workshop).map(|()| String::new()));
     ledger.check(event, || raise(workshop).map(|()| String::new()));
     ledger.check(freeze, || compute(workshop));
+    ledger.check(lost, || lose(workshop).map(|()| String::new()));
     ledger.check(read, || read_memory(workshop).map(|()| String::new()));
     ledger.check(typed, || echo(workshop).map(|()| String::new()));
-}
-
-/// A machine in a run of its own.
-struct Boot {
-    run: Option<Child>,
-    socket: PathBuf,
-    folder: RunDir,
-}
-
-impl Boot {
-    fn start(workshop: &Workshop, name: &str, code: &[u32], arguments: &[&str]) -> Result<Self> {
-        let kernel = workshop.output(&format!("operator-{name}.bin"))?;
-        let bytes: Vec<u8> = code.iter().flat_map(|word| word.to_le_bytes()).collect();
-        paths::write_if_new(&kernel, &bytes)?;
-        let timeout: &[&str] = match arguments.contains(&"--timeout") {
-            true => &[],
-            false => &["--timeout", "120"],
-        };
-        let folder = RunDir::create(None)?;
-        let socket = folder.file(control::NAME);
-        let run = own::xtask()?
-            .args(["run", "--cpus", "2", "--memory", "256M"])
-            .arg("--kernel")
-            .arg(kernel)
-            .arg("--control")
-            .arg(&socket)
-            .args(timeout)
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("cannot run xtask")?;
-        Ok(Self {
-            run: Some(run),
-            socket,
-            folder,
-        })
-    }
-
-    /// The hypervisor answers, and the guest has been started.
-    fn client(&mut self) -> Result<Client> {
-        let until = Instant::now() + LIMIT;
-        loop {
-            if let Ok(mut client) = Client::connect(&self.socket)
-                && let Ok(status) = client.execute("x-halligan-status", json!({}))
-                && vcpu(&status, 0)["state"] == "on"
-            {
-                return Ok(client);
-            }
-            let run = self.run.as_mut().context("it has ended")?;
-            if run.try_wait()?.is_some() {
-                let (_, errors, _) = self.end()?;
-                bail!("it has ended: {errors}");
-            }
-            ensure!(Instant::now() < until, "nobody answers");
-            std::thread::yield_now();
-        }
-    }
-
-    /// `cargo xtask ctl` with `arguments`.
-    fn ctl(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = own::xtask()?;
-        command.args(["ctl", "--control"]).arg(&self.socket);
-        own::succeed(command.args(arguments))
-    }
-
-    /// What it has written when it has ended, and its exit code.
-    fn end(&mut self) -> Result<(String, String, Option<i32>)> {
-        let run = self.run.take().context("it has ended")?;
-        let output = run.wait_with_output()?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ok((
-            text(&output.stdout),
-            text(&output.stderr),
-            output.status.code(),
-        ))
-    }
-}
-
-impl Drop for Boot {
-    fn drop(&mut self) {
-        if let Some(run) = &mut self.run {
-            // It ends what it has started.
-            let _ = run.kill();
-            let _ = run.wait();
-        }
-    }
-}
-
-/// What is told of a vCPU.
-fn vcpu(status: &Value, n: u64) -> &Value {
-    let all = status["vcpus"].as_array();
-    let one = all.and_then(|all| all.iter().find(|vcpu| vcpu["vcpu"] == n));
-    one.unwrap_or(&Value::Null)
 }
 
 fn look_and_end(workshop: &Workshop) -> Result<()> {
@@ -308,17 +210,18 @@ fn compute(workshop: &Workshop) -> Result<String> {
     Ok(format!("{pauses} pauses, {rounds} rounds or more"))
 }
 
-/// Waits until vCPU 0 is at a branch to itself; where that is.
-fn spin(client: &mut Client) -> Result<u64> {
-    let until = Instant::now() + LIMIT;
-    loop {
-        let status = client.execute("x-halligan-status", json!({}))?;
-        let pc = vcpu(&status, 0)["pc"].as_u64().context("it has no pc")?;
-        if client.read(pc, 4)? == 0x1400_0000_u32.to_le_bytes() {
-            return Ok(pc);
-        }
-        ensure!(Instant::now() < until, "it never spins");
-    }
+fn lose(workshop: &Workshop) -> Result<()> {
+    let arguments = ["--fault-injection", "--hv-append", "wedge=0:spin"];
+    let mut boot = Boot::start(workshop, "spin", &SPIN, &arguments)?;
+    let status = boot.status(|_| true)?;
+    // The neighbour listens, and says what its own vCPU does.
+    ensure!(
+        status["missing"] == json!([0]) && vcpu(&status, 1)["state"] == "off",
+        "{status}"
+    );
+    let said = boot.ctl(&["status"])?;
+    ensure!(said.contains("vCPU 0   does not answer"), "{said}");
+    Ok(())
 }
 
 fn refuse(workshop: &Workshop) -> Result<()> {
