@@ -70,8 +70,9 @@ const CPTR_GUEST: u64 = 0x33ff | 1 << 20 | 1 << 30;
 const MDCR_GUEST: u64 = 1 << 5 | 1 << 6 | 1 << 14 | 1 << 19;
 /// CNTHCTL_EL2: EL1 owns the physical counter and timer.
 const CNTHCTL_GUEST: u64 = 0b11;
-/// SCTLR_EL1 out of reset: the RES1 bits of Armv8.0, MMU and caches off.
-const SCTLR_EL1_RESET: u64 = 0x30d0_0800;
+/// SCTLR_EL1 out of reset, as Neoverse N1 and QEMU have it: MMU and caches off, stack pointers checked, EL0 may use WFI, WFE
+/// and AArch32's barriers.
+const SCTLR_EL1_RESET: u64 = 0x30c5_0838;
 /// SCTLR_EL1.EE: data at EL1 is big endian.
 const SCTLR_EL1_EE: u64 = 1 << 25;
 

@@ -41,6 +41,11 @@ flat:
     adr     x19, flat
     stp     x0, x19, [x30, #272]
     ldr     x20, [x30]
+    add     x30, x30, #288
+    .irp    name, spsel, nzcv, sctlr_el1, cpacr_el1, ttbr0_el1, ttbr1_el1, tcr_el1, mair_el1, amair_el1, vbar_el1, contextidr_el1, esr_el1, far_el1, afsr0_el1, afsr1_el1, elr_el1, spsr_el1, sp_el0, tpidr_el0, tpidrro_el0, par_el1, mdscr_el1, csselr_el1, cntkctl_el1, cntv_ctl_el0, cntv_cval_el0, cntp_ctl_el0, cntp_cval_el0, osdlr_el1, oslsr_el1
+    mrs     x0, \name
+    str     x0, [x30], #8
+    .endr
 
     adr     x0, vectors
     mrs     x1, currentel
@@ -212,7 +217,7 @@ puts:
 
     .balign 8
 frame:
-    .skip   36 * 8
+    .skip   (36 + 30) * 8
 
 names:
     .asciz  "x0="
@@ -251,6 +256,9 @@ names:
     .asciz  "daif="
     .asciz  "linked="
     .asciz  "at="
+    .irp    name, spsel, nzcv, sctlr_el1, cpacr_el1, ttbr0_el1, ttbr1_el1, tcr_el1, mair_el1, amair_el1, vbar_el1, contextidr_el1, esr_el1, far_el1, afsr0_el1, afsr1_el1, elr_el1, spsr_el1, sp_el0, tpidr_el0, tpidrro_el0, par_el1, mdscr_el1, csselr_el1, cntkctl_el1, cntv_ctl_el0, cntv_cval_el0, cntp_ctl_el0, cntp_cval_el0, osdlr_el1, oslsr_el1
+    .asciz  "\name="
+    .endr
     .byte   0
 word_absolute:
     .asciz  "absolute="

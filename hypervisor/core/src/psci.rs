@@ -164,6 +164,8 @@ pub struct Start {
     pub entry: u64,
     /// With what in x0.
     pub context: u64,
+    /// With what in x4: 0, but for a VM that is loaded ([`Load`](crate::vm::Load)).
+    pub x4: u64,
     /// With this byte order, its caller's (DEN0022, initial state of a core).
     pub endian: Endian,
 }
@@ -302,6 +304,7 @@ impl Power {
                     vcpu,
                     entry,
                     context,
+                    x4: 0,
                     endian: endian(),
                 }))
             }

@@ -132,6 +132,8 @@ pub mod pstate {
     pub const DIT: u64 = 1 << 24;
     /// Tag check override.
     pub const TCO: u64 = 1 << 25;
+    /// Zero, of the condition flags. DDI0487 leaves them UNKNOWN out of reset; QEMU's CPUs have it set.
+    pub const Z: u64 = 1 << 30;
     /// Condition flags.
     pub const NZCV: u64 = 0b1111 << 28;
 }

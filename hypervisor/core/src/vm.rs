@@ -222,10 +222,11 @@ impl Vcpu {
         use crate::regs::pstate;
         *regs = GuestRegs {
             pc: start.entry,
-            pstate: pstate::EL1H | pstate::DAIF,
+            pstate: pstate::EL1H | pstate::DAIF | pstate::Z,
             ..GuestRegs::default()
         };
         regs.x[0] = start.context;
+        regs.x[4] = start.x4;
         self.note(pcpu, Event::Started { entry: start.entry });
     }
 

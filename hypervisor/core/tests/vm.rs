@@ -117,6 +117,7 @@ fn rig() -> Rig {
         vcpu: VcpuId(1),
         entry: ENTRY,
         context: 0x4000_0000,
+        x4: 0,
         endian: psci::Endian::Little,
     };
     rig.vcpu.start(&mut rig.regs, start, &rig.bench);
@@ -188,7 +189,7 @@ impl Rig {
 fn a_vcpu_starts_as_cpu_on_promises() {
     let rig = rig();
     assert_eq!(rig.regs.pc, ENTRY);
-    assert_eq!(rig.regs.pstate, pstate::EL1H | pstate::DAIF);
+    assert_eq!(rig.regs.pstate, pstate::EL1H | pstate::DAIF | pstate::Z);
     assert_eq!(rig.regs.x[0], 0x4000_0000);
     assert!(rig.regs.x[1..].iter().all(|&x| x == 0));
 }
@@ -386,6 +387,7 @@ fn a_stop_stays_on_record_in_the_next_life() {
         vcpu: rig.vcpu.id,
         entry: ENTRY,
         context: 0,
+        x4: 0,
         endian: psci::Endian::Little,
     };
     let take_event_at = |rig: &mut Rig, pc| {

@@ -1,6 +1,6 @@
 //! What the flat test program (`guest-tests/flat`) says of where it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -52,11 +52,16 @@ impl Report {
         fact.with_context(|| format!("the program does not say `{name}`"))
     }
 
-    /// All registers at entry but x4, in which QEMU's own loader leaves the entry's address.
-    pub fn registers(&self) -> BTreeMap<&str, u64> {
-        let is_register = |name: &str| name == "sp" || name.starts_with('x') && name != "x4";
-        let facts = self.facts.iter().map(|(name, value)| (&**name, *value));
-        facts.filter(|(name, _)| is_register(name)).collect()
+    /// Which facts, registers at entry above all, are not the same in `other`, and what they are; empty if all are.
+    pub fn differences(&self, other: &Self) -> String {
+        let names: BTreeSet<_> = self.facts.keys().chain(other.facts.keys()).collect();
+        let shown =
+            |value: Option<&u64>| value.map_or("not said".to_owned(), |v| format!("{v:#x}"));
+        let differences = names.into_iter().filter_map(|name| {
+            let [one, two] = [self, other].map(|report| report.facts.get(name));
+            (one != two).then(|| format!("{name} is {}, and {}", shown(one), shown(two)))
+        });
+        differences.collect::<Vec<_>>().join("; ")
     }
 
     fn read_devicetree(&mut self, mut blob: Vec<u8>) -> Result<()> {
@@ -146,7 +151,11 @@ mod tests {
         );
         let report = Report::parse(&text).unwrap();
         assert_eq!(report.fact("at").unwrap(), 0x4008_0000);
-        assert_eq!(report.registers(), BTreeMap::from([("x0", 5), ("sp", 0)]));
+        assert_eq!(report.differences(&report), "");
+        let other = text.replace("x4=7", "x4=8").replace("sp=0\r\n", "");
+        let other = Report::parse(&other).unwrap();
+        let differences = "sp is 0x0, and not said; x4 is 0x7, and 0x8";
+        assert_eq!(report.differences(&other), differences);
         assert_eq!(report.ram, [0x1000..0x3000, 0x1_0000_0000..0x1_0000_1000]);
         assert_eq!(report.described, report.ram);
         assert_eq!(report.initrd, Some(0x5000..0x6000));

@@ -44,6 +44,7 @@ fn one_of_many_cpu_ons_wins() {
         vcpu: P1,
         entry: ENTRY,
         context: 0,
+        x4: 0,
         endian: Endian::Little,
     };
     assert_eq!(decisions[0], Decision::Start(start));
@@ -133,6 +134,7 @@ fn smc32_arguments_are_32_bits_wide() {
         vcpu: P1,
         entry: ENTRY,
         context: 0xffff_ffff,
+        x4: 0,
         endian: Endian::Little,
     };
     assert_eq!(
@@ -157,6 +159,7 @@ fn affinity_level_3_names_a_vcpu() {
         vcpu: VcpuId(2),
         entry: ENTRY,
         context: 5,
+        x4: 0,
         endian: Endian::Little,
     };
     assert_eq!(decision, Decision::Start(start));
@@ -179,6 +182,7 @@ fn a_vcpu_starts_with_its_callers_byte_order() {
         vcpu: P1,
         entry: ENTRY,
         context: 0,
+        x4: 0,
         endian: Endian::Big,
     };
     assert_eq!(decision, Decision::Start(start));

@@ -82,7 +82,8 @@ impl Outcome {
 /// How a VM starts, each time it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
-    /// Where the boot vCPU begins, an ipa.
+    /// Where the boot vCPU begins, an ipa. It finds that in x4, too, through which QEMU's loader branches there (QEMU
+    /// hw/arm/boot.c, `bootloader_aarch64`).
     pub entry: u64,
     /// What it finds in x0: the ipa of the devicetree.
     pub context: u64,
@@ -277,6 +278,7 @@ impl Shared {
                     vcpu: vcpu.id,
                     entry,
                     context,
+                    x4: 0,
                     endian: cpu.endian(),
                 };
                 return Outcome::next(Next::SuspendSystem(start));
@@ -380,6 +382,7 @@ impl Shared {
                 vcpu: BOOT_VCPU,
                 entry: load.entry,
                 context: load.context,
+                x4: load.entry,
                 endian: Endian::Little,
             });
         }
