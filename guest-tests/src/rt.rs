@@ -33,4 +33,5 @@ pub mod timer;
 pub mod undescribed;
 pub mod user;
 mod vectors;
+pub mod walk;
 pub mod wedge;

@@ -70,6 +70,11 @@ pub fn affinity() -> u64 {
     read!("mpidr_el1") & 0xff_00ff_ffff
 }
 
+/// TTBR0_EL1.
+pub fn translation_table() -> u64 {
+    read!("ttbr0_el1")
+}
+
 /// MPIDR_EL1 as it reads.
 pub fn mpidr() -> u64 {
     read!("mpidr_el1")

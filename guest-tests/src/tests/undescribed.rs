@@ -2,11 +2,13 @@
 
 use crate::harness::{TestResult, needs_hypervisor};
 use crate::rt::cpu;
+use crate::rt::exception::Fault;
 use crate::rt::gic::{self, gicd};
 use crate::rt::machine::machine;
 use crate::rt::mmio::Device;
 use crate::rt::sync::Flag;
 use crate::rt::undescribed::{self, Registers, Slot};
+use crate::rt::{sysreg, walk};
 
 /// Exception class and status (DDI0487 D24.2 ESR_ELx): a data abort at the same level, an external one.
 const DATA_ABORT: u64 = 0x25;
@@ -234,6 +236,43 @@ fn what_is_not_decoded_is_an_abort_that_changes_nothing() -> TestResult {
     // Afterwards all is as before.
     let (loaded, _) = run(single(2, 1, Index::Post, 4, DATA), gicd, gicd::IIDR, [0; 2])?;
     expect_eq!(loaded[0], u64::from(gicd.read32(gicd::IIDR)));
+    Ok(())
+}
+
+guest_test!(tables_that_are_gone_when_el2_walks_them_end_in_an_abort);
+fn tables_that_are_gone_when_el2_walks_them_end_in_an_abort() -> TestResult {
+    needs_hypervisor()?;
+    let gicd = gic::distributor();
+    let beyond = machine().home().end();
+    let good = sysreg::translation_table();
+    expect_eq!(
+        walk::read_pair_by(good, gicd),
+        Ok(()),
+        "with its own tables"
+    );
+    // A device that EL2 emulates, one that stage 2 maps, what is behind the guest's memory, no memory at all.
+    let places = [
+        gicd.region().base,
+        uart().region().base,
+        beyond & !0xfff,
+        0xff_ffff_f000,
+    ];
+    for place in places {
+        for tables in [place, walk::table_that_leads_to(Some(place))] {
+            let Err(fault) = walk::read_pair_by(tables, gicd) else {
+                fail!("the instruction was read through tables at {place:#x}, {tables:#x}");
+            };
+            let found = (fault.class(), fault.status());
+            expect_eq!(
+                found,
+                (DATA_ABORT, EXTERNAL),
+                "{place:#x}, {tables:#x}: {fault:#x?}"
+            );
+        }
+    }
+    let empty = walk::read_pair_by(walk::table_that_leads_to(None), gicd);
+    expect_eq!(empty.map_err(Fault::class), Err(DATA_ABORT));
+    expect_eq!(walk::read_pair_by(good, gicd), Ok(()), "afterwards");
     Ok(())
 }
 
