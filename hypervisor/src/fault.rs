@@ -49,6 +49,7 @@ global_asm!(
     FRAME_FAR = const offset_of!(FaultFrame, far),
     FRAME_SLOT = const offset_of!(FaultFrame, slot),
     report = sym report_fault,
+    IS_FAULT_INJECTION = const crate::fault_injection::IS_HERE as u32,
 );
 
 const _: () = assert!(

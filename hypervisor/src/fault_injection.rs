@@ -38,6 +38,9 @@ unsafe extern "C" {
     static guest_switch_end: [u8; 0];
 }
 
+/// Whether this image can break itself.
+pub const IS_HERE: bool = true;
+
 /// Where a pCPU gets stuck: 1 + its number in `hv_abi::cmdline::PLACES`.
 const SPIN: u8 = 1;
 const LOCK: u8 = 2;

@@ -308,6 +308,8 @@ pub fn reset_el1() {
 
 /// The same but for the timers, which run on while a core has no power.
 pub fn reset_core() {
+    // SAFETY: they hold nothing but what a guest has written, and what is lost is cleared below.
+    unsafe { leftovers::clear_debug_registers() };
     SCTLR_EL1.set(SCTLR_EL1_RESET);
     CPACR_EL1.set(0);
     TCR_EL1.set(0);

@@ -1,5 +1,5 @@
 // The exception table of EL2 (DDI0487 D1.3.1.2). A guest's exceptions go to guest.S; EL2's own
-// are all fatal and are reported (fault.rs).
+// are fatal and are reported (fault.rs), but for those of a few instructions, which are forgiven.
 
     .macro guest_vector exit
     .balign 128
@@ -26,7 +26,19 @@ vectors:
     fault_vector 1                              //                     IRQ
     fault_vector 2                              //                     FIQ
     fault_vector 3                              //                     SError
-    fault_vector 4                              // current EL, SP_EL2: synchronous
+    .balign 128                                 // current EL, SP_EL2: synchronous
+    msr     tpidr_el0, x0
+    msr     tpidrro_el0, x1
+    mrs     x0, elr_el2
+    adr     x1, forgiven_begin
+    sub     x1, x0, x1
+    cmp     x1, #(forgiven_end - forgiven_begin)
+    b.lo    forgive
+    mrs     x1, tpidrro_el0
+    mov     x0, sp
+    msr     tpidrro_el0, x0
+    mov     x0, #4
+    b       fault_entry
     fault_vector 5                              //                     IRQ
     fault_vector 6                              //                     FIQ
     fault_vector 7                              //                     SError
@@ -41,6 +53,55 @@ vectors:
     .balign 128
     .global vectors_end
 vectors_end:
+
+// An exception of one of these instructions is no fault: the instruction is passed over, and PAR_EL1 says that an address has
+// no translation. They use no stack, and TPIDR_EL0 and TPIDRRO_EL0 are lost where one is passed over. x0 is their address.
+    .section .text.forgiven, "ax"
+forgiven_begin:
+// Where EL1 would read x0 is in PAR_EL1 afterwards. A walk that meets an external abort ends in an exception (DDI0487
+// D8.16, "Synchronous External abort during execution of an address translation instruction").
+    .global translate_read_of_el1
+    .type translate_read_of_el1, %function
+translate_read_of_el1:
+    mrs     x9, tpidr_el0
+    mrs     x10, tpidrro_el0
+    at      s12e1r, x0
+    isb
+    msr     tpidr_el0, x9
+    msr     tpidrro_el0, x10
+    ret
+
+// What is left of self-hosted and external debug: OS lock and double lock, claim tags, a request to stay powered, the debug
+// communications channel, and its exceptions, as after a cold reset (DDI0487 D24.3). QEMU knows the claim tags and the
+// channel's registers from version 8 on.
+    .global clear_debug_registers
+    .type clear_debug_registers, %function
+clear_debug_registers:
+    .if {IS_FAULT_INJECTION}
+    udf     #0                                  // so that one is passed over, where QEMU knows all of them
+    .endif
+    mov     w9, #0xff
+    msr     S2_0_C7_C9_6, x9                    // DBGCLAIMCLR_EL1
+    msr     S2_0_C0_C0_2, xzr                   // OSDTRRX_EL1
+    msr     S2_0_C0_C3_2, xzr                   // OSDTRTX_EL1
+    msr     S2_0_C1_C4_4, xzr                   // DBGPRCR_EL1
+    msr     S2_0_C1_C3_4, xzr                   // OSDLR_EL1
+    mov     w9, #1
+    msr     S2_0_C1_C0_4, x9                    // OSLAR_EL1
+    isb
+    msr     S2_0_C0_C6_2, xzr                   // OSECCR_EL1, while the lock is held
+    ret
+forgiven_end:
+
+    .section .text.forgive, "ax"
+forgive:
+    add     x0, x0, #4
+    msr     elr_el2, x0
+    mov     x0, #1                              // PAR_EL1.F
+    msr     par_el1, x0
+    mrs     x1, tpidrro_el0
+    mrs     x0, tpidr_el0
+    eret
 
 // x0 = slot. Builds a FaultFrame on this pCPU's emergency stack, and no other: SP may be anything.
     .section .text.fault, "ax"

@@ -2,6 +2,7 @@
 
 use core::arch::asm;
 
+use super::exception::catch;
 use super::sysreg::{read, write};
 
 macro_rules! leftovers {
@@ -53,6 +54,22 @@ leftovers! {
     "s3_0_c2_c2_0" if has_keys(), !0; // APDAKey
     "s3_0_c2_c2_3" if has_keys(), !0; // APDBKey
     "s3_0_c2_c3_1" if has_keys(), !0; // APGAKey
+}
+
+/// Unlocks the OS lock, sets claim tags and, where it is there, the double lock.
+pub fn plant_debug() {
+    write!("oslar_el1", 0);
+    write!("osdlr_el1", 1);
+    let _ = catch(|| write!("s2_0_c7_c8_6", 0x5a)); // DBGCLAIMSET_EL1
+}
+
+/// Whether the OS lock is not held, OSDLR_EL1, and the claim tags: 0 if nothing is left.
+pub fn harvest_debug() -> [u64; 3] {
+    const OSLK: u64 = 1 << 1;
+    let is_unlocked = u64::from(read!("oslsr_el1") & OSLK == 0);
+    // DBGCLAIMCLR_EL1, which QEMU has from version 8 on.
+    let tags = catch(|| read!("s2_0_c7_c9_6")).unwrap_or(0);
+    [is_unlocked, read!("osdlr_el1"), tags]
 }
 
 /// Writes something into every bit of V0 to V31.

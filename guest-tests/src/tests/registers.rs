@@ -272,6 +272,29 @@ fn el1_system_registers_survive_every_exit() -> TestResult {
     Ok(())
 }
 
+guest_test!(
+    cpu_off_leaves_locks_and_claim_tags_as_a_cold_reset,
+    cpus = 2
+);
+fn cpu_off_leaves_locks_and_claim_tags_as_a_cold_reset() -> TestResult {
+    needs_hypervisor()?;
+    static SEEN: spin::Mutex<[[u64; 3]; 3]> = spin::Mutex::new([[0; 3]; 3]);
+    let status = cpu::start(1, || {
+        let before = leftovers::harvest_debug();
+        leftovers::plant_debug();
+        *SEEN.lock() = [before, leftovers::harvest_debug(), [0; 3]];
+    });
+    expect_eq!(status, 0);
+    expect_that!(cpu::wait_off(1));
+    let status = cpu::start(1, || SEEN.lock()[2] = leftovers::harvest_debug());
+    expect_eq!(status, 0);
+    expect_that!(cpu::wait_off(1));
+    let [before, planted, left] = *SEEN.lock();
+    expect_eq!(planted[0], 1, "the OS lock was not unlocked: {planted:x?}");
+    expect_eq!((before, left), ([0; 3], [0; 3]), "{planted:x?}");
+    Ok(())
+}
+
 guest_test!(cpu_off_leaves_nothing_in_any_register, cpus = 2);
 fn cpu_off_leaves_nothing_in_any_register() -> TestResult {
     needs_hypervisor()?;

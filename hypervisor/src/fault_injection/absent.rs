@@ -4,6 +4,9 @@
 use hv_core::id::PcpuId;
 use hv_core::regs::GuestRegs;
 
+/// Whether this image can break itself.
+pub const IS_HERE: bool = false;
+
 /// Reads a word of the hypervisor's command line that injects a fault. Whether that can be done.
 #[inline(always)]
 pub const fn configure(_word: &[u8], _pcpus: usize) -> bool {

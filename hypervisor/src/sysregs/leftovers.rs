@@ -12,6 +12,12 @@ macro_rules! zero {
     };
 }
 
+unsafe extern "C" {
+    /// Leaves the registers of debug that are no breakpoint or watchpoint as a cold reset does (`vectors.S`). TPIDR_EL0,
+    /// TPIDRRO_EL0 and PAR_EL1 are lost.
+    pub fn clear_debug_registers();
+}
+
 /// Writes zeros to those that this pCPU has.
 #[inline(never)]
 pub fn clear_leftovers() {

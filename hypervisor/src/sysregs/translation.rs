@@ -5,6 +5,11 @@ use core::arch::asm;
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{PAR_EL1, Readable, TCR_EL1, Writeable};
 
+unsafe extern "C" {
+    /// Has PAR_EL1 say where EL1 would read `va` (`vectors.S`).
+    fn translate_read_of_el1(va: u64);
+}
+
 /// TCR_EL1.
 pub fn control() -> u64 {
     TCR_EL1.get()
@@ -19,7 +24,7 @@ pub fn guest_doubleword(va: u64) -> Option<u64> {
         return None;
     }
     // SAFETY: it changes PAR_EL1 only.
-    unsafe { asm!("at s12e1r, {}", "isb", in(reg) va, options(nostack, preserves_flags)) };
+    unsafe { translate_read_of_el1(va) };
     let pa = translated(va)?.0;
     // Our own view of it says whether it is RAM, also of a guest whose MMU is off.
     // SAFETY: it changes PAR_EL1 only.
