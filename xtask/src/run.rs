@@ -175,8 +175,13 @@ impl Run {
             let (saved, elf) = (saved.display(), hypervisor.display());
             eprintln!("xtask: `cargo xtask crash show {saved} --elf {elf}` reads it");
         }
+        // Both can be: a guest that has crashed, and was not done.
+        let over = match ending {
+            Ending::GuestCrash(_) if session.has_timed_out() => " when the time was over,",
+            _ => "",
+        };
         eprintln!(
-            "xtask: {ending} after {:.1} s",
+            "xtask: {ending}{over} after {:.1} s",
             session.elapsed().as_secs_f64()
         );
         Ok(ending.code())

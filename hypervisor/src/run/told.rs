@@ -3,7 +3,10 @@
 use hv_core::id::VcpuId;
 use hv_core::vm::{FaultKind, panic_event};
 
+use hv_core::regs::El1;
+
 use crate::log;
+use crate::sysregs::{self, LiveEl1};
 use crate::vm::Vm;
 
 /// Its guest has said these things by pvpanic.
@@ -19,13 +22,18 @@ pub fn of_panic(vm: &Vm, vcpu: VcpuId, events: u8) {
     }
 }
 
-/// It faults at a pc by an access to an address, both virtual addresses.
+/// It faults at a pc by an access to an address, both virtual addresses. How is in the syndrome of the exit that shows it, or if
+/// its own vector faults, of which EL2 sees nothing, in EL1's.
 pub fn of_fault(vm: &Vm, vcpu: VcpuId, kind: FaultKind, (pc, address): (u64, u64)) {
     let name = match kind {
         FaultKind::First => "vm-abort",
         FaultKind::Abort | FaultKind::Vector => "vm-fault",
     };
     let on = vm.vcpus_on();
+    let esr = match kind {
+        FaultKind::First | FaultKind::Abort => sysregs::esr(),
+        FaultKind::Vector => LiveEl1.exception().esr,
+    };
     let (vm, vcpu) = (vm.id.0, vcpu.0);
-    log!("@{name} vm={vm} vcpu={vcpu} on={on} pc={pc:#x} address={address:#x}");
+    log!("@{name} vm={vm} vcpu={vcpu} on={on} pc={pc:#x} address={address:#x} esr={esr:#x}");
 }

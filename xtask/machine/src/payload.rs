@@ -108,10 +108,23 @@ fn read_unpacked(path: &Path, memory_mib: u64) -> Result<(Vec<u8>, bool)> {
     read().with_context(|| format!("cannot use the kernel {}", path.display()))
 }
 
+/// Whether `kernel` is Xen: it says what its heap has, which no other kernel has. At EL1 it stays where it is, without a word
+/// (xen/arch/arm/arm64/head.S, `check_cpu_mode`).
+fn is_xen(kernel: &[u8]) -> bool {
+    /// Its files have some 2 MB; those of Linux are larger.
+    const MOST: usize = 8 << 20;
+    const WORDS: &[u8] = b"Xen heap: ";
+    kernel.len() <= MOST && kernel.windows(WORDS.len()).any(|window| window == WORDS)
+}
+
 /// The kernel in `path`, unpacked if need be, and checked to be one that may have so many MiB.
 pub fn read_kernel(path: &Path, memory_mib: u64) -> Result<Vec<u8>> {
     let (bytes, _) = read_unpacked(path, memory_mib)?;
     match Kernel::recognise(&bytes) {
+        Ok(_) if is_xen(&bytes) => bail!(
+            "cannot use the kernel {}: it is Xen, which needs EL2, and a guest has EL1; give its domain's kernel itself",
+            path.display()
+        ),
         Ok(_) => Ok(bytes),
         Err(error) => bail!("cannot use the kernel {}: {error}", path.display()),
     }

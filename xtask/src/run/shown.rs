@@ -99,18 +99,32 @@ fn fault(record: &Record, is_first: bool) -> Result<String> {
     } else {
         "faults for ever"
     };
+    let esr = record.number("esr")?;
     Ok(format!(
         "vCPU {vcpu} {does} at pc {pc:#x}, address {address:#x}: {}",
-        missing(pc, address)
+        missing(pc, address, esr)
     ))
 }
 
 /// Where the machines have their flash, and what firmware has its variables in: QEMU's `virt`.
 const FLASH: Range<u64> = 0..0x800_0000;
 
-/// What is probably missing where an access to `address` by the instruction at `pc` fails.
-fn missing(pc: u64, address: u64) -> &'static str {
-    if pc == address {
+/// What is probably missing where an access to `address` by the instruction at `pc` fails, as `esr` says: EL2's, or EL1's of a
+/// vector that faults (DDI0487 D24.2, ESR_ELx, "ISS encoding for an exception from a Data Abort").
+fn missing(pc: u64, address: u64, esr: u64) -> &'static str {
+    /// Aborts that EL1 takes from itself.
+    const OWN: [u64; 2] = [0x21, 0x25];
+    const S1PTW: u64 = 1 << 7;
+    let (class, kind) = (esr >> 26 & 0x3f, esr >> 2 & 0xf);
+    let is_own = OWN.contains(&class);
+    if !is_own && esr & S1PTW != 0 {
+        "its translation tables lead to where it has no memory; firmware that is linked to a flash at 0, UEFI's EDK2 for one, \
+         has them there, and a guest has no such flash"
+    } else if is_own && kind == 1 {
+        "its translation tables have nothing there"
+    } else if is_own && kind == 3 {
+        "its translation tables do not allow that"
+    } else if pc == address {
         "there is no memory for instructions; VBAR_EL1 or a branch leads nowhere"
     } else if FLASH.contains(&address) {
         "if it wants a flash, `flash` in a guest file gives it one (docs/guest-file.md)"
@@ -189,8 +203,11 @@ mod tests {
 
     #[test]
     fn an_endless_fault_is_a_sentence() {
-        let text =
-            |pc: &str| shown(&[&format!("@vm-fault vm=0 vcpu=2 on=4 pc={pc} address=0x200")]);
+        let text = |pc: &str| {
+            shown(&[&format!(
+                "@vm-fault vm=0 vcpu=2 on=4 pc={pc} address=0x200 esr=0x82000006"
+            )])
+        };
         assert_eq!(
             text("0x200"),
             [
@@ -199,6 +216,30 @@ mod tests {
             ]
         );
         assert!(text("0x40080000")[0].contains("wants a flash"));
+    }
+
+    #[test]
+    fn the_kind_of_an_abort_is_in_words() {
+        let text = |esr: &str| {
+            let told = shown(&[&format!(
+                "@vm-abort vm=0 vcpu=0 on=1 pc=0x8 address=0x8 esr={esr}"
+            )]);
+            told.into_iter().next().unwrap_or_default()
+        };
+        // A fetch and a load: EL2's syndromes, on a walk and not.
+        for esr in ["0x82000086", "0x92000087"] {
+            let walk = text(esr);
+            assert!(
+                walk.contains("tables lead to where it has no memory"),
+                "{walk}"
+            );
+        }
+        for esr in ["0x82000006", "0x92000007"] {
+            assert!(text(esr).contains("there is no memory for instructions"));
+        }
+        // A vector's own, translation and permission.
+        assert!(text("0x86000007").ends_with("its translation tables have nothing there"));
+        assert!(text("0x8600000f").ends_with("its translation tables do not allow that"));
     }
 
     #[test]
@@ -216,7 +257,7 @@ mod tests {
 
     #[test]
     fn the_first_external_abort_is_a_sentence() {
-        let abort = "@vm-abort vm=0 vcpu=2 on=4 pc=0x40080000 address=0x50000000";
+        let abort = "@vm-abort vm=0 vcpu=2 on=4 pc=0x40080000 address=0x50000000 esr=0x92000006";
         let told = "vCPU 2 takes an external abort at pc 0x40080000, address 0x50000000: \
                     there is neither memory nor a device of this guest's";
         assert_eq!(shown(&[abort, abort]), [told]);

@@ -24,7 +24,7 @@ struct Case {
     errors: &'static str,
 }
 
-const CASES: [Case; 26] = [
+const CASES: [Case; 28] = [
     Case {
         name: "run/power-off-is-0",
         kernel: Kernel::Image,
@@ -67,6 +67,22 @@ const CASES: [Case; 26] = [
         errors: "the guest crashed (Kernel panic - not syncing: test)",
     },
     Case {
+        name: "run/abort-on-a-walk-is-told",
+        kernel: Kernel::LostTables,
+        arguments: &["--cpus", "1", "--memory", "256M", "--timeout", "60"],
+        code: 3,
+        output: "",
+        errors: ": its translation tables lead to where it has no memory; firmware",
+    },
+    Case {
+        name: "run/xen-is-told-that-it-needs-el2",
+        kernel: Kernel::Xen,
+        arguments: &[],
+        code: 1,
+        output: "",
+        errors: ": it is Xen, which needs EL2, and a guest has EL1",
+    },
+    Case {
         name: "run/endless-fault-is-3",
         kernel: Kernel::Nowhere,
         arguments: &["--cpus", "1", "--memory", "256M", "--timeout", "60"],
@@ -105,7 +121,7 @@ const CASES: [Case; 26] = [
         arguments: &["--cpus", "4", "--memory", "256M", "--timeout", "60"],
         code: 3,
         output: "",
-        errors: "] vCPU 0 faults for ever at pc 0x80000200, address 0x80000200: there is no memory",
+        errors: "] vCPU 0 faults for ever at pc 0x80000200, address 0x80000200: its translation tables have nothing there",
     },
     Case {
         name: "run/silent-guest-gets-a-hint",
@@ -323,6 +339,11 @@ fn check(workshop: &Workshop, case: &Case) -> Result<()> {
         "the exit code is not {} but: {}\n{both}",
         case.code,
         output.status
+    );
+    // A guest that does nothing any more ends the run at once.
+    ensure!(
+        case.code != 3 || !errors.contains("when the time was over"),
+        "it ended at its time-out\n{both}"
     );
     ensure!(
         text.contains(case.output),

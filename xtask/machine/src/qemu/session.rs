@@ -40,6 +40,9 @@ pub struct Session {
     parts: VecDeque<Part>,
     started: Instant,
     deadline: Option<Instant>,
+    /// The end of the time that was given at the start, and whether it came before anything else ended the session.
+    limit: Option<Instant>,
+    has_timed_out: bool,
     /// When the machine is ended unless its guest says something before.
     quiet_until: Option<Instant>,
     log: Option<File>,
@@ -90,6 +93,8 @@ impl Session {
             parts: VecDeque::new(),
             started,
             deadline: timeout.map(|timeout| started + timeout),
+            limit: timeout.map(|timeout| started + timeout),
+            has_timed_out: false,
             quiet_until: None,
             log: None,
             tail: Tail::default(),
@@ -128,6 +133,11 @@ impl Session {
         self.deadline = Some(Instant::now() + limit);
     }
 
+    /// Whether it ended because the time given at the start was over, and not sooner.
+    pub const fn has_timed_out(&self) -> bool {
+        self.has_timed_out
+    }
+
     /// Time since QEMU was started.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
@@ -153,6 +163,7 @@ impl Session {
             Event::TimedOut if !self.is_over() => None,
             event => {
                 if matches!(event, Event::TimedOut) {
+                    self.has_timed_out = self.limit.is_some_and(|limit| limit <= Instant::now());
                     self.kill();
                 }
                 Some(event)
@@ -340,6 +351,7 @@ mod tests {
     fn a_silent_machine_times_out_and_is_killed() {
         let mut session = shell("exec cat", Duration::from_millis(50));
         assert!(matches!(session.next_event().unwrap(), Event::TimedOut));
+        assert!(session.has_timed_out());
         assert!(session.child.try_wait().unwrap().is_some());
     }
 
@@ -354,6 +366,7 @@ mod tests {
         let then = Instant::now() + Duration::from_secs(3600);
         let event = session.next_event_until(Some(then)).unwrap();
         assert!(matches!(event, Some(Event::TimedOut)));
+        assert!(!session.has_timed_out(), "the time was shortened");
         assert!(session.child.try_wait().unwrap().is_some());
     }
 
@@ -367,6 +380,7 @@ mod tests {
         assert_eq!(session.quiet_until, None);
         session.end_when_quiet(Duration::from_millis(50));
         assert!(matches!(session.next_event().unwrap(), Event::TimedOut));
+        assert!(!session.has_timed_out());
     }
 
     #[test]

@@ -27,6 +27,10 @@ pub enum Kernel {
     Nowhere,
     /// A vCPU whose vectors its own tables do not map, and another that branches to where no memory is.
     Vector,
+    /// Its tables lead to where there is no memory.
+    LostTables,
+    /// An Image with Xen's words.
+    Xen,
     /// An ELF file.
     Elf,
     /// A guest file whose kernel says by pvpanic that it has panicked, and then switches itself off.
@@ -101,6 +105,16 @@ const UNMAPPED_VECTORS: [u32; 20] = [
     0xd420_0000, // BRK #0
 ];
 
+/// The same switch of stage 1 on, by a table at 0, where QEMU's `virt` has its flash and a guest nothing.
+fn lost_tables() -> impl Iterator<Item = u32> {
+    /// MOVZ x0, #0.
+    const AT_0: u32 = 0xd280_0000;
+    let rest = UNMAPPED_VECTORS.into_iter().skip(1);
+    // No table is written.
+    let rest = rest.filter(|word| ![0xa900_041f, 0xa901_7c1f].contains(word));
+    [AT_0].into_iter().chain(rest)
+}
+
 /// The file that stands for `kernel`.
 pub fn file(workshop: &Workshop, kernel: Kernel) -> Result<PathBuf> {
     let image = build::build(workshop, Program::GuestTests)?;
@@ -137,6 +151,15 @@ pub fn file(workshop: &Workshop, kernel: Kernel) -> Result<PathBuf> {
             let words = SECOND_NOWHERE.into_iter().chain(UNMAPPED_VECTORS);
             let bytes = words.flat_map(u32::to_le_bytes).collect();
             ("run-vector.bin", bytes)
+        }
+        Kernel::LostTables => {
+            let bytes = lost_tables().flat_map(u32::to_le_bytes).collect();
+            ("run-lost-tables.bin", bytes)
+        }
+        Kernel::Xen => {
+            let mut bytes = fs::read(&image.image)?;
+            bytes.extend(b"Xen heap: %lukB free");
+            ("run-xen.bin", bytes)
         }
         Kernel::Pvpanic => {
             let bytes: Vec<u8> = PVPANIC.into_iter().flat_map(u32::to_le_bytes).collect();
