@@ -12,3 +12,16 @@ mod tree;
 pub use blob::{Settled, dtb_size};
 pub use interrupt::Interrupt;
 pub use tree::{Fdt, Node, Tree, number, strings};
+
+use crate::Error;
+
+/// There is no memory for all of a blob, before the hypervisor has found any.
+#[cold]
+#[inline(never)]
+fn too_large() -> Error {
+    Error::new(
+        "blob",
+        "has more than 3000 nodes, or, with parts blanked out, than 128 KiB",
+        "have the loader leave out what is not used",
+    )
+}

@@ -235,6 +235,105 @@ fn memory_beyond_the_physical_address_space_is_refused() {
     assert!(refusal_with("/memory@40000000", reg).contains("/memory@40000000 reg"));
 }
 
+/// QEMU's `virt` with so many nodes more, behind its own.
+fn with_nodes(count: usize) -> DeviceTree {
+    let mut tree = virt(1, GicVersion::V3);
+    let mut rest = node("rest");
+    for index in 0..count {
+        rest.add_child(node(&format!("node{index}")));
+    }
+    tree.root.add_child(rest);
+    tree
+}
+
+fn count_nodes(blob: &[u8]) -> usize {
+    let settled = platform::devicetree::Settled::new(blob).expect("a sound blob");
+    let fdt = platform::devicetree::Fdt::open(&settled).expect("a sound blob");
+    platform::devicetree::Tree::new(&fdt).all().count()
+}
+
+#[test]
+fn a_tree_of_very_many_nodes_is_refused_and_its_console_found() {
+    let own = count_nodes(&with_nodes(0).to_dtb());
+    discover(&with_nodes(3000 - own));
+    for more in [1, 2, 100_000] {
+        let tree = with_nodes(3000 - own + more);
+        let what = "devicetree blob has more than 3000 nodes, or, with parts blanked out, than 128 KiB; \
+             have the loader leave out what is not used";
+        assert_eq!(refusal(&tree), what);
+        let blob = tree.to_dtb();
+        assert_eq!(count_nodes(&blob), 3000);
+        let console = Console::locate(&blob, LIMIT).expect("it is among the first");
+        assert_eq!(console.base.start, 0x0900_0000);
+    }
+}
+
+/// A copy of `blob` with so many NOPs in front of each node (Devicetree Specification 5.4.1).
+fn with_nops(blob: &[u8], each: usize) -> Vec<u8> {
+    const NOP: [u8; 4] = 4_u32.to_be_bytes();
+    let blob = dtb::Blob::check(blob).expect("a sound blob");
+    let mut structure = Vec::new();
+    for (token, bytes) in blob.walk() {
+        // The root has to come first.
+        if matches!(token, dtb::Token::BeginNode(_)) && !structure.is_empty() {
+            (0..each).for_each(|_| structure.extend_from_slice(&NOP));
+        }
+        structure.extend_from_slice(bytes);
+    }
+    let (reservations, strings) = (blob.reservations(), blob.strings());
+    let parts = [reservations.len(), structure.len(), strings.len(), 0];
+    let header = dtb::write_header(parts, blob.boot_cpu()).expect("it is not too large");
+    [&header[..], reservations, &structure, strings].concat()
+}
+
+#[test]
+fn nops_everywhere_are_left_out_and_what_is_too_large_for_a_copy_is_refused() {
+    // A few nodes, a hundred thousand NOPs for each.
+    let blob = with_nops(&with_nodes(10).to_dtb(), 100_000);
+    assert!(blob.len() > 1 << 20);
+    assert_eq!(
+        Machine::discover(&blob),
+        Machine::discover(&with_nodes(10).to_dtb())
+    );
+    for count in [8_000, 100_000] {
+        let blob = with_nops(&with_nodes(count).to_dtb(), 1);
+        let said = Machine::discover(&blob)
+            .expect_err("it has no room")
+            .to_string();
+        let what = "devicetree blob has more than 3000 nodes, or, with parts blanked out, than 128 KiB; \
+                    have the loader leave out what is not used";
+        assert_eq!(said, what);
+        let settled = platform::devicetree::Settled::new(&blob).expect("a sound blob");
+        assert!(
+            settled.bytes().len() <= 128 << 10,
+            "{}",
+            settled.bytes().len()
+        );
+        dtb::Blob::check(settled.bytes()).expect("what is left is sound");
+        let console = Console::locate(&blob, LIMIT).expect("it is among the first");
+        assert_eq!(console.base.start, 0x0900_0000);
+    }
+}
+
+#[test]
+fn very_many_devices_are_refused() {
+    let with_clocks = |count: usize| {
+        let mut tree = virt(1, GicVersion::V3);
+        for index in 0..count {
+            let base = 0x0c00_0000 + index as u32 * 0x1000;
+            let clock = node(&format!("clock@{base:x}"))
+                .with("compatible", "arm,pl031")
+                .with("reg", [0u32, base, 0, 0x1000]);
+            tree.root.add_child(clock);
+        }
+        tree
+    };
+    let own = discover(&with_clocks(0)).devices.len();
+    assert_eq!(discover(&with_clocks(256 - own)).devices.len(), 256);
+    let said = refusal(&with_clocks(257 - own));
+    assert!(said.contains("is one device too many"), "{said}");
+}
+
 #[test]
 fn disabled_devices_and_everything_below_them_do_not_count() {
     let mut tree = virt(1, GicVersion::V3);

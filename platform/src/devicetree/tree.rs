@@ -10,8 +10,21 @@ use crate::{Error, Range};
 
 const CORRECT: &str = "correct the devicetree";
 
+/// How many nodes are listed at most. A Raspberry Pi 4 has 450, large boards 2000.
+const MOST_NODES: usize = 3000;
+/// So many have room in the list from the beginning.
+const USUAL_NODES: usize = 512;
+
+// What is read before the hypervisor has found RAM of its own has 512 KiB: a list that grows is there twice meanwhile, and an
+// allocator of powers of two must have room for both beside a blob's copy.
+const _: () = assert!(MOST_NODES * size_of::<Entry<'_, '_>>() <= 256 << 10);
+const _: () = assert!(USUAL_NODES * size_of::<Entry<'_, '_>>() <= 64 << 10);
+
 /// A blob's header, which its nodes refer to.
-pub struct Fdt<'a>(fdt::Fdt<'a>);
+pub struct Fdt<'a> {
+    header: fdt::Fdt<'a>,
+    is_cut: bool,
+}
 
 impl<'a> Fdt<'a> {
     /// Opens a blob, which lives as long as `settled`.
@@ -20,7 +33,7 @@ impl<'a> Fdt<'a> {
     ///
     /// None for a blob that has been checked.
     pub fn open(settled: &'a Settled<'_>) -> Result<Self, Error> {
-        Self::new(settled.bytes())
+        Self::new(settled.bytes(), settled.is_cut())
     }
 
     /// Opens a blob that is too large to be copied. None if it has been, for its NOPs.
@@ -29,11 +42,13 @@ impl<'a> Fdt<'a> {
     ///
     /// As [`Fdt::open`].
     pub fn open_original(settled: &Settled<'a>) -> Result<Option<Self>, Error> {
-        settled.original().map(Self::new).transpose()
+        let original = settled.original();
+        original.map(|bytes| Self::new(bytes, false)).transpose()
     }
 
-    fn new(settled: &'a [u8]) -> Result<Self, Error> {
-        fdt::Fdt::new(settled).map(Self).map_err(|_| {
+    fn new(settled: &'a [u8], is_cut: bool) -> Result<Self, Error> {
+        let header = fdt::Fdt::new(settled);
+        header.map(|header| Self { header, is_cut }).map_err(|_| {
             let mend = "have the loader hand it over unaltered";
             Error::new("blob", "is not readable", mend)
         })
@@ -41,7 +56,7 @@ impl<'a> Fdt<'a> {
 
     /// The memory reservation block's entries.
     pub fn reservations(&self) -> impl Iterator<Item = Range> {
-        let entries = self.0.memory_reservations();
+        let entries = self.header.memory_reservations();
         entries.map(|entry| Range::new(entry.address().addr() as u64, entry.size() as u64))
     }
 }
@@ -49,6 +64,7 @@ impl<'a> Fdt<'a> {
 /// All nodes of a devicetree, parents before children.
 pub struct Tree<'f, 'a> {
     nodes: Vec<Entry<'f, 'a>>,
+    is_cut: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -74,17 +90,39 @@ impl PartialEq for Node<'_, '_> {
 }
 
 impl<'f, 'a> Tree<'f, 'a> {
-    /// Lists a blob's nodes.
+    /// Lists a blob's nodes, of very many the first.
     #[inline(never)]
     pub fn new(fdt: &'f Fdt<'a>) -> Self {
-        let mut tree = Self { nodes: Vec::new() };
-        if let Some(root) = fdt.0.find_node("/") {
+        let mut tree = Self {
+            nodes: Vec::with_capacity(USUAL_NODES),
+            is_cut: fdt.is_cut,
+        };
+        if let Some(root) = fdt.header.find_node("/") {
             tree.add(root, 0);
         }
         tree
     }
 
+    /// Checks that all nodes are listed.
+    ///
+    /// # Errors
+    ///
+    /// If there are more than 3000, or a copy of the blob had no room for all.
+    pub fn check_whole(&self) -> Result<(), Error> {
+        if self.is_cut {
+            return Err(super::too_large());
+        }
+        Ok(())
+    }
+
     fn add(&mut self, node: FdtNode<'f, 'a>, parent: u32) {
+        if self.nodes.len() == MOST_NODES {
+            self.is_cut = true;
+            return;
+        }
+        if self.nodes.len() == USUAL_NODES {
+            self.nodes.reserve_exact(MOST_NODES - USUAL_NODES);
+        }
         let index = self.nodes.len() as u32;
         let phandle = node.property("phandle");
         let phandle = phandle.filter(|own| own.value.len() == 4);
@@ -95,6 +133,9 @@ impl<'f, 'a> Tree<'f, 'a> {
         });
         for child in node.children() {
             self.add(child, index);
+            if self.nodes.len() == MOST_NODES && self.is_cut {
+                return;
+            }
         }
     }
 

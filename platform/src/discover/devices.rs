@@ -29,6 +29,9 @@ const PASSABLE: [(&str, DeviceKind); 12] = [
     ("mmc-pwrseq-simple", DeviceKind::Supply),
 ];
 
+/// How many devices a guest may be given or not: what is known of each takes memory.
+const MOST_DEVICES: usize = 256;
+
 /// The mailbox by which a Raspberry Pi's firmware is asked.
 const MAILBOX: &str = "brcm,bcm2835-mbox";
 
@@ -129,6 +132,9 @@ pub fn passable(
         };
         if !node.is_enabled() {
             continue;
+        }
+        if devices.len() + left_out.len() == MOST_DEVICES {
+            return Err(node.fault("", "is one device too many: 256 are the most"));
         }
         let Some(interrupts) = node.interrupts(gic)? else {
             left_out.push(node.path());

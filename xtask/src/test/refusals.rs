@@ -116,6 +116,21 @@ const TREES: [Tree; 5] = [
     ),
 ];
 
+/// A devicetree with so many nodes besides QEMU's, and what is said to it: what has no room in the memory that there is before
+/// anything is found must not end in a heap without room. QEMU blanks parts out, so that it is copied.
+const MANY: [(&str, usize, &str); 2] = [
+    (
+        "refusal/devicetree/2000-nodes-are-read",
+        2000,
+        "there is no guest",
+    ),
+    (
+        "refusal/devicetree/4000-nodes",
+        4000,
+        "with parts blanked out, than 128 KiB",
+    ),
+];
+
 /// The machine's CPUs and its RAM in MiB.
 const CPUS: u32 = 2;
 const MEMORY_MIB: u64 = 256;
@@ -126,7 +141,9 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
     let trees = TREES.iter().map(|(name, ..)| *name);
-    CASES.iter().map(|(name, ..)| *name).chain(trees)
+    let many = MANY.iter().map(|(name, ..)| *name);
+    let cases = CASES.iter().map(|(name, ..)| *name);
+    cases.chain(trees).chain(many)
 }
 
 /// Runs them.
@@ -151,6 +168,16 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     if workshop.board != Board::Virt || workshop.el3 != El3::None {
         return;
     }
+    for (name, count, word) in MANY {
+        ledger.check(name, || {
+            let sentence = nodes_refusal(workshop, count)?;
+            ensure!(
+                sentence.contains(word),
+                "it does not say `{word}`: {sentence}"
+            );
+            Ok(sentence)
+        });
+    }
     for tree in TREES {
         ledger.check(tree.0, || {
             let sentence = tree_refusal(workshop, tree)?;
@@ -163,6 +190,22 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
             Ok(sentence)
         });
     }
+}
+
+/// What the hypervisor says to so many nodes and no bundle.
+fn nodes_refusal(workshop: &Workshop, count: usize) -> Result<String> {
+    let hypervisor = build::build(workshop, Program::Hypervisor)?;
+    let qemu = tools::qemu(&workshop.cache, &workshop.progress)?;
+    let mut machine = Machine::new(&qemu, &hypervisor.image);
+    machine.cpus = CPUS;
+    machine.memory_mib = MEMORY_MIB;
+    let paths: Vec<String> = (0..count).map(|index| format!("/node{index}")).collect();
+    let disabled = |path| -> crafted::Edit<'_> { (path, "status", b"disabled\0".to_vec()) };
+    let edits: Vec<_> = paths.iter().map(|path| disabled(&**path)).collect();
+    let file = workshop.output(&format!("refusal-{count}-nodes.dtb"))?;
+    crafted::devicetree(&machine, &file, &edits)?;
+    machine.extra = vec!["-dtb".into(), file.into()];
+    sentence(&machine).with_context(|| format!("QEMU was: {}", machine.command_line()))
 }
 
 /// Boots with a devicetree that is wrong, and answers the one sentence that the hypervisor says to it.
