@@ -17,6 +17,7 @@ mod on_crash;
 mod operator;
 mod own;
 mod refusals;
+mod screen;
 mod stock;
 mod stops;
 mod toolchain;
@@ -43,7 +44,7 @@ use machine::workshop::Workshop;
 pub struct Test {
     /// Run only what has this in its name, such as `clippy`, `guest/max/` or `linux/kdump`.
     filter: Option<String>,
-    /// Leave out what needs Linux.
+    /// Leave out what needs Linux or Debian's U-Boot.
     #[arg(long)]
     quick: bool,
     /// Run the test guests on bare QEMU at EL1, without the hypervisor: a test of the tests.
@@ -104,7 +105,7 @@ impl Test {
         }
         if !self.bare {
             commands::run(&workshop, &mut ledger);
-            flat::run(&workshop, &mut ledger);
+            flat::run(&workshop, &mut ledger, self.quick);
             nexus::run(&workshop, &mut ledger);
             on_crash::run(&workshop, &mut ledger);
             gdb::run(&workshop, &mut ledger);
@@ -115,11 +116,11 @@ impl Test {
             stops::run(&workshop, &mut ledger);
             card::run(&workshop, &mut ledger);
             bringup::run(&workshop, &mut ledger);
-            uboot::run(&workshop, &mut ledger);
         }
         if !self.quick && !self.bare {
             linux::run(&workshop, &mut ledger, self.minutes);
             stock::run(&workshop, &mut ledger);
+            uboot::run(&workshop, &mut ledger);
         }
         Ok(ledger.close())
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use hv_abi::operator::Access;
-use hv_bundle::{Guest, GuestConfig, Kernel};
+use hv_bundle::{Format, Guest, GuestConfig, Kernel};
 
 use crate::room::Needs;
 use crate::run_dir::RunDir;
@@ -50,6 +50,7 @@ impl Payload<'_> {
         write_if_new(path, &bundle)?;
         Ok(Needs {
             kernel: footprint(&kernel),
+            is_flat: is_flat(&kernel),
             ramdisk: size(ramdisk.as_ref()),
             bundle: size(Some(&bundle)),
         })
@@ -59,6 +60,11 @@ impl Payload<'_> {
 /// The memory that `kernel` takes, a file that has been recognised.
 fn footprint(kernel: &[u8]) -> u64 {
     Kernel::recognise(kernel).map_or(0, |kernel| kernel.footprint())
+}
+
+/// Whether `kernel` has no header that says where it goes.
+fn is_flat(kernel: &[u8]) -> bool {
+    Kernel::recognise(kernel).is_ok_and(|kernel| matches!(kernel.format, Format::Flat))
 }
 
 fn size(bytes: Option<&Vec<u8>>) -> u64 {
@@ -85,6 +91,7 @@ pub fn bare(
     let (bytes, was_packed) = read_unpacked(kernel, memory_mib)?;
     let needs = Needs {
         kernel: footprint(&bytes),
+        is_flat: is_flat(&bytes),
         ramdisk,
         bundle: 0,
     };

@@ -12,6 +12,8 @@ const MIB: u64 = 1 << 20;
 pub struct Needs {
     /// The kernel, with the memory behind its file that it says it takes.
     pub kernel: u64,
+    /// The kernel is a flat binary, which goes behind the base of RAM and has its devicetree at a boundary of 2 MiB behind all.
+    pub is_flat: bool,
     /// The initial ramdisk.
     pub ramdisk: u64,
     /// The bundle of both that the hypervisor gets and keeps; 0 if a kernel is started without it.
@@ -22,6 +24,10 @@ pub struct Needs {
 const HYPERVISOR: u64 = 4 * MIB;
 /// Where an Image goes at the least: behind the devicetree.
 const KERNEL_OFFSET: u64 = 2 * MIB;
+/// Where a flat binary goes, from the base of RAM, and the boundaries of devicetrees (`hv_bundle::Layout`).
+const FLAT_OFFSET: u64 = 0x8_0000;
+const BLOCK: u64 = 2 * MIB;
+const PAGE: u64 = 4096;
 /// Where the bundle is loaded below firmware on `virt`, from the base of RAM (`qemu.rs`).
 const FIRMWARE_OFFSET: u64 = 4 * MIB;
 
@@ -52,13 +58,26 @@ impl Needs {
         }
     }
 
+    /// What kernel and ramdisk take of the guest's memory, up to where the devicetree of a flat binary begins.
+    fn placed(&self) -> u64 {
+        let both = self.kernel.saturating_add(self.ramdisk);
+        if !self.is_flat {
+            return both;
+        }
+        // The ramdisk begins at a page of its own.
+        let end = both.saturating_add(FLAT_OFFSET + PAGE * u64::from(self.ramdisk != 0));
+        end.checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX)
+    }
+
     fn fits(&self, board: Board, memory_mib: u64, by_firmware: bool) -> bool {
         let ram = memory_mib.saturating_mul(MIB);
         // QEMU hw/arm/boot.c puts an initrd at half of RAM or 128 MiB, or behind the kernel.
         let (loaded, from, to) = match (self.bundle, board, by_firmware) {
             (0, ..) => (
                 self.ramdisk,
-                (ram / 2).min(128 * MIB).max(KERNEL_OFFSET + self.kernel),
+                (ram / 2)
+                    .min(128 * MIB)
+                    .max(KERNEL_OFFSET.saturating_add(self.kernel)),
                 ram,
             ),
             (bundle, Board::Raspi4b, _) => {
@@ -72,8 +91,7 @@ impl Needs {
         } else {
             HYPERVISOR + self.bundle
         };
-        let all = [kept, self.kernel, self.ramdisk];
-        let all = all.into_iter().fold(0, u64::saturating_add);
+        let all = kept.saturating_add(self.placed());
         all <= ram && from.saturating_add(loaded) <= to
     }
 }
@@ -85,6 +103,7 @@ mod tests {
     fn needs(kernel: u64, ramdisk: u64, bundle: u64) -> Needs {
         Needs {
             kernel: kernel * MIB,
+            is_flat: false,
             ramdisk: ramdisk * MIB,
             bundle: bundle * MIB,
         }
@@ -124,6 +143,28 @@ mod tests {
             refused(needs(300, 0, 0), 256),
             "the kernel takes 300 MiB of memory; 256 MiB of RAM are too few: ask for --memory 512M"
         );
+    }
+
+    #[test]
+    fn a_flat_binary_has_its_offset_and_the_boundary_of_its_devicetree() {
+        // As much as an Image may have: 4 MiB are the hypervisor's and the devicetree's.
+        let image = needs(30, 0, 30);
+        image.check(Board::Virt, 64, false).unwrap();
+        let flat = |kernel: u64, ramdisk: u64| Needs {
+            kernel,
+            is_flat: true,
+            ramdisk,
+            bundle: 30 * MIB,
+        };
+        assert!(refused(flat(30 * MIB, 0), 64).ends_with("ask for --memory 128M"));
+        // 0x80000 are left in front of it.
+        let most = 30 * MIB - 0x8_0000;
+        flat(most, 0).check(Board::Virt, 64, false).unwrap();
+        assert!(flat(most + 1, 0).check(Board::Virt, 64, false).is_err());
+        assert!(flat(most - 100, 100).check(Board::Virt, 64, false).is_err());
+        flat(most - 5000, 100)
+            .check(Board::Virt, 64, false)
+            .unwrap();
     }
 
     #[test]

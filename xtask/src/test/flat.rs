@@ -68,8 +68,8 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     sizes.chain(wanted).chain([PI, U_BOOT])
 }
 
-/// Runs them.
-pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
+/// Runs them, the one that fetches a package of Debian's only if it is not to be quick.
+pub fn run(workshop: &Workshop, ledger: &mut Ledger, is_quick: bool) {
     if workshop.board != Board::Virt || workshop.el3 != El3::None {
         return;
     }
@@ -80,7 +80,9 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
         ledger.check(name, || move_devicetree(workshop, at, refusal));
     }
     on_board(PI, workshop, ledger, on_a_pi);
-    on_board(U_BOOT, workshop, ledger, u_boot);
+    if !is_quick {
+        on_board(U_BOOT, workshop, ledger, u_boot);
+    }
 }
 
 /// Runs a test of a Raspberry Pi 4, if QEMU knows one.

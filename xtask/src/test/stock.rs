@@ -1,12 +1,12 @@
 //! Debian's own kernels, unchanged, as a user runs them: each boots to a shell, which is told to switch
 //! the machine off; and each dumps itself.
 
-use std::io::{Read, Write};
-use std::process::{ChildStdout, Stdio};
+use std::io::Write;
+use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 
-use super::own;
+use super::{own, screen};
 use crate::ledger::Ledger;
 use debian::initramfs::{self, Guest};
 use debian::stock::{self, Release};
@@ -62,83 +62,21 @@ fn dump(release: Release) -> Result<String> {
 /// Boots `kernel` with `run`, and uses its shell.
 fn use_shell(workshop: &Workshop, kernel: &stock::Kernel) -> Result<()> {
     let initramfs = initramfs::ensure(&workshop.cache, Guest::Any, &workshop.progress)?;
-    let mut run = own::xtask()?
+    let mut command = own::xtask()?;
+    command
         .arg("run")
         .arg("--kernel")
         .arg(&kernel.vmlinuz)
         .arg("--initrd")
         .arg(initramfs)
         .args(["--append", "console=ttyAMA0 lab.do=shell"])
-        .args(["--timeout", TIMEOUT])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("cannot run xtask")?;
-    let mut input = run.stdin.take().context("it has no input")?;
-    let output = run.stdout.take().context("it has no output")?;
-    let mut screen = Screen::of(output);
-    let mut talk = || -> Result<()> {
+        .args(["--timeout", TIMEOUT]);
+    screen::converse(&mut command, |input, screen| {
         screen.wait_for(" # ")?;
         input.write_all(b"uname -r\n")?;
         screen.wait_for(&format!("\n{}\r\n", kernel.release))?;
         screen.wait_for(" # ")?;
         input.write_all(b"poweroff -f\n")?;
         Ok(())
-    };
-    let talked = talk();
-    // It ends by itself: at the power-off, or when its time is over.
-    let rest = screen.rest();
-    let ended = run.wait_with_output()?;
-    let errors = String::from_utf8_lossy(&ended.stderr);
-    let both = format!("standard output:\n{rest}\nstandard error:\n{errors}");
-    talked.with_context(|| both.clone())?;
-    ensure!(
-        ended.status.code() == Some(0),
-        "its shell was told to power off, but: {}\n{both}",
-        ended.status
-    );
-    Ok(())
-}
-
-/// What a guest has written.
-pub(super) struct Screen {
-    output: ChildStdout,
-    text: String,
-    /// How much of it has been looked at.
-    seen: usize,
-}
-
-impl Screen {
-    pub(super) const fn of(output: ChildStdout) -> Self {
-        Self {
-            output,
-            text: String::new(),
-            seen: 0,
-        }
-    }
-
-    /// Reads on until `words` come, after those it waited for before.
-    pub(super) fn wait_for(&mut self, words: &str) -> Result<()> {
-        let mut buffer = [0; 4096];
-        loop {
-            let new = self.text.get(self.seen..).unwrap_or_default();
-            if let Some(at) = new.find(words) {
-                self.seen += at + words.len();
-                return Ok(());
-            }
-            let count = self.output.read(&mut buffer)?;
-            ensure!(count > 0, "{words:?} never came");
-            self.text
-                .push_str(&String::from_utf8_lossy(&buffer[..count]));
-        }
-    }
-
-    /// All that was written, once it ends.
-    pub(super) fn rest(mut self) -> String {
-        let mut rest = Vec::new();
-        // An error is an end, too.
-        let _ = self.output.read_to_end(&mut rest);
-        self.text + &String::from_utf8_lossy(&rest)
-    }
+    })
 }

@@ -4,12 +4,12 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Stdio};
+use std::process::ChildStdin;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use super::own;
-use super::stock::Screen;
+use super::screen::{self, Screen};
 use crate::ledger::Ledger;
 use debian::archive::{self, Archive};
 use debian::cache::{remove, unwritable};
@@ -96,68 +96,36 @@ fn boot(workshop: &Workshop) -> Result<()> {
         "kernel = {uboot:?}\ndtb-at = 0x40000000\ndisks = [{disk_path:?}]\ncpus = 2\nmemory = \"512M\"\nflash = \"64M\"\ntimeout = {TIMEOUT}\n"
     );
     paths::write_if_new(&file, text.as_bytes())?;
-    let mut run = own::xtask()?
-        .arg("run")
-        .arg("--guest")
-        .arg(&file)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("cannot run xtask")?;
-    let mut input = run.stdin.take().context("it has no input")?;
-    let output = run.stdout.take().context("it has no output")?;
-    let mut screen = Screen::of(output);
-    let mut talk = || -> Result<()> {
+    let mut command = own::xtask()?;
+    command.arg("run").arg("--guest").arg(&file);
+    screen::converse(&mut command, |input, screen| {
         // A key stops it from booting by itself.
         let begin = |screen: &mut Screen| screen.wait_for("Hit any key to stop autoboot");
-        begin(&mut screen)?;
-        say((&mut input, &mut screen), "", "")?;
-        say((&mut input, &mut screen), "setenv kept it-is", "")?;
+        begin(screen)?;
+        say((input, screen), "", "")?;
+        say((input, screen), "setenv kept it-is", "")?;
+        say((input, screen), "saveenv", "Writing to Flash... done")?;
         say(
-            (&mut input, &mut screen),
-            "saveenv",
-            "Writing to Flash... done",
-        )?;
-        say(
-            (&mut input, &mut screen),
+            (input, screen),
             "md.b 0x04040000 4",
             "04040000: ff ff ff ff",
         )
         .context("a flash that was never written is erased")?;
         writeln!(input, "reset")?;
-        begin(&mut screen)?;
-        say((&mut input, &mut screen), "", "")?;
-        say((&mut input, &mut screen), "printenv kept", "kept=it-is")?;
-        say((&mut input, &mut screen), "virtio scan", "")?;
+        begin(screen)?;
+        say((input, screen), "", "")?;
+        say((input, screen), "printenv kept", "kept=it-is")?;
+        say((input, screen), "virtio scan", "")?;
         let read = format!("virtio read 0x41000000 0 {sectors:x}");
         say(
-            (&mut input, &mut screen),
+            (input, screen),
             &read,
             &format!("{sectors} blocks read: OK"),
         )?;
         let test = "psci_version_is_1_3";
-        say(
-            (&mut input, &mut screen),
-            &format!("setenv bootargs test={test}"),
-            "",
-        )?;
+        say((input, screen), &format!("setenv bootargs test={test}"), "")?;
         writeln!(input, "booti 0x41000000 - ${{fdtcontroladdr}}")?;
         screen.wait_for(&format!("PASS {test}"))?;
         screen.wait_for("DONE")
-    };
-    let talked = talk();
-    // It ends by itself: the kernel switches off, or its time is over.
-    drop(input);
-    let rest = screen.rest();
-    let ended = run.wait_with_output()?;
-    let errors = String::from_utf8_lossy(&ended.stderr);
-    let both = format!("standard output:\n{rest}\nstandard error:\n{errors}");
-    talked.with_context(|| both.clone())?;
-    ensure!(
-        ended.status.code() == Some(0),
-        "the kernel was to power off, but: {}\n{both}",
-        ended.status
-    );
-    Ok(())
+    })
 }
