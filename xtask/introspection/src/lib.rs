@@ -4,5 +4,7 @@
 //! reads: each walk is bounded, and what makes no sense is an error.
 #![forbid(unsafe_code)]
 
+pub mod kallsyms;
 pub mod memory;
 pub mod translation;
+pub mod vmcoreinfo;
