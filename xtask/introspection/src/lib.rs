@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 pub mod kallsyms;
+pub mod linux;
 pub mod memory;
 pub mod translation;
+pub mod unwind;
 pub mod vmcoreinfo;
