@@ -115,6 +115,25 @@ impl Kallsyms {
 
     /// The symbol that `address` is in, and how far in.
     pub fn at(&mut self, memory: &mut impl Memory, address: u64) -> Result<Option<(Symbol, u64)>> {
+        let Some((number, start)) = self.number(memory, address)? else {
+            return Ok(None);
+        };
+        let (name, kind) = self.name(memory, number)?;
+        let symbol = Symbol {
+            name,
+            address: start,
+            kind,
+        };
+        Ok(Some((symbol, address - start)))
+    }
+
+    /// Where the symbol begins that `address` is in; no name is read.
+    pub fn start(&self, memory: &mut impl Memory, address: u64) -> Result<Option<u64>> {
+        Ok(self.number(memory, address)?.map(|(_, start)| start))
+    }
+
+    /// The first of the symbols that `address` is in, and where it begins.
+    fn number(&self, memory: &mut impl Memory, address: u64) -> Result<Option<(u32, u64)>> {
         // The first symbol behind the address.
         let (mut low, mut high) = (0, self.count);
         while low < high {
@@ -135,13 +154,7 @@ impl Kallsyms {
         while found > 0 && self.address(memory, found - 1)? == start {
             found -= 1;
         }
-        let (name, kind) = self.name(memory, found)?;
-        let symbol = Symbol {
-            name,
-            address: start,
-            kind,
-        };
-        Ok(Some((symbol, address - start)))
+        Ok(Some((found, start)))
     }
 
     /// Where the symbol called `name` is.

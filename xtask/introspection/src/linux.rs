@@ -57,9 +57,16 @@ impl Kernel {
 
     /// What `address` is called.
     pub fn name(&mut self, memory: &mut impl Memory, address: u64) -> Result<Name> {
-        Ok(match self.start(memory, address)? {
-            Some((Some(name), offset)) => Name::Symbol { name, offset },
-            Some((None, _)) => Name::Module,
+        if self.modules.contains(&address) {
+            return Ok(Name::Module);
+        }
+        let voffset = self.voffset;
+        let found = self.symbols.at(&mut Image { memory, voffset }, address)?;
+        Ok(match found {
+            Some((symbol, offset)) => Name::Symbol {
+                name: symbol.name,
+                offset,
+            },
             None => Name::Unknown,
         })
     }
@@ -70,30 +77,24 @@ impl Kernel {
         self.symbols.find(&mut Image { memory, voffset }, name)
     }
 
-    /// The name and how far in; of what is in a module, no name.
-    fn start(
-        &mut self,
-        memory: &mut impl Memory,
-        address: u64,
-    ) -> Result<Option<(Option<String>, u64)>> {
+    /// Where the function begins that `address` is in; of what is in a module, `address` itself.
+    fn start(&self, memory: &mut impl Memory, address: u64) -> Result<Option<u64>> {
         if self.modules.contains(&address) {
-            return Ok(Some((None, 0)));
+            return Ok(Some(address));
         }
         let voffset = self.voffset;
-        let found = self.symbols.at(&mut Image { memory, voffset }, address)?;
-        Ok(found.map(|(symbol, offset)| (Some(symbol.name), offset)))
+        self.symbols.start(&mut Image { memory, voffset }, address)
     }
 
     /// Who called whom on a vCPU with these registers.
     pub fn unwind(
-        &mut self,
+        &self,
         memory: &mut impl Memory,
         regime: &Regime,
         registers: &Registers,
     ) -> Result<(Vec<Frame>, End)> {
         unwind::unwind(memory, regime, registers, |mut memory, address| {
-            let found = self.start(&mut memory, address)?;
-            Ok(found.map(|(_, offset)| address.wrapping_sub(offset)))
+            self.start(&mut memory, address)
         })
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! What the MMU would refuse for want of permission or of an access flag is read nevertheless: this is a debugger's look.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::memory::{Memory, Words};
 
@@ -47,6 +47,21 @@ struct Half {
 }
 
 impl Regime {
+    /// Of registers by their names.
+    ///
+    /// # Errors
+    ///
+    /// If one is missing, which is named.
+    pub fn named(value: impl Fn(&str) -> Option<u64>) -> Result<Self> {
+        let value = |name| value(name).with_context(|| format!("its {name} is not known"));
+        Ok(Self {
+            sctlr: value("sctlr_el1")?,
+            tcr: value("tcr_el1")?,
+            ttbr0: value("ttbr0_el1")?,
+            ttbr1: value("ttbr1_el1")?,
+        })
+    }
+
     /// Where `address` is.
     ///
     /// # Errors

@@ -97,7 +97,12 @@ impl Vmcoreinfo {
             // BADDR, without the ASID and CnP; bits 5:2 are those of an address of more than 48 bits.
             const BADDR: u64 = ((1 << 48) - 1) & !0x3f;
             let text = self.symbol("_stext")?;
-            Ok(tables & BADDR == regime.ttbr1 & BADDR && vbar >= text)
+            // At EL0 with its own tables (KPTI), those of the entry: two pages before (TRAMP_SWAPPER_OFFSET).
+            let page: u64 = self.word("PAGESIZE")?.parse()?;
+            let own = regime.ttbr1 & BADDR;
+            let is_own =
+                [tables, tables.wrapping_sub(2 * page)].map(|tables| tables & BADDR == own);
+            Ok(is_own.contains(&true) && vbar >= text)
         };
         judge().unwrap_or(false)
     }
@@ -314,6 +319,11 @@ pub(crate) mod tests {
         let (regime, vbar) = vcpu();
         assert!(found.is_of(&regime, vbar));
         assert!(!found.is_of(&regime, 0xffff_8000_8000_0800));
+        let (mut entry, mut other) = (regime, regime);
+        entry.ttbr1 -= 0x2000;
+        other.ttbr1 -= 0x1000;
+        assert!(found.is_of(&entry, vbar), "at EL0 with KPTI");
+        assert!(!found.is_of(&other, vbar));
     }
 
     #[test]
