@@ -1,5 +1,7 @@
 //! `cargo xtask ctl`: asks the hypervisor of a running machine, and has it act.
 
+mod bt;
+mod guest;
 mod shown;
 
 use std::fs;
@@ -12,6 +14,7 @@ use hv_abi::operator::Base64;
 use serde_json::{Value, json};
 
 use debian::paths;
+use guest::Guest;
 use machine::control::Client;
 
 /// Ask the hypervisor of a running machine how its guest is, and reach the guest from outside.
@@ -42,11 +45,25 @@ enum Command {
         #[arg(default_value_t = 0)]
         vcpu: u8,
     },
+    /// Which functions a vCPU is in, or each: names come out of the guest's own memory, if it runs Linux 6.0 or later.
+    ///
+    /// The guest stands still meanwhile, unless the operator may only look.
+    Bt {
+        /// Its number; all without.
+        #[arg(value_parser = which)]
+        vcpu: Option<Which>,
+        /// The vmlinux of the kernel that runs, for files and lines.
+        #[arg(long, value_name = "FILE")]
+        vmlinux: Option<PathBuf>,
+    },
     /// What is in the guest's RAM, which is read as it is at the moment: the guest runs on.
     Read {
         /// Where, as a guest physical address, with 0x in hexadecimal.
         #[arg(value_parser = number)]
         address: u64,
+        /// It is a virtual address, as this vCPU translates those of EL1 and EL0 now.
+        #[arg(long, value_name = "VCPU")]
+        vcpu: Option<u8>,
         /// How many bytes.
         #[arg(value_parser = number, default_value = "256")]
         length: u64,
@@ -83,6 +100,19 @@ enum Command {
     Off,
 }
 
+/// One vCPU, or all.
+type Which = Option<u8>;
+
+fn which(text: &str) -> Result<Which, String> {
+    if text == "all" {
+        return Ok(None);
+    }
+    let number = text.parse();
+    number
+        .map(Some)
+        .map_err(|_| format!("`{text}` is no vCPU; write a number, or all"))
+}
+
 /// A number in decimal, or with 0x in hexadecimal.
 fn number(text: &str) -> Result<u64, String> {
     let parsed = match text.strip_prefix("0x") {
@@ -95,27 +125,42 @@ fn number(text: &str) -> Result<u64, String> {
 impl Ctl {
     /// Does it and says what came of it.
     pub fn execute(self) -> Result<ExitCode> {
-        let mut client = match &self.control {
-            Some(path) => Client::connect(path)?,
+        let path = match &self.control {
+            Some(path) => path.clone(),
             None => Client::find(&paths::output("runs")?)?,
         };
+        if let Command::Bt { vcpu, vmlinux } = &self.command {
+            let told = bt::backtraces(&mut Guest::of(path)?, vcpu.flatten(), vmlinux.as_deref())?;
+            match self.json {
+                true => println!("{told}"),
+                false => print!("{}", bt::text(&told)),
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut client = Client::connect(&path)?;
         let (command, arguments) = match &self.command {
             Command::Read {
                 address,
+                vcpu,
                 length,
                 out,
             } => {
-                let bytes = client.read(*address, usize::try_from(*length)?)?;
+                let length = usize::try_from(*length)?;
+                let bytes = match vcpu {
+                    None => client.read(*address, length)?,
+                    Some(vcpu) => Guest::of(path)?.read(*vcpu, *address, length)?,
+                };
                 if let Some(path) = out {
                     fs::write(path, &bytes)
                         .with_context(|| format!("cannot write {}", path.display()))?;
                 }
+                let place = if vcpu.is_some() { "va" } else { "ipa" };
                 match (self.json, out) {
                     (true, None) => {
                         let data = Base64(&bytes).to_string();
-                        println!("{}", json!({ "ipa": address, "data": data }));
+                        println!("{}", json!({ place: address, "data": data }));
                     }
-                    (true, Some(_)) => println!("{}", json!({ "ipa": address, "bytes": length })),
+                    (true, Some(_)) => println!("{}", json!({ place: address, "bytes": length })),
                     (false, None) => print!("{}", shown::memory(*address, &bytes)),
                     (false, Some(path)) => {
                         println!("{} has {length} bytes from {address:#x}", path.display())
@@ -123,6 +168,8 @@ impl Ctl {
                 }
                 return Ok(ExitCode::SUCCESS);
             }
+            // Done above.
+            Command::Bt { .. } => return Ok(ExitCode::SUCCESS),
             Command::Status => ("x-halligan-status", json!({})),
             Command::Regs { vcpu } => ("x-halligan-registers", json!({ "vcpu": vcpu })),
             Command::Nmi { vcpu } => ("x-halligan-nmi", json!({ "vcpu": vcpu })),
@@ -140,7 +187,7 @@ impl Ctl {
             return Ok(ExitCode::SUCCESS);
         }
         match self.command {
-            Command::Read { .. } => {}
+            Command::Read { .. } | Command::Bt { .. } => {}
             Command::Status => print!("{}", shown::status(&told)),
             Command::Regs { vcpu } => print!("{}", shown::registers(&told, vcpu)),
             Command::Nmi { .. } => println!("{}", shown::nmi(&told)),

@@ -35,7 +35,7 @@ pub fn check(image: &[u8], kernel: &Path, vmlinux: &Path) -> Result<()> {
 }
 
 /// The build id of the ELF file at `path`, of which little is read.
-fn of_elf(path: &Path) -> Result<Option<Vec<u8>>> {
+pub fn of_elf(path: &Path) -> Result<Option<Vec<u8>>> {
     let read = || -> Result<Option<Vec<u8>>> {
         ensure!(fs::metadata(path)?.is_file(), "it is no file");
         let cache = ReadCache::new(File::open(path)?);

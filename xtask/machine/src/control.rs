@@ -3,10 +3,14 @@
 
 mod choice;
 mod client;
+mod connection;
+mod dump;
+mod linux;
+mod monitor;
 mod qmp;
 
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -17,14 +21,12 @@ pub use choice::nmi_target;
 pub use client::Client;
 
 use crate::operator::Operator;
+use connection::Connection;
 
 /// What the socket of a run is called in its folder.
 pub const NAME: &str = "control";
 /// A longer path does not fit into an address (unix(7): 108 bytes with the 0 at the end).
 const LONGEST_PATH: usize = 107;
-/// A longer line is no command.
-const LONGEST_LINE: u64 = 64 << 10;
-
 /// A socket that others can connect to for as long as this lives.
 pub struct Control {
     path: PathBuf,
@@ -74,15 +76,12 @@ impl Drop for Control {
 fn serve(stream: &UnixStream, operator: &Operator) -> Result<()> {
     let mut to = stream;
     writeln!(to, "{}", qmp::greeting())?;
-    let mut from = BufReader::new(stream);
-    loop {
-        let mut line = String::new();
-        if (&mut from).take(LONGEST_LINE).read_line(&mut line)? == 0 {
-            return Ok(());
+    let mut connection = Connection::of(stream);
+    while let Some(line) = connection.line()? {
+        if !line.trim().is_empty() {
+            let answer = qmp::answer(&line, operator, &mut connection.files);
+            writeln!(to, "{answer}")?;
         }
-        if line.trim().is_empty() {
-            continue;
-        }
-        writeln!(to, "{}", qmp::answer(&line, operator))?;
     }
+    Ok(())
 }

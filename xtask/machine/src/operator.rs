@@ -2,6 +2,7 @@
 //! (`hv_abi::operator`). A request is repeated until it is answered.
 
 mod answers;
+mod ram;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
@@ -13,6 +14,7 @@ use hv_abi::console::RS;
 use hv_abi::operator::{MOST, REQUEST, Request, Span, Verb};
 
 pub use answers::{Answers, VcpuAnswer, VmAnswer};
+pub use ram::Range;
 
 use crate::console::Line;
 
@@ -51,6 +53,10 @@ struct Pending {
     /// The hypervisor listens. What is sent before that is lost in part, and the rest would be typed to the guest.
     is_ready: bool,
     is_over: bool,
+    /// Where the guest has its RAM.
+    ram: Vec<Range>,
+    /// Where its kernel's VMCOREINFO was when it was looked for last.
+    vmcoreinfo: Option<u64>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -237,12 +243,30 @@ impl Operator {
         Ok(())
     }
 
+    /// Where the guest has its RAM; nothing until the hypervisor has said so.
+    pub fn ram(&self) -> Vec<Range> {
+        lock(&self.0.pending).ram.clone()
+    }
+
+    /// Where its kernel's VMCOREINFO was when it was looked for last.
+    pub fn vmcoreinfo_place(&self) -> Option<u64> {
+        lock(&self.0.pending).vmcoreinfo
+    }
+
+    /// Notes where it is.
+    pub fn note_vmcoreinfo_place(&self, place: u64) {
+        lock(&self.0.pending).vmcoreinfo = Some(place);
+    }
+
     /// Takes notice of what the hypervisor has said.
     pub fn hear(&self, line: &Line) {
         let mut pending = lock(&self.0.pending);
         if line.text.starts_with("@ready ") {
             pending.is_ready = true;
             self.0.changed.notify_all();
+        }
+        if let Some(ram) = ram::ram(&line.text) {
+            pending.ram = ram;
         }
         if let Some(answers) = &mut pending.answers
             && answers.hear(line)

@@ -16,16 +16,19 @@ pub fn status(told: &Value) -> String {
         let _ = writeln!(text, "  {}", one(vcpu));
     }
     for vcpu in told["missing"].as_array().into_iter().flatten() {
-        let vcpu = vcpu.as_u64().unwrap_or_default();
-        let _ = writeln!(
-            text,
-            "  vCPU {vcpu:<3} does not answer: its pCPU may be stuck in the hypervisor"
-        );
+        let _ = writeln!(text, "  {}", missing(vcpu));
     }
     text
 }
 
-fn one(vcpu: &Value) -> String {
+/// That a vCPU has not answered.
+pub fn missing(vcpu: &Value) -> String {
+    let vcpu = vcpu.as_u64().unwrap_or_default();
+    format!("vCPU {vcpu:<3} does not answer: its pCPU may be stuck in the hypervisor")
+}
+
+/// What a vCPU does, in a line.
+pub fn one(vcpu: &Value) -> String {
     let number = vcpu["vcpu"].as_u64().unwrap_or_default();
     let state = vcpu["state"].as_str().unwrap_or("?");
     let (Some(pc), Some(pstate)) = (vcpu["pc"].as_u64(), vcpu["pstate"].as_u64()) else {

@@ -75,6 +75,24 @@ impl Drgn {
         ))
     }
 
+    /// That a guest which runs is opened by its control socket: its release, the run queue of each CPU, and the stack of a task
+    /// that sleeps.
+    pub fn check_live(&self, socket: &Path, vmlinux: &Path, cpus: u32) -> Result<String> {
+        let found = self.ask(include_str!("live.py"), socket, vmlinux, &[])?;
+        let lines: Vec<&str> = found.lines().collect();
+        let queues = (0..cpus).map(|cpu| format!("queue {cpu} {cpu} swapper/{cpu}"));
+        let expected = queues.chain(["task kthreadd".to_owned(), "frame ret_from_fork".to_owned()]);
+        for line in expected {
+            ensure!(lines.contains(&line.as_str()), "no `{line}` in:\n{found}");
+        }
+        let first = lines.first().and_then(|line| line.strip_prefix("release "));
+        ensure!(
+            first.is_some() && lines.contains(&"frame schedule"),
+            "{found}"
+        );
+        Ok(format!("Linux {}", first.unwrap_or_default()))
+    }
+
     /// That no page of the kernel's slabs was left out of the dump; answers how many there are.
     pub fn check_slabs(&self, vmcore: &Path, vmlinux: &Path) -> Result<String> {
         let found = self.ask(include_str!("slabs.py"), vmcore, vmlinux, &[])?;

@@ -4,6 +4,7 @@ mod cases;
 mod firmware;
 mod hibernate;
 mod life;
+mod operator;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -71,6 +72,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
         .chain(firmware::names())
         .chain(life::names())
         .chain(hibernate::names())
+        .chain(operator::names())
 }
 
 /// A test and what it runs.
@@ -105,6 +107,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
     }
     runs.push((REBOOT.into(), Box::new(|| reboot(&lab))));
     runs.extend(hibernate::runs(workshop, &lab));
+    runs.extend(operator::runs(workshop, &lab));
     runs.push((REPEAT.into(), Box::new(repeat)));
     runs.push((CONTROL.into(), Box::new(|| without_sdei(&lab))));
     check_each(ledger, &runs);

@@ -2,7 +2,7 @@
 //! the machine off; and each dumps itself.
 
 use std::io::Write;
-use std::process::Stdio;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
@@ -10,6 +10,8 @@ use super::{own, screen};
 use crate::ledger::Ledger;
 use debian::initramfs::{self, Guest};
 use debian::stock::{self, Release};
+use machine::control;
+use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 
 /// Each release by the name of its test.
@@ -62,6 +64,8 @@ fn dump(release: Release) -> Result<String> {
 /// Boots `kernel` with `run`, and uses its shell.
 fn use_shell(workshop: &Workshop, kernel: &stock::Kernel) -> Result<()> {
     let initramfs = initramfs::ensure(&workshop.cache, Guest::Any, &workshop.progress)?;
+    let folder = RunDir::create(None)?;
+    let socket = folder.file(control::NAME);
     let mut command = own::xtask()?;
     command
         .arg("run")
@@ -70,13 +74,47 @@ fn use_shell(workshop: &Workshop, kernel: &stock::Kernel) -> Result<()> {
         .arg("--initrd")
         .arg(initramfs)
         .args(["--append", "console=ttyAMA0 lab.do=shell"])
-        .args(["--timeout", TIMEOUT]);
+        .args(["--timeout", TIMEOUT])
+        .arg("--control")
+        .arg(&socket);
     screen::converse(&mut command, |input, screen| {
         screen.wait_for(" # ")?;
         input.write_all(b"uname -r\n")?;
         screen.wait_for(&format!("\n{}\r\n", kernel.release))?;
         screen.wait_for(" # ")?;
+        name_functions(&socket, &kernel.release)?;
         input.write_all(b"poweroff -f\n")?;
         Ok(())
     })
+}
+
+/// The hypervisor finds the functions of each vCPU by the kernel's own table, out of the guest's memory.
+fn name_functions(socket: &Path, release: &str) -> Result<()> {
+    let mut command = own::xtask()?;
+    command.args(["ctl", "--json", "--control"]).arg(socket);
+    let told = own::succeed(command.arg("bt"))?;
+    let told: serde_json::Value = serde_json::from_str(&told)?;
+    let vcpus = told["vcpus"].as_array().context("it has no vCPUs")?;
+    ensure!(told["release"] == release, "{told}");
+    let mut idle = 0;
+    for vcpu in vcpus {
+        let frames = vcpu["frames"].as_array().context("it has no frames")?;
+        let is_in = |name: &str| frames.iter().any(|frame| frame["symbol"] == name);
+        let outermost = frames.last().map(|frame| &frame["symbol"]);
+        let expected = [
+            "__primary_switched",
+            "__secondary_switched",
+            "ret_from_fork",
+        ];
+        let is_user = vcpu["pstate"]
+            .as_u64()
+            .is_some_and(|pstate| pstate & 0xc == 0);
+        let is_whole = outermost.is_some_and(|name| expected.iter().any(|whole| name == whole))
+            || is_in("el0t_64_sync")
+            || is_in("el0t_64_irq");
+        ensure!(is_user || is_whole && vcpu["end"].is_null(), "{vcpu}");
+        idle += u32::from(is_in("do_idle"));
+    }
+    ensure!(idle > 0, "nobody is idle: {told}");
+    Ok(())
 }

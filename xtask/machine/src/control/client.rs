@@ -41,15 +41,15 @@ impl Client {
         Ok(client)
     }
 
-    /// To the only machine whose run has a folder in `runs`.
-    pub fn find(runs: &Path) -> Result<Self> {
+    /// Where the socket is of the only machine whose run has a folder in `runs`.
+    pub fn find(runs: &Path) -> Result<PathBuf> {
         let folders = fs::read_dir(runs).into_iter().flatten().flatten();
         let sockets = folders.map(|folder| folder.path().join(NAME));
         let live: Vec<PathBuf> = sockets
             .filter(|path| UnixStream::connect(path).is_ok())
             .collect();
         match &live[..] {
-            [one] => Self::connect(one),
+            [one] => Ok(one.clone()),
             [] => bail!(
                 "no machine is running in this checkout; start one with `cargo xtask run`, or name its socket with --control"
             ),

@@ -6,6 +6,8 @@ use hv_abi::operator::{Base64, Verb};
 use serde_json::{Value, json};
 
 use super::choice::nmi_target;
+use super::connection::Files;
+use super::{dump, linux, monitor};
 use crate::operator::{Answers, Operator};
 
 /// What a server says first.
@@ -18,7 +20,7 @@ pub fn greeting() -> Value {
 }
 
 /// All commands.
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 22] = [
     "qmp_capabilities",
     "query-commands",
     "query-version",
@@ -29,17 +31,22 @@ const COMMANDS: [&str; 17] = [
     "cont",
     "system_reset",
     "inject-nmi",
+    "getfd",
+    "closefd",
+    "dump-guest-memory",
+    "human-monitor-command",
     "quit",
     "x-halligan-status",
     "x-halligan-registers",
     "x-halligan-read",
+    "x-halligan-vmcoreinfo",
     "x-halligan-nmi",
     "x-halligan-raise",
     "x-halligan-off",
 ];
 
 /// What is answered to `line`.
-pub fn answer(line: &str, operator: &Operator) -> Value {
+pub fn answer(line: &str, operator: &Operator, files: &mut Files) -> Value {
     let command: Value = match serde_json::from_str(line) {
         Ok(command) => command,
         Err(error) => return failed("GenericError", &format!("that is no JSON: {error}"), None),
@@ -53,7 +60,7 @@ pub fn answer(line: &str, operator: &Operator) -> Value {
         return failed("CommandNotFound", &text, id);
     }
     let arguments = command.get("arguments").unwrap_or(&Value::Null);
-    match execute(name, arguments, operator) {
+    match execute(name, arguments, operator, files) {
         Ok(value) => with_id(json!({ "return": value }), id),
         Err(error) => failed("GenericError", &format!("{error:#}"), id),
     }
@@ -70,7 +77,7 @@ fn with_id(mut value: Value, id: Option<Value>) -> Value {
     value
 }
 
-fn execute(name: &str, arguments: &Value, operator: &Operator) -> Result<Value> {
+fn execute(name: &str, arguments: &Value, operator: &Operator, files: &mut Files) -> Result<Value> {
     let none = || json!({});
     Ok(match name {
         "query-commands" => COMMANDS
@@ -122,10 +129,36 @@ fn execute(name: &str, arguments: &Value, operator: &Operator) -> Result<Value> 
             told(&operator.ask(Verb::Registers, vcpu)?)?
         }
         "x-halligan-raise" => raise(arguments, operator)?,
+        "getfd" => {
+            files.name(named(arguments, "fdname")?)?;
+            none()
+        }
+        "closefd" => {
+            drop(files.take(named(arguments, "fdname")?)?);
+            none()
+        }
+        "dump-guest-memory" => {
+            dump::dump(arguments, operator, files)?;
+            none()
+        }
+        "human-monitor-command" => {
+            let line = named(arguments, "command-line")?;
+            monitor::Command::parse(line)?.execute(operator)?.into()
+        }
         "x-halligan-read" => read(arguments, operator)?,
+        "x-halligan-vmcoreinfo" => {
+            let found = linux::vmcoreinfo(operator)?;
+            json!({ "place": found.place, "release": found.release()?, "note": Base64(&found.note).to_string() })
+        }
         // Its only one.
         _ => none(),
     })
+}
+
+/// A text that a command needs.
+fn named<'a>(arguments: &'a Value, name: &str) -> Result<&'a str> {
+    let value = arguments.get(name).and_then(Value::as_str);
+    value.with_context(|| format!("Parameter '{name}' is missing"))
 }
 
 /// The vCPU that `arguments` name, if they do.
