@@ -47,7 +47,8 @@ use silence::Silence;
 /// Boot a guest and give it the terminal.
 ///
 /// What the guest writes goes to standard output, byte for byte; what the hypervisor and xtask say,
-/// to standard error. Ctrl-A X leaves; Ctrl-A Ctrl-A sends one Ctrl-A to the guest.
+/// to standard error. Ctrl-A X leaves; Ctrl-A Ctrl-A sends one Ctrl-A to the guest; Ctrl-A ? says which keys reach the guest
+/// from outside, as `cargo xtask ctl` does.
 ///
 /// Exit codes: 0 the guest powered off, 1 it could not be started, 2 wrong usage, 3 the guest crashed, which
 /// is seen of Linux when it panics and stays there, and of any guest whose vCPUs do nothing but fault, 4 the hypervisor crashed, 5 the time was over, 6 QEMU ended

@@ -6,6 +6,8 @@ use anyhow::{Context, Result};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use supervisor::AtEnd;
 
+use hv_abi::operator::Verb;
+use machine::control;
 use machine::operator::Operator;
 use machine::qemu::Leave;
 
@@ -41,37 +43,111 @@ impl Terminal {
     }
 }
 
-/// Copies standard input to the guest until it ends; with `keys`, Ctrl-A X leaves the session.
+/// Copies standard input to the guest until it ends; with `keys`, Ctrl-A X leaves the session, and others reach the guest from
+/// outside.
 pub fn forward(guest: Operator, keys: bool, session: Leave) {
     std::thread::spawn(move || {
-        if copy(io::stdin().lock(), |bytes| guest.type_bytes(bytes), keys) {
+        let order = |key| eprint!("xtask: {}\r\n", obey(&guest, key));
+        let typed = |bytes: &[u8]| guest.type_bytes(bytes);
+        if copy(io::stdin().lock(), typed, order, keys) {
             session.leave();
         }
     });
 }
 
 /// Copies until the end of input; true if the user asked to leave.
-fn copy(mut input: impl Read, mut guest: impl FnMut(&[u8]) -> Result<()>, keys: bool) -> bool {
+fn copy(
+    mut input: impl Read,
+    mut guest: impl FnMut(&[u8]) -> Result<()>,
+    mut order: impl FnMut(Key),
+    keys: bool,
+) -> bool {
     let mut escape = Escape::default();
     let mut buffer = [0; 256];
     while let Ok(count @ 1..) = input.read(&mut buffer) {
         let bytes = &buffer[..count];
-        let (bytes, leave) = if keys {
-            escape.filter(bytes)
-        } else {
-            (bytes.to_vec(), false)
-        };
-        if guest(&bytes).is_err() {
-            break;
+        if !keys {
+            if guest(bytes).is_err() {
+                break;
+            }
+            continue;
         }
-        if leave {
-            return true;
+        for typed in escape.split(bytes) {
+            match typed {
+                Typed::Bytes(bytes) => {
+                    if guest(&bytes).is_err() {
+                        return false;
+                    }
+                }
+                Typed::Key(Key::Leave) => return true,
+                Typed::Key(key) => order(key),
+            }
         }
     }
     false
 }
 
-/// Ctrl-A X leaves, Ctrl-A Ctrl-A is one Ctrl-A for the guest.
+/// Does what a key says; what came of it.
+fn obey(guest: &Operator, key: Key) -> String {
+    let ask = |verb, done: &str| guest.ask(verb, 0).map(|_| done.to_owned());
+    let done = match key {
+        Key::Leave | Key::Help => Ok(HELP.to_owned()),
+        Key::Nmi => guest
+            .ask(Verb::Status, 0)
+            .and_then(|status| control::nmi_target(&status))
+            .and_then(|vcpu| guest.ask(Verb::Nmi, vcpu).map(|_| vcpu))
+            .map(|vcpu| format!("vCPU {vcpu} takes an SError")),
+        Key::Freeze => ask(Verb::Freeze, "the guest is paused; Ctrl-A T has it go on"),
+        Key::Thaw => ask(Verb::Thaw, "the guest goes on"),
+        Key::Reset => ask(Verb::Reset, "the guest is reset"),
+    };
+    done.unwrap_or_else(|error| format!("{error:#}"))
+}
+
+/// What the keys do, as `cargo xtask ctl` does.
+const HELP: &str = "after Ctrl-A: X leaves, N sends an NMI, F pauses the guest (freeze), T has it go on (thaw), R resets it, Ctrl-A sends one to it";
+
+/// What was typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Typed {
+    /// Bytes for the guest.
+    Bytes(Vec<u8>),
+    /// A key after Ctrl-A.
+    Key(Key),
+}
+
+/// A key after Ctrl-A.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// X: the user leaves.
+    Leave,
+    /// N: an SError into a vCPU.
+    Nmi,
+    /// F: the guest stands still.
+    Freeze,
+    /// T: it goes on.
+    Thaw,
+    /// R: it is reset.
+    Reset,
+    /// ?: what there is.
+    Help,
+}
+
+impl Key {
+    const fn of(byte: u8) -> Option<Self> {
+        Some(match byte.to_ascii_lowercase() {
+            b'x' => Self::Leave,
+            b'n' => Self::Nmi,
+            b'f' => Self::Freeze,
+            b't' => Self::Thaw,
+            b'r' => Self::Reset,
+            b'?' => Self::Help,
+            _ => return None,
+        })
+    }
+}
+
+/// Ctrl-A and a key is for us, Ctrl-A Ctrl-A is one Ctrl-A for the guest.
 #[derive(Default)]
 pub struct Escape {
     armed: bool,
@@ -80,7 +156,33 @@ pub struct Escape {
 const CTRL_A: u8 = 1;
 
 impl Escape {
-    /// What of `bytes` is for the guest, and whether the user asked to leave.
+    /// What `bytes` are for the guest and for us, in their order.
+    pub fn split(&mut self, bytes: &[u8]) -> Vec<Typed> {
+        let mut all = Vec::new();
+        let mut guest = Vec::with_capacity(bytes.len());
+        for &byte in bytes {
+            match (std::mem::take(&mut self.armed), byte) {
+                (true, CTRL_A) => guest.push(CTRL_A),
+                (true, byte) => match Key::of(byte) {
+                    Some(key) => {
+                        if !guest.is_empty() {
+                            all.push(Typed::Bytes(std::mem::take(&mut guest)));
+                        }
+                        all.push(Typed::Key(key));
+                    }
+                    None => guest.extend([CTRL_A, byte]),
+                },
+                (false, CTRL_A) => self.armed = true,
+                (false, byte) => guest.push(byte),
+            }
+        }
+        if !guest.is_empty() {
+            all.push(Typed::Bytes(guest));
+        }
+        all
+    }
+
+    /// Where there is nobody but the guest to reach: what of `bytes` is for it, and whether the user asked to leave.
     pub fn filter(&mut self, bytes: &[u8]) -> (Vec<u8>, bool) {
         let mut guest = Vec::with_capacity(bytes.len());
         for &byte in bytes {
@@ -101,11 +203,15 @@ mod tests {
     use super::*;
 
     fn copied(input: &[u8], guest: &mut Vec<u8>, keys: bool) -> bool {
+        copied_with(input, guest, &mut Vec::new(), keys)
+    }
+
+    fn copied_with(input: &[u8], guest: &mut Vec<u8>, orders: &mut Vec<Key>, keys: bool) -> bool {
         let take = |bytes: &[u8]| {
             guest.extend(bytes);
             Ok(())
         };
-        copy(input, take, keys)
+        copy(input, take, |key| orders.push(key), keys)
     }
 
     #[test]
@@ -113,6 +219,32 @@ mod tests {
         let mut guest = Vec::new();
         assert!(copied(b"ls\x01\x01\x01b\x01xlost", &mut guest, true));
         assert_eq!(guest, b"ls\x01\x01b");
+    }
+
+    #[test]
+    fn keys_reach_the_guest_from_outside_and_others_are_the_guests() {
+        let (mut guest, mut orders) = (Vec::new(), Vec::new());
+        let input = b"a\x01n\x01F\x01tb\x01R\x01?\x01qc";
+        assert!(!copied_with(input, &mut guest, &mut orders, true));
+        assert_eq!(guest, b"ab\x01qc");
+        assert_eq!(
+            orders,
+            [Key::Nmi, Key::Freeze, Key::Thaw, Key::Reset, Key::Help]
+        );
+        let mut escape = Escape::default();
+        assert_eq!(escape.split(b"a\x01"), [Typed::Bytes(b"a".to_vec())]);
+        assert_eq!(
+            escape.split(b"nb"),
+            [Typed::Key(Key::Nmi), Typed::Bytes(b"b".to_vec())]
+        );
+        assert!(Key::of(b'q').is_none());
+    }
+
+    #[test]
+    fn nobody_to_ask_is_said() {
+        let operator = Operator::new(Vec::new(), true);
+        assert!(obey(&operator, Key::Nmi).contains("bare machine"));
+        assert!(obey(&operator, Key::Help).contains("N sends an NMI"));
     }
 
     #[test]
