@@ -1,12 +1,15 @@
 //! `cargo xtask ctl`: asks the hypervisor of a running machine, and has it act.
 
 mod bt;
+mod gdb;
 mod guest;
 mod shown;
+mod watch;
 
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
@@ -16,6 +19,7 @@ use serde_json::{Value, json};
 use debian::paths;
 use guest::Guest;
 use machine::control::Client;
+use watch::Pace;
 
 /// Ask the hypervisor of a running machine how its guest is, and reach the guest from outside.
 ///
@@ -55,6 +59,25 @@ enum Command {
         /// The vmlinux of the kernel that runs, for files and lines.
         #[arg(long, value_name = "FILE")]
         vmlinux: Option<PathBuf>,
+    },
+    /// Serve debuggers on a TCP port of 127.0.0.1: gdb sees the vCPUs as threads, reads registers and memory, stops the guest and
+    /// lets it go on. The guest stands still from when gdb comes until it continues or detaches.
+    ///
+    /// Whoever may connect to it, which is every user of this host, may do the same.
+    Gdb {
+        /// The port; with 0 any that is free.
+        #[arg(default_value_t = 1234)]
+        port: u16,
+    },
+    /// How the guest is, again and again, until the machine ends: on a terminal a table that is drawn anew, elsewhere a line for each
+    /// change.
+    Watch {
+        /// So many seconds between two looks.
+        #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+        every: u64,
+        /// Stop after so many looks.
+        #[arg(long, value_name = "N")]
+        looks: Option<u64>,
     },
     /// What is in the guest's RAM, which is read as it is at the moment: the guest runs on.
     Read {
@@ -137,6 +160,18 @@ impl Ctl {
             }
             return Ok(ExitCode::SUCCESS);
         }
+        match self.command {
+            Command::Gdb { port } => {
+                gdb::serve(path, port)?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            Command::Watch { every, looks } => {
+                let every = Duration::from_secs(every);
+                watch::watch(path, &Pace { every, looks }, self.json)?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            _ => {}
+        }
         let mut client = Client::connect(&path)?;
         let (command, arguments) = match &self.command {
             Command::Read {
@@ -169,7 +204,9 @@ impl Ctl {
                 return Ok(ExitCode::SUCCESS);
             }
             // Done above.
-            Command::Bt { .. } => return Ok(ExitCode::SUCCESS),
+            Command::Bt { .. } | Command::Gdb { .. } | Command::Watch { .. } => {
+                return Ok(ExitCode::SUCCESS);
+            }
             Command::Status => ("x-halligan-status", json!({})),
             Command::Regs { vcpu } => ("x-halligan-registers", json!({ "vcpu": vcpu })),
             Command::Nmi { vcpu } => ("x-halligan-nmi", json!({ "vcpu": vcpu })),
@@ -187,7 +224,10 @@ impl Ctl {
             return Ok(ExitCode::SUCCESS);
         }
         match self.command {
-            Command::Read { .. } | Command::Bt { .. } => {}
+            Command::Read { .. }
+            | Command::Bt { .. }
+            | Command::Gdb { .. }
+            | Command::Watch { .. } => {}
             Command::Status => print!("{}", shown::status(&told)),
             Command::Regs { vcpu } => print!("{}", shown::registers(&told, vcpu)),
             Command::Nmi { .. } => println!("{}", shown::nmi(&told)),

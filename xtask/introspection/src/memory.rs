@@ -39,6 +39,11 @@ impl<M: Memory> Cached<M> {
         }
     }
 
+    /// Where it is read from.
+    pub const fn below(&mut self) -> &mut M {
+        &mut self.below
+    }
+
     /// Forgets all.
     pub fn clear(&mut self) {
         self.blocks.clear();

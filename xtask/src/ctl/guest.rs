@@ -15,7 +15,7 @@ use supervisor::AtEnd;
 use machine::control::Client;
 
 /// So much is read at a time at least: over a line of 115200 baud 256 bytes take some 50 ms.
-const BLOCK: u64 = 256;
+pub const BLOCK: u64 = 256;
 /// So much is read at a time at most.
 const PART: usize = 64 << 10;
 
@@ -62,7 +62,7 @@ pub struct Guest {
     path: PathBuf,
 }
 
-impl Memory for &mut Guest {
+impl Memory for Guest {
     fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<()> {
         let read = self.client.read(address, bytes.len())?;
         ensure!(read.len() == bytes.len(), "too little of it was answered");
@@ -124,11 +124,21 @@ impl Guest {
 
     /// The Linux that runs there.
     pub fn linux(&mut self) -> Result<Kernel> {
+        let info = self.vmcoreinfo()?;
+        Kernel::of(&mut self.memory(), info)
+    }
+
+    /// What that says of itself.
+    pub fn vmcoreinfo(&mut self) -> Result<Vmcoreinfo> {
         let told = self.client.execute("x-halligan-vmcoreinfo", json!({}))?;
         let place = told["place"].as_u64().context("that is no answer")?;
-        let memory = &mut self.memory();
-        let info = Vmcoreinfo::at(memory, place)?.context("its VMCOREINFO has just gone")?;
-        Kernel::of(memory, info)
+        let found = Vmcoreinfo::at(&mut self.memory(), place)?;
+        found.context("its VMCOREINFO has just gone")
+    }
+
+    /// Has all vCPUs go on.
+    pub fn thaw(&mut self) -> Result<()> {
+        self.client.execute("cont", json!({})).map(|_| ())
     }
 
     /// Has all vCPUs stand still for as long as the answer lives, also should a signal end us, unless they do; none if the operator

@@ -107,7 +107,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
     }
     runs.push((REBOOT.into(), Box::new(|| reboot(&lab))));
     runs.extend(hibernate::runs(workshop, &lab));
-    runs.extend(operator::runs(workshop, &lab));
+    runs.extend(operator::runs(workshop, &lab, ledger));
     runs.push((REPEAT.into(), Box::new(repeat)));
     runs.push((CONTROL.into(), Box::new(|| without_sdei(&lab))));
     check_each(ledger, &runs);

@@ -97,6 +97,15 @@ fn look_and_end(workshop: &Workshop) -> Result<()> {
         "{said}"
     );
     boot.ctl(&["thaw"])?;
+    // It is no Linux, and its addresses stay numbers.
+    let said = boot.ctl(&["bt"])?;
+    let pc_alone = format!("\n  {pc:#x}\nvCPU 1   off\n");
+    ensure!(
+        said.starts_with("addresses stay numbers: no vCPU runs at EL1 with its MMU on")
+            && said.ends_with(&pc_alone),
+        "{said}"
+    );
+    speak_hmp(&mut client, pc)?;
     let status = client.execute("query-status", json!({}))?;
     ensure!(status["running"] == true, "{status}");
     for _ in 0..3 {
@@ -111,6 +120,29 @@ fn look_and_end(workshop: &Workshop) -> Result<()> {
             && !errors.contains("guest reset (4)"),
         "{code:?}\n{errors}"
     );
+    Ok(())
+}
+
+/// The human monitor's forms that are understood, and one that would start a program.
+fn speak_hmp(client: &mut Client, pc: u64) -> Result<()> {
+    let mut speak =
+        |line: &str| client.execute("human-monitor-command", json!({ "command-line": line }));
+    let shown = speak(&format!("xp /1xw {pc:#x}"))?;
+    let expected = format!("{pc:016x}: 0x{:08x}\r\n", SPIN[1]);
+    ensure!(shown == expected, "{shown}");
+    let shown = speak("xp /8xb 0x9000000")?;
+    let is_refused = |text: &str| text.starts_with("0000000009000000: Cannot access memory");
+    ensure!(shown.as_str().is_some_and(is_refused), "{shown}");
+    let shown = speak("info registers")?;
+    let has_pc = |text: &str| text.contains(&format!(" PC={pc:016x}"));
+    ensure!(shown.as_str().is_some_and(has_pc), "{shown}");
+    let shown = speak("info mtree -f")?;
+    let has_ram =
+        |text: &str| text.contains("  0000000040000000-") && text.contains("(prio 0, ram)");
+    ensure!(shown.as_str().is_some_and(has_ram), "{shown}");
+    for line in ["gpa2hva 0x40000000", "migrate \"exec:true\"", "quit"] {
+        ensure!(speak(line).is_err(), "{line} is done");
+    }
     Ok(())
 }
 
@@ -232,6 +264,8 @@ fn refuse(workshop: &Workshop) -> Result<()> {
         let error = error.map(|error| error.to_string()).unwrap_or_default();
         ensure!(error.contains("operator=read"), "{command}: {error}");
     }
+    let said = boot.ctl(&["bt", "0"])?;
+    ensure!(said.contains("the guest runs on meanwhile"), "{said}");
     boot.client()?;
     // Of the bundle and the command line the one that allows less counts.
     let mut boot = Boot::start(

@@ -1,6 +1,8 @@
 //! What an operator sees of a Linux all of whose CPUs are wedged.
 
-use std::process::{Child, Stdio};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, ChildStdout, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -9,6 +11,8 @@ use serde_json::{Value, json};
 use super::super::drgn::Drgn;
 use super::super::own;
 use super::{Run, TIMEOUT};
+use crate::ledger::Ledger;
+use debian::tools::{self, Tool};
 use lab::kdump::Lab;
 use lab::verdict::WEDGE_FUNCTION;
 use machine::control::{self, Client};
@@ -16,26 +20,176 @@ use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 
 const BACKTRACES: &str = "linux/operator/bt";
-const DEBUGGER: &str = "linux/operator/drgn";
+const DRGN: &str = "linux/operator/drgn";
+const GDB: &str = "linux/operator/gdb";
 
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    [BACKTRACES, DEBUGGER].into_iter()
+    [BACKTRACES, DRGN, GDB].into_iter()
 }
 
-/// What is run for them.
-pub fn runs<'a>(workshop: &'a Workshop, lab: &'a Lab) -> impl Iterator<Item = Run<'a>> {
-    let bt: Run<'a> = (BACKTRACES.to_owned(), Box::new(|| backtraces(lab)));
-    let drgn: Run<'a> = (DEBUGGER.to_owned(), Box::new(|| debug(workshop, lab)));
-    [bt, drgn].into_iter()
+/// What is run for them; without a debugger that cannot be had.
+pub fn runs<'a>(workshop: &'a Workshop, lab: &'a Lab, ledger: &mut Ledger) -> Vec<Run<'a>> {
+    let mut runs: Vec<Run<'a>> = vec![(BACKTRACES.to_owned(), Box::new(|| backtraces(lab)))];
+    if ledger.wants(DRGN) {
+        match Drgn::ensure(workshop) {
+            Ok(drgn) => runs.push((DRGN.to_owned(), Box::new(move || open(&drgn, lab)))),
+            Err(error) => ledger.skipped(DRGN, &format!("drgn cannot be had: {error:#}")),
+        }
+    }
+    if ledger.wants(GDB) {
+        match tools::demand(&workshop.cache, &[MULTIARCH], &workshop.progress) {
+            Ok(()) => runs.push((GDB.to_owned(), Box::new(|| attach(lab)))),
+            Err(error) => ledger.skipped(GDB, &format!("gdb cannot be had: {error:#}")),
+        }
+    }
+    runs
 }
 
 /// drgn opens a guest that does nothing for itself any more.
-fn debug(workshop: &Workshop, lab: &Lab) -> Result<String> {
-    let drgn = Drgn::ensure(workshop).context("drgn cannot be had")?;
+fn open(drgn: &Drgn, lab: &Lab) -> Result<String> {
     let mut guest = Wedged::start()?;
     guest.wait()?;
     drgn.check_live(&guest.socket, lab.vmlinux(), 4)
+}
+
+/// A gdb that knows arm64.
+const MULTIARCH: Tool = Tool {
+    program: "gdb-multiarch",
+    package: "gdb-multiarch",
+};
+
+/// A server for gdb, which ends with this; it would end, too, if nobody read what it says.
+struct Server {
+    server: Child,
+    said: Option<BufReader<ChildStdout>>,
+    port: u16,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+impl Server {
+    fn start(guest: &Wedged) -> Result<Self> {
+        let mut command = own::xtask()?;
+        command.args(["ctl", "--control"]).arg(&guest.socket);
+        let mut server = Self {
+            server: command
+                .args(["gdb", "0"])
+                .stdout(Stdio::piped())
+                .spawn()
+                .context("cannot run xtask")?,
+            said: None,
+            port: 0,
+        };
+        let said = server.server.stdout.take().context("it has no output")?;
+        let said = server.said.insert(BufReader::new(said));
+        let mut line = String::new();
+        said.read_line(&mut line)?;
+        let port = line.trim_end().trim_end_matches('\'').rsplit_once(':');
+        let port = port.with_context(|| format!("it says no port: {line}"))?.1;
+        server.port = port.parse().with_context(|| line.clone())?;
+        Ok(server)
+    }
+}
+
+/// gdb sees the vCPUs as threads, and where they are; the guest goes on when it has gone, and stops and goes on as it says.
+fn attach(lab: &Lab) -> Result<String> {
+    let mut guest = Wedged::start()?;
+    let mut client = guest.wait()?;
+    let server = Server::start(&guest)?;
+    let address = format!("127.0.0.1:{}", server.port);
+    let mut gdb = supervisor::command(MULTIARCH.program);
+    gdb.args(["-nx", "-batch"]).arg(lab.vmlinux());
+    for order in [
+        "set remotetimeout 120",
+        &format!("target remote {address}"),
+        "info threads",
+        "thread 3",
+        "bt",
+        "detach",
+    ] {
+        gdb.args(["-ex", order]);
+    }
+    let output = gdb
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot run gdb")?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let threads = (1..=4).all(|n| said.contains(&format!("Thread {n} (vCPU {}", n - 1)));
+    let stack = ["lkdtm_HARDLOCKUP", "lkdtm_do_action", "el0t_64_sync"];
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success() && threads && stack.iter().all(|name| said.contains(name)),
+        "gdb: {}\n{said}\n{errors}",
+        output.status
+    );
+    let mut running = || -> Result<bool> {
+        let status = client.execute("query-status", json!({}))?;
+        Ok(status["running"] == true)
+    };
+    ensure!(running()?, "the guest stands still after gdb has gone");
+
+    // As gdb's commands continue, Ctrl-C and detach.
+    let mut stream = TcpStream::connect(&address)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    ensure!(ask(&mut stream, "?")?.starts_with("T05thread:1;"));
+    ensure!(!running()?, "it runs while gdb looks");
+    ensure!(ask(&mut stream, "M0,1:00")? == "E01", "memory is written");
+    stream.write_all(b"$c#63")?;
+    let until = Instant::now() + TIMEOUT;
+    while !running()? {
+        ensure!(Instant::now() < until, "it does not continue");
+    }
+    stream.write_all(b"\x03")?;
+    ensure!(answer(&mut stream)?.starts_with("T02thread:"));
+    ensure!(!running()?, "it runs on after Ctrl-C");
+    ensure!(ask(&mut stream, "D")? == "OK");
+    ensure!(running()?, "it stands still after D");
+
+    // One that hangs up leaves it running, too.
+    let mut stream = TcpStream::connect(&address)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    ask(&mut stream, "?")?;
+    drop(stream);
+    let until = Instant::now() + TIMEOUT;
+    while !running()? {
+        ensure!(
+            Instant::now() < until,
+            "it stands still after gdb has hung up"
+        );
+    }
+    // Its port is taken.
+    let taken = guest.ctl(&["gdb", &server.port.to_string()]).err();
+    let taken = taken.map(|error| error.to_string()).unwrap_or_default();
+    let expected = format!("port {} is in use; choose another", server.port);
+    ensure!(taken.contains(&expected), "{taken}");
+    Ok("4 threads".to_owned())
+}
+
+/// Sends a packet of `text`, and answers that of the one that comes.
+fn ask(stream: &mut TcpStream, text: &str) -> Result<String> {
+    let sum = text.bytes().fold(0, u8::wrapping_add);
+    stream.write_all(format!("${text}#{sum:02x}").as_bytes())?;
+    answer(stream)
+}
+
+/// The text of the packet that comes.
+fn answer(stream: &mut TcpStream) -> Result<String> {
+    let mut answer = Vec::new();
+    let mut byte = [0];
+    while !(answer.len() > 3 && answer[answer.len() - 3] == b'#') {
+        ensure!(stream.read(&mut byte)? == 1, "it hangs up");
+        ensure!(byte != *b"-", "it finds a packet damaged");
+        answer.push(byte[0]);
+    }
+    let text = String::from_utf8_lossy(&answer).into_owned();
+    let text = text.split_once('$').context("no packet")?.1;
+    Ok(text[..text.len() - 3].to_owned())
 }
 
 /// PSTATE.I, as an SPSR has it.
