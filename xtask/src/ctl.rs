@@ -1,6 +1,7 @@
 //! `cargo xtask ctl`: asks the hypervisor of a running machine, and has it act.
 
 mod bt;
+mod console;
 mod gdb;
 mod guest;
 mod shown;
@@ -69,6 +70,8 @@ enum Command {
         #[arg(default_value_t = 1234)]
         port: u16,
     },
+    /// The guest's console, beside the terminal of the run: what it writes from now on, and what is typed here. Ctrl-A X leaves.
+    Console,
     /// How the guest is, again and again, until the machine ends: on a terminal a table that is drawn anew, elsewhere a line for each
     /// change.
     Watch {
@@ -165,6 +168,10 @@ impl Ctl {
                 gdb::serve(path, port)?;
                 return Ok(ExitCode::SUCCESS);
             }
+            Command::Console => {
+                console::show(&path)?;
+                return Ok(ExitCode::SUCCESS);
+            }
             Command::Watch { every, looks } => {
                 let every = Duration::from_secs(every);
                 watch::watch(path, &Pace { every, looks }, self.json)?;
@@ -204,7 +211,7 @@ impl Ctl {
                 return Ok(ExitCode::SUCCESS);
             }
             // Done above.
-            Command::Bt { .. } | Command::Gdb { .. } | Command::Watch { .. } => {
+            Command::Bt { .. } | Command::Gdb { .. } | Command::Watch { .. } | Command::Console => {
                 return Ok(ExitCode::SUCCESS);
             }
             Command::Status => ("x-halligan-status", json!({})),
@@ -227,7 +234,8 @@ impl Ctl {
             Command::Read { .. }
             | Command::Bt { .. }
             | Command::Gdb { .. }
-            | Command::Watch { .. } => {}
+            | Command::Watch { .. }
+            | Command::Console => {}
             Command::Status => print!("{}", shown::status(&told)),
             Command::Regs { vcpu } => print!("{}", shown::registers(&told, vcpu)),
             Command::Nmi { .. } => println!("{}", shown::nmi(&told)),

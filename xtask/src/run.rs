@@ -354,6 +354,7 @@ fn converse(
         match event {
             Event::Guest(bytes) => {
                 silence.end();
+                operator.hear_guest(&bytes);
                 let mut stdout = io::stdout().lock();
                 stdout
                     .write_all(&bytes)

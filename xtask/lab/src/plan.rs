@@ -273,6 +273,7 @@ pub fn watch(
     let timed_out = loop {
         match session.next_event()? {
             Event::Guest(bytes) => {
+                operator.hear_guest(&bytes);
                 for line in lines.push(&bytes) {
                     show(&line);
                     let (was_done, had_failed) = (story.done, story.failure.is_some());

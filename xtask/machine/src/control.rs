@@ -10,7 +10,8 @@ mod monitor;
 mod qmp;
 
 use std::fs::{self, Permissions};
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -81,7 +82,29 @@ fn serve(stream: &UnixStream, operator: &Operator) -> Result<()> {
         if !line.trim().is_empty() {
             let answer = qmp::answer(&line, operator, &mut connection.files);
             writeln!(to, "{answer}")?;
+            if qmp::opens_console(&line) {
+                return show_console(stream, &connection.rest(), operator);
+            }
         }
     }
     Ok(())
+}
+
+/// From here on the connection is the guest's console, until the machine ends or the client hangs up.
+fn show_console(mut stream: &UnixStream, typed: &[u8], operator: &Operator) -> Result<()> {
+    let said = operator.listen();
+    let (mut keyboard, guest) = (stream.try_clone()?, operator.clone());
+    guest.type_bytes(typed)?;
+    std::thread::spawn(move || {
+        let mut bytes = [0; 256];
+        while let Ok(count @ 1..) = keyboard.read(&mut bytes) {
+            if guest.type_bytes(&bytes[..count]).is_err() {
+                break;
+            }
+        }
+    });
+    while let Some(bytes) = said.next() {
+        stream.write_all(&bytes)?;
+    }
+    Ok(stream.shutdown(Shutdown::Both)?)
 }

@@ -6,6 +6,7 @@ mod ram;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,29 @@ const VCPU_LIMIT: Duration = Duration::from_secs(3);
 /// So many typed bytes the hypervisor has room for when nobody has typed before: half of all it holds.
 const FIRST_CREDIT: usize = 512;
 
+/// So long those who listen may take at the end.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// What the guest writes, for one who listens.
+pub struct Listener {
+    said: Receiver<Vec<u8>>,
+    operator: Operator,
+}
+
+impl Listener {
+    /// The next piece; none once the machine has ended, or if too much waits.
+    pub fn next(&self) -> Option<Vec<u8>> {
+        self.said.recv().ok()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        lock(&self.operator.0.pending).listening -= 1;
+        self.operator.0.changed.notify_all();
+    }
+}
+
 /// The way to a machine's console, for several threads.
 #[derive(Clone)]
 pub struct Operator(Arc<Shared>);
@@ -37,9 +61,14 @@ struct Shared {
     turn: Mutex<u32>,
     pending: Mutex<Pending>,
     changed: Condvar,
+    /// Who else shows what the guest writes.
+    listeners: Mutex<Vec<SyncSender<Vec<u8>>>>,
     /// There is a hypervisor.
     is_heard: bool,
 }
+
+/// So many pieces of what the guest writes wait for one who shows them; who is slower is let go.
+const WAITING: usize = 4096;
 
 struct Input {
     line: Box<dyn Write + Send>,
@@ -57,6 +86,8 @@ struct Pending {
     ram: Vec<Range>,
     /// Where its kernel's VMCOREINFO was when it was looked for last.
     vmcoreinfo: Option<u64>,
+    /// How many listen to the guest.
+    listening: usize,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -76,6 +107,7 @@ impl Operator {
             turn: Mutex::new(random << 16),
             pending: Mutex::default(),
             changed: Condvar::new(),
+            listeners: Mutex::default(),
             is_heard: !bare,
         }))
     }
@@ -275,10 +307,33 @@ impl Operator {
         }
     }
 
-    /// The machine has ended: nobody waits any more.
+    /// All that the guest writes from now on, until the machine ends.
+    pub fn listen(&self) -> Listener {
+        let (sender, said) = sync_channel(WAITING);
+        lock(&self.0.pending).listening += 1;
+        lock(&self.0.listeners).push(sender);
+        Listener {
+            said,
+            operator: self.clone(),
+        }
+    }
+
+    /// Takes notice of what the guest has written.
+    pub fn hear_guest(&self, bytes: &[u8]) {
+        let mut listeners = lock(&self.0.listeners);
+        listeners.retain(|listener| listener.try_send(bytes.to_vec()).is_ok());
+    }
+
+    /// The machine has ended: nobody waits any more. Who listens may take a moment to show the last of it.
     pub fn end(&self) {
-        lock(&self.0.pending).is_over = true;
+        lock(&self.0.listeners).clear();
+        let mut pending = lock(&self.0.pending);
+        pending.is_over = true;
         self.0.changed.notify_all();
+        let is_heard = |pending: &mut Pending| pending.listening > 0;
+        let changed = &self.0.changed;
+        // One that takes nothing any more keeps nobody.
+        let _ = changed.wait_timeout_while(pending, LAST_WORDS, is_heard);
     }
 
     fn write(&self, bytes: &[u8]) -> Result<()> {

@@ -180,7 +180,7 @@ fn open_dump(workshop: &Workshop, lab: &Lab, ledger: &mut Ledger) {
         match Drgn::ensure(workshop) {
             Ok(drgn) => ledger.check(DEBUGGER, || {
                 let vmcore = folder.join("vmcore");
-                let vmlinux = lab.vmlinux().context("our kernel has no vmlinux")?;
+                let vmlinux = lab.vmlinux()?;
                 let mut found = Vec::new();
                 for cpu in report.plan.wedge.iter() {
                     found.push(drgn.check(&vmcore, vmlinux, cpu)?);

@@ -3,6 +3,7 @@
 mod boot;
 mod code;
 
+use std::process::Stdio;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -10,12 +11,13 @@ use serde_json::json;
 
 use self::boot::{Boot, LIMIT, spin, vcpu};
 use self::code::{COMPUTE, ECHO, EVENT, FILL, SPIN, takes_serror};
+use super::own;
 use crate::ledger::Ledger;
 use debian::paths;
 use machine::control::Client;
 use machine::workshop::Workshop;
 
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 9] = [
     "operator/looks-at-a-guest-that-spins-pauses-resets-and-ends-it",
     "operator/nmi-enters-a-guest-that-masks-interrupts",
     "operator/who-may-only-look",
@@ -24,6 +26,7 @@ const NAMES: [&str; 8] = [
     "operator/is-heard-where-the-pcpu-that-listens-is-lost",
     "operator/reads-a-guest-s-memory-and-no-other",
     "operator/what-is-typed-comes-through-a-full-uart",
+    "operator/a-second-console",
 ];
 
 /// The names of these tests.
@@ -33,7 +36,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 
 /// Runs them.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
-    let [life, nmi, look, event, freeze, lost, read, typed] = NAMES;
+    let [life, nmi, look, event, freeze, lost, read, typed, console] = NAMES;
     ledger.check(life, || look_and_end(workshop).map(|()| String::new()));
     ledger.check(nmi, || interrupt(workshop).map(|()| String::new()));
     ledger.check(look, || refuse(workshop).map(|()| String::new()));
@@ -42,6 +45,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     ledger.check(lost, || lose(workshop).map(|()| String::new()));
     ledger.check(read, || read_memory(workshop).map(|()| String::new()));
     ledger.check(typed, || echo(workshop).map(|()| String::new()));
+    ledger.check(console, || share(workshop).map(|()| String::new()));
 }
 
 fn look_and_end(workshop: &Workshop) -> Result<()> {
@@ -372,6 +376,33 @@ fn echo(workshop: &Workshop) -> Result<()> {
         "{code:?}, {} of {} bytes\n{errors}",
         output.len(),
         text.len()
+    );
+    Ok(())
+}
+
+/// What the guest writes is in both consoles, and what is typed in the second reaches it.
+fn share(workshop: &Workshop) -> Result<()> {
+    let mut boot = Boot::start(workshop, "echo", &ECHO, &[])?;
+    boot.client()?;
+    let mut command = own::xtask()?;
+    command.args(["ctl", "--control"]).arg(&boot.socket);
+    let mut second = command
+        .arg("console")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run xtask")?;
+    let mut keyboard = second.stdin.take().context("it has no input")?;
+    std::io::Write::write_all(&mut keyboard, b"to the guest\n")?;
+    let shown = second.wait_with_output()?;
+    let (output, errors, code) = boot.end()?;
+    ensure!(
+        shown.status.success() && shown.stdout == b"to the guest\n",
+        "{shown:?}"
+    );
+    ensure!(
+        code == Some(0) && output == "to the guest\n",
+        "{code:?} {output:?}\n{errors}"
     );
     Ok(())
 }

@@ -132,9 +132,10 @@ impl Lab {
         Self { board, ..self }
     }
 
-    /// The guest kernel with its symbols, if it is there.
-    pub fn vmlinux(&self) -> Option<&Path> {
-        self.vmlinux.as_deref()
+    /// The guest kernel with its symbols; an error if that kernel is shipped without.
+    pub fn vmlinux(&self) -> Result<&Path> {
+        let vmlinux = self.vmlinux.as_deref();
+        vmlinux.context("this kernel comes without its vmlinux")
     }
 
     /// Runs a scenario and judges it. An error is what kept it from being judged.
@@ -152,7 +153,11 @@ impl Lab {
         let judged = self.judge(plan, &folder, &seen);
         let mut report = Report::of(plan, seen, judged);
         if !report.passed {
-            report.console = annotate_tail(&report.console, &self.hypervisor.elf, self.vmlinux());
+            report.console = annotate_tail(
+                &report.console,
+                &self.hypervisor.elf,
+                self.vmlinux.as_deref(),
+            );
             report.command = machine.command_line();
             report.folder = Some(folder.keep().to_owned());
         }

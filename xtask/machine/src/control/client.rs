@@ -1,7 +1,7 @@
 //! The way to the control socket of a running machine.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -93,6 +93,13 @@ impl Client {
             bytes.extend(part);
         }
         Ok(bytes)
+    }
+
+    /// Makes the connection the guest's console: what it writes, and where to type.
+    pub fn console(mut self) -> Result<(impl Read, UnixStream)> {
+        self.execute("x-halligan-console", json!({}))?;
+        let keyboard = self.stream.get_ref().try_clone()?;
+        Ok((self.stream, keyboard))
     }
 
     fn line(&mut self) -> Result<Value> {

@@ -61,6 +61,11 @@ impl<'a> Connection<'a> {
         }
     }
 
+    /// What has come behind the last line.
+    pub fn rest(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.rest)
+    }
+
     /// The next line; none once the client has hung up.
     pub fn line(&mut self) -> Result<Option<String>> {
         loop {

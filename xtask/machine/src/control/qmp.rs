@@ -20,7 +20,7 @@ pub fn greeting() -> Value {
 }
 
 /// All commands.
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 23] = [
     "qmp_capabilities",
     "query-commands",
     "query-version",
@@ -40,10 +40,17 @@ const COMMANDS: [&str; 22] = [
     "x-halligan-registers",
     "x-halligan-read",
     "x-halligan-vmcoreinfo",
+    "x-halligan-console",
     "x-halligan-nmi",
     "x-halligan-raise",
     "x-halligan-off",
 ];
+
+/// Whether the connection is the guest's console after `line` has been answered.
+pub fn opens_console(line: &str) -> bool {
+    let command: Option<Value> = serde_json::from_str(line).ok();
+    command.is_some_and(|command| command["execute"] == "x-halligan-console")
+}
 
 /// What is answered to `line`.
 pub fn answer(line: &str, operator: &Operator, files: &mut Files) -> Value {
@@ -150,7 +157,7 @@ fn execute(name: &str, arguments: &Value, operator: &Operator, files: &mut Files
             let found = linux::vmcoreinfo(operator)?;
             json!({ "place": found.place, "release": found.release()?, "note": Base64(&found.note).to_string() })
         }
-        // Its only one.
+        // Its only capability, and the console, which comes after the answer.
         _ => none(),
     })
 }

@@ -1,7 +1,7 @@
 //! The operator against a hypervisor made of a thread.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 
 use hv_abi::operator::{Base64, Demux, Input, Span, crc};
 
@@ -229,4 +229,33 @@ fn on_the_bare_machine_bytes_go_as_they_are_and_nobody_is_asked() {
     operator.type_bytes(&[RS; 2000]).unwrap();
     assert_eq!(bytes.recv().unwrap(), [RS; 2000]);
     assert!(operator.ask(Verb::Status, 0).is_err());
+}
+
+#[test]
+fn what_the_guest_writes_is_heard_by_all_who_keep_up() {
+    let operator = Operator::new(Vec::new(), true);
+    let (first, slow, gone) = (operator.listen(), operator.listen(), operator.listen());
+    drop(gone);
+    for listener in [&first, &slow] {
+        operator.hear_guest(b"a");
+        assert_eq!(listener.next().unwrap(), b"a");
+    }
+    assert_eq!(first.next().unwrap(), b"a");
+    for _ in 0..=WAITING {
+        operator.hear_guest(b"b");
+        assert_eq!(first.next().unwrap(), b"b");
+    }
+    // What it has not taken comes still, and nothing after that.
+    let left = std::iter::from_fn(|| slow.next()).count();
+    assert_eq!(left, WAITING, "it is let go");
+    drop(slow);
+    let shows = std::thread::spawn(move || std::iter::from_fn(|| first.next()).count());
+    operator.hear_guest(b"last");
+    operator.end();
+    assert_eq!(
+        lock(&operator.0.pending).listening,
+        0,
+        "its last words are shown"
+    );
+    assert_eq!(shows.join().unwrap(), 1);
 }

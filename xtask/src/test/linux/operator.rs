@@ -50,7 +50,7 @@ pub fn runs<'a>(workshop: &'a Workshop, lab: &'a Lab, ledger: &mut Ledger) -> Ve
 fn open(drgn: &Drgn, lab: &Lab) -> Result<String> {
     let mut guest = Wedged::start()?;
     guest.wait()?;
-    drgn.check_live(&guest.socket, lab.vmlinux(), 4)
+    drgn.check_live(&guest.socket, lab.vmlinux()?, 4)
 }
 
 /// A gdb that knows arm64.
@@ -104,7 +104,7 @@ fn attach(lab: &Lab) -> Result<String> {
     let server = Server::start(&guest)?;
     let address = format!("127.0.0.1:{}", server.port);
     let mut gdb = supervisor::command(MULTIARCH.program);
-    gdb.args(["-nx", "-batch"]).arg(lab.vmlinux());
+    gdb.args(["-nx", "-batch"]).arg(lab.vmlinux()?);
     for order in [
         "set remotetimeout 120",
         &format!("target remote {address}"),
@@ -292,7 +292,7 @@ fn backtraces(lab: &Lab) -> Result<String> {
             "vCPU {vcpu}: {own}"
         );
     }
-    let vmlinux = lab.vmlinux().display().to_string();
+    let vmlinux = lab.vmlinux()?.display().to_string();
     let said = guest.ctl(&["bt", "2", "--vmlinux", &vmlinux])?;
     // What is inlined into the wedge has its line in a header.
     let has_place =

@@ -19,7 +19,7 @@ pub const LIMIT: Duration = Duration::from_secs(120);
 /// A machine in a run of its own.
 pub struct Boot {
     pub run: Option<Child>,
-    socket: PathBuf,
+    pub socket: PathBuf,
     pub folder: RunDir,
 }
 
