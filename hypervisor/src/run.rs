@@ -312,6 +312,7 @@ impl Hardware for Pcpu {
         sysregs::set_virtual_serror(Some(NMI_SYNDROME));
     }
 
+    #[inline(always)]
     fn reset_el1(&mut self) {
         sysregs::reset_el1();
     }

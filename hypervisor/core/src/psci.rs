@@ -74,6 +74,7 @@ pub enum Call {
 
 /// Reads the call `function` with the arguments x1 to x3. `None` is a function that does not exist here and
 /// answers NOT_SUPPORTED.
+#[inline(always)]
 pub fn decode(function: u32, args: [u64; 3]) -> Option<Call> {
     // SMC32 arguments are W registers (DEN0028 2.6).
     let [a, b, c] = if smccc::FunctionId(function).is_64bit() {

@@ -50,6 +50,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     }
 
     /// Registers and interrupts as at power-on.
+    #[inline(never)]
     fn clear(&mut self) {
         self.cpu.set_alarm(None);
         self.cpu.reset_el1();
