@@ -28,7 +28,7 @@ impl Machine {
         let blob = Settled::new(dtb)?;
         let fdt = Fdt::open(&blob)?;
         let tree = Tree::new(&fdt);
-        tree.check_whole()?;
+        tree.check_whole(&blob)?;
         let psci = psci(&tree)?;
         let gic = gic::find(&tree)?;
         let chosen = tree.find("/chosen");

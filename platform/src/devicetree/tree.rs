@@ -21,10 +21,7 @@ const _: () = assert!(MOST_NODES * size_of::<Entry<'_, '_>>() <= 256 << 10);
 const _: () = assert!(USUAL_NODES * size_of::<Entry<'_, '_>>() <= 64 << 10);
 
 /// A blob's header, which its nodes refer to.
-pub struct Fdt<'a> {
-    header: fdt::Fdt<'a>,
-    is_cut: bool,
-}
+pub struct Fdt<'a>(fdt::Fdt<'a>);
 
 impl<'a> Fdt<'a> {
     /// Opens a blob, which lives as long as `settled`.
@@ -33,7 +30,7 @@ impl<'a> Fdt<'a> {
     ///
     /// None for a blob that has been checked.
     pub fn open(settled: &'a Settled<'_>) -> Result<Self, Error> {
-        Self::new(settled.bytes(), settled.is_cut())
+        Self::new(settled.bytes())
     }
 
     /// Opens a blob that is too large to be copied. None if it has been, for its NOPs.
@@ -42,13 +39,11 @@ impl<'a> Fdt<'a> {
     ///
     /// As [`Fdt::open`].
     pub fn open_original(settled: &Settled<'a>) -> Result<Option<Self>, Error> {
-        let original = settled.original();
-        original.map(|bytes| Self::new(bytes, false)).transpose()
+        settled.original().map(Self::new).transpose()
     }
 
-    fn new(settled: &'a [u8], is_cut: bool) -> Result<Self, Error> {
-        let header = fdt::Fdt::new(settled);
-        header.map(|header| Self { header, is_cut }).map_err(|_| {
+    fn new(settled: &'a [u8]) -> Result<Self, Error> {
+        fdt::Fdt::new(settled).map(Self).map_err(|_| {
             let mend = "have the loader hand it over unaltered";
             Error::new("blob", "is not readable", mend)
         })
@@ -56,7 +51,7 @@ impl<'a> Fdt<'a> {
 
     /// The memory reservation block's entries.
     pub fn reservations(&self) -> impl Iterator<Item = Range> {
-        let entries = self.header.memory_reservations();
+        let entries = self.0.memory_reservations();
         entries.map(|entry| Range::new(entry.address().addr() as u64, entry.size() as u64))
     }
 }
@@ -95,21 +90,21 @@ impl<'f, 'a> Tree<'f, 'a> {
     pub fn new(fdt: &'f Fdt<'a>) -> Self {
         let mut tree = Self {
             nodes: Vec::with_capacity(USUAL_NODES),
-            is_cut: fdt.is_cut,
+            is_cut: false,
         };
-        if let Some(root) = fdt.header.find_node("/") {
+        if let Some(root) = fdt.0.find_node("/") {
             tree.add(root, 0);
         }
         tree
     }
 
-    /// Checks that all nodes are listed.
+    /// Checks that these are all nodes of a blob, from which they were read.
     ///
     /// # Errors
     ///
     /// If there are more than 3000, or a copy of the blob had no room for all.
-    pub fn check_whole(&self) -> Result<(), Error> {
-        if self.is_cut {
+    pub fn check_whole(&self, blob: &Settled<'_>) -> Result<(), Error> {
+        if self.is_cut || blob.is_cut() {
             return Err(super::too_large());
         }
         Ok(())
@@ -133,7 +128,7 @@ impl<'f, 'a> Tree<'f, 'a> {
         });
         for child in node.children() {
             self.add(child, index);
-            if self.nodes.len() == MOST_NODES && self.is_cut {
+            if self.is_cut {
                 return;
             }
         }
