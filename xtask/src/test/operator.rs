@@ -81,7 +81,7 @@ fn look_and_end(workshop: &Workshop) -> Result<()> {
     }
     let sctlr = &named["sctlr_el1"];
     ensure!(
-        sctlr == 0x30d0_0800,
+        sctlr == 0x30c5_0838,
         "SCTLR_EL1 is not as out of reset: {registers}"
     );
     let error = client.execute("x-halligan-registers", json!({ "vcpu": 2 }));

@@ -48,7 +48,7 @@ pub struct Screen {
 }
 
 impl Screen {
-    const fn of(output: ChildStdout) -> Self {
+    pub const fn of(output: ChildStdout) -> Self {
         Self {
             output,
             text: String::new(),

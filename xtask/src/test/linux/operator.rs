@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::super::drgn::Drgn;
 use super::super::own;
+use super::super::screen::Screen;
 use super::{Run, TIMEOUT};
 use crate::ledger::Ledger;
 use debian::tools::{self, Tool};
@@ -201,6 +202,7 @@ const LOOP: u64 = 64;
 struct Wedged {
     run: Child,
     socket: std::path::PathBuf,
+    screen: Screen,
     _folder: RunDir,
 }
 
@@ -224,18 +226,22 @@ impl Wedged {
             .arg(format!("--append={words}"))
             .arg("--control")
             .arg(&socket)
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::null());
-        let run = command.spawn().context("cannot run xtask")?;
+        let mut run = command.spawn().context("cannot run xtask")?;
+        let output = run.stdout.take().context("it has no output")?;
         Ok(Self {
             run,
             socket,
+            screen: Screen::of(output),
             _folder: folder,
         })
     }
 
-    /// Waits until all stand in one loop with interrupts masked; where.
+    /// Waits until all stand in one loop with interrupts masked. Linux has them do so for a moment while it boots, too, when it
+    /// patches itself, and so nobody looks before the last is about to be wedged.
     fn wait(&mut self) -> Result<Client> {
+        self.screen.wait_for("LAB: last cpu=")?;
         let until = Instant::now() + TIMEOUT;
         loop {
             ensure!(Instant::now() < until, "its CPUs are never wedged");
