@@ -1,6 +1,8 @@
+use super::checks::check_backtraces;
 use super::*;
 use crate::evidence::HvRecords;
 use crate::evidence::tests::{LOG, story};
+use crate::plan::GuestRun;
 use crate::verdict::WEDGE_FUNCTION;
 use machine::ending::Ending;
 
