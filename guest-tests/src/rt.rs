@@ -27,7 +27,7 @@ pub mod survivor;
 pub mod suspend;
 pub mod sync;
 pub mod sysreg;
-mod table;
+pub mod table;
 pub mod text;
 pub mod timer;
 pub mod undescribed;

@@ -1,4 +1,4 @@
-// One page of code that executes what stands in the page behind it, one instruction at a time, each with registers of
+// One page of code that executes what stands in a page of slots, one instruction at a time, each with registers of
 // its own, and is back afterwards whatever that did. It is copied in front of each CPU's block (`Block`), which it finds
 // by its own address, and needs no stack. x0 to x5 are its registers; those of an instruction that is through are kept.
 
@@ -24,6 +24,13 @@ assault_begin:
 assault_done:
     msr     tpidr_el0, x0
     mov     x0, #{completed}
+    b       assault_out
+
+    // Behind an event, which may have come before the instruction, behind it or in the code that follows.
+    .global assault_interrupted
+assault_interrupted:
+    msr     tpidr_el0, x0
+    mov     x0, #{interrupted}
 
     // x0 = why, itself in TPIDR_EL0. First the registers without which no memory can be reached, without memory:
     // written only where they differ, as an emulator forgets all translations for each.
@@ -99,7 +106,7 @@ assault_next:
     b.hs    assault_finish
     add     x3, x1, #{inputs}, lsl #12
     add     x3, x3, x2, lsl #8
-    sub     x4, x1, #{slots_back}, lsl #12
+    ldr     x4, [x1, #{slots}]
     add     x4, x4, x2, lsl #3
     msr     elr_el1, x4
     ldr     x4, [x3, #248]
@@ -160,7 +167,7 @@ assault_finish:
     isb
     ret
 
-    // The C function: executes what stands in the block, from its first instruction on.
+    // The C function: executes what stands in the slots, from the index on.
     .global assault_run
 assault_run:
     adr     x1, data
@@ -191,8 +198,7 @@ assault_run:
     ic      iallu
     dsb     nsh
     isb
-    mov     x2, xzr
-    str     x2, [x1, #{index}]
+    ldr     x2, [x1, #{index}]
     b       assault_next
 
     // A handler of events: what was interrupted is given up, on the CPU whose block this is.
@@ -203,7 +209,7 @@ assault_handler:
     mrs     x3, mpidr_el1
     cmp     x2, x3
     b.ne    assault_park
-    adr     x1, assault_done
+    adr     x1, assault_interrupted
     movz    w0, #{resume_0}
     movk    w0, #{resume_16}, lsl #16
     hvc     #0

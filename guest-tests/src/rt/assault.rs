@@ -9,22 +9,41 @@ use core::cell::UnsafeCell;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+mod slots;
+
 use super::machine::machine;
 use super::mmio::Region;
 use super::{start, sysreg};
+use slots::Slots;
 
-/// Instructions that are executed one after the other: as many as a stack has room for.
-pub const BATCH: usize = 32;
+/// Instructions that are written at once: a page of slots.
+pub const BATCH: usize = PAGE / 8;
 /// CPUs that can have a block.
-pub const BLOCKS: usize = 8;
+pub const BLOCKS: usize = 4;
 
 const PAGE: usize = 4096;
 /// What a vector cannot be: the instruction went through.
 const COMPLETED: u64 = 0x7f;
+/// Nor this: an event was taken, and nobody knows of the instruction.
+const INTERRUPTED: u64 = 0x7e;
 
-/// What the code finds in its block, behind its own page and that of the instructions.
+// Descriptors of stage 1 (DDI0487 D8.3).
+/// Access flag, device; a block.
+const DEVICE: u64 = 0x401;
+/// Access flag, inner shareable, write-back; a block.
+const NORMAL: u64 = 0x705;
+/// The same, read-only at EL1 and EL0.
+const CODE: u64 = NORMAL | 0b11 << 6;
+/// Never executed.
+const XN: u64 = 3 << 53;
+/// The next level's table, or of the last level a page.
+const TABLE: u64 = 0b11;
+const PAGE_DESCRIPTOR: u64 = 0b11;
+
+/// What the code finds in its block, behind its own page.
 #[repr(C)]
 struct Data {
+    slots: AtomicU64,
     index: AtomicU64,
     count: AtomicU64,
     temporary: [AtomicU64; 2],
@@ -39,16 +58,16 @@ struct Data {
 /// Registers of one instruction: x0 to x30, and how it is executed or what came of it.
 type Image = [AtomicU64; 32];
 
-#[repr(C, align(65536))]
+/// Within one entry of a second-level table.
+#[repr(C, align(0x80000))]
 struct Block {
     code: UnsafeCell<[u8; PAGE]>,
-    slots: [AtomicU64; PAGE / 8],
     data: Data,
     _rest: [u8; PAGE - size_of::<Data>()],
     inputs: [Image; BATCH],
     outputs: [Image; BATCH],
     scratch: [AtomicU64; PAGE / 8],
-    tables: [[AtomicU64; 512]; 3],
+    tables: [[AtomicU64; 512]; 4],
 }
 
 // SAFETY: the code is written before anybody executes it, by the CPU whose block it is; the rest is atomic.
@@ -58,8 +77,8 @@ unsafe impl Sync for Block {}
 static BLOCKS_: [Block; BLOCKS] = [const {
     Block {
         code: UnsafeCell::new([0; PAGE]),
-        slots: [const { AtomicU64::new(0) }; PAGE / 8],
         data: Data {
+            slots: AtomicU64::new(0),
             index: AtomicU64::new(0),
             count: AtomicU64::new(0),
             temporary: [const { AtomicU64::new(0) }; 2],
@@ -74,7 +93,7 @@ static BLOCKS_: [Block; BLOCKS] = [const {
         inputs: [const { [const { AtomicU64::new(0) }; 32] }; BATCH],
         outputs: [const { [const { AtomicU64::new(0) }; 32] }; BATCH],
         scratch: [const { AtomicU64::new(0) }; PAGE / 8],
-        tables: [const { [const { AtomicU64::new(0) }; 512] }; 3],
+        tables: [const { [const { AtomicU64::new(0) }; 512] }; 4],
     }
 }; BLOCKS];
 
@@ -87,7 +106,7 @@ global_asm!(
     tables = const offset_of!(Block, tables),
     inputs = const (offset_of!(Block, inputs) - offset_of!(Block, data)) / PAGE,
     outputs = const (offset_of!(Block, outputs) - offset_of!(Block, data)) / PAGE,
-    slots_back = const (offset_of!(Block, data) - offset_of!(Block, slots)) / PAGE,
+    slots = const offset_of!(Data, slots),
     index = const offset_of!(Data, index),
     count = const offset_of!(Data, count),
     temporary = const offset_of!(Data, temporary),
@@ -98,6 +117,7 @@ global_asm!(
     tpidr = const offset_of!(Data, tpidr),
     owner = const offset_of!(Data, owner),
     completed = const COMPLETED,
+    interrupted = const INTERRUPTED,
     cpacr_16 = const 3 << 4,
     tcr_0 = const start::TCR_EL1 & 0xffff,
     tcr_16 = const start::TCR_EL1 >> 16 & 0xffff,
@@ -137,7 +157,7 @@ pub struct Step {
 /// What came of it.
 #[derive(Clone, Copy, Debug)]
 pub enum Outcome {
-    /// Nothing: the batch was left before its turn, or began again behind it.
+    /// Nobody knows: the batch was left before its turn, or an event came.
     Unknown,
     /// It went through.
     Done,
@@ -156,19 +176,25 @@ pub struct Places {
     pub park: u64,
 }
 
-/// The block of CPU `index`.
-pub struct Sandbox(&'static Block);
+/// The block of a CPU, and where its instructions are.
+pub struct Sandbox {
+    block: &'static Block,
+    slots: Slots,
+}
 
 impl Sandbox {
-    /// Makes the block of this CPU, which is no other's.
-    pub fn new(index: usize) -> Self {
+    /// Makes the block of this CPU, which is no other's, with the instructions from page `page` of its slots on.
+    pub fn new(index: usize, page: u64) -> Self {
         let block = &BLOCKS_[index % BLOCKS];
         let begin = &raw const assault_begin;
         let size = &raw const assault_end as usize - begin as usize;
         assert!(size <= PAGE, "the code takes {size} bytes");
         // SAFETY: the code is its own, and fits into the page, which nobody executes yet.
         unsafe { core::ptr::copy_nonoverlapping(begin, block.code.get().cast(), size) };
-        let sandbox = Self(block);
+        let sandbox = Self {
+            block,
+            slots: Slots::new(index, page),
+        };
         sandbox.make_visible(block.code.get() as u64);
         sandbox.fill_tables();
         sandbox
@@ -177,7 +203,7 @@ impl Sandbox {
     /// Where things are in it.
     pub fn places(&self) -> Places {
         Places {
-            scratch: self.0.scratch.as_ptr() as u64,
+            scratch: self.block.scratch.as_ptr() as u64,
             handler: self.of(&raw const assault_handler),
             park: self.of(&raw const assault_park),
         }
@@ -185,7 +211,7 @@ impl Sandbox {
 
     /// Of a symbol of the code, its copy.
     fn of(&self, symbol: *const u8) -> u64 {
-        self.0.code.get() as u64 + (symbol as u64 - &raw const assault_begin as u64)
+        self.block.code.get() as u64 + (symbol as u64 - &raw const assault_begin as u64)
     }
 
     fn make_visible(&self, page: u64) {
@@ -201,13 +227,8 @@ impl Sandbox {
 
     /// All but the guest's RAM at its own address, and of that the block. Descriptors: DDI0487 D8.3.1.
     fn fill_tables(&self) {
-        const BLOCK: u64 = 0x401; // access flag, device
-        const NORMAL: u64 = 0x705; // access flag, inner shareable, write-back
-        const TABLE: u64 = 0b11;
-        const READ_ONLY_FOR_ALL: u64 = 0b11 << 6;
-        const XN: u64 = 3 << 53;
-        let [first, second, third] = &self.0.tables;
-        let base = self.0.code.get() as u64;
+        let [first, second, third, _] = &self.block.tables;
+        let base = self.block.code.get() as u64;
         let own = base >> 30;
         let is_ram = |place: &Region| {
             machine()
@@ -226,7 +247,7 @@ impl Sandbox {
             } else if is_ram(&place) {
                 0
             } else {
-                n << 30 | BLOCK
+                n << 30 | DEVICE
             };
             entry.store(value, Ordering::Relaxed);
         }
@@ -248,43 +269,62 @@ impl Sandbox {
         for (n, entry) in (0..).zip(third) {
             let at = base >> 21 << 21 | n << 12;
             let kind = match (at.wrapping_sub(base) as usize) / PAGE {
-                0 | 1 if at >= base => READ_ONLY_FOR_ALL,
+                0 if at >= base => CODE,
                 page if at >= base && page < offset_of!(Block, tables) / PAGE => XN,
                 _ => {
                     entry.store(0, Ordering::Relaxed);
                     continue;
                 }
             };
-            entry.store(at | NORMAL | kind | 0b11, Ordering::Relaxed);
+            entry.store(at | NORMAL | kind | PAGE_DESCRIPTOR, Ordering::Relaxed);
         }
         sysreg::store_barrier();
     }
 
-    /// Lets this CPU execute `steps`, the first [`BATCH`] of them, one after the other.
-    pub fn execute<'a>(&self, steps: impl Iterator<Item = &'a Step>) {
-        /// SVC #0.
-        const SVC: u32 = 0xd400_0001;
-        let block = self.0;
-        let mut count = 0;
+    /// Writes `steps`, the first [`BATCH`] of them, into the next page of slots, which is all of them that the tables show.
+    pub fn write(&mut self, steps: impl Iterator<Item = Step>) {
+        self.show_slots(0);
+        self.slots.turn_page();
+        self.show_slots(self.slots.address(0) | CODE | PAGE_DESCRIPTOR);
+        let back = self.of(&raw const assault_done);
+        let block = self.block;
         for (n, step) in steps.enumerate().take(BATCH) {
-            let slot = block.slots[n].as_ptr() as u64;
-            let way = self.of(&raw const assault_done).wrapping_sub(slot + 4);
+            let way = back.wrapping_sub(self.slots.address(n) + 4);
             let branch = 0x1400_0000 | (way >> 2) as u32 & 0x3ff_ffff;
-            let next = if step.pstate & 0xf == 0 { SVC } else { branch };
-            block.slots[n].store(
-                u64::from(step.word) | u64::from(next) << 32,
-                Ordering::Relaxed,
-            );
+            let next = match step.pstate & 0x3f {
+                0x10..0x20 => 0xef00_0000, // SVC #0 of A32
+                0x30.. => 0xdf00_df00,     // of T32, twice
+                0 => 0xd400_0001,          // of A64
+                _ => branch,
+            };
+            self.slots.write(n, [step.word, next]);
             for (place, value) in block.inputs[n].iter().zip(step.x) {
                 place.store(value, Ordering::Relaxed);
             }
             let flat = u64::from(step.is_flat) << 63;
             block.inputs[n][31].store(flat | u64::from(step.pstate), Ordering::Relaxed);
             block.outputs[n][31].store(0, Ordering::Relaxed);
-            count += 1;
         }
-        block.data.count.store(count, Ordering::Relaxed);
-        self.make_visible(block.slots.as_ptr() as u64);
+        let slots = self.slots.address(0);
+        block.data.slots.store(slots, Ordering::Relaxed);
+        self.make_visible(slots);
+    }
+
+    /// Has the tables map the page of slots so; what is remembered of them is forgotten before anything is executed.
+    fn show_slots(&self, descriptor: u64) {
+        let page = self.slots.address(0);
+        let [_, second, _, fourth] = &self.block.tables;
+        fourth[(page >> 12) as usize % 512].store(descriptor, Ordering::Relaxed);
+        let value = fourth.as_ptr() as u64 | TABLE;
+        second[(page >> 21) as usize % 512]
+            .store(if descriptor == 0 { 0 } else { value }, Ordering::Relaxed);
+    }
+
+    /// Lets this CPU execute what was written, from step `first` to `end`, one after the other.
+    pub fn execute(&self, first: usize, end: usize) {
+        let data = &self.block.data;
+        data.index.store(first as u64, Ordering::Relaxed);
+        data.count.store(end as u64, Ordering::Relaxed);
         let run = self.of(&raw const assault_run);
         // SAFETY: the code keeps the registers that C's convention wants kept, this CPU's translation and vectors among
         // them. While others stand there, what is executed reaches nothing of Rust's: the tables do not show it, and
@@ -294,11 +334,35 @@ impl Sandbox {
         }
     }
 
+    /// The tables, for who rewrites them under another's feet; and of each level an entry that the CPU lives by.
+    pub fn tables(index: usize) -> [(&'static [AtomicU64; 512], usize); 4] {
+        let block = &BLOCKS_[index % BLOCKS];
+        let [first, second, third, fourth] = &block.tables;
+        let base = block.code.get() as u64;
+        let slots = block.data.slots.load(Ordering::Relaxed);
+        [
+            (first, (base >> 30) as usize % 512),
+            (second, (base >> 21) as usize % 512),
+            (third, (base >> 12) as usize % 512),
+            (fourth, (slots >> 12) as usize % 512),
+        ]
+    }
+
+    /// Pages of slots that have been written so far, those of earlier lives included.
+    pub fn pages(&self) -> u64 {
+        self.slots.pages()
+    }
+
+    /// x0 to x30 in front of step `n`.
+    pub fn given(&self, n: usize) -> [u64; 31] {
+        core::array::from_fn(|x| self.block.inputs[n][x].load(Ordering::Relaxed))
+    }
+
     /// What came of step `n`.
     pub fn outcome(&self, n: usize) -> Outcome {
-        let status = self.0.outputs[n][31].load(Ordering::Relaxed);
+        let status = self.block.outputs[n][31].load(Ordering::Relaxed);
         match status >> 56 {
-            _ if status == 0 => Outcome::Unknown,
+            0 | INTERRUPTED => Outcome::Unknown,
             COMPLETED => Outcome::Done,
             _ => Outcome::Fault,
         }
@@ -306,7 +370,7 @@ impl Sandbox {
 
     /// x0 to x30 behind it.
     pub fn registers(&self, n: usize) -> [u64; 31] {
-        core::array::from_fn(|x| self.0.outputs[n][x].load(Ordering::Relaxed))
+        core::array::from_fn(|x| self.block.outputs[n][x].load(Ordering::Relaxed))
     }
 }
 

@@ -11,7 +11,7 @@ pub(super) struct Table(pub(super) [AtomicU64; 512]);
 pub(super) static TABLE: Table = Table([const { AtomicU64::new(0) }; 512]);
 
 /// Forgets translations on every CPU, after a change of the table.
-pub(super) fn flush_translations() {
+pub fn flush_translations() {
     // SAFETY: drops cached translations; the tables in memory are whole.
     unsafe {
         asm!(

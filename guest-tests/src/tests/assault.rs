@@ -4,6 +4,7 @@
 //! CPU 0 stays sane. It lets the others work in their sandboxes (`rt::assault`), starts those that went off, wakes those
 //! that sleep, and when too many are lost, resets the machine and goes on; what has been done is counted across resets.
 
+mod rewritten;
 mod steps;
 mod tables;
 
@@ -13,21 +14,28 @@ use hv_abi::sdei::Call;
 use crate::harness::{TestResult, metric, needs_hypervisor};
 use crate::rt::assault::{BATCH, BLOCKS, Outcome, Sandbox};
 use crate::rt::machine::machine;
-use crate::rt::sync::{Cell64, within_ms};
+use crate::rt::sync::Cell64;
+use crate::rt::timer::{self, Timer};
 use crate::rt::{cpu, gic, psci, sdei, survivor, sysreg};
-use steps::{Kind, Made, Maker};
+use steps::{Kind, Maker};
 
 /// Steps of a run, unless `times=` says otherwise.
 const TIMES: u64 = 60_000;
 /// Steps of each CPU until the next reset.
 const OF_A_BOOT: u64 = 100_000;
+/// Steps between two looks at what came of them.
+const ROUND: usize = 32;
 /// How long a CPU may stand still until it counts as lost, in milliseconds; it is woken up before.
-const PATIENCE_MS: u64 = 2000;
+const PATIENCE_MS: u64 = 1000;
+/// How long CPU 0 sleeps between two looks at the others, in microseconds: while it does, they have the host.
+const NAP_US: u64 = 2000;
 
 /// What a CPU has done in this boot.
 struct Done {
     steps: Cell64,
     faults: Cell64,
+    /// Pages of slots, earlier boots' included.
+    pages: Cell64,
     /// Steps that went through and must not, or left an address of the hypervisor's behind; the last one's word and x1.
     wrong: Cell64,
     word: Cell64,
@@ -40,6 +48,7 @@ static DONE: [Done; BLOCKS] = [const {
     Done {
         steps: Cell64::new(0),
         faults: Cell64::new(0),
+        pages: Cell64::new(0),
         wrong: Cell64::new(0),
         word: Cell64::new(0),
         address: Cell64::new(0),
@@ -56,22 +65,47 @@ fn is_ours(value: u64) -> bool {
     (HV_BASE..HV_BASE + (4 << 20)).contains(&value)
 }
 
+/// What is to be known of a step beside its registers.
+#[derive(Clone, Copy)]
+struct Known {
+    word: u32,
+    kind: Kind,
+    must_fault: bool,
+}
+
 /// Work of a CPU: batch after batch, until it has done its part.
 fn attack() {
+    const NOTHING: Known = Known {
+        word: 0,
+        kind: Kind::Word,
+        must_fault: false,
+    };
     let me = sysreg::cpu_index();
-    let sandbox = Sandbox::new(me);
     let done = &DONE[me];
+    let mut sandbox = Sandbox::new(me, done.pages.get());
+    let mut known = [NOTHING; BATCH];
     // One that was off goes on with other numbers.
-    let seed = SEED.get() ^ (me as u64) << 56 ^ done.steps.get() << 8;
+    let seed = SEED.get() ^ (me as u64) << 56 ^ done.pages.get() << 8;
     let mut maker = Maker::new(seed, sandbox.places());
     while done.steps.get() < QUOTA.get() {
-        arm_events(&sandbox, &mut maker);
-        let batch: [Made; BATCH] = core::array::from_fn(|_| maker.make());
-        sandbox.execute(batch.iter().map(|made| &made.step));
-        for (n, made) in batch.iter().enumerate() {
-            judge(&sandbox, n, made, done);
+        sandbox.write(known.iter_mut().map(|known| {
+            let made = maker.make();
+            *known = Known {
+                word: made.step.word,
+                kind: made.kind,
+                must_fault: made.must_fault,
+            };
+            made.step
+        }));
+        done.pages.set(sandbox.pages());
+        for first in (0..BATCH).step_by(ROUND) {
+            arm_events(&sandbox, &mut maker);
+            sandbox.execute(first, first + ROUND);
+            for n in first..first + ROUND {
+                judge(&sandbox, n, known[n], done);
+            }
+            let _steps = done.steps.add(ROUND as u64);
         }
-        let _steps = done.steps.add(BATCH as u64);
     }
     done.is_through.set(1);
 }
@@ -85,29 +119,29 @@ fn arm_events(sandbox: &Sandbox, maker: &mut Maker) {
     }
 }
 
-fn judge(sandbox: &Sandbox, n: usize, made: &Made, done: &Done) {
+fn judge(sandbox: &Sandbox, n: usize, known: Known, done: &Done) {
     let outcome = sandbox.outcome(n);
     if let Outcome::Fault = outcome {
         let _faults = done.faults.add(1);
     }
-    let went_through = made.must_fault && matches!(outcome, Outcome::Done);
+    let given = sandbox.given(n);
+    let went_through = known.must_fault && matches!(outcome, Outcome::Done);
     // What a word does, and what stands in memory of its own, is of the CPU's own making.
-    let is_its_own =
-        made.kind == Kind::Word || made.step.x[1] >> 12 == sandbox.places().scratch >> 12;
+    let is_its_own = known.kind == Kind::Word || given[1] >> 12 == sandbox.places().scratch >> 12;
     let after = sandbox.registers(n);
     let leaks = after
         .iter()
-        .zip(&made.step.x)
+        .zip(&given)
         .any(|(after, before)| after != before && is_ours(*after));
     if went_through || leaks && !is_its_own {
-        done.word.set(made.step.word.into());
-        done.address.set(made.step.x[1]);
+        done.word.set(known.word.into());
+        done.address.set(given[1]);
         let _wrong = done.wrong.add(1);
     }
 }
 
 /// What is kept across resets, behind the count of boots.
-struct Kept([u64; 5]);
+struct Kept([u64; Self::PAGES + BLOCKS]);
 
 impl Kept {
     const STEPS: usize = 0;
@@ -115,6 +149,8 @@ impl Kept {
     const LOST: usize = 2;
     const BOOTS: usize = 3;
     const RESTARTS: usize = 4;
+    /// The pages of slots that each CPU has used, from here on.
+    const PAGES: usize = 5;
 
     fn load() -> Self {
         Self(core::array::from_fn(survivor::kept))
@@ -127,52 +163,77 @@ impl Kept {
     }
 }
 
-/// Lets all others attack until each has done its part or is lost; how many are, and how many starts it took.
+/// What CPU 0 knows of another.
+#[derive(Clone, Copy)]
+struct Seen {
+    steps: u64,
+    /// The count when they were so many.
+    since: u64,
+}
+
+/// Lets all others attack until each has done its part or one of them is lost; how many are, and how many starts it took.
 fn watch_attackers(count: usize) -> Result<(u64, u64), crate::harness::TestError> {
+    let patience = timer::ticks_of_us(PATIENCE_MS * 1000);
     let mut starts = 0;
-    let mut lost = 0;
     for index in 1..count {
         expect_eq!(cpu::start(index, attack), 0, "CPU {index}");
     }
-    for (index, done) in DONE.iter().enumerate().take(count).skip(1) {
-        loop {
-            let before = done.steps.get();
-            let moves = || done.steps.get() != before || done.is_through.get() != 0;
-            let mut is_alive = within_ms(100, moves);
-            if !is_alive && cpu::is_off(index) {
-                // It went off, or a sibling had it begin and end elsewhere. A sibling may start it right now, too.
-                if cpu::start(index, attack) == 0 {
-                    starts += 1;
-                }
-                is_alive = true;
-            }
-            if !is_alive {
-                is_alive = eventually_woken(index, moves);
-            }
-            expect_eq!(
-                psci::call_psci(abi::VERSION, &[]),
-                abi::VERSION_1_3 as i32,
-                "the hypervisor answers"
-            );
+    let mut seen = [Seen {
+        steps: 0,
+        since: timer::counter(),
+    }; BLOCKS];
+    loop {
+        nap();
+        expect_eq!(
+            psci::call_psci(abi::VERSION, &[]),
+            abi::VERSION_1_3 as i32,
+            "the hypervisor answers"
+        );
+        let now = timer::counter();
+        let mut lost = 0;
+        let mut working = 0;
+        for index in 1..count {
+            let done = &DONE[index];
+            let seen = &mut seen[index];
             if done.is_through.get() != 0 {
-                break;
+                continue;
             }
-            if !is_alive {
-                lost += 1;
-                break;
+            let steps = done.steps.get();
+            if steps != seen.steps {
+                *seen = Seen { steps, since: now };
+            } else if cpu::is_off(index) {
+                // It went off, or a sibling had it begin and end elsewhere. A sibling may start it right now, too.
+                starts += u64::from(cpu::start(index, attack) == 0);
+                seen.since = now;
+            } else {
+                wake(index);
             }
+            working += 1;
+            lost += u64::from(now - seen.since > patience);
+        }
+        if working == 0 || lost > 0 {
+            return Ok((lost, starts));
         }
     }
-    Ok((lost, starts))
 }
 
-/// Wakes CPU `index` by all that there is until it moves.
-fn eventually_woken(index: usize, moves: impl Fn() -> bool) -> bool {
-    within_ms(PATIENCE_MS, || {
-        gic::send_sgi_to(cpu::affinity(index), 1);
-        sdei::signal(cpu::affinity(index));
-        within_ms(20, &moves)
-    })
+/// Sleeps for [`NAP_US`], or until anything comes.
+fn nap() {
+    // Others may have written what this CPU's interrupts need, in one of the two.
+    for timer in Timer::BOTH {
+        gic::enable(timer.intid());
+        timer.fire_in(timer::ticks_of_us(NAP_US));
+    }
+    sysreg::wfi();
+    for timer in Timer::BOTH {
+        timer.stop();
+    }
+}
+
+/// Wakes CPU `index` by all that there is.
+fn wake(index: usize) {
+    gic::send_sgi_to(cpu::affinity(index), 1);
+    sdei::signal(cpu::affinity(index));
 }
 
 guest_test!(
@@ -186,7 +247,7 @@ fn random_steps_of_every_kind_harm_nobody_else() -> TestResult {
     needs_hypervisor()?;
     let boots = survivor::count_boot("assault");
     let mut kept = if boots == 1 {
-        Kept([0; 5])
+        Kept([0; Kept::PAGES + BLOCKS])
     } else {
         Kept::load()
     };
@@ -195,9 +256,13 @@ fn random_steps_of_every_kind_harm_nobody_else() -> TestResult {
     let count = cpu::count().min(BLOCKS);
     SEED.set(seed ^ boots << 40);
     let left = times - kept.0[Kept::STEPS].min(times);
+    for (done, pages) in DONE.iter().zip(&kept.0[Kept::PAGES..]) {
+        done.pages.set(*pages);
+    }
     QUOTA.set((left / (count as u64 - 1) + 1).min(OF_A_BOOT));
     let (lost, starts) = watch_attackers(count)?;
-    for done in &DONE {
+    for (n, done) in DONE.iter().enumerate() {
+        kept.0[Kept::PAGES + n] = done.pages.get();
         let [word, address] = [&done.word, &done.address].map(Cell64::get);
         expect_eq!(
             done.wrong.get(),

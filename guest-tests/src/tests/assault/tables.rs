@@ -38,7 +38,7 @@ fn step(word: u32, x: [u64; 31]) -> Step {
 /// Registers event 0 at an address that is no handler, unmasks, and breaks what it lives by.
 fn be_lost() {
     let me = sysreg::cpu_index();
-    let sandbox = Sandbox::new(me);
+    let mut sandbox = Sandbox::new(me, 0);
     let places = sandbox.places();
     let map = Map::new(places);
     let mut numbers = Numbers::new(SEED.get() ^ (me as u64) << 56);
@@ -73,18 +73,17 @@ fn be_lost() {
     let mut x = [value; 31];
     x[1] = map.device(&mut numbers) & !15;
     READY.add(1);
-    sandbox.execute(
-        [
-            call(Call::EventRegister, 0, handler),
-            call(Call::EventEnable, 0, 0),
-            call(Call::PeUnmask, 0, 0),
-            // What no syndrome describes, so that EL2 reads the instruction through these tables; with the tables gone.
-            step(0xa940_0c22, x),
-            step(word, x),
-            step(0xa8c1_0c22, x),
-        ]
-        .iter(),
-    );
+    let steps = [
+        call(Call::EventRegister, 0, handler),
+        call(Call::EventEnable, 0, 0),
+        call(Call::PeUnmask, 0, 0),
+        // What no syndrome describes, so that EL2 reads the instruction through these tables; with the tables gone.
+        step(0xa940_0c22, x),
+        step(word, x),
+        step(0xa8c1_0c22, x),
+    ];
+    sandbox.write(steps.into_iter());
+    sandbox.execute(0, steps.len());
 }
 
 /// What stands in registers that do not matter.
