@@ -80,6 +80,8 @@ pub struct VmParts {
     pub stage2: stage2::Tables,
     /// RAM of ours that keeps what is in its flash; empty if it has none.
     pub flash: Range,
+    /// What that begins with.
+    pub flash_contents: &'static [u8],
 }
 
 /// One virtual machine.
@@ -146,6 +148,7 @@ impl Vm {
             vgic,
             stage2,
             flash,
+            flash_contents,
         } = parts;
         let vcpus = pcpus.len();
         let stage2 = Stage2::new(stage2, map.uart_page());
@@ -166,7 +169,7 @@ impl Vm {
             console_intid,
             image,
             transports,
-            flash: erased_flash(flash),
+            flash: new_flash(flash, flash_contents),
             loads: AtomicU64::new(0),
             shared: Mutex::new(shared),
             distributor: Mutex::new(distributor),
@@ -391,8 +394,8 @@ impl vm::Vm for Seat {
     }
 }
 
-/// A flash that was never written, in RAM that is nobody else's.
-fn erased_flash(ram: Range) -> &'static [AtomicU32] {
+/// A flash that begins with `contents` and is erased behind it, in RAM that is nobody else's.
+fn new_flash(ram: Range, contents: &[u8]) -> &'static [AtomicU32] {
     if ram.is_empty() {
         return &[];
     }
@@ -402,6 +405,9 @@ fn erased_flash(ram: Range) -> &'static [AtomicU32] {
     // SAFETY: the plan took the range, in whole blocks and so aligned, out of the RAM that guests get: stage 2 does not show
     // it, the identity map shows it read-write, and nothing of ours is there.
     unsafe { start.write_bytes(0xff, words) };
+    let size = contents.len().min(ram.size as usize);
+    // SAFETY: the same; the contents are in the copy of the bundle, which is apart from it.
+    unsafe { core::ptr::copy_nonoverlapping(contents.as_ptr(), start.cast(), size) };
     // SAFETY: the same; it is initialised, nobody has another way to it, and an AtomicU32 is laid out as a u32.
     unsafe { core::slice::from_raw_parts(start.cast::<AtomicU32>(), words) }
 }

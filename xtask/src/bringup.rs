@@ -209,6 +209,7 @@ impl Job {
                 Payload {
                     kernel: &guest.image,
                     initrd: None,
+                    flash: None,
                     config: offered("test=shared"),
                 }
                 .write(&bundle)?;
@@ -221,6 +222,7 @@ impl Job {
                 Payload {
                     kernel: &ours.image,
                     initrd: Some(&initrd),
+                    flash: None,
                     config: hv_bundle::GuestConfig {
                         bootargs: dump::plan().bootargs(),
                         sdei: true,

@@ -130,6 +130,7 @@ impl Image {
             Payload {
                 kernel: &given.kernel,
                 initrd: given.initrd.as_deref(),
+                flash: None,
                 config: GuestConfig {
                     flash: 0,
                     ..options.config(&given.bootargs)

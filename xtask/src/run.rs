@@ -225,6 +225,7 @@ pub fn machine(
         Payload {
             kernel: &given.kernel,
             initrd: given.initrd.as_deref(),
+            flash: options.flash_file(),
             config: options.config(&given.bootargs),
         }
         .write_for(&bundle, memory_mib, options.operator())?

@@ -311,6 +311,7 @@ impl Plan {
         Payload {
             kernel: &kernel,
             initrd: None,
+            flash: None,
             config: GuestConfig::default(),
         }
         .write(&bundle)?;

@@ -30,6 +30,8 @@ pub struct Guest<'a> {
     pub kernel: &'a [u8],
     /// Its ramdisk, as it is.
     pub ramdisk: Option<&'a [u8]>,
+    /// What its flash begins with; the rest of that is erased.
+    pub flash: Option<&'a [u8]>,
 }
 
 const MAKE_AGAIN: &str = "make the bundle with this version's xtask";
@@ -54,6 +56,7 @@ pub mod key {
     pub const NAME: &str = "description";
     pub const KERNEL: &str = "kernel";
     pub const RAMDISK: &str = "ramdisk";
+    pub const FLASH_CONTENTS: &str = "halligan,flash-contents";
 }
 
 impl<'a> Bundle<'a> {
@@ -192,7 +195,7 @@ fn altered(place: &str) -> Error {
 
 fn guest<'a>(tree: &Tree<'_, 'a>, node: Node<'_, 'a>) -> Result<Guest<'a>, Error> {
     let mut config = GuestConfig::default();
-    let (mut kernel, mut ramdisk) = (None, None);
+    let (mut kernel, mut ramdisk, mut flash) = (None, None, None);
     for (key, value) in node.properties() {
         match key {
             key::VCPUS => config.vcpus = cells(node, key, value)?.try_into().unwrap_or(u32::MAX),
@@ -215,15 +218,20 @@ fn guest<'a>(tree: &Tree<'_, 'a>, node: Node<'_, 'a>) -> Result<Guest<'a>, Error
             key::BOOTARGS => config.bootargs = String::from(text(node, key)?),
             key::KERNEL => kernel = Some(image(tree, node, key)?),
             key::RAMDISK => ramdisk = Some(image(tree, node, key)?),
+            key::FLASH_CONTENTS => flash = Some(image(tree, node, key)?),
             _ => return Err(wrong(node, key, "is not known to this hypervisor")),
         }
     }
     config.check()?;
+    if flash.is_some_and(|contents| contents.len() as u64 > config.flash) {
+        return Err(wrong(node, key::FLASH_CONTENTS, "is larger than its flash"));
+    }
     match kernel {
         Some(kernel) => Ok(Guest {
             config,
             kernel,
             ramdisk,
+            flash,
         }),
         None => Err(wrong(node, key::KERNEL, "is missing")),
     }

@@ -39,7 +39,10 @@ pub fn write_for(operator: Access, guests: &[Guest<'_>]) -> Result<Vec<u8>, Erro
     }
     let size: usize = guests
         .iter()
-        .map(|guest| guest.kernel.len() + guest.ramdisk.map_or(0, <[u8]>::len))
+        .map(|guest| {
+            let others = [guest.ramdisk, guest.flash].map(|part| part.map_or(0, <[u8]>::len));
+            guest.kernel.len() + others.iter().sum::<usize>()
+        })
         .sum();
     if u32::try_from(size).is_err() {
         return Err(Error::invalid(
@@ -63,6 +66,17 @@ pub fn write_for(operator: Access, guests: &[Guest<'_>]) -> Result<Vec<u8>, Erro
                 "linux",
                 ramdisk,
             ));
+        }
+        if let Some(contents) = guest.flash {
+            if contents.len() as u64 > guest.config.flash {
+                return Err(Error::invalid(
+                    "the flash's contents",
+                    "are larger than the flash",
+                    "give it a larger flash",
+                ));
+            }
+            let name = format!("flash-{number}");
+            images.add_child(image(&crc, &name, "firmware", "u-boot", contents));
         }
         configurations.add_child(configuration(number, guest));
     }
@@ -104,6 +118,9 @@ fn configuration(number: usize, guest: &Guest<'_>) -> DeviceTreeNode {
     set(&mut node, key::KERNEL, format!("kernel-{number}"));
     if guest.ramdisk.is_some() {
         set(&mut node, key::RAMDISK, format!("ramdisk-{number}"));
+    }
+    if guest.flash.is_some() {
+        set(&mut node, key::FLASH_CONTENTS, format!("flash-{number}"));
     }
     set(&mut node, key::BOOTARGS, config.bootargs.as_str());
     set(&mut node, key::VCPUS, config.vcpus);

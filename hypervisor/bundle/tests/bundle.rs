@@ -54,6 +54,7 @@ fn bundle(kernel: &[u8]) -> Vec<u8> {
         config: config(),
         kernel,
         ramdisk: Some(b"ramdisk"),
+        flash: Some(b"flash"),
     }])
     .expect("a sensible guest")
 }
@@ -75,6 +76,7 @@ fn a_bundle_is_read_back_as_it_was_written() {
             config: config(),
             kernel: &kernel,
             ramdisk: Some(b"ramdisk"),
+            flash: Some(b"flash"),
         }]
     );
 }
@@ -89,6 +91,7 @@ fn several_guests_keep_their_order_and_their_own_parts() {
         },
         kernel: &kernel,
         ramdisk,
+        flash: None,
     };
     let guests = [guest("first", None), guest("second", Some(&b"two"[..]))];
     let bytes = write(&guests).expect("sensible guests");
@@ -96,6 +99,28 @@ fn several_guests_keep_their_order_and_their_own_parts() {
         Bundle::parse(&bytes, crc()).expect("a sound bundle").guests,
         guests
     );
+}
+
+#[test]
+fn contents_that_the_flash_has_no_room_for_are_refused() {
+    let kernel = image();
+    let contents = vec![7; (256 << 10) + 1];
+    let bytes = |flash, contents| {
+        write(&[Guest {
+            config: GuestConfig {
+                flash,
+                ..GuestConfig::default()
+            },
+            kernel: &kernel,
+            ramdisk: None,
+            flash: Some(contents),
+        }])
+    };
+    bytes(256 << 10, &contents[1..]).expect("contents that fit");
+    for flash in [0, 256 << 10] {
+        let error = bytes(flash, &contents).expect_err("contents that do not");
+        assert!(error.to_string().contains("larger than the flash"));
+    }
 }
 
 #[test]
@@ -196,6 +221,7 @@ fn what_the_operator_may_do_is_the_machine_s_and_is_read_back() {
         config: config(),
         kernel: &kernel,
         ramdisk: None,
+        flash: None,
     };
     let plain = write(&[guest()]).expect("a sensible guest");
     for access in [Access::Full, Access::Read, Access::Off] {
@@ -214,6 +240,7 @@ fn a_guest_that_makes_no_sense_is_not_written() {
         config,
         kernel,
         ramdisk: None,
+        flash: None,
     };
     let many = GuestConfig {
         vcpus: 200,

@@ -348,6 +348,7 @@ fn boot(blob: &[u8], dice: &mut Dice) -> bool {
         config: GuestConfig::default(),
         kernel: KERNEL,
         ramdisk: Some(&[7; 100]),
+        flash: None,
     };
     let bundle = Bundle {
         operator: Default::default(),

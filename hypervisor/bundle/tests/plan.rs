@@ -76,6 +76,7 @@ fn bundle(configs: &[GuestConfig]) -> Bundle<'static> {
         config: config.clone(),
         kernel: KERNEL,
         ramdisk: Some(&[7; 100]),
+        flash: None,
     };
     Bundle {
         operator: Default::default(),

@@ -102,6 +102,7 @@ fn build(plan: VmPlan<'static>, spis: u32) -> Vm {
         vgic,
         stage2,
         flash: plan.own.flash_ram,
+        flash_contents: plan.guest.flash.unwrap_or_default(),
     })
 }
 

@@ -1,6 +1,7 @@
 //! What `run` boots: the options of the command line laid over those of a guest file.
 
 mod file;
+mod flash;
 mod numbers;
 mod together;
 
@@ -12,12 +13,13 @@ use clap::Args;
 use hv_abi::firmware::{Firmware, Unknown};
 use hv_abi::operator::Access;
 use hv_abi::{psci, sdei};
-use hv_bundle::{GuestConfig, MAX_FLASH, MIN_FLASH, parse_size};
+use hv_bundle::GuestConfig;
 use serde::Deserialize;
 
 use crate::board::Board;
 use crate::disk;
 use crate::el3::El3;
+pub use flash::Flash;
 use numbers::{address, host_memory_mib, memory_mib};
 
 /// The options that describe a guest, on the command line and in a guest file.
@@ -89,9 +91,9 @@ pub struct Options {
     /// Whether the guest may make the calls that are for tests; only a guest file can say it.
     #[arg(skip)]
     pub debug_calls: Option<bool>,
-    /// Size of a flash of the guest's own; only a guest file can say it.
+    /// A flash of the guest's own; only a guest file can say it.
     #[arg(skip)]
-    pub flash: Option<String>,
+    pub flash: Option<Flash>,
     /// Whether the guest has a pvpanic device; only a guest file can say it.
     #[arg(skip)]
     pub pvpanic: Option<bool>,
@@ -199,7 +201,9 @@ impl Options {
             file::parse(&text).with_context(|| format!("in the guest file {}", path.display()))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let files = options.kernel.iter_mut().chain(&mut options.initrd);
-        for file in files.chain(&mut options.disks).chain(&mut options.log) {
+        let flash = options.flash.iter_mut().filter_map(Flash::file_mut);
+        let files = files.chain(&mut options.disks).chain(&mut options.log);
+        for file in files.chain(flash) {
             *file = folder.join(&*file);
         }
         Ok(options)
@@ -260,17 +264,12 @@ impl Options {
 
     /// Bytes of the guest's flash; 0 if it has none.
     pub fn flash_bytes(&self) -> Result<u64> {
-        let Some(size) = &self.flash else {
-            return Ok(0);
-        };
-        let is_flash =
-            |&bytes: &u64| bytes.is_power_of_two() && (MIN_FLASH..=MAX_FLASH).contains(&bytes);
-        let bytes = parse_size(size).ok().filter(is_flash);
-        bytes.with_context(|| {
-            format!(
-                "flash = \"{size}\" is no size of a flash, which is a power of two from 256K to 64M"
-            )
-        })
+        self.flash.as_ref().map_or(Ok(0), Flash::bytes)
+    }
+
+    /// The file that the guest's flash begins with.
+    pub fn flash_file(&self) -> Option<&Path> {
+        self.flash.as_ref().and_then(Flash::file)
     }
 
     /// Number of CPUs.

@@ -21,6 +21,8 @@ pub struct Payload<'a> {
     pub initrd: Option<&'a Path>,
     /// What the guest is to be.
     pub config: GuestConfig,
+    /// What its flash begins with.
+    pub flash: Option<&'a Path>,
 }
 
 impl Payload<'_> {
@@ -40,10 +42,18 @@ impl Payload<'_> {
             ),
             None => None,
         };
+        let flash = match self.flash {
+            Some(flash) => Some(
+                fs::read(flash)
+                    .with_context(|| format!("cannot read the flash's file {}", flash.display()))?,
+            ),
+            None => None,
+        };
         let guest = Guest {
             config: self.config.clone(),
             kernel: &kernel,
             ramdisk: ramdisk.as_deref(),
+            flash: flash.as_deref(),
         };
         let bundle = hv_bundle::write_for(operator, &[guest])
             .map_err(|error| anyhow::anyhow!("cannot make the guest's bundle: {error}"))?;

@@ -24,7 +24,7 @@ struct Case {
     errors: &'static str,
 }
 
-const CASES: [Case; 28] = [
+const CASES: [Case; 30] = [
     Case {
         name: "run/power-off-is-0",
         kernel: Kernel::Image,
@@ -113,6 +113,22 @@ const CASES: [Case; 28] = [
         code: 1,
         output: "",
         errors: "flash = \"3M\" is no size of a flash, which is a power of two from 256K to 64M",
+    },
+    Case {
+        name: "run/flash-begins-with-a-file",
+        kernel: Kernel::Flash,
+        arguments: &["--memory", "256M", "--timeout", "60"],
+        code: 0,
+        output: "the flash begins with its file\r\n",
+        errors: "the guest powered off",
+    },
+    Case {
+        name: "run/flash-of-no-file-is-named",
+        kernel: Kernel::MissingFlash,
+        arguments: &[],
+        code: 1,
+        output: "",
+        errors: "flash = \"/nonexistent/flash\" is no size and no file",
     },
     // EL2 sees none of its exceptions; and another vCPU faults where it does.
     Case {
@@ -320,7 +336,11 @@ fn check(workshop: &Workshop, case: &Case) -> Result<()> {
     command.args(["--el3", workshop.el3.name()]);
     match case.kernel {
         Kernel::Nothing => {}
-        Kernel::BadKey | Kernel::Pvpanic | Kernel::WrongFlash => {
+        Kernel::BadKey
+        | Kernel::Pvpanic
+        | Kernel::WrongFlash
+        | Kernel::Flash
+        | Kernel::MissingFlash => {
             command.arg("--guest").arg(file(workshop, case.kernel)?);
         }
         _ => {

@@ -233,6 +233,7 @@ fn machine(workshop: &Workshop, program: Program, words: &str) -> Result<Machine
     Payload {
         kernel: &guest.image,
         initrd: None,
+        flash: None,
         config: GuestConfig {
             bootargs: "list".into(),
             ..GuestConfig::default()

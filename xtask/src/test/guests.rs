@@ -405,6 +405,7 @@ impl<'a> Bench<'a> {
                 Payload {
                     kernel: &self.guest.image,
                     initrd: offer::ramdisk(self.workshop, &boot.config)?.as_deref(),
+                    flash: None,
                     config: config(boot),
                 }
                 .write(&bundle)?;

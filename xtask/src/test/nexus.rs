@@ -43,6 +43,7 @@ fn boot(workshop: &Workshop) -> Result<String> {
     Payload {
         kernel: &guest.image,
         initrd: None,
+        flash: None,
         config: offered(&format!("test={TEST}")),
     }
     .write(&bundle)?;

@@ -270,6 +270,7 @@ fn bundle(kernel: &[u8], wrong: Wrong) -> Result<Option<Vec<u8>>> {
         config,
         kernel,
         ramdisk: None,
+        flash: None,
     };
     let mut bundle = hv_bundle::write(&[guest]).map_err(|error| anyhow::anyhow!("{error}"))?;
     match wrong {

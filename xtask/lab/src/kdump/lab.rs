@@ -175,6 +175,7 @@ impl Lab {
         Payload {
             kernel: &self.kernel,
             initrd: Some(&self.initramfs),
+            flash: None,
             config: GuestConfig {
                 bootargs: bootargs.to_owned(),
                 sdei: plan.sdei,

@@ -56,7 +56,7 @@ const KEYS: &[Key] = &[
         "[{ number = 256, scope = \"private\", priority = \"critical\" }]",
     ),
     ("debug-calls", "true or false", "true"),
-    ("flash", "a size in quotation marks", "\"64M\""),
+    ("flash", "a size or a path in quotation marks", "\"64M\""),
     ("pvpanic", "true or false", "true"),
     (
         "operator",

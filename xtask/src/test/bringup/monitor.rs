@@ -36,6 +36,7 @@ pub fn check(workshop: &Workshop, machine: &Machine) -> Result<String> {
     Payload {
         kernel: &build::build(workshop, Program::GuestTests)?.image,
         initrd: None,
+        flash: None,
         config: offered("list"),
     }
     .write(&bundle)?;

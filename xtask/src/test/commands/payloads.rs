@@ -37,6 +37,10 @@ pub enum Kernel {
     Pvpanic,
     /// A guest file with a flash of a size that there is not.
     WrongFlash,
+    /// A guest file with a flash that begins with a file, whose kernel writes what is in that to the console.
+    Flash,
+    /// A guest file whose flash begins with a file that there is not.
+    MissingFlash,
     /// A guest file with a key that there is not.
     BadKey,
     /// None.
@@ -63,6 +67,21 @@ const PVPANIC: [u32; 8] = [
     0x1200_0021, // AND w1, w1, #1: it has panicked
     0x3900_0001, // STRB w1, [x0]
     0x3900_0001, // STRB w1, [x0]
+    0xd2b0_8000, // MOVZ x0, #0x8400, LSL #16
+    0xf280_0100, // MOVK x0, #8
+    0xd400_0003, // SMC #0
+];
+
+/// Writes what is in the flash at 0x400_0000 up to the first erased byte to the UART, and calls SYSTEM_OFF (DDI0487 C6.2,
+/// DEN0022 5.9).
+const FLASH: [u32; 10] = [
+    0xd2a0_8002, // MOVZ x2, #0x400, LSL #16
+    0xd2a1_2001, // MOVZ x1, #0x900, LSL #16
+    0x3840_1440, // LDRB w0, [x2], #1
+    0x7103_fc1f, // CMP w0, #0xff
+    0x5400_0060, // B.EQ, to the second MOVZ behind
+    0xb900_0020, // STR w0, [x1]
+    0x17ff_fffc, // B, to LDRB
     0xd2b0_8000, // MOVZ x0, #0x8400, LSL #16
     0xf280_0100, // MOVK x0, #8
     0xd400_0003, // SMC #0
@@ -168,6 +187,18 @@ pub fn file(workshop: &Workshop, kernel: Kernel) -> Result<PathBuf> {
             ("run-pvpanic.toml", text.as_bytes().to_vec())
         }
         Kernel::WrongFlash => ("run-flash.toml", b"flash = \"3M\"\n".to_vec()),
+        Kernel::Flash => {
+            let bytes: Vec<u8> = FLASH.into_iter().flat_map(u32::to_le_bytes).collect();
+            paths::write_if_new(&workshop.output("run-flash.bin")?, &bytes)?;
+            let contents = b"the flash begins with its file\r\n";
+            paths::write_if_new(&workshop.output("run-flash.contents")?, contents)?;
+            let text = "kernel = \"run-flash.bin\"\nflash = \"run-flash.contents\"\n";
+            ("run-flash-file.toml", text.as_bytes().to_vec())
+        }
+        Kernel::MissingFlash => (
+            "run-flash-missing.toml",
+            b"flash = \"/nonexistent/flash\"\n".to_vec(),
+        ),
         Kernel::BadKey => ("run-test.toml", b"cors = 2\n".to_vec()),
     };
     let path = workshop.output(name)?;
