@@ -5,6 +5,7 @@ mod firmware;
 mod hibernate;
 mod life;
 mod operator;
+mod pvpanic;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -73,6 +74,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
         .chain(life::names())
         .chain(hibernate::names())
         .chain(operator::names())
+        .chain(pvpanic::names())
 }
 
 /// A test and what it runs.
@@ -108,6 +110,10 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
     runs.push((REBOOT.into(), Box::new(|| reboot(&lab))));
     runs.extend(hibernate::runs(workshop, &lab));
     runs.extend(operator::runs(workshop, &lab, ledger));
+    // A Raspberry Pi 4 has no room for it that our kernel's command lines know of.
+    if workshop.board != Board::Raspi4b {
+        runs.extend(pvpanic::runs(workshop));
+    }
     runs.push((REPEAT.into(), Box::new(repeat)));
     runs.push((CONTROL.into(), Box::new(|| without_sdei(&lab))));
     check_each(ledger, &runs);
