@@ -70,7 +70,7 @@ impl Console {
     pub fn locate(dtb: &[u8], limit: u64) -> Result<Self, Error> {
         let blob = Settled::new(dtb)?;
         let fdt = Fdt::open(&blob)?;
-        let tree = Tree::new(&fdt);
+        let tree = Tree::only(&fdt, &devices::concerns_console);
         let ram = memory::ram(&tree).unwrap_or_default();
         let (node, kind, base) = devices::uart(&tree, &|kind, base| {
             let base = base.filter(|base| !base.is_empty() && base.end() <= limit);
@@ -86,10 +86,13 @@ impl Console {
     }
 }
 
+/// How many bytes of seeds are kept: 64 hold all that can be guessed of any.
+const MOST_SEED: usize = 512;
+
 fn seed(chosen: Option<Node<'_, '_>>) -> Vec<u8> {
     let value = |name| chosen.and_then(|chosen| chosen.property(name));
     let seeds = ["kaslr-seed", "rng-seed"].into_iter().filter_map(value);
-    seeds.flatten().copied().collect()
+    seeds.flatten().copied().take(MOST_SEED).collect()
 }
 
 fn model(tree: &Tree<'_, '_>) -> Result<String, Error> {

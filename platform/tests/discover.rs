@@ -268,6 +268,61 @@ fn a_tree_of_very_many_nodes_is_refused_and_its_console_found() {
     }
 }
 
+#[test]
+fn the_console_is_found_behind_very_many_nodes() {
+    // As with a loader that lists what the board has first, at the root and on a bus.
+    for has_bus in [false, true] {
+        let mut tree = with_nodes(100_000);
+        let mut of = |path: &str| tree.find_node_mut(path).expect("a node").clone();
+        let (uart, chosen) = (of("/pl011@9000000"), of("/chosen"));
+        tree.root.remove_child("pl011@9000000");
+        tree.root.remove_child("chosen");
+        if has_bus {
+            let bus = node("bus")
+                .with("#address-cells", 2u32)
+                .with("#size-cells", 2u32)
+                .with("ranges", &[][..] as &[u8]);
+            tree.root.add_child(bus.holding(uart));
+        } else {
+            tree.root.add_child(uart);
+            tree.root.add_child(chosen);
+        }
+        let console = Console::locate(&tree.to_dtb(), LIMIT).expect("it is the last");
+        assert_eq!(console.base.start, 0x0900_0000);
+        assert!(refusal(&tree).contains("has more than 3000 nodes"));
+    }
+}
+
+#[test]
+fn lists_without_end_are_refused_or_cut() {
+    let cells = |cells: &[u32], count: usize| -> Vec<u8> {
+        let one = cells.iter().flat_map(|cell| cell.to_be_bytes());
+        one.collect::<Vec<u8>>().repeat(count)
+    };
+    let with = |path: &str, name: &str, bytes: &[u8]| {
+        let mut tree = virt(1, GicVersion::V3);
+        let node = tree.find_node_mut(path).expect("a node");
+        node.add_property(property(name, bytes));
+        tree
+    };
+    let place = [0, 0x0900_0000, 0, 0x1000];
+    let uart = "/pl011@9000000";
+    discover(&with(uart, "reg", &cells(&place, 512)));
+    for count in [513, 100_000] {
+        let said = refusal(&with(uart, "reg", &cells(&place, count)));
+        let what = "/pl011@9000000 reg has more than 512 places";
+        assert!(said.contains(what), "{said}");
+    }
+    discover(&with(uart, "interrupts", &cells(&[0, 1, 4], 1024)));
+    for count in [1025, 100_000] {
+        let said = refusal(&with(uart, "interrupts", &cells(&[0, 1, 4], count)));
+        let what = "/pl011@9000000 interrupts has more than 1024 interrupts";
+        assert!(said.contains(what), "{said}");
+    }
+    let machine = discover(&with("/chosen", "rng-seed", &cells(&[1], 100_000)));
+    assert_eq!(machine.seed.len(), 512);
+}
+
 /// A copy of `blob` with so many NOPs in front of each node (Devicetree Specification 5.4.1).
 fn with_nops(blob: &[u8], each: usize) -> Vec<u8> {
     const NOP: [u8; 4] = 4_u32.to_be_bytes();

@@ -8,6 +8,10 @@ use crate::{Error, Range};
 
 /// Physical addresses have at most 52 bits (DDI0487 D8.1).
 const PA_LIMIT: u64 = 1 << 52;
+/// How many places a `reg` has at most, and interrupts a node: lists are made of them before there is much memory. A GIC has 988
+/// shared interrupts.
+const MOST_PLACES: usize = 512;
+const MOST_INTERRUPTS: usize = 1024;
 
 /// How many nodes an interrupt may go by; more only if they lead round in circles.
 const MOST_HOPS: usize = 16;
@@ -62,6 +66,9 @@ impl<'t, 'a> Node<'t, 'a> {
         let entry = (address + size) * 4;
         if address == 0 || size == 0 || !value.len().is_multiple_of(entry) {
             return Err(self.fault("reg", "does not fit its parent's cells"));
+        }
+        if value.len() / entry > MOST_PLACES {
+            return Err(self.fault("reg", "has more than 512 places"));
         }
         let mut found = Vec::new();
         for entry in value.chunks_exact(entry) {
@@ -153,6 +160,9 @@ impl<'t, 'a> Node<'t, 'a> {
             let Some(specifier) = value.split_off(..parent.interrupt_size()?) else {
                 return Err(self.fault(name, "does not fit #interrupt-cells"));
             };
+            if found.len() == MOST_INTERRUPTS {
+                return Err(self.fault(name, "has more than 1024 interrupts"));
+            }
             match self.route(parent, specifier, gic)? {
                 Some(specifier) => found.push(specifier),
                 None => return Ok(None),

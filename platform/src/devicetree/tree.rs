@@ -88,12 +88,18 @@ impl<'f, 'a> Tree<'f, 'a> {
     /// Lists a blob's nodes, of very many the first.
     #[inline(never)]
     pub fn new(fdt: &'f Fdt<'a>) -> Self {
+        Self::only(fdt, &|_| true)
+    }
+
+    /// Lists the nodes that are `wanted`, and those above them.
+    #[inline(never)]
+    pub fn only(fdt: &'f Fdt<'a>, wanted: &dyn Fn(Node<'_, 'a>) -> bool) -> Self {
         let mut tree = Self {
             nodes: Vec::with_capacity(USUAL_NODES),
             is_cut: false,
         };
         if let Some(root) = fdt.0.find_node("/") {
-            tree.add(root, 0);
+            tree.add(root, 0, wanted);
         }
         tree
     }
@@ -110,7 +116,7 @@ impl<'f, 'a> Tree<'f, 'a> {
         Ok(())
     }
 
-    fn add(&mut self, node: FdtNode<'f, 'a>, parent: u32) {
+    fn add(&mut self, node: FdtNode<'f, 'a>, parent: u32, wanted: &dyn Fn(Node<'_, 'a>) -> bool) {
         if self.nodes.len() == MOST_NODES {
             self.is_cut = true;
             return;
@@ -127,10 +133,19 @@ impl<'f, 'a> Tree<'f, 'a> {
             phandle: phandle.map_or(0, |own| number(own.value) as u32),
         });
         for child in node.children() {
-            self.add(child, index);
+            self.add(child, index, wanted);
             if self.is_cut {
                 return;
             }
+        }
+        let place = index as usize;
+        let own = Node {
+            tree: self,
+            index: place,
+        };
+        // With nothing behind it that is.
+        if place + 1 == self.nodes.len() && !wanted(own) {
+            self.nodes.truncate(place);
         }
     }
 
@@ -182,7 +197,7 @@ impl<'f, 'a> Tree<'f, 'a> {
 
 impl<'t, 'a> Node<'t, 'a> {
     fn entry(self) -> Entry<'t, 'a> {
-        // An index is only ever made by walking `nodes`, which never shrinks.
+        // An index is only ever made by walking `nodes`, which never shrinks once they are listed.
         self.tree.nodes[self.index]
     }
 

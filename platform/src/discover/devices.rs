@@ -82,6 +82,14 @@ fn base(node: Node<'_, '_>) -> Result<Range, Error> {
     }
 }
 
+/// Whether the console cannot be found without this node: a UART, what its clock may be, and where the RAM is.
+pub fn concerns_console(node: Node<'_, '_>) -> bool {
+    row(&UARTS, node).is_some()
+        || node.is_compatible(MAILBOX)
+        || node.property("clock-frequency").is_some()
+        || ["chosen", "aliases", "memory"].contains(&node.base_name())
+}
+
 /// What a UART runs at: its first clock if that is fixed, else what the mailbox says.
 pub fn clock(tree: &Tree<'_, '_>, uart: Node<'_, '_>) -> Clock {
     let source = uart.property("clocks").and_then(|clocks| clocks.get(..4));
