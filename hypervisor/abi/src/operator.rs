@@ -4,9 +4,13 @@
 //!
 //! | after RS | meaning |
 //! | --- | --- |
-//! | RS | a byte RS for the guest |
+//! | `.` | a byte RS for the guest |
+//! | RS | nothing: what follows means the same |
 //! | a digit | what is typed from here on is for the guest of this number; 0 at the start |
 //! | `@`, a [`Request`], LF | a request to the hypervisor |
+//!
+//! A sender begins a request with RS and `@` twice each and ends it with LF twice ([`OPENING`], [`END`]): the second ones mean
+//! nothing, so whichever single byte the line loses, none of the request is typed to the guest, and nothing typed is taken for it.
 //!
 //! Anything else after RS goes to the guest together with RS, so that a terminal without a program behind it can type every
 //! byte. A request is text, `id verb vm vcpu crc`, `id m vm length ipa crc` for [`Verb::Memory`], or `id e vm vcpu event crc` for
@@ -26,6 +30,15 @@ pub const LONGEST: usize = 48;
 
 /// What follows RS in front of a request.
 pub const REQUEST: u8 = b'@';
+
+/// What follows RS where that is for the guest.
+pub const LITERAL: u8 = b'.';
+
+/// What a request begins with.
+pub const OPENING: [u8; 4] = [RS, RS, REQUEST, REQUEST];
+
+/// What it ends with.
+pub const END: [u8; 2] = *b"\n\n";
 
 /// What a guest's ESR_EL1 says in its lower 25 bits after [`Verb::Nmi`], where the CPU lets a hypervisor choose (FEAT_RAS): IDS, so a
 /// syndrome that is nobody's but ours, and "HLG" (DDI0487 D24.2, ESR_EL1 and VSESR_EL2).
@@ -137,6 +150,8 @@ enum State {
     Guest,
     AfterRs,
     Request,
+    /// Behind a request, whose end may come twice.
+    AfterRequest,
     /// Of a request that cannot be one any more: until its end.
     Dropping,
 }
@@ -154,9 +169,12 @@ impl Demux {
     /// What `byte` makes of what has come so far.
     pub fn push(&mut self, byte: u8) -> Input {
         let (state, input) = match (self.state, byte) {
-            (State::Guest, RS) => (State::AfterRs, Input::Nothing),
-            (State::Guest, byte) => (State::Guest, Input::Guest(byte)),
-            (State::AfterRs, RS) => (State::Guest, Input::Guest(RS)),
+            (State::AfterRequest, b'\n') => (State::Guest, Input::Nothing),
+            (State::Guest | State::AfterRequest | State::AfterRs, RS) => {
+                (State::AfterRs, Input::Nothing)
+            }
+            (State::Guest | State::AfterRequest, byte) => (State::Guest, Input::Guest(byte)),
+            (State::AfterRs, LITERAL) => (State::Guest, Input::Guest(RS)),
             (State::AfterRs, REQUEST) => {
                 self.length = 0;
                 (State::Request, Input::Nothing)
@@ -165,8 +183,9 @@ impl Demux {
             (State::AfterRs, byte) => (State::Guest, Input::GuestAfterRs(byte)),
             // The end of this one is lost, and another begins: no request has RS in it.
             (State::Request | State::Dropping, RS) => (State::AfterRs, Input::Damaged),
-            (State::Request, b'\n') => (State::Guest, self.end()),
-            (State::Dropping, b'\n') => (State::Guest, Input::Damaged),
+            (State::Request, REQUEST) if self.length == 0 => (State::Request, Input::Nothing),
+            (State::Request, b'\n') => (State::AfterRequest, self.end()),
+            (State::Dropping, b'\n') => (State::AfterRequest, Input::Damaged),
             (State::Request, byte) => match self.text.get_mut(self.length) {
                 Some(slot) => {
                     *slot = byte;

@@ -2,14 +2,13 @@
 
 use hv_abi::console::RS;
 use hv_abi::operator::{
-    Base64, Crc, Demux, Input, LONGEST, MOST, Request, Span, Verb, crc, from_base64,
+    Base64, Crc, Demux, END, Input, LITERAL, LONGEST, MOST, OPENING, Request, Span, Verb, crc,
+    from_base64,
 };
 use proptest::prelude::*;
 
 fn framed(request: &Request) -> Vec<u8> {
-    let mut bytes = vec![RS, b'@'];
-    bytes.extend(format!("{request}\n").bytes());
-    bytes
+    [&OPENING[..], request.to_string().as_bytes(), &END[..]].concat()
 }
 
 fn fed(demux: &mut Demux, bytes: &[u8]) -> Vec<Input> {
@@ -171,11 +170,42 @@ fn a_byte_that_is_lost_or_doubled_makes_no_other_request() {
         for mut bytes in [lost, doubled] {
             bytes.extend(framed(&Request { id: 7, ..REQUEST }).repeat(2));
             let came = requests(&fed(&mut Demux::new(), &bytes));
-            // Of a second LF the guest gets one more byte.
             let is_same = |request: &Request| *request == REQUEST || request.id == 7;
             assert!(came.iter().all(is_same), "byte {at}: {came:x?}");
             assert_eq!(came.last().map(|request| request.id), Some(7), "byte {at}");
         }
+    }
+}
+
+/// Whatever the line loses of a request, what is typed in front of it and behind comes through, and nothing else is typed.
+#[test]
+fn a_byte_that_is_lost_is_no_input_of_the_guest_and_takes_none_away() {
+    let sent = framed(&REQUEST);
+    for at in 0..=sent.len() {
+        let mut bytes = b"in front".to_vec();
+        let (before, rest) = sent.split_at(at);
+        bytes.extend([before, rest.get(1..).unwrap_or_default()].concat());
+        bytes.extend([b" and ", &[RS, LITERAL][..], b"@7 behind"].concat());
+        bytes.extend(framed(&Request { id: 7, ..REQUEST }));
+        let inputs = fed(&mut Demux::new(), &bytes);
+        let typed = inputs.iter().map(|input| match input {
+            Input::Guest(byte) => vec![*byte],
+            Input::GuestAfterRs(byte) => vec![RS, *byte],
+            _ => vec![],
+        });
+        let typed = typed.collect::<Vec<_>>().concat();
+        assert_eq!(
+            String::from_utf8_lossy(&typed),
+            "in front and \x1e@7 behind",
+            "byte {at}"
+        );
+        let is_channel = |input: &Input| matches!(input, Input::Channel(_));
+        assert!(!inputs.iter().any(is_channel), "byte {at}: {inputs:?}");
+        let came = requests(&inputs);
+        assert_eq!(came.last().map(|request| request.id), Some(7), "byte {at}");
+        // Only text that is lost makes it another; what frames it is there twice.
+        let frames = !(OPENING.len()..sent.len() - END.len()).contains(&at);
+        assert_eq!(came.first() == Some(&REQUEST), frames, "byte {at}");
     }
 }
 
@@ -191,7 +221,7 @@ fn a_request_without_end_is_dropped_and_the_next_one_comes_through() {
 
 #[test]
 fn what_a_person_types_after_rs_is_the_guest_s_unless_it_has_a_meaning() {
-    let inputs = fed(&mut Demux::new(), b"a\x1eb\x1e\x1ec\x1e3");
+    let inputs = fed(&mut Demux::new(), b"a\x1eb\x1e.c\x1e\x1e3");
     assert_eq!(
         inputs,
         [
@@ -214,7 +244,7 @@ proptest! {
         prop_assert_eq!(read, bytes);
     }
 
-    /// Typed bytes whose RS are doubled, with requests between any two of them, come out as they were.
+    /// Typed bytes whose RS are followed by `.`, with requests between any two of them, come out as they were.
     #[test]
     fn typed_bytes_come_through_beside_requests(typed in proptest::collection::vec(any::<u8>(), 0..200), every in 1usize..20) {
         let mut bytes = Vec::new();
@@ -224,7 +254,7 @@ proptest! {
             }
             bytes.push(byte);
             if byte == RS {
-                bytes.push(RS);
+                bytes.push(LITERAL);
             }
         }
         let inputs = fed(&mut Demux::new(), &bytes);

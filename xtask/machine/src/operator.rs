@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use hv_abi::console::RS;
-use hv_abi::operator::{MOST, REQUEST, Request, Span, Verb};
+use hv_abi::operator::{END, LITERAL, MOST, OPENING, Request, Span, Verb};
 
 pub use answers::{Answers, VcpuAnswer, VmAnswer};
 pub use ram::Range;
@@ -139,7 +139,7 @@ impl Operator {
             for &byte in part {
                 escaped.push(byte);
                 if byte == RS {
-                    escaped.push(RS);
+                    escaped.push(LITERAL);
                 }
             }
             let mut input = lock(&self.0.input);
@@ -222,8 +222,8 @@ impl Operator {
         let mut vm_came = None;
         loop {
             ensure!(!lock(&self.0.pending).is_over, "the machine has ended");
-            let mut bytes = vec![RS, REQUEST];
-            bytes.extend(format!("{request}\n").into_bytes());
+            let text = request.to_string();
+            let bytes = [&OPENING[..], text.as_bytes(), &END[..]].concat();
             self.write(&bytes)?;
             let until = Instant::now() + REPEAT;
             let mut pending = lock(&self.0.pending);
