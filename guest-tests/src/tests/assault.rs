@@ -2,7 +2,7 @@
 //! harm themselves: the hypervisor answers all along, and gives away nothing that is not theirs.
 //!
 //! CPU 0 stays sane. It lets the others work in their sandboxes (`rt::assault`), starts those that went off, wakes those
-//! that sleep, and when too many are lost, resets the machine and goes on; what has been done is counted across resets.
+//! that sleep, and as soon as one is lost, resets the machine and goes on; what has been done is counted across resets.
 
 mod rewritten;
 mod steps;

@@ -15,6 +15,7 @@ use crate::cache::{Cache, unwritable};
 use crate::progress::Progress;
 
 mod answers;
+mod files;
 mod root;
 mod source;
 mod version;

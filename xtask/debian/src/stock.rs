@@ -1,15 +1,14 @@
 //! Debian's own kernels, unchanged, with the modules that find a virtio disk.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use lzma_rust2::XzReader;
 
-use crate::archive::{Archive, Offer, Root};
-use crate::cache::{self, Cache, remove, unwritable};
+use crate::archive::Archive;
+use crate::cache::{self, Cache, unwritable};
 use crate::progress::Progress;
 
 /// The package that depends on the kernel that a Debian machine runs.
@@ -120,9 +119,7 @@ fn fetch(cache: &Cache, release: Release, dir: &Path, progress: &Progress) -> Re
     let suite = release.suite();
     cache.demand_space(SPACE, "fetching Debian's kernel")?;
     let archive = Archive::open(cache)?;
-    let root = archive
-        .root(suite, "arm64", progress)?
-        .with_context(|| format!("the archive has no suite {suite}"))?;
+    let root = archive.suite(suite, progress)?;
     // Kernels come and go; an old list names one that is no longer there.
     root.update(progress)?;
     let names = root.depends(PACKAGE)?;
@@ -138,53 +135,19 @@ fn fetch(cache: &Cache, release: Release, dir: &Path, progress: &Progress) -> Re
     };
     let kernel = own("binary").unwrap_or_else(|| image.clone());
     let modules = own("modules").unwrap_or_else(|| image.clone());
-    let package = archive.fetch(&root, &offer(&root, &kernel)?, progress)?;
-    extract(&package, "*/vmlinuz*", &dir.join("vmlinuz"))?;
-    let with_modules = match modules == kernel {
-        true => package.clone(),
-        false => archive.fetch(&root, &offer(&root, &modules)?, progress)?,
-    };
+    let mut files = vec![("*/vmlinuz*".to_owned(), dir.join("vmlinuz"))];
+    if modules != kernel {
+        archive.take(&root, &kernel, &files, progress)?;
+        files.clear();
+    }
+    let file_of = |module: &&str| (format!("*/{module}.ko*"), dir.join(file_name(module)));
+    files.extend(MODULES.iter().map(file_of));
+    archive.take(&root, &modules, &files, progress)?;
     for module in MODULES {
-        let path = dir.join(file_name(module));
-        extract(&with_modules, &format!("*/{module}.ko*"), &path)?;
-        unpack_module(&path)?;
+        unpack_module(&dir.join(file_name(module)))?;
     }
     let path = dir.join("release");
     fs::write(&path, version).map_err(|error| unwritable(&path, &error))?;
-    for package in [&package, &with_modules] {
-        package.parent().map_or(Ok(()), remove)?;
-    }
-    Ok(())
-}
-
-fn offer(root: &Root, package: &str) -> Result<Offer> {
-    let offers = root.offers(&[package])?;
-    let first = offers.into_iter().next();
-    first.with_context(|| format!("{} has no package {package}", root.suite))
-}
-
-/// Writes the file of a package whose path fits `pattern` to `to`.
-fn extract(package: &Path, pattern: &str, to: &Path) -> Result<()> {
-    let file = File::create(to).map_err(|error| unwritable(to, &error))?;
-    let mut packed = supervisor::command("dpkg-deb")
-        .arg("--fsys-tarfile")
-        .arg(package)
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot run dpkg-deb")?;
-    let stream = packed.stdout.take().context("dpkg-deb has no output")?;
-    let status = supervisor::command("tar")
-        .args(["-x", "-O", "-f", "-", "--wildcards", pattern])
-        .stdin(stream)
-        .stdout(file)
-        .status()
-        .context("cannot run tar")?;
-    let packed = packed.wait()?;
-    ensure!(
-        status.success() && packed.success(),
-        "{} has no {pattern}",
-        package.display()
-    );
     Ok(())
 }
 

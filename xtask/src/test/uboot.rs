@@ -11,8 +11,8 @@ use anyhow::{Context, Result};
 use super::own;
 use super::screen::{self, Screen};
 use crate::ledger::Ledger;
-use debian::archive::{self, Archive};
-use debian::cache::{remove, unwritable};
+use debian::archive::Archive;
+use debian::cache::unwritable;
 use debian::paths;
 use machine::build::{self, Program};
 use machine::workshop::Workshop;
@@ -49,21 +49,10 @@ fn ensure_uboot(workshop: &Workshop) -> Result<PathBuf> {
     let entry = cache.entry(&format!("u-boot-{SUITE}"), |dir| {
         cache.demand_space(SPACE, "fetching Debian's U-Boot")?;
         let archive = Archive::open(cache)?;
-        let root = archive
-            .root(SUITE, "arm64", progress)?
-            .with_context(|| format!("the archive has no suite {SUITE}"))?;
+        let root = archive.suite(SUITE, progress)?;
         root.update(progress)?;
-        let offers = root.offers(&[PACKAGE])?;
-        let offer = offers
-            .first()
-            .with_context(|| format!("{SUITE} has no package {PACKAGE}"))?;
-        let package = archive.fetch(&root, offer, progress)?;
-        let folder = dir.join("package");
-        archive::unpack(&package, &folder)?;
-        let to = dir.join("u-boot.bin");
-        fs::copy(folder.join(FILE), &to).map_err(|error| unwritable(&to, &error))?;
-        remove(&folder)?;
-        package.parent().map_or(Ok(()), remove)
+        let file = (format!("./{FILE}"), dir.join("u-boot.bin"));
+        archive.take(&root, PACKAGE, &[file], progress)
     })?;
     Ok(entry.join("u-boot.bin"))
 }

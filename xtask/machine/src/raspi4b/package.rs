@@ -3,11 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::workshop::Workshop;
-use debian::archive::{Archive, unpack};
-use debian::cache::{remove, unwritable};
+use debian::archive::Archive;
 
 /// The suite whose kernel the devicetree belongs to: that of our guest's.
 const KERNEL_SUITE: &str = "trixie-backports";
@@ -26,9 +25,7 @@ pub fn devicetree(workshop: &Workshop) -> Result<PathBuf> {
     let name = format!("raspi4b-devicetree-{KERNEL_SUITE}");
     let file = "bcm2711-rpi-4-b.dtb";
     take(workshop, &name, file, KERNEL_SUITE, |archive, dir| {
-        let root = archive
-            .root(KERNEL_SUITE, "arm64", &workshop.progress)?
-            .with_context(|| format!("the archive has no suite {KERNEL_SUITE}"))?;
+        let root = archive.suite(KERNEL_SUITE, &workshop.progress)?;
         // Kernels come and go; an old list names one that is no longer there.
         root.update(&workshop.progress)?;
         let names = root.depends(KERNEL)?;
@@ -38,7 +35,8 @@ pub fn devicetree(workshop: &Workshop) -> Result<PathBuf> {
             .with_context(|| format!("{KERNEL} of {KERNEL_SUITE} names no kernel"))?;
         let package = format!("linux-base-{release}");
         let tree = format!("usr/lib/modules/{release}/dtb/{DEVICETREE}");
-        extract(workshop, archive, &root, &package, &tree, &dir.join(file))
+        let file = (format!("./{tree}"), dir.join(file));
+        archive.take(&root, &package, &[file], &workshop.progress)
     })
 }
 
@@ -47,10 +45,9 @@ pub fn trusted_firmware(workshop: &Workshop) -> Result<PathBuf> {
     let name = format!("raspi4b-firmware-{FIRMWARE_SUITE}");
     let file = "bl31.bin";
     take(workshop, &name, file, FIRMWARE_SUITE, |archive, dir| {
-        let root = archive
-            .root(FIRMWARE_SUITE, "arm64", &workshop.progress)?
-            .with_context(|| format!("the archive has no suite {FIRMWARE_SUITE}"))?;
-        extract(workshop, archive, &root, FIRMWARE, BL31, &dir.join(file))
+        let root = archive.suite(FIRMWARE_SUITE, &workshop.progress)?;
+        let file = (format!("./{BL31}"), dir.join(file));
+        archive.take(&root, FIRMWARE, &[file], &workshop.progress)
     })
 }
 
@@ -63,11 +60,9 @@ pub fn u_boot(workshop: &Workshop) -> Result<PathBuf> {
     let name = format!("raspi4b-u-boot-{FIRMWARE_SUITE}");
     let file = "u-boot.bin";
     take(workshop, &name, file, FIRMWARE_SUITE, |archive, dir| {
-        let root = archive
-            .root(FIRMWARE_SUITE, "arm64", &workshop.progress)?
-            .with_context(|| format!("the archive has no suite {FIRMWARE_SUITE}"))?;
-        let to = dir.join(file);
-        extract(workshop, archive, &root, BOOT_LOADER, U_BOOT, &to)
+        let root = archive.suite(FIRMWARE_SUITE, &workshop.progress)?;
+        let file = (format!("./{U_BOOT}"), dir.join(file));
+        archive.take(&root, BOOT_LOADER, &[file], &workshop.progress)
     })
 }
 
@@ -91,10 +86,8 @@ pub fn videocore(workshop: &Workshop) -> Result<Vec<(String, Vec<u8>)>> {
         let component = "non-free-firmware";
         let root = archive.root_of(FIRMWARE_SUITE, component, "arm64", &workshop.progress)?;
         let root = root.with_context(|| format!("the archive has no {component}"))?;
-        for (file, path) in VIDEOCORE_FILES {
-            extract(workshop, &archive, &root, VIDEOCORE, path, &dir.join(file))?;
-        }
-        Ok(())
+        let files = VIDEOCORE_FILES.map(|(file, path)| (format!("./{path}"), dir.join(file)));
+        archive.take(&root, VIDEOCORE, &files, &workshop.progress)
     })?;
     let read = |(file, _): (&str, &str)| {
         let bytes = fs::read(entry.join(file));
@@ -120,27 +113,4 @@ fn take(
             .with_context(|| format!("cannot take {file} from Debian {suite}"))
     })?;
     Ok(entry.join(file))
-}
-
-/// Fetches `package` and copies what it has at `path` to `to`; nothing else of it stays.
-fn extract(
-    workshop: &Workshop,
-    archive: &Archive,
-    root: &debian::archive::Root,
-    package: &str,
-    path: &str,
-    to: &Path,
-) -> Result<()> {
-    let offers = root.offers(&[package])?;
-    let offer = offers
-        .first()
-        .with_context(|| format!("there is no package {package}"))?;
-    let deb = archive.fetch(root, offer, &workshop.progress)?;
-    let files = to.with_file_name("package");
-    unpack(&deb, &files)?;
-    let file = files.join(path);
-    ensure!(file.is_file(), "{package} has no {path}");
-    fs::copy(&file, to).map_err(|error| unwritable(to, &error))?;
-    remove(&files)?;
-    deb.parent().map_or(Ok(()), remove)
 }
