@@ -7,7 +7,7 @@ use super::timer;
 
 /// How long a thing that must happen may take before a test calls it missing. Long, as the host may
 /// be slow; a passing test never waits for it.
-pub const PATIENCE_MS: u64 = 5000;
+pub const PATIENCE_MS: u64 = 20_000;
 
 /// Waits until `condition` holds; false when it did not within `PATIENCE_MS`.
 #[must_use]

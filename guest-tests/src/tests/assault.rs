@@ -101,8 +101,8 @@ fn attack() {
         for first in (0..BATCH).step_by(ROUND) {
             arm_events(&sandbox, &mut maker);
             sandbox.execute(first, first + ROUND);
-            for n in first..first + ROUND {
-                judge(&sandbox, n, known[n], done);
+            for (n, known) in known.iter().enumerate().skip(first).take(ROUND) {
+                judge(&sandbox, n, *known, done);
             }
             let _steps = done.steps.add(ROUND as u64);
         }
