@@ -1,0 +1,139 @@
+use super::*;
+
+fn plan(cpus: u32, wedge: &str, panic: u32) -> Plan {
+    Plan {
+        scenario: Scenario::Kdump,
+        cpus,
+        model: "max".into(),
+        wedge: wedge.parse().unwrap(),
+        panic,
+        sdei: true,
+        fate: None,
+        firmware: "spec".into(),
+        reclaim: false,
+        icount: false,
+    }
+}
+
+#[test]
+fn a_plan_needs_a_cpu_that_is_left() {
+    assert!(plan(4, "1-3", 0).check().is_ok());
+    assert!(plan(4, "0", 3).check().is_ok());
+    for (cpus, wedge, panic) in [(4, "4", 0), (4, "2", 4), (4, "0-3", 0), (1, "0", 0)] {
+        assert!(plan(cpus, wedge, panic).check().is_err(), "{wedge} {panic}");
+    }
+}
+
+#[test]
+fn somebody_is_left_to_panic() {
+    let said = |plan: Plan| plan.check().unwrap_err().to_string();
+    assert_eq!(
+        said(plan(4, "0-3", 0)),
+        "--wedge leaves no CPU to panic: 4 CPUs are 0 to 3; leave out one of them, or have the hypervisor reach one: \
+         --scenario nmi"
+    );
+    assert!(said(plan(4, "0,2", 0)).contains("choose another with --panic"));
+}
+
+#[test]
+fn an_nmi_is_for_a_guest_with_no_cpu_left() {
+    let nmi = |wedge| Plan {
+        scenario: Scenario::Nmi,
+        ..plan(4, wedge, 0)
+    };
+    assert!(nmi("0-3").check().is_ok());
+    let error = nmi("1-3").check().unwrap_err().to_string();
+    assert!(error.contains("leave --wedge out"), "{error}");
+    assert!(
+        nmi("0-3")
+            .bootargs()
+            .contains("lab.do=nmi lab.wedge=0,1,2,3 lab.panic=0")
+    );
+}
+
+#[test]
+fn a_panic_wedges_nobody() {
+    let panic = |wedge: CpuList| Plan {
+        scenario: Scenario::Panic,
+        wedge,
+        ..plan(4, "1", 0)
+    };
+    let nobody = panic(CpuList::default());
+    assert!(nobody.check().is_ok());
+    assert!(
+        nobody
+            .bootargs()
+            .contains("crashkernel=256M lab.do=panic lab.wedge= lab.panic=0")
+    );
+    let error = panic([1].into_iter().collect()).check().unwrap_err();
+    assert!(error.to_string().contains("leave --wedge out"), "{error}");
+    let nobody = Plan {
+        wedge: CpuList::default(),
+        ..plan(4, "1", 0)
+    };
+    assert!(nobody.check().is_err());
+}
+
+#[test]
+fn an_ending_needs_sdei() {
+    let with = |sdei, firmware: &str, fate, reclaim| Plan {
+        sdei,
+        firmware: firmware.into(),
+        fate,
+        reclaim,
+        ..plan(4, "2", 0)
+    };
+    for (fate, reclaim) in [
+        (Some(Fate::Off), false),
+        (Some(Fate::Park), false),
+        (None, true),
+    ] {
+        assert!(with(true, "spec", fate, reclaim).check().is_ok());
+        for (sdei, firmware) in [(false, "spec"), (true, "absent")] {
+            let error = with(sdei, firmware, fate, reclaim).check().unwrap_err();
+            assert!(error.to_string().contains("there is no SDEI"), "{error}");
+        }
+    }
+    assert!(with(false, "spec", None, false).check().is_ok());
+    assert!(with(true, "absent", None, false).check().is_ok());
+}
+
+#[test]
+fn the_scenario_is_on_the_command_line() {
+    let bootargs = plan(4, "1,2,3", 0).bootargs();
+    assert!(
+        bootargs.contains("lab.do=kdump lab.wedge=1,2,3 lab.panic=0"),
+        "{bootargs}"
+    );
+    assert!(bootargs.ends_with("lab.maxcpus=1"), "{bootargs}");
+}
+
+#[test]
+fn an_ending_gives_the_capture_kernel_all_cpus() {
+    let with = |fate| {
+        let mut plan = plan(4, "2", 0);
+        plan.fate = Some(fate);
+        plan.bootargs()
+    };
+    assert!(with(Fate::Park).ends_with("lab.panic=0 lab.check=cpus"));
+    assert!(with(Fate::Off).ends_with("lab.check=cpus sdei_ending=off"));
+    let mut reclaiming = plan(4, "2", 0);
+    reclaiming.reclaim = true;
+    assert!(
+        reclaiming
+            .bootargs()
+            .ends_with("lab.panic=0 lab.check=cpus")
+    );
+    assert!(reclaiming.comes_back() && !reclaiming.stays_in_handler());
+    let mut plan = plan(4, "2", 0);
+    (plan.scenario, plan.fate) = (Scenario::SysrqL, Some(Fate::Off));
+    assert!(plan.check().is_err());
+}
+
+#[test]
+fn the_kernels_patch_knows_every_ending() {
+    for fate in Fate::value_variants() {
+        let name = format!("= \"{}\"", fate.name());
+        assert!(debian::kernel::PATCH.contains(&name), "{name}");
+    }
+}
