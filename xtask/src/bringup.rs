@@ -24,8 +24,11 @@ use debian::initramfs::{self, Guest};
 use debian::kernel::{self, KernelVariant};
 use lab::kdump;
 use machine::build::{self, Program};
+use machine::control;
 use machine::payload::Payload;
 use machine::protocol::Outcome;
+use machine::remote::Remote;
+use machine::run_dir::RunDir;
 use machine::serial::{Line, Port};
 use machine::workshop::Workshop;
 
@@ -65,6 +68,10 @@ pub struct Bringup {
     /// With --replay: the board's card, or an image of it, with the dump that the recorded run wrote.
     #[arg(long, value_name = "DEVICE", requires = "replay")]
     card: Option<PathBuf>,
+    /// Where programs reach the hypervisor's operator, as `cargo xtask ctl` does: a socket [default: in a folder of this command's
+    /// own, which ctl finds].
+    #[arg(long, value_name = "PATH", conflicts_with = "replay")]
+    control: Option<PathBuf>,
     /// Print all that comes, not only what matters.
     #[arg(long, short)]
     verbose: bool,
@@ -134,9 +141,13 @@ impl Bringup {
         };
         let mut show = |told| self.show(told);
         let rest = load::load(port, cargo, terms, &mut show)?;
+        let folder = RunDir::create(None)?;
+        let own = || folder.file(control::NAME);
+        let mut remote = Remote::open(&self.control.clone().unwrap_or_else(own), false)?;
         let started = Instant::now();
         let mut boot = Boot::default();
-        let timed_out = watch(port, &mut boot, &rest, &mut |seen| match seen {
+        let line = (port as &mut dyn Line, &mut remote);
+        let timed_out = watch(line, &mut boot, &rest, &mut |seen| match seen {
             Output::Passed(text) => show(Told::Passed(text)),
             Output::Hypervisor(text) if self.verbose => show(Told::Note(format!("hv: {text}"))),
             Output::Guest(text) if self.verbose || kdump::matters(&text) => {
@@ -238,7 +249,7 @@ impl Job {
 
 /// Watches a start until it is over; true if it did not come to that in time.
 fn watch(
-    line: &mut dyn Line,
+    (line, remote): (&mut dyn Line, &mut Remote),
     boot: &mut Boot,
     rest: &[u8],
     show: &mut dyn FnMut(Output),
@@ -248,6 +259,7 @@ fn watch(
     let mut ends_at = None;
     let mut loader = Decoder::default();
     let mut bytes = rest.to_vec();
+    remote.hear(rest);
     loop {
         if !bytes.is_empty() {
             heard_at = Instant::now();
@@ -283,7 +295,7 @@ fn watch(
         if is_late || ends_at.is_some_and(|at| Instant::now() > at) {
             return Ok(true);
         }
-        bytes = line.exchange(&mut VecDeque::new(), Duration::from_millis(100))?;
+        bytes = remote.exchange(line, Duration::from_millis(100))?;
     }
 }
 

@@ -1,6 +1,5 @@
 //! `cargo xtask monitor`: a terminal on a serial line that explains the hypervisor's addresses as they come.
 
-use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,12 +13,15 @@ use crate::terminal::{Escape, Terminal};
 use debian::paths;
 use lab::symbolize::Explainer;
 use machine::console::{Part, Splitter};
-use machine::serial::{Line, Port};
+use machine::control;
+use machine::remote::Remote;
+use machine::run_dir::RunDir;
+use machine::serial::Port;
 
 /// Watch a board's serial line, with the functions behind the addresses of the hypervisor's reports.
 ///
 /// What the guest writes passes as it is, lines of the hypervisor begin with `hv: `, and what is typed goes to the
-/// board. Ctrl-A X leaves; Ctrl-A Ctrl-A sends one Ctrl-A.
+/// board. Ctrl-A X leaves; Ctrl-A Ctrl-A sends one Ctrl-A. `cargo xtask ctl` reaches the board's guest meanwhile.
 #[derive(Args)]
 pub struct Monitor {
     /// The serial port, such as /dev/ttyUSB0.
@@ -34,6 +36,10 @@ pub struct Monitor {
     /// ELF file of what the guest is, a vmlinux, for its addresses.
     #[arg(long, value_name = "FILE")]
     guest_elf: Option<PathBuf>,
+    /// Where programs reach the hypervisor's operator, as `cargo xtask ctl` does: a socket [default: in a folder of this command's
+    /// own, which ctl finds].
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
 }
 
 /// How long to look at the line before the keyboard.
@@ -61,15 +67,19 @@ impl Monitor {
         if screen.explainer.is_none() {
             eprintln!("xtask: no symbols: there is no {}", elf.display());
         }
+        let folder = RunDir::create(None)?;
+        let socket = self.control.unwrap_or_else(|| folder.file(control::NAME));
+        // The board may have been running for long.
+        let mut remote = Remote::open(&socket, true)?;
+        eprintln!("xtask: control socket: {}", socket.display());
         let terminal = Terminal::take()?;
         let keys = keys();
         let mut escape = Escape::default();
-        let mut out = VecDeque::new();
         loop {
             match keys.try_recv() {
                 Ok(bytes) => {
                     let (bytes, leave) = escape.filter(&bytes);
-                    out.extend(bytes);
+                    remote.send(bytes);
                     if leave {
                         return Ok(ExitCode::SUCCESS);
                     }
@@ -81,7 +91,7 @@ impl Monitor {
                 }
                 Err(TryRecvError::Disconnected) => {}
             }
-            let bytes = port.exchange(&mut out, LOOK)?;
+            let bytes = remote.exchange(&mut port, LOOK)?;
             let mut stdout = io::stdout().lock();
             stdout
                 .write_all(&screen.show(&bytes))
@@ -117,6 +127,8 @@ impl Screen {
         for part in self.splitter.push(bytes) {
             match part {
                 Part::Guest(bytes) => shown.extend(bytes),
+                // Whoever has asked gets it.
+                Part::Line(line) if line.text.starts_with("@answer ") => {}
                 Part::Line(line) => {
                     let text = line.to_string();
                     let text = match &mut self.explainer {

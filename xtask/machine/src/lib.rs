@@ -17,6 +17,7 @@ pub mod payload;
 pub mod protocol;
 pub mod qemu;
 pub mod raspi4b;
+pub mod remote;
 pub mod report;
 pub mod room;
 pub mod run_dir;

@@ -275,6 +275,11 @@ impl Operator {
         Ok(())
     }
 
+    /// The hypervisor may have said long ago that it is ready: it is asked, and answers if it is there.
+    pub fn suppose_ready(&self) {
+        lock(&self.0.pending).is_ready = true;
+    }
+
     /// Where the guest has its RAM; nothing until the hypervisor has said so.
     pub fn ram(&self) -> Vec<Range> {
         lock(&self.0.pending).ram.clone()

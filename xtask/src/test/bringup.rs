@@ -1,6 +1,7 @@
 //! `cargo xtask bringup` without a board: QEMU's raspi4b with the chainloader on its card, behind a
 //! pseudo-terminal, and a line in between on which things go wrong.
 
+mod control;
 mod emulated;
 mod monitor;
 
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use chainload::fault::{Faults, Rates};
 
 use super::own;
@@ -69,7 +70,7 @@ const WHOLE: &str = "bringup/whole";
 pub fn names() -> impl Iterator<Item = &'static str> {
     ROWS.iter()
         .map(|(name, _)| *name)
-        .chain([monitor::NAME, TESTS, WHOLE])
+        .chain([monitor::NAME, control::NAME, TESTS, WHOLE])
 }
 
 /// Runs them.
@@ -89,6 +90,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
         ledger.check(name, || bench.row(trouble));
     }
     ledger.check(monitor::NAME, || monitor::check(workshop, &bench.machine));
+    ledger.check(control::NAME, || control::check(workshop, &bench.machine));
     // They take as long as the tests and the job themselves, which have rows of their own.
     if workshop.board == Board::Raspi4b || ledger.is_filtered() {
         ledger.check(TESTS, || bench.guest_tests());
@@ -178,10 +180,19 @@ impl Bench {
     /// The whole command with a hypervisor and the guest tests, and its record once more.
     fn guest_tests(&self) -> Result<String> {
         let board = Emulated::start(&self.machine)?;
-        own::succeed(self.command(&board)?.args(["--jobs", "tests"]))?;
+        let socket = self.folder.file("bringup-control");
+        let mut command = self.command(&board)?;
+        command.args(["--jobs", "tests", "--control"]).arg(&socket);
+        let looking = std::thread::spawn(move || control::first_status(&socket));
+        let passed = own::succeed(&mut command);
+        let looked = looking.join();
+        passed?;
         drop(board);
         self.replay(None)?;
-        Ok("and its record".into())
+        let pc = looked.map_err(|_| anyhow!("who looks has panicked"))??;
+        Ok(format!(
+            "and its record; a guest at {pc:#x} seen from outside"
+        ))
     }
 
     /// The command as it is meant: the guest tests, then Linux, which writes its dump to the card that the loader

@@ -1,7 +1,7 @@
 //! `cargo xtask ctl`: guests that do nothing for themselves are reached from outside.
 
 mod boot;
-mod code;
+pub mod code;
 
 use std::process::Stdio;
 use std::time::Instant;

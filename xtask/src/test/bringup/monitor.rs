@@ -81,7 +81,7 @@ pub fn check(workshop: &Workshop, machine: &Machine) -> Result<String> {
 }
 
 /// Waits until the process has `path` open.
-fn wait_until_open(process: u32, path: &Path) -> Result<()> {
+pub fn wait_until_open(process: u32, path: &Path) -> Result<()> {
     let folder = format!("/proc/{process}/fd");
     let end = Instant::now() + OPENED;
     while Instant::now() < end {
