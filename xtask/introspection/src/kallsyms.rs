@@ -132,6 +132,23 @@ impl Kallsyms {
         Ok(self.number(memory, address)?.map(|(_, start)| start))
     }
 
+    /// All of them, by their addresses. Of several at one address the first is what that is called.
+    pub fn all(&self, memory: &mut impl Memory) -> Result<Vec<Symbol>> {
+        let mut all = Vec::new();
+        let mut at = self.names;
+        for number in 0..self.count {
+            let (name, kind) = self.name_at(memory, at)?;
+            let address = self.address(memory, number)?;
+            all.push(Symbol {
+                name,
+                address,
+                kind,
+            });
+            at = skip(memory, at)?;
+        }
+        Ok(all)
+    }
+
     /// The first of the symbols that `address` is in, and where it begins.
     fn number(&self, memory: &mut impl Memory, address: u64) -> Result<Option<(u32, u64)>> {
         // The first symbol behind the address.
@@ -209,6 +226,11 @@ impl Kallsyms {
         for _ in 0..number % GROUP {
             at = skip(memory, at)?;
         }
+        self.name_at(memory, at)
+    }
+
+    /// The same of the name that stands at `at`.
+    fn name_at(&self, memory: &mut impl Memory, at: u64) -> Result<(String, char)> {
         let (start, length) = entry(memory, at)?;
         let mut text = Vec::new();
         for token in memory.bytes(start, length)? {

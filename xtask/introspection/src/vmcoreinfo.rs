@@ -24,7 +24,7 @@ const PAGE: u64 = 4096;
 /// What a kernel says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vmcoreinfo {
-    /// Where the note is, as a physical address.
+    /// Where the note is, as a physical address; 0 if it is not known.
     pub place: u64,
     /// The note as a whole, as `/proc/vmcore` has it.
     pub note: Vec<u8>,
@@ -44,15 +44,23 @@ impl Vmcoreinfo {
         }
         let size = TEXT + (length as usize).next_multiple_of(4);
         let note = memory.bytes(place, size)?;
-        let text = String::from_utf8_lossy(&note[TEXT..TEXT + length as usize]);
-        let lines = text.lines().filter_map(|line| line.split_once('='));
-        let fields = lines.map(|(key, value)| (key.to_owned(), value.to_owned()));
-        let fields = fields.collect();
+        let text = &note[TEXT..TEXT + length as usize];
         Ok(Some(Self {
             place,
-            note,
-            fields,
+            ..Self::of_text(text, &note)
         }))
+    }
+
+    /// What `text` says, the content of `note`, out of a dump: nobody knows where it was.
+    pub fn of_text(text: &[u8], note: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(text);
+        let lines = text.lines().filter_map(|line| line.split_once('='));
+        let fields = lines.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        Self {
+            place: 0,
+            note: note.to_vec(),
+            fields: fields.collect(),
+        }
     }
 
     /// Such as `6.12.48+deb13-arm64`.

@@ -4,6 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use introspection::kallsyms::Kallsyms;
+use introspection::memory::Memory;
+use introspection::vmcoreinfo::Vmcoreinfo;
 use object::elf::FileHeader64;
 use object::read::elf::ElfFile;
 use object::{LittleEndian, Object, ObjectSymbol, SymbolKind};
@@ -32,12 +35,36 @@ impl Symbols {
         Self::parse(&bytes).with_context(|| format!("cannot read symbols from {}", path.display()))
     }
 
-    /// None at all, of a kernel that comes without.
-    pub const fn none() -> Self {
-        Self {
-            functions: Vec::new(),
-            vectors: None,
+    /// Of a kernel that comes without its symbols the functions are in its own table, in the Image that was booted; `info` is what
+    /// it said of itself when it ran. Addresses are those that it was linked to.
+    pub fn of_image(image: &[u8], info: &Vmcoreinfo) -> Result<Self> {
+        // KIMAGE_VADDR is MODULES_END (arch/arm64/include/asm/memory.h), and KERNELOFFSET how far the image is from there.
+        let offset = u64::from_str_radix(info.word("KERNELOFFSET")?, 16)?;
+        let start = info.number("MODULES_END")?.wrapping_add(offset);
+        let mut memory = Flat { image, start };
+        let table = Kallsyms::of(&mut memory, info)?;
+        let all = table.all(&mut memory)?;
+        // What the table counts from is an address that the kernel relocates when it starts, and stands as 0 in its Image.
+        let stext = all.iter().find(|symbol| symbol.name == "_stext");
+        let stext = stext.context("the kernel's table of symbols has no _stext")?;
+        let moved = info.symbol("_stext")?.wrapping_sub(stext.address);
+        let mut functions: Vec<Function> = Vec::new();
+        for symbol in &all {
+            let start = symbol.address.wrapping_add(moved).wrapping_sub(offset);
+            if let Some(before) = functions.last_mut().filter(|before| before.size == 0) {
+                before.size = start.saturating_sub(before.start);
+            }
+            // Of several names the first, as the kernel does.
+            let is_new = functions.last().is_none_or(|before| before.start != start);
+            if is_new && matches!(symbol.kind, 't' | 'T' | 'w' | 'W') {
+                functions.push(Function {
+                    start,
+                    size: 0,
+                    name: symbol.name.clone(),
+                });
+            }
         }
+        Self::of(functions, None)
     }
 
     fn parse(bytes: &[u8]) -> Result<Self> {
@@ -100,6 +127,22 @@ impl Symbols {
     }
 }
 
+/// An Image as it lies in the kernel's memory.
+struct Flat<'a> {
+    image: &'a [u8],
+    start: u64,
+}
+
+impl Memory for Flat<'_> {
+    fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<()> {
+        let at = usize::try_from(address.wrapping_sub(self.start)).ok();
+        let found = at.and_then(|at| self.image.get(at..)?.get(..bytes.len()));
+        let found = found.with_context(|| format!("{address:#x} is not in the kernel's Image"))?;
+        bytes.copy_from_slice(found);
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -131,5 +174,59 @@ pub(crate) mod tests {
         assert!(own.functions.len() > 100);
         let error = Symbols::load(Path::new("/etc/passwd")).err().unwrap();
         assert!(error.to_string().contains("/etc/passwd"));
+    }
+
+    /// An Image with the table of three symbols, and what its kernel says, which has moved by `offset`. Each byte of a name
+    /// stands for itself.
+    fn image(offset: u64) -> (Vec<u8>, Vmcoreinfo) {
+        const LINKED: u64 = 0xffff_8000_8000_0000;
+        let start = LINKED + offset;
+        let mut image = vec![0; 0x3000];
+        let mut info = format!(
+            "KERNELOFFSET={offset:x}\nNUMBER(MODULES_END)=0x{LINKED:x}\nSYMBOL(_stext)={:x}\n",
+            start + 0x1000
+        );
+        let mut put = |name: &str, bytes: &[u8]| {
+            let at = image.len();
+            image.extend(bytes);
+            image.resize(image.len().next_multiple_of(8), 0);
+            info += &format!("SYMBOL(kallsyms_{name})={:x}\n", start + at as u64);
+        };
+        let names = ["T_stext", "tspin", "ddata"];
+        put("num_syms", &3u32.to_le_bytes());
+        let packed: Vec<u8> = names
+            .iter()
+            .flat_map(|name| [&[name.len() as u8], name.as_bytes()].concat())
+            .collect();
+        put("names", &packed);
+        let tokens: Vec<u8> = (0..=255u8).flat_map(|byte| [byte.max(1), 0]).collect();
+        put("token_table", &[&tokens[..], &[0; 64]].concat());
+        let index: Vec<u8> = (0..256u16).flat_map(|n| (2 * n).to_le_bytes()).collect();
+        put("token_index", &index);
+        let offsets: Vec<u8> = [0u32, 0x100, 0x200]
+            .iter()
+            .flat_map(|offset| offset.to_le_bytes())
+            .collect();
+        put("offsets", &offsets);
+        // The kernel relocates it when it starts.
+        put("relative_base", &0u64.to_le_bytes());
+        let info = Vmcoreinfo::of_text(info.as_bytes(), &[]);
+        (image, info)
+    }
+
+    #[test]
+    fn a_kernel_without_symbols_has_its_own_table_in_its_image() {
+        for offset in [0, 0x1234_5000] {
+            let (image, info) = image(offset);
+            let symbols = Symbols::of_image(&image, &info).unwrap();
+            let at = |place: u64| symbols.describe(0xffff_8000_8000_1000 + place);
+            assert_eq!(at(0x4), "_stext+0x4");
+            assert_eq!(at(0x1fc), "spin+0xfc");
+            assert!(at(0x200).starts_with("0x"), "what is no function has none");
+            assert!(at(0x1_0000_0000).starts_with("0x"));
+            assert!(Symbols::of_image(&image[..0x3010], &info).is_err());
+        }
+        let nothing = Vmcoreinfo::of_text(b"OSRELEASE=5.10\n", &[]);
+        assert!(Symbols::of_image(&[], &nothing).is_err());
     }
 }

@@ -3,12 +3,12 @@
 //! Two formats: what makedumpfile writes ("kdump-compressed", described in makedumpfile's
 //! IMPLEMENTATION file) and ELF, as `/proc/vmcore` itself is. Only headers and notes are read.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, bail, ensure};
+use introspection::vmcoreinfo::Vmcoreinfo;
 use object::LittleEndian;
 use object::elf::{FileHeader64, NT_PRSTATUS, NoteType, PT_NOTE, ProgramHeader64};
 use object::pod::slice_from_bytes;
@@ -41,7 +41,8 @@ pub struct Vmcore {
     pub format: &'static str,
     /// One note per CPU that was stopped, in the order of the dumped kernel's CPU numbers.
     pub notes: Vec<Prstatus>,
-    info: BTreeMap<String, String>,
+    /// What the dumped kernel says of itself.
+    pub info: Vmcoreinfo,
 }
 
 /// The note of one CPU.
@@ -68,21 +69,14 @@ impl Vmcore {
 
     /// The release of the dumped kernel.
     pub fn release(&self) -> Result<&str> {
-        self.info("OSRELEASE")
+        self.info.release()
     }
 
     /// How far the dumped kernel had moved itself from where it was linked.
     pub fn kaslr_offset(&self) -> Result<u64> {
-        let digits = self.info("KERNELOFFSET")?;
+        let digits = self.info.word("KERNELOFFSET")?;
         u64::from_str_radix(digits, 16)
             .with_context(|| format!("KERNELOFFSET={digits} of the dump is no hexadecimal number"))
-    }
-
-    fn info(&self, key: &str) -> Result<&str> {
-        self.info
-            .get(key)
-            .map(String::as_str)
-            .with_context(|| format!("the dump's VMCOREINFO has no {key}"))
     }
 
     fn read_compressed(dump: &impl ReadAt) -> Result<Self> {
@@ -109,7 +103,7 @@ impl Vmcore {
         let mut vmcore = Self {
             format: "kdump-compressed",
             notes: Vec::new(),
-            info: parse_info(&info),
+            info: Vmcoreinfo::of_text(&info, &[]),
         };
         vmcore.add_notes(&notes)?;
         Ok(vmcore)
@@ -132,7 +126,7 @@ impl Vmcore {
         let mut vmcore = Self {
             format: "ELF",
             notes: Vec::new(),
-            info: BTreeMap::new(),
+            info: Vmcoreinfo::of_text(&[], &[]),
         };
         for segment in segments {
             if segment.p_type(LittleEndian) == PT_NOTE {
@@ -153,7 +147,9 @@ impl Vmcore {
             match (note.name(), note.n_type(LittleEndian)) {
                 (b"", _) if note.desc().is_empty() => break,
                 (b"CORE", NT_PRSTATUS) => self.notes.push(Prstatus::parse(note.desc())?),
-                (b"VMCOREINFO", NoteType(0)) => self.info = parse_info(note.desc()),
+                (b"VMCOREINFO", NoteType(0)) => {
+                    self.info = Vmcoreinfo::of_text(note.desc(), &[]);
+                }
                 _ => {}
             }
         }
@@ -175,14 +171,6 @@ impl Prstatus {
             registers: Registers::from_words(&words),
         })
     }
-}
-
-fn parse_info(bytes: &[u8]) -> BTreeMap<String, String> {
-    String::from_utf8_lossy(bytes)
-        .lines()
-        .filter_map(|line| line.split_once('='))
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .collect()
 }
 
 /// The part of the dump whose offset and size stand at `place` in the sub header.

@@ -165,6 +165,12 @@ fn symbols_of_every_layout_are_found_by_address_and_by_name() {
         }
         assert_eq!(table.find(&mut memory, "nothing").unwrap(), None);
         assert_eq!(table.at(&mut memory, BASE - 1).unwrap(), None);
+        let all = table.all(&mut memory).unwrap();
+        assert_eq!(all.len(), 1000);
+        for (n, symbol) in all.iter().enumerate() {
+            let (address, name) = &symbols[n];
+            assert_eq!((&symbol.address, &symbol.name[..]), (address, &name[1..]));
+        }
         let last = symbols[999].0;
         assert!(
             table

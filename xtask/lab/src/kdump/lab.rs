@@ -1,6 +1,6 @@
 //! What runs of Linux need, built once; and each run from its machine to the judgement of its dump.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -43,8 +43,8 @@ pub struct Lab {
     /// The same with its symbols, if it is there.
     vmlinux: Option<PathBuf>,
     initramfs: PathBuf,
-    /// The functions of the guest kernel.
-    symbols: Symbols,
+    /// The functions of the guest kernel, if it comes with its symbols.
+    symbols: Option<Symbols>,
     /// What the machine has, unless the board says.
     memory_mib: u64,
 }
@@ -105,10 +105,7 @@ impl Lab {
         };
         let initramfs = initramfs::ensure(cache, guest, progress)?;
         let step = progress.lazily("read the kernel's symbols");
-        let symbols = match &vmlinux {
-            Some(vmlinux) => Symbols::load(vmlinux)?,
-            None => Symbols::none(),
-        };
+        let symbols = vmlinux.as_deref().map(Symbols::load).transpose()?;
         step.done();
         Ok(Self {
             qemu,
@@ -221,13 +218,24 @@ impl Lab {
         let bytes = vmcore::extract(&mut disk, &mut file)?;
         let dump = Vmcore::read(&file).context("cannot read the vmcore")?;
         let ladder = Ladder::of(plan.cpus, &seen.story, &seen.drain);
+        let own;
+        let symbols = match &self.symbols {
+            Some(symbols) => symbols,
+            None => {
+                let image = fs::read(&self.kernel)
+                    .with_context(|| format!("cannot read {}", self.kernel.display()))?;
+                own = Symbols::of_image(&image, &dump.info)
+                    .context("the kernel's functions stay without names")?;
+                &own
+            }
+        };
         let evidence = Evidence {
             cpus: plan.cpus,
             wedge: &plan.wedge,
             story: &seen.story,
             drain: &seen.drain,
             notes: &dump.notes,
-            symbols: &self.symbols,
+            symbols,
             kaslr_offset: dump.kaslr_offset()?,
             stays_in_handler: plan.stays_in_handler(),
         };

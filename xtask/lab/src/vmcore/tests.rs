@@ -118,7 +118,7 @@ fn notes_end_with_an_empty_one_or_with_the_last() {
     let empty = || Vmcore {
         format: "",
         notes: Vec::new(),
-        info: BTreeMap::new(),
+        info: Vmcoreinfo::of_text(&[], &[]),
     };
     let mut vmcore = empty();
     vmcore.add_notes(&bytes).unwrap();
@@ -129,7 +129,7 @@ fn notes_end_with_an_empty_one_or_with_the_last() {
     bytes.truncate(bytes.len() - 3);
     let mut vmcore = empty();
     vmcore.add_notes(&bytes).unwrap();
-    assert_eq!(vmcore.info("A").unwrap(), "1");
+    assert_eq!(vmcore.info.word("A").unwrap(), "1");
 }
 
 #[test]
