@@ -4,9 +4,11 @@
 //! reads: each walk is bounded, and what makes no sense is an error.
 #![forbid(unsafe_code)]
 
+pub mod btf;
 pub mod kallsyms;
 pub mod linux;
 pub mod memory;
+pub mod modules;
 pub mod translation;
 pub mod unwind;
 pub mod vmcoreinfo;

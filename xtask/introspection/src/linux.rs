@@ -1,9 +1,11 @@
 //! The Linux that a guest runs: what its addresses are called.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
+use crate::btf::Btf;
 use crate::kallsyms::Kallsyms;
 use crate::memory::Memory;
+use crate::modules::{self, Found, Layout};
 use crate::translation::Regime;
 use crate::unwind::{self, End, Frame, Registers};
 use crate::vmcoreinfo::Vmcoreinfo;
@@ -17,6 +19,15 @@ pub struct Kernel {
     voffset: u64,
     /// Where its modules are.
     modules: std::ops::Range<u64>,
+    /// How they are listed; nothing until one is looked for, and none if the kernel does not say.
+    listed: Option<Option<Listed>>,
+}
+
+/// How a kernel lists its modules.
+struct Listed {
+    layout: Layout,
+    /// Where the list begins.
+    head: u64,
 }
 
 /// What an address is called.
@@ -29,8 +40,8 @@ pub enum Name {
         /// How far in.
         offset: u64,
     },
-    /// In a module.
-    Module,
+    /// In a module; which, and where in it, if the kernel says so.
+    Module(Option<Found>),
     /// Nothing of the kernel.
     Unknown,
 }
@@ -47,6 +58,7 @@ impl Kernel {
             symbols,
             voffset,
             modules,
+            listed: None,
         })
     }
 
@@ -55,10 +67,24 @@ impl Kernel {
         &self.symbols
     }
 
-    /// What `address` is called.
-    pub fn name(&mut self, memory: &mut impl Memory, address: u64) -> Result<Name> {
+    /// What `address` is called on a vCPU that translates by `regime`.
+    pub fn name(
+        &mut self,
+        memory: &mut impl Memory,
+        regime: &Regime,
+        address: u64,
+    ) -> Result<Name> {
         if self.modules.contains(&address) {
-            return Ok(Name::Module);
+            if self.listed.is_none() {
+                // A kernel without CONFIG_KALLSYMS_ALL or BTF says nothing of its modules.
+                self.listed = Some(self.list(memory).ok());
+            }
+            // A list that is being changed at the moment may lead anywhere.
+            let found = self.listed.iter().flatten().next().and_then(|listed| {
+                let Listed { layout, head } = listed;
+                modules::find(&mut Virtual { memory, regime }, layout, *head, address).ok()?
+            });
+            return Ok(Name::Module(found));
         }
         let voffset = self.voffset;
         let found = self.symbols.at(&mut Image { memory, voffset }, address)?;
@@ -69,6 +95,19 @@ impl Kernel {
             },
             None => Name::Unknown,
         })
+    }
+
+    fn list(&mut self, memory: &mut impl Memory) -> Result<Listed> {
+        let mut place = |name: &str| {
+            let found = self.find(memory, name)?;
+            found.with_context(|| format!("the kernel's table of symbols has no {name}"))
+        };
+        let (head, types) = (place("modules")?, place("__start_BTF")?);
+        let voffset = self.voffset;
+        let mut image = Image { memory, voffset };
+        let mut btf = Btf::of(&mut image, types)?;
+        let layout = Layout::of(&mut image, &mut btf)?;
+        Ok(Listed { layout, head })
     }
 
     /// Where the symbol called `name` is.
@@ -96,6 +135,18 @@ impl Kernel {
         unwind::unwind(memory, regime, registers, |mut memory, address| {
             self.start(&mut memory, address)
         })
+    }
+}
+
+/// Memory by virtual address.
+struct Virtual<'a, M> {
+    memory: &'a mut M,
+    regime: &'a Regime,
+}
+
+impl<M: Memory> Memory for Virtual<'_, M> {
+    fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<()> {
+        self.regime.read(self.memory, address, bytes)
     }
 }
 

@@ -132,7 +132,7 @@ fn told(
     for frame in &stack.frames {
         let mut value = json!({ "address": frame.address, "by": by(frame.by) });
         let name = match &mut kernel {
-            Some(kernel) => kernel.name(memory, frame.inside())?,
+            Some(kernel) => kernel.name(memory, &stack.vcpu.regime()?, frame.inside())?,
             None => Name::Unknown,
         };
         match name {
@@ -141,7 +141,14 @@ fn told(
                 // Of where it goes on, not of the call.
                 value["offset"] = (offset + (frame.address - frame.inside())).into();
             }
-            Name::Module => value["module"] = Value::Null,
+            Name::Module(None) => value["module"] = Value::Null,
+            Name::Module(Some(found)) => {
+                value["module"] = found.module.into();
+                if let Some((name, offset)) = found.symbol {
+                    value["symbol"] = name.into();
+                    value["offset"] = (offset + (frame.address - frame.inside())).into();
+                }
+            }
             Name::Unknown => {}
         }
         if let Some(sources) = sources {
@@ -214,12 +221,13 @@ pub fn text(told: &Value) -> String {
 
 fn line(frame: &Value) -> String {
     let address = frame["address"].as_u64().unwrap_or_default();
-    let name = match (frame["symbol"].as_str(), frame.get("module")) {
-        (Some(name), _) => {
-            let offset = frame["offset"].as_u64().unwrap_or_default();
-            format!("{name}+{offset:#x}")
-        }
-        (None, Some(_)) => format!("{address:#x} in a module, unknown"),
+    let offset = frame["offset"].as_u64().unwrap_or_default();
+    let module = frame.get("module").map(Value::as_str);
+    let name = match (frame["symbol"].as_str(), module) {
+        (Some(name), Some(Some(module))) => format!("{name}+{offset:#x} [{module}]"),
+        (Some(name), _) => format!("{name}+{offset:#x}"),
+        (None, Some(Some(module))) => format!("{address:#x} in the module {module}, unknown"),
+        (None, Some(None)) => format!("{address:#x} in a module, unknown"),
         (None, None) => format!("{address:#x}"),
     };
     let before = match frame["by"].as_str() {
@@ -248,6 +256,8 @@ mod tests {
                   "frames": [
                     { "address": 0x1000, "by": "pc", "symbol": "spin", "offset": 4, "source": "a.c:3" },
                     { "address": 0x2000, "by": "exception", "module": null },
+                    { "address": 0x2100, "by": "frame", "module": "virtio_blk", "symbol": "virtio_queue_rq", "offset": 8 },
+                    { "address": 0x2200, "by": "frame", "module": "virtio_blk" },
                     { "address": 0x3000, "by": "other-stack" },
                 ] },
             ],
@@ -260,6 +270,8 @@ mod tests {
              vCPU 1   on    pc 0x0000000000001000 at EL1, IF masked\n  \
              spin+0x4 (a.c:3)\n  \
              interrupted: 0x2000 in a module, unknown\n  \
+             virtio_queue_rq+0x8 [virtio_blk]\n  \
+             0x2200 in the module virtio_blk, unknown\n  \
              on another stack: 0x3000\n  \
              its next frame returns to 0x10, where no function is\n\
              vCPU 2   does not answer: its pCPU may be stuck in the hypervisor\n"
