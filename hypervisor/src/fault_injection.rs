@@ -2,7 +2,7 @@
 //! stand on the hypervisor's own command line (/chosen bootargs of the machine's devicetree), which only the loader
 //! writes; no guest can reach it. A machine that has just crashed does not obey them again.
 //!
-//! `wedge=1:spin,2:lock` makes pCPUs deaf; `break=WORD` breaks when all are up, `break=WORD@N` at the
+//! `wedge=1:spin,2:lock` makes pCPUs deaf, and `wedge=1:mask` a vCPU; `break=WORD` breaks when all are up, `break=WORD@N` at the
 //! first TRNG call of the guest on pCPU N after the others have become so. `probe=N:COUNT` lets EL3 interrupt
 //! pCPU N so many times at the first TRNG call of the guest on another, and makes that call answer what it met.
 //!
@@ -15,6 +15,7 @@ use core::mem::offset_of;
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use hv_abi::cmdline::{Fault, fault};
+use hv_abi::operator::NMI_SYNDROME;
 use hv_core::id::{MAX_PCPUS, PcpuId};
 use hv_core::regs::GuestRegs;
 
@@ -47,6 +48,17 @@ const LOCK: u8 = 2;
 const EXIT: u8 = 3;
 const VECTOR: u8 = 4;
 const ERET: u8 = 5;
+/// Its vCPU is to be masked at the operator's first NMI.
+const MASK: u8 = 6;
+/// It has come.
+const MASK_NOW: u8 = 7;
+/// Its vCPU has been masked.
+const HAS_MASKED: u8 = 8;
+/// Another NMI has come.
+const NMI_NOW: u8 = 9;
+
+/// PSTATE.I and F, as an SPSR has them (DDI0487 C5.2.19, SPSR_EL2).
+const MASKED: u64 = 1 << 7 | 1 << 6;
 
 /// Where each pCPU is to get stuck: 0 nowhere, else 1 + its number in `PLACES`.
 static WEDGES: [AtomicU8; MAX_PCPUS] = [const { AtomicU8::new(0) }; MAX_PCPUS];
@@ -69,8 +81,9 @@ pub fn configure(word: &[u8], pcpus: usize) -> bool {
         Some(Ok(Fault::Wedge(list))) => {
             for (pcpu, place) in Fault::wedges(list) {
                 if let Some(wedge) = WEDGES.get(usize::from(pcpu)) {
-                    wedge.store(place + 1, Ordering::Relaxed);
-                    LEFT.fetch_add(1, Ordering::Relaxed);
+                    let place = place + 1;
+                    wedge.store(place, Ordering::Relaxed);
+                    LEFT.fetch_add((place != MASK).into(), Ordering::Relaxed);
                 }
             }
         }
@@ -143,6 +156,31 @@ pub fn at_trng_call(me: PcpuId, regs: &mut GuestRegs) -> bool {
         probe(target, PROBE[1].swap(0, Ordering::Relaxed), regs);
     }
     true
+}
+
+/// The operator has sent an NMI to the vCPU on pCPU `me`. Whether [`at_entry`] sees to it.
+pub fn at_nmi(me: PcpuId) -> bool {
+    change(me, MASK, MASK_NOW) || change(me, HAS_MASKED, NMI_NOW)
+}
+
+/// The guest on pCPU `me` is about to go on, and has not by the short way. Whether it stays masked is for its own code to say: a
+/// loop does, until an exception takes it out of there. One that has not takes the next NMI as the first.
+pub fn at_entry(me: PcpuId, regs: &mut GuestRegs) {
+    let is_next = change(me, NMI_NOW, HAS_MASKED);
+    if is_next && regs.pstate & MASKED == MASKED {
+        sysregs::set_virtual_serror(Some(NMI_SYNDROME));
+    } else if is_next || change(me, MASK_NOW, HAS_MASKED) {
+        regs.pstate |= MASKED;
+    }
+}
+
+/// Has pCPU `me` stand at `to` if it is at `from`; whether it was. Nobody else changes that.
+fn change(me: PcpuId, from: u8, to: u8) -> bool {
+    let is_so = place_of(me) == from;
+    if is_so && let Some(place) = WEDGES.get(me.index()) {
+        place.store(to, Ordering::Relaxed);
+    }
+    is_so
 }
 
 /// Has EL3 interrupt `target` COUNT times, one event after the other, and on until a tenth of COUNT events have met a

@@ -277,6 +277,8 @@ impl Hardware for Pcpu {
 
     #[inline]
     fn enter<V: vm::Vm>(vcpu: &mut VcpuLoop<V, Self>) {
+        let (cpu, regs) = vcpu.hardware();
+        fault_injection::at_entry(cpu.percpu.id, regs);
         let handlers = Handlers {
             synchronous: synchronous::<V>,
             irq: irq::<V>,
@@ -309,7 +311,9 @@ impl Hardware for Pcpu {
     }
 
     fn send_nmi(&mut self) {
-        sysregs::set_virtual_serror(Some(NMI_SYNDROME));
+        if !fault_injection::at_nmi(self.percpu.id) {
+            sysregs::set_virtual_serror(Some(NMI_SYNDROME));
+        }
     }
 
     #[inline(always)]

@@ -26,3 +26,13 @@ pub const fn at_start(_me: PcpuId) {}
 pub const fn at_trng_call(_me: PcpuId, _regs: &mut GuestRegs) -> bool {
     false
 }
+
+/// The operator has sent an NMI to the vCPU on a pCPU. Whether it does not get it.
+#[inline(always)]
+pub const fn at_nmi(_me: PcpuId) -> bool {
+    false
+}
+
+/// The guest on a pCPU is about to go on, and has not by the short way.
+#[inline(always)]
+pub const fn at_entry(_me: PcpuId, _regs: &mut GuestRegs) {}

@@ -26,9 +26,13 @@ const SUITE: &str = "trixie";
 /// The packages of the guest's programs.
 const PACKAGES: [&str; 3] = ["busybox-static", "kexec-tools", "makedumpfile"];
 /// The programs, by their possible places in the packages.
-const PROGRAMS: [(&str, &[&str]); 3] = [
+const PROGRAMS: [(&str, &[&str]); 4] = [
     ("bin/busybox", &["usr/bin/busybox", "bin/busybox"]),
     ("sbin/kexec", &["usr/sbin/kexec", "sbin/kexec"]),
+    (
+        "sbin/vmcore-dmesg",
+        &["usr/sbin/vmcore-dmesg", "sbin/vmcore-dmesg"],
+    ),
     (
         "bin/makedumpfile",
         &["usr/bin/makedumpfile", "bin/makedumpfile"],
@@ -128,9 +132,10 @@ pub fn update(archive: &Archive, progress: &Progress) -> Result<()> {
 
 /// The guest's programs and libraries, as a directory of the cache.
 fn programs(cache: &Cache, suite: &str, progress: &Progress) -> Result<PathBuf> {
+    let programs = PROGRAMS.map(|(program, _)| program).join(" ");
     let name = format!(
         "guest-programs-{}",
-        fingerprint(&[suite, ARCHITECTURE, &PACKAGES.join(" ")])
+        fingerprint(&[suite, ARCHITECTURE, &PACKAGES.join(" "), &programs])
     );
     cache.entry(&name, |dir| {
         let unpacked = dir.join("packages");

@@ -1,9 +1,12 @@
 //! What the two witnesses of a stop said: the guest on its console, the hypervisor in its records.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Result, bail};
 use serde::Serialize;
 
 use crate::cpulist::CpuList;
+use crate::outside::Outside;
 use crate::registers::Registers;
 use crate::revived::Revived;
 use machine::console::Record;
@@ -39,10 +42,14 @@ pub struct GuestLog {
     pub fate: Option<String>,
     /// What hardens the kernel, by our init's names for it.
     pub hardening: Vec<String>,
+    /// Whether our init is there.
+    pub is_up: bool,
     /// The CPU of our init, which wedges itself last.
     pub last_to_wedge: Option<u32>,
     /// An SError that a CPU took.
     pub serror: Option<SError>,
+    /// What the hypervisor saw of each CPU before it sent that, if it was asked.
+    pub outside: BTreeMap<u32, Outside>,
     /// What became of a known pattern in all registers of a CPU that took event 0.
     pub registers: Option<String>,
     /// What the capture kernel found of each CPU.
@@ -60,6 +67,8 @@ pub struct SError {
     pub code: u64,
     /// Where that CPU was.
     pub place: Option<String>,
+    /// And its PSTATE there.
+    pub pstate: Option<u64>,
 }
 
 impl SError {
@@ -71,6 +80,7 @@ impl SError {
             cpu: first_number(text)?,
             code: u64::from_str_radix(&digits[..end.unwrap_or(digits.len())], 16).ok()?,
             place: None,
+            pstate: None,
         })
     }
 }
@@ -78,14 +88,22 @@ impl SError {
 impl GuestLog {
     /// Takes notice of a line of the guest's console.
     pub fn note(&mut self, line: &str) {
+        if let Some(logged) = line.split_once("LAB: log ").map(|(_, rest)| rest) {
+            // Out of the dump, and mostly on the console before.
+            return self.note_kernel(logged);
+        }
         if let Some(lab) = line.split_once("LAB: ").map(|(_, lab)| lab.trim_end()) {
             self.note_lab(lab);
         }
-        let after = |mark: &str| line.split_once(mark).map(|(_, rest)| rest.trim());
-        if self.captured {
-            // The capture kernel stops nobody; what it says is not part of the stop.
-            return;
+        // The capture kernel stops nobody; what it says is not part of the stop.
+        if !self.captured {
+            self.note_kernel(line);
         }
+    }
+
+    /// The same of what the first kernel says.
+    fn note_kernel(&mut self, line: &str) {
+        let after = |mark: &str| line.split_once(mark).map(|(_, rest)| rest.trim());
         if let Some(text) = after("SError Interrupt on CPU") {
             self.serror = self.serror.take().or_else(|| SError::parse(text));
         } else if let Some(cause) = after("Kernel panic - not syncing: ") {
@@ -106,6 +124,12 @@ impl GuestLog {
         } else if line.contains("Call trace:") {
             // The backtrace of the CPU that asks for them has no registers.
             self.backtrace_of = None;
+        } else if let Some(pstate) = after("pstate: ") {
+            if let (None, Some(serror)) = (self.backtrace_of, &mut self.serror) {
+                let digits = pstate.split_ascii_whitespace().next().unwrap_or_default();
+                let pstate = u64::from_str_radix(digits, 16).ok();
+                serror.pstate = serror.pstate.or(pstate);
+            }
         } else if let Some(place) = after("pc : ") {
             if let Some(cpu) = self.backtrace_of.take() {
                 self.backtraces.push((cpu, place.to_owned()));
@@ -133,6 +157,7 @@ impl GuestLog {
                 .and_then(|(_, cpu)| first_number(cpu))
         };
         match word {
+            "up" => self.is_up = true,
             "wedged" => self.wedged.0.extend(cpu()),
             "panic" => self.panicked = cpu(),
             "last" => self.last_to_wedge = cpu(),
@@ -312,6 +337,34 @@ LAB: done";
         assert!(story.failed.is_empty());
         assert_eq!(story.left_us, Some(8_705_751));
         assert!(story.captured && story.done && story.failure.is_none());
+    }
+
+    #[test]
+    fn what_never_came_to_the_console_is_read_off_the_dump() {
+        let story = story(
+            "LAB: last cpu=0\n\
+             [    0.000000] Booting Linux on physical CPU 0x0000000000\n\
+             LAB: capture up cpus=1\n\
+             [    1.0] SError Interrupt on CPU7, code 0x1 -- of the capture kernel\n\
+             LAB: log [   31.000001] SError Interrupt on CPU0, code 0x00000000bf484c47 -- SError\r\n\
+             LAB: log [   31.000002] CPU: 0 UID: 0 PID: 147 Comm: dd Not tainted 6.12\r\n\
+             LAB: log [   31.000003] pstate: 204000c5 (nzCv daIF)\r\n\
+             LAB: log [   31.000004] pc : chacha_permute+0x34/0x1c0\r\n\
+             LAB: log [   31.000005] Kernel panic - not syncing: Asynchronous SError Interrupt\r\n\
+             LAB: log [   31.000006] CPU: 0 UID: 0 PID: 147 Comm: dd Not tainted 6.12\r\n\
+             LAB: log [   31.000007] SMP: stopping secondary CPUs\r\n\
+             LAB: log [   32.100000] SMP: failed to stop secondary CPUs 1-3\r\n\
+             LAB: log [   32.100001] Starting crashdump kernel...\r\n\
+             LAB: done",
+        );
+        let serror = story.serror.unwrap();
+        assert_eq!((serror.cpu, serror.code), (0, 0xbf48_4c47));
+        assert_eq!(serror.pstate, Some(0x2040_00c5));
+        assert_eq!(serror.place.as_deref(), Some("chacha_permute+0x34/0x1c0"));
+        assert_eq!(story.panicked, Some(0));
+        assert_eq!(story.failed.to_string(), "1-3");
+        assert_eq!(story.left_us, Some(32_100_001));
+        assert!(story.done);
     }
 
     #[test]

@@ -97,7 +97,9 @@ pub struct Kdump {
     /// A kernel as Debian ships it, with its own modules and kexec_load, instead of ours: debian-12 (Linux 6.1), debian-13 (6.12), or
     /// backports (the newest for Debian 13).
     ///
-    /// Nothing is compiled but the hypervisor. Such a kernel has nothing that wedges a CPU, so no CPU is wedged.
+    /// Nothing is compiled but the hypervisor. Such a kernel has nothing that wedges a CPU, so no CPU is wedged, but with
+    /// `--scenario nmi` all: the hypervisor's test image, with fault injection, masks their interrupts, and says before the NMI
+    /// where each is.
     #[arg(long, value_name = "RELEASE", value_parser = release, conflicts_with_all = ["kernel", "ending"])]
     stock: Option<Release>,
     /// Write all that was found to this file, as JSON; with --repeat, what the last run found.
@@ -125,8 +127,8 @@ impl Kdump {
         let plan = self.plan();
         plan.check()?;
         ensure!(
-            self.stock.is_none() || plan.scenario == Scenario::Panic,
-            "Debian's kernels have no LKDTM, which wedges CPUs here; leave --scenario and --wedge out, or leave --stock out"
+            self.stock.is_none() || matches!(plan.scenario, Scenario::Panic | Scenario::Nmi),
+            "Debian's kernels have no LKDTM, which wedges CPUs here; have none wedged by --scenario panic, or all by --scenario nmi, or leave --stock out"
         );
         self.machine.check(self.cpus, self.el3)?;
         self.machine.check_parts(self.cpu.as_deref(), 1)?;
@@ -135,7 +137,7 @@ impl Kdump {
             paths::check_output(path, "--report")?;
         }
         let workshop = Workshop::open()?.above(self.el3).on(self.machine);
-        let lab = Lab::prepare(&workshop, &system)?;
+        let lab = Lab::prepare_with(&workshop, &system, plan.program())?;
         let request = Request {
             plan,
             timeout: Duration::from_secs(self.timeout),
@@ -213,14 +215,14 @@ impl Kdump {
             firmware: self.firmware.clone(),
             reclaim: self.reclaim,
             icount: self.icount,
+            is_stock: self.stock.is_some(),
         }
     }
 }
 
 /// Whether a line of the guest's console belongs to the story.
 pub fn matters(line: &str) -> bool {
-    const MARKS: [&str; 10] = [
-        "LAB: ",
+    const MARKS: [&str; 9] = [
         "sdei: ",
         "sdei_nmi: ",
         "Kernel panic",
@@ -231,7 +233,9 @@ pub fn matters(line: &str) -> bool {
         "Starting crashdump kernel",
         "qemu: ",
     ];
-    MARKS.iter().any(|mark| line.contains(mark))
+    // Of the kernel's log in its dump as of the console.
+    line.contains("LAB: ") && !line.contains("LAB: log ")
+        || MARKS.iter().any(|mark| line.contains(mark))
 }
 
 fn release(name: &str) -> Result<Release, String> {

@@ -8,6 +8,7 @@ pub mod evidence;
 pub mod kdump;
 pub mod ladder;
 pub mod lines;
+pub mod outside;
 pub mod plan;
 pub mod registers;
 mod rescue;

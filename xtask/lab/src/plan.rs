@@ -16,6 +16,7 @@ use crate::evidence::{GuestLog, HvRecords};
 use crate::rescue::Rescue;
 use debian::kernel::KernelVariant;
 use hv_abi::firmware::{Fault, Firmware};
+use machine::build::Program;
 use machine::console::GuestLines;
 use machine::control::{self, Control};
 use machine::ending::{Ending, Watch};
@@ -118,6 +119,8 @@ pub struct Plan {
     pub reclaim: bool,
     /// Whether time is what the CPUs execute, and not the host's.
     pub icount: bool,
+    /// Whether the kernel is as Debian ships it: it has nothing that wedges a CPU.
+    pub is_stock: bool,
 }
 
 impl Plan {
@@ -176,6 +179,29 @@ impl Plan {
         self.scenario == Scenario::Nmi
     }
 
+    /// Whether CPUs are wedged by the hypervisor's test image, which masks their interrupts.
+    pub fn is_masked(&self) -> bool {
+        self.is_stock && self.is_left_alone()
+    }
+
+    /// Which of the hypervisor's images can do it.
+    pub fn program(&self) -> Program {
+        match self.is_masked() {
+            true => Program::FaultInjection,
+            false => Program::Hypervisor,
+        }
+    }
+
+    /// What the hypervisor's own command line has for that.
+    pub fn faults(&self) -> String {
+        if !self.is_masked() {
+            return String::new();
+        }
+        let mask = |cpu| format!("{cpu}:mask");
+        let masks: Vec<String> = self.wedge.iter().map(mask).collect();
+        format!("wedge={}", masks.join(","))
+    }
+
     /// Whether the capture kernel gets back the CPUs that SDEI stopped.
     pub fn comes_back(&self) -> bool {
         match self.fate {
@@ -211,12 +237,17 @@ impl Plan {
         };
         let reserved = match self.scenario {
             // A kernel as it is shipped may be large.
+            _ if self.is_stock => "256M",
             Scenario::Panic => "256M",
             _ => "192M",
         };
+        let job = match self.is_masked() {
+            true => "mask",
+            false => self.scenario.name(),
+        };
         format!(
             "console=ttyAMA0 crashkernel={reserved} lab.do={} lab.wedge={} lab.panic={} {capture}",
-            self.scenario.name(),
+            job,
             self.wedge
                 .iter()
                 .map(|cpu| cpu.to_string())
@@ -278,9 +309,13 @@ pub fn watch(
                     show(&line);
                     let (was_done, had_failed) = (story.done, story.failure.is_some());
                     story.note(&line);
-                    if plan.is_left_alone() && story.last_to_wedge == Some(plan.panic) {
+                    if plan.is_left_alone() && story.is_up {
                         let leave = session.leave();
-                        rescue.get_or_insert_with(|| Rescue::begin(&operator, leave));
+                        let begin = || Rescue::begin(&operator, plan, leave);
+                        let rescue = rescue.get_or_insert_with(begin);
+                        if story.last_to_wedge == Some(plan.panic) {
+                            rescue.go_on();
+                        }
                     }
                     if story.failure.is_some() && !had_failed {
                         session.shorten(GIVE_UP);
@@ -303,9 +338,13 @@ pub fn watch(
     };
     operator.end();
     match rescue.map(Rescue::end) {
-        None => {}
-        // It was wedged when the operator looked.
-        Some(Ok(())) => story.wedged.0.extend([plan.panic]),
+        None | Some(Ok(None)) => {}
+        // Those were wedged when the operator looked.
+        Some(Ok(Some(outside))) => {
+            story.wedged.0.extend([plan.panic]);
+            story.wedged.0.extend(outside.keys());
+            story.outside = outside;
+        }
         Some(Err(error)) => {
             story.failure.get_or_insert(format!("{error:#}"));
         }

@@ -38,16 +38,24 @@ impl Registers {
     }
 
     /// The registers in a `@frame` record.
-    ///
-    /// The interrupted stack pointer is SP_EL1 if PSTATE.M says EL1h, else SP_EL0.
     pub fn from_frame(record: &Record) -> Result<Self> {
+        Self::try_named_by(|name| record.number(name))
+    }
+
+    /// The registers that `value` has by the hypervisor's names; none unless it has all.
+    pub fn named_by(value: impl Fn(&str) -> Option<u64>) -> Option<Self> {
+        Self::try_named_by(|name| value(name).ok_or(())).ok()
+    }
+
+    /// The interrupted stack pointer is SP_EL1 if PSTATE.M says EL1h, else SP_EL0.
+    fn try_named_by<E>(value: impl Fn(&str) -> Result<u64, E>) -> Result<Self, E> {
         const MODE: u64 = 0b1111;
         const EL1H: u64 = 0b0101;
         let mut x = [0; 31];
         for (number, x) in x.iter_mut().enumerate() {
-            *x = record.number(&format!("x{number}"))?;
+            *x = value(&format!("x{number}"))?;
         }
-        let pstate = record.number("pstate")?;
+        let pstate = value("pstate")?;
         let sp = if pstate & MODE == EL1H {
             "sp_el1"
         } else {
@@ -55,8 +63,8 @@ impl Registers {
         };
         Ok(Self {
             x,
-            sp: record.number(sp)?,
-            pc: record.number("pc")?,
+            sp: value(sp)?,
+            pc: value("pc")?,
             pstate,
         })
     }

@@ -1,41 +1,74 @@
 //! A guest all of whose CPUs are wedged is reached from outside.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use hv_abi::operator::Verb;
 use machine::control;
-use machine::operator::{Answers, Operator};
+use machine::operator::{Answers, Operator, VcpuAnswer};
 use machine::qemu::Leave;
 
+use crate::outside::{self, Outside};
+use crate::plan::Plan;
 use crate::registers::PSTATE_I;
 
 /// So long the last CPU may take to wedge itself after it has said that it will.
 const LIMIT: Duration = Duration::from_secs(60);
+/// So long it may take until all are masked, and still are when they have been looked at: each look reads their stacks.
+const MASK_LIMIT: Duration = Duration::from_secs(180);
 
 /// LKDTM's loop is shorter, in bytes.
 const LOOP: u64 = 64;
 
+/// What the hypervisor saw of each CPU, if it was asked.
+type Seen = BTreeMap<u32, Outside>;
+
 /// Waits until all CPUs are wedged, and has one take an NMI; in a thread of its own.
-pub struct Rescue(JoinHandle<Result<()>>);
+pub struct Rescue {
+    done: JoinHandle<Result<Option<Seen>>>,
+    last: Sender<()>,
+}
 
 impl Rescue {
-    /// Begins. If it comes to nothing, the machine is left.
-    pub fn begin(operator: &Operator, leave: Leave) -> Self {
-        let operator = operator.clone();
-        Self(std::thread::spawn(move || {
-            let done = rescue(&operator);
+    /// Begins, as soon as the guest's init is up. If it comes to nothing, the machine is left.
+    pub fn begin(operator: &Operator, plan: &Plan, leave: Leave) -> Self {
+        let (operator, plan) = (operator.clone(), plan.clone());
+        let (last, is_last) = channel();
+        let done = std::thread::spawn(move || {
+            if plan.is_masked() {
+                // Where the kernel says what it is takes long to find, and longer once its CPUs loop; init waits for a line. If it
+                // is not found, that is said when it is needed.
+                let _ = control::vmcoreinfo(&operator);
+                operator.type_bytes(b"\n")?;
+            }
+            if is_last.recv().is_err() {
+                return Ok(None);
+            }
+            let done = match plan.is_masked() {
+                true => mask(&operator, &plan),
+                false => rescue(&operator).map(|()| Seen::new()),
+            };
             if done.is_err() {
                 leave.leave();
             }
-            done
-        }))
+            done.map(Some)
+        });
+        Self { done, last }
     }
 
-    /// What came of it.
-    pub fn end(self) -> Result<()> {
-        let ended = self.0.join();
+    /// The last CPU is about to be wedged.
+    pub fn go_on(&self) {
+        // Once is enough.
+        let _ = self.last.send(());
+    }
+
+    /// What came of it; nothing if the last CPU was never about to be wedged.
+    pub fn end(self) -> Result<Option<Seen>> {
+        drop(self.last);
+        let ended = self.done.join();
         ended.unwrap_or_else(|_| Err(anyhow!("the thread that sends the NMI has panicked")))
     }
 }
@@ -53,15 +86,65 @@ fn rescue(operator: &Operator) -> Result<()> {
             status.vcpus
         );
     };
+    send(operator, target)
+}
+
+/// Has the hypervisor's test image mask all CPUs, which loop: that of our init in the kernel, all others in programs. Looks at them
+/// and has that one take an NMI. All that is judged stands still meanwhile: a loop in the kernel may end, which unmasks its CPU.
+fn mask(operator: &Operator, plan: &Plan) -> Result<Seen> {
+    let until = Instant::now() + MASK_LIMIT;
+    let target = u8::try_from(plan.panic)?;
+    let mut masked = BTreeSet::new();
+    loop {
+        operator.ask(Verb::Freeze, 0)?;
+        let status = operator.ask(Verb::Status, 0)?;
+        // A CPU in a handler of its kernel's is masked, too, and not by us.
+        let is_ours = |cpu: &u8| masked.contains(cpu);
+        if status.vcpus.keys().all(is_ours) && are_all_masked(&status, target) {
+            let seen = outside::look(operator, plan.cpus)?;
+            send(operator, target)?;
+            operator.ask(Verb::Thaw, 0)?;
+            return Ok(seen);
+        }
+        ensure!(
+            Instant::now() < until,
+            "its CPUs cannot be wedged: {:?}",
+            status.vcpus
+        );
+        // An NMI masks it instead, once it goes on, and again if it has unmasked itself since.
+        let is_open = |vcpu: &VcpuAnswer| vcpu.pstate.is_some_and(|pstate| pstate & PSTATE_I == 0);
+        for (&number, _) in status.vcpus.iter().filter(|(_, vcpu)| is_open(vcpu)) {
+            send(operator, number)?;
+            masked.insert(number);
+        }
+        operator.ask(Verb::Thaw, 0)?;
+    }
+}
+
+fn send(operator: &Operator, target: u8) -> Result<()> {
     let answers = operator.ask(Verb::Nmi, target)?;
     let answer = answers.vcpus.get(&target);
     answer.context("the pCPU of the vCPU that was to take the NMI does not answer")?;
     Ok(())
 }
 
+/// Whether all loop with interrupts masked, `kernel` at EL1 and all others at EL0.
+fn are_all_masked(status: &Answers, kernel: u8) -> bool {
+    /// PSTATE.M of EL0.
+    const EL0: u64 = 0;
+    const EL: u64 = 0b1100;
+    let is_masked = |(number, vcpu): (&u8, &VcpuAnswer)| {
+        vcpu.state == "on"
+            && vcpu.pstate.is_some_and(|pstate| {
+                pstate & PSTATE_I != 0 && (pstate & EL != EL0) == (*number == kernel)
+            })
+    };
+    status.missing().is_empty() && status.vcpus.iter().all(is_masked)
+}
+
 /// Whether all stand in one loop with interrupts masked.
 fn are_all_wedged(status: &Answers) -> bool {
-    let wedged = |vcpu: &machine::operator::VcpuAnswer| match (vcpu.pc, vcpu.pstate) {
+    let wedged = |vcpu: &VcpuAnswer| match (vcpu.pc, vcpu.pstate) {
         (Some(pc), Some(pstate)) if pstate & PSTATE_I != 0 && vcpu.state == "on" => Some(pc),
         _ => None,
     };

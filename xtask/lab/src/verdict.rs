@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::cpulist::CpuList;
 use crate::evidence::{GuestLog, HvRecords};
 use crate::ladder::{Ladder, Stopped};
+use crate::outside::Outside;
 use crate::registers::{PSTATE_I, Registers};
 use crate::symbols::Symbols;
 use crate::vmcore::Prstatus;
@@ -30,6 +31,8 @@ pub struct Evidence<'a> {
     pub kaslr_offset: u64,
     /// Whether a CPU that SDEI stopped is to be in its handler for ever.
     pub stays_in_handler: bool,
+    /// Whether the hypervisor masked those CPUs where they were, instead of the guest.
+    pub is_masked: bool,
 }
 
 /// What became of one CPU.
@@ -45,6 +48,8 @@ pub struct Cpu {
     pub stood_in: Option<String>,
     /// Its registers, by the vmcore.
     pub registers: Option<Registers>,
+    /// What the hypervisor saw of it before the NMI.
+    pub outside: Option<Outside>,
     /// How many registers were compared with the hypervisor's record and found equal.
     pub equal: usize,
     /// What is wrong; empty if nothing is.
@@ -120,7 +125,11 @@ impl fmt::Display for Cpu {
         let verdict = if self.faults.is_empty() { "ok" } else { "BAD" };
         let wedged = if self.wedged { "wedged" } else { "" };
         let stopped = self.stopped.to_string();
-        let place = self.stood_in.as_deref().unwrap_or("no registers");
+        let place = match (&self.stood_in, &self.outside) {
+            (Some(place), _) => place,
+            (None, None) => "no registers",
+            (None, Some(_)) => "nothing in the vmcore",
+        };
         write!(f, "{verdict:3} {wedged:6} {stopped:20} {place}")?;
         if self.equal > 0 {
             write!(
@@ -129,6 +138,9 @@ impl fmt::Display for Cpu {
                 self.equal,
                 Registers::COUNT
             )?;
+        }
+        if let Some(outside) = &self.outside {
+            write!(f, "\n            the hypervisor alone has: {outside}")?;
         }
         Ok(())
     }
@@ -186,17 +198,29 @@ fn judge(evidence: &Evidence<'_>, ladder: &Ladder, cpu: u32, note: Option<&Prsta
     let stopped = ladder.stopped.get(cpu as usize).copied();
     let stopped = stopped.unwrap_or(Stopped::Not);
     let mut faults = Vec::new();
-    if stopped == Stopped::Not {
+    let outside = evidence.story.outside.get(&cpu).cloned();
+    if evidence.is_masked && wedged {
+        match &outside {
+            Some(outside) => faults.extend(outside.faults()),
+            None => faults.push("was not looked at from outside before the NMI".into()),
+        }
+    }
+    // A kernel without SDEI can stop no CPU that is wedged. What was seen from outside is all there is of it.
+    let is_for_outside = evidence.is_masked && wedged && stopped == Stopped::Not;
+    if stopped == Stopped::Not && !is_for_outside {
         faults.push("was not stopped, as the guest itself reports".into());
     }
     let Some(note) = note else {
-        faults.push("is missing from the vmcore".into());
+        if !is_for_outside {
+            faults.push("is missing from the vmcore".into());
+        }
         return Cpu {
             cpu,
             wedged,
             stopped,
             stood_in: None,
             registers: None,
+            outside,
             equal: 0,
             faults,
         };
@@ -238,6 +262,7 @@ fn judge(evidence: &Evidence<'_>, ladder: &Ladder, cpu: u32, note: Option<&Prsta
         stopped,
         stood_in: Some(place.text),
         registers: Some(note.registers.clone()),
+        outside,
         equal,
         faults,
     }
@@ -250,7 +275,24 @@ fn judge_serror(evidence: &Evidence<'_>, cpu: u32) -> Vec<String> {
     };
     let mut faults = Vec::new();
     let place = serror.place.as_deref().unwrap_or("an unknown place");
-    if !place.starts_with(WEDGE_FUNCTION) {
+    if evidence.is_masked {
+        // It stood still from when it was looked at until the SError was sent, and took it at once.
+        let seen = evidence.story.outside.get(&cpu);
+        let seen = seen.and_then(|seen| seen.frames.first());
+        let logged = place.split('/').next();
+        if seen.map(String::as_str) != logged {
+            faults.push(format!(
+                "was seen in {} by the hypervisor, but took its SError in {place}",
+                seen.map_or("nothing", String::as_str)
+            ));
+        }
+        if serror.pstate.is_none_or(|pstate| pstate & PSTATE_I == 0) {
+            faults.push(format!(
+                "was wedged with interrupts masked, but took its SError with pstate {:#x}",
+                serror.pstate.unwrap_or_default()
+            ));
+        }
+    } else if !place.starts_with(WEDGE_FUNCTION) {
         faults.push(format!(
             "was wedged in {WEDGE_FUNCTION}, but took its SError in {place}"
         ));
@@ -279,7 +321,7 @@ fn judge_wedge(
     if let Stopped::Ipi { .. } = stopped {
         faults.push("was to be wedged, but was stopped by the IPI".into());
     }
-    if place.function.as_deref() != Some(WEDGE_FUNCTION) {
+    if !evidence.is_masked && place.function.as_deref() != Some(WEDGE_FUNCTION) {
         faults.push(format!(
             "was wedged in {WEDGE_FUNCTION}, but the vmcore has it in {}",
             place.text

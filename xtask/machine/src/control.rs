@@ -20,6 +20,7 @@ use anyhow::{Context, Result, ensure};
 
 pub use choice::nmi_target;
 pub use client::Client;
+pub use linux::{Ram, vmcoreinfo};
 
 use crate::operator::Operator;
 use connection::Connection;

@@ -30,6 +30,7 @@ pub fn plan() -> Plan {
         firmware: "spec".into(),
         reclaim: false,
         icount: false,
+        is_stock: false,
     }
 }
 
@@ -134,6 +135,7 @@ pub fn judge_card(boot: &Boot, card: &Path, vmlinux: &Path, copy: &Path) -> Resu
         symbols: &symbols,
         kaslr_offset: dump.kaslr_offset()?,
         stays_in_handler: plan.stays_in_handler(),
+        is_masked: plan.is_masked(),
     };
     let verdict = Verdict::of(&evidence, &ladder);
     let release = dump.release()?;

@@ -7,8 +7,9 @@ use super::{number, split_at};
 
 /// Where a pCPU gets stuck, its interrupts masked: in EL2 with no vCPU running; in a call of the guest's, with
 /// the console's lock or without; in the first instruction of the vector, at the exit after such a call; in the
-/// last one before the guest goes on from there.
-pub const PLACES: [&str; 5] = ["spin", "lock", "exit", "vector", "eret"];
+/// last one before the guest goes on from there. With `mask` the pCPU is not stuck, but its vCPU: the operator's first NMI
+/// has it go on with PSTATE.I and F set instead.
+pub const PLACES: [&str; 6] = ["spin", "lock", "exit", "vector", "eret", "mask"];
 
 /// How it breaks: three crashes and one with the console locked, and the machine told to stop.
 pub const WAYS: [&str; 6] = ["panic", "lock", "fault", "stack", "off", "reset"];
@@ -58,7 +59,7 @@ impl fmt::Display for NoFault {
     }
 }
 
-const WEDGE: &str = "wedge=N:PLACE,... with a PLACE of spin, lock, exit, vector or eret";
+const WEDGE: &str = "wedge=N:PLACE,... with a PLACE of spin, lock, exit, vector, eret or mask";
 const BREAK: &str =
     "break=WAY or break=WAY@N with a WAY of panic, lock, fault, stack, off or reset";
 const PROBE: &str = "probe=N:COUNT with a COUNT from 1 on";
@@ -153,10 +154,13 @@ mod tests {
     #[test]
     fn each_fault_is_read() {
         let read = |word: &'static str| fault(word.as_bytes(), 4).unwrap();
-        let Ok(Fault::Wedge(list)) = read("wedge=1:spin,3:eret") else {
+        let Ok(Fault::Wedge(list)) = read("wedge=1:spin,3:eret,2:mask") else {
             panic!("it is a list of wedges");
         };
-        assert_eq!(Fault::wedges(list).collect::<Vec<_>>(), [(1, 0), (3, 4)]);
+        assert_eq!(
+            Fault::wedges(list).collect::<Vec<_>>(),
+            [(1, 0), (3, 4), (2, 5)]
+        );
         let way = |way, pcpu| Ok(Fault::Break { way, pcpu });
         assert_eq!(read("break=panic"), way(0, None));
         assert_eq!(read("break=reset@3"), way(5, Some(3)));

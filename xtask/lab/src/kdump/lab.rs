@@ -77,8 +77,13 @@ pub struct Request<'a> {
 impl Lab {
     /// Builds the hypervisor, and the guest unless it is there.
     pub fn prepare(workshop: &Workshop, system: &System) -> Result<Self> {
+        Self::prepare_with(workshop, system, Program::Hypervisor)
+    }
+
+    /// The same with that image of the hypervisor.
+    pub fn prepare_with(workshop: &Workshop, system: &System, program: Program) -> Result<Self> {
         let qemu = tools::qemu(&workshop.cache, &workshop.progress)?;
-        let hypervisor = build::build(workshop, Program::Hypervisor)?;
+        let hypervisor = build::build(workshop, program)?;
         let (cache, progress) = (&workshop.cache, &workshop.progress);
         let mut shipped = None;
         let (kernel, vmlinux) = match system {
@@ -195,6 +200,7 @@ impl Lab {
         machine.disks = vec![disk];
         let firmware = self.firmware.clone();
         machine.firmware = firmware.map(|firmware| firmware.within(folder));
+        machine.append = plan.faults();
         machine.icount = plan.icount;
         machine.icount_shift = ICOUNT_SHIFT;
         Ok(machine)
@@ -238,6 +244,7 @@ impl Lab {
             symbols,
             kaslr_offset: dump.kaslr_offset()?,
             stays_in_handler: plan.stays_in_handler(),
+            is_masked: plan.is_masked(),
         };
         let verdict = Verdict::of(&evidence, &ladder);
         Ok(Some(Judged {

@@ -37,6 +37,8 @@ pub struct Report {
     pub faults: Vec<String>,
     /// What was to be done.
     pub plan: Plan,
+    /// Which of our images ran: the one that people deploy, or the one with fault injection.
+    pub hypervisor: &'static str,
     /// Seconds that the machine ran.
     pub seconds: f64,
     /// What the vmcore gave, if the scenario has one and it could be read.
@@ -70,6 +72,7 @@ impl Report {
             passed,
             faults,
             plan: plan.clone(),
+            hypervisor: plan.program().name(),
             seconds: seen.elapsed.as_secs_f64(),
             dump,
             story: seen.story,
@@ -119,6 +122,12 @@ impl Report {
         }
         for (cpu, place) in &self.story.backtraces {
             lines.push(format!("  CPU {cpu:<3} backtrace at {place}"));
+        }
+        if self.plan.is_masked() {
+            lines.push(format!(
+                "\nThe image {}.img has run, which can mask a guest's CPUs; the one that people deploy cannot",
+                self.hypervisor
+            ));
         }
         lines.push(String::new());
         if self.passed {

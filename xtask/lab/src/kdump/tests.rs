@@ -18,6 +18,7 @@ pub fn plan(scenario: Scenario) -> Plan {
         firmware: "spec".into(),
         reclaim: false,
         icount: false,
+        is_stock: false,
     }
 }
 
@@ -121,4 +122,15 @@ fn a_kernel_that_is_not_there_is_what_is_missing() {
         error.starts_with("there is no /no/vmlinux; say with --vmlinux"),
         "{error}"
     );
+}
+
+#[test]
+fn of_a_log_out_of_a_dump_what_matters_is_what_would_on_the_console() {
+    assert!(matters("LAB: wedged cpu=2"));
+    assert!(matters(
+        "LAB: log [    1.0] SMP: failed to stop secondary CPUs 1-3"
+    ));
+    assert!(matters("[    1.0] Kernel panic - not syncing"));
+    assert!(!matters("LAB: log [    1.0]  vfs_read+0x238/0x330"));
+    assert!(!matters("[    1.0]  vfs_read+0x238/0x330"));
 }

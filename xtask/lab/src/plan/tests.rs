@@ -12,6 +12,7 @@ fn plan(cpus: u32, wedge: &str, panic: u32) -> Plan {
         firmware: "spec".into(),
         reclaim: false,
         icount: false,
+        is_stock: false,
     }
 }
 

@@ -1,6 +1,9 @@
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::evidence::tests::{LOG, drain, story};
 use crate::ladder::tests::records;
+use crate::outside::tests::outside;
 use crate::registers::tests::{frame_line, sample};
 use crate::symbols::tests::program;
 
@@ -27,6 +30,7 @@ fn judge_run(log: &str, records: &[String], notes: &[Prstatus]) -> Verdict {
         symbols: &symbols,
         kaslr_offset: OFFSET,
         stays_in_handler: true,
+        is_masked: false,
     };
     Verdict::of(&evidence, &Ladder::of(4, &story, &drain))
 }
@@ -174,4 +178,93 @@ fn a_wedge_that_the_guest_did_not_prove_fails() {
     let log = LOG.replace("LAB: wedged cpu=2\n", "");
     let fault = only_fault(&judge_run(&log, &records(), &notes()));
     assert!(fault.contains("did not find it wedged"), "{fault}");
+}
+
+/// A kernel without SDEI all of whose CPUs the hypervisor masked: CPU 2 took the NMI, in the kernel.
+fn judge_masked(log: &str, outside: BTreeMap<u32, Outside>) -> Verdict {
+    let mut story = story(log);
+    story.wedged.0.extend([0, 1, 2, 3]);
+    story.outside = outside;
+    let drain = drain(&["@end vm=0".to_owned()]);
+    let symbols = program(&[(0x1_0000, "__crash_kexec")]);
+    let notes = [Prstatus {
+        pid: 0,
+        registers: sample(2),
+    }];
+    let evidence = Evidence {
+        cpus: 4,
+        wedge: &"0-3".parse().unwrap(),
+        story: &story,
+        drain: &drain,
+        notes: &notes,
+        symbols: &symbols,
+        kaslr_offset: OFFSET,
+        stays_in_handler: true,
+        is_masked: true,
+    };
+    Verdict::of(&evidence, &Ladder::of(4, &story, &drain))
+}
+
+fn masked_log(pstate: &str) -> String {
+    let place = format!(
+        "x\n[    6.562702] pstate: {pstate} (nzcv)\n[    6.562703] pc : chacha_permute+0x10/0x1c0"
+    );
+    nmi_log("0x00000000bf484c47", &place)
+        .replace("pc : x\n", "")
+        .replace(
+            "retry stop with SDEI NMI for CPUs 2",
+            "failed to stop secondary CPUs 0-1,3",
+        )
+}
+
+#[test]
+fn of_a_kernel_without_sdei_the_hypervisor_alone_has_what_was_wedged() {
+    let seen = || -> BTreeMap<u32, Outside> {
+        let kernel = ["chacha_permute+0x10", "el0t_64_sync+0x1a0"];
+        [
+            (0, outside(0, &[])),
+            (1, outside(1, &[])),
+            (2, outside(2, &kernel)),
+            (3, outside(3, &[])),
+        ]
+        .into()
+    };
+    let verdict = judge_masked(&masked_log("204000c5"), seen());
+    assert_eq!(verdict.faults(), [""; 0]);
+    assert_eq!(verdict.missing.to_string(), "0-1,3");
+    let text = verdict.to_string();
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(
+        lines[0].ends_with("not stopped          nothing in the vmcore"),
+        "{text}"
+    );
+    assert!(lines[1].ends_with("EL0 at 0x20, 34 registers"), "{text}");
+    assert!(
+        lines[4].ends_with("panicked             __crash_kexec+0x20"),
+        "{text}"
+    );
+    assert!(
+        lines[5].ends_with("EL1 in chacha_permute+0x10 < el0t_64_sync+0x1a0, 34 registers"),
+        "{text}"
+    );
+
+    let open = judge_masked(&masked_log("20400005"), seen());
+    assert!(
+        only_fault(&open).contains("with pstate 0x20400005"),
+        "{open}"
+    );
+    let mut elsewhere = seen();
+    elsewhere.insert(2, outside(2, &["vfs_read+0x1", "el0t_64_sync+0x1a0"]));
+    let elsewhere = judge_masked(&masked_log("204000c5"), elsewhere);
+    assert!(
+        only_fault(&elsewhere).contains("CPU 2 was seen in vfs_read+0x1 by the hypervisor"),
+        "{elsewhere}"
+    );
+    let mut unseen = seen();
+    unseen.remove(&3);
+    let unseen = judge_masked(&masked_log("204000c5"), unseen);
+    assert!(
+        only_fault(&unseen).contains("CPU 3 was not looked at"),
+        "{unseen}"
+    );
 }

@@ -147,6 +147,7 @@ impl Case {
             firmware: "spec".into(),
             reclaim: self.reclaim,
             icount: self.icount,
+            is_stock: false,
         })
     }
 
