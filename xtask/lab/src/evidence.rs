@@ -278,6 +278,15 @@ impl HvRecords {
             .rfind(|frame| frame.vcpu == vcpu && frame.event == 0 && frame.time_us <= over)
     }
 
+    /// How long after the stop was over `vcpu` entered an event 0 that it has never completed, in microseconds; nothing if it was in
+    /// time, or never came.
+    pub fn too_late_us(&self, vcpu: u32, story: &GuestLog) -> Option<u64> {
+        let over = self.stop_over_us(story)?;
+        let is_its_own = |frame: &&Frame| frame.vcpu == vcpu && frame.event == 0 && frame.running;
+        let entered = self.frames.iter().find(is_its_own)?.time_us;
+        entered.checked_sub(over).filter(|late| *late > 0)
+    }
+
     /// When `vcpu` first did `event` at or after `from_us`.
     pub fn first(&self, vcpu: u32, event: &str, from_us: u64) -> Option<&Trace> {
         self.traces

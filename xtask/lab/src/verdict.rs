@@ -207,8 +207,16 @@ fn judge(evidence: &Evidence<'_>, ladder: &Ladder, cpu: u32, note: Option<&Prsta
     }
     // A kernel without SDEI can stop no CPU that is wedged. What was seen from outside is all there is of it.
     let is_for_outside = evidence.is_masked && wedged && stopped == Stopped::Not;
+    let late = evidence
+        .drain
+        .too_late_us(cpu, evidence.story)
+        .map(|micros| {
+            let ms = micros as f64 / 1000.0;
+            format!("was dispatched {ms:.3} ms after the guest gave up")
+        });
     if stopped == Stopped::Not && !is_for_outside {
-        faults.push("was not stopped, as the guest itself reports".into());
+        let unstopped = || "was not stopped, as the guest itself reports".to_owned();
+        faults.push(late.clone().unwrap_or_else(unstopped));
     }
     let Some(note) = note else {
         if !is_for_outside {
@@ -246,13 +254,15 @@ fn judge(evidence: &Evidence<'_>, ladder: &Ladder, cpu: u32, note: Option<&Prsta
                     ));
                 }
             }
-            None if evidence.stays_in_handler => faults.push(
-                "was interrupted by no SDEI event that the hypervisor recorded and that is still \
-                 open"
-                    .into(),
-            ),
             None => {
-                faults.push("was interrupted by no SDEI event that the hypervisor recorded".into())
+                let still = match evidence.stays_in_handler {
+                    true => " and that is still open",
+                    false => "",
+                };
+                let none = || {
+                    format!("was interrupted by no SDEI event that the hypervisor recorded{still}")
+                };
+                faults.push(late.unwrap_or_else(none));
             }
         }
     }

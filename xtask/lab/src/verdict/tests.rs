@@ -268,3 +268,20 @@ fn of_a_kernel_without_sdei_the_hypervisor_alone_has_what_was_wedged() {
         "{unseen}"
     );
 }
+
+#[test]
+fn a_cpu_that_the_event_reached_too_late_is_said_to_have_been_so_late() {
+    let mut late = records();
+    late.push("@trace vm=0 vcpu=0 t=9700000 event=pe-mask a=0x0 b=0x0".into());
+    let said = "CPU 2 was dispatched 0.545 ms after the guest gave up";
+    // It has written its note all the same.
+    assert_eq!(only_fault(&judge_run(LOG, &late, &notes())), said);
+    let gave_up = LOG.replace(
+        "[    8.705751] Starting",
+        "[    8.705750] SMP: failed to stop secondary CPUs 2\n[    8.705751] Starting",
+    );
+    let mut notes = notes();
+    notes.remove(2);
+    let faults = judge_run(&gave_up, &late, &notes).faults();
+    assert_eq!(faults, [said, "CPU 2 is missing from the vmcore"]);
+}
