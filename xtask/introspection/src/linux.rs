@@ -1,5 +1,7 @@
 //! The Linux that a guest runs: what its addresses are called.
 
+use std::ops::Range;
+
 use anyhow::{Context, Result};
 
 use crate::btf::Btf;
@@ -17,10 +19,34 @@ pub struct Kernel {
     symbols: Kallsyms,
     /// By how much its image's virtual addresses are above its physical ones.
     voffset: u64,
-    /// Where its modules are.
-    modules: std::ops::Range<u64>,
+    modules: Area,
     /// How they are listed; nothing until one is looked for, and none if the kernel does not say.
     listed: Option<Option<Listed>>,
+}
+
+/// Where a kernel's modules can be.
+struct Area {
+    /// What is theirs alone; a kernel that has moved (KASLR) has none of them there.
+    own: Range<u64>,
+    /// So far its branches reach, and those of its modules (`module_init_limits`, arch/arm64/kernel/module.c).
+    near: Range<u64>,
+}
+
+impl Area {
+    fn of(info: &Vmcoreinfo) -> Result<Self> {
+        const REACH: u64 = 2 << 30;
+        let bound = |name| info.number(name).unwrap_or_default();
+        let text = info.symbol("_stext")?;
+        Ok(Self {
+            own: bound("MODULES_VADDR")..bound("MODULES_END"),
+            near: text.saturating_sub(REACH)..text.saturating_add(REACH),
+        })
+    }
+
+    /// Whether it can be in a module, if it is not in the kernel's image.
+    fn has(&self, address: u64) -> bool {
+        self.own.contains(&address) || self.near.contains(&address)
+    }
 }
 
 /// How a kernel lists its modules.
@@ -51,8 +77,7 @@ impl Kernel {
     pub fn of(memory: &mut impl Memory, info: Vmcoreinfo) -> Result<Self> {
         let voffset = info.number("kimage_voffset")?;
         let symbols = Kallsyms::of(&mut Image { memory, voffset }, &info)?;
-        let bound = |name| info.number(name).unwrap_or_default();
-        let modules = bound("MODULES_VADDR")..bound("MODULES_END");
+        let modules = Area::of(&info)?;
         Ok(Self {
             info,
             symbols,
@@ -74,27 +99,27 @@ impl Kernel {
         regime: &Regime,
         address: u64,
     ) -> Result<Name> {
-        if self.modules.contains(&address) {
-            if self.listed.is_none() {
-                // A kernel without CONFIG_KALLSYMS_ALL or BTF says nothing of its modules.
-                self.listed = Some(self.list(memory).ok());
-            }
-            // A list that is being changed at the moment may lead anywhere.
-            let found = self.listed.iter().flatten().next().and_then(|listed| {
-                let Listed { layout, head } = listed;
-                modules::find(&mut Virtual { memory, regime }, layout, *head, address).ok()?
-            });
-            return Ok(Name::Module(found));
-        }
         let voffset = self.voffset;
         let found = self.symbols.at(&mut Image { memory, voffset }, address)?;
-        Ok(match found {
-            Some((symbol, offset)) => Name::Symbol {
+        if let Some((symbol, offset)) = found {
+            return Ok(Name::Symbol {
                 name: symbol.name,
                 offset,
-            },
-            None => Name::Unknown,
-        })
+            });
+        }
+        if !self.modules.has(address) {
+            return Ok(Name::Unknown);
+        }
+        if self.listed.is_none() {
+            // A kernel without CONFIG_KALLSYMS_ALL or BTF says nothing of its modules.
+            self.listed = Some(self.list(memory).ok());
+        }
+        // A list that is being changed at the moment may lead anywhere.
+        let found = self.listed.iter().flatten().next().and_then(|listed| {
+            let Listed { layout, head } = listed;
+            modules::find(&mut Virtual { memory, regime }, layout, *head, address).ok()?
+        });
+        Ok(Name::Module(found))
     }
 
     fn list(&mut self, memory: &mut impl Memory) -> Result<Listed> {
@@ -118,11 +143,11 @@ impl Kernel {
 
     /// Where the function begins that `address` is in; of what is in a module, `address` itself.
     fn start(&self, memory: &mut impl Memory, address: u64) -> Result<Option<u64>> {
-        if self.modules.contains(&address) {
-            return Ok(Some(address));
-        }
         let voffset = self.voffset;
-        self.symbols.start(&mut Image { memory, voffset }, address)
+        let start = self
+            .symbols
+            .start(&mut Image { memory, voffset }, address)?;
+        Ok(start.or(self.modules.has(address).then_some(address)))
     }
 
     /// Who called whom on a vCPU with these registers.
@@ -159,5 +184,27 @@ struct Image<'a, M> {
 impl<M: Memory> Memory for Image<'_, M> {
     fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<()> {
         self.memory.read(address.wrapping_sub(self.voffset), bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_are_where_the_kernel_says_or_near_it_once_it_has_moved() {
+        let info = "NUMBER(MODULES_VADDR)=0xffff800000000000\nNUMBER(MODULES_END)=0xffff800080000000\n\
+                    SYMBOL(_stext)=ffffd42678010000\n";
+        let area = Area::of(&Vmcoreinfo::of_text(info.as_bytes(), &[])).unwrap();
+        for (address, is_theirs) in [
+            (0xffff_8000_7a00_0000, true),
+            (0xffff_8000_8000_0000, false),
+            (0xffff_d426_1000_0000, true),
+            (0xffff_d426_f000_0000, true),
+            (0xffff_d426_f802_0000, false),
+            (0x40_0000, false),
+        ] {
+            assert_eq!(area.has(address), is_theirs, "{address:#x}");
+        }
     }
 }

@@ -72,6 +72,15 @@ impl Screen {
         }
     }
 
+    /// What stands between `from` and `to`, which come after those it waited for before.
+    pub fn between(&mut self, from: &str, to: &str) -> Result<String> {
+        self.wait_for(from)?;
+        let start = self.seen;
+        self.wait_for(to)?;
+        let text = self.text.get(start..self.seen - to.len());
+        Ok(text.unwrap_or_default().to_owned())
+    }
+
     /// All that was written, once it ends.
     fn rest(mut self) -> String {
         let mut rest = Vec::new();

@@ -2,15 +2,18 @@
 //! the machine off; and each dumps itself.
 
 use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 
 use super::{own, screen};
 use crate::ledger::Ledger;
 use debian::initramfs::{self, Guest};
 use debian::stock::{self, Release};
-use machine::control;
+use machine::control::{self, Client};
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 
@@ -29,12 +32,25 @@ const DUMPS: [(&str, Release); 3] = [
 ];
 const ALWAYS: &str = "stock/debian-13/kdump";
 
+/// The same, of the tests that wedge all CPUs, look at each from outside, and have one take an NMI.
+const NMIS: [(&str, Release); 3] = [
+    ("stock/debian-12/nmi", Release::Debian12),
+    ("stock/debian-13/nmi", Release::Debian13),
+    ("stock/debian-13-backports/nmi", Release::Backports),
+];
+
+/// The backtrace of a CPU in a module, of a kernel that has its drivers as modules; run when it is named.
+const MODULES: &str = "stock/debian-13/modules";
+
 /// How long a kernel may take to its shell and back, in seconds, with other work on the host.
 const TIMEOUT: &str = "900";
+/// How long to look for a vCPU in a module.
+const LOOKS: Duration = Duration::from_secs(600);
 
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    RELEASES.iter().chain(&DUMPS).map(|(name, _)| *name)
+    let all = RELEASES.iter().chain(&DUMPS).chain(&NMIS);
+    all.map(|(name, _)| *name).chain([MODULES])
 }
 
 /// Runs them.
@@ -50,13 +66,48 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
         .into_iter()
         .filter(|(name, _)| name == ALWAYS || ledger.names(name));
     ledger.check_each(&dumps.collect::<Vec<_>>(), |_, release| dump(*release));
+    let nmis = NMIS.map(|(name, release)| (name.to_owned(), release));
+    let nmis = nmis.into_iter().filter(|(name, _)| ledger.names(name));
+    ledger.check_each(&nmis.collect::<Vec<_>>(), |_, release| nmi(*release));
+    if ledger.names(MODULES) {
+        ledger.check(MODULES, || name_modules(workshop, Release::Debian13));
+    }
 }
 
-/// Has `kdump` panic the kernel of `release`, and judge its dump.
-fn dump(release: Release) -> Result<String> {
+/// Has `kdump` do `scenario` to the kernel of `release`, and judge its dump.
+fn kdump(release: Release, scenario: &str) -> Result<String> {
     let mut kdump = own::xtask()?;
     kdump.args(["kdump", "--stock", release.name(), "--timeout", TIMEOUT]);
-    let said = own::succeed(&mut kdump)?;
+    own::succeed(kdump.args(["--scenario", scenario]))
+}
+
+/// It panics by itself. Where is said by its own table of symbols.
+fn dump(release: Release) -> Result<String> {
+    let said = kdump(release, "panic")?;
+    ensure!(
+        said.contains(" panicked             __crash_kexec+0x"),
+        "{said}"
+    );
+    vmcore(&said)
+}
+
+/// All its CPUs are wedged, and it panics by an NMI. Of three CPUs it has nothing, and the hypervisor has all.
+fn nmi(release: Release) -> Result<String> {
+    let said = kdump(release, "nmi")?;
+    let count = |words: &str| said.matches(words).count();
+    ensure!(
+        count("not stopped          nothing in the vmcore") == 3
+            && count("the hypervisor alone has: EL0 at 0x") == 3
+            && count("the hypervisor alone has: EL1 in ") == 1
+            && count(" < el0t_64_sync+0x") == 1
+            && count(" panicked             __crash_kexec+0x") == 1
+            && count("The image hypervisor-fault-injection.img has run") == 1,
+        "{said}"
+    );
+    vmcore(&said)
+}
+
+fn vmcore(said: &str) -> Result<String> {
     let dump = said.lines().find(|line| line.starts_with("vmcore of "));
     Ok(dump.context("it says nothing of a vmcore")?.to_owned())
 }
@@ -88,12 +139,106 @@ fn use_shell(workshop: &Workshop, kernel: &stock::Kernel) -> Result<()> {
     })
 }
 
+/// CPUs that read a disk are often in its driver, which is a module: its function is named, and so is the module.
+fn name_modules(workshop: &Workshop, release: Release) -> Result<String> {
+    let kernel = stock::ensure(&workshop.cache, release, &workshop.progress)?;
+    let guest = Guest::Shipped {
+        image: &kernel.vmlinuz,
+        modules: &kernel.modules,
+        suite: kernel.suite,
+    };
+    let initramfs = initramfs::ensure(&workshop.cache, guest, &workshop.progress)?;
+    let folder = RunDir::create(None)?;
+    let (socket, disk) = (folder.file(control::NAME), folder.file("disk.img"));
+    lab::plan::create_disk(&disk, 512)?;
+    let mut command = own::xtask()?;
+    command
+        .arg("run")
+        .arg("--kernel")
+        .arg(&kernel.vmlinuz)
+        .arg("--initrd")
+        .arg(initramfs)
+        .arg("--disk")
+        .arg(&disk)
+        .args(["--append", "console=ttyAMA0 lab.do=shell"])
+        .args(["--timeout", TIMEOUT])
+        .arg("--control")
+        .arg(&socket);
+    let mut named = String::new();
+    screen::converse(&mut command, |input, screen| {
+        screen.wait_for(" # ")?;
+        // Name, size, users, who, state, address.
+        input.write_all(b"cat /proc/modules\n")?;
+        let mut ranges = Vec::new();
+        for _ in &kernel.modules {
+            let size: u64 = screen
+                .between("\nvirtio_", " 0")?
+                .rsplit(' ')
+                .next()
+                .context("no size")?
+                .parse()?;
+            let start = screen.between("Live 0x", "\r")?;
+            let start = u64::from_str_radix(start.split(' ').next().unwrap_or_default(), 16)?;
+            ranges.push(start..start + size);
+        }
+        // Each turn reads the disk; where dd cannot read past what is kept, that is given up first.
+        let turn = "while :; do dd if=/dev/vda of=/dev/null bs=4k count=9999 iflag=direct 2> /dev/null || \
+                    { cat /dev/vda > /dev/null; echo 1 > /proc/sys/vm/drop_caches; }; done &\n";
+        input.write_all(turn.as_bytes())?;
+        input.write_all(turn.as_bytes())?;
+        named = find_module(&socket, &ranges)?;
+        input.write_all(b"\npoweroff -f\n")?;
+        Ok(())
+    })?;
+    Ok(named)
+}
+
+/// Has the guest stand still until a vCPU is in one of the modules' `ranges`, and looks at it.
+fn find_module(socket: &Path, ranges: &[Range<u64>]) -> Result<String> {
+    let until = Instant::now() + LOOKS;
+    let mut client = Client::connect(socket)?;
+    let own = |vcpu: &Value| {
+        let pc = vcpu["pc"].as_u64();
+        pc.is_some_and(|pc| ranges.iter().any(|range| range.contains(&pc)))
+    };
+    let number = loop {
+        ensure!(Instant::now() < until, "no vCPU is ever in {ranges:x?}");
+        client.execute("stop", json!({}))?;
+        let status = client.execute("x-halligan-status", json!({}))?;
+        let vcpus = status["vcpus"].as_array().cloned().unwrap_or_default();
+        if let Some(vcpu) = vcpus.iter().find(|vcpu| own(vcpu)) {
+            break vcpu["vcpu"].to_string();
+        }
+        client.execute("cont", json!({}))?;
+    };
+    let mut command = own::xtask()?;
+    command.args(["ctl", "--json", "--control"]).arg(socket);
+    let told = own::succeed(command.args(["bt", &number]))?;
+    client.execute("cont", json!({}))?;
+    let told: Value = serde_json::from_str(&told)?;
+    let vcpu = &told["vcpus"][0];
+    let frame = &vcpu["frames"][0];
+    let (module, name) = (frame["module"].as_str(), frame["symbol"].as_str());
+    // drivers/block/virtio_blk.c and drivers/virtio/virtio_mmio.c.
+    let is_its_own = match (module, name) {
+        (Some("virtio_blk"), Some(name)) => name.starts_with("virt"),
+        (Some("virtio_mmio"), Some(name)) => name.starts_with("vm_"),
+        _ => false,
+    };
+    ensure!(is_its_own && vcpu["end"].is_null(), "{vcpu}");
+    Ok(format!(
+        "{} [{}]",
+        name.unwrap_or_default(),
+        module.unwrap_or_default()
+    ))
+}
+
 /// The hypervisor finds the functions of each vCPU by the kernel's own table, out of the guest's memory.
 fn name_functions(socket: &Path, release: &str) -> Result<()> {
     let mut command = own::xtask()?;
     command.args(["ctl", "--json", "--control"]).arg(socket);
     let told = own::succeed(command.arg("bt"))?;
-    let told: serde_json::Value = serde_json::from_str(&told)?;
+    let told: Value = serde_json::from_str(&told)?;
     let vcpus = told["vcpus"].as_array().context("it has no vCPUs")?;
     ensure!(told["release"] == release, "{told}");
     let mut idle = 0;
