@@ -274,3 +274,34 @@ proptest! {
         prop_assert_eq!(requests(&inputs), []);
     }
 }
+
+/// What noise is made of: any byte, and more often those that mean something.
+fn noise() -> impl Strategy<Value = Vec<u8>> {
+    let byte = prop_oneof![
+        any::<u8>(),
+        Just(RS),
+        Just(b'@'),
+        Just(b'\n'),
+        Just(b' '),
+        proptest::sample::select(b"0123456789abcdefnsmrb".to_vec()),
+    ];
+    proptest::collection::vec(byte, 0..200)
+}
+
+proptest! {
+    #[test]
+    fn through_noise_come_the_requests_that_were_sent_and_no_others(
+        parts in proptest::collection::vec(noise(), 1..8),
+    ) {
+        let mut demux = Demux::new();
+        for (id, part) in (1..).zip(parts) {
+            let noise = fed(&mut demux, &part);
+            prop_assert_eq!(requests(&noise), []);
+            // As whoever is not answered sends it again: an RS at the end of the noise takes the first with it.
+            let sent = Request { id, ..REQUEST };
+            let came = requests(&fed(&mut demux, &framed(&sent).repeat(2)));
+            prop_assert!(!came.is_empty());
+            prop_assert!(came.iter().all(|request| *request == sent));
+        }
+    }
+}

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::cpulist::CpuList;
 use crate::evidence::{GuestLog, HvRecords};
-use crate::rescue::Rescue;
+use crate::rescue::{Masked, Rescue};
 use debian::kernel::KernelVariant;
 use hv_abi::firmware::{Fault, Firmware};
 use machine::build::Program;
@@ -184,6 +184,13 @@ impl Plan {
         self.is_stock && self.is_left_alone()
     }
 
+    fn masked(&self) -> Option<Masked> {
+        self.is_masked().then_some(Masked {
+            cpus: self.cpus,
+            kernel: self.panic,
+        })
+    }
+
     /// Which of the hypervisor's images can do it.
     pub fn program(&self) -> Program {
         match self.is_masked() {
@@ -311,7 +318,7 @@ pub fn watch(
                     story.note(&line);
                     if plan.is_left_alone() && story.is_up {
                         let leave = session.leave();
-                        let begin = || Rescue::begin(&operator, plan, leave);
+                        let begin = || Rescue::begin(&operator, plan.masked(), leave);
                         let rescue = rescue.get_or_insert_with(begin);
                         if story.last_to_wedge == Some(plan.panic) {
                             rescue.go_on();

@@ -12,7 +12,6 @@ use machine::operator::{Answers, Operator, VcpuAnswer};
 use machine::qemu::Leave;
 
 use crate::outside::{self, Outside};
-use crate::plan::Plan;
 use crate::registers::PSTATE_I;
 
 /// So long the last CPU may take to wedge itself after it has said that it will.
@@ -26,6 +25,15 @@ const LOOP: u64 = 64;
 /// What the hypervisor saw of each CPU, if it was asked.
 type Seen = BTreeMap<u32, Outside>;
 
+/// CPUs that the hypervisor's test image is to mask.
+#[derive(Clone, Copy, Debug)]
+pub struct Masked {
+    /// How many there are.
+    pub cpus: u32,
+    /// The one that loops in the kernel.
+    pub kernel: u32,
+}
+
 /// Waits until all CPUs are wedged, and has one take an NMI; in a thread of its own.
 pub struct Rescue {
     done: JoinHandle<Result<Option<Seen>>>,
@@ -34,11 +42,11 @@ pub struct Rescue {
 
 impl Rescue {
     /// Begins, as soon as the guest's init is up. If it comes to nothing, the machine is left.
-    pub fn begin(operator: &Operator, plan: &Plan, leave: Leave) -> Self {
-        let (operator, plan) = (operator.clone(), plan.clone());
+    pub fn begin(operator: &Operator, masked: Option<Masked>, leave: Leave) -> Self {
+        let operator = operator.clone();
         let (last, is_last) = channel();
         let done = std::thread::spawn(move || {
-            if plan.is_masked() {
+            if masked.is_some() {
                 // Where the kernel says what it is takes long to find, and longer once its CPUs loop; init waits for a line. If it
                 // is not found, that is said when it is needed.
                 let _ = control::vmcoreinfo(&operator);
@@ -47,9 +55,9 @@ impl Rescue {
             if is_last.recv().is_err() {
                 return Ok(None);
             }
-            let done = match plan.is_masked() {
-                true => mask(&operator, &plan),
-                false => rescue(&operator).map(|()| Seen::new()),
+            let done = match masked {
+                Some(masked) => mask(&operator, masked),
+                None => rescue(&operator).map(|()| Seen::new()),
             };
             if done.is_err() {
                 leave.leave();
@@ -91,9 +99,9 @@ fn rescue(operator: &Operator) -> Result<()> {
 
 /// Has the hypervisor's test image mask all CPUs, which loop: that of our init in the kernel, all others in programs. Looks at them
 /// and has that one take an NMI. All that is judged stands still meanwhile: a loop in the kernel may end, which unmasks its CPU.
-fn mask(operator: &Operator, plan: &Plan) -> Result<Seen> {
+fn mask(operator: &Operator, Masked { cpus, kernel }: Masked) -> Result<Seen> {
     let until = Instant::now() + MASK_LIMIT;
-    let target = u8::try_from(plan.panic)?;
+    let target = u8::try_from(kernel)?;
     let mut masked = BTreeSet::new();
     loop {
         operator.ask(Verb::Freeze, 0)?;
@@ -101,7 +109,7 @@ fn mask(operator: &Operator, plan: &Plan) -> Result<Seen> {
         // A CPU in a handler of its kernel's is masked, too, and not by us.
         let is_ours = |cpu: &u8| masked.contains(cpu);
         if status.vcpus.keys().all(is_ours) && are_all_masked(&status, target) {
-            let seen = outside::look(operator, plan.cpus)?;
+            let seen = outside::look(operator, cpus)?;
             send(operator, target)?;
             operator.ask(Verb::Thaw, 0)?;
             return Ok(seen);

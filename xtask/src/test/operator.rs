@@ -2,6 +2,8 @@
 
 mod boot;
 pub mod code;
+mod line;
+mod often;
 
 use std::process::Stdio;
 use std::time::Instant;
@@ -10,14 +12,14 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use self::boot::{Boot, LIMIT, spin, vcpu};
-use self::code::{COMPUTE, ECHO, EVENT, FILL, SPIN, takes_serror};
+use self::code::{ECHO, EVENT, FILL, SPIN, takes_serror};
 use super::own;
 use crate::ledger::Ledger;
 use debian::paths;
 use machine::control::Client;
 use machine::workshop::Workshop;
 
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 12] = [
     "operator/looks-at-a-guest-that-spins-pauses-resets-and-ends-it",
     "operator/nmi-enters-a-guest-that-masks-interrupts",
     "operator/who-may-only-look",
@@ -27,25 +29,61 @@ const NAMES: [&str; 9] = [
     "operator/reads-a-guest-s-memory-and-no-other",
     "operator/what-is-typed-comes-through-a-full-uart",
     "operator/a-second-console",
+    "operator/a-flood-of-output",
+    "operator/two-clients-at-once",
+    "operator/half-a-request-and-damaged-ones",
+];
+
+/// The same many times over; run when they are named.
+const SOAKS: [&str; 3] = [
+    "operator/10000-pauses",
+    "operator/1000-registers-and-backtraces",
+    "operator/a-request-of-a-megabyte",
 ];
 
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    NAMES.into_iter()
+    NAMES.into_iter().chain(SOAKS)
 }
 
 /// Runs them.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
-    let [life, nmi, look, event, freeze, lost, read, typed, console] = NAMES;
+    let [
+        life,
+        nmi,
+        look,
+        event,
+        freeze,
+        lost,
+        read,
+        typed,
+        console,
+        flood,
+        two,
+        half,
+    ] = NAMES;
     ledger.check(life, || look_and_end(workshop).map(|()| String::new()));
     ledger.check(nmi, || interrupt(workshop).map(|()| String::new()));
     ledger.check(look, || refuse(workshop).map(|()| String::new()));
     ledger.check(event, || raise(workshop).map(|()| String::new()));
-    ledger.check(freeze, || compute(workshop));
+    ledger.check(freeze, || often::compute(workshop));
     ledger.check(lost, || lose(workshop).map(|()| String::new()));
     ledger.check(read, || read_memory(workshop).map(|()| String::new()));
     ledger.check(typed, || echo(workshop).map(|()| String::new()));
     ledger.check(console, || share(workshop).map(|()| String::new()));
+    ledger.check(flood, || often::answer_through_a_flood(workshop));
+    ledger.check(two, || often::serve_two(workshop));
+    ledger.check(half, || line::abuse(workshop, 4096));
+    let [pauses, registers, long] = SOAKS;
+    if ledger.names(pauses) {
+        ledger.check(pauses, || often::pause(workshop, 10_000));
+    }
+    if ledger.names(registers) {
+        ledger.check(registers, || often::look_often(workshop, 1000));
+    }
+    if ledger.names(long) {
+        ledger.check(long, || line::abuse(workshop, 1_000_000));
+    }
 }
 
 fn look_and_end(workshop: &Workshop) -> Result<()> {
@@ -200,50 +238,6 @@ fn raise(workshop: &Workshop) -> Result<()> {
         "{code:?} {output:?}\n{errors}"
     );
     Ok(())
-}
-
-/// How often a guest that computes is paused; `OPERATOR_PAUSES` says another number.
-const PAUSES: u64 = 200;
-
-fn compute(workshop: &Workshop) -> Result<String> {
-    let pauses = match std::env::var("OPERATOR_PAUSES") {
-        Ok(text) => text.parse().context("OPERATOR_PAUSES is no number")?,
-        Err(_) => PAUSES,
-    };
-    let limit = (120 + pauses).to_string();
-    let arguments = ["--cpu", "max", "--timeout", &limit];
-    let mut boot = Boot::start(workshop, "compute", &COMPUTE, &arguments)?;
-    let mut client = boot.client()?;
-    let registers = |client: &mut Client| {
-        let told = client.execute("x-halligan-registers", json!({ "vcpu": 0 }))?;
-        anyhow::Ok(vcpu(&told, 0).clone())
-    };
-    let mut rounds = 0;
-    for n in 0..pauses {
-        client.execute("stop", json!({}))?;
-        // It stands still, and has gone on since the last time.
-        if n % 20 == 0 {
-            let (first, second) = (registers(&mut client)?, registers(&mut client)?);
-            ensure!(
-                first == second,
-                "it runs while it is paused: {first} {second}"
-            );
-            let now = first["registers"]["x21"].as_u64().unwrap_or_default();
-            ensure!(n == 0 || now > rounds, "it has not gone on: {now} rounds");
-            rounds = now;
-        }
-        client.execute("cont", json!({}))?;
-    }
-    let run = boot.run.as_mut().context("it has ended")?;
-    let mut keyboard = run.stdin.take().context("it has no input")?;
-    std::io::Write::write_all(&mut keyboard, b"x")?;
-    let (output, errors, code) = boot.end()?;
-    drop(keyboard);
-    ensure!(
-        code == Some(0) && output == "P",
-        "{code:?} {output:?}\n{errors}"
-    );
-    Ok(format!("{pauses} pauses, {rounds} rounds or more"))
 }
 
 fn lose(workshop: &Workshop) -> Result<()> {

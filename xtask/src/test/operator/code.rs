@@ -77,6 +77,14 @@ pub const ECHO: [u32; 11] = [
     0x1400_0000, // b .
 ];
 
+/// Writes x on the UART without end.
+pub const FLOOD: [u32; 4] = [
+    0xd2a1_2001, // mov x1, #0x09000000
+    0x5280_0f00, // mov w0, #'x'
+    0xb900_0020, // str w0, [x1]
+    0x17ff_ffff, // b .-4
+];
+
 /// Fills 4096 bytes behind the code with the address of each doubleword, with the MMU off, and spins.
 pub const FILL: [u32; 8] = [
     0x1000_8000, // adr x0, .+0x1000
