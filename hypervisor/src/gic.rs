@@ -5,6 +5,7 @@
 use alloc::vec::Vec;
 
 use hv_core::id::{IntId, Mpidr};
+use hv_core::vgic::interface::InterfaceState;
 use hv_core::vgic::lr::{ListReg, hcr};
 use hv_core::vgic::{Model, SpiMask};
 use spin::Once;
@@ -366,6 +367,16 @@ pub fn reset_virtual_interface() {
         v2::reset_virtual_interface();
     } else {
         interface::reset_virtual_interface();
+    }
+}
+
+/// What the virtual CPU interface holds, as a GICv3 spells it.
+#[cold]
+pub fn interface_state() -> InterfaceState {
+    if v2::is_it() {
+        v2::interface_state()
+    } else {
+        interface::interface_state()
     }
 }
 

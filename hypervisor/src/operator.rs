@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use hv_abi::operator::{Access, Base64, Crc};
 use hv_core::id::{Mpidr, VmId};
 use hv_core::operator::{Asked, Inlet};
-use hv_core::vm::Answer;
+use hv_core::vm::{Answer, Lateness};
 
 use crate::patience::Mutex;
 use crate::percpu::Context;
@@ -116,6 +116,7 @@ pub fn tell(vm: VmId, answer: &Answer<'_>) {
             question,
             stand,
             regs,
+            watch,
         } => {
             let (id, vcpu, state) = (question.id, vcpu.0, stand.name());
             let Some(regs) = regs else {
@@ -124,7 +125,7 @@ pub fn tell(vm: VmId, answer: &Answer<'_>) {
                 ));
                 return;
             };
-            let (pc, pstate) = (regs.pc, regs.pstate);
+            let (pc, pstate, late) = (regs.pc, regs.pstate, OrNothing(watch.map(Late)));
             let serror = u8::from(sysregs::is_serror_pending());
             let context = question.in_full.then(Context::now);
             let registers = context.as_ref().map(|context| Registers {
@@ -134,10 +135,24 @@ pub fn tell(vm: VmId, answer: &Answer<'_>) {
             });
             let pointers = question.in_full.then(|| Pointers(sysregs::el1_pointers()));
             line(format_args!(
-                "@answer id={id:#x} vm={vm} vcpu={vcpu} state={state} pc={pc:#x} pstate={pstate:#x} serror={serror}{}{}",
+                "@answer id={id:#x} vm={vm} vcpu={vcpu} state={state} pc={pc:#x} pstate={pstate:#x} serror={serror}{late}{}{}",
                 OrNothing(registers),
                 OrNothing(pointers)
             ));
+        }
+        Answer::Health {
+            vcpu,
+            watch,
+            regs,
+            done,
+        } => {
+            let (vcpu, pc, pstate) = (vcpu.0, regs.pc, regs.pstate);
+            let (act, is_all) =
+                done.map_or(("none", 0), |(act, is_all)| (act.name(), u8::from(is_all)));
+            let late = OrNothing(watch.map(Late));
+            log!(
+                "@vm-late vm={vm} vcpu={vcpu} pc={pc:#x} pstate={pstate:#x} do={act} all={is_all}{late}"
+            );
         }
     }
 }
@@ -148,6 +163,24 @@ fn line(text: fmt::Arguments<'_>) {
     // A checksum cannot fail.
     let _ = crc.write_fmt(text);
     log!("{text} crc={:#x}", crc.value());
+}
+
+/// What the watchdog says of a vCPU.
+struct Late(Lateness);
+
+impl fmt::Display for Late {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Lateness {
+            health,
+            waiting,
+            since,
+        } = self.0;
+        let since = since.as_us(sysregs::counter_frequency());
+        let now = sysregs::now().as_us(sysregs::counter_frequency());
+        let (late, mask) = (health.name(), waiting.mask.name());
+        let (intid, ms) = (waiting.intid.0, now.saturating_sub(since) / 1000);
+        write!(f, " late={late} intid={intid} masked={mask} ms={ms}")
+    }
 }
 
 /// Of [`sysregs::el1_pointers`].

@@ -116,7 +116,7 @@ impl vm::Pcpu for Pcpu {
     }
 
     fn interface_state(&self) -> InterfaceState {
-        sysregs::gic::interface_state()
+        gic::interface_state()
     }
 
     fn set_ich_vmcr(&mut self, value: u64) {

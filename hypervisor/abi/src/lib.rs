@@ -16,3 +16,4 @@ pub mod sdei;
 pub mod smccc;
 pub mod trng;
 pub mod vendor;
+pub mod watchdog;

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use hv_abi::operator::Access;
 use hv_abi::psci::Reclaim;
 use hv_abi::sdei::{Definition, Priority, Scope};
+use hv_abi::watchdog::{Act, Watchdog};
 use platform::devicetree::{Fdt, Node, Settled, Tree, number};
 
 use crate::digest::{self, ALGORITHM, DIGEST, Hash};
@@ -52,6 +53,7 @@ pub mod key {
     pub const DTB_AT: &str = "halligan,dtb-at";
     pub const FLASH: &str = "halligan,flash";
     pub const PVPANIC: &str = "halligan,pvpanic";
+    pub const WATCHDOG: &str = "halligan,watchdog";
     pub const BOOTARGS: &str = "bootargs";
     pub const NAME: &str = "description";
     pub const KERNEL: &str = "kernel";
@@ -213,6 +215,10 @@ fn guest<'a>(tree: &Tree<'_, 'a>, node: Node<'_, 'a>) -> Result<Guest<'a>, Error
             key::DEBUG_CALLS => config.debug_calls = cells(node, key, value)? != 0,
             key::DTB_AT => config.dtb_at = Some(cells(node, key, value)?),
             key::FLASH => config.flash = cells(node, key, value)?,
+            key::WATCHDOG => {
+                let watchdog = watchdog(value).ok_or_else(|| wrong(node, key, "is no watchdog"));
+                config.watchdog = Some(watchdog?);
+            }
             key::PVPANIC => config.pvpanic = cells(node, key, value)? != 0,
             key::NAME => config.name = String::from(text(node, key)?),
             key::BOOTARGS => config.bootargs = String::from(text(node, key)?),
@@ -259,6 +265,19 @@ fn cells(node: Node<'_, '_>, key: &str, value: &[u8]) -> Result<u64, Error> {
         4 | 8 => Ok(number(value)),
         _ => Err(wrong(node, key, "is no number")),
     }
+}
+
+/// A watchdog as [`crate::write`] puts it down: the limit and two actions, a cell each.
+fn watchdog(value: &[u8]) -> Option<Watchdog> {
+    let (&[limit, one, all], []) = value.as_chunks::<4>() else {
+        return None;
+    };
+    let act = |cell| Act::of_number(u32::from_be_bytes(cell).into());
+    Some(Watchdog {
+        limit_ms: u32::from_be_bytes(limit),
+        one: act(one)?,
+        all: act(all)?,
+    })
 }
 
 /// Events as [`crate::write`] puts them down: number, scope and priority, a cell each.

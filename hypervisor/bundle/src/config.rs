@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use hv_abi::firmware::{Firmware, Unknown};
 use hv_abi::psci::Reclaim;
 use hv_abi::sdei::{Definition, MAX_EVENTS, VENDOR_EVENT};
+use hv_abi::watchdog::{LONGEST_MS, SHORTEST_MS, Watchdog};
 
 use crate::Error;
 
@@ -50,6 +51,8 @@ pub struct GuestConfig {
     pub flash: u64,
     /// Whether it has a device by which it says that it has panicked.
     pub pvpanic: bool,
+    /// What is done when it makes no progress, if anything is.
+    pub watchdog: Option<Watchdog>,
 }
 
 impl Default for GuestConfig {
@@ -67,6 +70,7 @@ impl Default for GuestConfig {
             debug_calls: false,
             flash: 0,
             pvpanic: false,
+            watchdog: None,
         }
     }
 }
@@ -132,6 +136,14 @@ impl GuestConfig {
                 "flash",
                 "is no power of two from 256 KiB to 64 MiB",
                 "ask for 64M, or less",
+            ));
+        }
+        let is_limit = |ms: u32| (SHORTEST_MS..=LONGEST_MS).contains(&ms);
+        if self.watchdog.is_some_and(|it| !is_limit(it.limit_ms)) {
+            return Err(Error::invalid(
+                "watchdog",
+                "has a limit that is not from 10 ms to a day",
+                "choose another, such as 10s",
             ));
         }
         self.check_events()
@@ -222,6 +234,7 @@ pub fn parse_size(text: &str) -> Result<u64, Error> {
 #[cfg(test)]
 mod tests {
     use hv_abi::sdei::{Priority, Scope};
+    use hv_abi::watchdog::Act;
 
     use super::*;
 
@@ -287,6 +300,17 @@ mod tests {
             refused(|config| config.dtb_at = Some(0x4400_0004)),
             "dtb-at"
         );
+        for limit_ms in [0, 9, 24 * 3600 * 1000 + 1] {
+            let config = GuestConfig {
+                watchdog: Some(Watchdog {
+                    limit_ms,
+                    one: Act::Report,
+                    all: Act::Report,
+                }),
+                ..GuestConfig::default()
+            };
+            assert!(config.check().is_err(), "{limit_ms}");
+        }
         assert_eq!(refused(|config| config.flash = 3 << 20), "flash");
         assert_eq!(refused(|config| config.flash = 128 << 20), "flash");
         assert_eq!(refused(|config| config.flash = 128 << 10), "flash");

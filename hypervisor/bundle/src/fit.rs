@@ -9,6 +9,7 @@ use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use hv_abi::operator::Access;
 use hv_abi::psci::Reclaim;
 use hv_abi::sdei::{Definition, Priority, Scope};
+use hv_abi::watchdog::Watchdog;
 use platform::devicetree::Tree;
 
 use crate::bundle::{check, key};
@@ -143,6 +144,10 @@ fn configuration(number: usize, guest: &Guest<'_>) -> DeviceTreeNode {
     }
     if config.pvpanic {
         set(&mut node, key::PVPANIC, 1_u32);
+    }
+    if let Some(Watchdog { limit_ms, one, all }) = config.watchdog {
+        let cells = [limit_ms, one as u32, all as u32].map(u32::to_be_bytes);
+        set(&mut node, key::WATCHDOG, cells.as_flattened());
     }
     node
 }

@@ -3,6 +3,7 @@
 use hv_abi::operator::Access;
 use hv_abi::psci::Reclaim;
 use hv_abi::sdei::{Definition, Priority, Scope};
+use hv_abi::watchdog::{Act, Watchdog};
 use std::sync::LazyLock;
 
 use hv_bundle::{Bundle, Crc32, Crc32Table, Error, Guest, GuestConfig, write, write_for};
@@ -46,6 +47,11 @@ fn config() -> GuestConfig {
         debug_calls: true,
         flash: 64 << 20,
         pvpanic: true,
+        watchdog: Some(Watchdog {
+            limit_ms: 10_000,
+            one: Act::Report,
+            all: Act::Nmi,
+        }),
     }
 }
 

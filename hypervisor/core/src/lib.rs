@@ -28,4 +28,5 @@ pub mod trace;
 pub mod trng;
 pub mod vgic;
 pub mod vm;
+pub mod watch;
 pub mod word;

@@ -32,6 +32,9 @@ impl Requests {
     /// The operator has paused the VM: stay out of the guest until that is over.
     pub const PAUSE: Self = Self(1 << 23);
 
+    /// The guest's watchdog looks at this vCPU.
+    pub const WATCH: Self = Self(1 << 24);
+
     /// SGI `intid` (0 to 15) is pending.
     pub const fn sgi(intid: u32) -> Self {
         Self(1 << (intid & 15))
@@ -64,7 +67,7 @@ impl Requests {
         self.0 >> 16 == 0
     }
 
-    /// Whether the operator asks something.
+    /// Whether the operator asks something, or the watchdog.
     pub const fn is_operator(self) -> bool {
         self.0 >> 21 != 0
     }

@@ -6,7 +6,7 @@
 
 use hv_abi::{psci, smccc};
 
-use crate::id::{MAX_VCPUS, Mpidr, VcpuId};
+use crate::id::{MAX_VCPUS, Mpidr, VcpuId, VcpuSet};
 use crate::siblings::Siblings;
 
 pub use hv_abi::psci::{AffinityState, Reclaim, Status};
@@ -238,6 +238,17 @@ impl Power {
     /// Whether no vCPU is on or starting: nothing can ever happen in this VM again.
     pub fn are_all_off(&self) -> bool {
         self.states.iter().all(|&state| state == AffinityState::Off)
+    }
+
+    /// Who is on or starting.
+    pub fn on(&self) -> VcpuSet {
+        let mut on = VcpuSet::EMPTY;
+        for (vcpu, &state) in (0..).map(VcpuId).zip(&self.states) {
+            if state != AffinityState::Off {
+                on.insert(vcpu);
+            }
+        }
+        on
     }
 
     /// How many vCPUs are on or starting.

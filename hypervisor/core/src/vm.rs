@@ -43,7 +43,7 @@ pub use map::{
     GuestMap, IpaRange, OwnAccess, OwnDevice, OwnDevices, REDISTRIBUTOR_SIZE, last_redistributors,
 };
 pub use record::Record;
-pub use run::{Answer, Stand, VcpuLoop, load};
+pub use run::{Answer, Lateness, Stand, VcpuLoop, load};
 pub use shared::event as panic_event;
 pub use shared::{BOOT_VCPU, Config as SharedConfig, Load, Next, Outcome, Shared};
 pub use undescribed::{Attempts, Verdict, uses_sp_el1};

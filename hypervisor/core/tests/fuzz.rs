@@ -239,6 +239,7 @@ impl Values {
             distributor: range(0x0800_0000, 0x1_0000),
             gic: Model::V3,
             deactivate: IpaRange::default(),
+            watchdog: None,
             published: vgic.published().clone(),
             redistributors,
             board: Board::new(VCPUS.into()),

@@ -119,6 +119,7 @@ impl Rig {
             distributor: range(0x0800_0000, 0x1_0000),
             gic: Model::V3,
             deactivate: IpaRange::default(),
+            watchdog: None,
             published: vgic.published().clone(),
             redistributors,
             board: Board::new(1),

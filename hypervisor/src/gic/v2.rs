@@ -13,6 +13,7 @@ use gicc::Gicc;
 use gich::Gich;
 use hv_core::id::Mpidr;
 use hv_core::vgic::MAX_INTERFACES;
+use hv_core::vgic::interface::InterfaceState;
 use hv_core::vgic::lr::{ListReg, hcr};
 use platform::Range;
 
@@ -285,4 +286,17 @@ pub fn ended_list_registers() -> u64 {
 #[inline(never)]
 pub fn vmcr() -> u64 {
     gich().read(gich::VMCR).into()
+}
+
+/// What the virtual CPU interface holds. GICH_VMCR has the bits of ICH_VMCR_EL2 that count here, and GICH_APR one for each of 32
+/// priorities (IHI0048 5.3).
+#[cold]
+pub fn interface_state() -> InterfaceState {
+    /// ICH_VTR_EL2.PREbits of 5 bits.
+    const PRE_BITS: u64 = 4 << 26;
+    InterfaceState {
+        vmcr: vmcr(),
+        vtr: PRE_BITS,
+        active: [gich().read(gich::APR), 0, 0, 0],
+    }
 }

@@ -8,10 +8,11 @@ use hv_core::sdei::Board;
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{Config, Vgic};
 use hv_core::vm::{self, GuestMap, IpaRange, OwnDevices, last_redistributors};
+use hv_core::watch;
 use platform::{Machine, Range};
 
 use crate::vm::{GuestImage, Sdei, Vm, VmParts};
-use crate::{crc, entropy, gic, log, operator, stage2};
+use crate::{crc, entropy, gic, log, operator, stage2, sysregs};
 
 /// More have to share a console first.
 const MOST_VMS: u8 = 1;
@@ -70,6 +71,11 @@ fn build(plan: VmPlan<'static>, spis: u32) -> Vm {
         distributor: ipa(plan.distributor),
         gic: gic::model(),
         deactivate: ipa(deactivate.unwrap_or_default()),
+        watchdog: config.watchdog.map(|watchdog| watch::Config {
+            limit: sysregs::counter_frequency().ticks_in_us(1000 * u64::from(watchdog.limit_ms)),
+            one: watchdog.one,
+            all: watchdog.all,
+        }),
         published: vgic.published().clone(),
         redistributors,
         board: Board::new(pcpus.len()),

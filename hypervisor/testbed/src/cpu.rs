@@ -54,6 +54,12 @@ pub trait Site {
     fn receive(&self) -> Option<u8> {
         None
     }
+    /// The instruction at a virtual address.
+    fn instruction(&self, _pc: u64) -> Option<u32> {
+        None
+    }
+    /// The alarm is for this time.
+    fn set_alarm(&self, _at: Option<Instant>) {}
     /// The operator is told something.
     fn answer(&self, _answer: Answer<'_>) {}
     /// The guest gets the operator's virtual SError.
@@ -189,7 +195,9 @@ impl<S: Site> Hardware for Cpu<S> {
     fn deactivate(&mut self, intid: u32) {
         self.site.deactivate(IntId(intid));
     }
-    fn set_alarm(&mut self, _: Option<Instant>) {}
+    fn set_alarm(&mut self, at: Option<Instant>) {
+        self.site.set_alarm(at);
+    }
     fn look_after(&mut self) {}
     fn wait_for_siblings(&mut self, end: End) {
         self.site.wait_for_siblings(end);
@@ -234,8 +242,8 @@ impl<S: Site> Hardware for Cpu<S> {
         Endian::Little
     }
     fn set_endian(&mut self, _: Endian) {}
-    fn instruction(&self, _: u64) -> Option<u32> {
-        None
+    fn instruction(&self, pc: u64) -> Option<u32> {
+        self.site.instruction(pc)
     }
     fn read_ram(&self, ipa: u64, to: &mut [u8]) {
         for (at, byte) in (ipa..).zip(to) {

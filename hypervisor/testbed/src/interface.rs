@@ -29,7 +29,7 @@ pub enum Ended {
 /// The priority that nothing has while nothing is handled.
 const IDLE: u8 = 0xff;
 
-/// One virtual CPU interface. A guest that uses it has both groups enabled, and masks no priority.
+/// One virtual CPU interface. A guest that uses it has both groups enabled, and masks no priority unless a test says so.
 #[derive(Clone, Debug)]
 pub struct Interface {
     is_v2: bool,
@@ -45,6 +45,9 @@ pub struct Interface {
     pub has_tdir: bool,
     /// EOIcount counts ends that only drop the priority, too, as QEMU's model does.
     pub counts_drops: bool,
+    /// Whether both groups are on, and the priority mask.
+    is_on: bool,
+    mask: u8,
     /// The active priorities with the interrupt of each, the one that runs last.
     running: Vec<Acknowledged>,
 }
@@ -61,6 +64,8 @@ impl Interface {
             has_eoi_mode: false,
             has_tdir: true,
             counts_drops: false,
+            is_on: true,
+            mask: IDLE,
             running: Vec::new(),
         }
     }
@@ -168,12 +173,23 @@ impl Interface {
 
     /// ICH_VMCR_EL2 or GICH_VMCR, of which the guest has written EOImode.
     pub fn vmcr(&self) -> u64 {
-        if self.has_eoi_mode { hcr::EOIMODE } else { 0 }
+        let eoi_mode = if self.has_eoi_mode { hcr::EOIMODE } else { 0 };
+        u64::from(self.mask) << 24 | if self.is_on { 0b11 } else { 0 } | eoi_mode
     }
 
     /// Sets ICH_VMCR_EL2.
     pub fn set_vmcr(&mut self, value: u64) {
         self.has_eoi_mode = value & hcr::EOIMODE != 0;
+    }
+
+    /// The guest sets ICC_PMR_EL1.
+    pub fn set_mask(&mut self, mask: u8) {
+        self.mask = mask;
+    }
+
+    /// The guest switches both groups on or off.
+    pub fn set_on(&mut self, is_on: bool) {
+        self.is_on = is_on;
     }
 
     /// What the registers of a GICv3 hold, with 5 bits of priority.
@@ -203,6 +219,7 @@ impl Interface {
     pub fn reset(&mut self) {
         self.set_hcr(0);
         self.has_eoi_mode = false;
+        (self.is_on, self.mask) = (true, IDLE);
         self.running.clear();
     }
 
@@ -244,10 +261,10 @@ impl Interface {
     /// The list register that the guest would take an interrupt from.
     fn next(&self) -> Option<(usize, ListReg)> {
         let running = self.running.last().map_or(IDLE, |it| it.priority);
-        let is_on = self.hcr & hcr::EN != 0;
+        let is_on = self.is_on && self.hcr & hcr::EN != 0;
         let pending = (0..).zip(self.all()).filter(|(_, lr)| {
             // One that is pending and active is signalled when it is active no more.
-            is_on && lr.state == LrState::Pending && lr.priority < running
+            is_on && lr.state == LrState::Pending && lr.priority < running.min(self.mask)
         });
         pending.min_by_key(|(_, lr)| (lr.priority, lr.vintid))
     }

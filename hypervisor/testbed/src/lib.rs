@@ -26,3 +26,5 @@ pub use world::{Place, Told, World};
 pub const MAINTENANCE: u32 = 25;
 /// The machine's console.
 pub const CONSOLE: u32 = 32 + 7;
+/// The EL2 timer's.
+pub const ALARM: u32 = 26;

@@ -21,6 +21,7 @@ use hv_core::vm::{
     self, GuestMap, IpaRange, OwnDevices, REDISTRIBUTOR_SIZE, Shared, SharedConfig, Vcpu, VcpuLoop,
     last_redistributors,
 };
+use hv_core::watch;
 
 use crate::exits::{DISTRIBUTOR, GICC_DIR, RAM, REDISTRIBUTORS, UART};
 use crate::world::{Place, Port, Seat, Told, World};
@@ -56,6 +57,8 @@ pub struct Built {
     pub counts_drops: bool,
     /// GICD_ISPENDR says of a level-sensitive SPI whether its line is up; in QEMU's GICv3 it does not.
     pub tells_lines: bool,
+    /// The watchdog over the guest.
+    pub watchdog: Option<watch::Config>,
 }
 
 impl Built {
@@ -75,6 +78,7 @@ impl Built {
             has_tdir: true,
             counts_drops: false,
             tells_lines: true,
+            watchdog: None,
         }
     }
 
@@ -104,6 +108,7 @@ impl Built {
             distributor: range(DISTRIBUTOR, 0x1_0000),
             gic: self.model,
             deactivate: range(GICC_DIR, if is_v3 { 0 } else { 0x1000 }),
+            watchdog: self.watchdog,
             published: gic.published().clone(),
             redistributors,
             board: Board::new(vcpus),
@@ -143,6 +148,8 @@ impl Built {
             locks: Cell::new(0),
             question: Cell::new(0),
             nmis: Cell::new(0),
+            alarm: Cell::new(None),
+            instruction: Cell::new(None),
             events: RefCell::default(),
         };
         let world = Rc::new(World {
@@ -279,6 +286,22 @@ impl Machine {
     /// How often a vCPU was sent the operator's virtual SError.
     pub fn nmis(&self, n: u8) -> u64 {
         self.seat(n).nmis.get()
+    }
+
+    /// Time passes.
+    pub fn wait(&mut self, ticks: u64) {
+        let now = &self.world.now;
+        now.set(now.get() + ticks);
+    }
+
+    /// The time.
+    pub fn now(&self) -> u64 {
+        self.world.now.get()
+    }
+
+    /// The guest's vCPU `n` stands at this instruction from now on.
+    pub fn stand_at(&self, n: u8, instruction: u32) {
+        self.seat(n).instruction.set(Some(instruction));
     }
 
     pub(crate) fn run(&mut self, n: u8) {

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use corosensei::Yielder;
+use hv_abi::watchdog::Act;
 use hv_core::id::{IntId, VcpuId, VmId};
 use hv_core::mailbox::{Mailbox, Requests, Senders};
 use hv_core::operator::{Asked, Inlet};
@@ -13,8 +14,9 @@ use hv_core::time::Instant;
 use hv_core::trace::Event;
 use hv_core::vgic::{Distributor, Effects, LrSource, Parts, Private, Published};
 use hv_core::vm::{self, Answer, End, GuestMap, Interrupt, Load, Shared, Stand};
+use hv_core::watch::Health;
 
-use crate::{CONSOLE, Exit, Interface, MAINTENANCE, Physical, RAM, Site};
+use crate::{ALARM, CONSOLE, Exit, Interface, MAINTENANCE, Physical, RAM, Site};
 
 /// Where a vCPU is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +53,10 @@ pub(crate) struct Seat {
     pub question: Cell<u64>,
     /// How often it was sent the operator's virtual SError.
     pub nmis: Cell<u64>,
+    /// When its alarm goes off.
+    pub alarm: Cell<Option<Instant>>,
+    /// The instruction that it stands at.
+    pub instruction: Cell<Option<u32>>,
     /// What it has traced since somebody looked.
     pub events: RefCell<Vec<Event>>,
 }
@@ -91,6 +97,17 @@ pub enum Told {
         /// Its pc, if it is on.
         pc: Option<u64>,
     },
+    /// Of the watchdog.
+    Health {
+        /// Which vCPU.
+        vcpu: u8,
+        /// How it is.
+        health: Health,
+        /// The interrupt that it does not take.
+        intid: Option<IntId>,
+        /// What is done, and whether all are wedged.
+        done: Option<(Act, bool)>,
+    },
 }
 
 /// What all vCPUs reach.
@@ -122,6 +139,7 @@ impl World {
         seat.bell.get()
             || self.physical.borrow().fires(n).is_some()
             || seat.interface.borrow().wants_maintenance()
+            || seat.alarm.get().is_some_and(|at| at.0 <= self.now.get())
             || n == 0 && !self.received.borrow().is_empty()
     }
 
@@ -303,6 +321,8 @@ impl Site for Port<'_> {
             Interrupt::Guest(intid)
         } else if self.interface().wants_maintenance() {
             Interrupt::Maintenance(MAINTENANCE)
+        } else if self.seat().alarm.get().is_some_and(|at| at <= self.now()) {
+            Interrupt::Alarm(ALARM)
         } else if n == 0 && !world.received.borrow().is_empty() {
             Interrupt::Console(CONSOLE)
         } else {
@@ -381,14 +401,31 @@ impl Site for Port<'_> {
                 question,
                 stand,
                 regs,
+                ..
             } => Told::Vcpu {
                 id: question.id,
                 vcpu: vcpu.0,
                 stand,
                 pc: regs.map(|regs| regs.pc),
             },
+            Answer::Health {
+                vcpu, watch, done, ..
+            } => Told::Health {
+                vcpu: vcpu.0,
+                health: watch.map(|late| late.health).unwrap_or_default(),
+                intid: watch.map(|late| late.waiting.intid),
+                done,
+            },
         };
         self.world.answers.borrow_mut().push(told);
+    }
+
+    fn set_alarm(&self, at: Option<Instant>) {
+        self.seat().alarm.set(at);
+    }
+
+    fn instruction(&self, _: u64) -> Option<u32> {
+        self.seat().instruction.get()
     }
 
     fn send_nmi(&self) {

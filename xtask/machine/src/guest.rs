@@ -4,6 +4,7 @@ mod file;
 mod flash;
 mod numbers;
 mod together;
+mod watchdog;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use crate::disk;
 use crate::el3::El3;
 pub use flash::Flash;
 use numbers::{address, host_memory_mib, memory_mib};
+pub use watchdog::Watchdog;
 
 /// The options that describe a guest, on the command line and in a guest file.
 #[derive(Args, Clone, Debug, Default, Deserialize, PartialEq, Eq)]
@@ -97,6 +99,9 @@ pub struct Options {
     /// Whether the guest has a pvpanic device; only a guest file can say it.
     #[arg(skip)]
     pub pvpanic: Option<bool>,
+    /// What is done when the guest makes no progress; only a guest file can say it.
+    #[arg(skip)]
+    pub watchdog: Option<Watchdog>,
     /// Copy the raw serial stream, hypervisor lines and records included, into this file.
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
@@ -231,6 +236,7 @@ impl Options {
             debug_calls: self.debug_calls.or(file.debug_calls),
             flash: self.flash.or(file.flash),
             pvpanic: self.pvpanic.or(file.pvpanic),
+            watchdog: self.watchdog.or(file.watchdog),
             operator: self.operator.or(file.operator),
             timeout: self.timeout.or(file.timeout),
             log: self.log.or(file.log),
@@ -249,6 +255,7 @@ impl Options {
             debug_calls: self.debug_calls.unwrap_or_default(),
             flash: self.flash_bytes().unwrap_or_default(),
             pvpanic: self.pvpanic.unwrap_or_default(),
+            watchdog: self.watchdog.map(|it| it.0),
             ..GuestConfig::default()
         }
     }

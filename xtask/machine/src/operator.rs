@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use hv_abi::console::RS;
 use hv_abi::operator::{END, LITERAL, MOST, OPENING, Request, Span, Verb};
 
-pub use answers::{Answers, VcpuAnswer, VmAnswer};
+pub use answers::{Answers, Late, VcpuAnswer, VmAnswer};
 pub use ram::Range;
 
 use crate::console::Line;

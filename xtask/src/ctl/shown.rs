@@ -39,9 +39,25 @@ pub fn one(vcpu: &Value) -> String {
         _ => "",
     };
     format!(
-        "vCPU {number:<3} {state:<5} pc {pc:#018x} {}{waits}",
-        Pstate(pstate)
+        "vCPU {number:<3} {state:<5} pc {pc:#018x} {}{waits}{}",
+        Pstate(pstate),
+        late(&vcpu["late"])
     )
+}
+
+/// What the guest's watchdog says.
+fn late(late: &Value) -> String {
+    let (Some(state), Some(ms)) = (late["state"].as_str(), late["ms"].as_u64()) else {
+        return String::new();
+    };
+    let by = match late["masked"].as_str() {
+        Some("priority") => "its priority mask",
+        Some("running") => "what it handles",
+        _ => "PSTATE",
+    };
+    let (seconds, tenths) = (ms / 1000, ms % 1000 / 100);
+    let intid = &late["intid"];
+    format!(", {state}: interrupt {intid} waits for {seconds}.{tenths} s, kept off by {by}")
 }
 
 /// Registers in lines of four, those of EL1 behind them.

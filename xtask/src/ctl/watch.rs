@@ -83,6 +83,10 @@ impl Seen {
             let number = vcpu["vcpu"].as_u64().unwrap_or_default();
             let mut place = vcpu.clone();
             place["pc"] = 0.into();
+            // Nor how long it has been late.
+            if place["late"].is_object() {
+                place["late"]["ms"] = 0.into();
+            }
             // Nor do the flags of the last comparison.
             see(number, shown::one(&place), shown::one(vcpu));
         }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use anyhow::Result;
 
 use machine::console::{Line, Record};
+use machine::operator::Late;
 
 /// Chooses among the lines of one boot.
 #[derive(Default)]
@@ -74,6 +75,10 @@ impl Shown {
                 let text = format!("vCPU {vcpu} says by pvpanic: {said}");
                 return Ok(vec![Line { text, ..line }]);
             }
+            "vm-late" => {
+                let text = late(&record)?;
+                return Ok(vec![Line { text, ..line }]);
+            }
             name if !name.starts_with("hv-") && !self.is_report => return Ok(Vec::new()),
             _ => {}
         }
@@ -85,6 +90,40 @@ impl Shown {
             None => vec![line],
         })
     }
+}
+
+/// What the guest's watchdog has found.
+fn late(record: &Record) -> Result<String> {
+    let (vcpu, pc) = (record.index("vcpu")?, record.number("pc")?);
+    let Some(late) = Late::read(record)? else {
+        return Ok(format!("vCPU {vcpu} takes interrupts again"));
+    };
+    let by = match late.masked.as_str() {
+        "priority" => "its priority mask",
+        "running" => "what it handles",
+        _ => "PSTATE",
+    };
+    let Late {
+        state, intid, ms, ..
+    } = &late;
+    let (seconds, tenths) = (ms / 1000, ms % 1000 / 100);
+    let what = format!(
+        "vCPU {vcpu} is {state} at pc {pc:#x}: interrupt {intid} has been waiting for {seconds}.{tenths} s, kept off by {by}"
+    );
+    let is_all = record.number("all")? != 0;
+    let all = if is_all {
+        "; so are all that are on"
+    } else {
+        ""
+    };
+    let act = match record.word("do")? {
+        "nmi" => "; an NMI is sent",
+        "freeze" => "; the guest is paused",
+        "reset" => "; the guest is reset",
+        "off" => "; the guest is switched off",
+        _ => "",
+    };
+    Ok(format!("{what}{all}{act}"))
 }
 
 /// So many resets are told of one by one, and then fewer and fewer: a guest may reset itself for ever.
@@ -240,6 +279,24 @@ mod tests {
         // A vector's own, translation and permission.
         assert!(text("0x86000007").ends_with("its translation tables have nothing there"));
         assert!(text("0x8600000f").ends_with("its translation tables do not allow that"));
+    }
+
+    #[test]
+    fn what_the_watchdog_finds_is_a_sentence() {
+        let told = shown(&[
+            "@vm-late vm=0 vcpu=3 pc=0x40 pstate=0x3c5 do=report all=0 late=wedged intid=27 masked=pstate ms=10020",
+            "@vm-late vm=0 vcpu=1 pc=0x44 pstate=0x3c5 do=nmi all=1 late=wedged intid=1 masked=running ms=12990",
+            "@vm-late vm=0 vcpu=1 pc=0x44 pstate=0x3c5 do=none all=0 late=stopped intid=1 masked=priority ms=500",
+            "@vm-late vm=0 vcpu=1 pc=0x44 pstate=0x3c5 do=none all=0",
+        ]);
+        let sentences = [
+            "vCPU 3 is wedged at pc 0x40: interrupt 27 has been waiting for 10.0 s, kept off by PSTATE",
+            "vCPU 1 is wedged at pc 0x44: interrupt 1 has been waiting for 12.9 s, kept off by what it handles; \
+             so are all that are on; an NMI is sent",
+            "vCPU 1 is stopped at pc 0x44: interrupt 1 has been waiting for 0.5 s, kept off by its priority mask",
+            "vCPU 1 takes interrupts again",
+        ];
+        assert_eq!(told, sentences);
     }
 
     #[test]

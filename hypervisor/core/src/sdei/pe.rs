@@ -186,6 +186,11 @@ impl Pe {
         }
     }
 
+    /// When the signal arrives that a firmware delays.
+    pub fn delayed(&self) -> Option<Instant> {
+        self.delayed
+    }
+
     /// Makes a private event of the platform pending, as [`Self::post_signal`] does event 0. `event` is its
     /// place among the private events of the VM's definition, as [`super::SharedEvents::take_raised`] gives it.
     pub fn post(&mut self, event: u8) {

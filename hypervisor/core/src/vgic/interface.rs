@@ -2,7 +2,10 @@
 //! has ICC_CTLR_EL1, ICC_PMR_EL1 and ICC_RPR_EL1 trap, too (IHI0069 12.4). The guest finds in them what it would find
 //! without the trap, which lies in ICH_VMCR_EL2 and `ICH_AP<x>R<n>_EL2`.
 
+use super::lr::ListReg;
 use crate::exit::Sysreg;
+use crate::regs::pstate;
+use crate::watch::Mask;
 
 /// A register that [`super::hcr::TC`] has trap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +33,10 @@ const ICC_CTLR: Sysreg = Sysreg::new(3, 0, 12, 12, 4);
 const ICC_PMR: Sysreg = Sysreg::new(3, 0, 4, 6, 0);
 const ICC_RPR: Sysreg = Sysreg::new(3, 0, 12, 11, 3);
 
-// ICH_VMCR_EL2 (IHI0069 12.4).
+// ICH_VMCR_EL2 (IHI0069 12.4). GICH_VMCR has the same bits, the lowest of the priority mask left out (IHI0048 5.3).
+const VMCR_GROUP0: u32 = 0;
+const VMCR_GROUP1: u32 = 1;
+const VMCR_FIQ: u32 = 3;
 const VMCR_CBPR: u32 = 4;
 const VMCR_EOIM: u32 = 9;
 const VMCR_PMR: u32 = 24;
@@ -52,6 +58,30 @@ const IDLE: u64 = 0xff;
 
 const fn field(value: u64, at: u32, bits: u32) -> u64 {
     value >> at & ((1 << bits) - 1)
+}
+
+impl InterfaceState {
+    /// What keeps the guest from taking `lr`, which is pending. None if nothing does, and if the guest has switched its group off
+    /// at the CPU interface: that is no interrupt that it should take. One that may interrupt what the guest handles counts as
+    /// kept off by that; it is taken at once.
+    pub fn masks(&self, lr: ListReg, pstate: u64) -> Option<Mask> {
+        let group = if lr.group1 { VMCR_GROUP1 } else { VMCR_GROUP0 };
+        if field(self.vmcr, group, 1) == 0 {
+            return None;
+        }
+        let is_fiq = !lr.group1 && field(self.vmcr, VMCR_FIQ, 1) != 0;
+        let bit = if is_fiq { pstate::F } else { pstate::I };
+        let priority_mask = TrappedRegister::PriorityMask.read(self);
+        if pstate & bit != 0 {
+            Some(Mask::Pstate)
+        } else if u64::from(lr.priority) >= priority_mask {
+            Some(Mask::Priority)
+        } else if self.active != [0; 4] {
+            Some(Mask::Running)
+        } else {
+            None
+        }
+    }
 }
 
 impl TrappedRegister {

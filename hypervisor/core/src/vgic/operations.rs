@@ -8,10 +8,18 @@ use super::affinity::{Sgi, bit};
 use super::irq::{Holder, Irq};
 use super::parts::{Held, Parts, View};
 use super::published::flag;
-use super::{Effects, Physical, SpiMask, bits_of};
+use super::{Effects, Physical, SpiMask, bits_of, enabled};
 use crate::id::{IntId, VcpuId, VcpuSet};
 
 impl<'a, P: Parts + 'a> Held<'a, P> {
+    /// Whether an interrupt waits for `vcpu`, and is in no list register.
+    pub fn awaits(&mut self, vcpu: VcpuId, intid: IntId) -> bool {
+        let view = self.view();
+        let groups = view.groups();
+        let is_so = |irq: &Irq| irq.is_ready() && irq.target == Some(vcpu) && enabled(groups, irq);
+        view.irq(intid).is_some_and(is_so)
+    }
+
     /// A physical interrupt was acknowledged, and its priority dropped, on the pCPU of `vcpu`.
     pub fn forward(&mut self, vcpu: VcpuId, intid: IntId, effects: &mut Effects) {
         self.view().forward(vcpu, intid, effects);

@@ -6,8 +6,9 @@ mod operator;
 mod power;
 mod short;
 mod undescribed;
+mod watched;
 
-pub use operator::{Answer, Stand};
+pub use operator::{Answer, Lateness, Stand};
 pub use power::load;
 
 use core::ops::ControlFlow;
@@ -20,6 +21,7 @@ use crate::mailbox::Requests;
 use crate::regs::GuestRegs;
 use crate::sdei::Fate;
 use crate::vgic::{self, Model};
+use crate::watch::Watch;
 
 /// Why a vCPU leaves its guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,12 +49,16 @@ pub struct VcpuLoop<V, C> {
     vcpu: Vcpu,
     /// The operator wants this vCPU to end the VM.
     end_asked: Option<End>,
+    /// The watchdog over this vCPU, if the guest has one.
+    watch: Option<Watch>,
 }
 
 impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// Takes over this pCPU for `vcpu`, which is off.
     pub fn new(vm: V, cpu: C, vcpu: Vcpu) -> Self {
+        let config = vm.map().watchdog;
         let mut this = Self {
+            watch: config.map(|config| Watch::new(cpu.now(), config.limit)),
             regs: GuestRegs::default(),
             vm,
             cpu,
@@ -63,7 +69,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         this.vcpu.move_to(&this.cpu);
         this.cpu.reset_virtual_interface();
         this.cpu.reset_el1();
-        this.cpu.set_alarm(None);
+        this.set_alarm(None);
         this
     }
 
@@ -116,6 +122,11 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 Rest::Exit => self.handle_exit(),
                 Rest::Events => None,
                 Rest::Interrupt(interrupt) => {
+                    self.handle_interrupt(interrupt);
+                    None
+                }
+                Rest::Watched(interrupt) => {
+                    self.look_in_time();
                     self.handle_interrupt(interrupt);
                     None
                 }
@@ -314,8 +325,10 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         if let Some(kind) = self.vcpu.faults.look(regs, cpu) {
             cpu.tell_of_fault(self.vcpu.id, kind, regs.pc, cpu.exception().far);
         }
-        let next = self.vcpu.sdei.tick(self.cpu.now());
-        self.cpu.set_alarm(next);
+        let now = self.cpu.now();
+        let next = self.vcpu.sdei.tick(now);
+        self.ring_watch(now);
+        self.set_alarm(next);
         self.vm.remind(Requests::SDEI_LOOK);
     }
 
@@ -338,7 +351,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         }
         if requests.has(Requests::SDEI_SIGNAL) {
             if let Some(at) = self.vcpu.sdei.post_signal(self.cpu.now()) {
-                self.cpu.set_alarm(Some(at));
+                self.set_alarm(Some(at));
             }
             if let Some(leave) = self.note_fate() {
                 return Some(leave);

@@ -4,6 +4,7 @@
 
 mod own;
 mod uart;
+mod watched;
 
 use alloc::vec::Vec;
 
@@ -18,6 +19,7 @@ use crate::regs::GuestRegs;
 use crate::sdei::{self, Board, Departure, SdeiEffects, SharedEvents};
 use crate::trace::Event;
 use crate::vgic::{self, Held, Parts};
+use crate::watch::Company;
 
 pub use own::event;
 
@@ -115,6 +117,8 @@ pub struct Shared {
     flash: Option<Flash>,
     /// What the guest has said by pvpanic since it was loaded.
     told: u8,
+    /// What the watchdog knows of all vCPUs.
+    pub company: Company,
 }
 
 /// What [`Shared`] is made from.
@@ -153,6 +157,7 @@ impl Shared {
             starts: (0..config.vcpus).map(|_| None).collect(),
             flash: (config.flash != 0).then(|| Flash::new(config.flash)),
             told: 0,
+            company: Company::default(),
         }
     }
 
@@ -359,6 +364,7 @@ impl Shared {
         self.uart.reset();
         self.flash.iter_mut().for_each(Flash::reset);
         self.told = 0;
+        self.company = Company::default();
         self.uart_line = false;
         // Nobody runs whom it could concern. Left up, the line would interrupt the next guest until it rises and falls.
         let mut held = Held::of_interrupt(gic, BOOT_VCPU, self.uart_intid);

@@ -59,6 +59,11 @@ const KEYS: &[Key] = &[
     ("flash", "a size or a path in quotation marks", "\"64M\""),
     ("pvpanic", "true or false", "true"),
     (
+        "watchdog",
+        "a limit from 10ms to 86400s and, for one vCPU and for all, report, nmi, freeze, reset or off",
+        "{ limit = \"10s\", one = \"report\", all = \"nmi\" }",
+    ),
+    (
         "operator",
         "\"full\", \"read\" or \"off\", in quotation marks",
         "\"read\"",
@@ -173,6 +178,14 @@ mod tests {
             "reclaim = \"yes\"",
             "debug-calls = \"yes\"",
             "events = [{ number = 1 }]",
+            "watchdog = true",
+            "watchdog = { one = \"report\" }",
+            "watchdog = { limit = \"10\" }",
+            "watchdog = { limit = \"9ms\" }",
+            "watchdog = { limit = \"2d\" }",
+            "watchdog = { limit = \"+10s\" }",
+            "watchdog = { limit = \"10s\", all = \"bark\" }",
+            "watchdog = { limit = \"10s\", some = \"nmi\" }",
             "events = [{ number = 1, scope = \"private\", priority = \"high\" }]",
         ] {
             let key = wrong.split(' ').next().unwrap();

@@ -47,9 +47,40 @@ pub struct VcpuAnswer {
     pub pstate: Option<u64>,
     /// A virtual SError waits until PSTATE.A is clear.
     pub has_serror: bool,
+    /// What the guest's watchdog says of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub late: Option<Late>,
     /// By name; nothing unless they were asked for.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub registers: BTreeMap<String, u64>,
+}
+
+/// What a vCPU does not take, as the guest's watchdog has found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Late {
+    /// `slow`, `wedged` or `stopped`.
+    pub state: String,
+    /// Which interrupt.
+    pub intid: u32,
+    /// What keeps it off: `pstate`, `priority` or `running`.
+    pub masked: String,
+    /// For how long, in milliseconds.
+    pub ms: u64,
+}
+
+impl Late {
+    /// As a record has it; none if there is none.
+    pub fn read(record: &Record) -> Result<Option<Self>> {
+        let Ok(state) = record.word("late") else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            state: state.to_owned(),
+            intid: record.index("intid")?,
+            masked: record.word("masked")?.to_owned(),
+            ms: record.number("ms")?,
+        }))
+    }
 }
 
 impl Answers {
@@ -84,7 +115,10 @@ impl Answers {
         if record.word("ipa").is_ok() {
             return self.note_memory(record);
         }
-        let known = ["id", "vm", "vcpu", "state", "pc", "pstate", "serror", "crc"];
+        let known = [
+            "id", "vm", "vcpu", "state", "pc", "pstate", "serror", "late", "intid", "masked", "ms",
+            "crc",
+        ];
         let registers = record.fields().filter(|(key, _)| !known.contains(key));
         let registers = registers.map(|(key, _)| Ok((key.to_owned(), record.number(key)?)));
         let answer = VcpuAnswer {
@@ -92,6 +126,7 @@ impl Answers {
             pc: record.number("pc").ok(),
             pstate: record.number("pstate").ok(),
             has_serror: record.number("serror").unwrap_or(0) != 0,
+            late: Late::read(record)?,
             registers: registers.collect::<Result<_>>()?,
         };
         self.vcpus.insert(record.number("vcpu")? as u8, answer);

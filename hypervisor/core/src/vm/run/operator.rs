@@ -4,6 +4,7 @@
 //! vCPU's own pCPU, so nobody waits for anybody: a pCPU that does not answer is known by that.
 
 use hv_abi::operator::{MOST, Request, Span, Verb};
+use hv_abi::watchdog::Act;
 
 use super::{Leave, VcpuLoop};
 use crate::id::{VcpuId, VcpuSet, VmId};
@@ -11,7 +12,9 @@ use crate::mailbox::Requests;
 use crate::operator::{Asked, Question};
 use crate::psci::Reset;
 use crate::regs::GuestRegs;
+use crate::time::Instant;
 use crate::vm::{End, Hardware, Vm};
+use crate::watch::{Health, Waiting};
 
 /// What is answered to an operator. Each is a record of the console.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +51,31 @@ pub enum Answer<'a> {
         stand: Stand,
         /// Its registers, if it is on.
         regs: Option<&'a GuestRegs>,
+        /// What the watchdog says of it, unless it is alive.
+        watch: Option<Lateness>,
     },
+    /// The watchdog says how a vCPU is, without being asked.
+    Health {
+        /// Which.
+        vcpu: VcpuId,
+        /// How it is, if it is not alive again.
+        watch: Option<Lateness>,
+        /// Where it is.
+        regs: &'a GuestRegs,
+        /// What is done about it, and whether all vCPUs are wedged.
+        done: Option<(Act, bool)>,
+    },
+}
+
+/// What a vCPU is late with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lateness {
+    /// How it is.
+    pub health: Health,
+    /// What it does not take.
+    pub waiting: Waiting,
+    /// Since when.
+    pub since: Instant,
 }
 
 /// How a vCPU is.
@@ -208,6 +235,11 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 return Some(Leave::End(end));
             }
         }
+        if requests.has(Requests::WATCH)
+            && let Some(leave) = self.follow_watch()
+        {
+            return Some(leave);
+        }
         if requests.has(Requests::PAUSE) {
             return self.pause();
         }
@@ -231,11 +263,12 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 question,
                 stand,
                 regs: is_on.then_some(&self.regs),
+                watch: self.lateness(),
             });
         }
     }
 
-    fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         let pc = self.regs.pc;
         let at = |pc| self.cpu.instruction(pc).is_some_and(waits);
         at(pc) || at(pc.wrapping_sub(4))
@@ -263,6 +296,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         }
         let (_, kept) = kept.split(Requests::PAUSE);
         self.vm.remind(kept);
+        self.excuse_watch();
         None
     }
 }

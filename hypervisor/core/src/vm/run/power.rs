@@ -52,7 +52,8 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// Registers and interrupts as at power-on.
     #[inline(never)]
     fn clear(&mut self) {
-        self.cpu.set_alarm(None);
+        self.forget_watch();
+        self.set_alarm(None);
         self.cpu.reset_el1();
         self.drop_senders();
         self.reset_interrupts();
@@ -114,6 +115,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         self.kick(kick);
         self.cpu.reset_core();
         self.cpu.set_endian(start.endian);
+        self.forget_watch();
         let board = &self.vm.map().board;
         self.vcpu.wake(&mut self.regs, start, &self.cpu, board);
         None

@@ -22,6 +22,8 @@ pub(super) enum Rest {
     Events,
     /// This interrupt, which has been acknowledged.
     Interrupt(Interrupt),
+    /// The same while the mailbox is not empty: a suspicion of the watchdog's may stand there.
+    Watched(Interrupt),
     /// These, which have been taken from the mailbox.
     Requests(Requests),
     /// A physical SError is passed on.
@@ -130,18 +132,14 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     #[inline(never)]
     fn settle_other(&mut self, interrupt: Interrupt) -> bool {
         match interrupt {
-            Interrupt::Maintenance(intid) if self.has_ended() => {
+            Interrupt::Maintenance(_) if self.vm.is_asked() => self.leave(Rest::Watched(interrupt)),
+            // A private interrupt whose end has a maintenance interrupt has ended.
+            Interrupt::Maintenance(intid) if self.vcpu.end_listed(&mut self.cpu) => {
                 self.cpu.deactivate(intid);
                 true
             }
             other => self.leave(Rest::Interrupt(other)),
         }
-    }
-
-    /// A private interrupt whose end has a maintenance interrupt has ended.
-    #[inline]
-    fn has_ended(&mut self) -> bool {
-        !self.vm.is_asked() && self.vcpu.end_listed(&mut self.cpu)
     }
 
     /// Takes what was posted, if anything was: SGIs that go into the list register that each last had. All else is left.

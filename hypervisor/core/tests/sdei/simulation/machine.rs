@@ -131,6 +131,7 @@ impl Vm {
             distributor: range(DISTRIBUTOR, 0x1_0000),
             gic: Model::V3,
             deactivate: IpaRange::default(),
+            watchdog: None,
             published: vgic.published().clone(),
             redistributors,
             board: Board::new(vcpus),

@@ -1,0 +1,62 @@
+//! What a guest's configuration says of a watchdog over it.
+
+/// The watchdog over one guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watchdog {
+    /// How long an interrupt of a vCPU's may wait while the vCPU cannot be interrupted, in milliseconds.
+    pub limit_ms: u32,
+    /// What is done when that is over on one vCPU.
+    pub one: Act,
+    /// What is done when it is over on every vCPU that is on.
+    pub all: Act,
+}
+
+/// The shortest limit, in milliseconds: below it the looks alone would keep a guest busy.
+pub const SHORTEST_MS: u32 = 10;
+/// The longest: a day.
+pub const LONGEST_MS: u32 = 24 * 3600 * 1000;
+
+/// What is done about a guest that makes no progress. A bundle has the number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// It is told.
+    Report = 0,
+    /// A vCPU gets the operator's NMI.
+    Nmi = 1,
+    /// All vCPUs leave the guest, and stay out.
+    Freeze = 2,
+    /// The VM is reset.
+    Reset = 3,
+    /// The VM is switched off.
+    Off = 4,
+}
+
+impl Act {
+    /// All of them by their names.
+    pub const ALL: [(&str, Self); 5] = [
+        ("report", Self::Report),
+        ("nmi", Self::Nmi),
+        ("freeze", Self::Freeze),
+        ("reset", Self::Reset),
+        ("off", Self::Off),
+    ];
+
+    /// The one with this number.
+    pub fn of_number(number: u64) -> Option<Self> {
+        let mut all = Self::ALL.iter();
+        all.find_map(|&(_, act)| (act as u64 == number).then_some(act))
+    }
+
+    /// The one with this name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        let mut all = Self::ALL.iter();
+        all.find_map(|&(known, act)| (known == name).then_some(act))
+    }
+
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        let mut all = Self::ALL.iter();
+        all.find(|&&(_, act)| act == self)
+            .map_or("report", |&(name, _)| name)
+    }
+}
