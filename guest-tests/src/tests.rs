@@ -22,4 +22,5 @@ mod timer;
 mod trng;
 mod uart;
 mod undescribed;
+mod watchdog;
 mod wedge;

@@ -4,10 +4,18 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use hv_abi::sdei::{Definition, Priority, Scope};
+use hv_abi::watchdog::{Act, Watchdog};
 use hv_bundle::GuestConfig;
 
 use debian::paths::write_if_new;
 use machine::workshop::Workshop;
+
+/// The watchdog over guests that try it.
+pub const WATCHDOG: Watchdog = Watchdog {
+    limit_ms: 20,
+    one: Act::Nmi,
+    all: Act::Nmi,
+};
 
 /// The configuration of a boot with a ramdisk.
 pub const RAMDISK: &str = "ramdisk";

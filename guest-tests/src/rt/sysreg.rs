@@ -177,6 +177,11 @@ pub fn with_interrupts<T>(body: impl FnOnce() -> T) -> T {
     value
 }
 
+/// Whether an SError waits for this CPU (ISR_EL1.A, DDI0487 D24.2).
+pub fn is_serror_pending() -> bool {
+    read!("isr_el1") & 1 << 8 != 0
+}
+
 /// Waits until an interrupt is pending, masked or not.
 pub fn wfi() {
     // SAFETY: a hint; DSB first, as DDI0487 B2.3.12 wants earlier stores seen before the wait.

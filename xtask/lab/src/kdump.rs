@@ -196,7 +196,7 @@ impl Kdump {
         };
         let scenario = self.scenario.unwrap_or(usual);
         let wedge = self.wedge.clone().unwrap_or_else(|| match scenario {
-            Scenario::Nmi => (0..self.cpus).collect(),
+            Scenario::Nmi | Scenario::Watchdog => (0..self.cpus).collect(),
             Scenario::Panic => CpuList::default(),
             _ => [last.min(2)].into_iter().collect(),
         });

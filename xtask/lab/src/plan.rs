@@ -16,6 +16,7 @@ use crate::evidence::{GuestLog, HvRecords};
 use crate::rescue::{Masked, Rescue};
 use debian::kernel::KernelVariant;
 use hv_abi::firmware::{Fault, Firmware};
+use hv_abi::watchdog::{Act, Watchdog};
 use machine::build::Program;
 use machine::console::GuestLines;
 use machine::control::{self, Control};
@@ -39,6 +40,8 @@ pub enum Scenario {
     /// All CPUs are wedged, so that none is left to do anything. The hypervisor has one of them take an SError, which panics there,
     /// stops the others by SDEI, and the capture kernel dumps.
     Nmi,
+    /// The same, and nobody asks the hypervisor: its watchdog over the guest finds that all are wedged.
+    Watchdog,
 }
 
 impl Scenario {
@@ -49,7 +52,8 @@ impl Scenario {
             Self::Panic => "panic",
             Self::SysrqL => "sysrq-l",
             Self::Hardlockup => "hardlockup",
-            Self::Nmi => "nmi",
+            // The guest does the same.
+            Self::Nmi | Self::Watchdog => "nmi",
         }
     }
 
@@ -57,7 +61,7 @@ impl Scenario {
     pub const fn dumps(self) -> bool {
         matches!(
             self,
-            Self::Kdump | Self::Panic | Self::Hardlockup | Self::Nmi
+            Self::Kdump | Self::Panic | Self::Hardlockup | Self::Nmi | Self::Watchdog
         )
     }
 }
@@ -176,12 +180,21 @@ impl Plan {
 
     /// Whether no CPU of the guest is left to do anything.
     pub fn is_left_alone(&self) -> bool {
-        self.scenario == Scenario::Nmi
+        matches!(self.scenario, Scenario::Nmi | Scenario::Watchdog)
+    }
+
+    /// The watchdog over the guest.
+    pub fn watchdog(&self) -> Option<Watchdog> {
+        (self.scenario == Scenario::Watchdog).then_some(Watchdog {
+            limit_ms: 5000,
+            one: Act::Report,
+            all: Act::Nmi,
+        })
     }
 
     /// Whether CPUs are wedged by the hypervisor's test image, which masks their interrupts.
     pub fn is_masked(&self) -> bool {
-        self.is_stock && self.is_left_alone()
+        self.is_stock && self.scenario == Scenario::Nmi
     }
 
     fn masked(&self) -> Option<Masked> {
@@ -308,6 +321,8 @@ pub fn watch(
     // Whoever cannot be reached by it, as its path is too long, is judged all the same.
     let _control = Control::open(&log.with_file_name(control::NAME), &operator).ok();
     let mut rescue: Option<Rescue> = None;
+    // The watchdog has found all CPUs wedged.
+    let mut has_barked = false;
     let timed_out = loop {
         match session.next_event()? {
             Event::Guest(bytes) => {
@@ -316,7 +331,7 @@ pub fn watch(
                     show(&line);
                     let (was_done, had_failed) = (story.done, story.failure.is_some());
                     story.note(&line);
-                    if plan.is_left_alone() && story.is_up {
+                    if plan.scenario == Scenario::Nmi && story.is_up {
                         let leave = session.leave();
                         let begin = || Rescue::begin(&operator, plan.masked(), leave);
                         let rescue = rescue.get_or_insert_with(begin);
@@ -335,6 +350,7 @@ pub fn watch(
                 operator.hear(&line);
                 if let Some(record) = line.record().transpose()? {
                     drain.note(&record)?;
+                    has_barked |= record.name == "vm-late" && record.number("all")? != 0;
                 }
                 ends.follow(&line, &mut session)?;
             }
@@ -345,6 +361,7 @@ pub fn watch(
     };
     operator.end();
     match rescue.map(Rescue::end) {
+        None if has_barked => story.wedged.0.extend([plan.panic]),
         None | Some(Ok(None)) => {}
         // Those were wedged when the operator looked.
         Some(Ok(Some(outside))) => {

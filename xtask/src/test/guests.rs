@@ -103,7 +103,7 @@ struct Boot {
     /// The guest's command line.
     words: String,
     sdei: bool,
-    /// Whose firmware the guest meets, or `reclaim`, `ramdisk` or `probe`.
+    /// Whose firmware the guest meets, or `reclaim`, `ramdisk`, `watchdog` or `probe`.
     config: String,
     icount: bool,
     tests: Vec<Test>,
@@ -210,6 +210,7 @@ fn config(boot: &Boot) -> GuestConfig {
     config.sdei = boot.sdei;
     match boot.config.as_str() {
         "reclaim" => config.reclaim = Reclaim::Parked,
+        "watchdog" => config.watchdog = Some(offer::WATCHDOG),
         offer::RAMDISK => {}
         probe if is_probe(probe) => {}
         firmware => config.firmware = firmware.to_owned(),

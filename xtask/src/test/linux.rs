@@ -96,7 +96,8 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
         .iter()
         .filter(fits)
         .partition(|case| matches!(case.fate, None | Some(Fate::Park)));
-    let mut runs: Vec<Run<'_>> = life::runs(workshop, &lab, minutes).collect();
+    let mut runs: Vec<Run<'_>> =
+        life::runs(workshop, &lab, minutes, ledger.names(life::WATCHED)).collect();
     runs.extend(
         plain
             .into_iter()

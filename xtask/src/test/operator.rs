@@ -4,6 +4,7 @@ mod boot;
 pub mod code;
 mod line;
 mod often;
+mod watchdog;
 
 use std::process::Stdio;
 use std::time::Instant;
@@ -19,7 +20,7 @@ use debian::paths;
 use machine::control::Client;
 use machine::workshop::Workshop;
 
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 13] = [
     "operator/looks-at-a-guest-that-spins-pauses-resets-and-ends-it",
     "operator/nmi-enters-a-guest-that-masks-interrupts",
     "operator/who-may-only-look",
@@ -32,6 +33,7 @@ const NAMES: [&str; 12] = [
     "operator/a-flood-of-output",
     "operator/two-clients-at-once",
     "operator/half-a-request-and-damaged-ones",
+    "operator/a-watchdog-freezes-resets-and-ends-a-guest",
 ];
 
 /// The same many times over; run when they are named.
@@ -61,6 +63,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
         flood,
         two,
         half,
+        watched,
     ] = NAMES;
     ledger.check(life, || look_and_end(workshop).map(|()| String::new()));
     ledger.check(nmi, || interrupt(workshop).map(|()| String::new()));
@@ -74,6 +77,9 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     ledger.check(flood, || often::answer_through_a_flood(workshop));
     ledger.check(two, || often::serve_two(workshop));
     ledger.check(half, || line::abuse(workshop, 4096));
+    ledger.check(watched, || {
+        watchdog::freeze_reset_and_end(workshop).map(|()| String::new())
+    });
     let [pauses, registers, long] = SOAKS;
     if ledger.names(pauses) {
         ledger.check(pauses, || often::pause(workshop, 10_000));

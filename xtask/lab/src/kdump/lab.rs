@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use hv_abi::watchdog::Watchdog;
 use hv_bundle::GuestConfig;
 
 use super::checks::{check_backtraces, check_run};
@@ -168,6 +169,17 @@ impl Lab {
 
     /// The machine of `plan`, whose files lie in `folder`; its kernel gets `bootargs`.
     pub fn machine(&self, plan: &Plan, bootargs: &str, folder: &RunDir) -> Result<Machine> {
+        self.machine_watched(plan, bootargs, folder, plan.watchdog())
+    }
+
+    /// The same, with a watchdog over the guest.
+    pub fn machine_watched(
+        &self,
+        plan: &Plan,
+        bootargs: &str,
+        folder: &RunDir,
+        watchdog: Option<Watchdog>,
+    ) -> Result<Machine> {
         // What a board shows at least, so that the dump is no larger than need be.
         let memory_mib = self
             .board
@@ -183,6 +195,7 @@ impl Lab {
                 sdei: plan.sdei,
                 firmware: plan.firmware.clone(),
                 reclaim: reclaim(plan.reclaim),
+                watchdog,
                 ..GuestConfig::default()
             },
         }

@@ -40,7 +40,7 @@ pub const USUAL: Case = Case {
 };
 
 /// All of them. The dump of the first is opened by a debugger, too.
-pub const CASES: [Case; 14] = [
+pub const CASES: [Case; 15] = [
     Case {
         name: "linux/kdump/one-of-4",
         model: "max",
@@ -71,6 +71,13 @@ pub const CASES: [Case; 14] = [
     Case {
         name: "linux/nmi/all-of-4",
         scenario: Scenario::Nmi,
+        wedge: "0-3",
+        icount: true,
+        ..USUAL
+    },
+    Case {
+        name: "linux/watchdog/all-of-4",
+        scenario: Scenario::Watchdog,
         wedge: "0-3",
         icount: true,
         ..USUAL

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use hv_abi::watchdog::{Act, Watchdog};
 
 use super::cases::{Case, USUAL};
 use super::{Run, TIMEOUT, demand_hardening};
 use lab::evidence::{GuestLog, HvRecords};
 use lab::kdump::Lab;
-use machine::console::GuestLines;
+use machine::console::{GuestLines, Record};
 use machine::qemu::Event;
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
@@ -16,6 +17,17 @@ use machine::workshop::Workshop;
 /// CPUs go off and on while all are sent event 0, for their backtraces, and the kernel has nothing to complain
 /// of. Then one is wedged, and a reboot stops it by event 0 and leaves nothing of it.
 const LIFE: &str = "linux/life";
+
+/// The same with a watchdog over the guest, which has nothing to report until the one is wedged. It is only run when it is named:
+/// `--minutes` says for how long.
+pub const WATCHED: &str = "linux/watchdog/life";
+
+/// Of the watchdog. A guest that is in nobody's way takes its interrupts within milliseconds.
+const WATCHDOG: Watchdog = Watchdog {
+    limit_ms: 10_000,
+    one: Act::Report,
+    all: Act::Report,
+};
 
 /// Its CPUs have all that a guest is shown of what QEMU has.
 const LIVING: Case = Case {
@@ -26,7 +38,7 @@ const LIVING: Case = Case {
 
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    [LIFE].into_iter()
+    [LIFE, WATCHED].into_iter()
 }
 
 /// Them, for so many minutes.
@@ -34,9 +46,14 @@ pub fn runs<'a>(
     workshop: &'a Workshop,
     lab: &'a Lab,
     minutes: u32,
+    is_named: bool,
 ) -> impl Iterator<Item = Run<'a>> {
-    let run: Run<'a> = (LIFE.into(), Box::new(move || live(workshop, lab, minutes)));
-    [run].into_iter()
+    let watched = is_named.then_some((WATCHED, Some(WATCHDOG)));
+    let all = [(LIFE, None)].into_iter().chain(watched);
+    all.map(move |(name, watchdog)| {
+        let run = move || live(workshop, lab, minutes, watchdog);
+        (name.to_owned(), Box::new(run) as Box<_>)
+    })
 }
 
 /// What was seen of it.
@@ -67,6 +84,18 @@ impl LifeRun {
         if self.boots == 1 {
             self.story.note(line);
         }
+        Ok(())
+    }
+
+    /// The watchdog may find who is wedged on purpose, and what Linux has parked, and nobody else.
+    fn bark(&self, record: &Record) -> Result<()> {
+        let is_wedged = record.name == "vm-late" && record.word("late").ok() == Some("wedged");
+        let is_meant = !self.story.wedged.is_empty();
+        ensure!(
+            !is_wedged || is_meant,
+            "vCPU {} is called wedged",
+            record.index("vcpu")?
+        );
         Ok(())
     }
 
@@ -104,12 +133,17 @@ impl LifeRun {
 }
 
 /// Boots it once, and lets it reboot.
-fn live(workshop: &Workshop, lab: &Lab, minutes: u32) -> Result<String> {
+fn live(
+    workshop: &Workshop,
+    lab: &Lab,
+    minutes: u32,
+    watchdog: Option<Watchdog>,
+) -> Result<String> {
     const WEDGED: u32 = 2;
     let folder = RunDir::create(None)?;
     let plan = LIVING.plan()?;
     let bootargs = format!("console=ttyAMA0 lab.do=life lab.minutes={minutes} lab.wedge={WEDGED}");
-    let machine = lab.machine(&plan, &bootargs, &folder)?;
+    let machine = lab.machine_watched(&plan, &bootargs, &folder, watchdog)?;
     let timeout = TIMEOUT + Duration::from_secs(60 * u64::from(minutes));
     let mut session = machine.start(Some(timeout))?;
     let mut lines = GuestLines::default();
@@ -123,7 +157,7 @@ fn live(workshop: &Workshop, lab: &Lab, minutes: u32) -> Result<String> {
             Event::Line(line) => match line.record().transpose()? {
                 Some(record) => {
                     seen.resets += u32::from(record.name == "vm-reset");
-                    seen.drain.note(&record)
+                    seen.drain.note(&record).and_then(|()| seen.bark(&record))
                 }
                 None => Ok(()),
             },

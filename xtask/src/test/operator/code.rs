@@ -205,3 +205,19 @@ pub const COMPUTE: [u32; 102] = [
     0x5280_08c0, // mov w0, #70
     0x17ff_fffa, // b .-24
 ];
+
+/// Has the virtual timer's interrupt wait with everything masked but SErrors. GICv3.
+pub fn wedge() -> Vec<u32> {
+    // Sets up the GIC, up to ICC_IGRPEN1_EL1.
+    let mut code = COMPUTE[1..21].to_vec();
+    code.extend([
+        0xd280_0000, // mov x0, #0
+        0xd51b_e340, // msr cntv_cval_el0, x0
+        0xd503_4fdf, // msr daifset, #15
+        0xd503_44ff, // msr daifclr, #4
+        0xd280_0020, // mov x0, #1
+        0xd51b_e320, // msr cntv_ctl_el0, x0
+        0x1400_0000, // b .
+    ]);
+    code
+}

@@ -1,0 +1,80 @@
+//! The watchdog over a guest, as its user sees it.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+
+use super::boot::{Boot, LIMIT, vcpu};
+use super::code::wedge;
+use debian::paths;
+use machine::workshop::Workshop;
+
+const WAITS: &str = "interrupt 27 ";
+
+fn log(workshop: &Workshop, act: &str) -> Result<PathBuf> {
+    workshop.output(&format!("operator-watchdog-{act}.log"))
+}
+
+fn boot(workshop: &Workshop, act: &str) -> Result<Boot> {
+    let file = workshop.output(&format!("operator-watchdog-{act}.toml"))?;
+    let text = format!("watchdog = {{ limit = \"200ms\", all = \"{act}\" }}\n");
+    paths::write_if_new(&file, text.as_bytes())?;
+    let (file, log) = (
+        file.display().to_string(),
+        log(workshop, act)?.display().to_string(),
+    );
+    let arguments = ["--guest", &file, "--log", &log];
+    Boot::start(workshop, "wedge", &wedge(), &arguments)
+}
+
+/// The only vCPU that is on is wedged: so are all that are on.
+pub fn freeze_reset_and_end(workshop: &Workshop) -> Result<()> {
+    let mut frozen = boot(workshop, "freeze")?;
+    let status = frozen.status(|status| status["vm"]["state"] == "paused")?;
+    let late = &vcpu(&status, 0)["late"];
+    ensure!(
+        late["state"] == "wedged" && late["intid"] == 27 && late["masked"] == "pstate",
+        "{status}"
+    );
+    let said = frozen.ctl(&["status"])?;
+    ensure!(
+        said.contains(&format!(", wedged: {WAITS}waits for ")),
+        "{said}"
+    );
+    frozen.ctl(&["off"])?;
+    let (_, errors, code) = frozen.end()?;
+    let told = |errors: &str, act: &str| {
+        let sentence = format!("kept off by PSTATE; so are all that are on; {act}");
+        errors.contains("vCPU 0 is wedged at pc 0x")
+            && errors.contains(&format!(": {WAITS}has been waiting for 0."))
+            && errors.contains(&sentence)
+    };
+    ensure!(
+        code == Some(0) && told(&errors, "the guest is paused"),
+        "{code:?}\n{errors}"
+    );
+
+    let (_, errors, code) = boot(workshop, "off")?.end()?;
+    ensure!(
+        code == Some(0) && told(&errors, "the guest is switched off"),
+        "{code:?}\n{errors}"
+    );
+
+    let mut reset = boot(workshop, "reset")?;
+    let log = log(workshop, "reset")?;
+    let until = Instant::now() + LIMIT;
+    loop {
+        let text = std::fs::read(&log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        if text.matches("@vm-reset vm=0").count() >= 2 {
+            break;
+        }
+        ensure!(Instant::now() < until, "it is not reset twice: {text}");
+        std::thread::yield_now();
+    }
+    reset.ctl(&["off"])?;
+    let (_, errors, _) = reset.end()?;
+    ensure!(told(&errors, "the guest is reset"), "{errors}");
+    Ok(())
+}
