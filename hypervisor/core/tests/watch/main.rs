@@ -94,8 +94,11 @@ fn timer(machine: &mut Machine, n: u8, level: bool) {
     machine.settle();
 }
 
+/// A vCPU, how it is, and what is done.
+type Said = (u8, Health, Option<(Act, bool)>);
+
 /// What the watchdog has said.
-fn told(machine: &Machine) -> Vec<(u8, Health, Option<(Act, bool)>)> {
+fn told(machine: &Machine) -> Vec<Said> {
     let all = machine.answers().into_iter();
     let of_health = all.filter_map(|told| match told {
         Told::Health {

@@ -24,6 +24,8 @@ fn boot(workshop: &Workshop, act: &str) -> Result<Boot> {
         file.display().to_string(),
         log(workshop, act)?.display().to_string(),
     );
+    // Of an earlier run.
+    let _ = std::fs::remove_file(&log);
     let arguments = ["--guest", &file, "--log", &log];
     Boot::start(workshop, "wedge", &wedge(), &arguments)
 }
