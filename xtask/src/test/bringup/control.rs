@@ -36,6 +36,7 @@ pub fn check(workshop: &Workshop, machine: &Machine) -> Result<String> {
     Payload {
         kernel: &kernel,
         initrd: None,
+        flash: None,
         config: offered(""),
     }
     .write(&bundle)?;

@@ -53,6 +53,7 @@ pub fn abuse(workshop: &Workshop, length: usize) -> Result<String> {
     Payload {
         kernel: &kernel,
         initrd: None,
+        flash: None,
         config: offered(""),
     }
     .write(&bundle)?;
