@@ -5,9 +5,11 @@
 
 use core::fmt::{self, Write};
 
-use hv_abi::console::RS;
+use hv_abi::console::{RS, US};
+use hv_core::id::VmId;
 use hv_core::patience::Patience;
 use hv_core::time::Instant;
+use hv_core::turns::{Turn, Turns};
 use hv_drivers::pace::Pace;
 
 use crate::patience::Mutex;
@@ -18,11 +20,12 @@ static PACE: Pace = Pace::new();
 /// How long the last bytes may take to leave the machine, in microseconds: 32 at 300 baud.
 const FLUSH_US: u64 = 1_100_000;
 
-static CONSOLE: Mutex<Console> = Mutex::new(Console { is_mid_line: false });
+static CONSOLE: Mutex<Console> = Mutex::new(Console {
+    turns: Turns::new(),
+});
 
 struct Console {
-    /// The guest's last byte did not end a line.
-    is_mid_line: bool,
+    turns: Turns,
 }
 
 impl Console {
@@ -50,14 +53,42 @@ impl Write for Console {
     }
 }
 
-/// Writes a byte of the guest's.
-pub fn write_guest(byte: u8) {
-    let mut console = CONSOLE.lock();
-    if byte == RS {
-        console.put(RS);
+/// More than one guest writes from now on.
+pub fn share() {
+    CONSOLE.lock().turns.share();
+}
+
+/// Writes a byte of a guest's, when it is its turn.
+pub fn write_guest(vm: VmId, byte: u8) {
+    loop {
+        let mut console = CONSOLE.lock();
+        match console.turns.take(vm, byte, now_us) {
+            Turn::Write => {}
+            Turn::Announce { break_line } => announce(&mut console, vm, break_line),
+            Turn::Wait => {
+                drop(console);
+                sysregs::yield_pcpu();
+                continue;
+            }
+        }
+        if byte == RS {
+            console.put(RS);
+        }
+        return console.put(byte);
     }
-    console.put(byte);
-    console.is_mid_line = byte != b'\n';
+}
+
+/// Says whose bytes follow.
+#[cold]
+fn announce(console: &mut Console, vm: VmId, break_line: bool) {
+    let (rs, us, number) = (RS as char, US as char, vm.0);
+    let line_break = if break_line { "\r\n" } else { "" };
+    // The UART cannot fail.
+    let _ = write!(console, "{rs}{us}{line_break}{number}> ");
+}
+
+fn now_us() -> u64 {
+    sysregs::now().as_us(sysregs::counter_frequency())
 }
 
 /// Lets received bytes interrupt, or not.
@@ -92,12 +123,12 @@ pub fn write_line(text: fmt::Arguments<'_>) {
 /// The same, of a pCPU whose number is known.
 pub fn write_line_of(pcpu: u8, text: fmt::Arguments<'_>) {
     let mut console = CONSOLE.lock();
-    let break_line = core::mem::take(&mut console.is_mid_line);
+    let break_line = console.turns.interrupt();
     frame(&mut *console, pcpu, break_line, text);
 }
 
 fn frame(to: &mut impl Write, pcpu: u8, break_line: bool, text: fmt::Arguments<'_>) {
-    let us = sysregs::now().as_us(sysregs::counter_frequency());
+    let us = now_us();
     let (seconds, micros) = (us / 1_000_000, us % 1_000_000);
     let rs = RS as char;
     let line_break = if break_line { "\r\n" } else { "" };

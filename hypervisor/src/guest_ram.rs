@@ -1,5 +1,8 @@
-//! A guest's RAM, as the operator reads it.
+//! A guest's RAM: written when the guest is loaded, and read for the operator.
 
+use hv_bundle::Backing;
+
+use crate::memory;
 use crate::sysregs;
 
 /// Copies out of guest RAM, which the guest may be writing meanwhile: aligned doublewords are read at once.
@@ -25,4 +28,20 @@ pub fn read(pa: u64, to: &mut [u8]) {
         }
         (at, rest) = (at + now.len(), later);
     }
+}
+
+/// Copies into the RAM of a guest none of whose vCPUs runs, and makes it visible to a reader with its caches off.
+pub fn write(backing: &Backing, ipa: u64, bytes: &[u8]) {
+    let mut written = 0;
+    for (from, to) in backing.parts(ipa, bytes.len() as u64) {
+        assert!(to.end() <= memory::IDENTITY_END, "guest memory at {to:?}");
+        let part = &bytes[from as usize..][..to.size as usize];
+        let start = core::ptr::with_exposed_provenance_mut::<u8>(to.start as usize);
+        // SAFETY: the plan gave the range to this guest as RAM, which the identity map shows read-write and which holds
+        // neither `bytes` (home region or bundle) nor anything else of ours; no vCPU of it runs.
+        unsafe { core::ptr::copy_nonoverlapping(part.as_ptr(), start, part.len()) };
+        sysregs::clean_to_poc(to.start, to.size);
+        written += part.len();
+    }
+    assert!(written == bytes.len(), "no guest memory at {ipa:#x}");
 }

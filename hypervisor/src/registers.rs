@@ -2,6 +2,8 @@
 
 use core::fmt::Write;
 
+use hv_core::vm::Record;
+
 use crate::percpu::Context;
 
 /// Displays as ` x0=.. x1=..` and so on.
@@ -35,5 +37,29 @@ impl core::fmt::Display for Registers<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// The words of a `@frame` record.
+pub struct RecordWords<'a>(pub &'a Record<'a>);
+
+impl core::fmt::Display for RecordWords<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let interrupted = &self.0.interrupted;
+        let state = if self.0.is_complete {
+            "complete"
+        } else {
+            "running"
+        };
+        write!(f, "event={} state={state}", interrupted.event)?;
+        for (index, value) in interrupted.x.iter().enumerate() {
+            write!(f, " x{index}={value:#x}")?;
+        }
+        let [sp_el0, sp_el1] = interrupted.sp;
+        let (pc, pstate) = (interrupted.pc, interrupted.pstate);
+        write!(
+            f,
+            " sp_el0={sp_el0:#x} sp_el1={sp_el1:#x} pc={pc:#x} pstate={pstate:#x}"
+        )
     }
 }

@@ -243,7 +243,7 @@ impl Hardware for Pcpu {
         }
     }
 
-    fn wait_for_siblings(&mut self, end: End) {
+    fn wait_for_siblings(&mut self, end: End) -> bool {
         let rate = sysregs::counter_frequency();
         self.percpu.beat();
         self.look_after();
@@ -262,6 +262,9 @@ impl Hardware for Pcpu {
             .get_or_insert_with(|| Standstill::new(rate, lines));
         let still = standstill.look(sysregs::now(), lines);
         if is_one_stuck || still > rate.ticks_in_us(LEAVE_LIMIT_US) {
+            if !self.vm.is_last() {
+                return false;
+            }
             let cause = match end {
                 End::Off => Cause::Shutdown,
                 End::Reset(_) => Cause::Reboot,
@@ -269,6 +272,7 @@ impl Hardware for Pcpu {
             stop_machine(cause, &|| ());
         }
         sysregs::yield_pcpu();
+        true
     }
 
     fn answer_stop(&mut self) {
@@ -338,8 +342,11 @@ impl Hardware for Pcpu {
     }
 
     fn read_ram(&self, ipa: u64, to: &mut [u8]) {
-        // Stage 2 maps RAM at its own address.
-        guest_ram::read(ipa, to);
+        for (from, part) in self.vm.backing.parts(ipa, to.len() as u64) {
+            if let Some(to) = to.get_mut(from as usize..(from + part.size) as usize) {
+                guest_ram::read(part.start, to);
+            }
+        }
     }
 
     fn set_stack_pointer(&mut self, is_el1: bool, value: u64) {
@@ -353,7 +360,7 @@ impl Hardware for Pcpu {
     }
 
     fn transmit(&mut self, byte: u8) {
-        console::write_guest(byte);
+        console::write_guest(self.vm.id, byte);
     }
 
     fn next_request(&mut self) -> Option<Asked> {

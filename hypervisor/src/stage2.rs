@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use aarch64_paging::descriptor::{PhysicalAddress, Stage2Attributes};
 use aarch64_paging::linearmap::LinearTranslation;
 use aarch64_paging::paging::{self, Constraints, MemoryRegion, RootTable};
+use hv_bundle::Piece;
 
 use crate::memory::{self, HV_BASE, IDENTITY_END, PAGE_SIZE};
 use crate::patience::Mutex;
@@ -54,9 +55,9 @@ impl Tables {
         }
     }
 
-    /// Gives the guest RAM, at the same address.
-    pub fn map_ram(&mut self, start: u64, size: u64) {
-        self.map(start, start, size, RAM);
+    /// Gives the guest a piece of RAM.
+    pub fn map_ram(&mut self, piece: &Piece) {
+        self.map(piece.ipa, piece.pa, piece.size, RAM);
     }
 
     /// Gives the guest the pages of a device.

@@ -184,6 +184,9 @@ pub extern "C" fn init(dtb: u64, image: u64, region: u64, loaded: u64) -> ! {
         // the image that was copied, and no other pCPU runs.
         unsafe { erase(range) };
     }
+    if vms.len() > 1 {
+        crate::console::share();
+    }
     VMS.call_once(|| vms);
     let boot_pcpu = sysregs::mpidr();
     let index = machine

@@ -4,22 +4,23 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use hv_abi::firmware::Firmware;
-use hv_bundle::{Layout, Seeding};
+use hv_bundle::{Backing, Layout, Seeding};
 use hv_core::id::{IntId, Mpidr, VcpuId, VmId};
 use hv_core::mailbox::{Mailbox, Requests, Senders};
 use hv_core::pl011::{Image, Pl011};
 use hv_core::psci::Reclaim;
 use hv_core::sdei::{self, Definition};
 use hv_core::vgic::{Distributor, Parts, Private, Published, Vgic};
-use hv_core::vm::{self, End, GuestMap, Load, Record, Shared, SharedConfig, Vcpu};
+use hv_core::vm::{self, End, GuestMap, Load, Shared, SharedConfig, Vcpu};
 use platform::Range;
 use spin::Once;
 
 use crate::gic;
 use crate::patience::{Mutex, MutexGuard};
+use crate::registers::RecordWords;
 use crate::stage2::Stage2;
 use crate::stop::{Cause, stop_machine};
-use crate::{entropy, log, memory, stage2, sysregs};
+use crate::{entropy, guest_ram, log, memory, stage2, sysregs};
 
 /// What is loaded into the guest's RAM at each start.
 pub struct GuestImage {
@@ -72,6 +73,8 @@ pub struct VmParts {
     pub sdei: Sdei,
     /// What CPU_ON does with a vCPU that is parked in an event.
     pub reclaim: Reclaim,
+    /// Where its RAM is.
+    pub backing: Backing,
     /// Passed-through virtio-mmio transports, by address.
     pub transports: Vec<u64>,
     /// Its interrupt controller.
@@ -96,6 +99,8 @@ pub struct Vm {
     pub console_intid: Option<u32>,
     /// The SDEI it is offered.
     pub sdei: Sdei,
+    /// Where its RAM is.
+    pub backing: Backing,
     /// What it boots.
     pub image: GuestImage,
     /// Passed-through virtio-mmio transports, reset with the VM.
@@ -144,6 +149,7 @@ impl Vm {
             image,
             sdei,
             reclaim,
+            backing,
             transports,
             vgic,
             stage2,
@@ -167,6 +173,7 @@ impl Vm {
             id,
             map,
             console_intid,
+            backing,
             image,
             transports,
             flash: new_flash(flash, flash_contents),
@@ -190,13 +197,24 @@ impl Vm {
         self.posts[vcpu.index()]
             .doorbell
             .store(doorbell, Ordering::Relaxed);
-        sysregs::confine_el1(pcpu);
+        let own = self.map.affinities.mpidr(vcpu);
+        sysregs::confine_el1(own.unwrap_or(pcpu));
         sysregs::set_stage2(self.stage2.root(), self.id.0 + 1, stage2::ipa_bits());
     }
 
     /// Writes the page that stands in for the emulated UART's registers.
     pub fn write_uart_page(&self, image: &Image) {
         self.stage2.write_registers(image.changing());
+    }
+
+    /// Whether all other VMs are off for good.
+    pub fn is_last(&self) -> bool {
+        let mut others = VMS
+            .get()
+            .into_iter()
+            .flatten()
+            .filter(|vm| vm.id != self.id);
+        others.all(|vm| vm.shared.lock().life.is_gone())
     }
 
     /// How many of its vCPUs are on. Waits for the VM's lock.
@@ -347,8 +365,14 @@ impl vm::Vm for Seat {
         log!("@end vm={}", self.vm.id.0);
     }
 
+    fn give_up(&self) {
+        log!("@vm-lost vm={}", self.vm.id.0);
+    }
+
     fn finish(&self) {
-        stop_machine(Cause::Shutdown, &|| ());
+        if self.vm.is_last() {
+            stop_machine(Cause::Shutdown, &|| ());
+        }
     }
 
     fn write_memory(&self) -> Load {
@@ -368,17 +392,18 @@ impl vm::Vm for Seat {
             // vCPU runs that could be using it.
             unsafe { status.write_volatile(0) };
         }
-        write_guest(layout.kernel.start, kernel);
+        let write = |ipa: u64, bytes: &[u8]| guest_ram::write(&self.vm.backing, ipa, bytes);
+        write(layout.kernel.start, kernel);
         // What is behind the file in the kernel's footprint is its bss, which it clears itself.
-        write_guest(layout.dtb.start, dtb);
+        write(layout.dtb.start, dtb);
         if let Some(seeding) = seeding {
             let load = self.vm.loads.fetch_add(1, Ordering::Relaxed);
             let seeds = seeding.secret.seeds(load, &entropy::fresh());
-            write_guest(layout.dtb.start + seeding.kaslr as u64, &seeds.kaslr);
-            write_guest(layout.dtb.start + seeding.rng as u64, &seeds.rng);
+            write(layout.dtb.start + seeding.kaslr as u64, &seeds.kaslr);
+            write(layout.dtb.start + seeding.rng as u64, &seeds.rng);
         }
         if let (Some(ramdisk), Some(place)) = (ramdisk, layout.ramdisk) {
-            write_guest(place.start, ramdisk);
+            write(place.start, ramdisk);
         }
         log!(
             "@vm-start vm={} vcpus={} kernel={:#x} dtb={:#x}",
@@ -410,41 +435,4 @@ fn new_flash(ram: Range, contents: &[u8]) -> &'static [AtomicU32] {
     unsafe { core::ptr::copy_nonoverlapping(contents.as_ptr(), start.cast(), size) };
     // SAFETY: the same; it is initialised, nobody has another way to it, and an AtomicU32 is laid out as a u32.
     unsafe { core::slice::from_raw_parts(start.cast::<AtomicU32>(), words) }
-}
-
-/// Copies into guest RAM and makes it visible to a reader with its caches off.
-fn write_guest(pa: u64, bytes: &[u8]) {
-    assert!(
-        pa + bytes.len() as u64 <= memory::IDENTITY_END,
-        "guest memory at {pa:#x}"
-    );
-    let to = core::ptr::with_exposed_provenance_mut::<u8>(pa as usize);
-    // SAFETY: `Layout::place` put the range into the guest's RAM, which the identity map shows read-write
-    // and which holds neither `bytes` (home region or bundle) nor anything else of ours; no vCPU runs.
-    unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
-    sysregs::clean_to_poc(pa, bytes.len() as u64);
-}
-
-/// The words of a `@frame` record.
-struct RecordWords<'a>(&'a Record<'a>);
-
-impl core::fmt::Display for RecordWords<'_> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let interrupted = &self.0.interrupted;
-        let state = if self.0.is_complete {
-            "complete"
-        } else {
-            "running"
-        };
-        write!(f, "event={} state={state}", interrupted.event)?;
-        for (index, value) in interrupted.x.iter().enumerate() {
-            write!(f, " x{index}={value:#x}")?;
-        }
-        let [sp_el0, sp_el1] = interrupted.sp;
-        let (pc, pstate) = (interrupted.pc, interrupted.pstate);
-        write!(
-            f,
-            " sp_el0={sp_el0:#x} sp_el1={sp_el1:#x} pc={pc:#x} pstate={pstate:#x}"
-        )
-    }
 }

@@ -117,7 +117,7 @@ impl Bench {
         let folder = RunDir::create(None)?;
         let options = Options {
             append: Some("lab.do=bench".to_owned()),
-            cpus: Some(CPUS),
+            cpus: Some(CPUS.into()),
             cpu: self.cpu.clone(),
             machine: Some(self.machine),
             ..Options::default()
@@ -186,7 +186,7 @@ fn boot(machine: &Machine, limit: Duration) -> Result<Vec<String>> {
     let (mut watch, mut lines) = (Watch::default(), Vec::new());
     let ending = loop {
         match session.next_event()? {
-            Event::Guest(bytes) => lines.extend(guest.push(&bytes)),
+            Event::Guest { bytes, .. } => lines.extend(guest.push(&bytes)),
             Event::Line(line) => watch.follow(&line, &mut session)?,
             Event::Complaint(text) => lines.push(format!("qemu: {text}")),
             Event::Ended(status) => {

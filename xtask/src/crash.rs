@@ -74,7 +74,7 @@ pub fn lines(memory: &[u8]) -> Option<Vec<String>> {
     let parts = Splitter::default().push(crash::find(memory)?);
     let lines = parts.into_iter().filter_map(|part| match part {
         Part::Line(line) => Some(line.to_string()),
-        Part::Guest(_) => None,
+        Part::Guest { .. } => None,
     });
     Some(lines.collect())
 }

@@ -11,14 +11,13 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use crate::bringup::Bench;
-use crate::run::Given;
+use crate::run::{Given, payloads};
 use debian::cache::digest;
 use debian::paths;
-use hv_bundle::GuestConfig;
 use machine::board::{Board, raspi4b as pi};
 use machine::build::{self, Program};
 use machine::guest::Options;
-use machine::payload::{Payload, USUAL_MIB};
+use machine::payload::{USUAL_MIB, write_all};
 use machine::raspi4b;
 use machine::workshop::Workshop;
 
@@ -111,7 +110,7 @@ impl Image {
         ));
         let mut bundle = None;
         if !self.chainloader {
-            let options = match &self.guest {
+            let mut options = match &self.guest {
                 Some(path) => Options::read(path)?,
                 None => Options::default(),
             };
@@ -125,19 +124,18 @@ impl Image {
                 );
                 workshop.progress.say(&format!("{keys} {what}"));
             }
-            let given = Given::of(&options, workshop)?;
-            let path = workshop.output("card.itb")?;
-            Payload {
-                kernel: &given.kernel,
-                initrd: given.initrd.as_deref(),
-                flash: None,
-                config: GuestConfig {
-                    flash: 0,
-                    ..options.config(&given.bootargs)
-                },
+            options.machine = Some(Board::Raspi4b);
+            options.flash = None;
+            let guests = options.each()?;
+            let mut given = Vec::new();
+            for guest in &guests {
+                given.push(Given::of(guest, workshop)?);
             }
-            .write_for(&path, USUAL_MIB, options.operator())?
-            .check(Board::Raspi4b, pi::LEAST_MIB, true)?;
+            let path = workshop.output("card.itb")?;
+            let payloads = payloads(&options, &guests, &given)?;
+            for needs in write_all(&payloads, &path, USUAL_MIB, options.operator())? {
+                needs.check(Board::Raspi4b, pi::LEAST_MIB, true)?;
+            }
             files.push((BUNDLE.into(), read(&path)?));
             bundle = Some((BUNDLE, BUNDLE_PA));
         }

@@ -126,7 +126,7 @@ impl Screen {
         let mut shown = Vec::new();
         for part in self.splitter.push(bytes) {
             match part {
-                Part::Guest(bytes) => shown.extend(bytes),
+                Part::Guest { bytes, .. } => shown.extend(bytes),
                 // Whoever has asked gets it.
                 Part::Line(line) if line.text.starts_with("@answer ") => {}
                 Part::Line(line) => {

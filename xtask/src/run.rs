@@ -1,9 +1,12 @@
 //! `cargo xtask run`: boots a guest and gives it the terminal.
 
 mod on_crash;
+mod prepare;
 mod shown;
 mod silence;
+mod speakers;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -19,30 +22,21 @@ use rustix::net::sockopt::set_socket_reuseaddr;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 
 use crate::terminal::{self, Terminal};
-use debian::initramfs::{self, Guest};
-use debian::kernel;
-use debian::kernel::KernelVariant;
 use debian::paths;
-use debian::tools;
-use lab::build_id;
 use lab::symbolize::Explainer;
-use machine::board::Board;
-use machine::build::{self, Program};
+use machine::build::Program;
 use machine::console::GuestLines;
 use machine::control::{self, Control};
-use machine::el3::El3;
 use machine::ending::{Ending, Watch};
-use machine::firmware::Firmware;
 use machine::guest::Options;
 use machine::operator::Operator;
-use machine::payload::{self, Payload};
-use machine::qemu::{DEFAULT_CPU, Event, ICOUNT_SHIFT, Machine, Session};
-use machine::raspi4b;
+use machine::qemu::{Event, ICOUNT_SHIFT, Session};
 use machine::run_dir::RunDir;
-use machine::workshop::Workshop;
 use on_crash::{Aftermath, OnCrash};
+pub use prepare::{Given, machine, payloads};
 use shown::Shown;
 use silence::Silence;
+use speakers::Speakers;
 
 /// Boot a guest and give it the terminal.
 ///
@@ -169,7 +163,13 @@ impl Run {
             eprintln!("xtask: `cargo xtask ctl` reaches the hypervisor, by {path}");
         }
         let files = (&*hypervisor, guest.as_deref());
-        let ending = converse(&mut session, &operator, self.bare, files, &mut aftermath)?;
+        let guests = options.each()?;
+        let names = guests
+            .iter()
+            .map(|guest| guest.name.clone().unwrap_or_default());
+        let speakers = Speakers::new(&names.collect::<Vec<_>>(), terminal::has_colour());
+        let on_screen = (speakers, self.bare);
+        let ending = converse(&mut session, &operator, on_screen, files, &mut aftermath)?;
         operator.end();
         if let Some(saved) = aftermath.saved() {
             folder.keep();
@@ -186,126 +186,6 @@ impl Run {
             session.elapsed().as_secs_f64()
         );
         Ok(ending.code())
-    }
-}
-
-/// Builds what is needed, and answers the machine that `options` describe, whose files lie in `folder`, and
-/// the file that explains the guest's addresses, if there is one.
-pub fn machine(
-    options: &Options,
-    bare: bool,
-    program: Program,
-    folder: &RunDir,
-) -> Result<(Machine, Option<PathBuf>)> {
-    let (cpus, memory_mib) = (options.cpus()?, options.memory_mib()?);
-    let el3 = options.el3.unwrap_or_default();
-    let board = options.machine.unwrap_or_default();
-    board.check(cpus, el3)?;
-    board.check_parts(options.cpu.as_deref(), options.disks.len())?;
-    let workshop = Workshop::open()?.above(el3).on(board);
-    let qemu = tools::qemu(&workshop.cache, &workshop.progress)?;
-    let given = Given::of(options, &workshop)?;
-    let step = workshop.progress.lazily("read and bundle the guest");
-    let mut machine = if bare {
-        // QEMU places it by its own rules.
-        let initrd = given.initrd.as_deref();
-        let (kernel, needs) = payload::bare(&given.kernel, initrd, folder, memory_mib)?;
-        needs.check(board, memory_mib, false)?;
-        drop(step);
-        let mut machine = Machine::new(&qemu, &kernel);
-        machine.el2 = false;
-        machine.initrd = given.initrd;
-        machine.append = given.bootargs;
-        if board == Board::Raspi4b {
-            machine.devicetree = Some(raspi4b::bare_devicetree(&workshop, folder, memory_mib)?);
-        }
-        machine
-    } else {
-        let bundle = folder.file("bundle.itb");
-        Payload {
-            kernel: &given.kernel,
-            initrd: given.initrd.as_deref(),
-            flash: options.flash_file(),
-            config: options.config(&given.bootargs),
-        }
-        .write_for(&bundle, memory_mib, options.operator())?
-        .check(board, memory_mib, el3 != El3::None)?;
-        drop(step);
-        let hypervisor = build::build(&workshop, program)?.image;
-        let mut machine = Machine::new(&qemu, &hypervisor);
-        machine.initrd = Some(bundle);
-        machine.append = options.hv_append.clone().unwrap_or_default();
-        let firmware = Firmware::of(&workshop)?;
-        machine.firmware = firmware.map(|firmware| firmware.within(folder));
-        machine
-    };
-    let model = board.model().unwrap_or(DEFAULT_CPU);
-    machine.cpu = options.cpu.clone().unwrap_or(model.to_owned());
-    machine.board = board;
-    machine.cpus = cpus;
-    machine.memory_mib = memory_mib;
-    machine.disks = options.disks.clone();
-    machine.extra = options.qemu_args.iter().map(Into::into).collect();
-    Ok((machine, given.vmlinux))
-}
-
-/// The guest's parts: those that were given, and ours in place of a kernel that was not.
-pub struct Given {
-    /// The kernel.
-    pub kernel: PathBuf,
-    /// Its initial ramdisk.
-    pub initrd: Option<PathBuf>,
-    /// Its command line.
-    pub bootargs: String,
-    vmlinux: Option<PathBuf>,
-}
-
-impl Given {
-    /// Those of `options`, ours fetched and built unless they are there.
-    pub fn of(options: &Options, workshop: &Workshop) -> Result<Self> {
-        let words = options.append.as_deref().unwrap_or_default();
-        if let Some(kernel) = &options.kernel {
-            return Ok(Self {
-                kernel: kernel.clone(),
-                initrd: options.initrd.clone(),
-                bootargs: words.to_owned(),
-                vmlinux: beside(kernel, workshop),
-            });
-        }
-        let ours = kernel::ensure(&workshop.cache, KernelVariant::Plain, &workshop.progress)?;
-        let kernel = ours.image;
-        let initrd = match &options.initrd {
-            Some(initrd) => initrd.clone(),
-            None => initramfs::ensure(&workshop.cache, Guest::Ours(&kernel), &workshop.progress)?,
-        };
-        Ok(Self {
-            kernel,
-            initrd: Some(initrd),
-            bootargs: format!("console=ttyAMA0 lab.do=shell {words}")
-                .trim()
-                .to_owned(),
-            vmlinux: Some(ours.vmlinux),
-        })
-    }
-}
-
-/// The vmlinux beside `kernel`, if there is one and it was built with it; one that was not explains nothing.
-fn beside(kernel: &Path, workshop: &Workshop) -> Option<PathBuf> {
-    let vmlinux = kernel.with_file_name("vmlinux");
-    if !vmlinux.exists() {
-        return None;
-    }
-    // What is wrong with the kernel is said when it is bundled.
-    let image = payload::read_kernel(kernel, payload::USUAL_MIB).unwrap_or_default();
-    match build_id::check(&image, kernel, &vmlinux) {
-        Ok(()) => Some(vmlinux),
-        Err(error) => {
-            let rest = "the guest's addresses stay numbers";
-            workshop
-                .progress
-                .say(&format!("{error:#}; until then {rest}"));
-            None
-        }
     }
 }
 
@@ -332,7 +212,7 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 fn converse(
     session: &mut Session,
     operator: &Operator,
-    bare: bool,
+    (mut speakers, bare): (Speakers, bool),
     (hypervisor, guest): (&Path, Option<&Path>),
     aftermath: &mut Aftermath,
 ) -> Result<Ending> {
@@ -341,7 +221,7 @@ fn converse(
     let line_end = if terminal.is_raw() { "\r\n" } else { "\n" };
     let mut watch = Watch::default();
     let mut shown = Shown::default();
-    let mut guest_lines = GuestLines::default();
+    let mut guest_lines: BTreeMap<u8, GuestLines> = BTreeMap::new();
     let mut explainer: Option<Explainer> = None;
     let mut silence = Silence::default();
     if bare {
@@ -353,16 +233,17 @@ fn converse(
             continue;
         };
         match event {
-            Event::Guest(bytes) => {
+            Event::Guest { vm, bytes } => {
                 silence.end();
                 operator.hear_guest(&bytes);
                 let mut stdout = io::stdout().lock();
                 stdout
-                    .write_all(&bytes)
+                    .write_all(&speakers.show(vm, &bytes))
                     .and_then(|()| stdout.flush())
                     .context("cannot write the guest's console to standard output")?;
+                let guest_lines = guest_lines.entry(vm).or_default();
                 let lines = guest_lines.push(&bytes);
-                let is_over = lines.iter().fold(false, |_, line| watch.hear(line));
+                let is_over = lines.iter().fold(false, |_, line| watch.hear(vm, line));
                 if is_over && guest_lines.open().is_empty() && aftermath.ends_with_guest() {
                     session.end_when_quiet(LAST_WORDS);
                 }
@@ -382,6 +263,13 @@ fn converse(
                 }
                 let is_over = line.text == "@hv-crash-end";
                 for line in shown.next(line)? {
+                    let stdout = io::stdout().lock();
+                    if terminal.is_raw() {
+                        // The screen is one.
+                        let mut stdout = stdout;
+                        let _ = stdout.write_all(speakers.interrupt());
+                        let _ = stdout.flush();
+                    }
                     if explainer.is_none() && line.text.contains("@hv-") {
                         explainer = Explainer::load(hypervisor, guest).ok();
                     }

@@ -292,7 +292,7 @@ impl Plan {
                         session.shorten(END);
                     }
                 }
-                Event::Guest(_) => {}
+                Event::Guest { .. } => {}
                 Event::Complaint(text) => seen.lines.push(format!("qemu: {text}")),
                 Event::Ended(status) => {
                     seen.has_ended = status.success();

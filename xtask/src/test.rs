@@ -18,6 +18,7 @@ mod operator;
 mod own;
 mod refusals;
 mod screen;
+mod several;
 mod stock;
 mod stops;
 mod toolchain;
@@ -92,6 +93,7 @@ impl Test {
             || stops::are_wanted(&ledger)
             || commands::names().any(|name| ledger.wants(name))
             || flat::names().any(|name| ledger.wants(name))
+            || several::names().any(|name| ledger.wants(name))
             || nexus::names().any(|name| ledger.wants(name))
             || on_crash::names().any(|name| ledger.wants(name))
             || gdb::names().any(|name| ledger.wants(name))
@@ -121,6 +123,7 @@ impl Test {
             linux::run(&workshop, &mut ledger, self.minutes);
             stock::run(&workshop, &mut ledger);
             uboot::run(&workshop, &mut ledger);
+            several::run(&workshop, &mut ledger);
         }
         Ok(ledger.close())
     }

@@ -189,6 +189,7 @@ fn sdei_fields_and_selectors_have_the_values_of_den0054() {
 #[test]
 fn console_lines_open_with_the_ascii_record_separator() {
     assert_eq!(console::RS, 0x1e);
+    assert_eq!(console::US, 0x1f);
 }
 
 #[test]

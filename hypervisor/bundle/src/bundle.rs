@@ -54,6 +54,10 @@ pub mod key {
     pub const FLASH: &str = "halligan,flash";
     pub const PVPANIC: &str = "halligan,pvpanic";
     pub const WATCHDOG: &str = "halligan,watchdog";
+    pub const PCPUS: &str = "halligan,cpus";
+    pub const AFFINITIES: &str = "halligan,machine-affinities";
+    pub const DEVICES: &str = "halligan,devices";
+    pub const TRUSTED: &str = "halligan,trusted";
     pub const BOOTARGS: &str = "bootargs";
     pub const NAME: &str = "description";
     pub const KERNEL: &str = "kernel";
@@ -220,6 +224,10 @@ fn guest<'a>(tree: &Tree<'_, 'a>, node: Node<'_, 'a>) -> Result<Guest<'a>, Error
                 config.watchdog = Some(watchdog?);
             }
             key::PVPANIC => config.pvpanic = cells(node, key, value)? != 0,
+            key::PCPUS => config.pcpus = numbers(node, key, value)?,
+            key::AFFINITIES => config.machine_affinities = cells(node, key, value)? != 0,
+            key::DEVICES => config.devices = Some(words(node, key, value)?),
+            key::TRUSTED => config.trusted = cells(node, key, value)? != 0,
             key::NAME => config.name = String::from(text(node, key)?),
             key::BOOTARGS => config.bootargs = String::from(text(node, key)?),
             key::KERNEL => kernel = Some(image(tree, node, key)?),
@@ -278,6 +286,24 @@ fn watchdog(value: &[u8]) -> Option<Watchdog> {
         one: act(one)?,
         all: act(all)?,
     })
+}
+
+/// A list of cells.
+fn numbers(node: Node<'_, '_>, key: &str, value: &[u8]) -> Result<Vec<u32>, Error> {
+    match value.as_chunks::<4>() {
+        (cells, []) => Ok(cells.iter().copied().map(u32::from_be_bytes).collect()),
+        _ => Err(wrong(node, key, "is no list of numbers")),
+    }
+}
+
+/// A list of strings; an empty one is a string without characters.
+fn words(node: Node<'_, '_>, key: &str, value: &[u8]) -> Result<Vec<String>, Error> {
+    let text = core::str::from_utf8(value).ok();
+    let Some(text) = text.and_then(|text| text.strip_suffix('\0')) else {
+        return Err(wrong(node, key, "is no list of strings"));
+    };
+    let words = text.split('\0').filter(|word| !word.is_empty());
+    Ok(words.map(String::from).collect())
 }
 
 /// Events as [`crate::write`] puts them down: number, scope and priority, a cell each.

@@ -8,7 +8,7 @@ use hv_abi::psci::Reclaim;
 use hv_abi::sdei::{Definition, MAX_EVENTS, VENDOR_EVENT};
 use hv_abi::watchdog::{LONGEST_MS, SHORTEST_MS, Watchdog};
 
-use crate::Error;
+use crate::{Error, Wanted};
 
 /// The most vCPUs a guest can have.
 pub const MAX_VCPUS: u32 = 128;
@@ -31,6 +31,10 @@ pub struct GuestConfig {
     pub name: String,
     /// How many vCPUs, at most [`MAX_VCPUS`]; 0 for as many as the machine has.
     pub vcpus: u32,
+    /// The pCPUs that they are to have, by their places in the machine's devicetree; any if empty.
+    pub pcpus: Vec<u32>,
+    /// Whether they have the affinities of their pCPUs; else those of the machine's first CPUs, whichever they are on.
+    pub machine_affinities: bool,
     /// How many bytes of memory, in units of 2 MiB; 0 for all there is.
     pub memory: u64,
     /// Its kernel's command line.
@@ -53,6 +57,10 @@ pub struct GuestConfig {
     pub pvpanic: bool,
     /// What is done when it makes no progress, if anything is.
     pub watchdog: Option<Watchdog>,
+    /// The devices of the machine that it gets, as [`crate::Wanted`] reads them; all for an only guest that says nothing.
+    pub devices: Option<Vec<String>>,
+    /// Whether it may have devices that write to memory as they are told: it can then reach all memory.
+    pub trusted: bool,
 }
 
 impl Default for GuestConfig {
@@ -60,6 +68,8 @@ impl Default for GuestConfig {
         Self {
             name: String::from("guest"),
             vcpus: 0,
+            pcpus: Vec::new(),
+            machine_affinities: false,
             memory: 0,
             bootargs: String::new(),
             dtb_at: None,
@@ -71,6 +81,8 @@ impl Default for GuestConfig {
             flash: 0,
             pvpanic: false,
             watchdog: None,
+            devices: None,
+            trusted: false,
         }
     }
 }
@@ -97,6 +109,17 @@ impl GuestConfig {
                 "is more than 128",
                 "ask for 128 or fewer",
             ));
+        }
+        let listed = self.pcpus.len();
+        if listed != 0 && listed != self.vcpus as usize {
+            return Err(Error::invalid(
+                "cpus",
+                "lists another number of CPUs than there are vCPUs",
+                "list each pCPU once",
+            ));
+        }
+        for word in self.devices.iter().flatten() {
+            Wanted::parse(word)?;
         }
         if !self.memory.is_multiple_of(MEMORY_UNIT) {
             return Err(Error::invalid(
@@ -178,26 +201,36 @@ impl GuestConfig {
         Ok(())
     }
 
-    /// Checks that a machine with this many CPUs and this much memory for guests has what is asked for.
+    /// Checks that what is left of a machine's CPUs is enough.
     ///
     /// # Errors
     ///
-    /// Names what there is too little of.
-    pub fn check_against(&self, cpus: u32, memory: u64) -> Result<(), Error> {
-        let too_many = |key, wanted, available| {
-            Err(Error::TooMany {
-                key,
-                wanted,
-                available,
-            })
-        };
-        if self.vcpus > cpus {
-            return too_many("vcpus", self.vcpus.into(), cpus.into());
+    /// If it is not.
+    pub fn check_cpus(&self, cpus: u32) -> Result<(), Error> {
+        match self.vcpus > cpus {
+            true => Err(Error::TooMany {
+                key: "vcpus",
+                wanted: self.vcpus.into(),
+                available: cpus.into(),
+            }),
+            false => Ok(()),
         }
-        if self.memory > memory {
-            return too_many("memory", self.memory, memory);
+    }
+
+    /// Checks that so many bytes of memory are enough.
+    ///
+    /// # Errors
+    ///
+    /// If they are not.
+    pub fn check_memory(&self, memory: u64) -> Result<(), Error> {
+        match self.memory > memory {
+            true => Err(Error::TooMany {
+                key: "memory",
+                wanted: self.memory,
+                available: memory,
+            }),
+            false => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -335,8 +368,11 @@ mod tests {
             memory: 1 << 30,
             ..GuestConfig::default()
         };
-        assert_eq!(config.check_against(4, 1 << 30), Ok(()));
-        assert!(config.check_against(3, 1 << 30).is_err());
-        assert!(config.check_against(4, 512 << 20).is_err());
+        assert_eq!(
+            (config.check_cpus(4), config.check_memory(1 << 30)),
+            (Ok(()), Ok(()))
+        );
+        assert!(config.check_cpus(3).is_err());
+        assert!(config.check_memory(512 << 20).is_err());
     }
 }

@@ -142,6 +142,21 @@ fn configuration(number: usize, guest: &Guest<'_>) -> DeviceTreeNode {
     if config.flash != 0 {
         set(&mut node, key::FLASH, config.flash);
     }
+    if !config.pcpus.is_empty() {
+        let cells = config.pcpus.iter().copied().flat_map(u32::to_be_bytes);
+        set(&mut node, key::PCPUS, &cells.collect::<Vec<u8>>()[..]);
+    }
+    if config.machine_affinities {
+        set(&mut node, key::AFFINITIES, 1_u32);
+    }
+    if let Some(words) = &config.devices {
+        let mut text = words.join("\0");
+        text.push('\0');
+        set(&mut node, key::DEVICES, text.as_bytes());
+    }
+    if config.trusted {
+        set(&mut node, key::TRUSTED, 1_u32);
+    }
     if config.pvpanic {
         set(&mut node, key::PVPANIC, 1_u32);
     }

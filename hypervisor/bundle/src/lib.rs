@@ -34,6 +34,9 @@ pub use kernel::{Compression, Format, Kernel};
 pub use layout::{Layout, Memory, Parts};
 pub use pieces::Pieces;
 pub use places::{Identity, Loaded, Places, given, identity, tables};
-pub use plan::{CpuInterface, Host, Keep, OwnDevices, REDISTRIBUTOR_SIZE, Seeding, VmPlan, plan};
+pub use plan::{
+    Backing, CpuInterface, Host, Keep, OwnDevices, Piece, REDISTRIBUTOR_SIZE, Seeding, VmPlan,
+    Wanted, plan, reaches_memory,
+};
 pub use ram::{BLOCK_SIZE, PAGE_SIZE, highest_free, without};
 pub use seed::{Fresh, Secret, Seeds};

@@ -1,37 +1,39 @@
 //! What each VM gets of the machine, and where it goes: decided as a whole, before anything is built.
 //!
-//! The guests of a bundle are served in its order. CPUs and RAM go to whoever is first, the lowest first. Devices and the
-//! console's input cannot be shared, and no configuration asks for them: the first VM has them all.
+//! Guests that name pCPUs get those, then those that say how many get the lowest that are left, in the bundle's order, and one
+//! that says nothing gets the rest; of RAM likewise. Devices go to whoever asks for them; an only guest that asks for nothing gets
+//! all. The console's input cannot be shared: the first VM has it.
+//!
+//! A guest with a device that nothing keeps from memory finds its RAM where it is, since that device does. Any other finds its
+//! RAM where the machine's begins, wherever that is.
 
+mod backing;
 mod check;
+mod gic;
+mod left;
 mod own;
+mod wanted;
 
 use alloc::format;
-use alloc::vec;
 use alloc::vec::Vec;
 
 use platform::devicetree::{Fdt, Settled, Tree};
-use platform::{Conduit, Cpu, Device, DeviceKind, Gic, Machine, Range};
+use platform::{Machine, Range};
 
 use crate::digest::place;
 use crate::guest_dtb::{KASLR_SEED, RNG_SEED};
-use crate::layout::{Memory, Parts};
 use crate::places::Places;
-use crate::ram::{PAGE_SIZE, free_pages, highest_free, take_lowest};
-use crate::{Bundle, Error, Guest, GuestSpec, Kernel, Layout, Secret, build_guest_dtb};
+use crate::ram::{PAGE_SIZE, free_pages, highest_free};
+use crate::{Bundle, Error, Guest, Layout, Secret};
 use check::Check;
+use left::Left;
 use own::Own;
+
+pub use backing::{Backing, Piece};
+pub use wanted::{Wanted, reaches_memory};
 
 /// Bytes of one redistributor as guests find it: RD_base and SGI_base (IHI0069 12.10).
 pub const REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
-
-/// How many CPU interfaces a GICv2 has at most (IHI0048 2.3.1).
-const MAX_INTERFACES: usize = 8;
-
-/// Of a GICC that fills 128 KiB, the registers of its first 4 KiB repeat over the first 64, and GICC_DIR follows.
-const REPEATED: u64 = 0x2_0000;
-/// GICC's and GICV's registers (IHI0048 4.1.3).
-const INTERFACE: u64 = 0x2000;
 
 /// What the hypervisor knows of the machine beside [`Machine`].
 #[derive(Clone, Copy, Debug)]
@@ -61,17 +63,21 @@ pub struct Seeding {
     pub rng: usize,
 }
 
-/// What one VM gets. All addresses are physical and, but for [`CpuInterface::at`], the guest's as well.
+/// What one VM gets. Addresses are the guest's, and of all but its RAM and [`CpuInterface::at`] physical as well.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VmPlan<'a> {
     /// Its number: its place in the bundle.
     pub id: u8,
     /// What it asks for, with its kernel and ramdisk.
     pub guest: Guest<'a>,
-    /// For each vCPU the affinity that it and its pCPU have.
+    /// For each vCPU the affinity of its pCPU.
     pub cpus: Vec<u64>,
+    /// For each vCPU its own.
+    pub affinities: Vec<u64>,
     /// Its memory in whole pages, ascending.
     pub ram: Vec<Range>,
+    /// Where that is.
+    pub backing: Backing,
     /// Where in that goes what it boots.
     pub layout: Layout,
     /// Its devicetree.
@@ -176,13 +182,14 @@ pub fn plan<'a>(
     bundle: Bundle<'a>,
     host: &Host<'_>,
 ) -> Result<Vec<VmPlan<'a>>, Error> {
-    if bundle.guests.len() > usize::from(host.most_vms) {
-        return Err(Error::invalid(
-            "the bundle",
-            "has several guests",
-            "one is supported so far",
-        ));
+    let count = bundle.guests.len();
+    if count > usize::from(host.most_vms) {
+        let place = format!("the bundle, with {count} guests,");
+        let what = "has more than there can be";
+        let mend = "give it fewer; docs/guests.md says how many";
+        return Err(Error::invalid(&place, what, mend));
     }
+    check_names(&bundle.guests)?;
     let places = Places::check(machine, host.limit)?;
     let check = Check::new(machine, host)?;
     let mut left = Left {
@@ -190,191 +197,50 @@ pub fn plan<'a>(
         host,
         places,
         check,
-        cpus: &machine.cpus,
+        cpus: machine.cpus.clone(),
         ram: free_pages(machine, host.taken, host.limit),
-        devices: &machine.devices,
+        devices: machine.devices.iter().collect(),
         input: Some(machine.console.intid),
+        is_only: count == 1,
     };
-    let numbered = (0..).zip(bundle.guests);
-    numbered
-        .map(|(id, guest)| left.give_to(id, guest))
-        .collect()
+    let guests = bundle.guests;
+    let cpus = left.share_cpus(&guests)?;
+    let mut plans: Vec<VmPlan<'a>> = Vec::new();
+    for takes_rest in [false, true] {
+        for (index, (guest, cpus)) in guests.iter().zip(&cpus).enumerate() {
+            if (guest.config.memory == 0) == takes_rest {
+                let plan = left.give_to(index as u8, guest.clone(), cpus.clone())?;
+                let place = plans.iter().take_while(|other| other.id < plan.id).count();
+                plans.insert(place, plan);
+            }
+        }
+    }
+    // The console's input goes to the first.
+    if let Some(first) = plans.first_mut() {
+        first.input = left.input.take();
+    }
+    Ok(plans)
 }
 
-/// What nobody has got yet.
-struct Left<'m> {
-    machine: &'m Machine,
-    host: &'m Host<'m>,
-    places: Places<'m>,
-    check: Check<'m>,
-    cpus: &'m [Cpu],
-    ram: Vec<Range>,
-    devices: &'m [Device],
-    input: Option<u32>,
-}
-
-impl Left<'_> {
-    /// Plans one VM, and keeps the rest for those after it.
-    fn give_to<'a>(&mut self, id: u8, guest: Guest<'a>) -> Result<VmPlan<'a>, Error> {
-        let whose = format!("the guest {}", guest.config.name);
-        let most = match guest.config.memory {
-            0 => u64::MAX,
-            bytes => bytes,
-        };
-        let own_devices = Own::find(&guest.config, &self.places, &mut self.ram)?;
-        let ram = take_lowest(&mut self.ram, most);
-        let memory = ram.iter().map(|part| part.size).sum();
-        let available = self.cpus.len();
-        guest.config.check_against(available as u32, memory)?;
-        if ram.is_empty() {
-            let what = "is left without RAM";
-            return Err(Error::invalid(&whose, what, "give the machine more memory"));
+/// Names tell guests apart, and two cannot both have what is left.
+fn check_names(guests: &[Guest<'_>]) -> Result<(), Error> {
+    for (index, guest) in guests.iter().enumerate() {
+        let config = &guest.config;
+        for other in guests.iter().take(index).map(|guest| &guest.config) {
+            let (both, mend) = if config.name == other.name {
+                ("have one name", "give each a name of its own")
+            } else if config.vcpus == 0 && other.vcpus == 0 {
+                ("both ask for all CPUs", "say cpus for all but one")
+            } else if config.memory == 0 && other.memory == 0 {
+                ("both ask for all memory", "say memory for all but one")
+            } else {
+                continue;
+            };
+            let place = format!("the guests {} and {}", other.name, config.name);
+            return Err(Error::invalid(&place, both, mend));
         }
-        let vcpus = match guest.config.vcpus as usize {
-            0 => available,
-            count => count,
-        };
-        let (own, rest) = self.cpus.split_at_checked(vcpus).unwrap_or_default();
-        if own.is_empty() {
-            let what = "is left without CPUs";
-            return Err(Error::invalid(&whose, what, "start a larger machine"));
-        }
-        self.cpus = rest;
-        let cpus: Vec<u64> = own.iter().map(|cpu| cpu.mpidr).collect();
-
-        let given = core::mem::take(&mut self.devices);
-        let timers = &self.machine.timers;
-        let mut plan = VmPlan {
-            id,
-            cpus,
-            ram,
-            layout: Layout::default(),
-            dtb: Vec::new(),
-            seeding: None,
-            uart: self.machine.shown.base,
-            uart_intid: self.machine.shown.intid,
-            input: self.input.take(),
-            distributor: self.machine.gic.distributor(),
-            redistributors: self.redistributors(&whose, vcpus)?,
-            cpu_interface: self.cpu_interface(&whose, vcpus)?,
-            registers: Vec::new(),
-            transports: Vec::new(),
-            interrupts: vec![timers.virt, timers.physical],
-            own: own_devices,
-            guest,
-        };
-        for device in given {
-            self.check.device(device)?;
-            plan.registers.extend(&device.mmio);
-            if device.kind == DeviceKind::VirtioMmio {
-                let starts = device.mmio.iter().map(|range| range.start);
-                plan.transports.extend(starts);
-            }
-            for spi in &device.spis {
-                if !plan.interrupts.contains(&spi.intid) {
-                    plan.interrupts.push(spi.intid);
-                }
-            }
-        }
-        self.place(&mut plan, given)?;
-        Ok(plan)
     }
-
-    /// Makes the devicetree, and finds places for what the guest boots.
-    fn place(&self, plan: &mut VmPlan<'_>, given: &[Device]) -> Result<(), Error> {
-        let devices: Vec<&str> = given.iter().map(|device| device.path.as_str()).collect();
-        let spec = |initrd| GuestSpec {
-            ram: &plan.ram,
-            cpus: &plan.cpus,
-            bootargs: &plan.guest.config.bootargs,
-            initrd,
-            sdei: plan.guest.config.sdei,
-            seeds: self.host.secret.is_some(),
-            conduit: Conduit::Smc,
-            console: &self.machine.shown.path,
-            devices: &devices,
-            own: plan.own,
-        };
-        let ramdisk = plan.guest.ramdisk.map(|ramdisk| ramdisk.len() as u64);
-        // The tree says where the ramdisk is, and where that is depends on the tree's size: build it twice.
-        let placeholder = ramdisk.map(|size| Range::new(0, size));
-        let draft = build_guest_dtb(self.host.dtb, &spec(placeholder))?;
-        let memory = Memory {
-            pieces: &plan.ram,
-            bare: self.bare(plan.guest.config.memory),
-        };
-        let parts = Parts {
-            kernel: Kernel::recognise(plan.guest.kernel)?,
-            ramdisk,
-            dtb: draft.len() as u64,
-            dtb_at: plan.guest.config.dtb_at,
-        };
-        let layout = Layout::place(&memory, &parts)?;
-        let dtb = build_guest_dtb(self.host.dtb, &spec(layout.ramdisk))?;
-        plan.seeding = match self.host.secret {
-            Some(secret) => Some(seeding(&dtb, secret.of_vm(plan.id))?),
-            None => None,
-        };
-        (plan.layout, plan.dtb) = (layout, dtb);
-        Ok(())
-    }
-
-    /// What a guest with so much memory, 0 for all there is, would have of the first bank without a hypervisor.
-    fn bare(&self, memory: u64) -> Range {
-        let bank = self.machine.ram.first().copied().unwrap_or_default();
-        let size = match memory {
-            0 => bank.size,
-            bytes => bank.size.min(bytes),
-        };
-        Range::new(bank.start, size)
-    }
-
-    /// The first frames of the machine's regions, one for each vCPU. They are emulated, so it does not matter whose frames
-    /// the machine has there: every VM begins with the first.
-    fn redistributors(&self, whose: &str, vcpus: usize) -> Result<Vec<Range>, Error> {
-        let Gic::V3 { redists, .. } = &self.machine.gic else {
-            return Ok(Vec::new());
-        };
-        let mut needed = vcpus as u64;
-        let mut regions = Vec::new();
-        for region in redists {
-            let frames = (region.size / REDISTRIBUTOR_SIZE).min(needed);
-            if frames != 0 {
-                regions.push(Range::new(region.start, frames * REDISTRIBUTOR_SIZE));
-            }
-            needed -= frames;
-        }
-        if needed != 0 {
-            return Err(Error::invalid(
-                whose,
-                "has more vCPUs than the interrupt controller's regions have redistributors",
-                "ask for fewer, or correct the machine's devicetree",
-            ));
-        }
-        Ok(regions)
-    }
-
-    /// What stage 2 shows of a GICv2's virtual CPU interface.
-    fn cpu_interface(&self, whose: &str, vcpus: usize) -> Result<Option<CpuInterface>, Error> {
-        let Gic::V2 { cpu, vcpu, .. } = &self.machine.gic else {
-            return Ok(None);
-        };
-        if vcpus > MAX_INTERFACES {
-            let what = "has more than 8 vCPUs, and a GICv2 serves no more";
-            return Err(Error::invalid(whose, what, "ask for 8 or fewer"));
-        }
-        let size = if cpu.size >= REPEATED {
-            REPEATED
-        } else {
-            INTERFACE
-        };
-        let half = size.min(vcpu.size) / 2;
-        Ok(Some(CpuInterface {
-            at: cpu.start,
-            gicv: Range::new(vcpu.start, half),
-            deactivate: Range::new(cpu.start + half, half),
-        }))
-    }
+    Ok(())
 }
 
 /// Finds where the seeds go in a guest's devicetree.

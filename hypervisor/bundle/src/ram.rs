@@ -57,6 +57,11 @@ pub fn free_pages(machine: &Machine, taken: &[Range], limit: u64) -> Vec<Range> 
             .flat_map(|part| without(part, hole))
             .collect();
     }
+    whole_pages(parts, limit)
+}
+
+/// The whole pages of these parts below `limit`.
+pub fn whole_pages(mut parts: Vec<Range>, limit: u64) -> Vec<Range> {
     parts.retain_mut(|part| {
         let end = part.end().min(limit) & !(PAGE_SIZE - 1);
         let start = part.start.checked_next_multiple_of(PAGE_SIZE);
@@ -80,6 +85,37 @@ pub fn take_lowest(free: &mut Vec<Range>, most: u64) -> Vec<Range> {
     }
     free.retain(|part| !part.is_empty());
     taken
+}
+
+/// Takes `most` bytes at most from `free`, the lowest first, in whole blocks that lie to their boundaries as `base` does.
+pub fn take_in_step(free: &mut Vec<Range>, base: u64, most: u64) -> Vec<Range> {
+    let phase = base % BLOCK_SIZE;
+    let mut left = most - most % BLOCK_SIZE;
+    let mut taken = Vec::new();
+    for part in core::mem::take(free) {
+        let down = part.start - part.start % BLOCK_SIZE + phase;
+        let start = if down < part.start {
+            down.saturating_add(BLOCK_SIZE)
+        } else {
+            down
+        };
+        let room = part.end().saturating_sub(start);
+        let size = (room - room % BLOCK_SIZE).min(left);
+        let own = Range::new(start, size);
+        if size == 0 {
+            free.push(part);
+            continue;
+        }
+        left -= size;
+        free.extend(without(part, own));
+        taken.push(own);
+    }
+    taken
+}
+
+/// The lowest address in any of these ranges.
+pub fn lowest_of(ranges: &[Range]) -> Option<u64> {
+    ranges.iter().map(|range| range.start).min()
 }
 
 #[cfg(test)]
@@ -185,6 +221,30 @@ mod tests {
             Range::between(0x4060_2000, 0x4100_1000),
         ];
         assert_eq!(free, parts);
+    }
+
+    #[test]
+    fn blocks_are_taken_in_step_with_a_base() {
+        let parts = [
+            Range::new(0x4000_1000, 3 * BLOCK_SIZE),
+            Range::new(0x5000_0000, 5 * BLOCK_SIZE),
+        ];
+        let mut free = parts.to_vec();
+        let taken = take_in_step(&mut free, 0x8000_0000, 4 * BLOCK_SIZE + PAGE_SIZE);
+        let block = Range::new(0x4020_0000, 2 * BLOCK_SIZE);
+        assert_eq!(taken, [block, Range::new(0x5000_0000, 2 * BLOCK_SIZE)]);
+        let left = [
+            Range::between(0x4000_1000, 0x4020_0000),
+            Range::between(0x4060_0000, 0x4060_1000),
+            Range::between(0x5040_0000, 0x50a0_0000),
+        ];
+        assert_eq!(free, left);
+        // Out of step with the boundaries, where that is what the guest's are.
+        let mut free = parts.to_vec();
+        let taken = take_in_step(&mut free, 0x8000_1000, u64::MAX);
+        let behind = Range::new(0x5000_1000, 4 * BLOCK_SIZE);
+        assert_eq!(taken, [parts[0], behind]);
+        assert_eq!(take_in_step(&mut free, 0, u64::MAX), []);
     }
 
     #[test]

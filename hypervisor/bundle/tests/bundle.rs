@@ -52,6 +52,10 @@ fn config() -> GuestConfig {
             one: Act::Report,
             all: Act::Nmi,
         }),
+        machine_affinities: true,
+        pcpus: vec![3, 1, 0, 2],
+        devices: Some(vec!["virtio:0".into(), "/pl031@9010000".into()]),
+        trusted: true,
     }
 }
 

@@ -5,7 +5,7 @@ mod trees;
 
 use hv_bundle::{
     BLOCK_SIZE, Bundle, CpuInterface, Error, Fresh, Guest, GuestConfig, Host, Identity, Keep,
-    OwnDevices, REDISTRIBUTOR_SIZE, Secret, Seeds, VmPlan, plan, tables,
+    OwnDevices, Piece, REDISTRIBUTOR_SIZE, Secret, Seeds, VmPlan, plan, tables,
 };
 use platform::{Device, DeviceKind, Gic, Machine, Range, Spi};
 use proptest::prelude::*;
@@ -72,16 +72,28 @@ impl Board {
 }
 
 fn bundle(configs: &[GuestConfig]) -> Bundle<'static> {
-    let guest = |config: &GuestConfig| Guest {
-        config: config.clone(),
+    let guest = |config: GuestConfig| Guest {
+        config,
         kernel: KERNEL,
         ramdisk: Some(&[7; 100]),
         flash: None,
     };
     Bundle {
         operator: Default::default(),
-        guests: configs.iter().map(guest).collect(),
+        guests: named(configs).into_iter().map(guest).collect(),
     }
+}
+
+/// The same, each with a name of its own.
+fn named(configs: &[GuestConfig]) -> Vec<GuestConfig> {
+    let name = |(number, config): (usize, &GuestConfig)| match number {
+        0 => config.clone(),
+        _ => GuestConfig {
+            name: format!("{}-{number}", config.name),
+            ..config.clone()
+        },
+    };
+    configs.iter().enumerate().map(name).collect()
 }
 
 fn wants(vcpus: u32, memory: u64) -> GuestConfig {
@@ -172,11 +184,21 @@ fn a_guest_gets_what_it_asks_for_and_the_next_one_what_is_left() {
     assert_eq!(first.cpus, [0]);
     assert_eq!(second.cpus, [1, 2, 3]);
     assert_eq!(first.ram, [Range::new(0x4000_0000, 256 * MIB)]);
-    assert_eq!(
-        second.ram,
-        [Range::new(0x5000_0000, 2048 * MIB - 256 * MIB)]
-    );
+    // Each finds its own where the machine's begins.
+    let rest = 2048 * MIB - 256 * MIB;
+    assert_eq!(second.ram, [Range::new(0x4000_0000, rest)]);
+    let pieces = |vm: &VmPlan<'_>| {
+        let pieces = vm.backing.pieces().iter();
+        let of = |piece: &Piece| (piece.ipa, piece.pa, piece.size);
+        pieces.map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(pieces(first), [(0x4000_0000, 0x4000_0000, 256 * MIB)]);
+    assert_eq!(pieces(second), [(0x4000_0000, 0x5000_0000, rest)]);
+    assert!(first.registers.is_empty() && first.transports.is_empty());
     assert_eq!((first.input, second.input), (Some(33), None));
+    // A flat binary is where it would be on a machine with so much memory.
+    assert_eq!(second.layout.entry, 0x4008_0000);
+    assert_eq!(second.layout.dtb.start, 0x4000_0000 + 130 * MIB);
     assert!(second.registers.is_empty() && second.transports.is_empty());
     assert_eq!(second.interrupts, [27, 30]);
     // Emulated, so both have them at the same addresses.
@@ -311,7 +333,7 @@ fn more_guests_than_are_supported_are_refused() {
     let said = plan(&board.machine, two, &host).map_err(|error| error.to_string());
     assert_eq!(
         said,
-        Err("the bundle has several guests; one is supported so far".into())
+        Err("the bundle, with 2 guests, has more than there can be; give it fewer; docs/guests.md says how many".into())
     );
 }
 
@@ -327,13 +349,123 @@ fn a_guest_that_wants_more_than_is_left_is_told_what() {
     let said = board.refusal(&[wants(4, 256 * MIB), wants(0, 256 * MIB)]);
     assert_eq!(
         said,
-        "the guest guest is left without CPUs; start a larger machine"
+        "the guest guest-1 is left without CPUs; start a larger machine"
+    );
+    let said = board.refusal(&[wants(1, 2 * GIB), wants(1, 0)]);
+    assert_eq!(
+        said,
+        "the guest guest-1 is left without RAM; give the machine more memory"
     );
     let said = board.refusal(&[wants(1, 0), wants(1, 0)]);
     assert_eq!(
         said,
-        "the guest guest is left without RAM; give the machine more memory"
+        "the guests guest and guest-1 both ask for all memory; say memory for all but one"
     );
+    let said = board.refusal(&[wants(0, 2 * MIB), wants(0, 2 * MIB)]);
+    assert_eq!(
+        said,
+        "the guests guest and guest-1 both ask for all CPUs; say cpus for all but one"
+    );
+    let mut two = bundle(&[wants(1, 2 * MIB), wants(1, 2 * MIB)]);
+    two.guests[1].config.name = "guest".into();
+    let said = plan(&board.machine, two, &board.host(&[])).map_err(|error| error.to_string());
+    let expected = "the guests guest and guest have one name; give each a name of its own";
+    assert_eq!(said, Err(expected.into()));
+}
+
+/// A guest with a CPU and some memory, and these devices.
+fn has(devices: &[&str], trusted: bool) -> GuestConfig {
+    GuestConfig {
+        devices: Some(devices.iter().copied().map(str::to_owned).collect()),
+        trusted,
+        ..wants(1, 64 * MIB)
+    }
+}
+
+#[test]
+fn a_guest_gets_the_cpus_that_it_lists_in_its_order() {
+    let board = Board::virt(4);
+    let lists = |pcpus: &[u32]| GuestConfig {
+        vcpus: pcpus.len() as u32,
+        pcpus: pcpus.to_vec(),
+        ..wants(0, 256 * MIB)
+    };
+    // Whoever lists some is served first, wherever it stands.
+    let configs = [wants(2, 256 * MIB), lists(&[3, 0])];
+    let plans = board.plan(&configs).expect("a plan");
+    assert_eq!(plans[0].cpus, [1, 2]);
+    assert_eq!(plans[1].cpus, [3, 0]);
+    // Each counts its own from the machine's first on, unless it asks for theirs.
+    assert_eq!(
+        (&plans[0].affinities, &plans[1].affinities),
+        (&vec![0, 1], &vec![0, 1])
+    );
+    let as_they_are = GuestConfig {
+        machine_affinities: true,
+        ..lists(&[3, 0])
+    };
+    let alone = board.plan(&[as_they_are]).expect("a plan");
+    assert_eq!(alone[0].affinities, [3, 0]);
+    assert_eq!((plans[0].id, plans[1].id), (0, 1));
+    for (configs, whose) in [
+        (vec![lists(&[1, 4])], "the guest guest, cpus: 4 is no CPU"),
+        (vec![lists(&[1, 1])], "the guest guest, cpus: 1 is no CPU"),
+        (
+            vec![lists(&[0, 1]), lists(&[1, 2])],
+            "the guest guest-1, cpus: 1 is no CPU",
+        ),
+    ] {
+        let said = board.refusal(&configs);
+        assert!(said.starts_with(whose), "{said}");
+    }
+}
+
+#[test]
+fn devices_go_to_whoever_asks_for_them() {
+    let board = Board::virt(4);
+    let configs = [
+        has(&["rtc"], false),
+        has(&["virtio:0", "virtio:2", "/virtio_mmio@a000200"], true),
+        has(&["virtio", "gpio"], true),
+        has(&[], false),
+    ];
+    let plans = board.plan(&configs).expect("a plan");
+    assert_eq!(plans[0].registers, [Range::new(0x0901_0000, 0x1000)]);
+    // What it has cannot write to memory: it finds its own where the machine's begins.
+    assert_eq!(plans[0].ram, [Range::new(0x4000_0000, 64 * MIB)]);
+    assert_eq!(plans[1].transports, [0x0a00_0000, 0x0a00_0200, 0x0a00_0400]);
+    let piece = plans[1].backing.pieces()[0];
+    assert_eq!((piece.ipa, plans[1].ram.len()), (piece.pa, 1));
+    assert_ne!(piece.pa, 0x4000_0000);
+    // The other five of the first eight are in the same page as those.
+    assert_eq!(plans[2].transports.len(), 24);
+    let beside = [has(&["virtio:0"], true), has(&["virtio:7"], true)];
+    let said = board.refusal(&beside);
+    assert!(said.contains("or a device with its page"), "{said}");
+    assert!(plans[3].registers.is_empty());
+    hold(&board, &named(&configs), &[], &plans);
+}
+
+#[test]
+fn a_device_that_can_write_anywhere_is_for_trusted_guests() {
+    let board = Board::virt(2);
+    let said = board.refusal(&[has(&["virtio:0"], false)]);
+    assert!(
+        said.starts_with("the guest guest, devices: /virtio_mmio@a000000 can be told to read"),
+        "{said}"
+    );
+    assert!(said.ends_with("say trusted = true if this guest may do that"));
+    for words in [&["virtio:32"][..], &["virtio:0", "virtio:0"], &["/nothing"]] {
+        let said = board.refusal(&[has(words, true)]);
+        assert!(
+            said.contains("is no device that a guest can have"),
+            "{said}"
+        );
+    }
+    let said = board.refusal(&[has(&["virtio:0"], true), has(&["virtio:0"], true)]);
+    assert!(said.starts_with("the guest guest-1, devices: virtio:0 is no"));
+    // Whoever asks for what there is none of gets none.
+    assert!(board.plan(&[has(&["sd", "all"], true)]).is_ok());
 }
 
 #[test]
@@ -522,6 +654,8 @@ fn hold(board: &Board, configs: &[GuestConfig], taken: &[Range], plans: &[VmPlan
         assert!(config.vcpus == 0 || vm.cpus.len() == config.vcpus as usize);
         let bytes: u64 = vm.ram.iter().map(|part| part.size).sum();
         assert!(config.memory == 0 || bytes == config.memory);
+        let behind = vm.backing.pieces().iter().map(|piece| piece.size);
+        assert_eq!(bytes, behind.sum::<u64>());
         for &mpidr in &vm.cpus {
             assert!(machine.cpus.iter().any(|cpu| cpu.mpidr == mpidr));
             assert!(!cpus.contains(&mpidr), "CPU {mpidr:#x} twice");
@@ -531,12 +665,24 @@ fn hold(board: &Board, configs: &[GuestConfig], taken: &[Range], plans: &[VmPlan
             assert!(part.start % PAGE == 0 && part.size % PAGE == 0);
             assert!(part.size != 0 && part.end() <= LIMIT);
             assert!(machine.ram.iter().any(|bank| bank.covers(part)));
+        }
+        let mut at = vm.ram.iter().flat_map(|part| [part.start, part.end()]);
+        let mut end = at.next();
+        for &Piece { ipa, pa, size } in vm.backing.pieces() {
+            if end != Some(ipa) {
+                assert_eq!((end, Some(ipa)), (at.next(), at.next()));
+            }
+            end = Some(ipa + size);
+            let part = Range::new(pa, size);
+            assert!(pa % PAGE == 0 && size % PAGE == 0 && size != 0);
+            assert!(machine.ram.iter().any(|bank| bank.covers(part)));
             let others = memory.iter().chain(taken).chain(&machine.reserved);
             for &other in others {
                 assert!(!part.overlaps(other), "{part:x?} is not free: {other:x?}");
             }
             memory.push(part);
         }
+        assert_eq!((end, None), (at.next(), at.next()));
         let pieces = [vm.layout.kernel, vm.layout.dtb];
         for piece in pieces.into_iter().chain(vm.layout.ramdisk) {
             assert!(
@@ -593,7 +739,19 @@ fn range(limit: u64, size: u64) -> impl Strategy<Value = Range> {
 fn guest_config() -> impl Strategy<Value = GuestConfig> {
     let vcpus = prop_oneof![1 => Just(0), 9 => 1u32..3];
     let memory = prop_oneof![1 => Just(0), 9 => 1u64..100];
-    (vcpus, memory).prop_map(|(vcpus, blocks)| wants(vcpus, blocks * BLOCK_SIZE))
+    let devices = prop::option::of(prop_oneof![
+        Just(vec![]),
+        Just(vec!["virtio".to_owned()]),
+        Just(vec!["rtc".to_owned(), "gpio".to_owned()]),
+        (0..6).prop_map(|number| vec![format!("virtio:{number}")]),
+    ]);
+    (vcpus, memory, devices, any::<bool>()).prop_map(|(vcpus, blocks, devices, trusted)| {
+        GuestConfig {
+            devices,
+            trusted,
+            ..wants(vcpus, blocks * BLOCK_SIZE)
+        }
+    })
 }
 
 /// A device that nobody knows of but the machine. Its node is one that there is.
@@ -636,7 +794,7 @@ proptest! {
         }
         let planned = plan(&board.machine, bundle(&configs), &board.host(&taken));
         if let Ok(plans) = planned {
-            hold(&board, &configs, &taken, &plans);
+            hold(&board, &named(&configs), &taken, &plans);
         }
     }
 

@@ -26,6 +26,7 @@ pub mod stop;
 pub mod time;
 pub mod trace;
 pub mod trng;
+pub mod turns;
 pub mod vgic;
 pub mod vm;
 pub mod watch;

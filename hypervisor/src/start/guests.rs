@@ -12,10 +12,7 @@ use hv_core::watch;
 use platform::{Machine, Range};
 
 use crate::vm::{GuestImage, Sdei, Vm, VmParts};
-use crate::{crc, entropy, gic, log, operator, stage2, sysregs};
-
-/// More have to share a console first.
-const MOST_VMS: u8 = 1;
+use crate::{crc, entropy, gic, log, memory, operator, stage2, sysregs};
 
 const _: () = assert!(REDISTRIBUTOR_SIZE == vm::REDISTRIBUTOR_SIZE);
 
@@ -31,7 +28,7 @@ pub fn build_vms(machine: &Machine, dtb: &[u8], home: Range, spis: u32) -> Resul
         taken: &[home, keep.to],
         limit: stage2::limit(),
         spis,
-        most_vms: MOST_VMS,
+        most_vms: memory::MOST_VMS,
         secret: Secret::gather(&machine.seed, &entropy::fresh()),
     };
     let plans = plan(machine, bundle, &host)?;
@@ -50,14 +47,15 @@ fn build(plan: VmPlan<'static>, spis: u32) -> Vm {
         if config.sdei { "on" } else { "off" }
     );
     let stage2 = map(&plan);
-    let pcpus: Vec<Mpidr> = plan.cpus.iter().map(|&mpidr| Mpidr::new(mpidr)).collect();
+    let all = |mpidrs: &[u64]| -> Vec<Mpidr> { mpidrs.iter().copied().map(Mpidr::new).collect() };
+    let (pcpus, mpidrs) = (all(&plan.cpus), all(&plan.affinities));
     let deactivate = plan.cpu_interface.map(|interface| interface.deactivate);
     let redistributors: Vec<_> = plan.redistributors.iter().copied().map(ipa).collect();
     let passed_through: Vec<IntId> = plan.interrupts.iter().copied().map(IntId).collect();
     let (list_regs, priority_bits) = gic::virtual_interface();
     let vgic = Vgic::new(&Config {
         model: gic::model(),
-        mpidrs: &pcpus,
+        mpidrs: &mpidrs,
         last: last_redistributors(&redistributors, pcpus.len()),
         spis,
         passed_through: &passed_through,
@@ -65,7 +63,7 @@ fn build(plan: VmPlan<'static>, spis: u32) -> Vm {
         list_regs,
     });
     let map = GuestMap {
-        affinities: Affinities::new(&pcpus),
+        affinities: Affinities::new(&mpidrs),
         ram: plan.ram.iter().copied().map(ipa).collect(),
         uart: ipa(plan.uart),
         distributor: ipa(plan.distributor),
@@ -104,6 +102,7 @@ fn build(plan: VmPlan<'static>, spis: u32) -> Vm {
         },
         sdei,
         reclaim: config.reclaim,
+        backing: plan.backing,
         transports: plan.transports,
         vgic,
         stage2,
@@ -115,8 +114,8 @@ fn build(plan: VmPlan<'static>, spis: u32) -> Vm {
 /// Stage 2 with what the VM may reach.
 fn map(plan: &VmPlan<'_>) -> stage2::Tables {
     let mut tables = stage2::Tables::new();
-    for part in &plan.ram {
-        tables.map_ram(part.start, part.size);
+    for piece in plan.backing.pieces() {
+        tables.map_ram(piece);
     }
     if let Some(interface) = plan.cpu_interface {
         let gicv = interface.gicv;

@@ -199,8 +199,9 @@ impl<S: Site> Hardware for Cpu<S> {
         self.site.set_alarm(at);
     }
     fn look_after(&mut self) {}
-    fn wait_for_siblings(&mut self, end: End) {
+    fn wait_for_siblings(&mut self, end: End) -> bool {
         self.site.wait_for_siblings(end);
+        true
     }
 
     fn answer_stop(&mut self) {}

@@ -284,6 +284,7 @@ impl vm::Vm for Port<'_> {
 
     fn announce(&self, _: End) {}
     fn report(&self, _: &vm::Vcpu) {}
+    fn give_up(&self) {}
     fn conclude(&self) {}
     fn finish(&self) {}
 

@@ -325,7 +325,7 @@ pub fn watch(
     let mut has_barked = false;
     let timed_out = loop {
         match session.next_event()? {
-            Event::Guest(bytes) => {
+            Event::Guest { bytes, .. } => {
                 operator.hear_guest(&bytes);
                 for line in lines.push(&bytes) {
                     show(&line);

@@ -11,8 +11,13 @@ use hv_abi::console::{Deframer, Piece};
 /// A part of the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Bytes the guest wrote, as it wrote them.
-    Guest(Vec<u8>),
+    /// Bytes that a guest wrote, as it wrote them.
+    Guest {
+        /// The number of its VM.
+        vm: u8,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
     /// One line of the hypervisor.
     Line(Line),
 }
@@ -28,24 +33,32 @@ impl Splitter {
     /// Takes `bytes` apart. A hypervisor line that is not yet whole stays inside until it is.
     pub fn push(&mut self, bytes: &[u8]) -> Vec<Part> {
         let mut parts = Vec::new();
-        let mut guest = Vec::new();
+        let (mut guest, mut own) = (Vec::new(), 0);
+        let said = |vm, guest: &mut Vec<u8>, parts: &mut Vec<Part>| {
+            if !guest.is_empty() {
+                let bytes = std::mem::take(guest);
+                parts.push(Part::Guest { vm, bytes });
+            }
+        };
         for &byte in bytes {
             match self.deframer.push(byte) {
-                Piece::Guest(byte) => guest.push(byte),
+                Piece::Guest { vm, byte } => {
+                    if vm != own {
+                        said(own, &mut guest, &mut parts);
+                        own = vm;
+                    }
+                    guest.push(byte);
+                }
                 Piece::Line(byte) => self.line.push(byte),
                 Piece::EndOfLine => {
-                    if !guest.is_empty() {
-                        parts.push(Part::Guest(std::mem::take(&mut guest)));
-                    }
+                    said(own, &mut guest, &mut parts);
                     let raw = std::mem::take(&mut self.line);
                     parts.push(Part::Line(Line::parse(&String::from_utf8_lossy(&raw))));
                 }
                 Piece::Nothing => {}
             }
         }
-        if !guest.is_empty() {
-            parts.push(Part::Guest(guest));
-        }
+        said(own, &mut guest, &mut parts);
         parts
     }
 }
@@ -197,6 +210,40 @@ mod tests {
         Part::Line(Line::parse(text))
     }
 
+    fn guest(vm: u8, bytes: &[u8]) -> Part {
+        let bytes = bytes.to_vec();
+        Part::Guest { vm, bytes }
+    }
+
+    #[test]
+    fn each_guest_has_its_bytes_whoever_comes_between() {
+        let mut splitter = Splitter::default();
+        let stream = b"\x1e\x1f0> one\r\n\x1e\x1f12> two\x1e\x1f\r\n0> three\x1e\r\n[    0.000001 p0] hello\r\n\x1e\x1f0> \x1e\x1e\x1f12> ";
+        let whole = splitter.push(stream);
+        let expected = [
+            guest(0, b"one\r\n"),
+            guest(12, b"two"),
+            guest(0, b"three"),
+            line("[    0.000001 p0] hello"),
+            guest(0, b"\x1e\x1f12> "),
+        ];
+        assert_eq!(whole, expected);
+        // However it is cut.
+        for at in 0..stream.len() {
+            let mut splitter = Splitter::default();
+            let mut bytes: Vec<Vec<u8>> = vec![Vec::new(); 13];
+            for piece in [&stream[..at], &stream[at..]] {
+                for part in splitter.push(piece) {
+                    if let Part::Guest { vm, bytes: own } = part {
+                        bytes[usize::from(vm)].extend(own);
+                    }
+                }
+            }
+            assert_eq!(bytes[0], b"one\r\nthree\x1e\x1f12> ", "{at}");
+            assert_eq!(bytes[12], b"two", "{at}");
+        }
+    }
+
     #[test]
     fn guest_bytes_pass_unchanged_around_hypervisor_lines() {
         let mut splitter = Splitter::default();
@@ -204,9 +251,9 @@ mod tests {
         assert_eq!(
             parts,
             [
-                Part::Guest(b"log".to_vec()),
+                guest(0, b"log"),
                 line("[    0.000001 p0] hello"),
-                Part::Guest(b"in: \x00\xff\r\n".to_vec()),
+                guest(0, b"in: \x00\xff\r\n"),
             ]
         );
     }
@@ -217,7 +264,7 @@ mod tests {
         assert_eq!(splitter.push(b"\x1e[    1.5000"), []);
         assert_eq!(
             splitter.push(b"00 p3] text\r\nx"),
-            [line("[    1.500000 p3] text"), Part::Guest(b"x".to_vec())]
+            [line("[    1.500000 p3] text"), guest(0, b"x")]
         );
     }
 
@@ -225,12 +272,7 @@ mod tests {
     fn a_guest_cannot_forge_a_line() {
         let mut splitter = Splitter::default();
         let parts = splitter.push(b"\x1e\x1e[    0.000001 p0] @vm-off vm=0\r\n");
-        assert_eq!(
-            parts,
-            [Part::Guest(
-                b"\x1e[    0.000001 p0] @vm-off vm=0\r\n".to_vec()
-            )]
-        );
+        assert_eq!(parts, [guest(0, b"\x1e[    0.000001 p0] @vm-off vm=0\r\n")]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! How a boot ended, read off the hypervisor's records.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -57,12 +57,19 @@ impl fmt::Display for Ending {
 #[derive(Default)]
 pub struct Watch {
     guests: Option<u64>,
-    off: u64,
+    vms: BTreeMap<u64, Vm>,
     crash: Option<Ending>,
-    /// What the guest's kernel said when it panicked.
+}
+
+/// What is known of one guest.
+#[derive(Default)]
+struct Vm {
+    /// It has powered off.
+    is_off: bool,
+    /// What its kernel said when it panicked.
     panic: Option<String>,
     faults: Faults,
-    /// What the guest said by pvpanic when it panicked.
+    /// What it said by pvpanic when it panicked.
     pvpanic: Option<String>,
 }
 
@@ -96,29 +103,44 @@ impl Watch {
 
     /// Takes notice of `record`; answers how long the rest may take, if the boot is now decided.
     pub fn note(&mut self, record: &Record) -> Result<Option<Duration>> {
+        let vm = match record.word("vm") {
+            Ok(_) => record.number("vm")?,
+            Err(_) => 0,
+        };
         match record.name.as_str() {
             "ready" => self.guests = Some(record.number("vms")?),
             "vm-reset" => {
-                (self.panic, self.pvpanic, self.faults) = (None, None, Faults::default());
+                self.vms.insert(vm, Vm::default());
             }
             "vm-panic" if record.word("event")? == "panicked" => {
                 let vcpu = record.index("vcpu")?;
-                self.pvpanic = Some(format!(
+                self.vm(vm).pvpanic = Some(format!(
                     "vCPU {vcpu}: it says by pvpanic that it has panicked"
                 ));
             }
             "vm-fault" => {
                 let (vcpu, pc) = (record.index("vcpu")?, record.number("pc")?);
                 let address = record.number("address")?;
-                self.faults.vcpus.insert(vcpu);
-                self.faults.on = record.number("on")?;
-                self.faults.first.get_or_insert_with(|| {
+                let on = record.number("on")?;
+                let faults = &mut self.vm(vm).faults;
+                faults.vcpus.insert(vcpu);
+                faults.on = on;
+                faults.first.get_or_insert_with(|| {
                     format!("vCPU {vcpu} faults for ever at pc {pc:#x}, address {address:#x}")
                 });
             }
             "vm-off" => {
-                self.off += 1;
-                if self.off >= self.guests.unwrap_or(1) {
+                self.vm(vm).is_off = true;
+                if self.are_all_off() {
+                    return Ok(Some(DRAIN));
+                }
+            }
+            "vm-lost" => {
+                let own = self.vm(vm);
+                own.is_off = true;
+                let cause = format!("a CPU never left the guest vm{vm}");
+                self.crash = Some(Ending::HypervisorCrash(cause));
+                if self.are_all_off() {
                     return Ok(Some(DRAIN));
                 }
             }
@@ -138,28 +160,41 @@ impl Watch {
         Ok(None)
     }
 
-    /// Takes notice of a line that the guest wrote; answers whether it has panicked and nothing more will come, as a
-    /// kernel says that stays where it is.
-    pub fn hear(&mut self, line: &str) -> bool {
-        let text = kernel_text(line);
-        if text.starts_with(PANIC) {
-            self.panic = Some(text.to_owned());
-        } else if text.starts_with("Booting Linux on physical CPU") {
-            // One that was loaded for this very case.
-            self.panic = None;
-        }
-        let is_last = text.strip_prefix("---[ end ");
-        self.panic.is_some() && is_last.is_some_and(|rest| rest.starts_with(PANIC))
+    fn vm(&mut self, number: u64) -> &mut Vm {
+        self.vms.entry(number).or_default()
     }
 
-    /// Why the guest does nothing any more: it has said so by pvpanic, or each vCPU that is on only faults. One that does
-    /// not may go on, and may end the guest.
-    pub fn stuck(&self) -> Option<&str> {
-        if let Some(cause) = &self.pvpanic {
-            return Some(cause);
+    fn are_all_off(&self) -> bool {
+        let off = self.vms.values().filter(|vm| vm.is_off).count() as u64;
+        off > 0 && off >= self.guests.unwrap_or(1)
+    }
+
+    /// Takes notice of a line that a guest wrote; answers whether it has panicked and nothing more will come of any, as a
+    /// kernel says that stays where it is.
+    pub fn hear(&mut self, vm: u8, line: &str) -> bool {
+        let text = kernel_text(line);
+        let own = self.vm(vm.into());
+        if text.starts_with(PANIC) {
+            own.panic = Some(text.to_owned());
+        } else if text.starts_with("Booting Linux on physical CPU") {
+            // One that was loaded for this very case.
+            own.panic = None;
         }
-        let are_all = self.faults.vcpus.len() as u64 >= self.faults.on;
-        self.faults.first.as_deref().filter(|_| are_all)
+        let is_last = text.strip_prefix("---[ end ");
+        let is_over = own.panic.is_some() && is_last.is_some_and(|rest| rest.starts_with(PANIC));
+        is_over && self.do_all(|vm| vm.panic.is_some())
+    }
+
+    /// Whether this is so of all guests that are not off.
+    fn do_all(&self, what: impl Fn(&Vm) -> bool) -> bool {
+        let over = self.vms.values().filter(|vm| vm.is_off || what(vm));
+        over.count() as u64 >= self.guests.unwrap_or(1)
+    }
+
+    /// Why no guest does anything any more: what is to be said of the first of them.
+    pub fn stuck(&self) -> Option<&str> {
+        let is_over = self.do_all(|vm| vm.stuck().is_some());
+        self.vms.values().find_map(Vm::stuck).filter(|_| is_over)
     }
 
     /// Whether the hypervisor has crashed: what it says from now on is the report.
@@ -179,17 +214,35 @@ impl Watch {
     pub fn ending(&self, timed_out: bool) -> Ending {
         if let Some(crash) = &self.crash {
             crash.clone()
-        } else if let Some(cause) = &self.pvpanic {
+        } else if let Some(cause) = self.vms.values().find_map(|vm| vm.pvpanic.as_ref()) {
             Ending::GuestCrash(cause.clone())
-        } else if self.off > 0 && self.off >= self.guests.unwrap_or(1) {
+        } else if self.are_all_off() {
             Ending::PowerOff
-        } else if let Some(cause) = self.panic.as_ref().or(self.faults.first.as_ref()) {
+        } else if let Some(cause) = self.vms.values().find_map(Vm::crash) {
             Ending::GuestCrash(cause.clone())
         } else if timed_out {
             Ending::TimedOut
         } else {
             Ending::Gone
         }
+    }
+}
+
+impl Vm {
+    /// Why it does nothing any more: it has said so by pvpanic, or each vCPU that is on only faults. One that does
+    /// not may go on, and may end the guest.
+    fn stuck(&self) -> Option<&str> {
+        if let Some(cause) = &self.pvpanic {
+            return Some(cause);
+        }
+        let are_all = self.faults.vcpus.len() as u64 >= self.faults.on;
+        self.faults.first.as_deref().filter(|_| are_all)
+    }
+
+    /// Why it is not going to power off, unless it has.
+    fn crash(&self) -> Option<&String> {
+        let cause = self.panic.as_ref().or(self.faults.first.as_ref());
+        cause.filter(|_| !self.is_off)
     }
 }
 
@@ -240,6 +293,31 @@ mod tests {
     }
 
     #[test]
+    fn a_guest_that_has_crashed_leaves_the_others_to_go_on() {
+        let end = "---[ end Kernel panic - not syncing: test ]---";
+        let ready = Line::parse("@ready vms=2").record().unwrap().unwrap();
+        let mut watch = Watch::default();
+        let _limit = watch.note(&ready).unwrap();
+        assert!(!watch.hear(1, "Kernel panic - not syncing: test"));
+        assert!(!watch.hear(1, end), "the other goes on");
+        let crash = Ending::GuestCrash("Kernel panic - not syncing: test".into());
+        assert_eq!(watch.ending(true), crash);
+        assert!(!watch.hear(0, "Kernel panic - not syncing: too"));
+        assert!(watch.hear(0, "---[ end Kernel panic - not syncing: too ]---"));
+        // One is off, and the other does nothing but fault.
+        let fault = "@vm-fault vm=0 vcpu=0 on=1 pc=0x200 address=0x200";
+        let mut watch = Watch::default();
+        for text in ["@ready vms=2", fault] {
+            let record = Line::parse(text).record().unwrap().unwrap();
+            let _limit = watch.note(&record).unwrap();
+        }
+        assert_eq!(watch.stuck(), None);
+        let off = Line::parse("@vm-off vm=1").record().unwrap().unwrap();
+        let _limit = watch.note(&off).unwrap();
+        assert!(watch.stuck().is_some());
+    }
+
+    #[test]
     fn who_leaves_is_told_so() {
         let left = |lines: &[&str]| {
             let mut watch = Watch::default();
@@ -270,16 +348,16 @@ mod tests {
         let end =
             "[    5.9][    T1] ---[ end Kernel panic - not syncing: sysrq triggered crash ]---";
         let mut watch = Watch::default();
-        assert!(!watch.hear(end), "there was no panic");
-        assert!(!watch.hear(panic));
-        assert!(!watch.hear("[    5.9] CPU: 0 PID: 1"));
-        assert!(watch.hear(end));
+        assert!(!watch.hear(0, end), "there was no panic");
+        assert!(!watch.hear(0, panic));
+        assert!(!watch.hear(0, "[    5.9] CPU: 0 PID: 1"));
+        assert!(watch.hear(0, end));
         assert_eq!(watch.ending(true), crash);
         assert_eq!(watch.ending(false), crash);
         // Without a time, and with one and a caller.
         for prefix in ["", "[    5.869668][    T1] "] {
             let mut watch = Watch::default();
-            watch.hear(&panic.replace("[    5.869668] ", prefix));
+            watch.hear(0, &panic.replace("[    5.869668] ", prefix));
             assert_eq!(watch.ending(true), crash);
         }
     }
@@ -288,7 +366,7 @@ mod tests {
     fn a_panic_is_over_when_the_guest_begins_anew_or_switches_itself_off() {
         let panicked = || {
             let mut watch = Watch::default();
-            watch.hear("Kernel panic - not syncing: test");
+            watch.hear(0, "Kernel panic - not syncing: test");
             watch
         };
         let note = |watch: &mut Watch, line: &str| {
@@ -299,7 +377,10 @@ mod tests {
         note(&mut watch, "@vm-reset vm=0");
         assert_eq!(watch.ending(true), Ending::TimedOut);
         let mut watch = panicked();
-        watch.hear("[    0.000000] Booting Linux on physical CPU 0x0000000000 [0x414fd0c1]");
+        watch.hear(
+            0,
+            "[    0.000000] Booting Linux on physical CPU 0x0000000000 [0x414fd0c1]",
+        );
         assert_eq!(watch.ending(true), Ending::TimedOut);
         let mut watch = panicked();
         note(&mut watch, "@vm-off vm=0");
@@ -365,8 +446,8 @@ mod tests {
     #[test]
     fn who_speaks_of_a_panic_has_none() {
         let mut watch = Watch::default();
-        watch.hear("# grep 'Kernel panic - not syncing: ' log");
-        watch.hear("log:[    5.869668] Kernel panic - not syncing: test");
+        watch.hear(0, "# grep 'Kernel panic - not syncing: ' log");
+        watch.hear(0, "log:[    5.869668] Kernel panic - not syncing: test");
         assert_eq!(watch.ending(true), Ending::TimedOut);
     }
 

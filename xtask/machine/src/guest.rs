@@ -3,6 +3,7 @@
 mod file;
 mod flash;
 mod numbers;
+mod several;
 mod together;
 mod watchdog;
 
@@ -45,8 +46,8 @@ pub struct Options {
     #[arg(long, value_name = "STR", allow_hyphen_values = true)]
     pub append: Option<String>,
     /// Number of CPUs, 1 to 128 [default: 4].
-    #[arg(long, value_name = "N")]
-    pub cpus: Option<u32>,
+    #[arg(long, value_name = "N", value_parser = number_of_cpus)]
+    pub cpus: Option<Cpus>,
     /// Size of RAM, in MiB or with M or G [default: 1G; on raspi4b all of its 2G].
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
@@ -102,9 +103,69 @@ pub struct Options {
     /// What is done when the guest makes no progress; only a guest file can say it.
     #[arg(skip)]
     pub watchdog: Option<Watchdog>,
+    /// What to call the guest; only a guest file can say it.
+    #[arg(skip)]
+    pub name: Option<String>,
+    /// The machine's devices that the guest gets; only a guest file can say it.
+    #[arg(skip)]
+    pub devices: Option<Vec<String>>,
+    /// Whether it may have devices that can reach all memory; only a guest file can say it.
+    #[arg(skip)]
+    pub trusted: Option<bool>,
+    /// Whose affinities its CPUs have; only a guest file can say it.
+    #[arg(skip)]
+    pub affinity: Option<Affinity>,
+    /// Several guests; only a guest file can say them.
+    #[arg(skip)]
+    #[serde(rename = "guest")]
+    pub guests: Vec<Self>,
+    /// The place of its first disk among the machine's.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub first_slot: Option<u32>,
     /// Copy the raw serial stream, hypervisor lines and records included, into this file.
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
+}
+
+/// Whose affinities the CPUs of a guest have.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Affinity {
+    /// Those of the machine's first.
+    Own,
+    /// Those of the machine's that they are on.
+    Machine,
+}
+
+/// The CPUs of a guest.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(untagged)]
+pub enum Cpus {
+    /// So many.
+    Number(u32),
+    /// These pCPUs, by their places in the machine's devicetree.
+    List(Vec<u32>),
+}
+
+impl Cpus {
+    /// How many.
+    fn count(&self) -> u32 {
+        match self {
+            Self::Number(count) => *count,
+            Self::List(list) => u32::try_from(list.len()).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+impl From<u32> for Cpus {
+    fn from(count: u32) -> Self {
+        Self::Number(count)
+    }
+}
+
+fn number_of_cpus(text: &str) -> Result<Cpus, std::num::ParseIntError> {
+    text.parse().map(Cpus::Number)
 }
 
 /// On or off.
@@ -204,14 +265,20 @@ impl Options {
             .with_context(|| format!("cannot read the guest file {}", path.display()))?;
         let mut options =
             file::parse(&text).with_context(|| format!("in the guest file {}", path.display()))?;
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let files = options.kernel.iter_mut().chain(&mut options.initrd);
-        let flash = options.flash.iter_mut().filter_map(Flash::file_mut);
-        let files = files.chain(&mut options.disks).chain(&mut options.log);
+        options.be_relative_to(path.parent().unwrap_or(Path::new("")));
+        Ok(options)
+    }
+
+    fn be_relative_to(&mut self, folder: &Path) {
+        let files = self.kernel.iter_mut().chain(&mut self.initrd);
+        let flash = self.flash.iter_mut().filter_map(Flash::file_mut);
+        let files = files.chain(&mut self.disks).chain(&mut self.log);
         for file in files.chain(flash) {
             *file = folder.join(&*file);
         }
-        Ok(options)
+        for guest in &mut self.guests {
+            guest.be_relative_to(folder);
+        }
     }
 
     /// These options, and where they say nothing, those of `file`. Lists are joined.
@@ -237,6 +304,12 @@ impl Options {
             flash: self.flash.or(file.flash),
             pvpanic: self.pvpanic.or(file.pvpanic),
             watchdog: self.watchdog.or(file.watchdog),
+            name: self.name.or(file.name),
+            devices: self.devices.or(file.devices),
+            trusted: self.trusted.or(file.trusted),
+            affinity: self.affinity.or(file.affinity),
+            guests: [file.guests, self.guests].concat(),
+            first_slot: None,
             operator: self.operator.or(file.operator),
             timeout: self.timeout.or(file.timeout),
             log: self.log.or(file.log),
@@ -256,8 +329,26 @@ impl Options {
             flash: self.flash_bytes().unwrap_or_default(),
             pvpanic: self.pvpanic.unwrap_or_default(),
             watchdog: self.watchdog.map(|it| it.0),
+            name: self.name.clone().unwrap_or(GuestConfig::default().name),
+            devices: self.devices.clone(),
+            trusted: self.trusted.unwrap_or_default(),
             ..GuestConfig::default()
         }
+    }
+
+    /// The same of a guest that shares the machine: it has some of the CPUs and of the memory.
+    pub fn config_of_many(&self, bootargs: &str) -> Result<GuestConfig> {
+        let pcpus = match &self.cpus {
+            Some(Cpus::List(list)) => list.clone(),
+            Some(Cpus::Number(_)) | None => Vec::new(),
+        };
+        Ok(GuestConfig {
+            vcpus: self.cpus()?,
+            pcpus,
+            machine_affinities: self.affinity == Some(Affinity::Machine),
+            memory: self.own_memory_mib()? << 20,
+            ..self.config(bootargs)
+        })
     }
 
     /// What the operator of the machine may do.
@@ -281,13 +372,18 @@ impl Options {
 
     /// Number of CPUs.
     pub fn cpus(&self) -> Result<u32> {
-        match self.cpus.unwrap_or(4) {
+        match self.cpus.as_ref().map_or(4, Cpus::count) {
             cpus @ 1..=MAX_CPUS => Ok(cpus),
             cpus => bail!("{cpus} CPUs cannot be had; ask for 1 to {MAX_CPUS}"),
         }
     }
 
-    /// Size of RAM in MiB.
+    /// Size of the guest's own RAM in MiB; 0 if it says nothing.
+    fn own_memory_mib(&self) -> Result<u64> {
+        self.memory.as_deref().map_or(Ok(0), memory_mib)
+    }
+
+    /// Size of the machine's RAM in MiB.
     pub fn memory_mib(&self) -> Result<u64> {
         let own = self.machine.unwrap_or_default().memory_mib();
         let size = match (&self.memory, &own) {
@@ -314,6 +410,9 @@ impl Options {
         let kernel = self.kernel.iter().map(|path| ("kernel", path));
         let initrd = self.initrd.iter().map(|path| ("initrd", path));
         let disks = self.disks.iter().map(|path| ("disk", path));
+        for guest in &self.guests {
+            guest.check_files()?;
+        }
         for (what, path) in kernel.chain(initrd).chain(disks) {
             let found = fs::metadata(path).with_context(|| {
                 format!("there is no {what} {}; check the path", path.display())
@@ -330,119 +429,4 @@ impl Options {
 const MAX_CPUS: u32 = 128;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_key_of_a_guest_file_is_read() {
-        let options = file::parse(
-            r#"
-            kernel = "Image"
-            initrd = "initrd.gz"
-            dtb-at = 0x44000000
-            append = "quiet"
-            cpus = 8
-            memory = "2G"
-            disks = ["a.img"]
-            cpu = "cortex-a72"
-            sdei = "off"
-            machine = "virt-gicv2"
-            el3 = "tfa"
-            hv-append = "crash=reset"
-            qemu-args = ["-d", "int"]
-            timeout = 60
-            log = "serial.log"
-            "#,
-        )
-        .unwrap();
-        assert_eq!(options.cpus().unwrap(), 8);
-        assert_eq!(
-            memory_mib(options.memory.as_deref().unwrap()).unwrap(),
-            2048
-        );
-        assert_eq!(options.config("").dtb_at, Some(0x4400_0000));
-        assert_eq!(options.sdei, Some(Switch::Off));
-        assert_eq!(options.machine, Some(Board::VirtGicv2));
-        assert_eq!(options.el3, Some(El3::Tfa));
-        assert_eq!(options.qemu_args, ["-d", "int"]);
-    }
-
-    #[test]
-    fn what_the_hypervisor_is_told_can_be_in_a_file() {
-        let options = file::parse(
-            "firmware = \"tfa-2.12\"\nreclaim = \"parked\"\ndebug-calls = true\nsdei = \"on\"\n\
-             events = [{ number = 0x100, scope = \"private\", priority = \"critical\" }]\n",
-        )
-        .unwrap();
-        let config = options.config("quiet");
-        assert_eq!(config.check(), Ok(()));
-        assert_eq!(config.bootargs, "quiet");
-        assert_eq!(config.firmware, "tfa-2.12");
-        assert_eq!(config.reclaim, psci::Reclaim::Parked);
-        assert!(config.sdei && config.debug_calls);
-        assert_eq!(config.events.len(), 1);
-        let event = config.events[0];
-        assert_eq!((event.number, event.scope), (0x100, sdei::Scope::Private));
-        assert_eq!(event.priority, sdei::Priority::Critical);
-    }
-
-    #[test]
-    fn firmware_that_nobody_knows_is_named() {
-        assert!(firmware("tfa-2.12,signal-lost=3").is_ok());
-        let error = firmware("tfa-2.12,signal-lsot=3").unwrap_err();
-        assert!(error.starts_with("`signal-lsot=3`"), "{error}");
-    }
-
-    #[test]
-    fn command_line_wins_and_lists_join() {
-        let file = Options {
-            cpus: Some(8),
-            cpu: Some("cortex-a53".into()),
-            disks: vec!["a".into()],
-            ..Options::default()
-        };
-        let line = Options {
-            cpus: Some(2),
-            disks: vec!["b".into()],
-            ..Options::default()
-        };
-        let merged = line.over(file);
-        assert_eq!(merged.cpus, Some(2));
-        assert_eq!(merged.cpu.as_deref(), Some("cortex-a53"));
-        assert_eq!(merged.disks, [PathBuf::from("a"), PathBuf::from("b")]);
-    }
-
-    #[test]
-    fn too_many_cpus_are_refused() {
-        let options = |cpus| Options {
-            cpus: Some(cpus),
-            ..Options::default()
-        };
-        assert_eq!(options(128).cpus().unwrap(), 128);
-        assert!(options(0).cpus().is_err());
-        assert!(options(129).cpus().is_err());
-    }
-
-    #[test]
-    fn a_board_has_the_ram_it_has() {
-        let options = |memory: Option<&str>| Options {
-            machine: Some(Board::Raspi4b),
-            memory: memory.map(str::to_owned),
-            ..Options::default()
-        };
-        assert!(options(Some("512M")).memory_mib().is_err());
-        assert!(options(Some("3G")).memory_mib().is_err());
-        assert_eq!(options(Some("1G")).memory_mib().unwrap(), 1024);
-        assert_eq!(options(None).memory_mib().unwrap(), 2048);
-    }
-
-    #[test]
-    fn a_file_that_is_not_there_is_named() {
-        let options = Options {
-            disks: vec!["/no/such/disk".into()],
-            ..Options::default()
-        };
-        let error = options.check_files().unwrap_err().to_string();
-        assert!(error.contains("disk /no/such/disk"), "{error}");
-    }
-}
+mod tests;

@@ -34,6 +34,11 @@ impl Payload<'_> {
     /// The same for a machine with so many MiB of RAM, whose operator may do what `operator` says: a kernel that unpacks into
     /// more is refused.
     pub fn write_for(&self, path: &Path, memory_mib: u64, operator: Access) -> Result<Needs> {
+        let needs = write_all(std::slice::from_ref(self), path, memory_mib, operator)?;
+        needs.into_iter().next().context("a bundle has a guest")
+    }
+
+    fn read(&self, memory_mib: u64) -> Result<Files> {
         let kernel = read_kernel(self.kernel, memory_mib)?;
         let ramdisk = match self.initrd {
             Some(initrd) => Some(
@@ -49,22 +54,50 @@ impl Payload<'_> {
             ),
             None => None,
         };
-        let guest = Guest {
-            config: self.config.clone(),
-            kernel: &kernel,
-            ramdisk: ramdisk.as_deref(),
-            flash: flash.as_deref(),
-        };
-        let bundle = hv_bundle::write_for(operator, &[guest])
-            .map_err(|error| anyhow::anyhow!("cannot make the guest's bundle: {error}"))?;
-        write_if_new(path, &bundle)?;
-        Ok(Needs {
-            kernel: footprint(&kernel),
-            is_flat: is_flat(&kernel),
-            ramdisk: size(ramdisk.as_ref()),
-            bundle: size(Some(&bundle)),
+        Ok(Files {
+            kernel,
+            ramdisk,
+            flash,
         })
     }
+}
+
+/// What is in the files of a guest.
+struct Files {
+    kernel: Vec<u8>,
+    ramdisk: Option<Vec<u8>>,
+    flash: Option<Vec<u8>>,
+}
+
+/// Writes the bundle of all these guests to `path`, as [`Payload::write_for`]; the room that each needs.
+pub fn write_all(
+    payloads: &[Payload<'_>],
+    path: &Path,
+    memory_mib: u64,
+    operator: Access,
+) -> Result<Vec<Needs>> {
+    let mut files = Vec::new();
+    for payload in payloads {
+        files.push(payload.read(memory_mib)?);
+    }
+    let guests = payloads.iter().zip(&files);
+    let guests = guests.map(|(payload, files)| Guest {
+        config: payload.config.clone(),
+        kernel: &files.kernel,
+        ramdisk: files.ramdisk.as_deref(),
+        flash: files.flash.as_deref(),
+    });
+    let guests: Vec<Guest<'_>> = guests.collect();
+    let bundle = hv_bundle::write_for(operator, &guests)
+        .map_err(|error| anyhow::anyhow!("cannot make the guest's bundle: {error}"))?;
+    write_if_new(path, &bundle)?;
+    let needs = files.iter().map(|files| Needs {
+        kernel: footprint(&files.kernel),
+        is_flat: is_flat(&files.kernel),
+        ramdisk: size(files.ramdisk.as_ref()),
+        bundle: size(Some(&bundle)),
+    });
+    Ok(needs.collect())
 }
 
 /// The memory that `kernel` takes, a file that has been recognised.

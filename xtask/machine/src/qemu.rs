@@ -49,6 +49,8 @@ pub struct Machine {
     pub append: String,
     /// Raw disk images, each a virtio-blk device; on a board the one SD card.
     pub disks: Vec<PathBuf>,
+    /// The transports that the first of them have, by number from the lowest address on; the others have any.
+    pub slots: Vec<u32>,
     /// Whether a board's console is its mini-UART, and not its PL011.
     pub mini_uart: bool,
     /// Count instructions: one per nanosecond of machine time, unless `icount_shift` says otherwise,
@@ -81,6 +83,7 @@ impl Machine {
             initrd: None,
             append: String::new(),
             disks: Vec::new(),
+            slots: Vec::new(),
             mini_uart: false,
             icount: false,
             icount_shift: 0,
@@ -197,7 +200,14 @@ impl Machine {
         for (number, disk) in self.disks.iter().enumerate() {
             let drive = format!("if=none,format=raw,werror=report,id=disk{number},file=");
             line.option("-drive", with_path(&drive, disk));
-            line.option("-device", format!("virtio-blk-device,drive=disk{number}"));
+            let bus = match self.slots.get(number) {
+                Some(slot) => format!(",bus=virtio-mmio-bus.{slot}"),
+                None => String::new(),
+            };
+            line.option(
+                "-device",
+                format!("virtio-blk-device,drive=disk{number}{bus}"),
+            );
         }
     }
 

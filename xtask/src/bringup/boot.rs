@@ -49,7 +49,7 @@ impl Boot {
         let mut seen = Vec::new();
         for part in self.splitter.push(bytes) {
             match part {
-                Part::Guest(bytes) => {
+                Part::Guest { bytes, .. } => {
                     for line in self.guest.push(&bytes) {
                         self.results.note(&line);
                         self.story.note(&line);

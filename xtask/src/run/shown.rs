@@ -10,6 +10,8 @@ use machine::operator::Late;
 /// Chooses among the lines of one boot.
 #[derive(Default)]
 pub struct Shown {
+    /// There is more than one guest.
+    are_several: bool,
     /// How often guests were reset.
     resets: u64,
     /// The lines of an orderly stop so far, which nobody sees unless it turns out to be none.
@@ -31,7 +33,15 @@ impl Shown {
                 None => vec![line],
             });
         };
+        let whose = match record.word("vm") {
+            Ok(vm) if self.are_several => format!("vm{vm}: "),
+            _ => String::new(),
+        };
         match record.name.as_str() {
+            "ready" => {
+                self.are_several = record.number("vms")? > 1;
+                return Ok(Vec::new());
+            }
             "hv-stop" if !self.is_report && is_orderly(&record)? => {
                 self.stop = Some(vec![line]);
                 return Ok(Vec::new());
@@ -49,7 +59,7 @@ impl Shown {
             "vm-reset" => {
                 self.resets += 1;
                 let is_told = self.resets <= SOME || self.resets.is_power_of_two();
-                let text = format!("guest reset ({})", self.resets);
+                let text = format!("{whose}guest reset ({})", self.resets);
                 return Ok(is_told
                     .then_some(Line { text, ..line })
                     .into_iter()
@@ -60,7 +70,13 @@ impl Shown {
                 if is_first && core::mem::replace(&mut self.has_abort, true) {
                     return Ok(Vec::new());
                 }
-                let text = fault(&record, is_first)?;
+                let text = whose + &fault(&record, is_first)?;
+                return Ok(vec![Line { text, ..line }]);
+            }
+            "vm-lost" => {
+                let vm = record.number("vm")?;
+                let text =
+                    format!("the guest vm{vm} is given up: a CPU never leaves it; others go on");
                 return Ok(vec![Line { text, ..line }]);
             }
             "vm-panic" => {
@@ -72,7 +88,7 @@ impl Shown {
                     }
                     _ => "it switches itself off",
                 };
-                let text = format!("vCPU {vcpu} says by pvpanic: {said}");
+                let text = format!("{whose}vCPU {vcpu} says by pvpanic: {said}");
                 return Ok(vec![Line { text, ..line }]);
             }
             "vm-late" => {

@@ -61,7 +61,7 @@ fn boots(workshop: &Workshop, options: &[&str], mini_uart: bool) -> Result<Strin
     let timed_out = loop {
         match session.next_event()? {
             Event::Line(line) => watch.follow(&line, &mut session)?,
-            Event::Guest(bytes) => said.extend(bytes),
+            Event::Guest { bytes, .. } => said.extend(bytes),
             Event::Complaint(_) => {}
             Event::Ended(_) | Event::Left => break false,
             Event::TimedOut => break true,

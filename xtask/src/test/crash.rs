@@ -199,7 +199,7 @@ fn lines_until(session: &mut Session, last: &str) -> Result<Vec<String>> {
                     return Ok(lines);
                 }
             }
-            Event::Guest(_) | Event::Complaint(_) => {}
+            Event::Guest { .. } | Event::Complaint(_) => {}
             Event::Ended(_) | Event::TimedOut | Event::Left => {
                 bail!("it did not come to {last:?}:\n{}", lines.join("\n"));
             }

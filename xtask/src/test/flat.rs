@@ -137,7 +137,7 @@ fn listen(machine: &Machine, is_enough: impl Fn(&str) -> bool) -> Result<Booted>
     let (mut console, mut lines) = (Vec::new(), Vec::new());
     let timed_out = loop {
         match session.next_event()? {
-            Event::Guest(bytes) => {
+            Event::Guest { bytes, .. } => {
                 console.extend(bytes);
                 if is_enough(&String::from_utf8_lossy(&console)) {
                     break false;
@@ -187,7 +187,7 @@ fn program(workshop: &Workshop, size: Option<u64>) -> Result<PathBuf> {
 fn compare(workshop: &Workshop, (_, memory, kernel, initrd): Sizes) -> Result<String> {
     let mut options = Options {
         kernel: Some(program(workshop, kernel)?),
-        cpus: Some(1),
+        cpus: Some(1.into()),
         memory: Some(format!("{memory}M")),
         ..Options::default()
     };
@@ -248,7 +248,7 @@ fn move_devicetree(workshop: &Workshop, at: u64, refusal: &str) -> Result<String
     let options = Options {
         kernel: Some(program(workshop, None)?),
         initrd: Some(ramdisk(workshop, 100)?),
-        cpus: Some(1),
+        cpus: Some(1.into()),
         memory: Some("128M".into()),
         dtb_at: Some(at),
         ..Options::default()

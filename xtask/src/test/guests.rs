@@ -356,7 +356,7 @@ impl<'a> Bench<'a> {
         };
         let timed_out = loop {
             match session.next_event()? {
-                Event::Guest(bytes) => {
+                Event::Guest { bytes, .. } => {
                     for line in guest.push(&bytes) {
                         if results.note(&line) {
                             session.allow(timeout(results.running.as_deref()));

@@ -247,7 +247,7 @@ fn reboot(lab: &Lab) -> Result<String> {
     let (mut resets, mut boots) = (0, 0);
     while boots <= TIMES {
         match session.next_event()? {
-            Event::Guest(bytes) => {
+            Event::Guest { bytes, .. } => {
                 let up = |line: &&String| line.contains("LAB: up") && line.contains("sdei=yes");
                 boots += lines.push(&bytes).iter().filter(up).count() as u64;
             }

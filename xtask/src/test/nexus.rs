@@ -60,7 +60,7 @@ fn boot(workshop: &Workshop) -> Result<String> {
     let mut console = Vec::new();
     let timed_out = loop {
         match session.next_event()? {
-            Event::Guest(bytes) => console.extend(bytes),
+            Event::Guest { bytes, .. } => console.extend(bytes),
             Event::Line(line) => watch.follow(&line, &mut session)?,
             Event::Complaint(_) => {}
             Event::Ended(_) | Event::Left => break false,

@@ -300,7 +300,7 @@ fn sentence(machine: &Machine) -> Result<String> {
                     sentences.push(sentence.to_owned());
                 }
             }
-            Event::Guest(_) | Event::Complaint(_) => {}
+            Event::Guest { .. } | Event::Complaint(_) => {}
             Event::Ended(_) | Event::Left => break false,
             Event::TimedOut => break true,
         }

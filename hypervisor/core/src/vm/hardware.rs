@@ -94,9 +94,10 @@ pub trait Hardware: Pcpu + Array {
     /// The alarm has gone off: what the pCPU itself has to look after.
     fn look_after(&mut self);
 
-    /// The caller ends the VM and waits for siblings that are still in the guest. Called again and again; the machine
-    /// is stopped from in here if one never comes.
-    fn wait_for_siblings(&mut self, end: End);
+    /// The caller ends the VM and waits for siblings that are still in the guest. Called again and again. False if one never
+    /// comes: the VM is then given up. The machine is stopped from in here instead if there is no other VM.
+    #[must_use]
+    fn wait_for_siblings(&mut self, end: End) -> bool;
 
     /// Answers [`Interrupt::Stop`]. Does not return if the machine stops.
     fn answer_stop(&mut self);
@@ -186,6 +187,8 @@ pub trait Vm: Parts {
     fn announce(&self, end: End);
     /// Says what is remembered of a vCPU that has left its guest for good.
     fn report(&self, vcpu: &super::Vcpu);
+    /// The VM is given up: a vCPU does not leave it.
+    fn give_up(&self);
     /// All has been said of a VM that ended.
     fn conclude(&self);
     /// The VM is off for good. Returns if other guests run on.

@@ -101,6 +101,18 @@ impl Life {
         }
     }
 
+    /// A VM that is being stopped is not loaded again, though a vCPU may be in the guest for ever.
+    pub fn give_up(&mut self) {
+        if let Self::Stopping { .. } = self {
+            *self = Self::Gone;
+        }
+    }
+
+    /// Whether it is off for good.
+    pub const fn is_gone(self) -> bool {
+        matches!(self, Self::Gone)
+    }
+
     /// A frozen VM is not loaded again.
     pub fn bury(&mut self) {
         if self.is_frozen() {
@@ -144,6 +156,20 @@ mod tests {
         );
         life.bury();
         assert!(!life.load(), "off for good");
+    }
+
+    #[test]
+    fn a_vm_that_is_given_up_never_runs_again() {
+        let mut life = running();
+        life.give_up();
+        assert!(life.may_start() && !life.is_gone(), "nobody ends it");
+        assert!(life.stop(VcpuId(1), End::Off, ALL));
+        life.give_up();
+        assert!(life.is_gone());
+        // Whoever comes out after all changes nothing.
+        life.leave(VcpuId(0));
+        life.leave(VcpuId(2));
+        assert!(life.is_gone() && !life.load() && !life.may_start());
     }
 
     #[test]

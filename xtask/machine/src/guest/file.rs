@@ -14,7 +14,11 @@ const KEYS: &[Key] = &[
     ("initrd", "a path in quotation marks", "\"initrd.gz\""),
     ("dtb-at", "an address", "0x44000000"),
     ("append", "words in quotation marks", "\"quiet loglevel=4\""),
-    ("cpus", "a number of CPUs", "4"),
+    (
+        "cpus",
+        "a number of CPUs, or of one of several guests a list of the machine's",
+        "4",
+    ),
     ("memory", "a size in quotation marks", "\"512M\""),
     ("disks", "a list of paths", "[\"disk.img\"]"),
     (
@@ -58,6 +62,23 @@ const KEYS: &[Key] = &[
     ("debug-calls", "true or false", "true"),
     ("flash", "a size or a path in quotation marks", "\"64M\""),
     ("pvpanic", "true or false", "true"),
+    ("name", "a name in quotation marks", "\"kdump\""),
+    (
+        "affinity",
+        "\"own\" or \"machine\", in quotation marks",
+        "\"machine\"",
+    ),
+    (
+        "devices",
+        "a list of devices in quotation marks",
+        "[\"rtc\", \"virtio:0\"]",
+    ),
+    ("trusted", "true or false", "true"),
+    (
+        "guest",
+        "a table for each guest",
+        "[{ name = \"one\", cpus = [0, 1] }, { name = \"two\" }]",
+    ),
     (
         "watchdog",
         "a limit from 10ms to 86400s and, for one vCPU and for all, report, nmi, freeze, reset or off",
@@ -84,16 +105,39 @@ pub fn parse(text: &str) -> Result<Options> {
         let why = error.message();
         bail!("line {line} is no TOML: {why}; docs/guest-file.md has an example");
     };
-    let mut wrong: Vec<(usize, String)> = table
-        .iter()
-        .filter_map(|(key, value)| Some((line_of(text, key), complaint(key, value)?)))
-        .collect();
+    let mut wrong = complaints(text, &table);
     wrong.sort();
     match wrong.into_iter().next() {
         Some((line, what)) => bail!("line {line}: {what}"),
         None => bail!("{}; docs/guest-file.md has an example", error.message()),
     }
 }
+
+/// What is wrong, each with its line.
+fn complaints(text: &str, table: &Table) -> Vec<(usize, String)> {
+    let mut wrong = Vec::new();
+    for (key, value) in table {
+        let guests = value.as_array().filter(|_| key == GUEST);
+        let guests = guests.filter(|guests| guests.iter().all(Value::is_table));
+        let Some(guests) = guests else {
+            wrong.extend(complaint(key, value).map(|what| (line_of(text, key), what)));
+            continue;
+        };
+        // Each below its own heading.
+        let headings = text.match_indices("[[guest]]").map(|(at, _)| at);
+        let headings: Vec<usize> = headings.collect();
+        for (number, guest) in guests.iter().filter_map(Value::as_table).enumerate() {
+            let start = headings.get(number).copied().unwrap_or(0);
+            let before = text[..start].matches('\n').count();
+            let own = complaints(&text[start..], guest);
+            wrong.extend(own.into_iter().map(|(line, what)| (before + line, what)));
+        }
+    }
+    wrong
+}
+
+/// The key of the tables of several guests.
+const GUEST: &str = "guest";
 
 /// What is wrong with `key = value`, if something is.
 fn complaint(key: &str, value: &Value) -> Option<String> {
@@ -203,9 +247,22 @@ mod tests {
             error.starts_with("line 2: events is a list of events"),
             "{error}"
         );
+        let error = refused("[gust]\nkernel = \"a\"\n");
+        assert!(
+            error.starts_with("line 1: there is no key `gust`; there are kernel, "),
+            "{error}"
+        );
         let error = refused("[guest]\nkernel = \"a\"\n");
         assert!(
-            error.starts_with("line 1: there is no key `guest`; there are kernel, "),
+            error.starts_with("line 1: guest is a table for each"),
+            "{error}"
+        );
+        let several = "cpus = 4\n[[guest]]\nname = \"a\"\n\n[[guest]]\nname = \"b\"\nsdei = true\n";
+        let error = refused(several);
+        assert!(error.starts_with("line 7: sdei is \"on\" or"), "{error}");
+        let error = refused(&several.replace("sdei = true", "colour = 1"));
+        assert!(
+            error.starts_with("line 7: there is no key `colour`"),
             "{error}"
         );
     }

@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn what_a_board_does_not_take_is_known() {
         let options = Options {
-            cpus: Some(4),
+            cpus: Some(4.into()),
             append: Some("quiet".into()),
             hv_append: Some("crash=reset".into()),
             ..Options::default()

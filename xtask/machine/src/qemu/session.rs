@@ -14,8 +14,13 @@ use crate::console::{GuestLines, Line, Part, Splitter};
 /// What happened next on a running machine.
 #[derive(Debug)]
 pub enum Event {
-    /// The guest wrote these bytes.
-    Guest(Vec<u8>),
+    /// A guest wrote these bytes.
+    Guest {
+        /// The number of its VM.
+        vm: u8,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
     /// The hypervisor said something.
     Line(Line),
     /// QEMU itself said something.
@@ -183,7 +188,7 @@ impl Session {
             if let Some(part) = self.parts.pop_front() {
                 self.tail.push(&part);
                 return Ok(match part {
-                    Part::Guest(bytes) => Event::Guest(bytes),
+                    Part::Guest { vm, bytes } => Event::Guest { vm, bytes },
                     Part::Line(line) => Event::Line(line),
                 });
             }
@@ -277,7 +282,7 @@ impl Tail {
 
     fn push(&mut self, part: &Part) {
         match part {
-            Part::Guest(bytes) => {
+            Part::Guest { bytes, .. } => {
                 for line in self.guest.push(bytes) {
                     self.keep(line);
                 }
@@ -316,14 +321,19 @@ impl Tail {
 mod tests {
     use super::*;
 
+    fn said(text: String) -> Part {
+        let bytes = text.into_bytes();
+        Part::Guest { vm: 0, bytes }
+    }
+
     #[test]
     fn tail_keeps_the_last_lines_of_both_sides() {
         let mut tail = Tail::default();
         for number in 0..40 {
-            tail.push(&Part::Guest(format!("{number}\n").into_bytes()));
+            tail.push(&said(format!("{number}\n")));
         }
         tail.push(&Part::Line(Line::parse("[    0.000001 p0] bye")));
-        tail.push(&Part::Guest(b"open".to_vec()));
+        tail.push(&said("open".to_owned()));
         let lines = tail.lines();
         assert_eq!(lines.len(), 31);
         assert_eq!(lines[0], "11");
@@ -376,7 +386,7 @@ mod tests {
         let mut session = shell("echo a; exec cat", never);
         // What it says takes back what was said before.
         session.end_when_quiet(never);
-        assert!(matches!(session.next_event().unwrap(), Event::Guest(_)));
+        assert!(matches!(session.next_event().unwrap(), Event::Guest { .. }));
         assert_eq!(session.quiet_until, None);
         session.end_when_quiet(Duration::from_millis(50));
         assert!(matches!(session.next_event().unwrap(), Event::TimedOut));
@@ -386,7 +396,9 @@ mod tests {
     #[test]
     fn a_session_tells_what_was_written_then_how_it_ended() {
         let mut session = shell("printf 'a\\036b\\n'; exit 3", Duration::from_secs(10));
-        assert!(matches!(session.next_event().unwrap(), Event::Guest(bytes) if bytes == b"a"));
+        assert!(
+            matches!(session.next_event().unwrap(), Event::Guest { bytes, .. } if bytes == b"a")
+        );
         assert!(matches!(session.next_event().unwrap(), Event::Line(line) if line.text == "b"));
         assert!(
             matches!(session.next_event().unwrap(), Event::Ended(status) if status.code() == Some(3))

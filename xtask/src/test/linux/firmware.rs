@@ -67,7 +67,7 @@ fn hang(workshop: &Workshop, lab: &Lab) -> Result<String> {
     let (mut has_left, mut has_begun) = (false, false);
     loop {
         match session.next_event()? {
-            Event::Guest(bytes) => {
+            Event::Guest { bytes, .. } => {
                 for line in lines.push(&bytes) {
                     has_left |= line.contains("Starting crashdump kernel");
                     if has_left && line.contains("CPU2: Booted secondary processor") {

@@ -106,7 +106,7 @@ fn boot(machine: &Machine) -> Result<HibernateRun> {
     let mut seen = HibernateRun::default();
     let ended = loop {
         match session.next_event()? {
-            Event::Guest(bytes) => {
+            Event::Guest { bytes, .. } => {
                 for line in lines.push(&bytes) {
                     seen.has_started |= line.contains("sdei_nmi: using SDEI");
                     if let Some((_, said)) = line.split_once("LAB: ") {

@@ -150,7 +150,7 @@ fn live(
     let mut seen = LifeRun::default();
     let lived = loop {
         let step = match session.next_event()? {
-            Event::Guest(bytes) => lines
+            Event::Guest { bytes, .. } => lines
                 .push(&bytes)
                 .iter()
                 .try_for_each(|line| seen.note(line)),

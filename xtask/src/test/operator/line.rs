@@ -82,7 +82,7 @@ pub fn abuse(workshop: &Workshop, length: usize) -> Result<String> {
     let mut answers = 0;
     loop {
         match session.next_event()? {
-            Event::Guest(bytes) => written.extend(bytes),
+            Event::Guest { bytes, .. } => written.extend(bytes),
             Event::Line(line) => {
                 operator.hear(&line);
                 if let Some(record) = line.record().transpose()?

@@ -206,7 +206,9 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             self.vm.ask(vcpu, Requests::STOP);
         }
         while !self.vm.lock().life.is_frozen() {
-            self.cpu.wait_for_siblings(end);
+            if !self.cpu.wait_for_siblings(end) {
+                return self.give_up();
+            }
         }
         self.retire();
         self.vm.conclude();
@@ -217,6 +219,15 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             }
             End::Reset(_) => load(&self.vm, &mut self.cpu),
         }
+    }
+
+    /// A sibling never leaves the guest. Its memory is not touched any more, and nobody starts in it: it costs this VM alone.
+    #[cold]
+    fn give_up(&mut self) {
+        self.retire();
+        self.vm.give_up();
+        self.vm.lock().life.give_up();
+        self.vm.finish();
     }
 }
 

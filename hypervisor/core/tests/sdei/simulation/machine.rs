@@ -626,6 +626,7 @@ impl vm::Vm for Port<'_> {
         self.guest().is_leaving = true;
     }
 
+    fn give_up(&self) {}
     fn conclude(&self) {}
 
     fn finish(&self) {}

@@ -1,0 +1,289 @@
+//! What nobody has got yet, and how a guest takes its part of that.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use platform::{Conduit, Cpu, Device, DeviceKind, Machine, Range};
+
+use super::check::Check;
+use super::own::Own;
+use super::{Backing, Host, VmPlan, Wanted, gic, reaches_memory, seeding};
+use crate::layout::{Memory, Parts};
+use crate::places::Places;
+use crate::ram::{PAGE_SIZE, lowest_of, take_in_step, take_lowest, whole_pages};
+use crate::{Error, Guest, GuestConfig, GuestSpec, Kernel, Layout, build_guest_dtb};
+
+/// What nobody has got yet.
+pub struct Left<'m> {
+    pub machine: &'m Machine,
+    pub host: &'m Host<'m>,
+    pub places: Places<'m>,
+    pub check: Check<'m>,
+    pub cpus: Vec<Cpu>,
+    pub ram: Vec<Range>,
+    pub devices: Vec<&'m Device>,
+    pub input: Option<u32>,
+    pub is_only: bool,
+}
+
+impl<'m> Left<'m> {
+    /// Plans one VM, and keeps the rest for those after it.
+    pub fn give_to<'a>(
+        &mut self,
+        id: u8,
+        guest: Guest<'a>,
+        cpus: Vec<u64>,
+    ) -> Result<VmPlan<'a>, Error> {
+        let whose = format!("the guest {}", guest.config.name);
+        let given = self.devices_of(&whose, &guest.config)?;
+        let own_devices = Own::find(&guest.config, &self.places, &mut self.ram)?;
+        let is_placed = self.is_only || given.iter().any(|device| reaches_memory(device.kind));
+        let (ram, backing) = self.ram_of(&guest.config, is_placed);
+        let memory = ram.iter().map(|part| part.size).sum();
+        guest.config.check_memory(memory)?;
+        if ram.is_empty() {
+            let what = "is left without RAM";
+            return Err(Error::invalid(&whose, what, "give the machine more memory"));
+        }
+        let vcpus = cpus.len();
+        let timers = &self.machine.timers;
+        let affinities = if guest.config.machine_affinities {
+            cpus.clone()
+        } else {
+            let machines = self.machine.cpus.iter().map(|cpu| cpu.mpidr);
+            machines.take(vcpus).collect()
+        };
+        let mut plan = VmPlan {
+            id,
+            cpus,
+            affinities,
+            ram,
+            backing,
+            layout: Layout::default(),
+            dtb: Vec::new(),
+            seeding: None,
+            uart: self.machine.shown.base,
+            uart_intid: self.machine.shown.intid,
+            input: None,
+            distributor: self.machine.gic.distributor(),
+            redistributors: gic::redistributors(&self.machine.gic, &whose, vcpus)?,
+            cpu_interface: gic::cpu_interface(&self.machine.gic, &whose, vcpus)?,
+            registers: Vec::new(),
+            transports: Vec::new(),
+            interrupts: vec![timers.virt, timers.physical],
+            own: own_devices,
+            guest,
+        };
+        for device in &given {
+            self.check.device(device)?;
+            plan.registers.extend(&device.mmio);
+            if device.kind == DeviceKind::VirtioMmio {
+                let starts = device.mmio.iter().map(|range| range.start);
+                plan.transports.extend(starts);
+            }
+            for spi in &device.spis {
+                if !plan.interrupts.contains(&spi.intid) {
+                    plan.interrupts.push(spi.intid);
+                }
+            }
+        }
+        self.place(&mut plan, &given, is_placed)?;
+        Ok(plan)
+    }
+
+    /// For each guest the affinities of the pCPUs that it gets.
+    pub fn share_cpus(&mut self, guests: &[Guest<'_>]) -> Result<Vec<Vec<u64>>, Error> {
+        let mut shares = vec![Vec::new(); guests.len()];
+        let both = || guests.iter().map(|guest| &guest.config);
+        // Who lists some, who says how many, and who takes the rest.
+        for (config, share) in both().zip(&mut shares) {
+            for &number in &config.pcpus {
+                share.push(self.take_cpu(&config.name, number)?);
+            }
+        }
+        for takes_rest in [false, true] {
+            for (config, share) in both().zip(&mut shares) {
+                if !config.pcpus.is_empty() || (config.vcpus == 0) != takes_rest {
+                    continue;
+                }
+                let left = self.cpus.len();
+                config.check_cpus(left as u32)?;
+                let count = if takes_rest {
+                    left
+                } else {
+                    config.vcpus as usize
+                };
+                share.extend(self.cpus.drain(..count).map(|cpu| cpu.mpidr));
+                if share.is_empty() {
+                    let whose = format!("the guest {}", config.name);
+                    let what = "is left without CPUs";
+                    return Err(Error::invalid(&whose, what, "start a larger machine"));
+                }
+            }
+        }
+        Ok(shares)
+    }
+
+    /// Takes the machine's CPU of this number, if nobody has it.
+    fn take_cpu(&mut self, name: &str, number: u32) -> Result<u64, Error> {
+        let wanted = self.machine.cpus.get(number as usize);
+        let place = self.cpus.iter().position(|cpu| Some(cpu) == wanted);
+        match place {
+            Some(place) => Ok(self.cpus.remove(place).mpidr),
+            None => {
+                let place = format!("the guest {name}, cpus: {number}");
+                let what = "is no CPU of the machine, or somebody has it already";
+                Err(Error::invalid(
+                    &place,
+                    what,
+                    "list others; they count from 0",
+                ))
+            }
+        }
+    }
+
+    /// Takes RAM for a guest: where the guest finds it and where it is, which is the same if `is_placed`.
+    fn ram_of(&mut self, config: &GuestConfig, is_placed: bool) -> (Vec<Range>, Backing) {
+        let most = match config.memory {
+            0 => u64::MAX,
+            bytes => bytes,
+        };
+        if is_placed {
+            let ram = take_lowest(&mut self.ram, most);
+            let backing = Backing::one_to_one(&ram);
+            return (ram, backing);
+        }
+        // Blocks of the one are then blocks of the other, but for those at a hole.
+        let mut shown = whole_pages(self.machine.ram.clone(), self.host.limit);
+        let base = shown.first().map_or(0, |part| part.start);
+        let behind = take_in_step(&mut self.ram, base, most);
+        let size = behind.iter().map(|part| part.size).sum();
+        let shown = take_lowest(&mut shown, size);
+        let backing = Backing::of(&shown, &behind);
+        (shown, backing)
+    }
+
+    /// Takes the devices that a guest asks for.
+    fn devices_of(&mut self, whose: &str, config: &GuestConfig) -> Result<Vec<&'m Device>, Error> {
+        let words = match &config.devices {
+            Some(words) => words.iter().map(String::as_str).collect(),
+            None if self.is_only => vec!["all"],
+            None => Vec::new(),
+        };
+        let mut given: Vec<&Device> = Vec::new();
+        for word in words {
+            let wanted = Wanted::parse(word)?;
+            let is_it = |device: &Device| {
+                let is_before = |other: &&Device| {
+                    other.kind == device.kind && lowest_of(&other.mmio) < lowest_of(&device.mmio)
+                };
+                wanted.is(
+                    device,
+                    self.machine.devices.iter().filter(is_before).count(),
+                )
+            };
+            let (taken, left): (Vec<_>, Vec<_>) =
+                self.devices.iter().partition(|device| is_it(device));
+            if taken.is_empty() && wanted.is_one() {
+                let place = format!("{whose}, devices: {word}");
+                let what = "is no device that a guest can have, or somebody has it already, or a device with its page or interrupt";
+                let mend = "look into the machine's devicetree, or leave those to one guest";
+                return Err(Error::invalid(&place, what, mend));
+            }
+            given.extend(taken);
+            self.devices = left;
+        }
+        // Stage 2 shows whole pages: who has one register in a page has all (eight transports of QEMU's virt are in one). Nor do two
+        // guests have one interrupt.
+        self.devices.retain(|device| {
+            let is_beside = |own: &&Device| {
+                share_a_page(&own.mmio, &device.mmio)
+                    || own
+                        .spis
+                        .iter()
+                        .any(|own| device.spis.iter().any(|spi| own.intid == spi.intid))
+            };
+            !given.iter().any(is_beside)
+        });
+        let is_trusted = config.trusted || self.is_only && config.devices.is_none();
+        let free = given.iter().find(|device| reaches_memory(device.kind));
+        if let Some(device) = free.filter(|_| !is_trusted) {
+            let place = format!("{whose}, devices: {}", device.path);
+            let what = "can be told to read and write all memory, and nothing on this machine checks where";
+            let mend = "say trusted = true if this guest may do that";
+            return Err(Error::invalid(&place, what, mend));
+        }
+        // As the machine has them.
+        let is_given = |device: &&Device| given.iter().any(|own| core::ptr::eq(*own, *device));
+        Ok(self.machine.devices.iter().filter(is_given).collect())
+    }
+
+    /// Makes the devicetree, and finds places for what the guest boots.
+    fn place(
+        &self,
+        plan: &mut VmPlan<'_>,
+        given: &[&Device],
+        is_placed: bool,
+    ) -> Result<(), Error> {
+        let devices: Vec<&str> = given.iter().map(|device| device.path.as_str()).collect();
+        let spec = |initrd| GuestSpec {
+            ram: &plan.ram,
+            cpus: &plan.affinities,
+            bootargs: &plan.guest.config.bootargs,
+            initrd,
+            sdei: plan.guest.config.sdei,
+            seeds: self.host.secret.is_some(),
+            conduit: Conduit::Smc,
+            console: &self.machine.shown.path,
+            devices: &devices,
+            own: plan.own,
+        };
+        let ramdisk = plan.guest.ramdisk.map(|ramdisk| ramdisk.len() as u64);
+        // The tree says where the ramdisk is, and where that is depends on the tree's size: build it twice.
+        let placeholder = ramdisk.map(|size| Range::new(0, size));
+        let draft = build_guest_dtb(self.host.dtb, &spec(placeholder))?;
+        let memory = Memory {
+            pieces: &plan.ram,
+            bare: self.bare(plan, is_placed),
+        };
+        let parts = Parts {
+            kernel: Kernel::recognise(plan.guest.kernel)?,
+            ramdisk,
+            dtb: draft.len() as u64,
+            dtb_at: plan.guest.config.dtb_at,
+        };
+        let layout = Layout::place(&memory, &parts)?;
+        let dtb = build_guest_dtb(self.host.dtb, &spec(layout.ramdisk))?;
+        plan.seeding = match self.host.secret {
+            Some(secret) => Some(seeding(&dtb, secret.of_vm(plan.id))?),
+            None => None,
+        };
+        (plan.layout, plan.dtb) = (layout, dtb);
+        Ok(())
+    }
+
+    /// What a guest would have of the first bank without a hypervisor.
+    fn bare(&self, plan: &VmPlan<'_>, is_placed: bool) -> Range {
+        let bank = self.machine.ram.first().copied().unwrap_or_default();
+        let size = match plan.guest.config.memory {
+            0 if is_placed => bank.size,
+            0 => plan.ram.iter().map(|part| part.size).sum(),
+            bytes => bytes,
+        };
+        Range::new(bank.start, size.min(bank.size))
+    }
+}
+
+/// Whether any two of these registers are in one page.
+fn share_a_page(some: &[Range], others: &[Range]) -> bool {
+    let pages = |range: &Range| {
+        let start = range.start - range.start % PAGE_SIZE;
+        let end = range.end().checked_next_multiple_of(PAGE_SIZE);
+        Range::between(start, end.unwrap_or(u64::MAX))
+    };
+    let others: Vec<Range> = others.iter().map(pages).collect();
+    let meets = |range: Range| others.iter().any(|other| other.overlaps(range));
+    some.iter().map(pages).any(meets)
+}

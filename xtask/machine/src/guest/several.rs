@@ -1,0 +1,231 @@
+//! Several guests in one file: what is each guest's, and what is the machine's.
+
+use anyhow::{Result, bail, ensure};
+
+use super::{Cpus, Options};
+use crate::board::Board;
+
+/// MiB of memory of a guest that says nothing.
+const USUAL_MIB: u64 = 512;
+/// MiB of the machine's memory besides its guests': the hypervisor's, and for the copy of what they boot.
+const OWN_MIB: u64 = 256;
+/// So many transports of QEMU's `virt` are in one page, which has one owner.
+const SLOTS_IN_PAGE: usize = 8;
+/// How many it has.
+const SLOTS: usize = 32;
+
+impl Options {
+    /// The guests, each with the name that it is called by: those of the tables, or the only one there is.
+    pub fn each(&self) -> Result<Vec<Self>> {
+        if self.guests.is_empty() {
+            return Ok(vec![self.clone()]);
+        }
+        let own = self.said_of_a_guest();
+        ensure!(
+            own.is_empty(),
+            "there are several guests, and {} is said of none of them; say it below the [[guest]] that it is for",
+            own.join(", ")
+        );
+        let mut guests = Vec::new();
+        let mut slots = 0;
+        for (number, guest) in self.guests.iter().enumerate() {
+            let mut guest = guest.clone();
+            let name = guest.name.clone();
+            let name = name.unwrap_or_else(|| format!("guest-{number}"));
+            guest.name = Some(name.clone());
+            if let Some(key) = guest.said_of_the_machine().first() {
+                bail!(
+                    "{key} is the machine's and not the guest {name}'s; say it above the first [[guest]]"
+                );
+            }
+            ensure!(
+                guest.guests.is_empty(),
+                "the guest {name} has guests of its own; a guest has none"
+            );
+            guest.machine = self.machine;
+            if guest.cpus.is_none() {
+                guest.cpus = Some(1.into());
+            }
+            if guest.memory.is_none() {
+                guest.memory = Some(format!("{USUAL_MIB}M"));
+            }
+            if !guest.disks.is_empty() {
+                slots = guest.take_slots(slots)?;
+            }
+            guests.push(guest);
+        }
+        Ok(guests)
+    }
+
+    /// Gives the disks transports from the page that begins with number `first` on; the first that is left.
+    fn take_slots(&mut self, first: usize) -> Result<usize> {
+        let name = self.name.as_deref().unwrap_or_default();
+        ensure!(
+            self.machine != Some(Board::Raspi4b),
+            "the guest {name} has disks, and a raspi4b has a card: say devices = [\"sd\"], and --disk for the machine's"
+        );
+        let end = first + self.disks.len();
+        ensure!(
+            end <= SLOTS,
+            "QEMU's virt has {SLOTS} places for disks, {SLOTS_IN_PAGE} to a page that one guest has, and the guest {name} finds none; give fewer guests disks"
+        );
+        let devices = self.devices.get_or_insert_default();
+        devices.extend((first..end).map(|slot| format!("virtio:{slot}")));
+        self.first_slot = Some(first as u32);
+        Ok(end.next_multiple_of(SLOTS_IN_PAGE))
+    }
+
+    /// How many CPUs the machine has: what is said, or what the guests need.
+    pub fn machine_cpus(&self, guests: &[Self]) -> Result<u32> {
+        if self.guests.is_empty() || self.cpus.is_some() {
+            return self.cpus();
+        }
+        let mut count = 0;
+        let mut highest = 0;
+        for guest in guests {
+            count += guest.cpus()?;
+            if let Some(Cpus::List(list)) = &guest.cpus {
+                highest = highest.max(list.iter().max().map_or(0, |last| last.saturating_add(1)));
+            }
+        }
+        let machine = Self {
+            cpus: Some(count.max(highest).into()),
+            ..Self::default()
+        };
+        machine.cpus()
+    }
+
+    /// How much memory the machine has, in MiB: what is said, or what the guests need.
+    pub fn machine_memory_mib(&self, guests: &[Self]) -> Result<u64> {
+        if self.guests.is_empty() || self.memory.is_some() || self.machine == Some(Board::Raspi4b) {
+            return self.memory_mib();
+        }
+        let mut sum = OWN_MIB;
+        for guest in guests {
+            sum += guest.own_memory_mib()?;
+        }
+        let machine = Self {
+            memory: Some(format!("{sum}M")),
+            ..Self::default()
+        };
+        machine.memory_mib()
+    }
+
+    /// Keys that are said and are about one guest.
+    fn said_of_a_guest(&self) -> Vec<&'static str> {
+        let said = [
+            (self.name.is_some(), "name"),
+            (self.kernel.is_some(), "kernel"),
+            (self.initrd.is_some(), "initrd"),
+            (self.dtb_at.is_some(), "dtb-at"),
+            (self.append.is_some(), "append"),
+            (!self.disks.is_empty(), "disks"),
+            (self.affinity.is_some(), "affinity"),
+            (self.devices.is_some(), "devices"),
+            (self.trusted.is_some(), "trusted"),
+            (self.sdei.is_some(), "sdei"),
+            (self.firmware.is_some(), "firmware"),
+            (self.reclaim.is_some(), "reclaim"),
+            (!self.events.is_empty(), "events"),
+            (self.debug_calls.is_some(), "debug-calls"),
+            (self.flash.is_some(), "flash"),
+            (self.pvpanic.is_some(), "pvpanic"),
+        ];
+        let said = said.into_iter().filter(|(is_said, _)| *is_said);
+        said.map(|(_, key)| key).collect()
+    }
+
+    /// Keys that are said and are about the machine that all guests share.
+    fn said_of_the_machine(&self) -> Vec<&'static str> {
+        let said = [
+            (self.cpu.is_some(), "cpu"),
+            (self.machine.is_some(), "machine"),
+            (self.el3.is_some(), "el3"),
+            (self.hv_append.is_some(), "hv-append"),
+            (!self.qemu_args.is_empty(), "qemu-args"),
+            (self.timeout.is_some(), "timeout"),
+            (self.operator.is_some(), "operator"),
+            (self.log.is_some(), "log"),
+        ];
+        let said = said.into_iter().filter(|(is_said, _)| *is_said);
+        said.map(|(_, key)| key).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::file;
+    use super::*;
+
+    fn read(text: &str) -> Options {
+        file::parse(text).expect(text)
+    }
+
+    fn refused(text: &str) -> String {
+        read(text).each().expect_err(text).to_string()
+    }
+
+    #[test]
+    fn a_file_without_tables_is_one_guest() {
+        let options = read("kernel = \"Image\"\ncpus = 2\n");
+        let guests = options.each().unwrap();
+        assert_eq!(guests, std::slice::from_ref(&options));
+        assert_eq!(options.machine_cpus(&guests).unwrap(), 2);
+        assert_eq!(options.machine_memory_mib(&guests).unwrap(), 1024);
+    }
+
+    #[test]
+    fn each_table_is_a_guest_and_the_machine_is_large_enough() {
+        let options = read(
+            "machine = \"virt-gicv2\"\n\
+             [[guest]]\nname = \"main\"\ncpus = 4\nmemory = \"1G\"\ndisks = [\"a.img\", \"b.img\"]\ntrusted = true\n\
+             [[guest]]\nkernel = \"other\"\ndisks = [\"c.img\"]\ntrusted = true\n\
+             [[guest]]\ncpus = [7, 5]\ndevices = [\"rtc\"]\n",
+        );
+        let guests = options.each().unwrap();
+        let names: Vec<_> = guests.iter().map(|guest| guest.name.as_deref()).collect();
+        assert_eq!(names, [Some("main"), Some("guest-1"), Some("guest-2")]);
+        assert_eq!(options.machine_cpus(&guests).unwrap(), 8);
+        assert_eq!(
+            options.machine_memory_mib(&guests).unwrap(),
+            256 + 1024 + 512 + 512
+        );
+        let configs: Vec<_> = guests
+            .iter()
+            .map(|guest| guest.config_of_many("").unwrap())
+            .collect();
+        assert_eq!((configs[0].vcpus, configs[0].memory), (4, 1 << 30));
+        let words = |words: &[&str]| Some(words.iter().copied().map(str::to_owned).collect());
+        assert_eq!(configs[0].devices, words(&["virtio:0", "virtio:1"]));
+        // A page of transports has one owner.
+        assert_eq!(configs[1].devices, words(&["virtio:8"]));
+        assert_eq!((configs[2].vcpus, &configs[2].pcpus), (2, &vec![7, 5]));
+        assert_eq!(
+            (&configs[2].devices, configs[2].trusted),
+            (&words(&["rtc"]), false)
+        );
+        for config in configs {
+            assert_eq!(config.check(), Ok(()));
+        }
+    }
+
+    #[test]
+    fn what_is_said_in_the_wrong_place_is_named() {
+        let said = refused("kernel = \"Image\"\nsdei = \"off\"\n[[guest]]\n[[guest]]\n");
+        assert_eq!(
+            said,
+            "there are several guests, and kernel, sdei is said of none of them; say it below the [[guest]] that it is for"
+        );
+        let said = refused("[[guest]]\nname = \"a\"\nmachine = \"virt\"\n");
+        assert_eq!(
+            said,
+            "machine is the machine's and not the guest a's; say it above the first [[guest]]"
+        );
+        let said = refused("[[guest]]\n[[guest.guest]]\n");
+        assert!(said.starts_with("the guest guest-0 has guests"), "{said}");
+        let said = refused("machine = \"raspi4b\"\n[[guest]]\ndisks = [\"a\"]\n");
+        assert!(said.contains("a raspi4b has a card"), "{said}");
+        let said = refused(&"[[guest]]\ndisks = [\"a\"]\n".repeat(5));
+        assert!(said.contains("the guest guest-4 finds none"), "{said}");
+    }
+}

@@ -1,0 +1,175 @@
+//! What a boot needs, built: the machine, its guests and their bundle.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use debian::initramfs::{self, Guest};
+use debian::kernel::{self, KernelVariant};
+use debian::tools;
+use lab::build_id;
+use machine::board::Board;
+use machine::build::{self, Program};
+use machine::el3::El3;
+use machine::firmware::Firmware;
+use machine::guest::Options;
+use machine::payload::{self, Payload};
+use machine::qemu::{DEFAULT_CPU, Machine};
+use machine::raspi4b;
+use machine::run_dir::RunDir;
+use machine::workshop::Workshop;
+
+/// Builds what is needed, and answers the machine that `options` describe, whose files lie in `folder`, and
+/// the file that explains the guest's addresses, if there is one.
+pub fn machine(
+    options: &Options,
+    bare: bool,
+    program: Program,
+    folder: &RunDir,
+) -> Result<(Machine, Option<PathBuf>)> {
+    let guests = options.each()?;
+    let (cpus, memory_mib) = (
+        options.machine_cpus(&guests)?,
+        options.machine_memory_mib(&guests)?,
+    );
+    let el3 = options.el3.unwrap_or_default();
+    let board = options.machine.unwrap_or_default();
+    board.check(cpus, el3)?;
+    board.check_parts(options.cpu.as_deref(), options.disks.len())?;
+    let workshop = Workshop::open()?.above(el3).on(board);
+    let qemu = tools::qemu(&workshop.cache, &workshop.progress)?;
+    let mut given = Vec::new();
+    for guest in &guests {
+        given.push(Given::of(guest, &workshop)?);
+    }
+    let step = workshop.progress.lazily("read and bundle the guest");
+    let only = given.first().context("a machine has a guest")?;
+    let mut machine = if bare {
+        let given = only;
+        // QEMU places it by its own rules.
+        let initrd = given.initrd.as_deref();
+        let (kernel, needs) = payload::bare(&given.kernel, initrd, folder, memory_mib)?;
+        needs.check(board, memory_mib, false)?;
+        drop(step);
+        let mut machine = Machine::new(&qemu, &kernel);
+        machine.el2 = false;
+        machine.initrd.clone_from(&given.initrd);
+        machine.append.clone_from(&given.bootargs);
+        if board == Board::Raspi4b {
+            machine.devicetree = Some(raspi4b::bare_devicetree(&workshop, folder, memory_mib)?);
+        }
+        machine
+    } else {
+        let bundle = folder.file("bundle.itb");
+        let payloads = payloads(options, &guests, &given)?;
+        for needs in payload::write_all(&payloads, &bundle, memory_mib, options.operator())? {
+            needs.check(board, memory_mib, el3 != El3::None)?;
+        }
+        drop(step);
+        let hypervisor = build::build(&workshop, program)?.image;
+        let mut machine = Machine::new(&qemu, &hypervisor);
+        machine.initrd = Some(bundle);
+        machine.append = options.hv_append.clone().unwrap_or_default();
+        let firmware = Firmware::of(&workshop)?;
+        machine.firmware = firmware.map(|firmware| firmware.within(folder));
+        machine
+    };
+    let model = board.model().unwrap_or(DEFAULT_CPU);
+    machine.cpu = options.cpu.clone().unwrap_or(model.to_owned());
+    machine.board = board;
+    machine.cpus = cpus;
+    machine.memory_mib = memory_mib;
+    for guest in &guests {
+        if let Some(first) = guest.first_slot {
+            machine.slots.extend((first..).take(guest.disks.len()));
+        }
+        machine.disks.extend(guest.disks.iter().cloned());
+    }
+    machine.extra = options.qemu_args.iter().map(Into::into).collect();
+    // Several guests' addresses are not told apart.
+    let vmlinux = given.pop().filter(|_| given.is_empty());
+    Ok((machine, vmlinux.and_then(|given| given.vmlinux)))
+}
+
+/// What is in the bundle of these guests of `options`, which have `given`.
+pub fn payloads<'a>(
+    options: &Options,
+    guests: &'a [Options],
+    given: &'a [Given],
+) -> Result<Vec<Payload<'a>>> {
+    let mut payloads = Vec::new();
+    for (guest, given) in guests.iter().zip(given) {
+        let config = if options.guests.is_empty() {
+            guest.config(&given.bootargs)
+        } else {
+            guest.config_of_many(&given.bootargs)?
+        };
+        payloads.push(Payload {
+            kernel: &given.kernel,
+            initrd: given.initrd.as_deref(),
+            flash: guest.flash_file(),
+            config,
+        });
+    }
+    Ok(payloads)
+}
+
+/// The guest's parts: those that were given, and ours in place of a kernel that was not.
+pub struct Given {
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// Its initial ramdisk.
+    pub initrd: Option<PathBuf>,
+    /// Its command line.
+    pub bootargs: String,
+    vmlinux: Option<PathBuf>,
+}
+
+impl Given {
+    /// Those of `options`, ours fetched and built unless they are there.
+    pub fn of(options: &Options, workshop: &Workshop) -> Result<Self> {
+        let words = options.append.as_deref().unwrap_or_default();
+        if let Some(kernel) = &options.kernel {
+            return Ok(Self {
+                kernel: kernel.clone(),
+                initrd: options.initrd.clone(),
+                bootargs: words.to_owned(),
+                vmlinux: beside(kernel, workshop),
+            });
+        }
+        let ours = kernel::ensure(&workshop.cache, KernelVariant::Plain, &workshop.progress)?;
+        let kernel = ours.image;
+        let initrd = match &options.initrd {
+            Some(initrd) => initrd.clone(),
+            None => initramfs::ensure(&workshop.cache, Guest::Ours(&kernel), &workshop.progress)?,
+        };
+        Ok(Self {
+            kernel,
+            initrd: Some(initrd),
+            bootargs: format!("console=ttyAMA0 lab.do=shell {words}")
+                .trim()
+                .to_owned(),
+            vmlinux: Some(ours.vmlinux),
+        })
+    }
+}
+
+/// The vmlinux beside `kernel`, if there is one and it was built with it; one that was not explains nothing.
+fn beside(kernel: &Path, workshop: &Workshop) -> Option<PathBuf> {
+    let vmlinux = kernel.with_file_name("vmlinux");
+    if !vmlinux.exists() {
+        return None;
+    }
+    // What is wrong with the kernel is said when it is bundled.
+    let image = payload::read_kernel(kernel, payload::USUAL_MIB).unwrap_or_default();
+    match build_id::check(&image, kernel, &vmlinux) {
+        Ok(()) => Some(vmlinux),
+        Err(error) => {
+            let rest = "the guest's addresses stay numbers";
+            workshop
+                .progress
+                .say(&format!("{error:#}; until then {rest}"));
+            None
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Several guests on one machine, as a user starts them: each passes every test that it passes alone, while the other does.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+
+use super::own;
+use crate::ledger::Ledger;
+use crate::offer;
+use hv_abi::sdei::{Definition, Priority, Scope};
+use machine::build::{self, Program};
+use machine::workshop::Workshop;
+
+/// The same suite in two guests at once, on CPUs that are not the machine's first in one of them.
+const SUITES: &str = "several/suites-side-by-side";
+/// What a plan cannot give is said before any guest starts.
+const TAKEN: &str = "several/cpu-that-two-list-is-named";
+
+/// A pCPU that never leaves a guest costs that guest, and no other.
+const LOST: &str = "several/lost-cpu-costs-its-guest-alone";
+
+/// A guest that does anything at all beside one that passes every test.
+const HOSTILE: &str = "several/hostile-neighbour-harms-nobody";
+
+/// The names of these tests.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    [SUITES, TAKEN, LOST, HOSTILE].into_iter()
+}
+
+/// Runs them.
+pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
+    ledger.check(SUITES, || suites(workshop));
+    ledger.check(TAKEN, || taken(workshop));
+    ledger.check(LOST, || lost(workshop));
+    ledger.check(HOSTILE, || hostile(workshop));
+}
+
+/// A guest of these CPUs that runs all tests that share a boot.
+fn guest(name: &str, kernel: &str, cpus: &str) -> String {
+    let events: Vec<String> = offer::offered("").events.iter().map(event).collect();
+    let events = events.join(", ");
+    format!(
+        "[[guest]]\nname = \"{name}\"\nkernel = \"{kernel}\"\ncpus = {cpus}\nmemory = \"256M\"\n\
+         append = \"test=shared\"\ndebug-calls = true\nevents = [{events}]\n"
+    )
+}
+
+fn event(event: &Definition) -> String {
+    let scope = match event.scope {
+        Scope::Private => "private",
+        Scope::Shared => "shared",
+    };
+    let priority = match event.priority {
+        Priority::Normal => "normal",
+        Priority::Critical => "critical",
+    };
+    let number = event.number;
+    format!("{{ number = {number}, scope = \"{scope}\", priority = \"{priority}\" }}")
+}
+
+/// Starts the guests of `tables` by a guest file, with more options: the exit code, standard output and standard error.
+fn start(
+    workshop: &Workshop,
+    tables: &[String],
+    options: &[&str],
+) -> Result<(Option<i32>, String, String)> {
+    let path = workshop.output("several.toml")?;
+    let text = format!("timeout = 540\n{}", tables.concat());
+    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    let output = own::xtask()?
+        .args(["run", "--guest"])
+        .arg(&path)
+        .args(options)
+        .output()
+        .context("cannot run xtask")?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok((
+        output.status.code(),
+        text(&output.stdout),
+        text(&output.stderr),
+    ))
+}
+
+fn suites(workshop: &Workshop) -> Result<String> {
+    let image = build::build(workshop, Program::GuestTests)?.image;
+    let image = image.display().to_string();
+    let tables = [
+        guest("one", &image, "[5, 1, 2, 7]"),
+        guest("two", &image, "4"),
+    ];
+    let counts = pass(workshop, &tables, &["one", "two"])?;
+    // What a machine with one guest has, but for what few tests skip.
+    let passed = counts.iter().map(|(passed, _)| *passed);
+    ensure!(passed.min() > Some(200), "only {counts:?} passed");
+    let all: Vec<usize> = counts
+        .iter()
+        .map(|(passed, skipped)| passed + skipped)
+        .collect();
+    ensure!(all[0] == all[1], "{counts:?} passed and were skipped");
+    Ok(format!("{counts:?}"))
+}
+
+fn hostile(workshop: &Workshop) -> Result<String> {
+    let image = build::build(workshop, Program::GuestTests)?.image;
+    let image = image.display().to_string();
+    let assault = "test=random_steps_of_every_kind_harm_nobody_else";
+    let neighbour = guest("two", &image, "4").replace("test=shared", assault);
+    let tables = [guest("one", &image, "4"), neighbour];
+    let counts = pass(workshop, &tables, &["one", "two"])?;
+    ensure!(
+        counts[0].0 > 200 && counts[1] == (1, 0),
+        "only {counts:?} passed"
+    );
+    Ok(format!("{counts:?}"))
+}
+
+/// Starts the guests, of these names: how many tests each has passed and skipped. None may fail.
+fn pass(workshop: &Workshop, tables: &[String], names: &[&str]) -> Result<Vec<(usize, usize)>> {
+    let (code, said, errors) = start(workshop, tables, &[])?;
+    let both = || format!("standard output:\n{said}\nstandard error:\n{errors}");
+    ensure!(code == Some(0), "the exit code is {code:?}\n{}", both());
+    let mut counts = Vec::new();
+    for name in names {
+        let lines = said.lines().filter_map(|line| line.strip_prefix(*name));
+        let lines: Vec<&str> = lines.filter_map(|line| line.strip_prefix(" | ")).collect();
+        let count = |word: &str| lines.iter().filter(|line| line.starts_with(word)).count();
+        ensure!(count("DONE") == 1, "{name} is not done\n{}", both());
+        let failed = lines.iter().find(|line| line.starts_with("FAIL "));
+        ensure!(
+            failed.is_none(),
+            "{name}: {}\n{errors}",
+            failed.unwrap_or(&"")
+        );
+        counts.push((count("PASS "), count("SKIP ")));
+    }
+    Ok(counts)
+}
+
+fn taken(workshop: &Workshop) -> Result<String> {
+    let image = build::build(workshop, Program::GuestTests)?.image;
+    let image = image.display().to_string();
+    let tables = [guest("one", &image, "[0, 1]"), guest("two", &image, "[1]")];
+    let (code, said, errors) = start(workshop, &tables, &[])?;
+    let expected = "cannot start: the guest two, cpus: 1 is no CPU of the machine, or somebody has it already; list others";
+    ensure!(
+        code == Some(4) && errors.contains(expected) && said.is_empty(),
+        "the exit code is {code:?}\n{said}\n{errors}"
+    );
+    Ok(String::new())
+}
+
+fn lost(workshop: &Workshop) -> Result<String> {
+    let image = build::build(workshop, Program::GuestTests)?.image;
+    let image = image.display().to_string();
+    let one_test = |table: String| table.replace("test=shared", "test=psci_version_is_1_3");
+    let tables = [
+        guest("one", &image, "2"),
+        one_test(guest("two", &image, "2")),
+    ];
+    let options = ["--fault-injection", "--hv-append", "wedge=3:spin"];
+    let (code, said, errors) = start(workshop, &tables, &options)?;
+    let both = || format!("standard output:\n{said}\nstandard error:\n{errors}");
+    ensure!(code == Some(4), "the exit code is {code:?}\n{}", both());
+    for name in ["one", "two"] {
+        let done = format!("{name} | DONE");
+        let is_done = said.lines().any(|line| line.trim_end() == done);
+        ensure!(is_done, "{name} is not done\n{}", both());
+    }
+    ensure!(!said.contains("| FAIL "), "a test failed\n{}", both());
+    let given_up = "the guest vm1 is given up: a CPU never leaves it; others go on";
+    let verdict = "the hypervisor crashed (a CPU never left the guest vm1)";
+    ensure!(
+        errors.contains(given_up) && errors.contains(verdict),
+        "it is not said that vm1 is given up\n{}",
+        both()
+    );
+    let named = errors.contains("@hv-stuck pcpu=3 ");
+    ensure!(named, "the CPU is not named\n{}", both());
+    Ok(String::new())
+}
