@@ -140,6 +140,10 @@ pub fn tell(vm: VmId, answer: &Answer<'_>) {
                 OrNothing(pointers)
             ));
         }
+        Answer::Nmi { vcpu, rung, answer } => {
+            let (vcpu, rung, answer) = (vcpu.0, rung.name(), answer.name());
+            log!("@vm-nmi vm={vm} vcpu={vcpu} rung={rung} answer={answer}");
+        }
         Answer::Health {
             vcpu,
             watch,

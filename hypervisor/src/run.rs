@@ -375,6 +375,10 @@ impl Hardware for Pcpu {
         operator::tell(self.vm.id, &answer);
     }
 
+    fn is_serror_pending(&self) -> bool {
+        sysregs::is_serror_pending()
+    }
+
     fn write_uart_page(&mut self, image: &Image) {
         self.vm.write_uart_page(image);
     }

@@ -1,4 +1,4 @@
-//! What a guest's configuration says of a watchdog over it.
+//! What a guest's configuration says of a watchdog over it, and of the NMI.
 
 /// The watchdog over one guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,5 +58,26 @@ impl Act {
         let mut all = Self::ALL.iter();
         all.find(|&&(_, act)| act == self)
             .map_or("report", |&(name, _)| name)
+    }
+}
+
+/// What the NMI does, rung by rung: an SDEI event, an SError, and what is done when neither helps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nmi {
+    /// A private SDEI event of the guest's configuration, which is raised first if the guest has registered it; 0 for none.
+    pub event: u32,
+    /// How long the guest may take to show that a rung has worked, in milliseconds.
+    pub limit_ms: u32,
+    /// In the end all vCPUs leave the guest and stay out.
+    pub freezes: bool,
+}
+
+impl Default for Nmi {
+    fn default() -> Self {
+        Self {
+            event: 0,
+            limit_ms: 10_000,
+            freezes: false,
+        }
     }
 }

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use hv_abi::operator::Access;
 use hv_abi::psci::Reclaim;
 use hv_abi::sdei::{Definition, Priority, Scope};
-use hv_abi::watchdog::{Act, Watchdog};
+use hv_abi::watchdog::{Act, Nmi, Watchdog};
 use platform::devicetree::{Fdt, Node, Settled, Tree, number};
 
 use crate::digest::{self, ALGORITHM, DIGEST, Hash};
@@ -58,6 +58,7 @@ pub mod key {
     pub const AFFINITIES: &str = "halligan,machine-affinities";
     pub const DEVICES: &str = "halligan,devices";
     pub const TRUSTED: &str = "halligan,trusted";
+    pub const NMI: &str = "halligan,nmi";
     pub const BOOTARGS: &str = "bootargs";
     pub const NAME: &str = "description";
     pub const KERNEL: &str = "kernel";
@@ -219,6 +220,14 @@ fn guest<'a>(tree: &Tree<'_, 'a>, node: Node<'_, 'a>) -> Result<Guest<'a>, Error
             key::DEBUG_CALLS => config.debug_calls = cells(node, key, value)? != 0,
             key::DTB_AT => config.dtb_at = Some(cells(node, key, value)?),
             key::FLASH => config.flash = cells(node, key, value)?,
+            key::NMI => {
+                let nmi = three(value).map(|[event, limit_ms, freezes]| Nmi {
+                    event,
+                    limit_ms,
+                    freezes: freezes != 0,
+                });
+                config.nmi = nmi.ok_or_else(|| wrong(node, key, "is no NMI"))?;
+            }
             key::WATCHDOG => {
                 let watchdog = watchdog(value).ok_or_else(|| wrong(node, key, "is no watchdog"));
                 config.watchdog = Some(watchdog?);
@@ -277,15 +286,20 @@ fn cells(node: Node<'_, '_>, key: &str, value: &[u8]) -> Result<u64, Error> {
 
 /// A watchdog as [`crate::write`] puts it down: the limit and two actions, a cell each.
 fn watchdog(value: &[u8]) -> Option<Watchdog> {
-    let (&[limit, one, all], []) = value.as_chunks::<4>() else {
+    let [limit_ms, one, all] = three(value)?;
+    Some(Watchdog {
+        limit_ms,
+        one: Act::of_number(one.into())?,
+        all: Act::of_number(all.into())?,
+    })
+}
+
+/// Three cells.
+fn three(value: &[u8]) -> Option<[u32; 3]> {
+    let (&[a, b, c], []) = value.as_chunks::<4>() else {
         return None;
     };
-    let act = |cell| Act::of_number(u32::from_be_bytes(cell).into());
-    Some(Watchdog {
-        limit_ms: u32::from_be_bytes(limit),
-        one: act(one)?,
-        all: act(all)?,
-    })
+    Some([a, b, c].map(u32::from_be_bytes))
 }
 
 /// A list of cells.

@@ -5,8 +5,8 @@ use alloc::vec::Vec;
 
 use hv_abi::firmware::{Firmware, Unknown};
 use hv_abi::psci::Reclaim;
-use hv_abi::sdei::{Definition, MAX_EVENTS, VENDOR_EVENT};
-use hv_abi::watchdog::{LONGEST_MS, SHORTEST_MS, Watchdog};
+use hv_abi::sdei::{Definition, MAX_EVENTS, Scope, VENDOR_EVENT};
+use hv_abi::watchdog::{LONGEST_MS, Nmi, SHORTEST_MS, Watchdog};
 
 use crate::{Error, Wanted};
 
@@ -61,6 +61,8 @@ pub struct GuestConfig {
     pub devices: Option<Vec<String>>,
     /// Whether it may have devices that write to memory as they are told: it can then reach all memory.
     pub trusted: bool,
+    /// What an NMI does.
+    pub nmi: Nmi,
 }
 
 impl Default for GuestConfig {
@@ -83,6 +85,7 @@ impl Default for GuestConfig {
             watchdog: None,
             devices: None,
             trusted: false,
+            nmi: Nmi::default(),
         }
     }
 }
@@ -169,7 +172,18 @@ impl GuestConfig {
                 "choose another, such as 10s",
             ));
         }
-        self.check_events()
+        self.check_events()?;
+        let is_nmi =
+            |event: &Definition| event.number == self.nmi.event && event.scope == Scope::Private;
+        let has_event = self.nmi.event == 0 || self.events.iter().any(is_nmi);
+        if !has_event || !is_limit(self.nmi.limit_ms) {
+            return Err(Error::invalid(
+                "nmi",
+                "has an event that is none of the private ones of events, or a limit that is not from 10 ms to a day",
+                "choose another",
+            ));
+        }
+        Ok(())
     }
 
     /// The firmware that `firmware` names; none that is known has been checked to be so.
@@ -266,7 +280,7 @@ pub fn parse_size(text: &str) -> Result<u64, Error> {
 
 #[cfg(test)]
 mod tests {
-    use hv_abi::sdei::{Priority, Scope};
+    use hv_abi::sdei::Priority;
     use hv_abi::watchdog::Act;
 
     use super::*;
@@ -344,6 +358,8 @@ mod tests {
             };
             assert!(config.check().is_err(), "{limit_ms}");
         }
+        assert_eq!(refused(|config| config.nmi.event = 0x100), "nmi");
+        assert_eq!(refused(|config| config.nmi.limit_ms = 9), "nmi");
         assert_eq!(refused(|config| config.flash = 3 << 20), "flash");
         assert_eq!(refused(|config| config.flash = 128 << 20), "flash");
         assert_eq!(refused(|config| config.flash = 128 << 10), "flash");

@@ -9,7 +9,7 @@ use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use hv_abi::operator::Access;
 use hv_abi::psci::Reclaim;
 use hv_abi::sdei::{Definition, Priority, Scope};
-use hv_abi::watchdog::Watchdog;
+use hv_abi::watchdog::{Nmi, Watchdog};
 use platform::devicetree::Tree;
 
 use crate::bundle::{check, key};
@@ -159,6 +159,15 @@ fn configuration(number: usize, guest: &Guest<'_>) -> DeviceTreeNode {
     }
     if config.pvpanic {
         set(&mut node, key::PVPANIC, 1_u32);
+    }
+    if config.nmi != Nmi::default() {
+        let Nmi {
+            event,
+            limit_ms,
+            freezes,
+        } = config.nmi;
+        let cells = [event, limit_ms, u32::from(freezes)].map(u32::to_be_bytes);
+        set(&mut node, key::NMI, cells.as_flattened());
     }
     if let Some(Watchdog { limit_ms, one, all }) = config.watchdog {
         let cells = [limit_ms, one as u32, all as u32].map(u32::to_be_bytes);

@@ -3,7 +3,7 @@
 use hv_abi::operator::Access;
 use hv_abi::psci::Reclaim;
 use hv_abi::sdei::{Definition, Priority, Scope};
-use hv_abi::watchdog::{Act, Watchdog};
+use hv_abi::watchdog::{Act, Nmi, Watchdog};
 use std::sync::LazyLock;
 
 use hv_bundle::{Bundle, Crc32, Crc32Table, Error, Guest, GuestConfig, write, write_for};
@@ -56,6 +56,11 @@ fn config() -> GuestConfig {
         pcpus: vec![3, 1, 0, 2],
         devices: Some(vec!["virtio:0".into(), "/pl031@9010000".into()]),
         trusted: true,
+        nmi: Nmi {
+            event: 0x100,
+            limit_ms: 500,
+            freezes: true,
+        },
     }
 }
 

@@ -13,6 +13,7 @@ pub mod exit;
 pub mod flash;
 pub mod id;
 pub mod idreg;
+pub mod ladder;
 pub mod mailbox;
 pub mod operator;
 pub mod patience;

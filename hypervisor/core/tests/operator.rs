@@ -57,7 +57,7 @@ fn of_vm(id: u32, is_paused: bool) -> Told {
 fn stands(told: &[Told]) -> Vec<(u8, Stand)> {
     let stand = |told: &Told| match told {
         Told::Vcpu { vcpu, stand, .. } => Some((*vcpu, *stand)),
-        Told::Vm { .. } | Told::Memory { .. } | Told::Health { .. } => None,
+        Told::Vm { .. } | Told::Memory { .. } | Told::Health { .. } | Told::Nmi { .. } => None,
     };
     told.iter().filter_map(stand).collect()
 }

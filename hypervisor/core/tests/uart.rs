@@ -119,6 +119,7 @@ impl Rig {
             distributor: range(0x0800_0000, 0x1_0000),
             gic: Model::V3,
             deactivate: IpaRange::default(),
+            nmi: hv_core::ladder::Config::USUAL,
             watchdog: None,
             published: vgic.published().clone(),
             redistributors,

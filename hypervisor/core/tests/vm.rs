@@ -92,6 +92,7 @@ fn rig() -> Rig {
         distributor: range(0x0800_0000, 0x1_0000),
         gic: hv_core::vgic::Model::V3,
         deactivate: IpaRange::default(),
+        nmi: hv_core::ladder::Config::USUAL,
         watchdog: None,
         published: Vgic::new(&interrupts).published().clone(),
         redistributors: vec![range(0x080a_0000, 0x00f6_0000)],

@@ -8,7 +8,7 @@ use hv_core::sdei::Board;
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{Config, Vgic};
 use hv_core::vm::{self, GuestMap, IpaRange, OwnDevices, last_redistributors};
-use hv_core::watch;
+use hv_core::{ladder, watch};
 use platform::{Machine, Range};
 
 use crate::vm::{GuestImage, Sdei, Vm, VmParts};
@@ -62,6 +62,7 @@ fn build(plan: VmPlan<'static>, spis: u32) -> Vm {
         priority_bits,
         list_regs,
     });
+    let ticks = |ms: u32| sysregs::counter_frequency().ticks_in_us(1000 * u64::from(ms));
     let map = GuestMap {
         affinities: Affinities::new(&mpidrs),
         ram: plan.ram.iter().copied().map(ipa).collect(),
@@ -69,8 +70,13 @@ fn build(plan: VmPlan<'static>, spis: u32) -> Vm {
         distributor: ipa(plan.distributor),
         gic: gic::model(),
         deactivate: ipa(deactivate.unwrap_or_default()),
+        nmi: ladder::Config {
+            event: config.nmi.event,
+            limit: ticks(config.nmi.limit_ms),
+            freezes: config.nmi.freezes,
+        },
         watchdog: config.watchdog.map(|watchdog| watch::Config {
-            limit: sysregs::counter_frequency().ticks_in_us(1000 * u64::from(watchdog.limit_ms)),
+            limit: ticks(watchdog.limit_ms),
             one: watchdog.one,
             all: watchdog.all,
         }),

@@ -64,6 +64,10 @@ pub trait Site {
     fn answer(&self, _answer: Answer<'_>) {}
     /// The guest gets the operator's virtual SError.
     fn send_nmi(&self) {}
+    /// That waits still.
+    fn is_serror_pending(&self) -> bool {
+        false
+    }
     /// The page of the emulated UART's register values changes.
     fn write_uart_page(&self, _image: &Image) {}
     /// The guest may read that page, or not.
@@ -269,6 +273,9 @@ impl<S: Site> Hardware for Cpu<S> {
     }
     fn send_nmi(&mut self) {
         self.site.send_nmi();
+    }
+    fn is_serror_pending(&self) -> bool {
+        self.site.is_serror_pending()
     }
     fn write_uart_page(&mut self, image: &Image) {
         self.site.write_uart_page(image);

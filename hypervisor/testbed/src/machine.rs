@@ -10,6 +10,7 @@ use corosensei::{Coroutine, Yielder};
 use hv_abi::firmware::Fault;
 use hv_core::entry::Features;
 use hv_core::id::{IntId, Mpidr, VcpuId, VcpuSet};
+use hv_core::ladder;
 use hv_core::mailbox::{Mailbox, Senders};
 use hv_core::operator::Inlet;
 use hv_core::psci::Reclaim;
@@ -57,6 +58,8 @@ pub struct Built {
     pub counts_drops: bool,
     /// GICD_ISPENDR says of a level-sensitive SPI whether its line is up; in QEMU's GICv3 it does not.
     pub tells_lines: bool,
+    /// What an NMI does.
+    pub nmi: ladder::Config,
     /// The watchdog over the guest.
     pub watchdog: Option<watch::Config>,
 }
@@ -78,6 +81,11 @@ impl Built {
             has_tdir: true,
             counts_drops: false,
             tells_lines: true,
+            nmi: ladder::Config {
+                event: 0,
+                limit: 80,
+                freezes: false,
+            },
             watchdog: None,
         }
     }
@@ -108,6 +116,7 @@ impl Built {
             distributor: range(DISTRIBUTOR, 0x1_0000),
             gic: self.model,
             deactivate: range(GICC_DIR, if is_v3 { 0 } else { 0x1000 }),
+            nmi: self.nmi,
             watchdog: self.watchdog,
             published: gic.published().clone(),
             redistributors,
@@ -148,6 +157,7 @@ impl Built {
             locks: Cell::new(0),
             question: Cell::new(0),
             nmis: Cell::new(0),
+            has_serror: Cell::new(false),
             alarm: Cell::new(None),
             instruction: Cell::new(None),
             events: RefCell::default(),
@@ -286,6 +296,11 @@ impl Machine {
     /// How often a vCPU was sent the operator's virtual SError.
     pub fn nmis(&self, n: u8) -> u64 {
         self.seat(n).nmis.get()
+    }
+
+    /// vCPU `n` takes the operator's SError.
+    pub fn take_serror(&mut self, n: u8) {
+        self.seat(n).has_serror.set(false);
     }
 
     /// Time passes.

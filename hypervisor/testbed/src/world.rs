@@ -7,6 +7,7 @@ use std::rc::Rc;
 use corosensei::Yielder;
 use hv_abi::watchdog::Act;
 use hv_core::id::{IntId, VcpuId, VmId};
+use hv_core::ladder;
 use hv_core::mailbox::{Mailbox, Requests, Senders};
 use hv_core::operator::{Asked, Inlet};
 use hv_core::regs::{El1Values, GuestRegs};
@@ -53,6 +54,8 @@ pub(crate) struct Seat {
     pub question: Cell<u64>,
     /// How often it was sent the operator's virtual SError.
     pub nmis: Cell<u64>,
+    /// It has not taken that.
+    pub has_serror: Cell<bool>,
     /// When its alarm goes off.
     pub alarm: Cell<Option<Instant>>,
     /// The instruction that it stands at.
@@ -96,6 +99,15 @@ pub enum Told {
         stand: Stand,
         /// Its pc, if it is on.
         pc: Option<u64>,
+    },
+    /// Of an NMI.
+    Nmi {
+        /// Which vCPU.
+        vcpu: u8,
+        /// The rung.
+        rung: ladder::Rung,
+        /// What it has come to.
+        answer: ladder::Answer,
     },
     /// Of the watchdog.
     Health {
@@ -409,6 +421,11 @@ impl Site for Port<'_> {
                 stand,
                 pc: regs.map(|regs| regs.pc),
             },
+            Answer::Nmi { vcpu, rung, answer } => Told::Nmi {
+                vcpu: vcpu.0,
+                rung,
+                answer,
+            },
             Answer::Health {
                 vcpu, watch, done, ..
             } => Told::Health {
@@ -429,7 +446,12 @@ impl Site for Port<'_> {
         self.seat().instruction.get()
     }
 
+    fn is_serror_pending(&self) -> bool {
+        self.seat().has_serror.get()
+    }
+
     fn send_nmi(&self) {
+        self.seat().has_serror.set(true);
         let nmis = &self.seat().nmis;
         nmis.set(nmis.get() + 1);
     }

@@ -1,5 +1,6 @@
 //! What `run` boots: the options of the command line laid over those of a guest file.
 
+mod event;
 mod file;
 mod flash;
 mod numbers;
@@ -14,16 +15,17 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use hv_abi::firmware::{Firmware, Unknown};
 use hv_abi::operator::Access;
-use hv_abi::{psci, sdei};
+use hv_abi::psci;
 use hv_bundle::GuestConfig;
 use serde::Deserialize;
 
 use crate::board::Board;
 use crate::disk;
 use crate::el3::El3;
+pub use event::Event;
 pub use flash::Flash;
 use numbers::{address, host_memory_mib, memory_mib};
-pub use watchdog::Watchdog;
+pub use watchdog::{Nmi, Watchdog};
 
 /// The options that describe a guest, on the command line and in a guest file.
 #[derive(Args, Clone, Debug, Default, Deserialize, PartialEq, Eq)]
@@ -123,6 +125,9 @@ pub struct Options {
     #[arg(skip)]
     #[serde(skip)]
     pub first_slot: Option<u32>,
+    /// What an NMI does, rung by rung; only a guest file can say it.
+    #[arg(skip)]
+    pub nmi: Option<Nmi>,
     /// Copy the raw serial stream, hypervisor lines and records included, into this file.
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
@@ -200,45 +205,6 @@ pub enum Reclaim {
     Parked,
 }
 
-/// An SDEI event that the guest is offered besides event 0.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields)]
-pub struct Event {
-    number: u32,
-    scope: Scope,
-    priority: Priority,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-enum Scope {
-    Private,
-    Shared,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-enum Priority {
-    Normal,
-    Critical,
-}
-
-impl From<Event> for sdei::Definition {
-    fn from(event: Event) -> Self {
-        Self {
-            number: event.number,
-            scope: match event.scope {
-                Scope::Private => sdei::Scope::Private,
-                Scope::Shared => sdei::Scope::Shared,
-            },
-            priority: match event.priority {
-                Priority::Normal => sdei::Priority::Normal,
-                Priority::Critical => sdei::Priority::Critical,
-            },
-        }
-    }
-}
-
 /// `text` if it names firmware; the word that does not.
 pub fn firmware(text: &str) -> Result<String, String> {
     match Firmware::parse(text) {
@@ -310,6 +276,7 @@ impl Options {
             affinity: self.affinity.or(file.affinity),
             guests: [file.guests, self.guests].concat(),
             first_slot: None,
+            nmi: self.nmi.or(file.nmi),
             operator: self.operator.or(file.operator),
             timeout: self.timeout.or(file.timeout),
             log: self.log.or(file.log),
@@ -332,6 +299,7 @@ impl Options {
             name: self.name.clone().unwrap_or(GuestConfig::default().name),
             devices: self.devices.clone(),
             trusted: self.trusted.unwrap_or_default(),
+            nmi: self.nmi.map(|it| it.0).unwrap_or_default(),
             ..GuestConfig::default()
         }
     }

@@ -91,6 +91,10 @@ impl Shown {
                 let text = format!("{whose}vCPU {vcpu} says by pvpanic: {said}");
                 return Ok(vec![Line { text, ..line }]);
             }
+            "vm-nmi" => {
+                let text = rung(&record)?;
+                return Ok(vec![Line { text, ..line }]);
+            }
             "vm-late" => {
                 let text = late(&record)?;
                 return Ok(vec![Line { text, ..line }]);
@@ -140,6 +144,26 @@ fn late(record: &Record) -> Result<String> {
         _ => "",
     };
     Ok(format!("{what}{all}{act}"))
+}
+
+/// What a rung of an NMI has come to.
+fn rung(record: &Record) -> Result<String> {
+    let vcpu = record.index("vcpu")?;
+    let (rung, answer) = (record.word("rung")?, record.word("answer")?);
+    let what = match rung {
+        "event" => "the SDEI event",
+        "serror" => "the SError",
+        _ => "nothing has helped",
+    };
+    let came = match answer {
+        "unregistered" => ", which the guest has not registered and enabled",
+        "works" => " works: the guest panics, starts another kernel or stops its CPUs",
+        "taken" => " was delivered, and the guest does nothing about it",
+        "pending" => " waits: PSTATE.A is set",
+        "frozen" => ": the guest is paused",
+        _ => "",
+    };
+    Ok(format!("NMI on vCPU {vcpu}: {what}{came}"))
 }
 
 /// So many resets are told of one by one, and then fewer and fewer: a guest may reset itself for ever.
@@ -295,6 +319,25 @@ mod tests {
         // A vector's own, translation and permission.
         assert!(text("0x86000007").ends_with("its translation tables have nothing there"));
         assert!(text("0x8600000f").ends_with("its translation tables do not allow that"));
+    }
+
+    #[test]
+    fn what_each_rung_of_an_nmi_comes_to_is_a_sentence() {
+        let told = shown(&[
+            "@vm-nmi vm=0 vcpu=3 rung=event answer=unregistered",
+            "@vm-nmi vm=0 vcpu=3 rung=serror answer=pending",
+            "@vm-nmi vm=0 vcpu=3 rung=serror answer=works",
+            "@vm-nmi vm=0 vcpu=3 rung=last answer=frozen",
+            "@vm-nmi vm=0 vcpu=3 rung=last answer=reported",
+        ]);
+        let sentences = [
+            "NMI on vCPU 3: the SDEI event, which the guest has not registered and enabled",
+            "NMI on vCPU 3: the SError waits: PSTATE.A is set",
+            "NMI on vCPU 3: the SError works: the guest panics, starts another kernel or stops its CPUs",
+            "NMI on vCPU 3: nothing has helped: the guest is paused",
+            "NMI on vCPU 3: nothing has helped",
+        ];
+        assert_eq!(told, sentences);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use debian::paths;
 use machine::control::Client;
 use machine::workshop::Workshop;
 
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 14] = [
     "operator/looks-at-a-guest-that-spins-pauses-resets-and-ends-it",
     "operator/nmi-enters-a-guest-that-masks-interrupts",
     "operator/who-may-only-look",
@@ -34,6 +34,7 @@ const NAMES: [&str; 13] = [
     "operator/two-clients-at-once",
     "operator/half-a-request-and-damaged-ones",
     "operator/a-watchdog-freezes-resets-and-ends-a-guest",
+    "operator/an-nmi-goes-from-rung-to-rung",
 ];
 
 /// The same many times over; run when they are named.
@@ -64,6 +65,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
         two,
         half,
         watched,
+        rungs,
     ] = NAMES;
     ledger.check(life, || look_and_end(workshop).map(|()| String::new()));
     ledger.check(nmi, || interrupt(workshop).map(|()| String::new()));
@@ -80,6 +82,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     ledger.check(watched, || {
         watchdog::freeze_reset_and_end(workshop).map(|()| String::new())
     });
+    ledger.check(rungs, || watchdog::climb(workshop).map(|()| String::new()));
     let [pauses, registers, long] = SOAKS;
     if ledger.names(pauses) {
         ledger.check(pauses, || often::pause(workshop, 10_000));

@@ -77,6 +77,12 @@ impl<W: Word> Board<W> {
         self.shows(vcpu) & PARKED != 0
     }
 
+    /// How many are so.
+    pub fn parked(&self) -> usize {
+        let is_parked = |shows: &&W| shows.load(Ordering::Acquire) as u8 & PARKED != 0;
+        self.shows.iter().filter(is_parked).count()
+    }
+
     /// Which priorities of shared events wait for `vcpu`.
     #[inline]
     pub(super) fn due(&self, vcpu: VcpuId) -> u8 {

@@ -186,6 +186,12 @@ impl Pe {
         }
     }
 
+    /// Whether it has registered and enabled this private event, and is not in its handler.
+    pub fn takes(&self, number: u32) -> bool {
+        let event = self.find(number).and_then(|index| self.event(index));
+        event.is_some_and(|event| event.handler.is_ready())
+    }
+
     /// When the signal arrives that a firmware delays.
     pub fn delayed(&self) -> Option<Instant> {
         self.delayed

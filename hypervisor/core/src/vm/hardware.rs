@@ -143,6 +143,8 @@ pub trait Hardware: Pcpu + Array {
     fn answer(&mut self, answer: Answer<'_>);
     /// The guest takes a virtual SError that says that the operator wanted it, as soon as PSTATE.A allows.
     fn send_nmi(&mut self);
+    /// Whether that waits still.
+    fn is_serror_pending(&self) -> bool;
     /// Writes the page that stands in for the emulated UART's registers: a load of the guest's that begins after this
     /// returns finds these values. The VM's lock is held.
     fn write_uart_page(&mut self, image: &Image);

@@ -8,7 +8,7 @@ use crate::sdei::{Board, WithBoard};
 use crate::siblings::Siblings;
 use crate::vgic::affinity::Affinities;
 use crate::vgic::{Frame, Model, Published};
-use crate::watch;
+use crate::{ladder, watch};
 
 /// A range of guest physical addresses, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,6 +48,8 @@ pub struct GuestMap {
     pub deactivate: IpaRange,
     /// What of the virtual GIC is read without a lock.
     pub published: Published,
+    /// What an NMI does.
+    pub nmi: ladder::Config,
     /// The watchdog over the guest, if there is one.
     pub watchdog: Option<watch::Config>,
     /// Regions of redistributors, filled in vCPU order.

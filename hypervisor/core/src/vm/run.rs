@@ -2,6 +2,7 @@
 //!
 //! Read [`VcpuLoop::run_guest`] from top to bottom: that is what happens between two instructions of the guest.
 
+mod nmi;
 mod operator;
 mod power;
 mod short;
@@ -17,6 +18,7 @@ use self::short::Rest;
 use super::{Action, Deferred, End, Hardware, Interrupt, Next, Outcome, Saved, Syndrome, Vcpu, Vm};
 use crate::exit;
 use crate::id::{IntId, VcpuSet};
+use crate::ladder::Ladder;
 use crate::mailbox::Requests;
 use crate::regs::GuestRegs;
 use crate::sdei::Fate;
@@ -51,6 +53,8 @@ pub struct VcpuLoop<V, C> {
     end_asked: Option<End>,
     /// The watchdog over this vCPU, if the guest has one.
     watch: Option<Watch>,
+    /// The NMI that this vCPU has had and that has come to nothing yet.
+    ladder: Option<Ladder>,
 }
 
 impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
@@ -65,6 +69,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             rest: Rest::Events,
             vcpu,
             end_asked: None,
+            ladder: None,
         };
         this.vcpu.move_to(&this.cpu);
         this.cpu.reset_virtual_interface();
@@ -328,6 +333,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         let now = self.cpu.now();
         let next = self.vcpu.sdei.tick(now);
         self.ring_watch(now);
+        self.climb(now);
         self.set_alarm(next);
         self.vm.remind(Requests::SDEI_LOOK);
     }

@@ -80,6 +80,11 @@ const KEYS: &[Key] = &[
         "[{ name = \"one\", cpus = [0, 1] }, { name = \"two\" }]",
     ),
     (
+        "nmi",
+        "an event of events, a limit from 10ms to 86400s, and what is done last, report or freeze",
+        "{ event = 256, limit = \"5s\", last = \"freeze\" }",
+    ),
+    (
         "watchdog",
         "a limit from 10ms to 86400s and, for one vCPU and for all, report, nmi, freeze, reset or off",
         "{ limit = \"10s\", one = \"report\", all = \"nmi\" }",
@@ -222,6 +227,9 @@ mod tests {
             "reclaim = \"yes\"",
             "debug-calls = \"yes\"",
             "events = [{ number = 1 }]",
+            "nmi = 256",
+            "nmi = { limit = \"5\" }",
+            "nmi = { last = \"reset\" }",
             "watchdog = true",
             "watchdog = { one = \"report\" }",
             "watchdog = { limit = \"10\" }",

@@ -1,3 +1,5 @@
+use hv_abi::sdei;
+
 use super::*;
 
 #[test]

@@ -83,6 +83,7 @@ impl Options {
             (self.flash.is_some(), "flash of the guest file"),
             (self.pvpanic == Some(true), "pvpanic of the guest file"),
             (self.watchdog.is_some(), "watchdog of the guest file"),
+            (self.nmi.is_some(), "nmi of the guest file"),
         ];
         if let Some((_, what)) = asked.into_iter().find(|(is_asked, _)| *is_asked) {
             bail!("{what} is for the hypervisor, which --bare leaves out; leave out one of them");

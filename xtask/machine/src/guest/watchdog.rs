@@ -1,4 +1,4 @@
-//! The watchdog of a guest file.
+//! The watchdog of a guest file, and its NMI.
 
 use hv_abi::watchdog::{Act, LONGEST_MS, SHORTEST_MS};
 use serde::Deserialize;
@@ -17,6 +17,47 @@ struct Words {
     one: String,
     #[serde(default = "report")]
     all: String,
+}
+
+/// What an NMI does.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(try_from = "NmiWords")]
+pub struct Nmi(pub hv_abi::watchdog::Nmi);
+
+/// As it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NmiWords {
+    #[serde(default)]
+    event: u32,
+    limit: Option<String>,
+    #[serde(default)]
+    last: Last,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Last {
+    #[default]
+    Report,
+    Freeze,
+}
+
+impl TryFrom<NmiWords> for Nmi {
+    type Error = String;
+
+    fn try_from(words: NmiWords) -> Result<Self, String> {
+        let usual = hv_abi::watchdog::Nmi::default();
+        let limit_ms = match &words.limit {
+            None => usual.limit_ms,
+            Some(limit) => milliseconds(limit).ok_or_else(|| format!("no such limit: {limit}"))?,
+        };
+        Ok(Self(hv_abi::watchdog::Nmi {
+            event: words.event,
+            limit_ms,
+            freezes: words.last == Last::Freeze,
+        }))
+    }
 }
 
 fn report() -> String {

@@ -1,12 +1,12 @@
-//! The watchdog over a guest, as its user sees it.
+//! The watchdog over a guest, and the rungs of an NMI, as their user sees them.
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
-use super::boot::{Boot, LIMIT, vcpu};
-use super::code::wedge;
+use super::boot::{Boot, LIMIT, spin, vcpu};
+use super::code::{EVENT, SPIN, wedge};
 use debian::paths;
 use machine::workshop::Workshop;
 
@@ -78,5 +78,44 @@ pub fn freeze_reset_and_end(workshop: &Workshop) -> Result<()> {
     reset.ctl(&["off"])?;
     let (_, errors, _) = reset.end()?;
     ensure!(told(&errors, "the guest is reset"), "{errors}");
+    Ok(())
+}
+
+/// An event that the guest has registered, and is switched off by; and a guest that has registered none and masks SErrors.
+pub fn climb(workshop: &Workshop) -> Result<()> {
+    let file = workshop.output("operator-rungs.toml")?;
+    let text = "events = [{ number = 256, scope = \"private\", priority = \"critical\" }]\n\
+                nmi = { event = 256, limit = \"400ms\", last = \"freeze\" }\n";
+    paths::write_if_new(&file, text.as_bytes())?;
+    let file = file.display().to_string();
+
+    let mut obeys = Boot::start(workshop, "event", &EVENT, &["--guest", &file])?;
+    spin(&mut obeys.client()?)?;
+    obeys.ctl(&["nmi", "0"])?;
+    let (output, errors, code) = obeys.end()?;
+    ensure!(
+        code == Some(0) && output == "E",
+        "{code:?} {output:?}\n{errors}"
+    );
+
+    let mut deaf = Boot::start(workshop, "spin", &SPIN, &["--guest", &file])?;
+    spin(&mut deaf.client()?)?;
+    let said = deaf.ctl(&["nmi", "0"])?;
+    ensure!(said.starts_with("an SError waits for vCPU 0"), "{said}");
+    deaf.status(|status| status["vm"]["state"] == "paused")?;
+    deaf.ctl(&["off"])?;
+    let (_, errors, _) = deaf.end()?;
+    let mut rest = errors.as_str();
+    for sentence in [
+        "NMI on vCPU 0: the SDEI event, which the guest has not registered and enabled",
+        "NMI on vCPU 0: the SError waits: PSTATE.A is set",
+        "NMI on vCPU 0: nothing has helped: the guest is paused",
+    ] {
+        let found = rest.split_once(sentence);
+        let Some((_, behind)) = found else {
+            anyhow::bail!("no `{sentence}`: {errors}");
+        };
+        rest = behind;
+    }
     Ok(())
 }

@@ -8,6 +8,7 @@ use hv_abi::watchdog::Act;
 
 use super::{Leave, VcpuLoop};
 use crate::id::{VcpuId, VcpuSet, VmId};
+use crate::ladder;
 use crate::mailbox::Requests;
 use crate::operator::{Asked, Question};
 use crate::psci::Reset;
@@ -64,6 +65,15 @@ pub enum Answer<'a> {
         regs: &'a GuestRegs,
         /// What is done about it, and whether all vCPUs are wedged.
         done: Option<(Act, bool)>,
+    },
+    /// What a rung of an NMI has come to.
+    Nmi {
+        /// Which vCPU has it.
+        vcpu: VcpuId,
+        /// The rung.
+        rung: ladder::Rung,
+        /// What it has come to.
+        answer: ladder::Answer,
     },
 }
 
@@ -222,7 +232,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     #[inline(never)]
     pub(super) fn follow_operator(&mut self, requests: Requests) -> Option<Leave> {
         if requests.has(Requests::NMI) {
-            self.cpu.send_nmi();
+            self.begin_nmi();
         }
         if requests.has(Requests::OPERATOR) {
             let stand = if self.is_idle() {

@@ -6,6 +6,7 @@ use hv_abi::watchdog::Act;
 
 use super::{Leave, VcpuLoop};
 use crate::id::IntId;
+use crate::ladder::Ladder;
 use crate::mailbox::Requests;
 use crate::operator::Question;
 use crate::psci::Reset;
@@ -19,11 +20,13 @@ use crate::watch::{Finding, Health, Plight, Waiting, Watch};
 const UNASKED: u32 = 0;
 
 impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
-    /// The alarm is for `at`, or for the watchdog's next look.
+    /// The alarm is for `at`, or for the watchdog's next look or an NMI's.
     #[inline(never)]
     pub(super) fn set_alarm(&mut self, at: Option<Instant>) {
-        let look = self.watch.as_ref().map(|watch| watch.due());
-        self.cpu.set_alarm(at.into_iter().chain(look).min());
+        let look = self.watch.as_ref().map(Watch::due);
+        let rung = self.ladder.as_ref().map(Ladder::due);
+        self.cpu
+            .set_alarm(at.into_iter().chain(look).chain(rung).min());
     }
 
     /// The alarm has gone off.
@@ -38,6 +41,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// This vCPU is off, or starts anew.
     #[inline(never)]
     pub(super) fn forget_watch(&mut self) {
+        self.ladder = None;
         if let Some(watch) = &mut self.watch {
             watch.forget();
             self.vm.lock().company.recover(self.vcpu.id);
@@ -120,11 +124,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             id: UNASKED,
             in_full: true,
         };
-        let target = {
-            let mut shared = self.vm.lock();
-            shared.is_paused |= act == Act::Freeze;
-            shared.company.target(me)
-        };
+        let target = self.vm.lock().company.target(me);
         let mut own = Requests::NONE;
         for vcpu in self.vm.map().affinities.all().iter() {
             let mut requests = Requests::NONE;
@@ -132,16 +132,18 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 self.vm.post_question(vcpu, question.word());
                 requests = Requests::OPERATOR;
             }
-            match act {
-                Act::Freeze => requests = requests.and(Requests::PAUSE),
-                Act::Nmi if vcpu == target => requests = requests.and(Requests::NMI),
-                _ => {}
+            if act == Act::Nmi && vcpu == target {
+                requests = requests.and(Requests::NMI);
             }
             if vcpu == me {
                 own = requests;
             } else if !requests.is_empty() {
                 self.vm.ask(vcpu, requests);
             }
+        }
+        if act == Act::Freeze {
+            self.pause_all();
+            own = own.and(Requests::PAUSE);
         }
         let leave = self.follow_operator(own);
         match act {
@@ -151,6 +153,16 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         }
     }
 
+    /// Everybody stays out of the guest.
+    #[inline(never)]
+    pub(super) fn pause_all(&mut self) {
+        self.vm.lock().is_paused = true;
+        for vcpu in self.vm.map().affinities.all().iter() {
+            self.post(vcpu, Requests::PAUSE);
+        }
+    }
+
+    #[inline(never)]
     fn tell(&mut self, done: Option<(Act, bool)>) {
         let watch = self.lateness();
         self.cpu.answer(Answer::Health {
@@ -162,6 +174,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     }
 
     /// What this vCPU is late with.
+    #[inline(never)]
     pub(super) fn lateness(&self) -> Option<Lateness> {
         let watch = self.watch.as_ref()?;
         let (waiting, since) = watch.waits()?;

@@ -131,6 +131,7 @@ impl Vm {
             distributor: range(DISTRIBUTOR, 0x1_0000),
             gic: Model::V3,
             deactivate: IpaRange::default(),
+            nmi: hv_core::ladder::Config::USUAL,
             watchdog: None,
             published: vgic.published().clone(),
             redistributors,
