@@ -241,6 +241,7 @@ impl Power {
     }
 
     /// Who is on or starting.
+    #[inline(never)]
     pub fn on(&self) -> VcpuSet {
         let mut on = VcpuSet::EMPTY;
         for (vcpu, &state) in (0..).map(VcpuId).zip(&self.states) {

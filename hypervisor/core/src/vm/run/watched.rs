@@ -5,7 +5,7 @@
 use hv_abi::watchdog::Act;
 
 use super::{Leave, VcpuLoop};
-use crate::id::IntId;
+use crate::id::{IntId, VcpuId};
 use crate::ladder::Ladder;
 use crate::mailbox::Requests;
 use crate::operator::Question;
@@ -126,7 +126,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         };
         let target = self.vm.lock().company.target(me);
         let mut own = Requests::NONE;
-        for vcpu in self.vm.map().affinities.all().iter() {
+        for vcpu in self.vcpus() {
             let mut requests = Requests::NONE;
             if is_all || act != Act::Report || vcpu == me {
                 self.vm.post_question(vcpu, question.word());
@@ -153,11 +153,15 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         }
     }
 
+    fn vcpus(&self) -> impl Iterator<Item = VcpuId> + use<V, C> {
+        (0..self.vm.map().affinities.len() as u8).map(VcpuId)
+    }
+
     /// Everybody stays out of the guest.
     #[inline(never)]
     pub(super) fn pause_all(&mut self) {
         self.vm.lock().is_paused = true;
-        for vcpu in self.vm.map().affinities.all().iter() {
+        for vcpu in self.vcpus() {
             self.post(vcpu, Requests::PAUSE);
         }
     }
