@@ -11,6 +11,7 @@ mod guest;
 mod interface;
 mod machine;
 mod physical;
+mod told;
 mod world;
 
 pub use cpu::{Cpu, Site};
@@ -20,7 +21,8 @@ pub use exits::{
 pub use interface::{Acknowledged, Ended, Interface};
 pub use machine::{Built, Machine};
 pub use physical::{Physical, Wire};
-pub use world::{Place, Told, World};
+pub use told::Told;
+pub use world::{Place, World};
 
 /// The maintenance interrupt of the virtual CPU interface.
 pub const MAINTENANCE: u32 = 25;

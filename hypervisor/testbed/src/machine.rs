@@ -25,7 +25,8 @@ use hv_core::vm::{
 use hv_core::watch;
 
 use crate::exits::{DISTRIBUTOR, GICC_DIR, RAM, REDISTRIBUTORS, UART};
-use crate::world::{Place, Port, Seat, Told, World};
+use crate::told::Told;
+use crate::world::{Place, Port, Seat, World};
 use crate::{Cpu, Exit, Interface, Physical};
 
 /// What a machine is made from.

@@ -5,18 +5,16 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use corosensei::Yielder;
-use hv_abi::watchdog::Act;
 use hv_core::id::{IntId, VcpuId, VmId};
-use hv_core::ladder;
 use hv_core::mailbox::{Mailbox, Requests, Senders};
 use hv_core::operator::{Asked, Inlet};
 use hv_core::regs::{El1Values, GuestRegs};
 use hv_core::time::Instant;
 use hv_core::trace::Event;
 use hv_core::vgic::{Distributor, Effects, LrSource, Parts, Private, Published};
-use hv_core::vm::{self, Answer, End, GuestMap, Interrupt, Load, Shared, Stand};
-use hv_core::watch::Health;
+use hv_core::vm::{self, Answer, End, GuestMap, Interrupt, Load, Shared};
 
+use crate::told::Told;
 use crate::{ALARM, CONSOLE, Exit, Interface, MAINTENANCE, Physical, RAM, Site};
 
 /// Where a vCPU is.
@@ -62,64 +60,6 @@ pub(crate) struct Seat {
     pub instruction: Cell<Option<u32>>,
     /// What it has traced since somebody looked.
     pub events: RefCell<Vec<Event>>,
-}
-
-/// What the operator was told, without what was on loan.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
-    /// Of the VM.
-    Vm {
-        /// The request.
-        id: u32,
-        /// It was done before.
-        is_again: bool,
-        /// It may not be done.
-        is_refused: bool,
-        /// There is no such VM or vCPU.
-        is_unknown: bool,
-        /// The VM is paused.
-        is_paused: bool,
-    },
-    /// Of memory.
-    Memory {
-        /// The request.
-        id: u32,
-        /// Where.
-        ipa: u64,
-        /// What is there, or the first address without RAM.
-        data: Result<Vec<u8>, u64>,
-    },
-    /// Of a vCPU.
-    Vcpu {
-        /// The request.
-        id: u32,
-        /// Which.
-        vcpu: u8,
-        /// How it is.
-        stand: Stand,
-        /// Its pc, if it is on.
-        pc: Option<u64>,
-    },
-    /// Of an NMI.
-    Nmi {
-        /// Which vCPU.
-        vcpu: u8,
-        /// The rung.
-        rung: ladder::Rung,
-        /// What it has come to.
-        answer: ladder::Answer,
-    },
-    /// Of the watchdog.
-    Health {
-        /// Which vCPU.
-        vcpu: u8,
-        /// How it is.
-        health: Health,
-        /// The interrupt that it does not take.
-        intid: Option<IntId>,
-        /// What is done, and whether all are wedged.
-        done: Option<(Act, bool)>,
-    },
 }
 
 /// What all vCPUs reach.
@@ -391,51 +331,7 @@ impl Site for Port<'_> {
     }
 
     fn answer(&self, answer: Answer<'_>) {
-        let told = match answer {
-            Answer::Vm {
-                asked,
-                is_unknown,
-                is_paused,
-                ..
-            } => Told::Vm {
-                id: asked.request.id,
-                is_again: asked.is_again,
-                is_refused: asked.is_refused,
-                is_unknown,
-                is_paused,
-            },
-            Answer::Memory { id, ipa, data } => Told::Memory {
-                id,
-                ipa,
-                data: data.map(<[u8]>::to_vec),
-            },
-            Answer::Vcpu {
-                vcpu,
-                question,
-                stand,
-                regs,
-                ..
-            } => Told::Vcpu {
-                id: question.id,
-                vcpu: vcpu.0,
-                stand,
-                pc: regs.map(|regs| regs.pc),
-            },
-            Answer::Nmi { vcpu, rung, answer } => Told::Nmi {
-                vcpu: vcpu.0,
-                rung,
-                answer,
-            },
-            Answer::Health {
-                vcpu, watch, done, ..
-            } => Told::Health {
-                vcpu: vcpu.0,
-                health: watch.map(|late| late.health).unwrap_or_default(),
-                intid: watch.map(|late| late.waiting.intid),
-                done,
-            },
-        };
-        self.world.answers.borrow_mut().push(told);
+        self.world.answers.borrow_mut().push(Told::of(answer));
     }
 
     fn set_alarm(&self, at: Option<Instant>) {
