@@ -76,7 +76,7 @@ impl Default for Nmi {
     fn default() -> Self {
         Self {
             event: 0,
-            limit_ms: 10_000,
+            limit_ms: 60_000,
             freezes: false,
         }
     }

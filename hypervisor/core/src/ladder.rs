@@ -21,7 +21,7 @@ impl Config {
     /// Of a guest whose configuration says nothing, on a counter of 1 GHz.
     pub const USUAL: Self = Self {
         event: 0,
-        limit: 10_000_000_000,
+        limit: 60_000_000_000,
         freezes: false,
     };
 }
