@@ -21,8 +21,24 @@ const UNASKED: u32 = 0;
 
 impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// The alarm is for `at`, or for the watchdog's next look or an NMI's.
-    #[inline(never)]
+    #[inline]
     pub(super) fn set_alarm(&mut self, at: Option<Instant>) {
+        if self.is_watched() {
+            self.set_alarm_between(at);
+        } else {
+            self.cpu.set_alarm(at);
+        }
+    }
+
+    /// Whether a watchdog or an NMI has an alarm of its own here.
+    #[inline]
+    const fn is_watched(&self) -> bool {
+        self.watch.is_some() || self.ladder.is_some()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn set_alarm_between(&mut self, at: Option<Instant>) {
         let look = self.watch.as_ref().map(Watch::due);
         let rung = self.ladder.as_ref().map(Ladder::due);
         self.cpu
@@ -39,8 +55,16 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     }
 
     /// This vCPU is off, or starts anew.
-    #[inline(never)]
+    #[inline]
     pub(super) fn forget_watch(&mut self) {
+        if self.is_watched() {
+            self.forget_both();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn forget_both(&mut self) {
         self.ladder = None;
         if let Some(watch) = &mut self.watch {
             watch.forget();
