@@ -435,19 +435,20 @@ fn a_spin_table_that_is_nowhere_is_refused() {
 #[test]
 fn a_machine_of_very_many_pieces_is_refused() {
     let mut tree = v3();
-    // Each in a block of its own, and in a GiB of sixteen.
-    let slots = |count: u64| -> Vec<u8> {
-        let slot = |index| [0x10_0000_0000 + index * 0x0400_0000, 0x1000];
-        let words = (0..count).flat_map(slot);
-        words.flat_map(u64::to_be_bytes).collect()
+    // Each in a block of its own, and in a GiB of sixteen; and of no device more than there can be.
+    let mut spread = |count: u64| {
+        const DEVICES: u64 = 32;
+        for device in 0..DEVICES {
+            let slot = |index| [0x10_0000_0000 + index * 0x0400_0000, 0x1000];
+            let own = (0..count).filter(|index| index % DEVICES == device);
+            let words: Vec<u8> = own.flat_map(slot).flat_map(u64::to_be_bytes).collect();
+            let path = format!("/virtio_mmio@{:x}", 0xa00_0000 + device * 0x200);
+            set(&mut tree, &path, "reg", &words[..]);
+        }
+        checked(&tree, &LOADED)
     };
-    set(&mut tree, CLOCK, "reg", &slots(3800)[..]);
-    assert_eq!(checked(&tree, &LOADED), Ok(()));
-    set(&mut tree, CLOCK, "reg", &slots(3900)[..]);
-    said(
-        checked(&tree, &LOADED),
-        &["in more pieces than can be mapped"],
-    );
+    assert_eq!(spread(3800), Ok(()));
+    said(spread(3900), &["in more pieces than can be mapped"]);
 }
 
 #[test]
