@@ -208,6 +208,15 @@ fn is_taken(port: u16) -> bool {
 /// gets a prompt behind it.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
+/// Writes what guests have said.
+fn to_screen(bytes: &[u8]) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout
+        .write_all(bytes)
+        .and_then(|()| stdout.flush())
+        .context("cannot write the guest's console to standard output")
+}
+
 /// Lets user and guest talk until the end. The ELF files of `hypervisor` and guest explain reports.
 fn converse(
     session: &mut Session,
@@ -228,19 +237,24 @@ fn converse(
         silence.begin(Instant::now());
     }
     loop {
-        let Some(event) = session.next_event_until(silence.until())? else {
-            eprint!("xtask: {}{line_end}", silence.tell());
+        let until = [silence.until(), speakers.until()];
+        let Some(event) = session.next_event_until(until.into_iter().flatten().min())? else {
+            let now = Instant::now();
+            if silence.until().is_some_and(|until| until <= now) {
+                eprint!("xtask: {}{line_end}", silence.tell());
+            }
+            to_screen(&speakers.show_prompts(now))?;
             continue;
         };
+        if matches!(event, Event::Ended(_) | Event::Left | Event::TimedOut) {
+            // Nothing more comes of any line.
+            to_screen(&speakers.end())?;
+        }
         match event {
             Event::Guest { vm, bytes } => {
                 silence.end();
                 operator.hear_guest(&bytes);
-                let mut stdout = io::stdout().lock();
-                stdout
-                    .write_all(&speakers.show(vm, &bytes))
-                    .and_then(|()| stdout.flush())
-                    .context("cannot write the guest's console to standard output")?;
+                to_screen(&speakers.show(vm, &bytes, Instant::now()))?;
                 let guest_lines = guest_lines.entry(vm).or_default();
                 let lines = guest_lines.push(&bytes);
                 let is_over = lines.iter().fold(false, |_, line| watch.hear(vm, line));
@@ -263,12 +277,9 @@ fn converse(
                 }
                 let is_over = line.text == "@hv-crash-end";
                 for line in shown.next(line)? {
-                    let stdout = io::stdout().lock();
                     if terminal.is_raw() {
                         // The screen is one.
-                        let mut stdout = stdout;
-                        let _ = stdout.write_all(speakers.interrupt());
-                        let _ = stdout.flush();
+                        to_screen(speakers.interrupt())?;
                     }
                     if explainer.is_none() && line.text.contains("@hv-") {
                         explainer = Explainer::load(hypervisor, guest).ok();

@@ -1,6 +1,7 @@
 //! Several guests on one machine, as a user starts them: each passes every test that it passes alone, while the other does.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
@@ -9,6 +10,7 @@ use crate::ledger::Ledger;
 use crate::offer;
 use hv_abi::sdei::{Definition, Priority, Scope};
 use machine::build::{self, Program};
+use machine::console::{GuestLines, Part, Splitter};
 use machine::workshop::Workshop;
 
 /// The same suite in two guests at once, on CPUs that are not the machine's first in one of them.
@@ -116,24 +118,46 @@ fn hostile(workshop: &Workshop) -> Result<String> {
 
 /// Starts the guests, of these names: how many tests each has passed and skipped. None may fail.
 fn pass(workshop: &Workshop, tables: &[String], names: &[&str]) -> Result<Vec<(usize, usize)>> {
-    let (code, said, errors) = start(workshop, tables, &[])?;
+    let log = workshop.output("several.log")?;
+    let options = ["--log", &log.display().to_string()];
+    let (code, said, errors) = start(workshop, tables, &options)?;
     let both = || format!("standard output:\n{said}\nstandard error:\n{errors}");
     ensure!(code == Some(0), "the exit code is {code:?}\n{}", both());
+    let consoles = consoles(&log)?;
     let mut counts = Vec::new();
-    for name in names {
-        let lines = said.lines().filter_map(|line| line.strip_prefix(*name));
-        let lines: Vec<&str> = lines.filter_map(|line| line.strip_prefix(" | ")).collect();
+    for (name, lines) in names.iter().zip(&consoles) {
+        let shown = format!("{name} | DONE");
+        let is_shown = said.lines().any(|line| line.trim_end() == shown);
+        ensure!(is_shown, "the screen has no `{shown}`\n{}", both());
         let count = |word: &str| lines.iter().filter(|line| line.starts_with(word)).count();
         ensure!(count("DONE") == 1, "{name} is not done\n{}", both());
         let failed = lines.iter().find(|line| line.starts_with("FAIL "));
         ensure!(
             failed.is_none(),
             "{name}: {}\n{errors}",
-            failed.unwrap_or(&"")
+            failed.map_or("", String::as_str)
         );
         counts.push((count("PASS "), count("SKIP ")));
     }
     Ok(counts)
+}
+
+/// The lines of each guest's console, by number, in the serial stream that `log` has.
+fn consoles(log: &Path) -> Result<Vec<Vec<String>>> {
+    let stream = fs::read(log).with_context(|| format!("cannot read {}", log.display()))?;
+    let mut consoles: Vec<Vec<String>> = Vec::new();
+    let mut open: Vec<GuestLines> = Vec::new();
+    for part in Splitter::default().push(&stream) {
+        if let Part::Guest { vm, bytes } = part {
+            let vm = usize::from(vm);
+            while open.len() <= vm {
+                open.push(GuestLines::default());
+                consoles.push(Vec::new());
+            }
+            consoles[vm].extend(open[vm].push(&bytes));
+        }
+    }
+    Ok(consoles)
 }
 
 fn taken(workshop: &Workshop) -> Result<String> {
