@@ -21,6 +21,7 @@ use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 
 /// Its name in the ledger.
+/// Run when it is named: it is not always answered yet (docs/operator.md).
 pub const NAME: &str = "bringup/control";
 
 /// How long the board may take to answer.
