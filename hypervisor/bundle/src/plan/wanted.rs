@@ -52,7 +52,8 @@ impl<'a> Wanted<'a> {
         match number {
             None => Ok(Self::Kind(kind)),
             Some(number) => match number.parse() {
-                Ok(number) if !number_is_odd(word) => Ok(Self::Numbered(kind, number)),
+                // `str::parse` takes a plus sign.
+                Ok(number) if !word.contains('+') => Ok(Self::Numbered(kind, number)),
                 _ => Err(refusal()),
             },
         }
@@ -74,11 +75,6 @@ impl<'a> Wanted<'a> {
     pub const fn is_one(self) -> bool {
         matches!(self, Self::Numbered(..) | Self::Path(_))
     }
-}
-
-/// `str::parse` takes a plus sign.
-fn number_is_odd(word: &str) -> bool {
-    word.contains('+')
 }
 
 /// Whether a device writes to memory where it is told, by itself or through firmware, and nothing checks where: whoever has
