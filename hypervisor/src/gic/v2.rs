@@ -120,12 +120,11 @@ pub unsafe fn start(distributor: u64, cpu: &Range, hyp: u64) {
         0
     };
     gicd.write(gicd::CTLR, 0);
-    let blocks = (gicd.read(gicd::TYPER) & 0x1f) + 1;
+    let blocks = blocks(&gicd);
     for block in 1..blocks {
         for bank in [gicd::ICENABLER, gicd::ICPENDR, gicd::ICACTIVER] {
             gicd.write(bank.get(block), !0);
         }
-        gicd.write(gicd::IGROUPR.get(block), 0);
     }
     for word in 8..8 * blocks {
         gicd.write(gicd::IPRIORITYR.get(word), PRIORITIES);
@@ -137,11 +136,17 @@ pub unsafe fn start(distributor: u64, cpu: &Range, hyp: u64) {
     GICC.store((cpu.start + repetition) as usize, Ordering::Relaxed);
 }
 
+/// How many interrupts there are, in 32s (IHI0048 4.3.2).
+fn blocks(gicd: &Block<Gicd>) -> u32 {
+    (gicd.read(gicd::TYPER) & 0x1f) + 1
+}
+
 /// Four times ours.
 const PRIORITIES: u32 = PRIORITY as u32 * 0x0101_0101;
 
-/// Sets up this pCPU's registers, which are banked: those of its SGIs and PPIs, groups included (firmware may have
-/// left them in group 1, which nothing here enables), and its CPU interface.
+/// Sets up this pCPU's registers, which are banked: those of its SGIs and PPIs, and its CPU interface. And the groups of all
+/// interrupts, each time: a Raspberry Pi's armstub puts all of them into group 1, which nothing here enables, once on
+/// each CPU, and may do so on this one after [`start`].
 #[cold]
 pub fn start_pcpu(mpidr: Mpidr, ppis: &[u32]) {
     let gicd = gicd();
@@ -152,7 +157,9 @@ pub fn start_pcpu(mpidr: Mpidr, ppis: &[u32]) {
     if let Some(interface) = INTERFACES.get(own as usize) {
         interface.store(mpidr.bits() | USED, Ordering::Relaxed);
     }
-    gicd.write(gicd::IGROUPR.get(0), 0);
+    for block in 0..blocks(&gicd) {
+        gicd.write(gicd::IGROUPR.get(block), 0);
+    }
     for bank in [gicd::ICENABLER, gicd::ICPENDR, gicd::ICACTIVER] {
         gicd.write(bank.get(0), !0);
     }

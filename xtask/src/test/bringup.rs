@@ -90,9 +90,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
         ledger.check(name, || bench.row(trouble));
     }
     ledger.check(monitor::NAME, || monitor::check(workshop, &bench.machine));
-    if ledger.names(control::NAME) {
-        ledger.check(control::NAME, || control::check(workshop, &bench.machine));
-    }
+    ledger.check(control::NAME, || control::check(workshop, &bench.machine));
     // They take as long as the tests and the job themselves, which have rows of their own.
     if workshop.board == Board::Raspi4b || ledger.is_filtered() {
         ledger.check(TESTS, || bench.guest_tests());

@@ -21,7 +21,6 @@ use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 
 /// Its name in the ledger.
-/// Run when it is named: it is not always answered yet (docs/operator.md).
 pub const NAME: &str = "bringup/control";
 
 /// How long the board may take to answer.
@@ -90,10 +89,7 @@ fn look(socket: &std::path::Path) -> Result<String> {
                 .args(arguments),
         )
     };
-    let pc = first_status(socket)?;
-    let mut client = Client::connect(socket)?;
-    let code = client.read(pc, 4)?;
-    ensure!(code == SPIN[1].to_le_bytes(), "it spins in {code:x?}");
+    let pc = where_it_spins(socket)?;
     let said = ctl(&["freeze"])?;
     ensure!(said.starts_with("the guest is paused"), "{said}");
     let said = ctl(&["bt", "0"])?;
@@ -106,6 +102,19 @@ fn look(socket: &std::path::Path) -> Result<String> {
         "{status}"
     );
     Ok(format!("{} ms for a status", began.elapsed().as_millis()))
+}
+
+/// Where vCPU 0 is once it has come from the guest's first instruction to the one that it stays at.
+fn where_it_spins(socket: &std::path::Path) -> Result<u64> {
+    let until = Instant::now() + LIMIT;
+    loop {
+        let pc = first_status(socket)?;
+        let code = Client::connect(socket)?.read(pc, 4)?;
+        if code == SPIN[1].to_le_bytes() {
+            return Ok(pc);
+        }
+        ensure!(Instant::now() < until, "it spins in {code:x?}");
+    }
 }
 
 /// Where vCPU 0 is as soon as it is on and the hypervisor answers.
