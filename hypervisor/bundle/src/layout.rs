@@ -2,7 +2,7 @@
 //!
 //! An Image is placed after Linux `Documentation/arch/arm64/booting.rst`, in the largest piece of memory:
 //!
-//! * the devicetree at the base, in one 2 MiB block;
+//! * the devicetree at the base, in one 2 MiB block, but not at address 0;
 //! * the kernel at the first 2 MiB boundary plus its text offset that leaves the devicetree alone;
 //! * the ramdisk at half of the piece or 128 MiB, whichever is less, so that the kernel, whose needs beyond its image nobody
 //!   knows, has room; right behind the kernel if it does not fit there.
@@ -120,7 +120,9 @@ impl Memory<'_> {
     fn image(&self, parts: &Parts, text_offset: u64) -> Result<Layout, Error> {
         let largest = self.pieces.iter().max_by_key(|piece| piece.size);
         let ram = largest.copied().unwrap_or_default();
-        let Some(dtb) = in_one_block(ram.start, parts.dtb).filter(|dtb| ram.covers(*dtb)) else {
+        // Address 0 in x0 says that there is no devicetree (Linux, arch/arm64/kernel/setup.c).
+        let lowest = ram.start.max(PAGE);
+        let Some(dtb) = in_one_block(lowest, parts.dtb).filter(|dtb| ram.covers(*dtb)) else {
             return Err(self.no_room("devicetree", parts.dtb));
         };
         // One that is wanted elsewhere is in nobody's way here.
@@ -192,6 +194,8 @@ impl Memory<'_> {
         let ramdisk = layout.ramdisk.unwrap_or_default();
         let what = if !dtb.start.is_multiple_of(8) {
             "is not a multiple of 8"
+        } else if dtb.start == 0 {
+            "says that there is no devicetree"
         } else if !self.covers(dtb) {
             "leads out of the guest's memory"
         } else if dtb.overlaps(layout.kernel) {

@@ -65,6 +65,23 @@ fn an_image_leaves_the_base_of_ram_to_the_devicetree() {
 }
 
 #[test]
+fn no_devicetree_is_at_address_0() {
+    let ram = Range::new(0, 128 * MIB);
+    let layout = place(ram, parts(image(0, 16 * MIB), None, 0x3000)).expect("room");
+    assert_eq!(layout.dtb, Range::new(PAGE, 0x3000));
+    assert_eq!(layout.kernel.start, BLOCK);
+    let wanted = Parts {
+        dtb_at: Some(0),
+        ..parts(image(0, 16 * MIB), None, 0x3000)
+    };
+    let said = place(ram, wanted).expect_err("nobody would find it");
+    assert!(
+        said.to_string()
+            .contains("says that there is no devicetree")
+    );
+}
+
+#[test]
 fn an_old_image_has_its_offset_in_the_first_block() {
     let layout = place(RAM, parts(image(0x8_0000, 16 * MIB), None, 0x3000));
     assert_eq!(layout.map(|layout| layout.entry), Ok(0x4008_0000));
