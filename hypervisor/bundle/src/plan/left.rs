@@ -186,7 +186,10 @@ impl<'m> Left<'m> {
             };
             let (taken, left): (Vec<_>, Vec<_>) =
                 self.devices.iter().partition(|device| is_it(device));
-            if taken.is_empty() && wanted.is_one() {
+            // Of a kind that the machine has none of there is none.
+            let is_there = self.machine.devices.iter().any(&is_it);
+            let is_missed = wanted.is_one() || is_there && wanted != Wanted::All;
+            if taken.is_empty() && is_missed {
                 let place = format!("{whose}, devices: {word}");
                 let what = "is no device that a guest can have, or somebody has it already, or a device with its page or interrupt";
                 let mend = "look into the machine's devicetree, or leave those to one guest";
