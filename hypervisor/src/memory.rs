@@ -203,25 +203,12 @@ pub fn record_area(region: u64) -> u64 {
     HV_BASE + region - hv_abi::crash::SIZE as u64
 }
 
-/// So many VMs there are at most.
-pub const MOST_VMS: u8 = 16;
-
-/// How much a home region for `pcpus` takes, in whole blocks: image, stacks, tables, the VM's state. `tables` are those for
-/// what is mapped at its own address, for EL2 and for a guest.
-pub fn home_size(pcpus: usize, tables: [u64; 2]) -> u64 {
-    /// There is room for so many of each in any case.
-    const USUAL: u64 = 32;
-    /// More than is known before a guest is planned: at either end of the home region, which is whole blocks, and of the
-    /// bundle's copy, which is not.
-    const EDGES: u64 = 6;
-    /// What a VM's state takes, with its tables and its devicetree.
-    const VM: u64 = 96 * 1024;
-    let per_pcpu = STACK_SIZE + EMERGENCY_SIZE + EVENT_SIZE + 24 * 1024;
-    // The first has its part in any case. Each has a pCPU at least.
-    let other_vms = (pcpus as u64).clamp(1, MOST_VMS.into()) - 1;
-    let record = hv_abi::crash::SIZE as u64;
-    let more = tables.map(|tables| (tables + EDGES).saturating_sub(USUAL) * PAGE_SIZE);
-    let more = more[0] + more[1];
-    (image_size() + 448 * 1024 + VM * other_vms + record + per_pcpu * pcpus as u64 + more)
-        .next_multiple_of(BLOCK_SIZE)
+/// What of this image its home region is for.
+pub fn image() -> hv_bundle::Image {
+    hv_bundle::Image {
+        size: image_size(),
+        record: hv_abi::crash::SIZE as u64,
+    }
 }
+
+const _: () = assert!(STACK_SIZE + EMERGENCY_SIZE + EVENT_SIZE == hv_bundle::STACKS);

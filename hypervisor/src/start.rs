@@ -4,7 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use hv_bundle::{Loaded, Places, given, highest_free, identity, tables};
+use hv_bundle::{Loaded, Places, find_home, identity};
 use hv_core::entry::Features;
 use hv_core::id::{Mpidr, PcpuId, VcpuId};
 use hv_core::vm::Vcpu;
@@ -98,18 +98,10 @@ pub extern "C" fn relocate(dtb: u64, image: u64, _region: u64) -> ! {
     if let Err(error) = placed {
         refuse(format_args!("{error}"));
     }
-    // One after the other: the heap is small this early.
-    let tables = [
-        tables(&identity(&machine, Range::default(), limit)),
-        tables(&given(&machine, limit)),
-    ];
-    let size = memory::home_size(machine.cpus.len(), tables);
     let taken = [loaded.image, loaded.dtb, machine.initrd.unwrap_or_default()];
-    let Some(home) = highest_free(&machine, &taken, limit, size, BLOCK_SIZE) else {
-        refuse(format_args!(
-            "no {} MiB of RAM are free for the hypervisor; give the machine more memory",
-            size >> 20
-        ));
+    let Range { start: home, size } = match find_home(&machine, memory::image(), &taken, limit) {
+        Ok(home) => home,
+        Err(error) => refuse(format_args!("{error}")),
     };
     // SAFETY: one pCPU, early tables, and `home` is free RAM by the devicetree.
     if !unsafe { boot::early_map(home, memory::image_size(), false) } {

@@ -15,6 +15,7 @@ mod digest;
 mod error;
 mod fit;
 mod guest_dtb;
+mod home;
 mod kernel;
 mod layout;
 mod pieces;
@@ -30,13 +31,14 @@ pub use crc::{Crc32, Table as Crc32Table};
 pub use error::Error;
 pub use fit::{write, write_for};
 pub use guest_dtb::{GuestSpec, HEADROOM, build as build_guest_dtb};
+pub use home::{Image, STACKS, find_home};
 pub use kernel::{Compression, Format, Kernel};
 pub use layout::{Layout, Memory, Parts};
 pub use pieces::Pieces;
 pub use places::{Identity, Loaded, Places, given, identity, tables};
 pub use plan::{
-    Backing, CpuInterface, Host, Keep, OwnDevices, Piece, REDISTRIBUTOR_SIZE, Seeding, VmPlan,
-    Wanted, plan, reaches_memory,
+    Backing, CpuInterface, Host, Keep, MAX_VMS, OwnDevices, Piece, REDISTRIBUTOR_SIZE, Seeding,
+    VmPlan, Wanted, plan, reaches_memory,
 };
 pub use ram::{BLOCK_SIZE, PAGE_SIZE, highest_free, without};
 pub use seed::{Fresh, Secret, Seeds};

@@ -35,6 +35,9 @@ pub use wanted::{Wanted, reaches_memory};
 /// Bytes of one redistributor as guests find it: RD_base and SGI_base (IHI0069 12.10).
 pub const REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
 
+/// So many VMs there are at most.
+pub const MAX_VMS: u8 = 16;
+
 /// What the hypervisor knows of the machine beside [`Machine`].
 #[derive(Clone, Copy, Debug)]
 pub struct Host<'a> {
@@ -46,8 +49,6 @@ pub struct Host<'a> {
     pub limit: u64,
     /// How many SPIs the interrupt controller has.
     pub spis: u32,
-    /// How many VMs there can be.
-    pub most_vms: u8,
     /// What guests' seeds are derived from, if there is anything secret.
     pub secret: Option<Secret>,
 }
@@ -183,7 +184,7 @@ pub fn plan<'a>(
     host: &Host<'_>,
 ) -> Result<Vec<VmPlan<'a>>, Error> {
     let count = bundle.guests.len();
-    if count > usize::from(host.most_vms) {
+    if count > usize::from(MAX_VMS) {
         let place = format!("the bundle, with {count} guests,");
         let what = "has more than there can be";
         let mend = "give it fewer; docs/guests.md says how many";

@@ -17,8 +17,8 @@ use dtoolkit::fdt::Fdt;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, Property};
 use hv_bundle::{
-    BLOCK_SIZE, Bundle, Fresh, Guest, GuestConfig, Host, Identity, Keep, Loaded, Places, Secret,
-    VmPlan, given, highest_free, identity, plan, tables,
+    Bundle, Fresh, Guest, GuestConfig, Host, Identity, Image, Keep, Loaded, Places, Secret, VmPlan,
+    find_home, given, identity, plan, tables,
 };
 use platform::devicetree::{Settled, Tree};
 use platform::{Console, DeviceKind, Gic, Machine, Range, Start};
@@ -308,14 +308,18 @@ fn boot(blob: &[u8], dice: &mut Dice) -> bool {
         refused(error);
         return false;
     }
-    let all = tables(&identity(&machine, Range::default(), LIMIT));
-    let all = all + tables(&given(&machine, LIMIT));
-    let size = (2 * MIB + all * PAGE).next_multiple_of(BLOCK_SIZE);
     let taken = [loaded.image, loaded.dtb, machine.initrd.unwrap_or_default()];
-    let Some(start) = highest_free(&machine, &taken, LIMIT, size, BLOCK_SIZE) else {
-        return false;
+    let image = Image {
+        size: MIB,
+        record: PAGE,
     };
-    let home = Range::new(start, size);
+    let home = match find_home(&machine, image, &taken, LIMIT) {
+        Ok(home) => home,
+        Err(error) => {
+            refused(error);
+            return false;
+        }
+    };
     let mapped = identity(&machine, home, LIMIT);
     hold_mapping(&machine, home, &loaded, &mapped);
 
@@ -341,7 +345,6 @@ fn boot(blob: &[u8], dice: &mut Dice) -> bool {
         taken: &[home, keep.to],
         limit: LIMIT,
         spis: 32 * dice.below(32) as u32,
-        most_vms: 1,
         secret: Secret::gather(&machine.seed, &Fresh::default()),
     };
     let guest = Guest {

@@ -42,7 +42,6 @@ impl Board {
             taken,
             limit: LIMIT,
             spis: SPIS,
-            most_vms: 8,
             secret: Secret::gather(&self.machine.seed, &Fresh::default()),
         }
     }
@@ -324,16 +323,11 @@ fn an_interrupt_that_two_devices_have_is_passed_once() {
 
 #[test]
 fn more_guests_than_are_supported_are_refused() {
-    let board = Board::virt(4);
-    let host = Host {
-        most_vms: 1,
-        ..board.host(&[])
-    };
-    let two = bundle(&[wants(1, 256 * MIB), wants(1, 256 * MIB)]);
-    let said = plan(&board.machine, two, &host).map_err(|error| error.to_string());
+    let board = Board::virt(32);
+    let many = vec![wants(1, 4 * MIB); 17];
     assert_eq!(
-        said,
-        Err("the bundle, with 2 guests, has more than there can be; give it fewer; docs/guests.md says how many".into())
+        board.refusal(&many),
+        "the bundle, with 17 guests, has more than there can be; give it fewer; docs/guests.md says how many"
     );
 }
 
@@ -464,7 +458,9 @@ fn a_device_that_can_write_anywhere_is_for_trusted_guests() {
     }
     let said = board.refusal(&[has(&["virtio:0"], true), has(&["virtio:0"], true)]);
     assert!(said.starts_with("the guest guest-1, devices: virtio:0 is no"));
-    // Whoever asks for what there is none of gets none.
+    // A kind is for one guest, unless the machine has none of it.
+    let said = board.refusal(&[has(&["rtc"], false), has(&["rtc"], false)]);
+    assert!(said.starts_with("the guest guest-1, devices: rtc is no"));
     assert!(board.plan(&[has(&["sd", "all"], true)]).is_ok());
 }
 

@@ -12,7 +12,7 @@ use hv_core::{ladder, watch};
 use platform::{Machine, Range};
 
 use crate::vm::{GuestImage, Sdei, Vm, VmParts};
-use crate::{crc, entropy, gic, log, memory, operator, stage2, sysregs};
+use crate::{crc, entropy, gic, log, operator, stage2, sysregs};
 
 const _: () = assert!(REDISTRIBUTOR_SIZE == vm::REDISTRIBUTOR_SIZE);
 
@@ -28,7 +28,6 @@ pub fn build_vms(machine: &Machine, dtb: &[u8], home: Range, spis: u32) -> Resul
         taken: &[home, keep.to],
         limit: stage2::limit(),
         spis,
-        most_vms: memory::MOST_VMS,
         secret: Secret::gather(&machine.seed, &entropy::fresh()),
     };
     let plans = plan(machine, bundle, &host)?;

@@ -219,13 +219,18 @@ pub fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
 const LARGEST: usize = 64 << 20;
 
 /// What the arm64 boot protocol's header says (Linux, Documentation/arch/arm64/booting.rst).
-struct Header {
+pub struct Header {
     /// Bytes of memory that the image takes, .bss included.
-    image_size: u64,
+    pub image_size: u64,
 }
 
 impl Header {
-    fn read(image: &[u8]) -> Result<Self> {
+    /// Reads it.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    pub fn read(image: &[u8]) -> Result<Self> {
         let field = |offset: usize| image.get(offset..offset + 8)?.try_into().ok();
         let magic = image.get(0x38..0x3c);
         ensure!(

@@ -11,6 +11,7 @@ pub mod disk;
 pub mod el3;
 pub mod ending;
 pub mod firmware;
+pub mod foreseen;
 pub mod guest;
 pub mod operator;
 pub mod payload;

@@ -279,6 +279,27 @@ impl Machine {
         Ok(())
     }
 
+    /// The devicetree that the hypervisor will find, once all files are written. QEMU writes its own to `dumped`.
+    pub(crate) fn found_devicetree(&self, dumped: &Path) -> Result<Vec<u8>> {
+        if let Some(firmware) = &self.firmware {
+            return Ok(std::fs::read(&firmware.devicetree)?);
+        }
+        let output = supervisor::command(&self.qemu)
+            .args(self.arguments())
+            .arg("-machine")
+            .arg(with_path("dumpdtb=", dumped))
+            .output()
+            .with_context(|| self.cannot_start())?;
+        ensure!(
+            output.status.success(),
+            "QEMU: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        let blob = std::fs::read(dumped).context("QEMU does not write its devicetree")?;
+        std::fs::remove_file(dumped)?;
+        Ok(blob)
+    }
+
     fn cannot_start(&self) -> String {
         let qemu = self.qemu.display();
         format!("cannot start {qemu}; `cargo xtask doctor` says how to get QEMU")

@@ -12,6 +12,7 @@ use machine::board::Board;
 use machine::build::{self, Program};
 use machine::el3::El3;
 use machine::firmware::Firmware;
+use machine::foreseen;
 use machine::guest::Options;
 use machine::payload::{self, Payload};
 use machine::qemu::{DEFAULT_CPU, Machine};
@@ -86,6 +87,9 @@ pub fn machine(
         machine.disks.extend(guest.disks.iter().cloned());
     }
     machine.extra = options.qemu_args.iter().map(Into::into).collect();
+    if guests.len() > 1 && !bare {
+        foreseen::check(&machine, &folder.file("foreseen.dtb"))?;
+    }
     // Several guests' addresses are not told apart.
     let vmlinux = given.pop().filter(|_| given.is_empty());
     Ok((machine, vmlinux.and_then(|given| given.vmlinux)))

@@ -15,18 +15,21 @@ use machine::workshop::Workshop;
 
 /// The same suite in two guests at once, on CPUs that are not the machine's first in one of them.
 const SUITES: &str = "several/suites-side-by-side";
-/// What a plan cannot give is said before any guest starts.
-const TAKEN: &str = "several/cpu-that-two-list-is-named";
+/// What a plan cannot give is said before the machine starts.
+const TAKEN: &str = "several/what-two-want-is-named";
 
 /// A pCPU that never leaves a guest costs that guest, and no other.
 const LOST: &str = "several/lost-cpu-costs-its-guest-alone";
+
+/// Where RAM begins at address 0.
+const PI: &str = "several/on-a-pi";
 
 /// A guest that does anything at all beside one that passes every test.
 const HOSTILE: &str = "several/hostile-neighbour-harms-nobody";
 
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    [SUITES, TAKEN, LOST, HOSTILE].into_iter()
+    [SUITES, TAKEN, LOST, PI, HOSTILE].into_iter()
 }
 
 /// Runs them.
@@ -34,6 +37,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     ledger.check(SUITES, || suites(workshop));
     ledger.check(TAKEN, || taken(workshop));
     ledger.check(LOST, || lost(workshop));
+    ledger.check(PI, || pi(workshop));
     ledger.check(HOSTILE, || hostile(workshop));
 }
 
@@ -90,7 +94,7 @@ fn suites(workshop: &Workshop) -> Result<String> {
         guest("one", &image, "[5, 1, 2, 7]"),
         guest("two", &image, "4"),
     ];
-    let counts = pass(workshop, &tables, &["one", "two"])?;
+    let counts = pass(workshop, &tables, &["one", "two"], &[])?;
     // What a machine with one guest has, but for what few tests skip.
     let passed = counts.iter().map(|(passed, _)| *passed);
     ensure!(passed.min() > Some(200), "only {counts:?} passed");
@@ -102,13 +106,28 @@ fn suites(workshop: &Workshop) -> Result<String> {
     Ok(format!("{counts:?}"))
 }
 
+fn pi(workshop: &Workshop) -> Result<String> {
+    let image = build::build(workshop, Program::GuestTests)?.image;
+    let image = image.display().to_string();
+    let one_test = |table: String| table.replace("test=shared", "test=psci_version_is_1_3");
+    let tables = [guest("one", &image, "2"), guest("two", &image, "2")].map(one_test);
+    let counts = pass(
+        workshop,
+        &tables,
+        &["one", "two"],
+        &["--machine", "raspi4b"],
+    )?;
+    ensure!(counts == [(1, 0); 2], "{counts:?} passed and were skipped");
+    Ok(format!("{counts:?}"))
+}
+
 fn hostile(workshop: &Workshop) -> Result<String> {
     let image = build::build(workshop, Program::GuestTests)?.image;
     let image = image.display().to_string();
     let assault = "test=random_steps_of_every_kind_harm_nobody_else";
     let neighbour = guest("two", &image, "4").replace("test=shared", assault);
     let tables = [guest("one", &image, "4"), neighbour];
-    let counts = pass(workshop, &tables, &["one", "two"])?;
+    let counts = pass(workshop, &tables, &["one", "two"], &[])?;
     ensure!(
         counts[0].0 > 200 && counts[1] == (1, 0),
         "only {counts:?} passed"
@@ -117,9 +136,15 @@ fn hostile(workshop: &Workshop) -> Result<String> {
 }
 
 /// Starts the guests, of these names: how many tests each has passed and skipped. None may fail.
-fn pass(workshop: &Workshop, tables: &[String], names: &[&str]) -> Result<Vec<(usize, usize)>> {
+fn pass(
+    workshop: &Workshop,
+    tables: &[String],
+    names: &[&str],
+    more: &[&str],
+) -> Result<Vec<(usize, usize)>> {
     let log = workshop.output("several.log")?;
-    let options = ["--log", &log.display().to_string()];
+    let path = log.display().to_string();
+    let options = [&["--log", &path], more].concat();
     let (code, said, errors) = start(workshop, tables, &options)?;
     let both = || format!("standard output:\n{said}\nstandard error:\n{errors}");
     ensure!(code == Some(0), "the exit code is {code:?}\n{}", both());
@@ -163,13 +188,37 @@ fn consoles(log: &Path) -> Result<Vec<Vec<String>>> {
 fn taken(workshop: &Workshop) -> Result<String> {
     let image = build::build(workshop, Program::GuestTests)?.image;
     let image = image.display().to_string();
-    let tables = [guest("one", &image, "[0, 1]"), guest("two", &image, "[1]")];
-    let (code, said, errors) = start(workshop, &tables, &[])?;
-    let expected = "cannot start: the guest two, cpus: 1 is no CPU of the machine, or somebody has it already; list others";
-    ensure!(
-        code == Some(4) && errors.contains(expected) && said.is_empty(),
-        "the exit code is {code:?}\n{said}\n{errors}"
-    );
+    let pair = |cpus: [&str; 2], more: [&str; 2]| -> [String; 2] {
+        ["one", "two"].map(|name| {
+            let place = usize::from(name == "two");
+            guest(name, &image, cpus[place]) + more[place]
+        })
+    };
+    let rtc = "devices = [\"rtc\"]\n";
+    let cases = [
+        (
+            pair(["[0, 1]", "[1]"], ["", ""]),
+            "the guest two, cpus: 1 is no CPU of the machine, or somebody has it already; list others",
+        ),
+        (
+            pair(["1", "1"], [rtc, rtc]),
+            "the guest two, devices: rtc is no device that a guest can have, or somebody has it already",
+        ),
+    ];
+    for (tables, sentence) in cases {
+        for board in ["virt", "virt-gicv2", "raspi4b"] {
+            // The Pi has no clock that a guest could want.
+            if board == "raspi4b" && sentence.contains("rtc") {
+                continue;
+            }
+            let (code, said, errors) = start(workshop, &tables, &["--machine", board])?;
+            let expected = format!("error: the hypervisor would not start: {sentence}");
+            ensure!(
+                code == Some(1) && errors.contains(&expected) && !errors.contains("entered at EL2"),
+                "on {board} the exit code is {code:?}\n{said}\n{errors}"
+            );
+        }
+    }
     Ok(String::new())
 }
 

@@ -81,7 +81,11 @@ impl Options {
             return self.cpus();
         }
         let mut count = 0;
-        let mut highest = 0;
+        let mut highest = match self.machine {
+            // As many as it has, whoever needs them.
+            Some(Board::Raspi4b) => Board::Raspi4b.most_cpus(),
+            _ => 0,
+        };
         for guest in guests {
             count += guest.cpus()?;
             if let Some(Cpus::List(list)) = &guest.cpus {
