@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use debian::archive::{Archive, at_least};
+use debian::archive::Archive;
 use debian::cache::Cache;
 use debian::kernel;
 use debian::toolchain;
@@ -136,12 +136,7 @@ fn qemu() -> Finding {
             text: "not installed; see the host tools".to_owned(),
         };
     };
-    let found = tools::qemu_version(&path).and_then(|version| {
-        if !at_least(&version, &tools::QEMU_LEAST) {
-            let package = tools::QEMU.package;
-            let text = format!("{version} is too old: 7.2 is needed; bring {package} up to date");
-            return Ok((State::Missing, text));
-        }
+    let found = tools::demand_version(&path).and_then(|version| {
         let raspi4b = if raspi4b::is_known(&path)? {
             "knows raspi4b".to_owned()
         } else {

@@ -5,14 +5,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::archive::{Archive, Root, at_least};
 use crate::cache::Cache;
 use crate::progress::Progress;
 
-/// The oldest QEMU that is known to be enough.
-pub const QEMU_LEAST: [u32; 2] = [7, 2];
+/// The oldest QEMU that everything is known to run on. Before 9.0 there is no raspi4b, and 7.2 hangs in Trusted Firmware-A.
+pub const QEMU_LEAST: [u32; 2] = [10, 0];
 
 /// A program and the Debian package that has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,44 +116,65 @@ fn is_program(path: &Path) -> bool {
 pub fn qemu(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
     demand(cache, &[QEMU], progress)?;
     let path = find(QEMU.program).context("qemu-system-aarch64 is not in the PATH")?;
-    let version = qemu_version(&path)?;
-    if !at_least(&version, &QEMU_LEAST) {
-        bail!(
-            "{} is version {version}, but 7.2 or later is needed: bring package {} up to date",
-            path.display(),
-            QEMU.package
-        );
-    }
+    demand_version(&path)?;
     Ok(path)
+}
+
+/// The version of the QEMU at `path`, which is new enough.
+///
+/// # Errors
+///
+/// If it is too old, with the mend.
+pub fn demand_version(path: &Path) -> Result<String> {
+    judge(path, &said_version(path)?, &newer_qemu())
+}
+
+fn judge(path: &Path, said: &str, mend: &str) -> Result<String> {
+    let (version, path) = (parse_version(path, said)?, path.display());
+    let [major, minor] = QEMU_LEAST;
+    ensure!(
+        at_least(&version, &QEMU_LEAST),
+        "{path} is QEMU {version}, which is too old: {major}.{minor} or later is needed; {mend}"
+    );
+    Ok(version)
 }
 
 /// Where a newer QEMU than the release's own comes from.
 pub fn newer_qemu() -> String {
-    let system = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    newer_than(&std::fs::read_to_string("/etc/os-release").unwrap_or_default())
+}
+
+/// The same for the release that `/etc/os-release` has this text of. Debian 13 and later have it themselves.
+fn newer_than(system: &str) -> String {
     let release = system
         .lines()
-        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
-        .unwrap_or("RELEASE");
-    format!(
-        "take it from {release}-backports, `sudo apt-get install -t {release}-backports {}`",
-        QEMU.package
-    )
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    let (package, release) = (QEMU.package, release.unwrap_or("RELEASE"));
+    let suite = format!("{release}-backports");
+    format!("take it from {suite}, `sudo apt-get install -t {suite} {package}`")
 }
 
 /// The version that a QEMU says it has.
 pub fn qemu_version(path: &Path) -> Result<String> {
+    parse_version(path, &said_version(path)?)
+}
+
+fn said_version(path: &Path) -> Result<String> {
     let output = supervisor::command(path)
         .arg("--version")
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("cannot run {}", path.display()))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    parse_version(&text).with_context(|| format!("{} does not say its version", path.display()))
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn parse_version(text: &str) -> Option<String> {
-    let (_, rest) = text.split_once("version ")?;
-    rest.split_whitespace().next().map(str::to_owned)
+fn parse_version(path: &Path, said: &str) -> Result<String> {
+    let version = said
+        .split_once("version ")
+        .and_then(|(_, rest)| rest.split_whitespace().next());
+    let version =
+        version.with_context(|| format!("{} does not say its version", path.display()))?;
+    Ok(version.to_owned())
 }
 
 /// Sees to it that `tools` are there: installs what is missing when run by
@@ -277,8 +298,44 @@ mod tests {
     #[test]
     fn qemu_says_its_version() {
         let text = "QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)\nCopyright\n";
-        assert_eq!(parse_version(text).as_deref(), Some("10.0.2"));
-        assert_eq!(parse_version("nothing"), None);
+        let path = Path::new("/bin/qemu");
+        assert_eq!(parse_version(path, text).unwrap(), "10.0.2");
+        let error = parse_version(path, "nothing").unwrap_err();
+        assert_eq!(error.to_string(), "/bin/qemu does not say its version");
+    }
+
+    fn judged(version: &str) -> Result<String> {
+        let said =
+            format!("QEMU emulator version {version} (Debian 1:{version}+dfsg)\nCopyright\n");
+        judge(
+            Path::new("/bin/qemu"),
+            &said,
+            "take a new one, `apt-get install -t`",
+        )
+    }
+
+    #[test]
+    fn an_old_qemu_is_refused_with_the_mend_in_one_sentence() {
+        for version in ["7.2.22", "9.2.4", "8.0.0"] {
+            let text = judged(version).unwrap_err().to_string();
+            let begin =
+                format!("/bin/qemu is QEMU {version}, which is too old: 10.0 or later is needed; ");
+            assert!(text.starts_with(&begin), "{text}");
+            assert!(
+                text.ends_with("; take a new one, `apt-get install -t`"),
+                "{text}"
+            );
+        }
+        for version in ["10.0.2", "10.1.0-rc1", "11.0.0"] {
+            assert_eq!(judged(version).unwrap(), version);
+        }
+    }
+
+    #[test]
+    fn a_newer_qemu_comes_from_the_backports_of_this_release() {
+        let mend = newer_than("ID=debian\nVERSION_CODENAME=bookworm\n");
+        let command = "`sudo apt-get install -t bookworm-backports qemu-system-arm`";
+        assert_eq!(mend, format!("take it from bookworm-backports, {command}"));
     }
 
     #[test]

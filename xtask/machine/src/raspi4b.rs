@@ -77,7 +77,7 @@ fn demand_model(qemu: &Path) -> Result<()> {
     }
     let version = tools::qemu_version(qemu)?;
     bail!(
-        "QEMU {version} does not know raspi4b, QEMU 9 and later do: {}",
+        "QEMU {version} does not know raspi4b: {}",
         tools::newer_qemu()
     );
 }
