@@ -337,6 +337,10 @@ impl Hardware for Pcpu {
         sysregs::set_endian(endian);
     }
 
+    fn regime(&self) -> hv_core::walk::Regime {
+        translation::regime()
+    }
+
     fn instruction(&self, pc: u64) -> Option<u32> {
         translation::guest_instruction(pc)
     }

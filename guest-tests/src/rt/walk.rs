@@ -1,11 +1,12 @@
-//! Tables that are gone when EL2 walks them on the guest's behalf.
+//! Tables that are gone when EL2 walks them on the guest's behalf, and tables that were never there.
 
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::exception::Fault;
 use super::mmio::Device;
-use super::sysreg::read;
+use super::sysreg::{read, write};
+use super::table::flush_translations;
 
 global_asm!(include_str!("walk.S"));
 
@@ -49,4 +50,49 @@ pub fn read_pair_by(tables: u64, device: Device) -> Result<(), Fault> {
         return Ok(());
     }
     Err(Fault { esr, far, elr })
+}
+
+/// A granule of translation.
+#[derive(Clone, Copy, Debug)]
+pub struct Granule {
+    /// Bits of an offset into a page.
+    pub page: u32,
+    /// TCR_EL1.TG1.
+    code: u64,
+}
+
+/// Those that this CPU has (ID_AA64MMFR0_EL1.TGran4, TGran16 and TGran64).
+pub fn granules() -> impl Iterator<Item = Granule> {
+    let has = read!("id_aa64mmfr0_el1");
+    let all = [
+        (12, 0b10, has >> 28 & 0xf != 0xf),
+        (14, 0b01, has >> 20 & 0xf != 0),
+        (16, 0b11, has >> 24 & 0xf != 0xf),
+    ];
+    all.into_iter()
+        .filter(|&(.., is_there)| is_there)
+        .map(|(page, code, _)| Granule { page, code })
+}
+
+/// Runs `body` with an upper half of the address space that translates `bits` bits by `table`; the lower one, which all code and
+/// data are in, stays. `body` is given the first address of it.
+pub fn with_upper_half<T>(
+    granule: Granule,
+    bits: u32,
+    table: u64,
+    body: impl FnOnce(u64) -> T,
+) -> T {
+    // TCR_EL1: T1SZ, A1, EPD1, attributes as in `read_pair_by`, TG1.
+    const FIELDS: u64 = 0xffff << 16;
+    let (control, before) = (read!("tcr_el1"), read!("ttbr1_el1"));
+    let upper =
+        u64::from(64 - bits) << 16 | 0b01 << 24 | 0b01 << 26 | 0b11 << 28 | granule.code << 30;
+    write!("ttbr1_el1", table);
+    write!("tcr_el1", control & !FIELDS | upper);
+    flush_translations();
+    let result = body(!0 << bits);
+    write!("tcr_el1", control);
+    write!("ttbr1_el1", before);
+    flush_translations();
+    result
 }

@@ -7,6 +7,7 @@ use crate::rt::machine::machine;
 use crate::rt::probe;
 use crate::rt::search::{self, Line};
 use crate::rt::timer::Timer;
+use crate::rt::walk;
 use crate::tests::timer::takes_interrupts;
 
 /// Exception classes of aborts taken from the same level (DDI0487 D24.2 ESR_ELx).
@@ -14,8 +15,8 @@ const DATA_ABORT: u64 = 0x25;
 const FETCH_ABORT: u64 = 0x21;
 /// Synchronous external abort, not on a table walk.
 const EXTERNAL: u64 = 0x10;
-/// Synchronous external abort on a walk, levels 0 to 3.
-const EXTERNAL_ON_WALK: core::ops::RangeInclusive<u64> = 0x14..=0x17;
+/// Synchronous external abort on a walk at level 0; those of levels 1 to 3 follow.
+const EXTERNAL_ON_WALK: u64 = 0x14;
 /// The access was a write.
 const WNR: u64 = 1 << 6;
 
@@ -134,10 +135,61 @@ fn a_table_walk_outside_is_an_external_abort() -> TestResult {
             Ok(value) => fail!("a table at {table:#x} gave {value:#x}"),
             Err(fault) => {
                 expect_eq!(fault.class(), DATA_ABORT, "table {table:#x}, {fault:#x?}");
-                // A hypervisor learns that it was a walk, but not of which level.
-                let status = fault.status();
-                let fine = status == EXTERNAL || EXTERNAL_ON_WALK.contains(&status);
-                expect_that!(fine, "table {table:#x}, {fault:#x?}");
+                // The first table, of level 1, is in memory.
+                let status = EXTERNAL_ON_WALK + 2;
+                expect_eq!(fault.status(), status, "table {table:#x}, {fault:#x?}");
+            }
+        }
+    }
+    expect_that!(takes_interrupts(Timer::Virtual, 3));
+    Ok(())
+}
+
+guest_test!(an_external_abort_on_a_walk_names_the_level);
+fn an_external_abort_on_a_walk_names_the_level() -> TestResult {
+    let is_aligned = |address: &u64| address.is_multiple_of(1 << 16);
+    let Some(hole) = holes().find(is_aligned) else {
+        fail!("there is memory everywhere");
+    };
+    // By bits of an offset into a page: so many bits of address, and the level at which the walk begins. A first table has at
+    // most 512 entries.
+    let shapes = [
+        (12, 25, 2u64),
+        (12, 30, 2),
+        (12, 31, 1),
+        (12, 39, 1),
+        (12, 48, 0),
+        (14, 30, 2),
+        (14, 40, 1),
+        (14, 48, 0),
+        (16, 29, 3),
+        (16, 36, 2),
+        (16, 48, 1),
+    ];
+    for granule in walk::granules() {
+        let of_this = shapes.iter().filter(|shape| shape.0 == granule.page);
+        for &(_, bits, first) in of_this {
+            // The first table is not there; or it is, and the one of the next level is not.
+            let known = walk::table_that_leads_to(Some(hole));
+            let tables = [(hole, first), (known, first + 1)];
+            for (table, level) in tables.into_iter().filter(|&(_, level)| level <= 3) {
+                let status = EXTERNAL_ON_WALK + level;
+                let (va, read, written, executed) =
+                    walk::with_upper_half(granule, bits, table, |va| {
+                        let (read, written) = (probe::read32(va), probe::write32(va, 0));
+                        (va, read, written, probe::execute(va))
+                    });
+                for (result, class) in [
+                    (read.map(drop), DATA_ABORT),
+                    (written, DATA_ABORT),
+                    (executed, FETCH_ABORT),
+                ] {
+                    let Err(fault) = result else {
+                        fail!("{bits} bits, {granule:?}, table {table:#x}: no fault");
+                    };
+                    let found = (fault.class(), fault.status(), fault.far);
+                    expect_eq!(found, (class, status, va), "{bits} bits, {granule:?}");
+                }
             }
         }
     }

@@ -4,6 +4,7 @@
 //! SDEI enters its handler with the same process state, since DEN0054 v1.1 defines the entry as an
 //! exception to the client's EL, but with an entry point and registers of its own.
 
+use crate::exit::Abort;
 use crate::regs::{El1, GuestRegs, pstate};
 
 /// What this PE implements that changes the process state at exception entry, from its ID registers.
@@ -99,13 +100,25 @@ pub enum Access {
     Data,
 }
 
-/// Makes the access at `regs.pc` end in a synchronous external abort, as one to nothing on a bus does.
-/// `esr_el2` and `far` are the syndrome and the virtual address of the stage 2 abort.
+impl Access {
+    /// The one that ended like this.
+    pub const fn of(abort: Abort) -> Self {
+        if abort.is_fetch {
+            Self::Fetch
+        } else {
+            Self::Data
+        }
+    }
+}
+
+/// Makes the access at `regs.pc` end in a synchronous external abort, as one to nothing on a bus does; or its walk of stage 1
+/// at this level, -1 to 3. `esr_el2` and `far` are the syndrome and the virtual address of the stage 2 abort. Of a walk that does
+/// not say whether the access was to be a write.
 pub fn inject_external_abort(
     regs: &mut GuestRegs,
     el1: &mut impl El1,
     features: Features,
-    access: Access,
+    (access, walk): (Access, Option<i8>),
     esr_el2: u64,
     far: u64,
 ) {
@@ -121,7 +134,11 @@ pub fn inject_external_abort(
         Access::Fetch => esr::FNV,
         Access::Data => esr::FNV | esr::CM | esr::WNR,
     };
-    let syndrome = class << esr::EC_SHIFT | esr::IL | esr_el2 & kept | esr::SYNC_EXTERNAL_ABORT;
+    let status = match walk {
+        None => esr::SYNC_EXTERNAL_ABORT,
+        Some(level) => esr::EXTERNAL_ABORT_ON_WALK.wrapping_add_signed(level.into()),
+    };
+    let syndrome = class << esr::EC_SHIFT | esr::IL | esr_el2 & kept | status;
     take_sync(regs, el1, features, syndrome, far);
 }
 
@@ -140,6 +157,8 @@ mod esr {
     pub const WNR: u64 = 1 << 6;
     /// IFSC, DFSC: synchronous external abort, not on a translation table walk.
     pub const SYNC_EXTERNAL_ABORT: u64 = 0x10;
+    /// The same on a walk at level 0: 0b0101LL. Level -1 is 0b010011.
+    pub const EXTERNAL_ABORT_ON_WALK: u64 = 0x14;
     pub const INSTRUCTION_ABORT_LOWER: u64 = 0x20;
     pub const INSTRUCTION_ABORT_SAME: u64 = 0x21;
     pub const DATA_ABORT_LOWER: u64 = 0x24;

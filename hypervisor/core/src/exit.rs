@@ -142,6 +142,8 @@ pub struct Abort {
     pub ipa: u64,
     /// An instruction fetch.
     pub is_fetch: bool,
+    /// The guest was walking its tables for it (S1PTW).
+    pub is_walk: bool,
 }
 
 /// Exception classes (DDI0487 D24.2, ESR_EL2.EC); the aborts are those from a lower level.
@@ -250,6 +252,7 @@ pub const fn decode(esr: u64, far: u64, hpfar: u64) -> Exit {
         class::FETCH_ABORT => Exit::Abort(Abort {
             ipa: ipa(far, hpfar),
             is_fetch: true,
+            is_walk: esr & S1PTW != 0,
         }),
         class::WFX => Exit::Wfx,
         other => Exit::Unknown(other),
@@ -283,6 +286,7 @@ const fn undescribed(esr: u64, far: u64, hpfar: u64) -> Exit {
         Exit::Abort(Abort {
             ipa: ipa(far, hpfar),
             is_fetch: false,
+            is_walk: esr & S1PTW != 0,
         })
     }
 }
@@ -387,6 +391,7 @@ mod tests {
             let abort = Abort {
                 ipa: 0x0800_0010,
                 is_fetch: false,
+                is_walk: esr & S1PTW != 0,
             };
             assert_eq!(decode(esr, 0x10, 0x08_0000), Exit::Abort(abort), "{esr:#x}");
         }

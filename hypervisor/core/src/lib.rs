@@ -30,5 +30,6 @@ pub mod trng;
 pub mod turns;
 pub mod vgic;
 pub mod vm;
+pub mod walk;
 pub mod watch;
 pub mod word;

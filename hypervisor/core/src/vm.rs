@@ -19,8 +19,8 @@ mod undescribed;
 use hv_abi::firmware::Fault;
 use hv_abi::{sdei, smccc};
 
-use crate::entry::{self, Features};
-use crate::exit::{Exit, MmioAccess, Sysreg, SysregAccess, Undescribed};
+use crate::entry::{self, Access, Features};
+use crate::exit::{Abort, Exit, MmioAccess, Sysreg, SysregAccess, Undescribed};
 use crate::id::{IntId, Mpidr, VcpuId};
 use crate::idreg;
 use crate::psci;
@@ -81,6 +81,8 @@ pub enum Action {
     Trng(trng::Call),
     /// Have [`Attempts::judge`] say what the instruction at the pc does to a device of ours.
     Decode(Undescribed),
+    /// Have [`crate::walk`] say at which level the guest's walk of its tables met nothing.
+    Walk(Abort),
     /// It needs a lock: that of the virtual GIC's parts that it concerns, or [`Shared::finish`] does it under the VM's.
     Locked(Deferred),
 }
@@ -259,8 +261,13 @@ impl Vcpu {
             Exit::Undescribed(access) if map.is_device(self.id, access.ipa) => {
                 Action::Decode(access)
             }
-            Exit::Undescribed(_) => self.refuse_access(false, (esr, far), regs, pcpu),
-            Exit::Abort(abort) => self.refuse_access(abort.is_fetch, (esr, far), regs, pcpu),
+            Exit::Undescribed(_) => {
+                self.refuse_access((Access::Data, None), (esr, far), regs, pcpu)
+            }
+            Exit::Abort(abort) if abort.is_walk => Action::Walk(abort),
+            Exit::Abort(abort) => {
+                self.refuse_access((Access::of(abort), None), (esr, far), regs, pcpu)
+            }
             Exit::Wfx => {
                 regs.pc = regs.pc.wrapping_add(4);
                 Action::Resume
@@ -354,7 +361,7 @@ impl Vcpu {
             Some(offset) => Action::Locked(Deferred::Uart { offset, access }),
             None => match map.own.find(access) {
                 Some(own) => Action::Locked(Deferred::Own(own)),
-                None => self.refuse_access(false, syndrome, regs, pcpu),
+                None => self.refuse_access((Access::Data, None), syndrome, regs, pcpu),
             },
         }
     }
@@ -376,19 +383,15 @@ impl Vcpu {
         Some(Deferred::Uart { offset, access })
     }
 
-    /// Nobody answers at that address: the guest takes the external abort a bus would give it.
+    /// Nobody answers at that address: the guest takes the external abort a bus would give it, of the access itself or of its
+    /// walk at this level.
     fn refuse_access(
         &mut self,
-        is_fetch: bool,
+        access: (Access, Option<i8>),
         (esr, far): (u64, u64),
         regs: &mut GuestRegs,
         pcpu: &mut impl Pcpu,
     ) -> Action {
-        let access = if is_fetch {
-            entry::Access::Fetch
-        } else {
-            entry::Access::Data
-        };
         if let Some(kind) = self.faults.note(regs, far) {
             pcpu.tell_of_fault(self.id, kind, regs.pc, far);
         }

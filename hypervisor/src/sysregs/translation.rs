@@ -3,7 +3,10 @@
 use core::arch::asm;
 
 use aarch64_cpu::asm::barrier;
-use aarch64_cpu::registers::{PAR_EL1, Readable, TCR_EL1, Writeable};
+use aarch64_cpu::registers::{
+    PAR_EL1, Readable, SCTLR_EL1, TCR_EL1, TTBR0_EL1, TTBR1_EL1, Writeable,
+};
+use hv_core::walk::Regime;
 
 unsafe extern "C" {
     /// Has PAR_EL1 say where EL1 would read `va` (`vectors.S`).
@@ -13,6 +16,15 @@ unsafe extern "C" {
 /// TCR_EL1.
 pub fn control() -> u64 {
     TCR_EL1.get()
+}
+
+/// What else says how EL1 translates.
+pub fn regime() -> Regime {
+    Regime {
+        sctlr: SCTLR_EL1.get(),
+        tcr: control(),
+        ttbr: [TTBR0_EL1.get(), TTBR1_EL1.get()],
+    }
 }
 
 /// The doubleword at `va`, as EL1 would read it; none if it is not aligned, or EL1 could not, or it is not memory.

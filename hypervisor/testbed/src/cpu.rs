@@ -16,6 +16,7 @@ use hv_core::vgic::interface::InterfaceState;
 use hv_core::vgic::lr::hcr;
 use hv_core::vgic::{Effects, ListReg};
 use hv_core::vm::{self, Answer, End, Hardware, Interrupt, Syndrome, VcpuLoop, Vm};
+use hv_core::walk::Regime;
 
 use crate::exits::ram_byte;
 use crate::{Exit, Interface};
@@ -247,6 +248,9 @@ impl<S: Site> Hardware for Cpu<S> {
         Endian::Little
     }
     fn set_endian(&mut self, _: Endian) {}
+    fn regime(&self) -> Regime {
+        Regime::default()
+    }
     fn instruction(&self, pc: u64) -> Option<u32> {
         self.site.instruction(pc)
     }

@@ -161,7 +161,14 @@ fn external_abort_is_named_by_access_and_origin() {
         let mut el1 = el1();
         // A level 3 translation fault at stage 2 with a valid syndrome of a 64-bit load.
         let stage2 = 0x9000_0000 | 1 << 25 | 1 << 24 | 3 << 22 | 1 << 15 | 0x7;
-        inject_external_abort(&mut regs, &mut el1, ALL, access, stage2, 0xfeed_0000);
+        inject_external_abort(
+            &mut regs,
+            &mut el1,
+            ALL,
+            (access, None),
+            stage2,
+            0xfeed_0000,
+        );
         assert_eq!(el1.esr, esr, "{access:?} from {pstate:#x}");
         assert_eq!(el1.far, 0xfeed_0000);
     }
@@ -175,9 +182,30 @@ fn external_abort_keeps_write_cache_maintenance_and_far_not_valid() {
     let mut el1 = el1();
     let stage2 = 0x9200_0047 | CM | FNV;
     let mut regs = interrupted(0x3c5);
-    inject_external_abort(&mut regs, &mut el1, ALL, Access::Data, stage2, 0);
+    inject_external_abort(&mut regs, &mut el1, ALL, (Access::Data, None), stage2, 0);
     assert_eq!(el1.esr, 0x9600_0010 | WNR | CM | FNV);
     let mut regs = interrupted(0x3c5);
-    inject_external_abort(&mut regs, &mut el1, ALL, Access::Fetch, stage2, 0);
+    inject_external_abort(&mut regs, &mut el1, ALL, (Access::Fetch, None), stage2, 0);
     assert_eq!(el1.esr, 0x8600_0010 | FNV);
+}
+
+#[test]
+fn external_abort_on_a_walk_names_the_level() {
+    // DDI0487 D24.2, DFSC and IFSC: 0b010011 at level -1, 0b0101LL at 0 to 3.
+    for (level, status) in [(-1, 0x13), (0, 0x14), (1, 0x15), (2, 0x16), (3, 0x17)] {
+        // S1PTW, which only EL2 has in its syndrome.
+        let stage2 = 0x9200_0086;
+        for (access, class) in [(Access::Data, 0x9600_0000), (Access::Fetch, 0x8600_0000)] {
+            let (mut regs, mut el1) = (interrupted(0x3c5), el1());
+            inject_external_abort(
+                &mut regs,
+                &mut el1,
+                ALL,
+                (access, Some(level)),
+                stage2,
+                0xfeed,
+            );
+            assert_eq!((el1.esr, el1.far), (class | status, 0xfeed));
+        }
+    }
 }

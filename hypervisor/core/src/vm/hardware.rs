@@ -14,6 +14,7 @@ use crate::regs::GuestRegs;
 use crate::time::Instant;
 use crate::trng;
 use crate::vgic::{Effects, ListReg, Parts};
+use crate::walk::Regime;
 
 /// Why a vCPU came out of its guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +125,8 @@ pub trait Hardware: Pcpu + Array {
     /// Sets it, of a core that was just reset.
     fn set_endian(&mut self, endian: Endian);
 
+    /// The registers that say how EL1 translates.
+    fn regime(&self) -> Regime;
     /// The instruction at `pc` as EL1 would read it; none if EL1 could not, or it is not memory of the guest's.
     fn instruction(&self, pc: u64) -> Option<u32>;
     /// Reads the guest's RAM at `ipa`, all of which is RAM, as it is at the moment.

@@ -181,6 +181,10 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 self.decode(access, syndrome);
                 None
             }
+            Action::Walk(abort) => {
+                self.refuse_walk(abort, syndrome);
+                None
+            }
             Action::Locked(deferred) => {
                 let outcome = self.finish(deferred);
                 self.follow(outcome)

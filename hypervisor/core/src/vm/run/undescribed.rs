@@ -1,8 +1,9 @@
-//! Accesses to an emulated device that the syndrome does not describe.
+//! What the syndrome does not say: of accesses to an emulated device which they are, and of an abort on a walk at which level.
 
 use super::VcpuLoop;
 use crate::a64::{SP, Transfer};
-use crate::exit::Undescribed;
+use crate::entry::Access;
+use crate::exit::{Abort, Undescribed};
 use crate::regs::pstate;
 use crate::vm::{Hardware, Verdict, Vm, uses_sp_el1, write_register};
 
@@ -22,8 +23,27 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         if !is_done {
             let (vcpu, regs) = (&mut self.vcpu, &mut self.regs);
             // An abort leaves nothing to do.
-            let _ = vcpu.refuse_access(false, (esr, far), regs, &mut self.cpu);
+            let _ = vcpu.refuse_access((Access::Data, None), (esr, far), regs, &mut self.cpu);
         }
+    }
+
+    /// The guest's walk of its tables met nothing. Only they say at which level.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn refuse_walk(&mut self, abort: Abort, (esr, far): (u64, u64)) {
+        let (map, cpu) = (self.vm.map(), &self.cpu);
+        let level = cpu.regime().last_level(far, |ipa| {
+            let mut entry = [0; 8];
+            let is_ram = map.is_ram(ipa);
+            is_ram.then(|| {
+                cpu.read_ram(ipa, &mut entry);
+                entry
+            })
+        });
+        let access = (Access::of(abort), Some(level));
+        let (vcpu, regs) = (&mut self.vcpu, &mut self.regs);
+        // An abort leaves nothing to do.
+        let _ = vcpu.refuse_access(access, (esr, far), regs, &mut self.cpu);
     }
 
     /// False if one of the accesses meets no device; then none is made.
