@@ -8,11 +8,13 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use hv_abi::operator::{Access, Base64, Crc};
 use hv_core::id::{Mpidr, VmId};
 use hv_core::operator::{Asked, Inlet};
+use hv_core::stop::frames;
 use hv_core::vm::{Answer, Lateness};
 
 use crate::patience::Mutex;
 use crate::percpu::Context;
 use crate::registers::Registers;
+use crate::sysregs::translation::guest_callers;
 use crate::vm::VMS;
 use crate::{console, gic, log, sysregs};
 
@@ -134,10 +136,12 @@ pub fn tell(vm: VmId, answer: &Answer<'_>) {
                 context: Some(context),
             });
             let pointers = question.in_full.then(|| Pointers(sysregs::el1_pointers()));
+            let callers = question.in_full.then(|| Callers(guest_callers(regs.x[29])));
             line(format_args!(
-                "@answer id={id:#x} vm={vm} vcpu={vcpu} state={state} pc={pc:#x} pstate={pstate:#x} serror={serror}{late}{}{}",
+                "@answer id={id:#x} vm={vm} vcpu={vcpu} state={state} pc={pc:#x} pstate={pstate:#x} serror={serror}{late}{}{}{}",
                 OrNothing(registers),
-                OrNothing(pointers)
+                OrNothing(pointers),
+                OrNothing(callers)
             ));
         }
         Answer::Nmi { vcpu, rung, answer } => {
@@ -197,6 +201,19 @@ impl fmt::Display for Pointers {
             f,
             " tcr_el1={tcr:#x} tpidr_el0={el0:#x} tpidrro_el0={ro:#x} tpidr_el1={el1:#x}"
         )
+    }
+}
+
+/// Of [`guest_callers`], the last of which is 0 at the latest.
+struct Callers([u64; frames::MOST]);
+
+impl fmt::Display for Callers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(" callers=")?;
+        for caller in self.0.iter().take_while(|&&caller| caller != 0) {
+            write!(f, "{caller:#x},")?;
+        }
+        f.write_char('0')
     }
 }
 

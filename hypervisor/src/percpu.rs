@@ -146,8 +146,7 @@ impl Context {
             Some(regs) => regs.x[29],
             None => return,
         };
-        let control = translation::control();
-        self.callers = frames::callers(frame, control, translation::guest_doubleword);
+        self.callers = translation::guest_callers(frame);
     }
 
     /// Whether a guest was interrupted, not EL2: PSTATE.M says EL0 or EL1, or AArch32.

@@ -4,6 +4,7 @@ mod bt;
 mod console;
 mod gdb;
 mod guest;
+mod nmi;
 mod shown;
 mod watch;
 
@@ -101,10 +102,13 @@ enum Command {
     /// saves a dump.
     ///
     /// Without a vCPU, one that takes it at once and is not idle, if there is one. Where PSTATE.A is set, as in Linux's
-    /// handler of an SDEI event, the SError waits.
+    /// handler of an SDEI event, the SError waits. What each rung comes to is said as it comes.
     Nmi {
         /// Its number.
         vcpu: Option<u8>,
+        /// Do not wait for what comes of it.
+        #[arg(long)]
+        no_wait: bool,
     },
     /// Raise an SDEI event that the guest file's `events` define: a private one on a vCPU, a shared one wherever the guest has
     /// routed it. The guest takes it whatever it masks, if it has registered and enabled it.
@@ -180,6 +184,10 @@ impl Ctl {
             _ => {}
         }
         let mut client = Client::connect(&path)?;
+        if let Command::Nmi { vcpu, no_wait } = self.command {
+            nmi::nmi(&mut client, vcpu, no_wait, self.json)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         let (command, arguments) = match &self.command {
             Command::Read {
                 address,
@@ -211,12 +219,13 @@ impl Ctl {
                 return Ok(ExitCode::SUCCESS);
             }
             // Done above.
-            Command::Bt { .. } | Command::Gdb { .. } | Command::Watch { .. } | Command::Console => {
-                return Ok(ExitCode::SUCCESS);
-            }
+            Command::Bt { .. }
+            | Command::Gdb { .. }
+            | Command::Watch { .. }
+            | Command::Nmi { .. }
+            | Command::Console => return Ok(ExitCode::SUCCESS),
             Command::Status => ("x-halligan-status", json!({})),
             Command::Regs { vcpu } => ("x-halligan-registers", json!({ "vcpu": vcpu })),
-            Command::Nmi { vcpu } => ("x-halligan-nmi", json!({ "vcpu": vcpu })),
             Command::Raise { event, vcpu } => {
                 ("x-halligan-raise", json!({ "event": event, "vcpu": vcpu }))
             }
@@ -235,10 +244,10 @@ impl Ctl {
             | Command::Bt { .. }
             | Command::Gdb { .. }
             | Command::Watch { .. }
+            | Command::Nmi { .. }
             | Command::Console => {}
             Command::Status => print!("{}", shown::status(&told)),
             Command::Regs { vcpu } => print!("{}", shown::registers(&told, vcpu)),
-            Command::Nmi { .. } => println!("{}", shown::nmi(&told)),
             Command::Raise { event, .. } => println!(
                 "event {event:#x} is raised; the guest takes it if it has registered and enabled it"
             ),

@@ -130,6 +130,12 @@ pub struct Question {
 }
 
 impl Question {
+    /// For the record, though nobody has asked: all of it.
+    pub const UNASKED: Self = Self {
+        id: 0,
+        in_full: true,
+    };
+
     const IS_THERE: u64 = 1 << 32;
     const IN_FULL: u64 = 1 << 33;
 

@@ -125,6 +125,22 @@ fn a_guest_that_starts_another_kernel_or_stops_cpus_has_obeyed() {
 }
 
 #[test]
+fn every_vcpu_goes_on_record_and_the_one_that_has_the_nmi_before_it() {
+    let mut machine = machine(EVENT, false);
+    nmi(&mut machine);
+    let all = machine.answers();
+    let of = |id: u32, vcpu: u8| {
+        all.iter().position(
+            |told| matches!(told, Told::Vcpu { id: of, vcpu: by, .. } if (*of, *by) == (id, vcpu)),
+        )
+    };
+    let begins = all.iter().position(|told| matches!(told, Told::Nmi { .. }));
+    // By its own answer, and the other, which was not asked.
+    assert!(of(7, 1).unwrap() < begins.unwrap(), "{all:?}");
+    assert!(of(0, 0).is_some(), "{all:?}");
+}
+
+#[test]
 fn an_event_that_is_not_registered_costs_no_time() {
     let mut machine = machine(EVENT, false);
     nmi(&mut machine);

@@ -54,10 +54,20 @@ fn of_vm(id: u32, is_paused: bool) -> Told {
     }
 }
 
+/// Those that answer a request; what goes on record unasked has number 0.
 fn stands(told: &[Told]) -> Vec<(u8, Stand)> {
     let stand = |told: &Told| match told {
-        Told::Vcpu { vcpu, stand, .. } => Some((*vcpu, *stand)),
-        Told::Vm { .. } | Told::Memory { .. } | Told::Health { .. } | Told::Nmi { .. } => None,
+        Told::Vcpu {
+            id: 1..,
+            vcpu,
+            stand,
+            ..
+        } => Some((*vcpu, *stand)),
+        Told::Vcpu { .. }
+        | Told::Vm { .. }
+        | Told::Memory { .. }
+        | Told::Health { .. }
+        | Told::Nmi { .. } => None,
     };
     told.iter().filter_map(stand).collect()
 }

@@ -6,6 +6,7 @@ use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{
     PAR_EL1, Readable, SCTLR_EL1, TCR_EL1, TTBR0_EL1, TTBR1_EL1, Writeable,
 };
+use hv_core::stop::frames;
 use hv_core::walk::Regime;
 
 unsafe extern "C" {
@@ -49,6 +50,14 @@ pub fn guest_doubleword(va: u64) -> Option<u64> {
     // SAFETY: aligned; EL2 maps it, as normal memory and at its own address, where there is nothing but the
     // guests' RAM and what nobody writes.
     Some(unsafe { word.read_volatile() })
+}
+
+/// The callers of what the guest is doing whose frame record is at `frame`; 0 behind the last. PAR_EL1 stays as it is.
+pub fn guest_callers(frame: u64) -> [u64; frames::MOST] {
+    let kept = PAR_EL1.get();
+    let callers = frames::callers(frame, control(), guest_doubleword);
+    PAR_EL1.set(kept);
+    callers
 }
 
 /// The instruction at `pc`, as EL1 would read it; none if EL1 could not, or it is not memory. PAR_EL1 stays as it is.

@@ -192,6 +192,7 @@ pub(crate) mod tests {
             pc: Some(0x4000),
             pstate: Some(0xc5),
             has_serror: false,
+            callers: Vec::new(),
             late: None,
             registers: BTreeMap::new(),
         };

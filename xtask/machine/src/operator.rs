@@ -3,7 +3,9 @@
 
 mod answers;
 mod ram;
+mod rungs;
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -16,6 +18,7 @@ use hv_abi::operator::{END, LITERAL, MOST, OPENING, Request, Span, Verb};
 
 pub use answers::{Answers, Late, VcpuAnswer, VmAnswer};
 pub use ram::Range;
+pub use rungs::Rung;
 
 use crate::console::Line;
 
@@ -88,6 +91,8 @@ struct Pending {
     vmcoreinfo: Option<u64>,
     /// How many listen to the guest.
     listening: usize,
+    /// What NMIs have come to.
+    nmis: rungs::Heard,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -305,11 +310,47 @@ impl Operator {
         if let Some(ram) = ram::ram(&line.text) {
             pending.ram = ram;
         }
+        if pending.nmis.hear(line) {
+            self.0.changed.notify_all();
+        }
         if let Some(answers) = &mut pending.answers
             && answers.hear(line)
         {
             self.0.changed.notify_all();
         }
+    }
+
+    /// What rungs of NMIs have come to, but for the first `known`: waits a moment if there is nothing yet. Whether the machine
+    /// has ended, too.
+    pub fn rungs(&self, known: usize) -> (Vec<Rung>, bool) {
+        let is_waiting =
+            |pending: &mut Pending| pending.nmis.rungs.len() <= known && !pending.is_over;
+        let pending = lock(&self.0.pending);
+        let waited = self
+            .0
+            .changed
+            .wait_timeout_while(pending, REPEAT, is_waiting);
+        let pending = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let rungs = pending.nmis.rungs.iter().skip(known).cloned();
+        (rungs.collect(), pending.is_over)
+    }
+
+    /// How many rungs have come to something.
+    pub fn known_rungs(&self) -> usize {
+        lock(&self.0.pending).nmis.rungs.len()
+    }
+
+    /// How each vCPU of a VM was when it was last put on record without being asked, which is before an NMI.
+    pub fn recorded(&self, vm: u64) -> BTreeMap<u8, VcpuAnswer> {
+        let pending = lock(&self.0.pending);
+        let of_vm = pending
+            .nmis
+            .recorded
+            .iter()
+            .filter(|((of, _), _)| *of == vm);
+        of_vm
+            .map(|(&(_, vcpu), answer)| (vcpu, answer.clone()))
+            .collect()
     }
 
     /// All that the guest writes from now on, until the machine ends.

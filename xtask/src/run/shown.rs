@@ -5,7 +5,7 @@ use std::ops::Range;
 use anyhow::Result;
 
 use machine::console::{Line, Record};
-use machine::operator::Late;
+use machine::operator::{Late, Rung};
 
 /// Chooses among the lines of one boot.
 #[derive(Default)]
@@ -92,7 +92,7 @@ impl Shown {
                 return Ok(vec![Line { text, ..line }]);
             }
             "vm-nmi" => {
-                let text = rung(&record)?;
+                let text = Rung::read(&record)?.map_or_else(String::new, |rung| rung.to_string());
                 return Ok(vec![Line { text, ..line }]);
             }
             "vm-late" => {
@@ -144,26 +144,6 @@ fn late(record: &Record) -> Result<String> {
         _ => "",
     };
     Ok(format!("{what}{all}{act}"))
-}
-
-/// What a rung of an NMI has come to.
-fn rung(record: &Record) -> Result<String> {
-    let vcpu = record.index("vcpu")?;
-    let (rung, answer) = (record.word("rung")?, record.word("answer")?);
-    let what = match rung {
-        "event" => "the SDEI event",
-        "serror" => "the SError",
-        _ => "nothing has helped",
-    };
-    let came = match answer {
-        "unregistered" => ", which the guest has not registered and enabled",
-        "works" => " works: the guest panics, starts another kernel or stops its CPUs",
-        "taken" => " was delivered, and the guest does nothing about it",
-        "pending" => " waits: PSTATE.A is set",
-        "frozen" => ": the guest is paused",
-        _ => "",
-    };
-    Ok(format!("NMI on vCPU {vcpu}: {what}{came}"))
 }
 
 /// So many resets are told of one by one, and then fewer and fewer: a guest may reset itself for ever.

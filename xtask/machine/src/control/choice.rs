@@ -51,6 +51,7 @@ mod tests {
                 pc: Some(0),
                 pstate: Some(*pstate),
                 has_serror: false,
+                callers: Vec::new(),
                 late: None,
                 registers: BTreeMap::new(),
             };

@@ -245,6 +245,7 @@ mod tests {
             pc: Some(0x1234),
             pstate: Some(0x3c5),
             has_serror: false,
+            callers: Vec::new(),
             late: None,
             registers: [("x0", 1), ("x30", 2), ("sp_el0", 3), ("sp_el1", 4)]
                 .map(|(name, value)| (name.to_owned(), value))

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::choice::nmi_target;
 use super::connection::Files;
 use super::{dump, linux, monitor};
-use crate::operator::{Answers, Operator};
+use crate::operator::{Answers, Operator, Rung};
 
 /// What a server says first.
 pub fn greeting() -> Value {
@@ -20,7 +20,7 @@ pub fn greeting() -> Value {
 }
 
 /// All commands.
-const COMMANDS: [&str; 23] = [
+const COMMANDS: [&str; 24] = [
     "qmp_capabilities",
     "query-commands",
     "query-version",
@@ -42,6 +42,7 @@ const COMMANDS: [&str; 23] = [
     "x-halligan-vmcoreinfo",
     "x-halligan-console",
     "x-halligan-nmi",
+    "x-halligan-rungs",
     "x-halligan-raise",
     "x-halligan-off",
 ];
@@ -130,6 +131,7 @@ fn execute(name: &str, arguments: &Value, operator: &Operator, files: &mut Files
             none()
         }
         "x-halligan-nmi" => nmi(vcpu(arguments)?, operator)?,
+        "x-halligan-rungs" => rungs(arguments, operator)?,
         "x-halligan-status" => told(&operator.ask(Verb::Status, 0)?)?,
         "x-halligan-registers" => {
             let vcpu = vcpu(arguments)?.context("say of which vCPU: {\"vcpu\": 0}")?;
@@ -218,6 +220,7 @@ fn nmi(vcpu: Option<u8>, operator: &Operator) -> Result<Value> {
         Some(vcpu) => vcpu,
         None => nmi_target(&operator.ask(Verb::Status, 0)?)?,
     };
+    let known = operator.known_rungs();
     let answers = operator.ask(Verb::Nmi, vcpu)?;
     all_answered(&answers)?;
     if let Some(answer) = answers.vcpus.get(&vcpu)
@@ -227,7 +230,21 @@ fn nmi(vcpu: Option<u8>, operator: &Operator) -> Result<Value> {
     }
     let mut told = told(&answers)?;
     told["vcpu"] = vcpu.into();
+    told["known"] = known.into();
     Ok(told)
+}
+
+/// What the rungs behind the first `known` have come to, and how the vCPUs were before.
+fn rungs(arguments: &Value, operator: &Operator) -> Result<Value> {
+    let known = arguments.get("known").and_then(Value::as_u64);
+    let known = known.context("say how many you know: {\"known\": 0}")?;
+    let (rungs, is_over) = operator.rungs(usize::try_from(known)?);
+    let told = |rung: &Rung| {
+        json!({ "vm": rung.vm, "vcpu": rung.vcpu, "rung": rung.rung, "answer": rung.answer,
+                "text": rung.to_string(), "last": rung.is_last() })
+    };
+    let rungs: Vec<Value> = rungs.iter().map(told).collect();
+    Ok(json!({ "rungs": rungs, "over": is_over, "recorded": operator.recorded(0) }))
 }
 
 /// That nobody is missing.

@@ -53,6 +53,9 @@ pub struct VcpuAnswer {
     /// By name; nothing unless they were asked for.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub registers: BTreeMap<String, u64>,
+    /// The callers of what it does, innermost first, by the guest's frame records; nothing unless registers were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub callers: Vec<u64>,
 }
 
 /// What a vCPU does not take, as the guest's watchdog has found.
@@ -66,6 +69,39 @@ pub struct Late {
     pub masked: String,
     /// For how long, in milliseconds.
     pub ms: u64,
+}
+
+impl VcpuAnswer {
+    fn read(record: &Record) -> Result<Self> {
+        let known = [
+            "id", "vm", "vcpu", "state", "pc", "pstate", "serror", "late", "intid", "masked", "ms",
+            "callers", "crc",
+        ];
+        let registers = record.fields().filter(|(key, _)| !known.contains(key));
+        let registers = registers.map(|(key, _)| Ok((key.to_owned(), record.number(key)?)));
+        let callers = record.word("callers").unwrap_or_default().split(',');
+        let callers = callers.filter_map(|word| word.strip_prefix("0x"));
+        Ok(Self {
+            state: record.word("state")?.to_owned(),
+            pc: record.number("pc").ok(),
+            pstate: record.number("pstate").ok(),
+            has_serror: record.number("serror").unwrap_or(0) != 0,
+            late: Late::read(record)?,
+            registers: registers.collect::<Result<_>>()?,
+            callers: callers
+                .map(|digits| Ok(u64::from_str_radix(digits, 16)?))
+                .collect::<Result<_>>()?,
+        })
+    }
+}
+
+/// The VM and the number of a vCPU that was put on record though nobody had asked, and how it was.
+pub(super) fn unasked(line: &Line) -> Option<(u64, u8, VcpuAnswer)> {
+    let record = sound(line)?;
+    let is_it = record.number("id").ok()? == 0;
+    let vcpu = u8::try_from(record.number("vcpu").ok()?).ok()?;
+    let answer = VcpuAnswer::read(&record).ok()?;
+    is_it.then_some((record.number("vm").ok()?, vcpu, answer))
 }
 
 impl Late {
@@ -115,20 +151,7 @@ impl Answers {
         if record.word("ipa").is_ok() {
             return self.note_memory(record);
         }
-        let known = [
-            "id", "vm", "vcpu", "state", "pc", "pstate", "serror", "late", "intid", "masked", "ms",
-            "crc",
-        ];
-        let registers = record.fields().filter(|(key, _)| !known.contains(key));
-        let registers = registers.map(|(key, _)| Ok((key.to_owned(), record.number(key)?)));
-        let answer = VcpuAnswer {
-            state: record.word("state")?.to_owned(),
-            pc: record.number("pc").ok(),
-            pstate: record.number("pstate").ok(),
-            has_serror: record.number("serror").unwrap_or(0) != 0,
-            late: Late::read(record)?,
-            registers: registers.collect::<Result<_>>()?,
-        };
+        let answer = VcpuAnswer::read(record)?;
         self.vcpus.insert(record.number("vcpu")? as u8, answer);
         Ok(())
     }

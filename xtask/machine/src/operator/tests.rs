@@ -259,3 +259,50 @@ fn what_the_guest_writes_is_heard_by_all_who_keep_up() {
     );
     assert_eq!(shows.join().unwrap(), 1);
 }
+
+#[test]
+fn rungs_and_what_was_put_on_record_before_are_kept_for_who_waits() {
+    let operator = operator(|_, _| {});
+    assert_eq!(operator.known_rungs(), 0);
+    operator.hear(&sealed(
+        "@answer id=0x0 vm=0 vcpu=3 state=on pc=0x40 pstate=0x3c5 serror=0 x0=0x7 callers=0x10,0x20,0",
+    ));
+    operator.hear(&Line::parse(
+        "[    1.000000 p0] @vm-nmi vm=0 vcpu=3 rung=serror answer=pending",
+    ));
+    operator.hear(&Line::parse("[    1.000000 p0] @vm-reset vm=0"));
+    let (rungs, is_over) = operator.rungs(0);
+    let told: Vec<_> = rungs
+        .iter()
+        .map(|rung| (rung.to_string(), rung.is_last()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (
+                "NMI on vCPU 3: the SError waits: PSTATE.A is set".to_owned(),
+                false
+            ),
+            ("the guest is reset".to_owned(), true)
+        ]
+    );
+    assert!(!is_over);
+    assert_eq!(operator.rungs(1).0, rungs[1..]);
+    let recorded = operator.recorded(0);
+    let answer = &recorded[&3];
+    assert_eq!(
+        (&answer.callers[..], answer.registers["x0"]),
+        (&[0x10, 0x20][..], 7)
+    );
+    assert!(operator.recorded(1).is_empty());
+    let waits = operator.clone();
+    let waiter = std::thread::spawn(move || {
+        loop {
+            if waits.rungs(2).1 {
+                break;
+            }
+        }
+    });
+    operator.end();
+    waiter.join().unwrap();
+}

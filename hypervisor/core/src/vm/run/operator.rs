@@ -194,8 +194,15 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         };
         let question = Question {
             id,
-            in_full: verb == Verb::Registers,
+            in_full: matches!(verb, Verb::Registers | Verb::Nmi),
         };
+        if does && verb == Verb::Nmi {
+            // Before the guest does anything about it, all that it is in goes on record.
+            for vcpu in all.iter().filter(|&vcpu| vcpu != one) {
+                self.vm.post_question(vcpu, Question::UNASKED.word());
+                self.vm.ask(vcpu, Requests::OPERATOR);
+            }
+        }
         for vcpu in who.iter() {
             self.vm.post_question(vcpu, question.word());
             self.vm.ask(vcpu, act.and(Requests::OPERATOR));
@@ -231,9 +238,6 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     #[cold]
     #[inline(never)]
     pub(super) fn follow_operator(&mut self, requests: Requests) -> Option<Leave> {
-        if requests.has(Requests::NMI) {
-            self.begin_nmi();
-        }
         if requests.has(Requests::OPERATOR) {
             let stand = if self.is_idle() {
                 Stand::Idle
@@ -244,6 +248,9 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             if let Some(end) = self.end_asked.take() {
                 return Some(Leave::End(end));
             }
+        }
+        if requests.has(Requests::NMI) {
+            self.begin_nmi();
         }
         if requests.has(Requests::WATCH)
             && let Some(leave) = self.follow_watch()

@@ -16,9 +16,6 @@ use crate::vgic::{Held, ListReg};
 use crate::vm::{Answer, End, Hardware, Lateness, Vm};
 use crate::watch::{Finding, Health, Plight, Waiting, Watch};
 
-/// What the answers have that nobody has asked for.
-const UNASKED: u32 = 0;
-
 impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// The alarm is for `at`, or for the watchdog's next look or an NMI's.
     #[inline]
@@ -144,16 +141,12 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         };
         self.tell(Some((act, is_all)));
         let me = self.vcpu.id;
-        let question = Question {
-            id: UNASKED,
-            in_full: true,
-        };
         let target = self.vm.lock().company.target(me);
         let mut own = Requests::NONE;
         for vcpu in self.vcpus() {
             let mut requests = Requests::NONE;
             if is_all || act != Act::Report || vcpu == me {
-                self.vm.post_question(vcpu, question.word());
+                self.vm.post_question(vcpu, Question::UNASKED.word());
                 requests = Requests::OPERATOR;
             }
             if act == Act::Nmi && vcpu == target {

@@ -1,0 +1,103 @@
+//! What NMIs come to, rung by rung, and how each vCPU was when the last one began.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::answers::{VcpuAnswer, unasked};
+use crate::console::{Line, Record};
+
+/// What a rung has come to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Rung {
+    /// Of which VM.
+    pub vm: u64,
+    /// On which vCPU.
+    pub vcpu: u32,
+    /// `event`, `serror` or `last`; `guest` once an NMI has been ended by the guest's own end or reset.
+    pub rung: String,
+    /// `unregistered`, `works`, `taken`, `pending`, `frozen` or `reported`; of `guest`, `reset` or `off`.
+    pub answer: String,
+}
+
+impl Rung {
+    /// Of a record, if it tells of one.
+    ///
+    /// # Errors
+    ///
+    /// If the record is not as it should be.
+    pub fn read(record: &Record) -> Result<Option<Self>> {
+        let of_guest = |answer: &str| (0, "guest".to_owned(), answer.to_owned());
+        let (vcpu, rung, answer) = match record.name.as_str() {
+            "vm-nmi" => (
+                record.index("vcpu")?,
+                record.word("rung")?.to_owned(),
+                record.word("answer")?.to_owned(),
+            ),
+            "vm-reset" => of_guest("reset"),
+            "vm-off" => of_guest("off"),
+            _ => return Ok(None),
+        };
+        Ok(Some(Self {
+            vm: record.number("vm")?,
+            vcpu,
+            rung,
+            answer,
+        }))
+    }
+
+    /// Whether nothing follows.
+    pub fn is_last(&self) -> bool {
+        let is_last = ["works", "frozen", "reported"].contains(&self.answer.as_str());
+        is_last || self.rung == "guest"
+    }
+}
+
+impl std::fmt::Display for Rung {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let what = match self.rung.as_str() {
+            "guest" if self.answer == "reset" => return f.write_str("the guest is reset"),
+            "guest" => return f.write_str("the guest is switched off"),
+            "event" => "the SDEI event",
+            "serror" => "the SError",
+            _ => "nothing has helped",
+        };
+        let came = match self.answer.as_str() {
+            "unregistered" => ", which the guest has not registered and enabled",
+            "works" => " works: the guest panics, starts another kernel or stops its CPUs",
+            "taken" => " was delivered, and the guest does nothing about it",
+            "pending" => " waits: PSTATE.A is set",
+            "frozen" => ": the guest is paused",
+            _ => "",
+        };
+        write!(f, "NMI on vCPU {}: {what}{came}", self.vcpu)
+    }
+}
+
+/// What has been heard of them.
+#[derive(Default)]
+pub(super) struct Heard {
+    /// In their order, of all NMIs.
+    pub rungs: Vec<Rung>,
+    /// How each vCPU was when it was last put on record without being asked, by VM and number.
+    pub recorded: BTreeMap<(u64, u8), VcpuAnswer>,
+}
+
+/// So many are kept: a guest may reset itself for ever, which has to do with no NMI after the first time.
+const MOST: usize = 10_000;
+
+impl Heard {
+    /// Takes notice of a line; whether a rung has come to something.
+    pub fn hear(&mut self, line: &Line) -> bool {
+        if let Some((vm, vcpu, answer)) = unasked(line) {
+            self.recorded.insert((vm, vcpu), answer);
+            return false;
+        }
+        let record = line.record().and_then(Result::ok);
+        let rung = record.and_then(|record| Rung::read(&record).ok().flatten());
+        let is_new = rung.is_some() && self.rungs.len() < MOST;
+        self.rungs.extend(rung.filter(|_| is_new));
+        is_new
+    }
+}
