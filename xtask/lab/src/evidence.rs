@@ -56,6 +56,9 @@ pub struct GuestLog {
     pub revived: Vec<Revived>,
     #[serde(skip)]
     backtrace_of: Option<u32>,
+    /// ESR_EL1 of an exception for which the kernel has found no stack.
+    #[serde(skip)]
+    without_stack: Option<u64>,
 }
 
 /// What Linux says of an SError.
@@ -74,11 +77,9 @@ pub struct SError {
 impl SError {
     /// Of `0, code 0x00000000bf484c47 -- SError`.
     fn parse(text: &str) -> Option<Self> {
-        let digits = text.split_once("code 0x")?.1;
-        let end = digits.find(|c: char| !c.is_ascii_hexdigit());
         Some(Self {
             cpu: first_number(text)?,
-            code: u64::from_str_radix(&digits[..end.unwrap_or(digits.len())], 16).ok()?,
+            code: hex(text.split_once("code 0x")?.1)?,
             place: None,
             pstate: None,
         })
@@ -106,6 +107,11 @@ impl GuestLog {
         let after = |mark: &str| line.split_once(mark).map(|(_, rest)| rest.trim());
         if let Some(text) = after("SError Interrupt on CPU") {
             self.serror = self.serror.take().or_else(|| SError::parse(text));
+        } else if line.contains("Insufficient stack space to handle exception") {
+            self.without_stack = Some(0);
+        } else if let (Some(0), Some(text)) = (self.without_stack, after("] ESR: 0x")) {
+            // It does not say then which CPU it is, before it shows the registers.
+            self.without_stack = hex(text).filter(|_| text.ends_with("-- SError"));
         } else if let Some(cause) = after("Kernel panic - not syncing: ") {
             self.panic.get_or_insert_with(|| cause.to_owned());
         } else if line.contains("SMP: stopping secondary CPUs") {
@@ -143,6 +149,14 @@ impl GuestLog {
                 .rsplit_once("watchdog: CPU")
                 .and_then(|(_, cpu)| first_number(cpu));
         } else if let Some(cpu) = after("] CPU: ").and_then(first_number) {
+            if let Some(code) = self.without_stack.take() {
+                self.serror.get_or_insert(SError {
+                    cpu,
+                    code,
+                    place: None,
+                    pstate: None,
+                });
+            }
             // The panicking CPU says who it is right after why.
             if self.panic.is_some() && self.stop_us.is_none() {
                 self.panicked = Some(cpu);
@@ -183,6 +197,12 @@ fn log_time(line: &str) -> Option<u64> {
     let seconds: u64 = seconds.parse().ok()?;
     let micros: u64 = (micros.len() == 6).then(|| micros.parse().ok())??;
     Some(seconds * 1_000_000 + micros)
+}
+
+/// The number in hexadecimal that `text` begins with.
+fn hex(text: &str) -> Option<u64> {
+    let end = text.find(|c: char| !c.is_ascii_hexdigit());
+    u64::from_str_radix(&text[..end.unwrap_or(text.len())], 16).ok()
 }
 
 fn first_number(text: &str) -> Option<u32> {

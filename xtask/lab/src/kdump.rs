@@ -14,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::cpulist::CpuList;
+use crate::place::Place;
 use crate::plan::{Fate, Plan, Scenario};
 use debian::paths;
 use debian::progress::Progress;
@@ -55,6 +56,10 @@ pub struct Kdump {
     /// [default: kdump; panic with --stock]
     #[arg(long, value_enum)]
     scenario: Option<Scenario>,
+    /// Where CPUs are when all are wedged, with `--scenario nmi`: in the kernel, in programs (where the hypervisor's test image masks
+    /// their interrupts), in the handler of an interrupt, or in the kernel with a stack pointer that leads nowhere.
+    #[arg(long, value_enum, value_name = "WHERE", default_value = "el1")]
+    place: Place,
     /// Whether the guest is offered SDEI. With `off` the wedged CPUs must be missing, and this fails.
     #[arg(long, value_name = "on|off", default_value = "on")]
     sdei: Switch,
@@ -216,18 +221,20 @@ impl Kdump {
             reclaim: self.reclaim,
             icount: self.icount,
             is_stock: self.stock.is_some(),
+            place: self.place,
         }
     }
 }
 
 /// Whether a line of the guest's console belongs to the story.
 pub fn matters(line: &str) -> bool {
-    const MARKS: [&str; 9] = [
+    const MARKS: [&str; 10] = [
         "sdei: ",
         "sdei_nmi: ",
         "Kernel panic",
         "SMP: ",
         "SError Interrupt",
+        "Insufficient stack space",
         "hard LOCKUP",
         "NMI backtrace for cpu",
         "Starting crashdump kernel",

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::cpulist::CpuList;
 use crate::evidence::{GuestLog, HvRecords};
+use crate::place::Place;
 use crate::rescue::{Masked, Rescue};
 use debian::kernel::KernelVariant;
 use hv_abi::firmware::{Fault, Firmware};
@@ -125,6 +126,8 @@ pub struct Plan {
     pub icount: bool,
     /// Whether the kernel is as Debian ships it: it has nothing that wedges a CPU.
     pub is_stock: bool,
+    /// Where CPUs are when all are wedged.
+    pub place: Place,
 }
 
 impl Plan {
@@ -132,8 +135,12 @@ impl Plan {
     pub fn check(&self) -> Result<()> {
         let last = self.cpus.saturating_sub(1);
         ensure!(
-            self.cpus >= 2,
-            "one CPU cannot be wedged and watched; use 2 or more"
+            self.cpus >= 2 || self.cpus == 1 && self.is_left_alone(),
+            "one CPU cannot be wedged and watched; use 2 or more, or have the hypervisor reach it: --scenario nmi"
+        );
+        ensure!(
+            self.place == Place::El1 || self.scenario == Scenario::Nmi && !self.is_stock,
+            "--place says where our kernel's CPUs are that an NMI reaches; leave it out without --scenario nmi, and with --stock"
         );
         ensure!(
             self.wedge.is_empty() || self.scenario != Scenario::Panic,
@@ -194,13 +201,15 @@ impl Plan {
 
     /// Whether CPUs are wedged by the hypervisor's test image, which masks their interrupts.
     pub fn is_masked(&self) -> bool {
-        self.is_stock && self.scenario == Scenario::Nmi
+        self.scenario == Scenario::Nmi && (self.is_stock || self.place == Place::El0)
     }
 
     fn masked(&self) -> Option<Masked> {
         self.is_masked().then_some(Masked {
             cpus: self.cpus,
-            kernel: self.panic,
+            target: self.panic,
+            // Of our kernel all are in programs.
+            is_target_in_kernel: self.is_stock,
         })
     }
 
@@ -265,8 +274,18 @@ impl Plan {
             true => "mask",
             false => self.scenario.name(),
         };
+        let place = match self.scenario {
+            Scenario::Nmi if self.place != Place::El1 => {
+                format!(
+                    " lab.place={} lab.crash={}",
+                    self.place.name(),
+                    self.place.crash()
+                )
+            }
+            _ => String::new(),
+        };
         format!(
-            "console=ttyAMA0 crashkernel={reserved} lab.do={} lab.wedge={} lab.panic={} {capture}",
+            "console=ttyAMA0 crashkernel={reserved} lab.do={} lab.wedge={} lab.panic={} {capture}{place}",
             job,
             self.wedge
                 .iter()

@@ -37,9 +37,13 @@ impl Registers {
         }
     }
 
-    /// The registers in a `@frame` record.
+    /// The registers in a `@frame` record, as Linux keeps them: its entry from SDEI takes SP_EL1 for the stack pointer, also of a
+    /// program (arch/arm64/kernel/entry.S, `__sdei_asm_handler`).
     pub fn from_frame(record: &Record) -> Result<Self> {
-        Self::try_named_by(|name| record.number(name))
+        Ok(Self {
+            sp: record.number("sp_el1")?,
+            ..Self::try_named_by(|name| record.number(name))?
+        })
     }
 
     /// The registers that `value` has by the hypervisor's names; none unless it has all.
@@ -130,12 +134,14 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn frame_of_el0_takes_sp_el0() {
+    fn frame_of_a_program_has_the_stack_pointer_that_linux_keeps() {
         let mut registers = sample(1);
         registers.pstate = 0;
         let record = Line::parse(&frame_line(2, "running", &registers));
         let record = record.record().unwrap().unwrap();
-        assert_eq!(Registers::from_frame(&record).unwrap().sp, 0xbad);
+        assert_eq!(Registers::from_frame(&record).unwrap(), registers);
+        let own = Registers::named_by(|name| record.number(name).ok());
+        assert_eq!(own.unwrap().sp, 0xbad);
     }
 
     #[test]

@@ -19,6 +19,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// So long it may take until all are masked, and still are when they have been looked at: each look reads their stacks.
 const MASK_LIMIT: Duration = Duration::from_secs(180);
 
+/// So many looks in a row find all there: a kernel masks interrupts for moments, too, and an only CPU is always with all others.
+const LOOKS: u32 = 5;
 /// LKDTM's loop is shorter, in bytes.
 const LOOP: u64 = 64;
 
@@ -30,8 +32,10 @@ type Seen = BTreeMap<u32, Outside>;
 pub struct Masked {
     /// How many there are.
     pub cpus: u32,
-    /// The one that loops in the kernel.
-    pub kernel: u32,
+    /// The one that takes the NMI.
+    pub target: u32,
+    /// It loops in the kernel, not in a program as all others do.
+    pub is_target_in_kernel: bool,
 }
 
 /// Waits until all CPUs are wedged, and has one take an NMI; in a thread of its own.
@@ -83,9 +87,18 @@ impl Rescue {
 
 fn rescue(operator: &Operator) -> Result<()> {
     let until = Instant::now() + LIMIT;
+    let (mut looks, mut place) = (0, None);
     let target = loop {
         let status = operator.ask(Verb::Status, 0)?;
-        if are_all_wedged(&status) {
+        let now = wedged_at(&status);
+        let is_there = |now: &u64| place.is_some_and(|before| now.abs_diff(before) < LOOP);
+        looks = match now {
+            Some(now) if is_there(&now) => looks + 1,
+            Some(_) => 1,
+            None => 0,
+        };
+        place = now;
+        if looks == LOOKS {
             break control::nmi_target(&status)?;
         }
         ensure!(
@@ -97,19 +110,20 @@ fn rescue(operator: &Operator) -> Result<()> {
     send(operator, target)
 }
 
-/// Has the hypervisor's test image mask all CPUs, which loop: that of our init in the kernel, all others in programs. Looks at them
+/// Has the hypervisor's test image mask all CPUs, which loop: all in programs, or that of our init in the kernel. Looks at them
 /// and has that one take an NMI. All that is judged stands still meanwhile: a loop in the kernel may end, which unmasks its CPU.
-fn mask(operator: &Operator, Masked { cpus, kernel }: Masked) -> Result<Seen> {
+fn mask(operator: &Operator, masked_cpus: Masked) -> Result<Seen> {
     let until = Instant::now() + MASK_LIMIT;
-    let target = u8::try_from(kernel)?;
+    let target = u8::try_from(masked_cpus.target)?;
+    let kernel = masked_cpus.is_target_in_kernel.then_some(target);
     let mut masked = BTreeSet::new();
     loop {
         operator.ask(Verb::Freeze, 0)?;
         let status = operator.ask(Verb::Status, 0)?;
         // A CPU in a handler of its kernel's is masked, too, and not by us.
         let is_ours = |cpu: &u8| masked.contains(cpu);
-        if status.vcpus.keys().all(is_ours) && are_all_masked(&status, target) {
-            let seen = outside::look(operator, cpus)?;
+        if status.vcpus.keys().all(is_ours) && are_all_masked(&status, kernel) {
+            let seen = outside::look(operator, masked_cpus.cpus)?;
             send(operator, target)?;
             operator.ask(Verb::Thaw, 0)?;
             return Ok(seen);
@@ -137,28 +151,27 @@ fn send(operator: &Operator, target: u8) -> Result<()> {
 }
 
 /// Whether all loop with interrupts masked, `kernel` at EL1 and all others at EL0.
-fn are_all_masked(status: &Answers, kernel: u8) -> bool {
+fn are_all_masked(status: &Answers, kernel: Option<u8>) -> bool {
     /// PSTATE.M of EL0.
     const EL0: u64 = 0;
     const EL: u64 = 0b1100;
     let is_masked = |(number, vcpu): (&u8, &VcpuAnswer)| {
         vcpu.state == "on"
             && vcpu.pstate.is_some_and(|pstate| {
-                pstate & PSTATE_I != 0 && (pstate & EL != EL0) == (*number == kernel)
+                pstate & PSTATE_I != 0 && (pstate & EL != EL0) == (kernel == Some(*number))
             })
     };
     status.missing().is_empty() && status.vcpus.iter().all(is_masked)
 }
 
-/// Whether all stand in one loop with interrupts masked.
-fn are_all_wedged(status: &Answers) -> bool {
+/// Where all stand, in one loop with interrupts masked, if they do.
+fn wedged_at(status: &Answers) -> Option<u64> {
     let wedged = |vcpu: &VcpuAnswer| match (vcpu.pc, vcpu.pstate) {
         (Some(pc), Some(pstate)) if pstate & PSTATE_I != 0 && vcpu.state == "on" => Some(pc),
         _ => None,
     };
     let places: Option<Vec<u64>> = status.vcpus.values().map(wedged).collect();
     let places = places.unwrap_or_default();
-    let (first, last) = (places.iter().min(), places.iter().max());
-    status.missing().is_empty()
-        && first.is_some_and(|first| last.is_some_and(|last| last - first < LOOP))
+    let (first, last) = (places.iter().min()?, places.iter().max()?);
+    (status.missing().is_empty() && last - first < LOOP).then_some(*first)
 }

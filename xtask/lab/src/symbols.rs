@@ -17,6 +17,8 @@ pub struct Symbols {
     functions: Vec<Function>,
     /// Where its exception table was linked to.
     vectors: Option<u64>,
+    /// Where the kernel's Image begins that it is.
+    text: Option<u64>,
 }
 
 #[derive(Clone)]
@@ -64,7 +66,7 @@ impl Symbols {
                 });
             }
         }
-        Self::of(functions, None)
+        Self::of(functions, None, None)
     }
 
     fn parse(bytes: &[u8]) -> Result<Self> {
@@ -81,14 +83,21 @@ impl Symbols {
                 })
             })
             .collect();
-        let vectors = elf.symbols().find(|symbol| symbol.name() == Ok("vectors"));
-        Self::of(functions, vectors.map(|symbol| symbol.address()))
+        let address = |name| {
+            let found = elf.symbols().find(|symbol| symbol.name() == Ok(name));
+            found.map(|symbol| symbol.address())
+        };
+        Self::of(functions, address("vectors"), address("_text"))
     }
 
-    fn of(mut functions: Vec<Function>, vectors: Option<u64>) -> Result<Self> {
+    fn of(mut functions: Vec<Function>, vectors: Option<u64>, text: Option<u64>) -> Result<Self> {
         ensure!(!functions.is_empty(), "it has no function symbols");
         functions.sort_by_key(|function| function.start);
-        Ok(Self { functions, vectors })
+        Ok(Self {
+            functions,
+            vectors,
+            text,
+        })
     }
 
     /// How far a kernel has moved from where it was linked, whose exception table is at `vbar`; none if that
@@ -98,6 +107,11 @@ impl Symbols {
         const PAGE: u64 = 4096;
         let moved = vbar.wrapping_sub(self.vectors?);
         moved.is_multiple_of(PAGE).then_some(moved)
+    }
+
+    /// Where the kernel's Image begins, as it was linked.
+    pub const fn text(&self) -> Option<u64> {
+        self.text
     }
 
     /// Name of the function that `address` is in, and how far in.
@@ -155,7 +169,9 @@ pub(crate) mod tests {
             size: 0x1000,
             name: name.to_owned(),
         });
-        Symbols::of(functions.collect(), vectors).unwrap()
+        let text = functions.clone().find(|function| function.name == "_text");
+        let text = text.map(|function| function.start);
+        Symbols::of(functions.collect(), vectors, text).unwrap()
     }
 
     #[test]

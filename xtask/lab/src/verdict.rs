@@ -288,12 +288,15 @@ fn judge_serror(evidence: &Evidence<'_>, cpu: u32) -> Vec<String> {
     if evidence.is_masked {
         // It stood still from when it was looked at until the SError was sent, and took it at once.
         let seen = evidence.story.outside.get(&cpu);
-        let seen = seen.and_then(|seen| seen.frames.first());
-        let logged = place.split('/').next();
-        if seen.map(String::as_str) != logged {
+        let seen = seen.map(|seen| match seen.frames.first() {
+            Some(frame) => frame.clone(),
+            // Of a program the log has the address.
+            None => format!("{:016x}", seen.registers.pc),
+        });
+        let seen = seen.as_deref().unwrap_or("nothing");
+        if Some(seen) != place.split('/').next() {
             faults.push(format!(
-                "was seen in {} by the hypervisor, but took its SError in {place}",
-                seen.map_or("nothing", String::as_str)
+                "was seen in {seen} by the hypervisor, but took its SError in {place}"
             ));
         }
         if serror.pstate.is_none_or(|pstate| pstate & PSTATE_I == 0) {

@@ -11,6 +11,7 @@ use super::boot::Boot;
 use lab::evidence::Frame;
 use lab::kdump::check_run;
 use lab::ladder::{Ladder, Stopped};
+use lab::place::Place;
 use lab::plan::{GuestRun, Plan, Scenario};
 use lab::registers::PSTATE_I;
 use lab::symbols::Symbols;
@@ -31,6 +32,7 @@ pub fn plan() -> Plan {
         reclaim: false,
         icount: false,
         is_stock: false,
+        place: Place::El1,
     }
 }
 

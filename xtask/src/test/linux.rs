@@ -4,6 +4,7 @@ mod cases;
 mod firmware;
 mod hibernate;
 mod life;
+mod nmi;
 mod operator;
 mod pvpanic;
 
@@ -83,6 +84,7 @@ type Run<'a> = (String, Box<dyn Fn() -> Result<String> + Sync + 'a>);
 /// Runs them, side by side, as none keeps all CPUs of the host busy all the time; the one that takes CPUs off and on
 /// does so for so many minutes.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
+    nmi::run(workshop, ledger);
     if !names().any(|name| ledger.wants(name)) {
         return;
     }

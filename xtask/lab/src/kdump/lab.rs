@@ -185,9 +185,10 @@ impl Lab {
             .board
             .memory_mib()
             .map_or(self.memory_mib, |own| *own.start());
+        let kernel = self.kernel_of(plan, folder)?;
         let bundle = folder.file("bundle.itb");
         Payload {
-            kernel: &self.kernel,
+            kernel: &kernel,
             initrd: Some(&self.initramfs),
             flash: None,
             config: GuestConfig {
@@ -196,6 +197,8 @@ impl Lab {
                 firmware: plan.firmware.clone(),
                 reclaim: reclaim(plan.reclaim),
                 watchdog,
+                // A board has as many CPUs as it has, and a guest may have fewer.
+                vcpus: plan.cpus,
                 ..GuestConfig::default()
             },
         }
@@ -207,7 +210,7 @@ impl Lab {
         let mut machine = Machine::new(&self.qemu, &self.hypervisor.image);
         machine.board = self.board;
         machine.cpu = plan.model.clone();
-        machine.cpus = plan.cpus;
+        machine.cpus = self.board.cpus(plan.cpus);
         machine.memory_mib = memory_mib;
         machine.initrd = Some(bundle);
         machine.disks = vec![disk];
@@ -217,6 +220,21 @@ impl Lab {
         machine.icount = plan.icount;
         machine.icount_shift = ICOUNT_SHIFT;
         Ok(machine)
+    }
+
+    /// The kernel that is wedged: ours, or that with some of its instructions changed.
+    fn kernel_of(&self, plan: &Plan, folder: &RunDir) -> Result<PathBuf> {
+        if !plan.place.is_patched() {
+            return Ok(self.kernel.clone());
+        }
+        let symbols = self.symbols.as_ref();
+        let symbols = symbols.context("this kernel comes without its vmlinux")?;
+        let mut image = fs::read(&self.kernel)
+            .with_context(|| format!("cannot read {}", self.kernel.display()))?;
+        plan.place.patch(&mut image, symbols)?;
+        let path = folder.file("wedged.img");
+        fs::write(&path, image).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
     }
 
     fn judge(&self, plan: &Plan, folder: &RunDir, seen: &GuestRun) -> Result<Option<Judged>> {

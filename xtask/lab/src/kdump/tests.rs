@@ -19,6 +19,7 @@ pub fn plan(scenario: Scenario) -> Plan {
         reclaim: false,
         icount: false,
         is_stock: false,
+        place: Place::El1,
     }
 }
 

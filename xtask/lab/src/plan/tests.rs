@@ -13,6 +13,7 @@ fn plan(cpus: u32, wedge: &str, panic: u32) -> Plan {
         reclaim: false,
         icount: false,
         is_stock: false,
+        place: Place::El1,
     }
 }
 
@@ -50,6 +51,44 @@ fn an_nmi_is_for_a_guest_with_no_cpu_left() {
             .bootargs()
             .contains("lab.do=nmi lab.wedge=0,1,2,3 lab.panic=0")
     );
+}
+
+#[test]
+fn an_nmi_reaches_an_only_cpu_too_and_one_in_any_place() {
+    let nmi = |place| Plan {
+        scenario: Scenario::Nmi,
+        place,
+        ..plan(1, "0", 0)
+    };
+    for &place in Place::value_variants() {
+        let plan = nmi(place);
+        assert!(plan.check().is_ok());
+        let said = plan.bootargs();
+        let is_said = said.ends_with(&format!(
+            "lab.place={} lab.crash={}",
+            place.name(),
+            place.crash()
+        ));
+        assert_eq!(is_said, place != Place::El1, "{said}");
+        // Programs mask nothing.
+        assert_eq!(plan.is_masked(), place == Place::El0);
+    }
+    let stock = Plan {
+        is_stock: true,
+        ..nmi(Place::Stack)
+    };
+    let kdump = Plan {
+        scenario: Scenario::Kdump,
+        cpus: 2,
+        panic: 1,
+        ..nmi(Place::Stack)
+    };
+    for plan in [stock, kdump] {
+        let error = plan.check().unwrap_err().to_string();
+        assert!(error.starts_with("--place says where"), "{error}");
+    }
+    let alone = plan(1, "0", 0).check().unwrap_err().to_string();
+    assert!(alone.ends_with("--scenario nmi"), "{alone}");
 }
 
 #[test]

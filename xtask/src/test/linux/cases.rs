@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use lab::place::Place;
 use lab::plan::{Fate, Plan, Scenario};
 
 /// A run that must pass.
@@ -155,6 +156,7 @@ impl Case {
             reclaim: self.reclaim,
             icount: self.icount,
             is_stock: false,
+            place: Place::El1,
         })
     }
 
