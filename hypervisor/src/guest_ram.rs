@@ -1,4 +1,5 @@
-//! A guest's RAM: written when the guest is loaded, and read for the operator.
+//! A guest's RAM: written when the guest is loaded, read for the operator, and read and written where the guest has queues of
+//! mediated devices.
 
 use hv_bundle::Backing;
 
@@ -44,4 +45,53 @@ pub fn write(backing: &Backing, ipa: u64, bytes: &[u8]) {
         written += part.len();
     }
     assert!(written == bytes.len(), "no guest memory at {ipa:#x}");
+}
+
+/// Where `size` bytes are that the guest finds at `ipa`, if that is a multiple of `size` and they are RAM of the guest's.
+#[inline]
+fn place(backing: &Backing, ipa: u64, size: u64) -> Option<usize> {
+    if ipa & (size - 1) != 0 {
+        return None;
+    }
+    // Pieces are whole pages.
+    let part = backing.at(ipa, size)?;
+    Some(part.start as usize)
+}
+
+/// Reads 2 bytes at once; what is not there, or not aligned, is not read.
+#[inline]
+pub fn load16(backing: &Backing, ipa: u64) -> Option<u16> {
+    let at = place(backing, ipa, 2)?;
+    // SAFETY: RAM that the plan gave to a guest is mapped at its own address, and holds nothing of this program's. What the
+    // guest writes meanwhile is no access of this program.
+    Some(unsafe { core::ptr::with_exposed_provenance::<u16>(at).read_volatile() })
+}
+
+/// Reads two doublewords, each at once; `ipa` is a multiple of 8.
+#[inline]
+pub fn load_pair(backing: &Backing, ipa: u64) -> Option<[u64; 2]> {
+    let load = |ipa| {
+        let at = place(backing, ipa, 8)?;
+        // SAFETY: as in `load16`.
+        Some(unsafe { core::ptr::with_exposed_provenance::<u64>(at).read_volatile() })
+    };
+    Some([load(ipa)?, load(ipa.checked_add(8)?)?])
+}
+
+/// Writes 2 bytes at once; what is not there, or not aligned, is not written.
+#[inline]
+pub fn store16(backing: &Backing, ipa: u64, value: u16) -> Option<()> {
+    let at = place(backing, ipa, 2)?;
+    // SAFETY: as in `load16`; the guest that owns the RAM asked for it.
+    unsafe { core::ptr::with_exposed_provenance_mut::<u16>(at).write_volatile(value) };
+    Some(())
+}
+
+/// The same with 4 bytes.
+#[inline]
+pub fn store32(backing: &Backing, ipa: u64, value: u32) -> Option<()> {
+    let at = place(backing, ipa, 4)?;
+    // SAFETY: as in `store16`.
+    unsafe { core::ptr::with_exposed_provenance_mut::<u32>(at).write_volatile(value) };
+    Some(())
 }

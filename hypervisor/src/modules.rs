@@ -24,7 +24,10 @@ pub mod firmware;
 pub mod gic;
 #[expect(unsafe_code, reason = "the world switch")]
 pub mod guest;
-#[expect(unsafe_code, reason = "a guest's RAM, for the operator")]
+#[expect(
+    unsafe_code,
+    reason = "a guest's RAM, for the operator and for devices"
+)]
 pub mod guest_ram;
 #[expect(unsafe_code, reason = "hands memory to the allocator")]
 pub mod heap;
@@ -61,6 +64,11 @@ pub mod sysregs;
 pub mod uart;
 #[expect(unsafe_code, reason = "memory that the firmware writes")]
 pub mod videocore;
+#[expect(
+    unsafe_code,
+    reason = "registers of transports, and queues that their devices write"
+)]
+pub mod virtio;
 #[expect(unsafe_code, reason = "writes the guest's RAM before it runs")]
 pub mod vm;
 #[expect(unsafe_code, reason = "what a stuck pCPU wrote")]

@@ -1,6 +1,7 @@
 //! The pCPU that a vCPU runs on: [`hv_core::vm::VcpuLoop`] decides, and this performs it in hardware.
 
 mod flash;
+mod ram;
 mod told;
 
 use hv_abi::operator::NMI_SYNDROME;
@@ -52,6 +53,8 @@ pub struct Pcpu {
     /// The private interrupts that are the guest's, a bit each.
     guests: u32,
     list_regs: usize,
+    /// The guest has mediated devices.
+    has_mediated: bool,
     /// Over its neighbour.
     watch: Option<Watch>,
     /// How long the siblings have said nothing, which must leave the guest that this vCPU ends.
@@ -223,6 +226,7 @@ impl Hardware for Pcpu {
             _ if intid == self.own.maintenance => Interrupt::Maintenance(intid),
             _ if Some(intid) == self.vm.console_intid => Interrupt::Console(intid),
             _ if intid == self.own.alarm => Interrupt::Alarm(intid),
+            _ if self.has_mediated && self.is_mediated(intid) => Interrupt::Device(IntId(intid)),
             _ => Interrupt::Guest(IntId(intid)),
         }
     }
@@ -429,6 +433,12 @@ impl Pcpu {
         });
     }
 
+    /// Whether it is the interrupt of a mediated device.
+    fn is_mediated(&self, intid: u32) -> bool {
+        let mut mediated = self.vm.map.mediated.iter();
+        mediated.any(|transport| transport.intid.0 == intid)
+    }
+
     fn new(vm: &'static Vm, percpu: &'static Percpu, me: VcpuId, own: OwnIntids) -> Self {
         // Of SGIs none is.
         let taken = [Some(own.maintenance), Some(own.alarm), vm.console_intid];
@@ -443,6 +453,7 @@ impl Pcpu {
             gic: gic::Interface::of_machine(),
             guests,
             list_regs: gic::virtual_interface().0.min(MAX_LIST_REGS),
+            has_mediated: !vm.map.mediated.is_empty(),
             watch: watchdog::begin(),
             standstill: None,
         }

@@ -240,6 +240,9 @@ fn run_pcpu(index: usize) -> ! {
                 gic.enable_spi(intid, vm.pcpus[0]);
                 operator::listens(vm.pcpus[0]);
             }
+            for transport in &vm.map.mediated {
+                gic.enable_spi(transport.intid.0, vm.pcpus[0]);
+            }
             run::load(vm, percpu, board.own);
         }
         crate::console::set_receive(true);

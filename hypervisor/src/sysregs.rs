@@ -203,6 +203,18 @@ pub fn order_before_doorbell() {
     barrier::dsb(barrier::ISHST);
 }
 
+/// Makes earlier stores visible before a later store to a device that reads memory (DDI0487 B2.3.11, DMB).
+#[inline]
+pub fn order_before_device_write() {
+    barrier::dmb(barrier::OSHST);
+}
+
+/// Has later loads happen after an earlier load from a device that writes memory.
+#[inline]
+pub fn order_after_device_read() {
+    barrier::dmb(barrier::OSHLD);
+}
+
 /// Waits until what was written to a device has got there.
 #[inline]
 pub fn complete_device_writes() {

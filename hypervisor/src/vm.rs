@@ -11,6 +11,7 @@ use hv_core::pl011::{Image, Pl011};
 use hv_core::psci::Reclaim;
 use hv_core::sdei::{self, Definition};
 use hv_core::vgic::{Distributor, Parts, Private, Published, Vgic};
+use hv_core::virtio::Mediator;
 use hv_core::vm::{self, End, GuestMap, Load, Shared, SharedConfig, Vcpu};
 use platform::Range;
 use spin::Once;
@@ -77,6 +78,8 @@ pub struct VmParts {
     pub backing: Backing,
     /// Passed-through virtio-mmio transports, by address.
     pub transports: Vec<u64>,
+    /// Its mediated devices, in the order of the map.
+    pub mediators: Vec<Mediator>,
     /// Its interrupt controller.
     pub vgic: Vgic,
     /// What it can reach.
@@ -110,6 +113,8 @@ pub struct Vm {
     /// How often it has been loaded.
     loads: AtomicU64,
     shared: Mutex<Shared>,
+    /// Its mediated devices, in the order of the map.
+    mediators: Vec<Mutex<Mediator>>,
     distributor: Mutex<Distributor>,
     /// What is each vCPU's own of the virtual GIC.
     interrupts: Vec<Mutex<Private>>,
@@ -151,6 +156,7 @@ impl Vm {
             reclaim,
             backing,
             transports,
+            mediators,
             vgic,
             stage2,
             flash,
@@ -179,6 +185,7 @@ impl Vm {
             flash: new_flash(flash, flash_contents),
             loads: AtomicU64::new(0),
             shared: Mutex::new(shared),
+            mediators: mediators.into_iter().map(Mutex::new).collect(),
             distributor: Mutex::new(distributor),
             interrupts: interrupts.into_iter().map(Mutex::new).collect(),
             posts: (0..vcpus).map(|_| Post::default()).collect(),
@@ -273,12 +280,17 @@ impl Parts for Seat {
 
 impl vm::Vm for Seat {
     type Guard<'a> = MutexGuard<'static, Shared>;
+    type Mediator<'a> = MutexGuard<'static, Mediator>;
 
-    /// Lock order: this, the virtual GIC's distributor, one vCPU's part of it; then the physical GIC, the console
-    /// or stage 2.
+    /// Lock order: this, a mediated device, the virtual GIC's distributor, one vCPU's part of it; then the physical GIC, the
+    /// console or stage 2.
     #[inline]
     fn lock(&self) -> MutexGuard<'static, Shared> {
         self.vm.shared.lock()
+    }
+
+    fn mediator(&self, number: usize) -> Option<MutexGuard<'static, Mediator>> {
+        self.vm.mediators.get(number).map(Mutex::lock)
     }
 
     fn id(&self) -> VmId {

@@ -16,4 +16,5 @@ pub mod sdei;
 pub mod smccc;
 pub mod trng;
 pub mod vendor;
+pub mod virtio;
 pub mod watchdog;

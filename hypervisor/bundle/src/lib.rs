@@ -37,8 +37,8 @@ pub use layout::{Layout, Memory, Parts};
 pub use pieces::Pieces;
 pub use places::{Identity, Loaded, Places, given, identity, tables};
 pub use plan::{
-    Backing, CpuInterface, Host, Keep, MAX_VMS, OwnDevices, Piece, REDISTRIBUTOR_SIZE, Seeding,
-    VmPlan, Wanted, plan, reaches_memory,
+    Backing, CpuInterface, Host, Keep, MAX_VMS, Mediated, OwnDevices, Piece, REDISTRIBUTOR_SIZE,
+    Seeding, VmPlan, Wanted, plan, reaches_memory,
 };
 pub use ram::{BLOCK_SIZE, PAGE_SIZE, highest_free, without};
 pub use seed::{Fresh, Secret, Seeds};

@@ -5,12 +5,13 @@
 //! all. The console's input cannot be shared: the first VM has it.
 //!
 //! A guest with a device that nothing keeps from memory finds its RAM where it is, since that device does. Any other finds its
-//! RAM where the machine's begins, wherever that is.
+//! RAM where the machine's begins, wherever that is, and its virtio devices are [mediated](Mediated).
 
 mod backing;
 mod check;
 mod gic;
 mod left;
+mod mediated;
 mod own;
 mod wanted;
 
@@ -30,6 +31,7 @@ use left::Left;
 use own::Own;
 
 pub use backing::{Backing, Piece};
+pub use mediated::Mediated;
 pub use wanted::{Wanted, reaches_memory};
 
 /// Bytes of one redistributor as guests find it: RD_base and SGI_base (IHI0069 12.10).
@@ -51,6 +53,8 @@ pub struct Host<'a> {
     pub spis: u32,
     /// What guests' seeds are derived from, if there is anything secret.
     pub secret: Option<Secret>,
+    /// Version and DeviceID of the virtio-mmio transport at an address; zeros if none is there.
+    pub transport: fn(u64) -> [u32; 2],
 }
 
 /// How a VM's seeds are made and where they go.
@@ -101,6 +105,12 @@ pub struct VmPlan<'a> {
     pub registers: Vec<Range>,
     /// The addresses of those that are virtio-mmio transports.
     pub transports: Vec<u64>,
+    /// Devices whose registers it is not shown.
+    pub mediated: Vec<Mediated>,
+    /// RAM for the queues of those, in that order.
+    pub queues: Range,
+    /// It has a device that can reach all memory.
+    pub reaches_all: bool,
     /// Interrupts of the machine that it gets: those of its devices, and PPIs of its pCPUs.
     pub interrupts: Vec<u32>,
     /// Devices of its own.
@@ -201,6 +211,7 @@ pub fn plan<'a>(
         cpus: machine.cpus.clone(),
         ram: free_pages(machine, host.taken, host.limit),
         devices: machine.devices.iter().collect(),
+        mediated: Vec::new(),
         input: Some(machine.console.intid),
         is_only: count == 1,
     };

@@ -346,6 +346,7 @@ fn boot(blob: &[u8], dice: &mut Dice) -> bool {
         limit: LIMIT,
         spis: 32 * dice.below(32) as u32,
         secret: Secret::gather(&machine.seed, &Fresh::default()),
+        transport: |_| [2, 2],
     };
     let guest = Guest {
         config: GuestConfig::default(),

@@ -43,6 +43,7 @@ impl Board {
             limit: LIMIT,
             spis: SPIS,
             secret: Secret::gather(&self.machine.seed, &Fresh::default()),
+            transport: |_| [2, 2],
         }
     }
 
@@ -440,15 +441,115 @@ fn devices_go_to_whoever_asks_for_them() {
     hold(&board, &named(&configs), &[], &plans);
 }
 
+/// QEMU's transports: a block device in the first 8, then one of another type each, nothing from 24 on.
+fn transport(at: u64) -> [u32; 2] {
+    match (at - 0x0a00_0000) / 0x200 {
+        0..8 => [2, 2],
+        slot @ 8..24 => [2, slot as u32 - 7],
+        _ => [2, 0],
+    }
+}
+
+#[test]
+fn virtio_devices_are_mediated_and_share_their_pages() {
+    let board = Board::virt(4);
+    let host = Host {
+        transport,
+        ..board.host(&[])
+    };
+    let configs = [
+        has(&["virtio:0", "rtc"], false),
+        has(&["virtio:1", "virtio:9"], false),
+        has(&["virtio:24"], true),
+    ];
+    let plans = plan(&board.machine, bundle(&configs), &host).expect("a plan");
+    let of = |vm: &VmPlan<'_>| -> Vec<_> {
+        let them = vm.mediated.iter();
+        them.map(|it| (it.transport, it.intid, it.kind.name))
+            .collect()
+    };
+    assert_eq!(of(&plans[0]), [(0x0a00_0000, 48, "block")]);
+    assert_eq!(
+        of(&plans[1]),
+        [(0x0a00_0200, 49, "block"), (0x0a00_1200, 57, "block")]
+    );
+    // Their registers and interrupts are not shown, and their guests' RAM is where any other's is.
+    assert_eq!(plans[0].registers, [Range::new(0x0901_0000, 0x1000)]);
+    assert!(plans[1].registers.is_empty() && !plans[1].interrupts.contains(&49));
+    assert_eq!(plans[0].ram, [Range::new(0x4000_0000, 64 * MIB)]);
+    assert_eq!(plans[1].ram, plans[0].ram);
+    assert!(plans[0].queues.size >= 1024 * 16 && plans[1].queues.size >= 2 * 1024 * 16);
+    assert_eq!(
+        plans.iter().map(|vm| vm.reaches_all).collect::<Vec<_>>(),
+        [false, false, true]
+    );
+    hold(&board, &named(&configs), &[], &plans);
+    let tree = |vm: &VmPlan<'_>| String::from_utf8_lossy(&vm.dtb).into_owned();
+    assert!(tree(&plans[1]).contains("virtio_mmio@a000200"));
+    assert!(!tree(&plans[1]).contains("virtio_mmio@a000000"));
+    // Who asks for a kind gets what is there.
+    let all = plan(&board.machine, bundle(&[has(&["virtio:0"], false)]), &host).expect("a plan");
+    assert_eq!(all[0].mediated.len(), 1);
+}
+
+#[test]
+fn what_cannot_be_mediated_is_named() {
+    let board = Board::virt(2);
+    let refused = |configs: &[GuestConfig], transport: fn(u64) -> [u32; 2]| {
+        let host = Host {
+            transport,
+            ..board.host(&[])
+        };
+        let refused = plan(&board.machine, bundle(configs), &host);
+        refused.expect_err("more than there is").to_string()
+    };
+    for (slot, words) in [
+        (
+            12,
+            "of virtio type 5, can be told to reach all memory; network, block, console,",
+        ),
+        (
+            30,
+            "of virtio type 0, is a transport without a device; ask for another",
+        ),
+    ] {
+        let said = refused(&[has(&[&format!("virtio:{slot}")], false)], transport);
+        assert!(said.contains(words), "{said}");
+    }
+    let said = refused(&[has(&["virtio"], false)], |_| [1, 2]);
+    assert!(
+        said.starts_with(
+            "the guest guest, devices: /virtio_mmio@a000000, of virtio type 2, is a legacy"
+        ) && said.contains("-global virtio-mmio.force-legacy=false"),
+        "{said}"
+    );
+    // Of a page in which a device is mediated nobody is shown anything, and the other way round.
+    for trusts in [[false, true], [true, false]] {
+        let configs = [has(&["virtio:0"], trusts[0]), has(&["virtio:1"], trusts[1])];
+        let said = refused(&configs, transport);
+        assert!(
+            said.starts_with("the guest guest-1, devices: virtio:1 is no device")
+                && said.contains("or a device with its page"),
+            "{said}"
+        );
+    }
+}
+
 #[test]
 fn a_device_that_can_write_anywhere_is_for_trusted_guests() {
-    let board = Board::virt(2);
-    let said = board.refusal(&[has(&["virtio:0"], false)]);
+    let mut board = Board::virt(2);
+    // The clock, behind 32 transports, as if it were a controller of cards.
+    board.machine.devices[32].kind = DeviceKind::Sd;
+    let path = board.machine.devices[32].path.clone();
+    let said = board.refusal(&[has(&["sd"], false)]);
     assert!(
-        said.starts_with("the guest guest, devices: /virtio_mmio@a000000 can be told to read"),
+        said.starts_with(&format!(
+            "the guest guest, devices: {path} can be told to read"
+        )),
         "{said}"
     );
     assert!(said.ends_with("say trusted = true if this guest may do that"));
+    let board = Board::virt(2);
     for words in [&["virtio:32"][..], &["virtio:0", "virtio:0"], &["/nothing"]] {
         let said = board.refusal(&[has(words, true)]);
         assert!(
@@ -705,8 +806,34 @@ fn hold(board: &Board, configs: &[GuestConfig], taken: &[Range], plans: &[VmPlan
             }
             assert!(!machine.ram.iter().any(|bank| bank.overlaps(range)));
         }
-        for &intid in vm.interrupts.iter().filter(|&&intid| intid >= 32) {
-            assert!(intid < 32 + SPIS && intid != machine.console.intid);
+        if vm.queues.size != 0 {
+            let bytes: u64 = vm.mediated.iter().map(|it| it.queue_bytes()).sum();
+            assert!(vm.queues.start % PAGE == 0 && vm.queues.size >= bytes);
+            assert!(machine.ram.iter().any(|bank| bank.covers(vm.queues)));
+            let others = memory.iter().chain(taken).chain(&machine.reserved);
+            for &other in others {
+                assert!(!vm.queues.overlaps(other), "{:x?} is not free", vm.queues);
+            }
+            memory.push(vm.queues);
+        }
+        assert_eq!(vm.queues.size == 0, vm.mediated.is_empty());
+        for it in &vm.mediated {
+            let transport = Range::new(it.transport, 0x200);
+            // Nobody is shown any of its page.
+            for range in plans.iter().flat_map(|vm| &vm.registers) {
+                assert!(!pages(*range).overlaps(transport), "{range:x?} {it:x?}");
+            }
+            for range in kept.iter().chain([&machine.console.base, &vm.uart]) {
+                assert!(!range.overlaps(transport));
+            }
+        }
+        let mediated = vm.mediated.iter().map(|it| it.intid);
+        let own = vm.interrupts.iter().copied().chain(mediated);
+        for intid in own.filter(|&intid| intid >= 32) {
+            assert!(
+                intid < 32 + SPIS && intid != machine.console.intid,
+                "{intid}"
+            );
             assert!(!interrupts.contains(&intid), "SPI {intid} twice");
             interrupts.push(intid);
         }

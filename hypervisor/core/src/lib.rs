@@ -29,6 +29,7 @@ pub mod trace;
 pub mod trng;
 pub mod turns;
 pub mod vgic;
+pub mod virtio;
 pub mod vm;
 pub mod walk;
 pub mod watch;

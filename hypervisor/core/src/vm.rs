@@ -11,6 +11,7 @@ mod hardware;
 mod interrupts;
 mod life;
 mod map;
+mod mediated;
 mod record;
 mod run;
 mod shared;
@@ -40,7 +41,8 @@ pub use faults::FaultKind;
 pub use hardware::{GuestExit, Hardware, Interrupt, Syndrome, Vm};
 pub use life::{End, Life};
 pub use map::{
-    GuestMap, IpaRange, OwnAccess, OwnDevice, OwnDevices, REDISTRIBUTOR_SIZE, last_redistributors,
+    GuestMap, IpaRange, MediatedAccess, OwnAccess, OwnDevice, OwnDevices, REDISTRIBUTOR_SIZE,
+    Transport, last_redistributors,
 };
 pub use record::Record;
 pub use run::{Answer, Lateness, Stand, VcpuLoop, load};
@@ -116,6 +118,8 @@ pub enum Deferred {
     },
     /// An access to a device of the guest's own; the pc still stands at the instruction.
     Own(OwnAccess),
+    /// An access to the transport of a mediated device; the pc still stands at the instruction.
+    Mediated(MediatedAccess),
     /// An access to the emulated UART; the pc still stands at the instruction.
     Uart {
         /// Register offset in bytes.
@@ -359,8 +363,8 @@ impl Vcpu {
         }
         match map.uart.offset_of(access.ipa) {
             Some(offset) => Action::Locked(Deferred::Uart { offset, access }),
-            None => match map.own.find(access) {
-                Some(own) => Action::Locked(Deferred::Own(own)),
+            None => match map.rare_device(access) {
+                Some(deferred) => Action::Locked(deferred),
                 None => self.refuse_access((Access::Data, None), syndrome, regs, pcpu),
             },
         }
@@ -376,11 +380,10 @@ impl Vcpu {
                 access,
             });
         }
-        if let Some(own) = map.own.find(access) {
-            return Some(Deferred::Own(own));
+        match map.uart.offset_of(access.ipa) {
+            Some(offset) => Some(Deferred::Uart { offset, access }),
+            None => map.rare_device(access),
         }
-        let offset = map.uart.offset_of(access.ipa)?;
-        Some(Deferred::Uart { offset, access })
     }
 
     /// Nobody answers at that address: the guest takes the external abort a bus would give it, of the access itself or of its

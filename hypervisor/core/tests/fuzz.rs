@@ -246,6 +246,7 @@ impl Values {
             board: Board::new(VCPUS.into()),
             has_debug_calls: true,
             own: OwnDevices::default(),
+            mediated: Vec::new(),
         };
         let mut shared = Shared::new(SharedConfig {
             vcpus: VCPUS.into(),

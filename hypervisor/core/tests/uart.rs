@@ -126,6 +126,7 @@ impl Rig {
             board: Board::new(1),
             has_debug_calls: false,
             own: OwnDevices::default(),
+            mediated: Vec::new(),
         };
         let shared = Shared::new(SharedConfig {
             vcpus: 1,

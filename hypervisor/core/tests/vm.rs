@@ -99,6 +99,7 @@ fn rig() -> Rig {
         board: Board::new(4),
         has_debug_calls: false,
         own: OwnDevices::default(),
+        mediated: Vec::new(),
     };
     let mut rig = Rig {
         vcpu: Vcpu::new(VcpuId(1), Features::default(), &Config::default()),

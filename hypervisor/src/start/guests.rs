@@ -1,18 +1,24 @@
 //! From the bundle to VMs that are ready to be loaded: what `hv_bundle::plan` decided is built here.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use hv_bundle::{Bundle, Error, Host, Keep, Pieces, REDISTRIBUTOR_SIZE, Secret, VmPlan, plan};
+use hv_abi::virtio::TRANSPORT_SIZE;
+use hv_bundle::{
+    Bundle, Error, Host, Keep, Mediated, Pieces, REDISTRIBUTOR_SIZE, Secret, VmPlan, plan,
+};
 use hv_core::id::{IntId, Mpidr, VmId};
 use hv_core::sdei::Board;
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{Config, Vgic};
-use hv_core::vm::{self, GuestMap, IpaRange, OwnDevices, last_redistributors};
+use hv_core::virtio::{Area, Mediator};
+use hv_core::vm::{self, GuestMap, IpaRange, OwnDevices, Transport, last_redistributors};
 use hv_core::{ladder, watch};
 use platform::{Machine, Range};
 
+use crate::virtio::Registers;
 use crate::vm::{GuestImage, Sdei, Vm, VmParts};
-use crate::{crc, entropy, gic, log, operator, stage2, sysregs};
+use crate::{crc, entropy, gic, log, operator, stage2, sysregs, virtio};
 
 const _: () = assert!(REDISTRIBUTOR_SIZE == vm::REDISTRIBUTOR_SIZE);
 
@@ -29,6 +35,7 @@ pub fn build_vms(machine: &Machine, dtb: &[u8], home: Range, spis: u32) -> Resul
         limit: stage2::limit(),
         spis,
         secret: Secret::gather(&machine.seed, &entropy::fresh()),
+        transport: virtio::identity,
     };
     let plans = plan(machine, bundle, &host)?;
     Ok(plans.into_iter().map(|plan| build(plan, spis)).collect())
@@ -45,6 +52,10 @@ fn build(plan: VmPlan<'static>, spis: u32) -> Vm {
         Pieces(&plan.ram),
         if config.sdei { "on" } else { "off" }
     );
+    if plan.reaches_all {
+        log!("vm{}: its devices can reach all memory", plan.id);
+    }
+    let mediators = mediators(&plan);
     let stage2 = map(&plan);
     let all = |mpidrs: &[u64]| -> Vec<Mpidr> { mpidrs.iter().copied().map(Mpidr::new).collect() };
     let (pcpus, mpidrs) = (all(&plan.cpus), all(&plan.affinities));
@@ -87,6 +98,7 @@ fn build(plan: VmPlan<'static>, spis: u32) -> Vm {
             flash: ipa(plan.own.flash),
             pvpanic: ipa(plan.own.pvpanic),
         },
+        mediated: plan.mediated.iter().map(transport).collect(),
     };
     let sdei = Sdei {
         firmware: config.firmware(),
@@ -109,11 +121,37 @@ fn build(plan: VmPlan<'static>, spis: u32) -> Vm {
         reclaim: config.reclaim,
         backing: plan.backing,
         transports: plan.transports,
+        mediators,
         vgic,
         stage2,
         flash: plan.own.flash_ram,
         flash_contents: plan.guest.flash.unwrap_or_default(),
     })
+}
+
+/// The transport of a mediated device, as the guest finds it.
+fn transport(it: &Mediated) -> Transport {
+    Transport {
+        registers: ipa(Range::new(it.transport, TRANSPORT_SIZE)),
+        intid: IntId(it.intid),
+    }
+}
+
+/// The mediated devices of a VM, each with its part of the memory for queues.
+fn mediators(plan: &VmPlan<'_>) -> Vec<Mediator> {
+    let Area { words, mut pa } = virtio::area(plan.queues);
+    let mut left = words;
+    let mut mediators = Vec::new();
+    for it in &plan.mediated {
+        let (id, kind) = (plan.id, it.kind.name);
+        log!("vm{id}: mediates a {kind} device at {:#x}", it.transport);
+        let bytes = it.queue_bytes();
+        let (words, rest) = left.split_at(bytes as usize / size_of::<u32>());
+        let device = Box::new(Registers::at(it.transport));
+        mediators.push(Mediator::new(it.kind, device, Area { words, pa }));
+        (left, pa) = (rest, pa + bytes);
+    }
+    mediators
 }
 
 /// Stage 2 with what the VM may reach.

@@ -15,10 +15,11 @@ use hv_core::trng;
 use hv_core::vgic::interface::InterfaceState;
 use hv_core::vgic::lr::hcr;
 use hv_core::vgic::{Effects, ListReg};
+use hv_core::virtio::queue::Memory;
 use hv_core::vm::{self, Answer, End, Hardware, Interrupt, Syndrome, VcpuLoop, Vm};
 use hv_core::walk::Regime;
 
-use crate::exits::ram_byte;
+use crate::exits::{RAM, ram_byte};
 use crate::{Exit, Interface};
 
 /// Where a [`Cpu`] stands: what of it is seen from outside, and what happens to it.
@@ -156,6 +157,26 @@ impl<S: Site> Array for Cpu<S> {
     }
     fn set_word(&mut self, _: usize, _: u32) {}
     fn erase(&mut self, _: usize, _: usize) {}
+}
+
+/// There is RAM, which nothing is written to.
+impl<S: Site> Memory for Cpu<S> {
+    fn locate(&self, ipa: u64, size: u64) -> Option<(u64, u64)> {
+        let offset = RAM.offset_of(ipa)?;
+        Some((ipa, size.min(RAM.size - offset)))
+    }
+    fn load16(&self, ipa: u64) -> Option<u16> {
+        RAM.offset_of(ipa).map(|_| 0)
+    }
+    fn load_descriptor(&self, ipa: u64) -> Option<[u64; 2]> {
+        RAM.offset_of(ipa).map(|_| [0; 2])
+    }
+    fn store16(&mut self, ipa: u64, _: u16) -> Option<()> {
+        RAM.offset_of(ipa).map(|_| ())
+    }
+    fn store32(&mut self, ipa: u64, _: u32) -> Option<()> {
+        RAM.offset_of(ipa).map(|_| ())
+    }
 }
 
 impl<S: Site> Hardware for Cpu<S> {

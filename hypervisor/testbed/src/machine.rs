@@ -124,6 +124,7 @@ impl Built {
             board: Board::new(vcpus),
             has_debug_calls: true,
             own: OwnDevices::default(),
+            mediated: Vec::new(),
         };
         let firmware = match self.leftovers {
             Leftovers::Dropped => self.sdei.firmware,
@@ -165,6 +166,7 @@ impl Built {
         };
         let world = Rc::new(World {
             shared: RefCell::new(shared),
+            mediated: Vec::new(),
             distributor: RefCell::new(distributor),
             interrupts: interrupts.into_iter().map(RefCell::new).collect(),
             map,

@@ -12,6 +12,7 @@ use hv_core::regs::{El1Values, GuestRegs};
 use hv_core::time::Instant;
 use hv_core::trace::Event;
 use hv_core::vgic::{Distributor, Effects, LrSource, Parts, Private, Published};
+use hv_core::virtio::Mediator;
 use hv_core::vm::{self, Answer, End, GuestMap, Interrupt, Load, Shared};
 
 use crate::told::Told;
@@ -66,6 +67,8 @@ pub(crate) struct Seat {
 #[derive(Debug)]
 pub struct World {
     pub(crate) shared: RefCell<Shared>,
+    /// Its mediated devices, in the order of the map.
+    pub(crate) mediated: Vec<RefCell<Mediator>>,
     pub(crate) distributor: RefCell<Distributor>,
     /// What is each vCPU's own of the virtual GIC.
     pub(crate) interrupts: Vec<RefCell<Private>>,
@@ -175,6 +178,17 @@ impl vm::Vm for Port<'_> {
         = RefMut<'a, Shared>
     where
         Self: 'a;
+
+    type Mediator<'a>
+        = RefMut<'a, Mediator>
+    where
+        Self: 'a;
+
+    fn mediator(&self, number: usize) -> Option<RefMut<'_, Mediator>> {
+        self.count_lock();
+        let mediator = self.world.mediated.get(number)?;
+        Some(mediator.borrow_mut())
+    }
 
     fn lock(&self) -> RefMut<'_, Shared> {
         self.count_lock();

@@ -15,6 +15,10 @@ const LIMIT: u64 = 1 << 39;
 /// So many SPIs a GIC has at most (IHI0069 12.9.38). A machine may have less.
 const MOST_SPIS: u32 = 988;
 
+/// Version and DeviceID of a disk (virtio 1.2, 4.2.2 and 5).
+const MODERN: u32 = 2;
+const BLOCK: u32 = 2;
+
 /// Checks that `machine`, whose initrd is a bundle, has what its guests ask for. Its devicetree goes through the file `dumped`.
 ///
 /// # Errors
@@ -51,6 +55,8 @@ fn foresee(dtb: &[u8], size: u64, bundle: &[u8]) -> Result<(), String> {
         limit: LIMIT,
         spis: MOST_SPIS,
         secret: None,
+        // Only the running machine tells what is behind a transport.
+        transport: |_| [MODERN, BLOCK],
     };
     plan(&machine, bundle, &host).map_err(refused).map(drop)
 }

@@ -8,7 +8,8 @@ use alloc::vec::Vec;
 use platform::{Conduit, Cpu, Device, DeviceKind, Machine, Range};
 
 use super::check::Check;
-use super::own::Own;
+use super::mediated::{Mediated, start_of};
+use super::own::{Own, take_highest};
 use super::{Backing, Host, VmPlan, Wanted, gic, reaches_memory, seeding};
 use crate::layout::{Memory, Parts};
 use crate::places::Places;
@@ -24,6 +25,8 @@ pub struct Left<'m> {
     pub cpus: Vec<Cpu>,
     pub ram: Vec<Range>,
     pub devices: Vec<&'m Device>,
+    /// Those that are mediated: none in a page of theirs can be shown to a guest.
+    pub mediated: Vec<&'m Device>,
     pub input: Option<u32>,
     pub is_only: bool,
 }
@@ -39,7 +42,19 @@ impl<'m> Left<'m> {
         let whose = format!("the guest {}", guest.config.name);
         let given = self.devices_of(&whose, &guest.config)?;
         let own_devices = Own::find(&guest.config, &self.places, &mut self.ram)?;
-        let is_placed = self.is_only || given.iter().any(|device| reaches_memory(device.kind));
+        let is_trusted = self.trusts(&guest.config);
+        let is_mediated = |device: &Device| is_mediated(device, is_trusted);
+        let mut mediated = Vec::new();
+        for device in given.iter().filter(|device| is_mediated(device)) {
+            mediated.push(Mediated::of(&whose, device, self.host.transport)?);
+        }
+        let queues = match mediated.iter().map(Mediated::queue_bytes).sum() {
+            0 => Range::default(),
+            bytes => take_highest(&mut self.ram, bytes, "what virtio devices need")?,
+        };
+        let mut shown = given.iter().filter(|device| !is_mediated(device));
+        let reaches_all = shown.any(|device| reaches_memory(device.kind));
+        let is_placed = self.is_only || reaches_all;
         let (ram, backing) = self.ram_of(&guest.config, is_placed);
         let memory = ram.iter().map(|part| part.size).sum();
         guest.config.check_memory(memory)?;
@@ -72,12 +87,18 @@ impl<'m> Left<'m> {
             cpu_interface: gic::cpu_interface(&self.machine.gic, &whose, vcpus)?,
             registers: Vec::new(),
             transports: Vec::new(),
+            mediated,
+            queues,
+            reaches_all,
             interrupts: vec![timers.virt, timers.physical],
             own: own_devices,
             guest,
         };
         for device in &given {
             self.check.device(device)?;
+            if is_mediated(device) {
+                continue;
+            }
             plan.registers.extend(&device.mmio);
             if device.kind == DeviceKind::VirtioMmio {
                 let starts = device.mmio.iter().map(|range| range.start);
@@ -165,6 +186,11 @@ impl<'m> Left<'m> {
         (shown, backing)
     }
 
+    /// Whether a guest may have devices that reach all memory.
+    fn trusts(&self, config: &GuestConfig) -> bool {
+        config.trusted || self.is_only && config.devices.is_none()
+    }
+
     /// Takes the devices that a guest asks for.
     fn devices_of(&mut self, whose: &str, config: &GuestConfig) -> Result<Vec<&'m Device>, Error> {
         let words = match &config.devices {
@@ -172,6 +198,8 @@ impl<'m> Left<'m> {
             None if self.is_only => vec!["all"],
             None => Vec::new(),
         };
+        let is_trusted = self.trusts(config);
+        let is_mediated = |device: &Device| is_mediated(device, is_trusted);
         let mut given: Vec<&Device> = Vec::new();
         for word in words {
             let wanted = Wanted::parse(word)?;
@@ -184,11 +212,25 @@ impl<'m> Left<'m> {
                     self.machine.devices.iter().filter(is_before).count(),
                 )
             };
-            let (taken, left): (Vec<_>, Vec<_>) =
-                self.devices.iter().partition(|device| is_it(device));
+            let is_there = |device: &Device| {
+                // A place without a device is nothing to ask for but by its name.
+                !is_mediated(device)
+                    || wanted.is_one()
+                    || (self.host.transport)(start_of(device))[1] != 0
+            };
+            let others = &self.mediated;
+            let is_free = |device: &Device| {
+                let is_beside = |other: &&Device| share_a_page(&other.mmio, &device.mmio);
+                is_mediated(device) || !others.iter().any(is_beside)
+            };
+            let (taken, left): (Vec<_>, Vec<_>) = self
+                .devices
+                .iter()
+                .partition(|device| is_it(device) && is_there(device) && is_free(device));
             // Of a kind that the machine has none of there is none.
-            let is_there = self.machine.devices.iter().any(&is_it);
-            let is_missed = wanted.is_one() || is_there && wanted != Wanted::All;
+            let mut all = self.machine.devices.iter();
+            let is_missed = wanted.is_one()
+                || wanted != Wanted::All && all.any(|device| is_it(device) && is_there(device));
             if taken.is_empty() && is_missed {
                 let place = format!("{whose}, devices: {word}");
                 let what = "is no device that a guest can have, or somebody has it already, or a device with its page or interrupt";
@@ -202,7 +244,7 @@ impl<'m> Left<'m> {
         // guests have one interrupt.
         self.devices.retain(|device| {
             let is_beside = |own: &&Device| {
-                share_a_page(&own.mmio, &device.mmio)
+                !is_mediated(own) && share_a_page(&own.mmio, &device.mmio)
                     || own
                         .spis
                         .iter()
@@ -210,8 +252,10 @@ impl<'m> Left<'m> {
             };
             !given.iter().any(is_beside)
         });
-        let is_trusted = config.trusted || self.is_only && config.devices.is_none();
-        let free = given.iter().find(|device| reaches_memory(device.kind));
+        let mediated = given.iter().filter(|device| is_mediated(device));
+        self.mediated.extend(mediated);
+        let mut shown = given.iter().filter(|device| !is_mediated(device));
+        let free = shown.find(|device| reaches_memory(device.kind));
         if let Some(device) = free.filter(|_| !is_trusted) {
             let place = format!("{whose}, devices: {}", device.path);
             let what = "can be told to read and write all memory, and nothing on this machine checks where";
@@ -277,6 +321,11 @@ impl<'m> Left<'m> {
         };
         Range::new(bank.start, size.min(bank.size))
     }
+}
+
+/// Whether a guest meets a transport of ours instead of the device's.
+fn is_mediated(device: &Device, is_trusted: bool) -> bool {
+    device.kind == DeviceKind::VirtioMmio && !is_trusted
 }
 
 /// Whether any two of these registers are in one page.

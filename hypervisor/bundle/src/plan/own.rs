@@ -46,7 +46,7 @@ impl Own {
                     "leave it out; QEMU's virt has room for it",
                 ));
             }
-            own.flash_ram = take_highest(free, config.flash)?;
+            own.flash_ram = take_highest(free, config.flash, "flash")?;
         }
         if config.pvpanic {
             let mut pages = PVPANIC.step_by(PAGE as usize);
@@ -62,12 +62,12 @@ impl Own {
 }
 
 /// Takes `size` bytes, in whole blocks, from the end of the highest piece that has them.
-fn take_highest(free: &mut Vec<Range>, size: u64) -> Result<Range, Error> {
+pub fn take_highest(free: &mut Vec<Range>, size: u64, whose: &str) -> Result<Range, Error> {
     let blocks = size.next_multiple_of(BLOCK_SIZE);
     let Some(part) = free.iter_mut().rev().find(|part| part.size >= blocks) else {
         let what = "is more than the machine has of RAM in one piece";
         let mend = "ask for less, or give the machine more memory";
-        return Err(Error::invalid("flash", what, mend));
+        return Err(Error::invalid(whose, what, mend));
     };
     *part = Range::new(part.start, part.size - blocks);
     let taken = Range::new(part.end(), size);
@@ -84,20 +84,20 @@ mod tests {
         let low = Range::new(0x4000_0000, 8 * BLOCK_SIZE);
         let high = Range::new(0x8000_0000, 2 * BLOCK_SIZE);
         let mut free = Vec::from([low, high]);
-        let taken = take_highest(&mut free, 4 * BLOCK_SIZE).unwrap();
+        let taken = take_highest(&mut free, 4 * BLOCK_SIZE, "flash").unwrap();
         assert_eq!(
             taken,
             Range::new(0x4000_0000 + 4 * BLOCK_SIZE, 4 * BLOCK_SIZE)
         );
         // A sector keeps a block from the guest, of which it fills a part.
-        let taken = take_highest(&mut free, 0x4_0000).unwrap();
+        let taken = take_highest(&mut free, 0x4_0000, "flash").unwrap();
         assert_eq!(taken, Range::new(0x8000_0000 + BLOCK_SIZE, 0x4_0000));
         let left = [
             Range::new(0x4000_0000, 4 * BLOCK_SIZE),
             Range::new(0x8000_0000, BLOCK_SIZE),
         ];
         assert_eq!(free, left);
-        assert!(take_highest(&mut free, 5 * BLOCK_SIZE).is_err());
+        assert!(take_highest(&mut free, 5 * BLOCK_SIZE, "flash").is_err());
         assert_eq!(free, left);
     }
 }

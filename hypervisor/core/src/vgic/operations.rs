@@ -75,6 +75,15 @@ impl View<'_> {
 
     fn set_line(&mut self, intid: IntId, level: bool) -> Effects {
         let mut effects = Effects::none();
+        // Of an edge nothing but its rise counts.
+        if let Some(irq) = self.irq_mut(intid).filter(|_| !level)
+            && irq.edge
+            && !irq.bound
+            && !irq.passed_through
+        {
+            irq.line = false;
+            return effects;
+        }
         if self
             .irq(intid)
             .is_some_and(|irq| irq.line != level && !irq.passed_through)

@@ -14,6 +14,7 @@ use crate::regs::GuestRegs;
 use crate::time::Instant;
 use crate::trng;
 use crate::vgic::{Effects, ListReg, Parts};
+use crate::virtio::{self, Mediator};
 use crate::walk::Regime;
 
 /// Why a vCPU came out of its guest.
@@ -53,12 +54,14 @@ pub enum Interrupt {
     /// Somebody stops the machine, or wants to know whether this pCPU answers ([`Hardware::answer_stop`]). It is not to be
     /// deactivated.
     Stop,
+    /// That of a mediated device of the guest's.
+    Device(IntId),
     /// Any other: the guest's. It stays active until the guest deactivates it.
     Guest(IntId),
 }
 
 /// The pCPU that a vCPU runs on. What the VM's flash keeps is reached with the VM's lock held.
-pub trait Hardware: Pcpu + Array {
+pub trait Hardware: Pcpu + Array + virtio::queue::Memory {
     /// How many list registers there are; at most [`crate::vgic::MAX_LIST_REGS`].
     fn list_regs(&self) -> usize;
     /// List register `index`.
@@ -164,8 +167,16 @@ pub trait Vm: Parts {
     where
         Self: 'a;
 
+    /// The lock on a mediated device, while it is held.
+    type Mediator<'a>: DerefMut<Target = Mediator>
+    where
+        Self: 'a;
+
     /// Waits for the lock, from which nobody is kept for long.
     fn lock(&self) -> Self::Guard<'_>;
+    /// Waits for a mediated device of the map, by its number there. It comes behind [`Self::lock`], and before the parts of the
+    /// virtual GIC.
+    fn mediator(&self, number: usize) -> Option<Self::Mediator<'_>>;
     /// Its number.
     fn id(&self) -> VmId;
     /// What the VM looks like to its guest.

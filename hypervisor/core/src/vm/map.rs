@@ -2,8 +2,9 @@
 
 use alloc::vec::Vec;
 
+use super::Deferred;
 use crate::exit::MmioAccess;
-use crate::id::{Mpidr, VcpuId, VcpuSet};
+use crate::id::{IntId, Mpidr, VcpuId, VcpuSet};
 use crate::sdei::{Board, WithBoard};
 use crate::siblings::Siblings;
 use crate::vgic::affinity::Affinities;
@@ -60,6 +61,28 @@ pub struct GuestMap {
     pub has_debug_calls: bool,
     /// Devices of its own.
     pub own: OwnDevices,
+    /// Transports of mediated devices.
+    pub mediated: Vec<Transport>,
+}
+
+/// The transport of a mediated device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transport {
+    /// Where it is.
+    pub registers: IpaRange,
+    /// Its interrupt, the guest's and the device's.
+    pub intid: IntId,
+}
+
+/// An access to one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MediatedAccess {
+    /// Which.
+    pub number: usize,
+    /// Where in it, in bytes.
+    pub offset: u64,
+    /// How.
+    pub access: MmioAccess,
 }
 
 /// Where devices of a guest's own are, which the machine has not got: empty where the guest has none.
@@ -176,7 +199,30 @@ impl GuestMap {
 
     /// Whether an access by `me` at `ipa` meets a device that is emulated.
     pub(super) fn is_device(&self, me: VcpuId, ipa: u64) -> bool {
-        self.frame(me, ipa).is_some() || self.uart.offset_of(ipa).is_some() || self.own.has(ipa)
+        self.frame(me, ipa).is_some()
+            || self.uart.offset_of(ipa).is_some()
+            || self.own.has(ipa)
+            || self.mediated(ipa).is_some()
+    }
+
+    /// The transport of a mediated device that is there, and where in it.
+    #[inline]
+    fn mediated(&self, ipa: u64) -> Option<(usize, u64)> {
+        let mut found = self.mediated.iter().enumerate();
+        found.find_map(|(number, it)| Some((number, it.registers.offset_of(ipa)?)))
+    }
+
+    /// An access to a device that not every guest has.
+    #[inline(never)]
+    pub(super) fn rare_device(&self, access: MmioAccess) -> Option<Deferred> {
+        match self.mediated(access.ipa) {
+            Some((number, offset)) => Some(Deferred::Mediated(MediatedAccess {
+                number,
+                offset,
+                access,
+            })),
+            None => self.own.find(access).map(Deferred::Own),
+        }
     }
 
     /// The page that can stand in for the emulated UART's registers (`crate::pl011::Image`), if they fill a whole one: what

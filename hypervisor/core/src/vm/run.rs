@@ -15,7 +15,9 @@ pub use power::load;
 use core::ops::ControlFlow;
 
 use self::short::Rest;
-use super::{Action, Deferred, End, Hardware, Interrupt, Next, Outcome, Saved, Syndrome, Vcpu, Vm};
+use super::{
+    Action, Deferred, End, Hardware, Interrupt, Next, Outcome, Saved, Syndrome, Vcpu, Vm, mediated,
+};
 use crate::exit;
 use crate::id::{IntId, VcpuSet};
 use crate::ladder::Ladder;
@@ -206,6 +208,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             } => vcpu.access_gic((frame, offset), access, regs, vm, cpu),
             Deferred::SgiGroup0(sgi) => vgic::send_sgi_group0(vm, sgi),
             Deferred::Deactivate(intid) => vcpu.deactivate(intid, vm, cpu),
+            Deferred::Mediated(access) => return mediated::access(access, vcpu, regs, cpu, vm),
             other => return vm.lock().finish(other, vcpu, regs, cpu, (map, vm)),
         })
     }
@@ -280,6 +283,10 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 self.refresh_vgic();
                 self.cpu.deactivate(intid);
             }
+            Interrupt::Device(intid) => {
+                let outcome = mediated::take(intid, &mut self.vcpu, &mut self.cpu, &self.vm);
+                self.arrived(outcome);
+            }
             Interrupt::Console(intid) => {
                 self.receive();
                 self.cpu.deactivate(intid);
@@ -309,6 +316,14 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         let outcome = shared.take_bound(intid, &mut self.vcpu, &mut self.cpu, around);
         drop(shared);
         self.arrived(outcome);
+    }
+
+    /// The guest is frozen no more: what its mediated devices have interrupted for meanwhile is taken.
+    fn take_owed(&mut self) {
+        for number in 0..self.vm.map().mediated.len() {
+            let outcome = mediated::take_owed(number, &mut self.vcpu, &mut self.cpu, &self.vm);
+            self.arrived(outcome);
+        }
     }
 
     /// Has everybody look whom it concerns.

@@ -191,9 +191,10 @@ impl Shared {
             }
             Deferred::Own(access) => self.access_own(access, regs, cpu),
             // They are done without this lock.
-            Deferred::SgiGroup0(_) | Deferred::Deactivate(_) | Deferred::Gic { .. } => {
-                Outcome::NOTHING
-            }
+            Deferred::SgiGroup0(_)
+            | Deferred::Deactivate(_)
+            | Deferred::Gic { .. }
+            | Deferred::Mediated(_) => Outcome::NOTHING,
         }
     }
 

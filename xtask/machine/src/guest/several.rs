@@ -9,7 +9,7 @@ use crate::board::Board;
 const USUAL_MIB: u64 = 512;
 /// MiB of the machine's memory besides its guests': the hypervisor's, and for the copy of what they boot.
 const OWN_MIB: u64 = 256;
-/// So many transports of QEMU's `virt` are in one page, which has one owner.
+/// So many transports of QEMU's `virt` are in one page, which has one owner if a guest is shown it.
 const SLOTS_IN_PAGE: usize = 8;
 /// How many it has.
 const SLOTS: usize = 32;
@@ -57,22 +57,28 @@ impl Options {
         Ok(guests)
     }
 
-    /// Gives the disks transports from the page that begins with number `first` on; the first that is left.
+    /// Gives the disks transports from number `first` on, of a trusted guest in pages of their own; the first that is left.
     fn take_slots(&mut self, first: usize) -> Result<usize> {
         let name = self.name.as_deref().unwrap_or_default();
         ensure!(
             self.machine != Some(Board::Raspi4b),
             "the guest {name} has disks, and a raspi4b has a card: say devices = [\"sd\"], and --disk for the machine's"
         );
+        let in_page = if self.trusted == Some(true) {
+            SLOTS_IN_PAGE
+        } else {
+            1
+        };
+        let first = first.next_multiple_of(in_page);
         let end = first + self.disks.len();
         ensure!(
             end <= SLOTS,
-            "QEMU's virt has {SLOTS} places for disks, {SLOTS_IN_PAGE} to a page that one guest has, and the guest {name} finds none; give fewer guests disks"
+            "QEMU's virt has {SLOTS} places for disks, of which a trusted guest has whole pages of {SLOTS_IN_PAGE}, and the guest {name} finds none; give fewer disks"
         );
         let devices = self.devices.get_or_insert_default();
         devices.extend((first..end).map(|slot| format!("virtio:{slot}")));
         self.first_slot = Some(first as u32);
-        Ok(end.next_multiple_of(SLOTS_IN_PAGE))
+        Ok(end.next_multiple_of(in_page))
     }
 
     /// How many CPUs the machine has: what is said, or what the guests need.
@@ -183,16 +189,18 @@ mod tests {
         let options = read(
             "machine = \"virt-gicv2\"\n\
              [[guest]]\nname = \"main\"\ncpus = 4\nmemory = \"1G\"\ndisks = [\"a.img\", \"b.img\"]\ntrusted = true\n\
-             [[guest]]\nkernel = \"other\"\ndisks = [\"c.img\"]\ntrusted = true\n\
-             [[guest]]\ncpus = [7, 5]\ndevices = [\"rtc\"]\n",
+             [[guest]]\nkernel = \"other\"\ndisks = [\"c.img\", \"d.img\"]\n\
+             [[guest]]\ncpus = [7, 5]\ndevices = [\"rtc\"]\n\
+             [[guest]]\ndisks = [\"e.img\"]\n\
+             [[guest]]\ndisks = [\"f.img\"]\ntrusted = true\n",
         );
         let guests = options.each().unwrap();
         let names: Vec<_> = guests.iter().map(|guest| guest.name.as_deref()).collect();
-        assert_eq!(names, [Some("main"), Some("guest-1"), Some("guest-2")]);
-        assert_eq!(options.machine_cpus(&guests).unwrap(), 8);
+        assert_eq!(names[..3], [Some("main"), Some("guest-1"), Some("guest-2")]);
+        assert_eq!(options.machine_cpus(&guests).unwrap(), 9);
         assert_eq!(
             options.machine_memory_mib(&guests).unwrap(),
-            256 + 1024 + 512 + 512
+            256 + 1024 + 4 * 512
         );
         let configs: Vec<_> = guests
             .iter()
@@ -201,8 +209,10 @@ mod tests {
         assert_eq!((configs[0].vcpus, configs[0].memory), (4, 1 << 30));
         let words = |words: &[&str]| Some(words.iter().copied().map(str::to_owned).collect());
         assert_eq!(configs[0].devices, words(&["virtio:0", "virtio:1"]));
-        // A page of transports has one owner.
-        assert_eq!(configs[1].devices, words(&["virtio:8"]));
+        // A page of transports that is shown to a guest has one owner.
+        assert_eq!(configs[1].devices, words(&["virtio:8", "virtio:9"]));
+        assert_eq!(configs[3].devices, words(&["virtio:10"]));
+        assert_eq!(configs[4].devices, words(&["virtio:16"]));
         assert_eq!((configs[2].vcpus, &configs[2].pcpus), (2, &vec![7, 5]));
         assert_eq!(
             (&configs[2].devices, configs[2].trusted),
@@ -229,7 +239,7 @@ mod tests {
         assert!(said.starts_with("the guest guest-0 has guests"), "{said}");
         let said = refused("machine = \"raspi4b\"\n[[guest]]\ndisks = [\"a\"]\n");
         assert!(said.contains("a raspi4b has a card"), "{said}");
-        let said = refused(&"[[guest]]\ndisks = [\"a\"]\n".repeat(5));
+        let said = refused(&"[[guest]]\ntrusted = true\ndisks = [\"a\"]\n".repeat(5));
         assert!(said.contains("the guest guest-4 finds none"), "{said}");
     }
 }

@@ -311,6 +311,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 self.cpu.wait_for_interrupt();
             }
         }
+        self.take_owed();
         let (_, kept) = kept.split(Requests::PAUSE);
         self.vm.remind(kept);
         self.excuse_watch();

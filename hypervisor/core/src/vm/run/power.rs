@@ -9,7 +9,7 @@ use crate::sdei::Departure;
 use crate::trace::Event;
 use crate::vgic::lr::LrState;
 use crate::vgic::{self, Held, Model};
-use crate::vm::{BOOT_VCPU, End, Hardware, Vm};
+use crate::vm::{BOOT_VCPU, End, Hardware, Vm, mediated};
 
 impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// Off: only START, STOP and the operator matter, all else is dropped. Where the vCPU begins; if it does not, whether the
@@ -214,6 +214,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         self.vm.conclude();
         match end {
             End::Off => {
+                mediated::reset_all(&mut self.cpu, &self.vm);
                 self.vm.lock().life.bury();
                 self.vm.finish();
             }
@@ -237,6 +238,7 @@ pub fn load(vm: &impl Vm, cpu: &mut impl Hardware) {
     if !vm.lock().begin_load(cpu, &vm.map().board, vm) {
         return;
     }
+    mediated::reset_all(cpu, vm);
     // A block at a time, as each waits for the physical distributor.
     for block in vm.published().spi_blocks() {
         let _ = vgic::reset_spis(vm, block, |effects| cpu.perform(effects));

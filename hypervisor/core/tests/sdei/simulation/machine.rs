@@ -138,6 +138,7 @@ impl Vm {
             board: Board::new(vcpus),
             has_debug_calls: true,
             own: OwnDevices::default(),
+            mediated: Vec::new(),
         };
         let shared = Shared::new(SharedConfig {
             vcpus,

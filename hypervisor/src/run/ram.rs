@@ -1,0 +1,34 @@
+//! A guest's RAM, as the queues of its mediated devices are read and written.
+
+use hv_core::virtio::queue::Memory;
+
+use super::Pcpu;
+use crate::guest_ram;
+
+impl Memory for Pcpu {
+    #[inline]
+    fn locate(&self, ipa: u64, size: u64) -> Option<(u64, u64)> {
+        let part = self.vm.backing.at(ipa, size)?;
+        Some((part.start, part.size))
+    }
+
+    #[inline]
+    fn load16(&self, ipa: u64) -> Option<u16> {
+        guest_ram::load16(&self.vm.backing, ipa)
+    }
+
+    #[inline]
+    fn load_descriptor(&self, ipa: u64) -> Option<[u64; 2]> {
+        guest_ram::load_pair(&self.vm.backing, ipa)
+    }
+
+    #[inline]
+    fn store16(&mut self, ipa: u64, value: u16) -> Option<()> {
+        guest_ram::store16(&self.vm.backing, ipa, value)
+    }
+
+    #[inline]
+    fn store32(&mut self, ipa: u64, value: u32) -> Option<()> {
+        guest_ram::store32(&self.vm.backing, ipa, value)
+    }
+}
