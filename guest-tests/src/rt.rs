@@ -33,5 +33,6 @@ pub mod timer;
 pub mod undescribed;
 pub mod user;
 mod vectors;
+pub mod virtio;
 pub mod walk;
 pub mod wedge;

@@ -22,5 +22,6 @@ mod timer;
 mod trng;
 mod uart;
 mod undescribed;
+mod virtio;
 mod watchdog;
 mod wedge;

@@ -106,6 +106,12 @@ impl Machine {
         self.tree.root().is_compatible("linux,dummy-virt")
     }
 
+    /// The virtio-mmio transports, each with its interrupt.
+    pub fn transports(&self) -> impl Iterator<Item = (Device, u32)> {
+        let all = places(self.tree).filter(|place| place.node.is_compatible("virtio,mmio"));
+        all.filter_map(|place| Some((device(place.regions().next()?), interrupt(place.node, 0)?)))
+    }
+
     /// Whether some node of the devicetree describes `address`.
     pub fn describes(&self, address: u64) -> bool {
         let mut all = places(self.tree);

@@ -27,9 +27,15 @@ const PI: &str = "several/on-a-pi";
 /// A guest that does anything at all beside one that passes every test.
 const HOSTILE: &str = "several/hostile-neighbour-harms-nobody";
 
+/// Two guests with a mediated disk each, in one page of transports, one of which makes its queues up.
+const DISKS: &str = "several/mediated-disks-keep-to-their-guests";
+
+/// A virtio device that cannot be kept within its guest's memory is refused.
+const REFUSED: &str = "several/devices-that-cannot-be-mediated-are-named";
+
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    [SUITES, TAKEN, LOST, PI, HOSTILE].into_iter()
+    [SUITES, TAKEN, LOST, PI, HOSTILE, DISKS, REFUSED].into_iter()
 }
 
 /// Runs them.
@@ -39,6 +45,8 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     ledger.check(LOST, || lost(workshop));
     ledger.check(PI, || pi(workshop));
     ledger.check(HOSTILE, || hostile(workshop));
+    ledger.check(DISKS, || disks(workshop));
+    ledger.check(REFUSED, || refused(workshop));
 }
 
 /// A guest of these CPUs that runs all tests that share a boot.
@@ -133,6 +141,87 @@ fn hostile(workshop: &Workshop) -> Result<String> {
         "only {counts:?} passed"
     );
     Ok(format!("{counts:?}"))
+}
+
+fn disks(workshop: &Workshop) -> Result<String> {
+    const SANE: [&str; 2] = [
+        "a_virtio_disk_reads_and_writes",
+        "a_virtio_disk_interrupts_unless_it_is_told_not_to",
+    ];
+    const HOSTILE: [&str; 3] = [
+        "a_mediated_disk_offers_only_what_can_be_checked",
+        "a_queue_that_is_made_up_reaches_nothing_but_the_guests_memory",
+        "chains_that_make_no_sense_stop_the_disk_and_nothing_else",
+    ];
+    let image = build::build(workshop, Program::GuestTests)?.image;
+    let image = image.display().to_string();
+    let mut disks = Vec::new();
+    let mut table = |name: &str, tests: &[&str]| -> Result<String> {
+        let disk = workshop.output(&format!("mediated-{name}.img"))?;
+        fs::write(&disk, vec![0x33; 1 << 20])?;
+        let tests: Vec<_> = tests.iter().map(|test| format!("test={test}")).collect();
+        let words = format!("mediated {}", tests.join(" "));
+        let guest = guest(name, &image, "1").replace("test=shared", &words);
+        let table = format!("{guest}disks = [\"{}\"]\n", disk.display());
+        disks.push(disk);
+        Ok(table)
+    };
+    // Each after what the other does.
+    let tables = [
+        table("one", &[&HOSTILE[..], &SANE].concat())?,
+        table("two", &[&SANE[..], &SANE, &SANE].concat())?,
+    ];
+    let counts = pass(workshop, &tables, &["one", "two"], &[])?;
+    ensure!(counts == [(5, 0), (6, 0)], "only {counts:?} passed");
+    for disk in disks {
+        let bytes = fs::read(&disk)?;
+        // What nobody has written is as it was, and the sane tests have written sectors 0 to 63.
+        let (written, rest) = bytes.split_at(64 * 512);
+        ensure!(rest.iter().all(|&byte| byte == 0x33), "{}", disk.display());
+        for (sector, bytes) in (1u64..).zip(written.chunks(512)) {
+            let first = bytes.first_chunk().map(|word| u64::from_le_bytes(*word));
+            ensure!(
+                first == Some(sector),
+                "{}, {sector}: {first:x?}",
+                disk.display()
+            );
+        }
+    }
+    Ok(format!("{counts:?}"))
+}
+
+fn refused(workshop: &Workshop) -> Result<String> {
+    let image = build::build(workshop, Program::GuestTests)?.image;
+    let image = image.display().to_string();
+    let modern = "\"-global\", \"virtio-mmio.force-legacy=false\", ";
+    let balloon = "\"-device\", \"virtio-balloon-device,bus=virtio-mmio-bus.3\"";
+    let random = "\"-device\", \"virtio-rng-device,bus=virtio-mmio-bus.3\"";
+    let place = "cannot start: the guest one, devices: /virtio_mmio@a000600, of virtio type";
+    for (arguments, expected) in [
+        (
+            format!("{modern}{balloon}"),
+            "5, can be told to reach all memory; network, block, console, entropy, 9P and socket devices cannot; say trusted = true",
+        ),
+        (
+            random.to_owned(),
+            "4, is a legacy transport, whose device cannot be kept within the guest's memory; start QEMU with -global virtio-mmio.force-legacy=false,",
+        ),
+        (
+            modern.trim_end_matches(", ").to_owned(),
+            "0, is a transport without a device",
+        ),
+    ] {
+        let table = guest("one", &image, "1");
+        let machine = format!("qemu-args = [{arguments}]\n");
+        let tables = [machine, format!("{table}devices = [\"virtio:3\"]\n")];
+        let (code, said, errors) = start(workshop, &tables, &[])?;
+        let expected = format!("{place} {expected}");
+        ensure!(
+            code == Some(4) && errors.contains(&expected) && said.is_empty(),
+            "no `{expected}`: the exit code is {code:?}\n{said}\n{errors}"
+        );
+    }
+    Ok(String::new())
 }
 
 /// Starts the guests, of these names: how many tests each has passed and skipped. None may fail.

@@ -440,6 +440,15 @@ impl vm::Vm for Port<'_> {
         = Guard<'a>
     where
         Self: 'a;
+    type Mediator<'a>
+        = RefMut<'a, hv_core::virtio::Mediator>
+    where
+        Self: 'a;
+
+    /// There is no device.
+    fn mediator(&self, _: usize) -> Option<RefMut<'_, hv_core::virtio::Mediator>> {
+        None
+    }
 
     fn lock(&self) -> Guard<'_> {
         let (n, world) = (self.n, &self.world);
