@@ -7,6 +7,7 @@
  *   workload sleep       500 times nanosleep of 100 us, on CPU 1
  *   workload pipe        1000 times a byte through a pipe to a process on CPU 1, and one back
  *   workload membarrier  500 times membarrier, while threads of this process are busy on CPUs 1 to 3
+ *   workload disk        2048 times 128 KiB read from /dev/vda past the cache, one after the other, then 32 at a time
  *   workload nothing     ends at once
  *
  * Ends with 0 if it could do all, else with the number of the line that could not, modulo 256.
@@ -16,6 +17,10 @@ typedef unsigned long u64;
 
 /* System calls: include/uapi/asm-generic/unistd.h. */
 enum {
+	SYS_IO_SETUP = 0,
+	SYS_IO_SUBMIT = 2,
+	SYS_IO_GETEVENTS = 4,
+	SYS_OPENAT = 56,
 	SYS_PIPE2 = 59,
 	SYS_READ = 63,
 	SYS_WRITE = 64,
@@ -231,6 +236,73 @@ static void membarrier(void)
 	MARK(0x41);
 }
 
+/* include/uapi/linux/aio_abi.h, fcntl.h; arch/arm64/include/uapi/asm/fcntl.h. */
+#define AT_FDCWD -100
+#define O_DIRECT 0x10000
+#define READ_SIZE (128UL << 10)
+#define MOST_READS 32
+
+struct iocb {
+	u64 data;
+	unsigned int key, rw_flags;
+	unsigned short opcode, priority;
+	unsigned int fd;
+	u64 buffer, bytes, offset, reserved;
+	unsigned int flags, result_fd;
+};
+
+struct event {
+	u64 data, object;
+	long result, second_result;
+};
+
+static char data[MOST_READS][READ_SIZE] __attribute__((aligned(4096)));
+
+/* Reads so often, `depth` at a time; every read is over when this returns. */
+static void read_disk(u64 context, int file, u64 *offset, int times, int depth)
+{
+	static struct iocb reads[MOST_READS];
+	static struct iocb *list[MOST_READS];
+	static struct event events[MOST_READS];
+	int i;
+
+	while (times > 0) {
+		for (i = 0; i < depth; i++) {
+			reads[i].fd = file;
+			reads[i].buffer = (u64)data[i];
+			reads[i].bytes = READ_SIZE;
+			reads[i].offset = *offset;
+			*offset += READ_SIZE;
+			list[i] = &reads[i];
+		}
+		MUST(call(SYS_IO_SUBMIT, context, depth, (u64)list, 0, 0) == depth);
+		MUST(call(SYS_IO_GETEVENTS, context, depth, depth, (u64)events, 0) == depth);
+		for (i = 0; i < depth; i++)
+			MUST(events[i].result == READ_SIZE);
+		times -= depth;
+	}
+}
+
+static void disk(void)
+{
+	static const char path[] = "/dev/vda";
+	u64 context = 0, offset = 0;
+	int file;
+
+	pin(0);
+	file = call(SYS_OPENAT, AT_FDCWD, (u64)path, O_DIRECT, 0, 0);
+	MUST(file >= 0);
+	MUST(call(SYS_IO_SETUP, MOST_READS, (u64)&context, 0, 0, 0) == 0);
+	/* Once for the pages that are read into. */
+	read_disk(context, file, &offset, MOST_READS, MOST_READS);
+	MARK(0x50);
+	read_disk(context, file, &offset, 2048, 1);
+	MARK(0x51);
+	MARK(0x60);
+	read_disk(context, file, &offset, 2048, MOST_READS);
+	MARK(0x61);
+}
+
 /* argc, argv[0], argv[1], ... */
 void __attribute__((noreturn, used)) run(const u64 *stack)
 {
@@ -246,6 +318,8 @@ void __attribute__((noreturn, used)) run(const u64 *stack)
 		through_a_pipe();
 	else if (word[0] == 'm')
 		membarrier();
+	else if (word[0] == 'd')
+		disk();
 	else if (word[0] != 'n')
 		leave(2);
 	leave(0);

@@ -47,21 +47,21 @@ pub fn write(backing: &Backing, ipa: u64, bytes: &[u8]) {
     assert!(written == bytes.len(), "no guest memory at {ipa:#x}");
 }
 
-/// Where `size` bytes are that the guest finds at `ipa`, if that is a multiple of `size` and they are RAM of the guest's.
+/// Where `size` bytes are that the guest finds at `ipa`, if that is a multiple of `align` and they are RAM of the guest's, in one
+/// piece.
 #[inline]
-fn place(backing: &Backing, ipa: u64, size: u64) -> Option<usize> {
-    if ipa & (size - 1) != 0 {
+fn place(backing: &Backing, ipa: u64, size: u64, align: u64) -> Option<usize> {
+    if ipa & (align - 1) != 0 {
         return None;
     }
-    // Pieces are whole pages.
     let part = backing.at(ipa, size)?;
-    Some(part.start as usize)
+    (part.size == size).then_some(part.start as usize)
 }
 
 /// Reads 2 bytes at once; what is not there, or not aligned, is not read.
 #[inline]
 pub fn load16(backing: &Backing, ipa: u64) -> Option<u16> {
-    let at = place(backing, ipa, 2)?;
+    let at = place(backing, ipa, 2, 2)?;
     // SAFETY: RAM that the plan gave to a guest is mapped at its own address, and holds nothing of this program's. What the
     // guest writes meanwhile is no access of this program.
     Some(unsafe { core::ptr::with_exposed_provenance::<u16>(at).read_volatile() })
@@ -70,18 +70,24 @@ pub fn load16(backing: &Backing, ipa: u64) -> Option<u16> {
 /// Reads two doublewords, each at once; `ipa` is a multiple of 8.
 #[inline]
 pub fn load_pair(backing: &Backing, ipa: u64) -> Option<[u64; 2]> {
-    let load = |ipa| {
-        let at = place(backing, ipa, 8)?;
+    let load = |at: usize| {
         // SAFETY: as in `load16`.
-        Some(unsafe { core::ptr::with_exposed_provenance::<u64>(at).read_volatile() })
+        unsafe { core::ptr::with_exposed_provenance::<u64>(at).read_volatile() }
     };
-    Some([load(ipa)?, load(ipa.checked_add(8)?)?])
+    match place(backing, ipa, 16, 8) {
+        Some(at) => Some([load(at), load(at + 8)]),
+        // They may be in two pieces.
+        None => {
+            let second = place(backing, ipa.checked_add(8)?, 8, 8)?;
+            Some([load(place(backing, ipa, 8, 8)?), load(second)])
+        }
+    }
 }
 
 /// Writes 2 bytes at once; what is not there, or not aligned, is not written.
 #[inline]
 pub fn store16(backing: &Backing, ipa: u64, value: u16) -> Option<()> {
-    let at = place(backing, ipa, 2)?;
+    let at = place(backing, ipa, 2, 2)?;
     // SAFETY: as in `load16`; the guest that owns the RAM asked for it.
     unsafe { core::ptr::with_exposed_provenance_mut::<u16>(at).write_volatile(value) };
     Some(())
@@ -90,7 +96,7 @@ pub fn store16(backing: &Backing, ipa: u64, value: u16) -> Option<()> {
 /// The same with 4 bytes.
 #[inline]
 pub fn store32(backing: &Backing, ipa: u64, value: u32) -> Option<()> {
-    let at = place(backing, ipa, 4)?;
+    let at = place(backing, ipa, 4, 4)?;
     // SAFETY: as in `store16`.
     unsafe { core::ptr::with_exposed_provenance_mut::<u32>(at).write_volatile(value) };
     Some(())

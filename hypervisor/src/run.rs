@@ -1,7 +1,7 @@
 //! The pCPU that a vCPU runs on: [`hv_core::vm::VcpuLoop`] decides, and this performs it in hardware.
 
 mod flash;
-mod ram;
+mod mediated;
 mod told;
 
 use hv_abi::operator::NMI_SYNDROME;
@@ -431,12 +431,6 @@ impl Pcpu {
             esr,
             pc,
         });
-    }
-
-    /// Whether it is the interrupt of a mediated device.
-    fn is_mediated(&self, intid: u32) -> bool {
-        let mut mediated = self.vm.map.mediated.iter();
-        mediated.any(|transport| transport.intid.0 == intid)
     }
 
     fn new(vm: &'static Vm, percpu: &'static Percpu, me: VcpuId, own: OwnIntids) -> Self {

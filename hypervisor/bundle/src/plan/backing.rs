@@ -68,6 +68,7 @@ impl Backing {
     /// What is behind the first of `size` bytes from `ipa` on, and how many of them follow there without a break; none if
     /// no RAM is there.
     #[must_use]
+    #[inline]
     pub fn at(&self, ipa: u64, size: u64) -> Option<Range> {
         self.0.iter().find_map(|piece| {
             let offset = ipa.checked_sub(piece.ipa)?;

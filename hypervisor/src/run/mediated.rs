@@ -1,9 +1,17 @@
-//! A guest's RAM, as the queues of its mediated devices are read and written.
+//! Mediated devices of a guest: which interrupts are theirs, and the guest's RAM as the queues in it are read and written.
 
 use hv_core::virtio::queue::Memory;
 
 use super::Pcpu;
 use crate::guest_ram;
+
+impl Pcpu {
+    /// Whether it is the interrupt of a mediated device.
+    pub(super) fn is_mediated(&self, intid: u32) -> bool {
+        let mut mediated = self.vm.map.mediated.iter();
+        mediated.any(|transport| transport.intid.0 == intid)
+    }
+}
 
 impl Memory for Pcpu {
     #[inline]
