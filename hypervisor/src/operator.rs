@@ -1,13 +1,12 @@
 //! The operator's line: what comes in over the console's UART, and what is answered. What is asked, and what of it is done, is
 //! decided in `hv_core::operator` and `hv_core::vm`.
 
-use alloc::vec::Vec;
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use hv_abi::operator::{Access, Base64, Crc};
 use hv_core::id::{Mpidr, VmId};
-use hv_core::operator::{Asked, Inlet};
+use hv_core::operator::{Came, Inlet};
 use hv_core::stop::frames;
 use hv_core::vm::{Answer, Lateness};
 
@@ -15,14 +14,9 @@ use crate::patience::Mutex;
 use crate::percpu::Context;
 use crate::registers::Registers;
 use crate::sysregs::translation::guest_callers;
-use crate::vm::VMS;
 use crate::{console, gic, log, sysregs};
 
 static INLET: Mutex<Inlet> = Mutex::new(Inlet::new());
-
-/// So many bytes are taken in at once at most: a line that never falls silent does not keep the guest of the pCPU that listens
-/// from running. The UART's interrupt comes again for the rest.
-const AT_ONCE: usize = 256;
 
 /// Says what the operator may do.
 pub fn allow(access: Access) {
@@ -36,52 +30,42 @@ pub fn confine(access: Access) {
 
 /// The pCPU that takes the console's interrupt: its affinity, and one more; 0 if none does.
 static LISTENER: AtomicU64 = AtomicU64::new(0);
+/// That interrupt.
+static INTID: AtomicU32 = AtomicU32::new(0);
 
-/// This pCPU takes the console's interrupt.
-pub fn listens(pcpu: Mpidr) {
+/// This pCPU takes the console's interrupt, which is this.
+pub fn listens(pcpu: Mpidr, intid: u32) {
+    INTID.store(intid, Ordering::Relaxed);
     LISTENER.store(pcpu.bits() + 1, Ordering::Relaxed);
 }
 
 /// The pCPU `lost` does not get out of EL2: if it takes the console's interrupt, `me` does so from now on.
 #[cold]
 pub fn take_over(lost: Mpidr, me: Mpidr) {
-    if LISTENER.load(Ordering::Relaxed) != lost.bits() + 1 {
-        return;
-    }
-    let vms = VMS.get().map_or(&[][..], Vec::as_slice);
-    for intid in vms.iter().filter_map(|vm| vm.console_intid) {
+    if LISTENER.load(Ordering::Relaxed) == lost.bits() + 1 {
+        let intid = INTID.load(Ordering::Relaxed);
         gic::get().take_over_spi(intid, me);
-        listens(me);
+        listens(me, intid);
     }
 }
 
-/// Takes in what the UART has received, up to the next request.
-pub fn next_request() -> Option<Asked> {
+/// Takes in a byte that the UART has received.
+pub fn receive() -> Option<Came> {
     let mut inlet = INLET.lock();
-    for _ in 0..AT_ONCE {
-        if let Some(asked) = inlet.push(console::read()?) {
-            return Some(asked);
-        }
-    }
-    None
-}
-
-/// The next byte that was typed for the guest.
-pub fn next_typed() -> Option<u8> {
-    INLET.lock().take()
+    Some(inlet.push(console::read()?))
 }
 
 /// Tells the operator.
 #[cold]
-pub fn tell(vm: VmId, answer: &Answer<'_>) {
-    let vm = vm.0;
+pub fn tell(VmId(vm): VmId, answer: &Answer<'_>) {
     match answer {
         Answer::Vm {
+            vm: VmId(vm),
             vcpus,
             asked,
             is_unknown,
             is_paused,
-            ..
+            room,
         } => {
             let id = asked.request.id;
             let what = match asked {
@@ -91,12 +75,13 @@ pub fn tell(vm: VmId, answer: &Answer<'_>) {
                 _ => "",
             };
             let state = if *is_paused { "paused" } else { "running" };
-            let (vcpus, room) = (vcpus.iter().count(), INLET.lock().room());
+            let vcpus = vcpus.iter().count();
             line(format_args!(
                 "@answer id={id:#x} vm={vm} vcpus={vcpus} state={state} room={room}{what}"
             ));
         }
         Answer::Memory {
+            vm: VmId(vm),
             id,
             ipa,
             data: Ok(data),
@@ -107,6 +92,7 @@ pub fn tell(vm: VmId, answer: &Answer<'_>) {
             ));
         }
         Answer::Memory {
+            vm: VmId(vm),
             id,
             ipa,
             data: Err(at),

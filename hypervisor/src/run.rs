@@ -6,7 +6,7 @@ mod told;
 
 use hv_abi::operator::NMI_SYNDROME;
 use hv_core::id::{IntId, PcpuId, VcpuId};
-use hv_core::operator::Asked;
+use hv_core::operator::Came;
 use hv_core::patience::Standstill;
 use hv_core::pl011::Image;
 use hv_core::psci::Endian;
@@ -26,7 +26,7 @@ use crate::percpu::{self, ExitEntry, Percpu};
 use crate::stop::{self, Cause, stop_machine};
 use crate::sysregs::{self, LiveEl1, translation};
 use crate::vm::{Seat, Vm};
-use crate::{console, entropy, fault_injection, guest_ram, operator, watchdog};
+use crate::{console, entropy, fault_injection, operator, watchdog};
 
 /// INTIDs from here on are not interrupts (IHI0069 2.2.1).
 const FIRST_SPECIAL: u32 = 1020;
@@ -41,6 +41,8 @@ pub struct OwnIntids {
     pub maintenance: u32,
     /// The EL2 physical timer.
     pub alarm: u32,
+    /// The console's UART, which one pCPU takes.
+    pub console: u32,
 }
 
 /// A pCPU and the vCPU it has.
@@ -224,7 +226,7 @@ impl Hardware for Pcpu {
                 Interrupt::Stop
             }
             _ if intid == self.own.maintenance => Interrupt::Maintenance(intid),
-            _ if Some(intid) == self.vm.console_intid => Interrupt::Console(intid),
+            _ if intid == self.own.console => Interrupt::Console(intid),
             _ if intid == self.own.alarm => Interrupt::Alarm(intid),
             _ if self.has_mediated && self.is_mediated(intid) => Interrupt::Device(IntId(intid)),
             _ => Interrupt::Guest(IntId(intid)),
@@ -349,14 +351,6 @@ impl Hardware for Pcpu {
         translation::guest_instruction(pc)
     }
 
-    fn read_ram(&self, ipa: u64, to: &mut [u8]) {
-        for (from, part) in self.vm.backing.parts(ipa, to.len() as u64) {
-            if let Some(to) = to.get_mut(from as usize..(from + part.size) as usize) {
-                guest_ram::read(part.start, to);
-            }
-        }
-    }
-
     fn set_stack_pointer(&mut self, is_el1: bool, value: u64) {
         sysregs::set_guest_sp(is_el1, value);
     }
@@ -371,12 +365,8 @@ impl Hardware for Pcpu {
         console::write_guest(self.vm.id, byte);
     }
 
-    fn next_request(&mut self) -> Option<Asked> {
-        operator::next_request()
-    }
-
-    fn receive(&mut self) -> Option<u8> {
-        operator::next_typed()
+    fn receive(&mut self) -> Option<Came> {
+        operator::receive()
     }
 
     fn answer(&mut self, answer: Answer<'_>) {
@@ -435,8 +425,8 @@ impl Pcpu {
 
     fn new(vm: &'static Vm, percpu: &'static Percpu, me: VcpuId, own: OwnIntids) -> Self {
         // Of SGIs none is.
-        let taken = [Some(own.maintenance), Some(own.alarm), vm.console_intid];
-        let guests = taken.into_iter().flatten().fold(!0xffff, |guests, intid| {
+        let taken = [own.maintenance, own.alarm, own.console];
+        let guests = taken.into_iter().fold(!0xffff, |guests, intid| {
             guests & !1u32.checked_shl(intid).unwrap_or(0)
         });
         Self {

@@ -186,9 +186,14 @@ pub extern "C" fn init(dtb: u64, image: u64, region: u64, loaded: u64) -> ! {
         .iter()
         .position(|cpu| Mpidr::new(cpu.mpidr) == boot_pcpu)
         .unwrap_or(0);
+    let console = machine.console.intid;
     BOARD.call_once(|| Board {
         machine,
-        own: OwnIntids { maintenance, alarm },
+        own: OwnIntids {
+            maintenance,
+            alarm,
+            console,
+        },
         ppis,
     });
     start_pcpus(index, entry);
@@ -235,11 +240,11 @@ fn run_pcpu(index: usize) -> ! {
         );
         log!("@ready vms={}", vms.len());
         fault_injection::at_ready();
+        if let Some(vm) = vms.first() {
+            gic.enable_spi(board.own.console, vm.pcpus[0]);
+            operator::listens(vm.pcpus[0], board.own.console);
+        }
         for vm in vms {
-            if let Some(intid) = vm.console_intid {
-                gic.enable_spi(intid, vm.pcpus[0]);
-                operator::listens(vm.pcpus[0]);
-            }
             for transport in &vm.map.mediated {
                 gic.enable_spi(transport.intid.0, vm.pcpus[0]);
             }

@@ -12,7 +12,7 @@ use hv_core::psci::Reclaim;
 use hv_core::sdei::{self, Definition};
 use hv_core::vgic::{Distributor, Parts, Private, Published, Vgic};
 use hv_core::virtio::Mediator;
-use hv_core::vm::{self, End, GuestMap, Load, Shared, SharedConfig, Vcpu};
+use hv_core::vm::{self, BOOT_VCPU, End, GuestMap, Load, Shared, SharedConfig, Vcpu};
 use platform::Range;
 use spin::Once;
 
@@ -66,8 +66,6 @@ pub struct VmParts {
     pub pcpus: Vec<Mpidr>,
     /// The emulated UART's interrupt.
     pub uart_intid: IntId,
-    /// The physical UART's, if its guest gets what is typed; the same unless that is no PL011.
-    pub console_intid: Option<u32>,
     /// What it boots.
     pub image: GuestImage,
     /// The SDEI it is offered.
@@ -98,8 +96,6 @@ pub struct Vm {
     pub map: GuestMap,
     /// The pCPU of each vCPU.
     pub pcpus: Vec<Mpidr>,
-    /// The physical UART's interrupt, if its guest gets what is typed.
-    pub console_intid: Option<u32>,
     /// The SDEI it is offered.
     pub sdei: Sdei,
     /// Where its RAM is.
@@ -150,7 +146,6 @@ impl Vm {
             map,
             pcpus,
             uart_intid,
-            console_intid,
             image,
             sdei,
             reclaim,
@@ -178,7 +173,6 @@ impl Vm {
         Self {
             id,
             map,
-            console_intid,
             backing,
             image,
             transports,
@@ -297,6 +291,11 @@ impl vm::Vm for Seat {
         self.vm.id
     }
 
+    fn peer(&self, id: VmId) -> Option<Self> {
+        let vm = VMS.get()?.get(usize::from(id.0))?;
+        Some(Self::of(vm, BOOT_VCPU))
+    }
+
     #[inline]
     fn map(&self) -> &GuestMap {
         &self.vm.map
@@ -349,6 +348,14 @@ impl vm::Vm for Seat {
     fn take(&self, me: VcpuId) -> Requests {
         let post = self.vm.posts.get(me.index());
         post.map_or(Requests::NONE, |post| post.mailbox.take())
+    }
+
+    fn read_ram(&self, ipa: u64, to: &mut [u8]) {
+        for (from, part) in self.vm.backing.parts(ipa, to.len() as u64) {
+            if let Some(to) = to.get_mut(from as usize..(from + part.size) as usize) {
+                guest_ram::read(part.start, to);
+            }
+        }
     }
 
     fn announce(&self, end: End) {

@@ -20,10 +20,10 @@ use serde_json::{Value, json};
 
 use debian::paths;
 use guest::Guest;
-use machine::control::Client;
+use machine::control::{Address, Client};
 use watch::Pace;
 
-/// Ask the hypervisor of a running machine how its guest is, and reach the guest from outside.
+/// Ask the hypervisor of a running machine how its guests are, and reach one from outside.
 ///
 /// This works whatever the guest does: when all its CPUs are wedged with interrupts masked, its console's driver is dead, or
 /// it writes without end. `cargo xtask run` and `kdump` open the socket that this speaks to.
@@ -34,6 +34,9 @@ pub struct Ctl {
     /// The machine's control socket [default: that of the only one running from this checkout].
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
+    /// Which guest, by its name or number, where there are several [default: the first; `status` shows all].
+    #[arg(long, value_name = "NAME")]
+    guest: Option<String>,
     /// Print what the hypervisor says as JSON.
     #[arg(long)]
     json: bool,
@@ -43,7 +46,7 @@ pub struct Ctl {
 
 #[derive(Subcommand)]
 enum Command {
-    /// How the guest is, and each of its vCPUs: on, idle or off, where it stands, at which exception level, what it masks.
+    /// How each guest is, and each of its vCPUs: on, idle or off, where it stands, at which exception level, what it masks.
     Status,
     /// The registers of a vCPU, which goes on afterwards.
     Regs {
@@ -159,8 +162,12 @@ impl Ctl {
             Some(path) => path.clone(),
             None => Client::find(&paths::output("runs")?)?,
         };
+        let place = Address {
+            path,
+            guest: self.guest.clone(),
+        };
         if let Command::Bt { vcpu, vmlinux } = &self.command {
-            let told = bt::backtraces(&mut Guest::of(path)?, vcpu.flatten(), vmlinux.as_deref())?;
+            let told = bt::backtraces(&mut Guest::of(place)?, vcpu.flatten(), vmlinux.as_deref())?;
             match self.json {
                 true => println!("{told}"),
                 false => print!("{}", bt::text(&told)),
@@ -169,24 +176,31 @@ impl Ctl {
         }
         match self.command {
             Command::Gdb { port } => {
-                gdb::serve(path, port)?;
+                gdb::serve(&place, port)?;
                 return Ok(ExitCode::SUCCESS);
             }
             Command::Console => {
-                console::show(&path)?;
+                console::show(&place)?;
                 return Ok(ExitCode::SUCCESS);
             }
             Command::Watch { every, looks } => {
                 let every = Duration::from_secs(every);
-                watch::watch(path, &Pace { every, looks }, self.json)?;
+                watch::watch(&place, &Pace { every, looks }, self.json)?;
                 return Ok(ExitCode::SUCCESS);
             }
             _ => {}
         }
-        let mut client = Client::connect(&path)?;
+        let mut client = place.connect()?;
         if let Command::Nmi { vcpu, no_wait } = self.command {
             nmi::nmi(&mut client, vcpu, no_wait, self.json)?;
             return Ok(ExitCode::SUCCESS);
+        }
+        if let (Command::Status, None) = (&self.command, &self.guest) {
+            let guests = client.guests()?;
+            if guests.len() > 1 {
+                status_of_all(&mut client, &guests, self.json)?;
+                return Ok(ExitCode::SUCCESS);
+            }
         }
         let (command, arguments) = match &self.command {
             Command::Read {
@@ -198,7 +212,7 @@ impl Ctl {
                 let length = usize::try_from(*length)?;
                 let bytes = match vcpu {
                     None => client.read(*address, length)?,
-                    Some(vcpu) => Guest::of(path)?.read(*vcpu, *address, length)?,
+                    Some(vcpu) => Guest::of(place)?.read(*vcpu, *address, length)?,
                 };
                 if let Some(path) = out {
                     fs::write(path, &bytes)
@@ -258,4 +272,23 @@ impl Ctl {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// How all guests are, one after the other.
+fn status_of_all(client: &mut Client, guests: &[String], json: bool) -> Result<()> {
+    let mut all = Vec::new();
+    for (number, name) in guests.iter().enumerate() {
+        client.choose_number(number)?;
+        let mut told = client.execute("x-halligan-status", json!({}))?;
+        told["guest"] = number.into();
+        told["name"] = name.as_str().into();
+        if !json {
+            print!("{}", shown::status_of(name, &told));
+        }
+        all.push(told);
+    }
+    if json {
+        println!("{}", json!({ "guests": all }));
+    }
+    Ok(())
 }

@@ -42,7 +42,7 @@ use speakers::Speakers;
 ///
 /// What the guest writes goes to standard output, byte for byte; what the hypervisor and xtask say,
 /// to standard error. Ctrl-A X leaves; Ctrl-A Ctrl-A sends one Ctrl-A to the guest; Ctrl-A ? says which keys reach the guest
-/// from outside, as `cargo xtask ctl` does.
+/// from outside, as `cargo xtask ctl` does, and which have what is typed go to another guest.
 ///
 /// Exit codes: 0 the guest powered off, 1 it could not be started, 2 wrong usage, 3 the guest crashed, which
 /// is seen of Linux when it panics and stays there, and of any guest whose vCPUs do nothing but fault, 4 the hypervisor crashed, 5 the time was over, 6 QEMU ended
@@ -152,22 +152,26 @@ impl Run {
         }
         let input = session.take_input().context("QEMU has no input")?;
         let operator = Operator::new(input, self.bare);
-        let path = self.control.unwrap_or_else(|| folder.file(control::NAME));
-        let control = if self.bare {
-            None
-        } else {
-            Some(Control::open(&path, &operator)?)
-        };
-        if let Some(control) = &control {
-            let path = control.path().display();
-            eprintln!("xtask: `cargo xtask ctl` reaches the hypervisor, by {path}");
-        }
-        let files = (&*hypervisor, guest.as_deref());
         let guests = options.each()?;
         let names = guests
             .iter()
             .map(|guest| guest.name.clone().unwrap_or_default());
-        let speakers = Speakers::new(&names.collect::<Vec<_>>(), terminal::has_colour());
+        let names: Vec<String> = names.collect();
+        if names.len() > 1 {
+            operator.expect(&names);
+        }
+        let path = self.control.unwrap_or_else(|| folder.file(control::NAME));
+        let controls = if self.bare {
+            Vec::new()
+        } else {
+            Control::open_all(&path, &operator)?
+        };
+        if let Some(control) = controls.first() {
+            let path = control.path().display();
+            eprintln!("xtask: `cargo xtask ctl` reaches the hypervisor, by {path}");
+        }
+        let files = (&*hypervisor, guest.as_deref());
+        let speakers = Speakers::new(&names, terminal::has_colour());
         let on_screen = (speakers, self.bare);
         let ending = converse(&mut session, &operator, on_screen, files, &mut aftermath)?;
         operator.end();
@@ -253,7 +257,7 @@ fn converse(
         match event {
             Event::Guest { vm, bytes } => {
                 silence.end();
-                operator.hear_guest(&bytes);
+                operator.hear_guest(vm, &bytes);
                 to_screen(&speakers.show(vm, &bytes, Instant::now()))?;
                 let guest_lines = guest_lines.entry(vm).or_default();
                 let lines = guest_lines.push(&bytes);

@@ -1,5 +1,6 @@
-//! The user's terminal, handed to the guest.
+//! The user's terminal, handed to the guest in focus.
 
+use std::cell::RefCell;
 use std::io::{self, IsTerminal, Read};
 
 use anyhow::{Context, Result};
@@ -49,13 +50,32 @@ pub fn has_colour() -> bool {
     io::stdout().is_terminal() && !is_unwanted
 }
 
-/// Copies standard input to the guest until it ends; with `keys`, Ctrl-A X leaves the session, and others reach the guest from
-/// outside.
+/// Copies standard input to the guest in focus, which is `guest` at first, until it ends; with `keys`, Ctrl-A X leaves the session,
+/// and others reach the guest from outside, or another has the focus.
 pub fn forward(guest: Operator, keys: bool, session: Leave) {
     std::thread::spawn(move || {
-        let order = |key| eprint!("xtask: {}\r\n", obey(&guest, key));
-        let typed = |bytes: &[u8]| guest.type_bytes(bytes);
-        if copy(io::stdin().lock(), typed, order, keys) {
+        let guest = RefCell::new(guest);
+        let order = |key| {
+            let said = obey(&mut guest.borrow_mut(), key);
+            eprint!("xtask: {said}\r\n");
+        };
+        let typed = |bytes: &[u8]| {
+            let guest = guest.borrow();
+            match guest.type_bytes(bytes) {
+                // What cannot be typed to one of several leaves the others.
+                Err(error) if guest.are_several() && !guest.is_over() => {
+                    let line_end = if keys { "\r\n" } else { "\n" };
+                    eprint!("xtask: {error:#}{line_end}");
+                    Ok(())
+                }
+                done => done,
+            }
+        };
+        let escape = Escape {
+            are_several: guest.borrow().are_several(),
+            ..Escape::default()
+        };
+        if copy(io::stdin().lock(), typed, order, keys.then_some(escape)) {
             session.leave();
         }
     });
@@ -66,18 +86,17 @@ fn copy(
     mut input: impl Read,
     mut guest: impl FnMut(&[u8]) -> Result<()>,
     mut order: impl FnMut(Key),
-    keys: bool,
+    mut keys: Option<Escape>,
 ) -> bool {
-    let mut escape = Escape::default();
     let mut buffer = [0; 256];
     while let Ok(count @ 1..) = input.read(&mut buffer) {
         let bytes = &buffer[..count];
-        if !keys {
+        let Some(escape) = &mut keys else {
             if guest(bytes).is_err() {
                 break;
             }
             continue;
-        }
+        };
         for typed in escape.split(bytes) {
             match typed {
                 Typed::Bytes(bytes) => {
@@ -94,10 +113,13 @@ fn copy(
 }
 
 /// Does what a key says; what came of it.
-fn obey(guest: &Operator, key: Key) -> String {
+fn obey(guest: &mut Operator, key: Key) -> String {
+    if let Key::Focus(_) | Key::Next = key {
+        return focus(guest, key);
+    }
     let ask = |verb, done: &str| guest.ask(verb, 0).map(|_| done.to_owned());
     let done = match key {
-        Key::Leave | Key::Help => Ok(HELP.to_owned()),
+        Key::Leave | Key::Help | Key::Focus(_) | Key::Next => Ok(help(guest)),
         Key::Nmi => guest
             .ask(Verb::Status, 0)
             .and_then(|status| control::nmi_target(&status))
@@ -109,6 +131,39 @@ fn obey(guest: &Operator, key: Key) -> String {
     };
     done.unwrap_or_else(|error| format!("{error:#}"))
 }
+
+/// Has another guest be the one that typed bytes and keys are for.
+fn focus(guest: &mut Operator, key: Key) -> String {
+    let guests = guest.guests();
+    let number = match key {
+        Key::Focus(number) => number,
+        _ => guest.vm().wrapping_add(1) % guests.len().max(1) as u8,
+    };
+    match guests.get(usize::from(number)) {
+        Some((vm, name)) => {
+            *guest = guest.of(*vm);
+            format!("what you type goes to {name} (guest {vm})")
+        }
+        None => format!(
+            "there is no guest {number}; there are 0 to {}",
+            guests.len().saturating_sub(1)
+        ),
+    }
+}
+
+fn help(guest: &Operator) -> String {
+    if !guest.are_several() {
+        return HELP.to_owned();
+    }
+    let guests = guest.guests().into_iter();
+    let all: Vec<String> = guests.map(|(vm, name)| format!("{vm} {name}")).collect();
+    let (keys, all, own) = (FOCUS_HELP, all.join(", "), guest.name());
+    format!("{HELP}; {keys}. Guests: {all}; what you type goes to {own}")
+}
+
+/// Where there are several guests.
+const FOCUS_HELP: &str =
+    "0 to 9 has what you type and these keys be for that guest, Tab for the next one";
 
 /// What the keys do, as `cargo xtask ctl` does.
 const HELP: &str = "after Ctrl-A: X leaves, N sends an NMI, F pauses the guest (freeze), T has it go on (thaw), R resets it, Ctrl-A sends one to it";
@@ -137,10 +192,15 @@ pub enum Key {
     Reset,
     /// ?: what there is.
     Help,
+    /// A digit: the guest of this number has the focus.
+    Focus(u8),
+    /// Tab: the next guest has it.
+    Next,
 }
 
 impl Key {
-    const fn of(byte: u8) -> Option<Self> {
+    /// Of those that there are with `several` guests, or with one.
+    const fn of(byte: u8, several: bool) -> Option<Self> {
         Some(match byte.to_ascii_lowercase() {
             b'x' => Self::Leave,
             b'n' => Self::Nmi,
@@ -148,6 +208,8 @@ impl Key {
             b't' => Self::Thaw,
             b'r' => Self::Reset,
             b'?' => Self::Help,
+            b'0'..=b'9' if several => Self::Focus(byte - b'0'),
+            b'\t' if several => Self::Next,
             _ => return None,
         })
     }
@@ -157,6 +219,8 @@ impl Key {
 #[derive(Default)]
 pub struct Escape {
     armed: bool,
+    /// There are several guests.
+    are_several: bool,
 }
 
 const CTRL_A: u8 = 1;
@@ -169,7 +233,7 @@ impl Escape {
         for &byte in bytes {
             match (std::mem::take(&mut self.armed), byte) {
                 (true, CTRL_A) => guest.push(CTRL_A),
-                (true, byte) => match Key::of(byte) {
+                (true, byte) => match Key::of(byte, self.are_several) {
                     Some(key) => {
                         if !guest.is_empty() {
                             all.push(Typed::Bytes(std::mem::take(&mut guest)));
@@ -217,7 +281,12 @@ mod tests {
             guest.extend(bytes);
             Ok(())
         };
-        copy(input, take, |key| orders.push(key), keys)
+        copy(
+            input,
+            take,
+            |key| orders.push(key),
+            keys.then(Escape::default),
+        )
     }
 
     #[test]
@@ -243,14 +312,52 @@ mod tests {
             escape.split(b"nb"),
             [Typed::Key(Key::Nmi), Typed::Bytes(b"b".to_vec())]
         );
-        assert!(Key::of(b'q').is_none());
+        assert!(Key::of(b'q', true).is_none());
     }
 
     #[test]
     fn nobody_to_ask_is_said() {
-        let operator = Operator::new(Vec::new(), true);
-        assert!(obey(&operator, Key::Nmi).contains("bare machine"));
-        assert!(obey(&operator, Key::Help).contains("N sends an NMI"));
+        let mut operator = Operator::new(Vec::new(), true);
+        assert!(obey(&mut operator, Key::Nmi).contains("bare machine"));
+        assert_eq!(obey(&mut operator, Key::Help), HELP);
+    }
+
+    #[test]
+    fn of_several_guests_one_has_the_focus() {
+        let mut operator = Operator::new(Vec::new(), false);
+        operator.expect(&["main".to_owned(), "other".to_owned()]);
+        let mut obey = |key| (obey(&mut operator, key), operator.vm());
+        let said = |(text, vm): (String, u8)| (text, vm);
+        assert_eq!(
+            said(obey(Key::Focus(1))),
+            ("what you type goes to other (guest 1)".to_owned(), 1)
+        );
+        assert_eq!(obey(Key::Next).1, 0);
+        assert_eq!(obey(Key::Next).1, 1);
+        assert_eq!(
+            said(obey(Key::Focus(7))),
+            ("there is no guest 7; there are 0 to 1".to_owned(), 1)
+        );
+        let help = obey(Key::Help).0;
+        assert!(
+            help.ends_with("Guests: 0 main, 1 other; what you type goes to other"),
+            "{help}"
+        );
+        // The keys are those of several guests alone.
+        let split = |are_several| {
+            let mut escape = Escape {
+                are_several,
+                ..Escape::default()
+            };
+            escape.split(b"\x011a\x01\t")
+        };
+        let keys = [
+            Typed::Key(Key::Focus(1)),
+            Typed::Bytes(b"a".to_vec()),
+            Typed::Key(Key::Next),
+        ];
+        assert_eq!(split(true), keys);
+        assert_eq!(split(false), [Typed::Bytes(b"\x011a\x01\t".to_vec())]);
     }
 
     #[test]

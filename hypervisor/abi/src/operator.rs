@@ -1,32 +1,37 @@
 //! How an operator speaks to the hypervisor over the console's UART, beside the bytes that are typed to a guest.
 //!
-//! A byte goes to the guest, but for [`RS`], which opens one of these:
+//! A byte goes to a guest, but for [`RS`], which opens one of these:
 //!
 //! | after RS | meaning |
 //! | --- | --- |
 //! | `.` | a byte RS for the guest |
 //! | RS | nothing: what follows means the same |
-//! | a digit | what is typed from here on is for the guest of this number; 0 at the start |
+//! | a digit | bytes outside of requests are for the guest of this number from here on; 0 at the start |
 //! | `@`, a [`Request`], LF | a request to the hypervisor |
 //!
 //! A sender begins a request with RS and `@` twice each and ends it with LF twice ([`OPENING`], [`END`]): the second ones mean
 //! nothing, so whichever single byte the line loses, none of the request is typed to the guest, and nothing typed is taken for it.
 //!
 //! Anything else after RS goes to the guest together with RS, so that a terminal without a program behind it can type every
-//! byte. A request is text, `id verb vm vcpu crc`, `id m vm length ipa crc` for [`Verb::Memory`], or `id e vm vcpu event crc` for
-//! [`Verb::Raise`]: all numbers are hexadecimal, without blanks at either end; [`crc`] is of all before it, the blank included. A request that is damaged or too long is dropped without a word, and its sender repeats it
+//! byte. A request is text, `id verb vm vcpu crc`, `id m vm length ipa crc` for [`Verb::Memory`], `id e vm vcpu event crc` for
+//! [`Verb::Raise`], or `id i vm bytes crc` for [`Verb::Type`]: all numbers are hexadecimal, without blanks at either end, and bytes are two digits
+//! each; [`crc`] is of all before it, the blank included. A request that is damaged or too long is dropped without a word, and its sender repeats it
 //! until it is answered. Answers are records of the console (`docs/console.md`).
+//!
+//! Where there are several guests, a program types by [`Verb::Type`]: each piece names its guest and has a checksum, so nothing that the line loses or
+//! adds has a byte typed to another guest; from the first on, bytes outside of requests are nobody's. The digit after RS is for people, who see what
+//! becomes of it.
 
 mod base64;
 mod request;
 
 pub use base64::{Base64, from_base64};
-pub use request::{MOST, NotARequest, Request, Span, Verb};
+pub use request::{MOST, MOST_TYPED, NotARequest, Request, Span, Typed, Verb};
 
 use crate::console::RS;
 
 /// The longest text of a request, in bytes, from `@` to LF, both excluded.
-pub const LONGEST: usize = 48;
+pub const LONGEST: usize = 64;
 
 /// What follows RS in front of a request.
 pub const REQUEST: u8 = b'@';
@@ -53,9 +58,9 @@ pub enum Access {
     /// All there is.
     #[default]
     Full,
-    /// Type to the guest, and look at it.
+    /// Type to guests, and look at them.
     Read,
-    /// Type to the guest.
+    /// Type to guests.
     Off,
 }
 
@@ -64,8 +69,8 @@ impl Access {
     pub const fn allows(self, verb: Verb) -> bool {
         match self {
             Self::Full => true,
-            Self::Read => !verb.acts(),
-            Self::Off => matches!(verb, Verb::Room),
+            Self::Read => !verb.acts() || matches!(verb, Verb::Type),
+            Self::Off => matches!(verb, Verb::Room | Verb::Type),
         }
     }
 }
@@ -122,11 +127,11 @@ pub fn crc(text: &[u8]) -> u32 {
 /// What has come over the line with a byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// A byte for the guest.
+    /// A byte for a guest.
     Guest(u8),
-    /// Two bytes for the guest: RS, and this one.
+    /// Two bytes for a guest: RS, and this one.
     GuestAfterRs(u8),
-    /// What follows is for the guest of this number.
+    /// Bytes that follow are for the guest of this number.
     Channel(u8),
     /// A request that is whole.
     Request(Request),

@@ -2,8 +2,8 @@
 
 use hv_abi::console::RS;
 use hv_abi::operator::{
-    Base64, Crc, Demux, END, Input, LITERAL, LONGEST, MOST, OPENING, Request, Span, Verb, crc,
-    from_base64,
+    Access, Base64, Crc, Demux, END, Input, LITERAL, LONGEST, MOST, MOST_TYPED, OPENING, Request,
+    Span, Typed, Verb, crc, from_base64,
 };
 use proptest::prelude::*;
 
@@ -24,14 +24,7 @@ fn requests(inputs: &[Input]) -> Vec<Request> {
     inputs.iter().filter_map(request).collect()
 }
 
-const REQUEST: Request = Request {
-    id: 0xbeef_0001,
-    verb: Verb::Nmi,
-    vm: 0,
-    vcpu: 13,
-    span: Span { ipa: 0, length: 0 },
-    event: 0,
-};
+const REQUEST: Request = Request::new(0xbeef_0001, Verb::Nmi, 0, 13);
 
 fn memory(ipa: u64, length: u16) -> Request {
     Request {
@@ -63,7 +56,10 @@ fn every_verb_comes_through_and_the_longest_request_has_room() {
             id: u32::MAX,
             verb,
             vm: 255,
-            vcpu: if verb == Verb::Memory { 0 } else { 255 },
+            vcpu: match verb {
+                Verb::Memory | Verb::Type => 0,
+                _ => 255,
+            },
             span: match verb {
                 Verb::Memory => Span {
                     ipa: u64::MAX,
@@ -72,6 +68,10 @@ fn every_verb_comes_through_and_the_longest_request_has_room() {
                 _ => Span::default(),
             },
             event: if verb == Verb::Raise { u32::MAX } else { 0 },
+            typed: match verb {
+                Verb::Type => Typed::of(&[0xff; 2 * MOST_TYPED]),
+                _ => Typed::NONE,
+            },
         };
         assert!(request.to_string().len() <= LONGEST);
         let inputs = fed(&mut Demux::new(), &framed(&request));
@@ -107,6 +107,64 @@ fn a_request_for_an_event_has_its_form() {
     let text = format!("{words}{:x}", crc(words.as_bytes()));
     assert_eq!(request.to_string(), text);
     assert_eq!(Request::parse(text.as_bytes()), Ok(request));
+}
+
+fn typing(bytes: &[u8]) -> Request {
+    Request {
+        verb: Verb::Type,
+        vm: 1,
+        vcpu: 0,
+        typed: Typed::of(bytes),
+        ..REQUEST
+    }
+}
+
+#[test]
+fn what_is_typed_has_its_form_its_guest_and_its_bounds() {
+    let words = "beef0001 i 1 6c730d1e ";
+    let text = format!("{words}{:x}", crc(words.as_bytes()));
+    let request = typing(b"ls\r\x1e");
+    assert_eq!(request.to_string(), text);
+    assert_eq!(Request::parse(text.as_bytes()), Ok(request));
+    let most = [0xff; MOST_TYPED];
+    assert_eq!(typing(&[0xff; MOST_TYPED + 1]).typed.bytes(), most);
+    for digits in [
+        "",
+        "6",
+        "6c7",
+        "+c",
+        "6 7",
+        "gg",
+        &"00".repeat(MOST_TYPED + 1),
+    ] {
+        let words = format!("beef0001 i 1 {digits} ");
+        let text = format!("{words}{:x}", crc(words.as_bytes()));
+        assert!(Request::parse(text.as_bytes()).is_err(), "{digits}");
+    }
+}
+
+#[test]
+fn who_may_do_nothing_else_may_type() {
+    for access in [Access::Full, Access::Read, Access::Off] {
+        assert!(
+            access.allows(Verb::Type) && access.allows(Verb::Room),
+            "{access:?}"
+        );
+    }
+}
+
+/// Whatever the line loses of what is typed to a guest: it comes to that guest or not at all.
+#[test]
+fn what_is_typed_to_one_guest_never_reaches_another() {
+    let request = typing(b"reboot 1\r");
+    for at in 0..framed(&request).len() {
+        let mut bytes = framed(&request);
+        bytes.remove(at);
+        for input in fed(&mut Demux::new(), &bytes) {
+            let is_fine = [Input::Request(request), Input::Damaged].contains(&input);
+            assert!(is_fine, "byte {at}: {input:?}");
+        }
+    }
 }
 
 #[test]

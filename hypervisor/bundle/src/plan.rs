@@ -2,7 +2,7 @@
 //!
 //! Guests that name pCPUs get those, then those that say how many get the lowest that are left, in the bundle's order, and one
 //! that says nothing gets the rest; of RAM likewise. Devices go to whoever asks for them; an only guest that asks for nothing gets
-//! all. The console's input cannot be shared: the first VM has it.
+//! all.
 //!
 //! A guest with a device that nothing keeps from memory finds its RAM where it is, since that device does. Any other finds its
 //! RAM where the machine's begins, wherever that is, and its virtio devices are [mediated](Mediated).
@@ -93,8 +93,6 @@ pub struct VmPlan<'a> {
     pub uart: Range,
     /// Its interrupt.
     pub uart_intid: u32,
-    /// The physical UART's interrupt, if this VM gets what is typed.
-    pub input: Option<u32>,
     /// The emulated distributor.
     pub distributor: Range,
     /// The emulated redistributors of a GICv3: in each region one after the other, in the order of the vCPUs.
@@ -212,7 +210,6 @@ pub fn plan<'a>(
         ram: free_pages(machine, host.taken, host.limit),
         devices: machine.devices.iter().collect(),
         mediated: Vec::new(),
-        input: Some(machine.console.intid),
         is_only: count == 1,
     };
     let guests = bundle.guests;
@@ -226,10 +223,6 @@ pub fn plan<'a>(
                 plans.insert(place, plan);
             }
         }
-    }
-    // The console's input goes to the first.
-    if let Some(first) = plans.first_mut() {
-        first.input = left.input.take();
     }
     Ok(plans)
 }

@@ -1,12 +1,25 @@
-//! What comes over the console's line, between the UART and those it is for: typed bytes wait here for the guest, and of
+//! What comes over the console's line, between the UART and those it is for: each guest's typed bytes wait for it, and of
 //! what an operator asks nothing is done twice.
 
 use hv_abi::console::RS;
-use hv_abi::operator::{Access, Demux, Input, Request};
+use hv_abi::operator::{Access, Demux, Input, Request, Typed, Verb};
 
-/// So many typed bytes wait at most. Whoever types more at a time asks before how many there is room for
+use crate::id::VmId;
+
+/// So many bytes that were typed to a guest wait at most. Whoever types more at a time asks before how many there is room for
 /// ([`hv_abi::operator::Verb::Room`]).
 pub const HELD: usize = 1024;
+
+/// What has come over the line with a byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Came {
+    /// Nothing that is whole.
+    Nothing,
+    /// These bytes are for the guest of this VM, if there is one.
+    Typed(VmId, Typed),
+    /// An operator asks something.
+    Request(Asked),
+}
 
 /// A request as it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,10 +37,10 @@ pub struct Asked {
 pub struct Inlet {
     demux: Demux,
     access: Access,
-    /// Typed bytes, a ring.
-    held: [u8; HELD],
-    first: usize,
-    count: usize,
+    /// Whose the bytes are that are typed as they are.
+    focus: VmId,
+    /// A program has said of some whose they are, so those are nobody's: what damage has made of its requests is not typed.
+    is_program: bool,
     /// The last request that acts.
     last: Option<u32>,
 }
@@ -38,9 +51,8 @@ impl Inlet {
         Self {
             demux: Demux::new(),
             access: Access::Full,
-            held: [0; HELD],
-            first: 0,
-            count: 0,
+            focus: VmId(0),
+            is_program: false,
             last: None,
         }
     }
@@ -55,23 +67,32 @@ impl Inlet {
         self.access = self.access.max(access);
     }
 
-    /// A byte has come. The request that it completes, if it does.
+    /// A byte has come.
     #[must_use]
-    pub fn push(&mut self, byte: u8) -> Option<Asked> {
+    pub fn push(&mut self, byte: u8) -> Came {
         match self.demux.push(byte) {
-            // There is one guest.
-            Input::Nothing | Input::Damaged | Input::Channel(_) => {}
-            Input::Guest(byte) => self.hold(byte),
-            Input::GuestAfterRs(byte) => {
-                self.hold(RS);
-                self.hold(byte);
+            Input::Nothing | Input::Damaged => Came::Nothing,
+            Input::Channel(number) => {
+                (self.focus, self.is_program) = (VmId(number), false);
+                Came::Nothing
             }
-            Input::Request(request) => return Some(self.ask(request)),
+            Input::Guest(byte) => self.plain(&[byte]),
+            Input::GuestAfterRs(byte) => self.plain(&[RS, byte]),
+            Input::Request(request) => Came::Request(self.ask(request)),
         }
-        None
+    }
+
+    fn plain(&self, bytes: &[u8]) -> Came {
+        match self.is_program {
+            true => Came::Nothing,
+            false => Came::Typed(self.focus, Typed::of(bytes)),
+        }
     }
 
     fn ask(&mut self, request: Request) -> Asked {
+        if request.verb == Verb::Type {
+            self.is_program = true;
+        }
         let is_refused = !self.access.allows(request.verb);
         let acts = request.verb.acts() && !is_refused;
         let is_again = acts && self.last == Some(request.id);
@@ -84,14 +105,41 @@ impl Inlet {
             is_refused,
         }
     }
+}
 
-    /// A typed byte that finds no room is lost.
-    fn hold(&mut self, byte: u8) {
-        if self.count < HELD
-            && let Some(slot) = self.held.get_mut((self.first + self.count) % HELD)
-        {
-            *slot = byte;
-            self.count += 1;
+impl Default for Inlet {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What was typed to a guest that has not read it: a ring.
+#[derive(Clone, Debug)]
+pub struct TypeAhead {
+    bytes: [u8; HELD],
+    first: usize,
+    count: usize,
+}
+
+impl TypeAhead {
+    /// Nothing.
+    pub const fn new() -> Self {
+        Self {
+            bytes: [0; HELD],
+            first: 0,
+            count: 0,
+        }
+    }
+
+    /// What finds no room is lost.
+    pub fn hold(&mut self, typed: &Typed) {
+        for &byte in typed.bytes() {
+            if self.count < HELD
+                && let Some(slot) = self.bytes.get_mut((self.first + self.count) % HELD)
+            {
+                *slot = byte;
+                self.count += 1;
+            }
         }
     }
 
@@ -101,7 +149,7 @@ impl Inlet {
         if self.count == 0 {
             return None;
         }
-        let byte = self.held.get(self.first).copied();
+        let byte = self.bytes.get(self.first).copied();
         self.first = (self.first + 1) % HELD;
         self.count -= 1;
         byte
@@ -114,7 +162,7 @@ impl Inlet {
     }
 }
 
-impl Default for Inlet {
+impl Default for TypeAhead {
     fn default() -> Self {
         Self::new()
     }

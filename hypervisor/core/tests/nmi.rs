@@ -1,7 +1,7 @@
 //! The rungs of an NMI: each has its time, the next follows where it does not help, and what each has come to is told.
 
 use hv_abi::console::RS;
-use hv_abi::operator::{Request, Span, Verb};
+use hv_abi::operator::{Request, Verb};
 use hv_abi::sdei::{Definition, Priority, Scope};
 use hv_core::ladder::{Answer, Config, Rung};
 use hv_core::sdei;
@@ -44,14 +44,7 @@ fn register(machine: &mut Machine) {
 }
 
 fn nmi(machine: &mut Machine) {
-    let request = Request {
-        id: 7,
-        verb: Verb::Nmi,
-        vm: 0,
-        vcpu: 1,
-        span: Span::default(),
-        event: 0,
-    };
+    let request = Request::new(7, Verb::Nmi, 0, 1);
     for byte in [RS, b'@'].into_iter().chain(format!("{request}\n").bytes()) {
         machine.receive(byte);
     }

@@ -2,9 +2,9 @@
 //! loses nothing.
 
 use hv_abi::console::RS;
-use hv_abi::operator::{Access, MOST, Request, Span, Verb};
+use hv_abi::operator::{Access, END, MOST, OPENING, Request, Span, Typed, Verb};
 use hv_core::id::IntId;
-use hv_core::operator::{Asked, HELD, Inlet, Question};
+use hv_core::operator::{Asked, Came, HELD, Inlet, Question, TypeAhead};
 use hv_core::vm::Stand;
 use hv_testbed::{Built, DISTRIBUTOR, Machine, Place, RAM, Told, UART, ram_byte};
 
@@ -14,14 +14,7 @@ const RX_EMPTY: u64 = 1 << 4;
 const CPU_ON: u32 = 0xc400_0003;
 
 fn request(id: u32, verb: Verb, vcpu: u8) -> Request {
-    Request {
-        id,
-        verb,
-        vm: 0,
-        vcpu,
-        span: Span::default(),
-        event: 0,
-    }
+    Request::new(id, verb, 0, vcpu)
 }
 
 fn memory(id: u32, ipa: u64, length: u16) -> Request {
@@ -34,6 +27,20 @@ fn memory(id: u32, ipa: u64, length: u16) -> Request {
 fn say(machine: &mut Machine, request: Request) {
     for byte in [RS, b'@'].into_iter().chain(format!("{request}\n").bytes()) {
         machine.receive(byte);
+    }
+}
+
+fn typing(id: u32, vm: u8, bytes: &[u8]) -> Request {
+    Request {
+        typed: Typed::of(bytes),
+        ..Request::new(id, Verb::Type, vm, 0)
+    }
+}
+
+fn request_of(came: Came) -> Option<Asked> {
+    match came {
+        Came::Request(asked) => Some(asked),
+        Came::Nothing | Came::Typed(..) => None,
     }
 }
 
@@ -376,7 +383,9 @@ fn a_request_is_done_once_and_by_who_may() {
         let bytes = [RS, b'@']
             .into_iter()
             .chain(format!("{request}\n").into_bytes());
-        let asked: Vec<Asked> = bytes.filter_map(|byte| inlet.push(byte)).collect();
+        let asked: Vec<Asked> = bytes
+            .filter_map(|byte| request_of(inlet.push(byte)))
+            .collect();
         let &[asked] = &asked[..] else {
             panic!("{asked:?}")
         };
@@ -388,10 +397,16 @@ fn a_request_is_done_once_and_by_who_may() {
     assert!(!push(&mut inlet, request(8, Verb::Status, 0)).is_again);
     assert!(push(&mut inlet, reset).is_again);
     for (access, allowed) in [
-        (Access::Off, &[Verb::Room][..]),
+        (Access::Off, &[Verb::Room, Verb::Type][..]),
         (
             Access::Read,
-            &[Verb::Room, Verb::Status, Verb::Registers, Verb::Memory],
+            &[
+                Verb::Room,
+                Verb::Type,
+                Verb::Status,
+                Verb::Registers,
+                Verb::Memory,
+            ],
         ),
     ] {
         let mut inlet = Inlet::new();
@@ -399,6 +414,7 @@ fn a_request_is_done_once_and_by_who_may() {
         for (_, verb) in Verb::ALL {
             let asked = match verb {
                 Verb::Memory => memory(9, RAM.start, 1),
+                Verb::Type => typing(8, 0, b"a"),
                 _ => request(9, verb, 0),
             };
             let is_refused = push(&mut inlet, asked).is_refused;
@@ -420,10 +436,14 @@ fn what_confines_the_operator_never_allows_more() {
         for (_, verb) in Verb::ALL {
             let asked = match verb {
                 Verb::Memory => memory(9, RAM.start, 1),
+                Verb::Type => typing(8, 0, b"a"),
                 _ => request(9, verb, 0),
             };
             let text = format!("\x1e@{asked}\n");
-            let came = text.bytes().filter_map(|byte| inlet.push(byte)).last();
+            let came = text
+                .bytes()
+                .filter_map(|byte| request_of(inlet.push(byte)))
+                .last();
             let may = first.allows(verb) && second.allows(verb);
             assert_eq!(
                 came.map(|asked| asked.is_refused),
@@ -436,16 +456,208 @@ fn what_confines_the_operator_never_allows_more() {
 
 #[test]
 fn the_room_is_what_can_be_typed_without_loss() {
-    let mut inlet = Inlet::new();
-    assert_eq!(inlet.room(), HELD);
-    for n in 0..HELD + 5 {
-        assert_eq!(inlet.push((n % 7) as u8 + b'a'), None);
+    let mut held = TypeAhead::new();
+    assert_eq!(held.room(), HELD);
+    let text: Vec<u8> = (0..HELD + 5).map(|n| (n % 7) as u8 + b'a').collect();
+    for part in text.chunks(3) {
+        held.hold(&Typed::of(part));
     }
-    assert_eq!(inlet.room(), 0);
-    let came: Vec<u8> = std::iter::from_fn(|| inlet.take()).collect();
-    assert_eq!(came.len(), HELD);
-    assert!((0..HELD).all(|n| came[n] == (n % 7) as u8 + b'a'));
-    assert_eq!(inlet.room(), HELD);
+    assert_eq!(held.room(), 0);
+    let came: Vec<u8> = std::iter::from_fn(|| held.take()).collect();
+    assert_eq!(came, text[..HELD]);
+    assert_eq!(held.room(), HELD);
+}
+
+// Two guests.
+
+/// Two machines in memory that are the two VMs of one; the first one's pCPUs take what comes over the line.
+fn two() -> [Machine; 2] {
+    let both = [machine(), machine()];
+    let [first, second] = &both;
+    first.stand_beside(second);
+    both
+}
+
+fn say_to_one(both: &mut [Machine; 2], request: Request) -> [Vec<Told>; 2] {
+    let [first, second] = both;
+    say(first, request);
+    first.settle();
+    second.settle();
+    [first.answers(), second.answers()]
+}
+
+#[test]
+fn what_is_typed_goes_to_the_guest_that_it_is_for() {
+    let mut both = two();
+    let [of_line, of_guest] = say_to_one(&mut both, typing(1, 1, b"to the second\r"));
+    assert!(
+        matches!(
+            of_line[..],
+            [Told::Vm {
+                id: 1,
+                is_unknown: false,
+                ..
+            }]
+        ),
+        "{of_line:?}"
+    );
+    assert_eq!(of_guest, []);
+    let _ = say_to_one(&mut both, typing(2, 0, b"to the first\r"));
+    // The same again is typed once.
+    let _ = say_to_one(&mut both, typing(2, 0, b"to the first\r"));
+    let [told, _] = say_to_one(&mut both, typing(3, 7, b"to nobody\r"));
+    assert!(
+        matches!(
+            told[..],
+            [Told::Vm {
+                is_unknown: true,
+                ..
+            }]
+        ),
+        "{told:?}"
+    );
+    let [first, second] = &mut both;
+    assert_eq!(read_all(second, 2), b"to the second\r");
+    assert_eq!(read_all(first, 0), b"to the first\r");
+}
+
+#[test]
+fn more_than_the_uart_holds_comes_to_the_second_guest_as_it_reads() {
+    let mut both = two();
+    let text: Vec<u8> = (0..200u8).collect();
+    for (id, part) in (1..).zip(text.chunks(20)) {
+        let _ = say_to_one(&mut both, typing(id, 1, part));
+    }
+    let [first, second] = &mut both;
+    assert_eq!(read_all(second, 1), text);
+    assert_eq!(read_all(first, 0), []);
+}
+
+#[test]
+fn plain_bytes_go_where_a_person_has_said_and_nowhere_once_a_program_types() {
+    let mut both = two();
+    let [first, second] = &mut both;
+    for &byte in b"a\x1e1b\x1e\x05\x1e9c\x1e0d" {
+        first.receive(byte);
+    }
+    first.settle();
+    second.settle();
+    assert_eq!(read_all(first, 0), b"ad");
+    assert_eq!(read_all(second, 0), b"b\x1e\x05");
+    let _ = say_to_one(&mut both, typing(1, 1, b"x"));
+    let [first, second] = &mut both;
+    first.receive(b'y');
+    first.settle();
+    assert_eq!(
+        (read_all(first, 0), read_all(second, 0)),
+        (vec![], b"x".to_vec())
+    );
+}
+
+/// A bit that flips, a byte that is lost or doubled: what a program types comes to its guest or not at all.
+#[test]
+fn damage_has_nothing_typed_to_another_guest() {
+    let framed = |request: Request| [&OPENING[..], request.to_string().as_bytes(), &END].concat();
+    let request = typing(2, 1, b"poweroff\r");
+    let sent = framed(request);
+    let mut broken = Vec::new();
+    for at in 0..sent.len() {
+        broken.extend((0..8).map(|bit| {
+            let mut flipped = sent.clone();
+            flipped[at] ^= 1 << bit;
+            flipped
+        }));
+        let (mut lost, mut doubled) = (sent.clone(), sent.clone());
+        lost.remove(at);
+        doubled.insert(at, sent[at]);
+        broken.extend([lost, doubled]);
+    }
+    for bytes in broken {
+        let mut inlet = Inlet::new();
+        let before = framed(typing(1, 1, b"a"));
+        for byte in before.into_iter().chain(bytes.clone()) {
+            match inlet.push(byte) {
+                Came::Typed(vm, typed) => panic!("{typed:?} to {vm:?}: {bytes:x?}"),
+                // Hexadecimal digits of the other case say the same.
+                Came::Request(Asked { request: came, .. }) if came.id == 2 => {
+                    assert_eq!(came, request)
+                }
+                Came::Request(_) | Came::Nothing => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn the_second_guest_is_looked_at_paused_and_reset_and_the_first_is_not() {
+    let mut both = two();
+    both[1].regs(2).pc = 0x4123_4560;
+    let of_second = |id, verb, vcpu| Request::new(id, verb, 1, vcpu);
+    let [line, guest] = say_to_one(&mut both, of_second(1, Verb::Status, 0));
+    assert_eq!(line, [of_vm(1, false)]);
+    assert_eq!(stands(&guest).len(), 4);
+    let is_its_pc = |told: &Told| {
+        matches!(
+            told,
+            Told::Vcpu {
+                vcpu: 2,
+                pc: Some(0x4123_4560),
+                ..
+            }
+        )
+    };
+    assert!(guest.iter().any(is_its_pc), "{guest:?}");
+    // Memory is read by whoever takes the request, and is the other guest's.
+    let [line, _] = say_to_one(
+        &mut both,
+        Request {
+            vm: 1,
+            ..memory(2, RAM.start, 4)
+        },
+    );
+    let expected: Vec<u8> = (RAM.start..).take(4).map(|at| ram_byte(at) ^ 1).collect();
+    assert!(
+        matches!(&line[..], [Told::Memory { id: 2, data: Ok(data), .. }] if *data == expected),
+        "{line:?}"
+    );
+    let _ = say_to_one(&mut both, of_second(3, Verb::Nmi, 2));
+    assert_eq!((both[0].nmis(2), both[1].nmis(2)), (0, 1));
+    let [line, guest] = say_to_one(&mut both, of_second(4, Verb::Freeze, 0));
+    assert_eq!(
+        (&line[..], stands(&guest).len()),
+        (&[of_vm(4, true)][..], 4)
+    );
+    assert_eq!([0, 1, 2].map(|n| both[1].place(n)), [Place::Asleep; 3]);
+    assert_eq!([0, 1, 2].map(|n| both[0].is_on(n)), [true; 3]);
+    let _ = say_to_one(&mut both, of_second(5, Verb::Thaw, 0));
+    assert_eq!([0, 1, 2].map(|n| both[1].is_on(n)), [true; 3]);
+    say(&mut both[0], of_second(6, Verb::Reset, 0));
+    both[0].settle();
+    // Any of its vCPUs ends it: here the last, as the others do not take their doorbells.
+    both[1].interrupt(3);
+    both[1].finish_end();
+    both[1].settle();
+    assert_eq!(
+        [0, 1, 2, 3].map(|n| both[1].is_on(n)),
+        [true, false, false, false]
+    );
+    assert_eq!([0, 1, 2].map(|n| both[0].is_on(n)), [true; 3]);
+}
+
+#[test]
+fn a_guest_is_reset_once_however_late_its_vcpus_learn_of_it() {
+    let mut both = two();
+    say(&mut both[0], Request::new(1, Verb::Reset, 1, 0));
+    both[0].settle();
+    both[1].interrupt(1);
+    both[1].finish_end();
+    both[1].settle();
+    both[1].turn_on(0, 2);
+    both[1].settle();
+    assert_eq!(
+        [0, 1, 2, 3].map(|n| both[1].is_on(n)),
+        [true, false, true, false]
+    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The operator raises SDEI events that the VM's configuration defines, and no others.
 
 use hv_abi::console::RS;
-use hv_abi::operator::{Request, Span, Verb};
+use hv_abi::operator::{Request, Verb};
 use hv_abi::sdei::{Definition, Priority, Scope};
 use hv_core::sdei;
 use hv_core::vm::Stand;
@@ -59,12 +59,8 @@ fn machine() -> Machine {
 
 fn raise(machine: &mut Machine, id: u32, event: u32, vcpu: u8) -> Vec<Told> {
     let request = Request {
-        id,
-        verb: Verb::Raise,
-        vm: 0,
-        vcpu,
-        span: Span::default(),
         event,
+        ..Request::new(id, Verb::Raise, 0, vcpu)
     };
     for byte in [RS, b'@'].into_iter().chain(format!("{request}\n").bytes()) {
         machine.receive(byte);

@@ -5,9 +5,11 @@ use std::cell::{RefCell, RefMut};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use hv_abi::operator::Typed;
 use hv_core::entry::Features;
 use hv_core::exit::MmioAccess;
 use hv_core::id::{IntId, Mpidr, VcpuId};
+use hv_core::operator::HELD;
 use hv_core::pl011::{Image, Pl011};
 use hv_core::psci::{Reclaim, Reset};
 use hv_core::regs::{El1Values, GuestRegs};
@@ -36,12 +38,11 @@ enum Done {
     Interrupt,
 }
 
-/// A machine whose console has received something, and the page.
+/// A machine with the page.
 #[derive(Debug)]
 struct Machine {
     page: Vec<u32>,
     is_shown: bool,
-    console: VecDeque<u8>,
     done: Vec<Done>,
 }
 
@@ -67,9 +68,6 @@ impl Site for Desk {
     }
     fn sleep(&self) {}
     fn wait_for_siblings(&self, _: End) {}
-    fn receive(&self) -> Option<u8> {
-        self.machine.borrow_mut().console.pop_front()
-    }
     fn write_uart_page(&self, image: &Image) {
         let mut machine = self.machine.borrow_mut();
         for (word, value) in machine.page.iter_mut().zip(image.changing()) {
@@ -139,7 +137,6 @@ impl Rig {
         let machine = Rc::new(RefCell::new(Machine {
             page: Pl011::new().image().words().collect(),
             is_shown: false,
-            console: VecDeque::new(),
             done: Vec::new(),
         }));
         let mut rig = Self {
@@ -190,20 +187,17 @@ impl Rig {
 
     /// The machine's console interrupts, if it has received something.
     fn interrupt(&mut self) {
-        {
-            let mut machine = self.machine.borrow_mut();
-            if machine.console.is_empty() {
-                return;
-            }
-            machine.done.clear();
+        if self.shared.typed.room() == HELD {
+            return;
         }
+        self.machine.borrow_mut().done.clear();
         let (vcpu, board) = (&mut self.vcpu, &self.map.board);
         let _ = self.shared.receive(vcpu, &mut self.cpu, (board, &self.gic));
         self.check_order();
     }
 
     fn receive(&mut self, byte: u8) {
-        self.machine.borrow_mut().console.push_back(byte);
+        self.shared.typed.hold(&Typed::of(&[byte]));
         self.model_console.push_back(byte);
         self.interrupt();
         self.feed_model();

@@ -109,7 +109,6 @@ fn build(plan: VmPlan<'static>, spis: u32) -> Vm {
         map,
         pcpus,
         uart_intid: IntId(plan.uart_intid),
-        console_intid: plan.input,
         image: GuestImage {
             kernel: plan.guest.kernel,
             ramdisk: plan.guest.ramdisk,

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use hv_core::flash::Array;
 use hv_core::id::{IntId, VcpuId};
-use hv_core::operator::Asked;
+use hv_core::operator::Came;
 use hv_core::pl011::Image;
 use hv_core::psci::Endian;
 use hv_core::regs::{El1, El1Values, Exception, GuestRegs};
@@ -19,7 +19,7 @@ use hv_core::virtio::queue::Memory;
 use hv_core::vm::{self, Answer, End, Hardware, Interrupt, Syndrome, VcpuLoop, Vm};
 use hv_core::walk::Regime;
 
-use crate::exits::{RAM, ram_byte};
+use crate::exits::RAM;
 use crate::{Exit, Interface};
 
 /// Where a [`Cpu`] stands: what of it is seen from outside, and what happens to it.
@@ -48,12 +48,8 @@ pub trait Site {
     fn observe(&self, _event: Event) {}
     /// A byte goes to the machine's console.
     fn transmit(&self, _byte: u8) {}
-    /// What the machine's console has received is taken in, up to the operator's next request.
-    fn next_request(&self) -> Option<Asked> {
-        None
-    }
-    /// A byte that was typed comes.
-    fn receive(&self) -> Option<u8> {
+    /// A byte that the machine's console has received is taken in.
+    fn receive(&self) -> Option<Came> {
         None
     }
     /// The instruction at a virtual address.
@@ -275,11 +271,6 @@ impl<S: Site> Hardware for Cpu<S> {
     fn instruction(&self, pc: u64) -> Option<u32> {
         self.site.instruction(pc)
     }
-    fn read_ram(&self, ipa: u64, to: &mut [u8]) {
-        for (at, byte) in (ipa..).zip(to) {
-            *byte = ram_byte(at);
-        }
-    }
     fn set_stack_pointer(&mut self, is_el1: bool, value: u64) {
         self.el1.sp[usize::from(is_el1)] = value;
     }
@@ -287,10 +278,7 @@ impl<S: Site> Hardware for Cpu<S> {
     fn transmit(&mut self, byte: u8) {
         self.site.transmit(byte);
     }
-    fn next_request(&mut self) -> Option<Asked> {
-        self.site.next_request()
-    }
-    fn receive(&mut self) -> Option<u8> {
+    fn receive(&mut self) -> Option<Came> {
         self.site.receive()
     }
     fn answer(&mut self, answer: Answer<'_>) {

@@ -3,13 +3,13 @@
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, Yielder};
 use hv_abi::firmware::Fault;
 use hv_core::entry::Features;
-use hv_core::id::{IntId, Mpidr, VcpuId, VcpuSet};
+use hv_core::id::{IntId, Mpidr, VcpuId, VcpuSet, VmId};
 use hv_core::ladder;
 use hv_core::mailbox::{Mailbox, Senders};
 use hv_core::operator::Inlet;
@@ -165,6 +165,8 @@ impl Built {
             events: RefCell::default(),
         };
         let world = Rc::new(World {
+            id: Cell::new(VmId(0)),
+            other: RefCell::new(Weak::new()),
             shared: RefCell::new(shared),
             mediated: Vec::new(),
             distributor: RefCell::new(distributor),
@@ -284,6 +286,13 @@ impl Machine {
             rung.insert(VcpuId(n));
         }
         rung
+    }
+
+    /// `other` is VM 1 of the machine whose VM 0 this is.
+    pub fn stand_beside(&self, other: &Self) {
+        other.world.id.set(VmId(1));
+        self.world.other.replace(Rc::downgrade(&other.world));
+        other.world.other.replace(Rc::downgrade(&self.world));
     }
 
     /// The machine's console receives a byte.

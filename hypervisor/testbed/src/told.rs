@@ -80,7 +80,7 @@ impl Told {
                 is_unknown,
                 is_paused,
             },
-            Answer::Memory { id, ipa, data } => Told::Memory {
+            Answer::Memory { id, ipa, data, .. } => Told::Memory {
                 id,
                 ipa,
                 data: data.map(<[u8]>::to_vec),

@@ -2,12 +2,12 @@
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use corosensei::Yielder;
 use hv_core::id::{IntId, VcpuId, VmId};
 use hv_core::mailbox::{Mailbox, Requests, Senders};
-use hv_core::operator::{Asked, Inlet};
+use hv_core::operator::{Came, Inlet};
 use hv_core::regs::{El1Values, GuestRegs};
 use hv_core::time::Instant;
 use hv_core::trace::Event;
@@ -15,6 +15,7 @@ use hv_core::vgic::{Distributor, Effects, LrSource, Parts, Private, Published};
 use hv_core::virtio::Mediator;
 use hv_core::vm::{self, Answer, End, GuestMap, Interrupt, Load, Shared};
 
+use crate::exits::ram_byte;
 use crate::told::Told;
 use crate::{ALARM, CONSOLE, Exit, Interface, MAINTENANCE, Physical, RAM, Site};
 
@@ -66,6 +67,10 @@ pub(crate) struct Seat {
 /// What all vCPUs reach.
 #[derive(Debug)]
 pub struct World {
+    /// Which VM this is.
+    pub(crate) id: Cell<VmId>,
+    /// The machine's other VM, if it has one.
+    pub(crate) other: RefCell<Weak<World>>,
     pub(crate) shared: RefCell<Shared>,
     /// Its mediated devices, in the order of the map.
     pub(crate) mediated: Vec<RefCell<Mediator>>,
@@ -88,9 +93,12 @@ pub struct World {
 }
 
 impl World {
-    /// Whether something interrupts the pCPU of vCPU `n`.
+    /// Whether something interrupts the pCPU of vCPU `n`, which takes it.
     pub(crate) fn is_interrupted(&self, n: u8) -> bool {
         let seat = &self.seats[usize::from(n)];
+        if seat.place.get() == Place::Waiting {
+            return false;
+        }
         seat.bell.get()
             || self.physical.borrow().fires(n).is_some()
             || seat.interface.borrow().wants_maintenance()
@@ -196,7 +204,20 @@ impl vm::Vm for Port<'_> {
     }
 
     fn id(&self) -> VmId {
-        VmId(0)
+        self.world.id.get()
+    }
+
+    fn peer(&self, id: VmId) -> Option<Self> {
+        if id == self.world.id.get() {
+            return Some(self.clone());
+        }
+        let other = self.world.other.borrow().upgrade();
+        let world = other.filter(|other| other.id.get() == id)?;
+        Some(Self {
+            world,
+            n: 0,
+            ..*self
+        })
     }
 
     fn map(&self) -> &GuestMap {
@@ -245,6 +266,12 @@ impl vm::Vm for Port<'_> {
             requests
         } else {
             Requests(requests.0 | Requests::SYNC.0)
+        }
+    }
+
+    fn read_ram(&self, ipa: u64, to: &mut [u8]) {
+        for (at, byte) in (ipa..).zip(to) {
+            *byte = ram_byte(at) ^ self.world.id.get().0;
         }
     }
 
@@ -329,19 +356,9 @@ impl Site for Port<'_> {
         self.seat().events.borrow_mut().push(event);
     }
 
-    fn next_request(&self) -> Option<Asked> {
-        let mut received = self.world.received.borrow_mut();
-        let mut inlet = self.world.inlet.borrow_mut();
-        while let Some(byte) = received.pop_front() {
-            if let Some(asked) = inlet.push(byte) {
-                return Some(asked);
-            }
-        }
-        None
-    }
-
-    fn receive(&self) -> Option<u8> {
-        self.world.inlet.borrow_mut().take()
+    fn receive(&self) -> Option<Came> {
+        let byte = self.world.received.borrow_mut().pop_front()?;
+        Some(self.world.inlet.borrow_mut().push(byte))
     }
 
     fn answer(&self, answer: Answer<'_>) {

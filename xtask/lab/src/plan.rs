@@ -344,8 +344,8 @@ pub fn watch(
     let mut has_barked = false;
     let timed_out = loop {
         match session.next_event()? {
-            Event::Guest { bytes, .. } => {
-                operator.hear_guest(&bytes);
+            Event::Guest { vm, bytes } => {
+                operator.hear_guest(vm, &bytes);
                 for line in lines.push(&bytes) {
                     show(&line);
                     let (was_done, had_failed) = (story.done, story.failure.is_some());

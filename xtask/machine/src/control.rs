@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 pub use choice::nmi_target;
-pub use client::Client;
+pub use client::{Address, Client};
 pub use linux::{Ram, vmcoreinfo};
 
 use crate::operator::Operator;
@@ -62,6 +62,18 @@ impl Control {
         })
     }
 
+    /// Opens one for the first guest at `path` and, where there are several, one for each behind it, whose name is at its end:
+    /// so programs that know nothing of guests reach any of them.
+    pub fn open_all(path: &Path, operator: &Operator) -> Result<Vec<Self>> {
+        let mut all = vec![Self::open(path, operator)?];
+        for (vm, name) in operator.guests().into_iter().skip(1) {
+            let mut path = path.as_os_str().to_owned();
+            path.push(format!("-{name}"));
+            all.push(Self::open(Path::new(&path), &operator.of(vm))?);
+        }
+        Ok(all)
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -79,12 +91,14 @@ fn serve(stream: &UnixStream, operator: &Operator) -> Result<()> {
     let mut to = stream;
     writeln!(to, "{}", qmp::greeting())?;
     let mut connection = Connection::of(stream);
+    // A client chooses another guest, if there is one.
+    let mut guest = operator.clone();
     while let Some(line) = connection.line()? {
         if !line.trim().is_empty() {
-            let answer = qmp::answer(&line, operator, &mut connection.files);
+            let answer = qmp::answer(&line, &mut guest, &mut connection.files);
             writeln!(to, "{answer}")?;
             if qmp::opens_console(&line) {
-                return show_console(stream, &connection.rest(), operator);
+                return show_console(stream, &connection.rest(), &guest);
             }
         }
     }

@@ -1,7 +1,10 @@
-//! The way to the hypervisor over the machine's console: what is typed to the guest, and what an operator asks
+//! The way to the hypervisor over the machine's console: what is typed to a guest, and what an operator asks
 //! (`hv_abi::operator`). A request is repeated until it is answered.
+//!
+//! An only guest's bytes are typed as they are. Where there are several guests each piece is a request that says whose it is.
 
 mod answers;
+mod guests;
 mod ram;
 mod rungs;
 
@@ -14,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use hv_abi::console::RS;
-use hv_abi::operator::{END, LITERAL, MOST, OPENING, Request, Span, Verb};
+use hv_abi::operator::{END, LITERAL, MOST, MOST_TYPED, OPENING, Request, Span, Typed, Verb};
 
 pub use answers::{Answers, Late, VcpuAnswer, VmAnswer};
 pub use ram::Range;
@@ -49,14 +52,18 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        lock(&self.operator.0.pending).listening -= 1;
-        self.operator.0.changed.notify_all();
+        lock(&self.operator.shared.pending).listening -= 1;
+        self.operator.shared.changed.notify_all();
     }
 }
 
-/// The way to a machine's console, for several threads.
+/// The way to a machine's console, and to one of its guests, for several threads.
 #[derive(Clone)]
-pub struct Operator(Arc<Shared>);
+pub struct Operator {
+    shared: Arc<Shared>,
+    /// The guest.
+    vm: u8,
+}
 
 struct Shared {
     input: Mutex<Input>,
@@ -64,8 +71,8 @@ struct Shared {
     turn: Mutex<u32>,
     pending: Mutex<Pending>,
     changed: Condvar,
-    /// Who else shows what the guest writes.
-    listeners: Mutex<Vec<SyncSender<Vec<u8>>>>,
+    /// Who else shows what a guest writes.
+    listeners: Mutex<Vec<(u8, SyncSender<Vec<u8>>)>>,
     /// There is a hypervisor.
     is_heard: bool,
 }
@@ -75,8 +82,9 @@ const WAITING: usize = 4096;
 
 struct Input {
     line: Box<dyn Write + Send>,
-    /// How many typed bytes the hypervisor has room for, as far as we know.
+    /// How many typed bytes the hypervisor has room for, as far as we know: of an only guest's, and of each of several.
     credit: usize,
+    rooms: BTreeMap<u8, usize>,
 }
 
 #[derive(Default)]
@@ -85,11 +93,14 @@ struct Pending {
     /// The hypervisor listens. What is sent before that is lost in part, and the rest would be typed to the guest.
     is_ready: bool,
     is_over: bool,
-    /// Where the guest has its RAM.
-    ram: Vec<Range>,
+    /// How many guests there are, once the hypervisor has said so, and what they are called.
+    guests: u64,
+    names: BTreeMap<u8, String>,
+    /// Where each guest has its RAM.
+    ram: BTreeMap<u8, Vec<Range>>,
     /// Where its kernel's VMCOREINFO was when it was looked for last.
-    vmcoreinfo: Option<u64>,
-    /// How many listen to the guest.
+    vmcoreinfo: BTreeMap<u8, u64>,
+    /// How many listen to guests.
     listening: usize,
     /// What NMIs have come to.
     nmis: rungs::Heard,
@@ -104,27 +115,32 @@ impl Operator {
     /// Over `line`, the console's input. Without a hypervisor (`bare`) bytes go as they are.
     pub fn new(line: impl Write + Send + 'static, bare: bool) -> Self {
         let random = RandomState::new().build_hasher().finish() as u32;
-        Self(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             input: Mutex::new(Input {
                 line: Box::new(line),
                 credit: FIRST_CREDIT,
+                rooms: BTreeMap::new(),
             }),
             turn: Mutex::new(random << 16),
             pending: Mutex::default(),
             changed: Condvar::new(),
             listeners: Mutex::default(),
             is_heard: !bare,
-        }))
+        });
+        Self { shared, vm: 0 }
     }
 
     /// Types `bytes` to the guest, as fast as it reads once more has been typed than the hypervisor holds.
     pub fn type_bytes(&self, bytes: &[u8]) -> Result<()> {
-        if !self.0.is_heard {
+        if !self.shared.is_heard {
             return self.write(bytes);
         }
+        if self.are_several() {
+            return self.type_by_request(bytes);
+        }
         for part in bytes.chunks(64) {
-            while lock(&self.0.input).credit < part.len() {
-                if !lock(&self.0.pending).is_ready {
+            while lock(&self.shared.input).credit < part.len() {
+                if !lock(&self.shared.pending).is_ready {
                     if self.wait_for_room() {
                         return Ok(());
                     }
@@ -135,7 +151,7 @@ impl Operator {
                     Ok(answers) => answers.vm.map_or(0, |vm| vm.room),
                     Err(_) => part.len(),
                 };
-                lock(&self.0.input).credit = room;
+                lock(&self.shared.input).credit = room;
                 if room < part.len() && self.wait_for_room() {
                     return Ok(());
                 }
@@ -147,17 +163,47 @@ impl Operator {
                     escaped.push(LITERAL);
                 }
             }
-            let mut input = lock(&self.0.input);
+            let mut input = lock(&self.shared.input);
             input.credit -= part.len();
             send(&mut input.line, &escaped)?;
         }
         Ok(())
     }
 
+    /// The same, and whatever happens on the line nobody else gets it.
+    fn type_by_request(&self, bytes: &[u8]) -> Result<()> {
+        while !lock(&self.shared.pending).is_ready {
+            if self.wait_for_room() {
+                return Ok(());
+            }
+        }
+        for part in bytes.chunks(MOST_TYPED) {
+            loop {
+                let known = lock(&self.shared.input).rooms.get(&self.vm).copied();
+                let room = match known {
+                    Some(room) if room >= part.len() => break,
+                    _ => self.ask(Verb::Room, 0)?.vm.map_or(0, |vm| vm.room),
+                };
+                lock(&self.shared.input).rooms.insert(self.vm, room);
+                if room < part.len() && self.wait_for_room() {
+                    return Ok(());
+                }
+            }
+            let request = Request {
+                typed: Typed::of(part),
+                ..Request::new(0, Verb::Type, self.vm, 0)
+            };
+            let answers = self.exchange(request)?;
+            let room = answers.vm.map_or(0, |vm| vm.room);
+            lock(&self.shared.input).rooms.insert(self.vm, room);
+        }
+        Ok(())
+    }
+
     /// Gives the guest time to read; whether the machine has ended.
     fn wait_for_room(&self) -> bool {
-        let pending = lock(&self.0.pending);
-        let waited = self.0.changed.wait_timeout(pending, REPEAT / 10);
+        let pending = lock(&self.shared.pending);
+        let waited = self.shared.changed.wait_timeout(pending, REPEAT / 10);
         waited.unwrap_or_else(PoisonError::into_inner).0.is_over
     }
 
@@ -165,9 +211,9 @@ impl Operator {
     ///
     /// # Errors
     ///
-    /// If nobody answers, it may not be done, or there is no such vCPU.
+    /// If nobody answers, it may not be done, or there is no such guest or vCPU.
     pub fn ask(&self, verb: Verb, vcpu: u8) -> Result<Answers> {
-        self.exchange(verb, vcpu, Span::default(), 0)
+        self.exchange(Request::new(0, verb, self.vm, vcpu))
     }
 
     /// Raises an SDEI event that the guest's configuration defines: a private one on `vcpu`, a shared one wherever the guest has
@@ -177,7 +223,10 @@ impl Operator {
     ///
     /// If nobody answers, it may not be done, or there is no such vCPU or event.
     pub fn raise(&self, event: u32, vcpu: u8) -> Result<Answers> {
-        self.exchange(Verb::Raise, vcpu, Span::default(), event)
+        self.exchange(Request {
+            event,
+            ..Request::new(0, Verb::Raise, self.vm, vcpu)
+        })
     }
 
     /// Reads guest RAM by guest physical address, whatever the guest does; it goes on meanwhile. Aligned doublewords are
@@ -197,7 +246,10 @@ impl Operator {
                 ipa: at,
                 length: most.min(length - bytes.len()) as u16,
             };
-            let answers = self.exchange(Verb::Memory, 0, span, 0)?;
+            let answers = self.exchange(Request {
+                span,
+                ..Request::new(0, Verb::Memory, self.vm, 0)
+            })?;
             match answers.memory.context("there is no answer")? {
                 Ok(part) => bytes.extend(part),
                 Err(outside) => bail!(not_ram(outside)),
@@ -206,32 +258,28 @@ impl Operator {
         Ok(bytes)
     }
 
-    fn exchange(&self, verb: Verb, vcpu: u8, span: Span, event: u32) -> Result<Answers> {
+    fn exchange(&self, request: Request) -> Result<Answers> {
         ensure!(
-            self.0.is_heard,
+            self.shared.is_heard,
             "there is no hypervisor to ask: the guest runs on the bare machine"
         );
-        let mut turn = lock(&self.0.turn);
+        let mut turn = lock(&self.shared.turn);
         self.wait_until_ready()?;
         *turn = *turn & 0xffff_0000 | turn.wrapping_add(1) & 0xffff;
         let request = Request {
             id: *turn,
-            verb,
-            vm: 0,
-            vcpu,
-            span,
-            event,
+            ..request
         };
-        lock(&self.0.pending).answers = Some(Answers::to(request));
+        lock(&self.shared.pending).answers = Some(Answers::to(request));
         let began = Instant::now();
         let mut vm_came = None;
         loop {
-            ensure!(!lock(&self.0.pending).is_over, "the machine has ended");
+            ensure!(!lock(&self.shared.pending).is_over, "the machine has ended");
             let text = request.to_string();
             let bytes = [&OPENING[..], text.as_bytes(), &END[..]].concat();
             self.write(&bytes)?;
             let until = Instant::now() + REPEAT;
-            let mut pending = lock(&self.0.pending);
+            let mut pending = lock(&self.shared.pending);
             loop {
                 let answers = pending.answers.as_ref();
                 let answers = answers.context("another request has taken this one's place")?;
@@ -239,7 +287,7 @@ impl Operator {
                 if answers.is_whole() || pending.is_over || left.is_zero() {
                     break;
                 }
-                let waited = self.0.changed.wait_timeout(pending, left);
+                let waited = self.shared.changed.wait_timeout(pending, left);
                 pending = waited.unwrap_or_else(PoisonError::into_inner).0;
             }
             let Some(answers) = &pending.answers else {
@@ -266,9 +314,9 @@ impl Operator {
 
     fn wait_until_ready(&self) -> Result<()> {
         let is_waiting = |pending: &mut Pending| !pending.is_ready && !pending.is_over;
-        let pending = lock(&self.0.pending);
+        let pending = lock(&self.shared.pending);
         let waited = self
-            .0
+            .shared
             .changed
             .wait_timeout_while(pending, LIMIT, is_waiting);
         let pending = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -282,108 +330,84 @@ impl Operator {
 
     /// The hypervisor may have said long ago that it is ready: it is asked, and answers if it is there.
     pub fn suppose_ready(&self) {
-        lock(&self.0.pending).is_ready = true;
+        lock(&self.shared.pending).is_ready = true;
     }
 
     /// Where the guest has its RAM; nothing until the hypervisor has said so.
     pub fn ram(&self) -> Vec<Range> {
-        lock(&self.0.pending).ram.clone()
+        let pending = lock(&self.shared.pending);
+        pending.ram.get(&self.vm).cloned().unwrap_or_default()
     }
 
     /// Where its kernel's VMCOREINFO was when it was looked for last.
     pub fn vmcoreinfo_place(&self) -> Option<u64> {
-        lock(&self.0.pending).vmcoreinfo
+        lock(&self.shared.pending).vmcoreinfo.get(&self.vm).copied()
     }
 
     /// Notes where it is.
     pub fn note_vmcoreinfo_place(&self, place: u64) {
-        lock(&self.0.pending).vmcoreinfo = Some(place);
+        lock(&self.shared.pending).vmcoreinfo.insert(self.vm, place);
     }
 
     /// Takes notice of what the hypervisor has said.
     pub fn hear(&self, line: &Line) {
-        let mut pending = lock(&self.0.pending);
-        if line.text.starts_with("@ready ") {
+        let mut pending = lock(&self.shared.pending);
+        if let Some(count) = line.text.strip_prefix("@ready vms=") {
             pending.is_ready = true;
-            self.0.changed.notify_all();
+            pending.guests = count.parse().unwrap_or(1);
+            self.shared.changed.notify_all();
         }
-        if let Some(ram) = ram::ram(&line.text) {
-            pending.ram = ram;
+        if let Some((vm, name, ram)) = ram::guest(&line.text) {
+            pending.names.insert(vm, name.to_owned());
+            pending.ram.insert(vm, ram);
         }
         if pending.nmis.hear(line) {
-            self.0.changed.notify_all();
+            self.shared.changed.notify_all();
         }
         if let Some(answers) = &mut pending.answers
             && answers.hear(line)
         {
-            self.0.changed.notify_all();
+            self.shared.changed.notify_all();
         }
-    }
-
-    /// What rungs of NMIs have come to, but for the first `known`: waits a moment if there is nothing yet. Whether the machine
-    /// has ended, too.
-    pub fn rungs(&self, known: usize) -> (Vec<Rung>, bool) {
-        let is_waiting =
-            |pending: &mut Pending| pending.nmis.rungs.len() <= known && !pending.is_over;
-        let pending = lock(&self.0.pending);
-        let waited = self
-            .0
-            .changed
-            .wait_timeout_while(pending, REPEAT, is_waiting);
-        let pending = waited.unwrap_or_else(PoisonError::into_inner).0;
-        let rungs = pending.nmis.rungs.iter().skip(known).cloned();
-        (rungs.collect(), pending.is_over)
-    }
-
-    /// How many rungs have come to something.
-    pub fn known_rungs(&self) -> usize {
-        lock(&self.0.pending).nmis.rungs.len()
-    }
-
-    /// How each vCPU of a VM was when it was last put on record without being asked, which is before an NMI.
-    pub fn recorded(&self, vm: u64) -> BTreeMap<u8, VcpuAnswer> {
-        let pending = lock(&self.0.pending);
-        let of_vm = pending
-            .nmis
-            .recorded
-            .iter()
-            .filter(|((of, _), _)| *of == vm);
-        of_vm
-            .map(|(&(_, vcpu), answer)| (vcpu, answer.clone()))
-            .collect()
     }
 
     /// All that the guest writes from now on, until the machine ends.
     pub fn listen(&self) -> Listener {
         let (sender, said) = sync_channel(WAITING);
-        lock(&self.0.pending).listening += 1;
-        lock(&self.0.listeners).push(sender);
+        lock(&self.shared.pending).listening += 1;
+        lock(&self.shared.listeners).push((self.vm, sender));
         Listener {
             said,
             operator: self.clone(),
         }
     }
 
-    /// Takes notice of what the guest has written.
-    pub fn hear_guest(&self, bytes: &[u8]) {
-        let mut listeners = lock(&self.0.listeners);
-        listeners.retain(|listener| listener.try_send(bytes.to_vec()).is_ok());
+    /// Takes notice of what guest `vm` has written.
+    pub fn hear_guest(&self, vm: u8, bytes: &[u8]) {
+        let mut listeners = lock(&self.shared.listeners);
+        let keeps_up = |listener: &SyncSender<Vec<u8>>| listener.try_send(bytes.to_vec()).is_ok();
+        listeners.retain(|(whose, listener)| *whose != vm || keeps_up(listener));
+    }
+
+    /// Whether the machine has ended.
+    pub fn is_over(&self) -> bool {
+        lock(&self.shared.pending).is_over
     }
 
     /// The machine has ended: nobody waits any more. Who listens may take a moment to show the last of it.
     pub fn end(&self) {
-        lock(&self.0.listeners).clear();
-        let mut pending = lock(&self.0.pending);
+        lock(&self.shared.listeners).clear();
+        let mut pending = lock(&self.shared.pending);
         pending.is_over = true;
-        self.0.changed.notify_all();
+        self.shared.changed.notify_all();
         let is_heard = |pending: &mut Pending| pending.listening > 0;
-        let changed = &self.0.changed;
+        let changed = &self.shared.changed;
         // One that takes nothing any more keeps nobody.
         let _ = changed.wait_timeout_while(pending, LAST_WORDS, is_heard);
     }
 
     fn write(&self, bytes: &[u8]) -> Result<()> {
-        send(&mut lock(&self.0.input).line, bytes)
+        send(&mut lock(&self.shared.input).line, bytes)
     }
 }
 

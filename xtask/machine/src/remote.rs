@@ -75,7 +75,7 @@ impl Remote {
     pub fn hear(&mut self, bytes: &[u8]) {
         for part in self.splitter.push(bytes) {
             match part {
-                Part::Guest { bytes, .. } => self.operator.hear_guest(&bytes),
+                Part::Guest { vm, bytes } => self.operator.hear_guest(vm, &bytes),
                 Part::Line(line) => self.operator.hear(&line),
             }
         }

@@ -1,16 +1,15 @@
 //! `ctl console`: the guest's console, beside the terminal of the run.
 
 use std::io::{self, Read, Write};
-use std::path::Path;
 
 use anyhow::{Context, Result};
-use machine::control::Client;
+use machine::control::Address;
 
 use crate::terminal::{Escape, Terminal};
 
 /// Shows what the guest writes and types to it, until the machine ends or the user leaves.
-pub fn show(path: &Path) -> Result<()> {
-    let (mut said, mut keyboard) = Client::connect(path)?.console()?;
+pub fn show(address: &Address) -> Result<()> {
+    let (mut said, mut keyboard) = address.connect()?.console()?;
     let terminal = Terminal::take()?;
     let is_raw = terminal.is_raw();
     if is_raw {

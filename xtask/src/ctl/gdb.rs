@@ -6,11 +6,11 @@ mod packet;
 use std::fmt::Write;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use introspection::memory::Cached;
 use introspection::translation::Regime;
+use machine::control::Address;
 use supervisor::AtEnd;
 
 use super::guest::{BLOCK, Guest, Vcpu};
@@ -22,7 +22,7 @@ const REGISTERS: usize = 34;
 const CPSR: usize = 33;
 
 /// Serves debuggers of this host, one after the other, until a signal ends us.
-pub fn serve(path: PathBuf, port: u16) -> Result<()> {
+pub fn serve(address: &Address, port: u16) -> Result<()> {
     let listener = match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
         Ok(listener) => listener,
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
@@ -32,7 +32,7 @@ pub fn serve(path: PathBuf, port: u16) -> Result<()> {
     };
     let port = listener.local_addr()?.port();
     // Somebody has to be there; and what takes long is done before gdb waits for it, which it does for some seconds.
-    let mut guest = Guest::of(path.clone())?;
+    let mut guest = Guest::of(address.clone())?;
     guest.status()?;
     if let Err(error) = guest.vmcoreinfo() {
         eprintln!("xtask: where the guest's kernel is stays unknown: {error:#}");
@@ -41,7 +41,7 @@ pub fn serve(path: PathBuf, port: u16) -> Result<()> {
     for stream in listener.incoming() {
         let stream = stream.context("no debugger can come any more")?;
         stream.set_nodelay(true)?;
-        let guest = Guest::of(path.clone())?;
+        let guest = Guest::of(address.clone())?;
         // Whoever hangs up in the middle leaves the guest running, too.
         if let Err(error) = Server::of(guest)?.talk(stream) {
             eprintln!("xtask: the debugger is gone: {error:#}");

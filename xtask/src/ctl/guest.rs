@@ -1,7 +1,5 @@
 //! The guest's memory, through the control socket.
 
-use std::path::PathBuf;
-
 use anyhow::{Context, Result, ensure};
 use introspection::linux::Kernel;
 use introspection::memory::{Cached, Memory};
@@ -12,7 +10,7 @@ use serde_json::{Value, json};
 use super::shown;
 use supervisor::AtEnd;
 
-use machine::control::Client;
+use machine::control::{Address, Client};
 
 /// So much is read at a time at least: over a line of 115200 baud 256 bytes take some 50 ms.
 pub const BLOCK: u64 = 256;
@@ -58,8 +56,8 @@ impl Vcpu {
 /// A guest.
 pub struct Guest {
     client: Client,
-    /// Where its socket is.
-    path: PathBuf,
+    /// Where it is reached.
+    address: Address,
 }
 
 impl Memory for Guest {
@@ -72,10 +70,10 @@ impl Memory for Guest {
 }
 
 impl Guest {
-    /// Behind the socket at `path`.
-    pub fn of(path: PathBuf) -> Result<Self> {
-        let client = Client::connect(&path)?;
-        Ok(Self { client, path })
+    /// The one at `address`.
+    pub fn of(address: Address) -> Result<Self> {
+        let client = address.connect()?;
+        Ok(Self { client, address })
     }
 
     /// Its memory, read once each.
@@ -147,10 +145,10 @@ impl Guest {
         if self.client.execute("stop", json!({})).is_err() {
             return Ok(None);
         }
-        let path = self.path.clone();
+        let address = self.address.clone();
         Ok(Some(supervisor::at_end(move || {
             // Whoever has switched the machine off needs no thaw.
-            if let Ok(mut client) = Client::connect(&path) {
+            if let Ok(mut client) = address.connect() {
                 let _ = client.execute("cont", json!({}));
             }
         })))

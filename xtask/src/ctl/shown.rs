@@ -6,9 +6,18 @@ use serde_json::Value;
 
 /// A line for the VM and one for each vCPU.
 pub fn status(told: &Value) -> String {
+    lines("the guest", told)
+}
+
+/// The same of one of several guests.
+pub fn status_of(name: &str, told: &Value) -> String {
+    lines(&format!("the guest {name}"), told)
+}
+
+fn lines(whose: &str, told: &Value) -> String {
     let vm = &told["vm"];
     let mut text = format!(
-        "the guest is {}, with {} vCPUs\n",
+        "{whose} is {}, with {} vCPUs\n",
         vm["state"].as_str().unwrap_or("?"),
         vm["vcpus"]
     );

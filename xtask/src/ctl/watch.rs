@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write, stdout};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::shown;
-use machine::control::Client;
+use machine::control::Address;
 
 /// How often, and how many times; without end if it is not said.
 pub struct Pace {
@@ -20,8 +19,8 @@ pub struct Pace {
 }
 
 /// Shows a table that is drawn anew on a terminal, and elsewhere a line for each change, until the machine ends.
-pub fn watch(path: PathBuf, pace: &Pace, json: bool) -> Result<()> {
-    let mut client = Client::connect(&path)?;
+pub fn watch(address: &Address, pace: &Pace, json: bool) -> Result<()> {
+    let mut client = address.connect()?;
     let redraws = stdout().is_terminal() && !json;
     let began = Instant::now();
     let (mut seen, mut drawn, mut looks) = (Seen::default(), 0, 0);

@@ -1,5 +1,7 @@
 //! Several guests on one machine, as a user starts them: each passes every test that it passes alone, while the other does.
 
+mod reached;
+
 use std::fs;
 use std::path::Path;
 
@@ -38,7 +40,8 @@ const REFUSED: &str = "several/devices-that-cannot-be-mediated-are-named";
 
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    [SUITES, TAKEN, LOST, PI, HOSTILE, DISKS, REFUSED, LINUX].into_iter()
+    let own = [SUITES, TAKEN, LOST, PI, HOSTILE, DISKS, REFUSED, LINUX].into_iter();
+    own.chain(reached::NAMES)
 }
 
 /// Runs them.
@@ -53,6 +56,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     if ledger.names("several/linux") {
         ledger.check(LINUX, || linux(workshop));
     }
+    reached::run(workshop, ledger);
 }
 
 /// A guest of these CPUs that runs all tests that share a boot.

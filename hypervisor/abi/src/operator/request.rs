@@ -7,8 +7,10 @@ use super::Crc;
 /// What the hypervisor is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
-    /// How many more bytes for the guest can be taken in.
+    /// How many more bytes for the VM's guest can be taken in.
     Room,
+    /// Bytes are typed to it. What finds no room is lost.
+    Type,
     /// How the VM is, and each of its vCPUs.
     Status,
     /// The registers of a vCPU.
@@ -31,8 +33,9 @@ pub enum Verb {
 
 impl Verb {
     /// All of them, by the letter that stands for each.
-    pub const ALL: [(u8, Self); 10] = [
+    pub const ALL: [(u8, Self); 11] = [
         (b'?', Self::Room),
+        (b'i', Self::Type),
         (b's', Self::Status),
         (b'r', Self::Registers),
         (b'm', Self::Memory),
@@ -75,6 +78,8 @@ pub struct Request {
     pub span: Span,
     /// The event of [`Verb::Raise`]; 0 in any other.
     pub event: u32,
+    /// What [`Verb::Type`] types; nothing in any other.
+    pub typed: Typed,
 }
 
 /// A part of a guest's memory.
@@ -86,6 +91,39 @@ pub struct Span {
     pub length: u16,
 }
 
+/// So many bytes are typed by one request at most.
+pub const MOST_TYPED: usize = 20;
+
+/// What is typed to a guest at a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Typed {
+    bytes: [u8; MOST_TYPED],
+    length: u8,
+}
+
+impl Typed {
+    /// Nothing.
+    pub const NONE: Self = Self {
+        bytes: [0; MOST_TYPED],
+        length: 0,
+    };
+
+    /// The first of `bytes`, as many as go into one request.
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut typed = Self::default();
+        for (slot, byte) in typed.bytes.iter_mut().zip(bytes) {
+            *slot = *byte;
+            typed.length += 1;
+        }
+        typed
+    }
+
+    /// They.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length.into()).unwrap_or_default()
+    }
+}
+
 /// So many bytes are read at a time at most: the answer takes a pCPU 100 ms at 115200 baud.
 pub const MOST: u16 = 768;
 
@@ -94,6 +132,19 @@ pub const MOST: u16 = 768;
 pub struct NotARequest;
 
 impl Request {
+    /// One that has neither memory, an event nor bytes.
+    pub const fn new(id: u32, verb: Verb, vm: u8, vcpu: u8) -> Self {
+        Self {
+            id,
+            verb,
+            vm,
+            vcpu,
+            span: Span { ipa: 0, length: 0 },
+            event: 0,
+            typed: Typed::NONE,
+        }
+    }
+
     /// Reads the text between `@` and LF.
     pub fn parse(text: &[u8]) -> Result<Self, NotARequest> {
         let mut words = Words(text);
@@ -105,7 +156,10 @@ impl Request {
         let &(_, verb) = known.ok_or(NotARequest)?;
         let vm = words.number()?;
         let (mut vcpu, mut span, mut event) = (0, Span::default(), 0);
-        if verb == Verb::Memory {
+        let mut typed = Typed::default();
+        if verb == Verb::Type {
+            typed = words.typed()?;
+        } else if verb == Verb::Memory {
             span.length = words.number()?;
             span.ipa = words.number()?;
             if !(1..=MOST).contains(&span.length) {
@@ -130,6 +184,7 @@ impl Request {
             vcpu,
             span,
             event,
+            typed,
         })
     }
 }
@@ -156,6 +211,12 @@ impl Request {
                 write!(to, "{length:x} {ipa:x} ")
             }
             Verb::Raise => write!(to, "{vcpu:x} {:x} ", self.event),
+            Verb::Type => {
+                for byte in self.typed.bytes() {
+                    write!(to, "{byte:02x}")?;
+                }
+                to.write_char(' ')
+            }
             _ => write!(to, "{vcpu:x} "),
         }
     }
@@ -181,12 +242,29 @@ impl<'a> Words<'a> {
 
     fn number<N: TryFrom<u64>>(&mut self) -> Result<N, NotARequest> {
         let word = self.next().ok_or(NotARequest)?;
-        let digits = core::str::from_utf8(word).map_err(|_| NotARequest)?;
-        // A sign is no digit of ours.
-        if digits.starts_with('+') {
+        N::try_from(number(word)?).map_err(|_| NotARequest)
+    }
+
+    /// At least one byte, and no more than there is room for.
+    fn typed(&mut self) -> Result<Typed, NotARequest> {
+        let word = self.next().ok_or(NotARequest)?;
+        let mut typed = Typed::default();
+        if word.is_empty() || word.len() > 2 * MOST_TYPED || !word.len().is_multiple_of(2) {
             return Err(NotARequest);
         }
-        let number = u64::from_str_radix(digits, 16).map_err(|_| NotARequest)?;
-        N::try_from(number).map_err(|_| NotARequest)
+        for (slot, digits) in typed.bytes.iter_mut().zip(word.chunks(2)) {
+            *slot = number(digits)? as u8;
+            typed.length += 1;
+        }
+        Ok(typed)
     }
+}
+
+fn number(word: &[u8]) -> Result<u64, NotARequest> {
+    let digits = core::str::from_utf8(word).map_err(|_| NotARequest)?;
+    // A sign is no digit of ours.
+    if digits.starts_with('+') {
+        return Err(NotARequest);
+    }
+    u64::from_str_radix(digits, 16).map_err(|_| NotARequest)
 }

@@ -27,7 +27,6 @@ pub struct Left<'m> {
     pub devices: Vec<&'m Device>,
     /// Those that are mediated: none in a page of theirs can be shown to a guest.
     pub mediated: Vec<&'m Device>,
-    pub input: Option<u32>,
     pub is_only: bool,
 }
 
@@ -81,7 +80,6 @@ impl<'m> Left<'m> {
             seeding: None,
             uart: self.machine.shown.base,
             uart_intid: self.machine.shown.intid,
-            input: None,
             distributor: self.machine.gic.distributor(),
             redistributors: gic::redistributors(&self.machine.gic, &whose, vcpus)?,
             cpu_interface: gic::cpu_interface(&self.machine.gic, &whose, vcpus)?,

@@ -7,7 +7,7 @@ use super::{Answer, End, GuestMap, Pcpu, Shared, VcpuLoop};
 use crate::flash::Array;
 use crate::id::{IntId, VcpuId, VmId};
 use crate::mailbox::Requests;
-use crate::operator::Asked;
+use crate::operator::Came;
 use crate::pl011::Image;
 use crate::psci::Endian;
 use crate::regs::GuestRegs;
@@ -132,8 +132,6 @@ pub trait Hardware: Pcpu + Array + virtio::queue::Memory {
     fn regime(&self) -> Regime;
     /// The instruction at `pc` as EL1 would read it; none if EL1 could not, or it is not memory of the guest's.
     fn instruction(&self, pc: u64) -> Option<u32>;
-    /// Reads the guest's RAM at `ipa`, all of which is RAM, as it is at the moment.
-    fn read_ram(&self, ipa: u64, to: &mut [u8]);
     /// Sets SP_EL1 or SP_EL0.
     fn set_stack_pointer(&mut self, is_el1: bool, value: u64);
 
@@ -141,10 +139,8 @@ pub trait Hardware: Pcpu + Array + virtio::queue::Memory {
     fn answer_trng(&mut self, call: trng::Call, regs: &mut GuestRegs);
     /// Writes a byte to the machine's console.
     fn transmit(&mut self, byte: u8);
-    /// Takes in what the machine's console has received, up to the next request of the operator's or to the end.
-    fn next_request(&mut self) -> Option<Asked>;
-    /// Takes a byte that was typed for the guest, of what was taken in.
-    fn receive(&mut self) -> Option<u8>;
+    /// Takes in a byte that the machine's console has received, if it has.
+    fn receive(&mut self) -> Option<Came>;
     /// Tells the operator.
     fn answer(&mut self, answer: Answer<'_>);
     /// The guest takes a virtual SError that says that the operator wanted it, as soon as PSTATE.A allows.
@@ -161,7 +157,7 @@ pub trait Hardware: Pcpu + Array + virtio::queue::Memory {
 
 /// The VM that a vCPU belongs to, as the vCPU's own pCPU reaches it. Lock order: the VM's, then those of its virtual GIC
 /// ([`Parts`]).
-pub trait Vm: Parts {
+pub trait Vm: Parts + Sized {
     /// The lock on what the vCPUs share, while it is held.
     type Guard<'a>: DerefMut<Target = Shared>
     where
@@ -179,6 +175,9 @@ pub trait Vm: Parts {
     fn mediator(&self, number: usize) -> Option<Self::Mediator<'_>>;
     /// Its number.
     fn id(&self) -> VmId;
+    /// The VM of this number, of any on this machine, if there is one: to be looked at and asked. It has no mailbox that is the
+    /// caller's own.
+    fn peer(&self, id: VmId) -> Option<Self>;
     /// What the VM looks like to its guest.
     fn map(&self) -> &GuestMap;
     /// Posts requests to a vCPU and rings its pCPU. What does not exist is not asked.
@@ -198,6 +197,9 @@ pub trait Vm: Parts {
     fn post_question(&self, vcpu: VcpuId, word: u64);
     /// Takes that word; 0 if there is none.
     fn take_question(&self, me: VcpuId) -> u64;
+
+    /// Reads the guest's RAM at `ipa`, all of which is RAM, as it is at the moment.
+    fn read_ram(&self, ipa: u64, to: &mut [u8]);
 
     /// A vCPU ends the VM: says so.
     fn announce(&self, end: End);

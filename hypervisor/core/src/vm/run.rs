@@ -51,8 +51,6 @@ pub struct VcpuLoop<V, C> {
     /// What the short way has left to do, when the guest has been left.
     rest: Rest,
     vcpu: Vcpu,
-    /// The operator wants this vCPU to end the VM.
-    end_asked: Option<End>,
     /// The watchdog over this vCPU, if the guest has one.
     watch: Option<Watch>,
     /// The NMI that this vCPU has had and that has come to nothing yet.
@@ -70,7 +68,6 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             cpu,
             rest: Rest::Events,
             vcpu,
-            end_asked: None,
             ladder: None,
         };
         this.vcpu.move_to(&this.cpu);

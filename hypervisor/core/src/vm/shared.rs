@@ -13,6 +13,7 @@ use hv_abi::sdei::{Call, Status};
 use super::{Deferred, End, GuestMap, Hardware, Life, Vcpu};
 use crate::flash::Flash;
 use crate::id::{IntId, VcpuId, VcpuSet};
+use crate::operator::TypeAhead;
 use crate::pl011::{Pl011, Window};
 use crate::psci::{self, Decision, Endian, Power, Reclaim, Start};
 use crate::regs::GuestRegs;
@@ -109,8 +110,12 @@ pub struct Shared {
     uart_line: bool,
     /// The emulated UART is full, and typed bytes wait until the guest has read.
     is_input_held: bool,
+    /// What was typed to the guest and is not in its UART.
+    pub typed: TypeAhead,
     /// The operator has paused the VM: no vCPU enters its guest.
     pub is_paused: bool,
+    /// The operator wants the VM to end so: the first vCPU that looks does it.
+    pub end_asked: Option<End>,
     /// Where vCPUs that were switched on begin.
     starts: Vec<Option<Start>>,
     /// The guest's flash, if it has one.
@@ -153,7 +158,9 @@ impl Shared {
             uart_intid: config.uart_intid,
             uart_line: false,
             is_input_held: false,
+            typed: TypeAhead::new(),
             is_paused: false,
+            end_asked: None,
             starts: (0..config.vcpus).map(|_| None).collect(),
             flash: (config.flash != 0).then(|| Flash::new(config.flash)),
             told: 0,
@@ -374,6 +381,7 @@ impl Shared {
         let change = self.uart_window.reset();
         self.change_uart_page(change, cpu);
         self.is_paused = false;
+        self.end_asked = None;
         for intid in self.shared_events.reset(board) {
             vgic::unbind(gic, intid);
         }

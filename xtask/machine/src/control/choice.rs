@@ -33,17 +33,10 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    use hv_abi::operator::{Request, Span, Verb};
+    use hv_abi::operator::{Request, Verb};
 
     fn status(vcpus: &[(&str, u64)]) -> Answers {
-        let request = Request {
-            id: 0,
-            verb: Verb::Status,
-            vm: 0,
-            vcpu: 0,
-            span: Span::default(),
-            event: 0,
-        };
+        let request = Request::new(0, Verb::Status, 0, 0);
         let mut answers = Answers::to(request);
         for (n, (state, pstate)) in (0..).zip(vcpus) {
             let answer = VcpuAnswer {

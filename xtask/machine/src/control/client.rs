@@ -14,6 +14,26 @@ use super::NAME;
 /// So many bytes of memory are asked for at a time.
 const PART: usize = 64 << 10;
 
+/// Where a guest is reached.
+#[derive(Clone, Debug)]
+pub struct Address {
+    /// The machine's socket.
+    pub path: PathBuf,
+    /// The guest's name or number; the socket's own without.
+    pub guest: Option<String>,
+}
+
+impl Address {
+    /// To that guest.
+    pub fn connect(&self) -> Result<Client> {
+        let mut client = Client::connect(&self.path)?;
+        if let Some(guest) = &self.guest {
+            client.choose(guest)?;
+        }
+        Ok(client)
+    }
+}
+
 /// A connection.
 pub struct Client {
     stream: BufReader<UnixStream>,
@@ -64,6 +84,30 @@ impl Client {
                 )
             }
         }
+    }
+
+    /// From here on all commands are about this guest.
+    pub fn choose(&mut self, guest: &str) -> Result<()> {
+        self.choose_by(guest.into())
+    }
+
+    /// The same by its number, whatever others are called.
+    pub fn choose_number(&mut self, number: usize) -> Result<()> {
+        self.choose_by(number.into())
+    }
+
+    fn choose_by(&mut self, guest: Value) -> Result<()> {
+        let arguments = json!({ "guest": guest });
+        self.execute("x-halligan-guest", arguments).map(|_| ())
+    }
+
+    /// The names of all guests, by number.
+    pub fn guests(&mut self) -> Result<Vec<String>> {
+        let told = self.execute("x-halligan-guests", json!({}))?;
+        let all = told.as_array().context("that is no answer")?.iter();
+        let name = |guest: &Value| guest["name"].as_str().map(str::to_owned);
+        all.map(|guest| name(guest).context("that is no answer"))
+            .collect()
     }
 
     /// Executes a command; what it returns.

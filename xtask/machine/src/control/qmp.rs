@@ -20,7 +20,7 @@ pub fn greeting() -> Value {
 }
 
 /// All commands.
-const COMMANDS: [&str; 24] = [
+const COMMANDS: [&str; 26] = [
     "qmp_capabilities",
     "query-commands",
     "query-version",
@@ -36,6 +36,8 @@ const COMMANDS: [&str; 24] = [
     "dump-guest-memory",
     "human-monitor-command",
     "quit",
+    "x-halligan-guests",
+    "x-halligan-guest",
     "x-halligan-status",
     "x-halligan-registers",
     "x-halligan-read",
@@ -54,7 +56,7 @@ pub fn opens_console(line: &str) -> bool {
 }
 
 /// What is answered to `line`.
-pub fn answer(line: &str, operator: &Operator, files: &mut Files) -> Value {
+pub fn answer(line: &str, operator: &mut Operator, files: &mut Files) -> Value {
     let command: Value = match serde_json::from_str(line) {
         Ok(command) => command,
         Err(error) => return failed("GenericError", &format!("that is no JSON: {error}"), None),
@@ -85,7 +87,12 @@ fn with_id(mut value: Value, id: Option<Value>) -> Value {
     value
 }
 
-fn execute(name: &str, arguments: &Value, operator: &Operator, files: &mut Files) -> Result<Value> {
+fn execute(
+    name: &str,
+    arguments: &Value,
+    operator: &mut Operator,
+    files: &mut Files,
+) -> Result<Value> {
     let none = || json!({});
     Ok(match name {
         "query-commands" => COMMANDS
@@ -129,6 +136,19 @@ fn execute(name: &str, arguments: &Value, operator: &Operator, files: &mut Files
         "inject-nmi" => {
             nmi(None, operator)?;
             none()
+        }
+        "x-halligan-guests" => {
+            let guests = operator.guests().into_iter();
+            let one = |(vm, name): (u8, String)| json!({ "guest": vm, "name": name });
+            guests.map(one).collect()
+        }
+        "x-halligan-guest" => {
+            *operator = match arguments.get("guest") {
+                Some(Value::String(name)) => operator.find(name)?,
+                Some(Value::Number(number)) => operator.numbered(number.as_u64())?,
+                _ => bail!("say which guest: {{\"guest\": \"main\"}}, or its number"),
+            };
+            json!({ "guest": operator.vm(), "name": operator.name() })
         }
         "x-halligan-nmi" => nmi(vcpu(arguments)?, operator)?,
         "x-halligan-rungs" => rungs(arguments, operator)?,

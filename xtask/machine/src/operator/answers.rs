@@ -185,7 +185,7 @@ impl Answers {
             Verb::Memory => return false,
             Verb::Status | Verb::Freeze | Verb::Thaw => vm.vcpus as usize,
             Verb::Registers | Verb::Nmi | Verb::Raise => 1,
-            Verb::Room | Verb::Reset | Verb::Off => 0,
+            Verb::Room | Verb::Type | Verb::Reset | Verb::Off => 0,
         };
         self.vcpus.len() >= expected
     }
@@ -203,6 +203,9 @@ impl Answers {
             Some("refused") => bail!(
                 "the hypervisor refuses that: operator=read or operator=off stands in its bundle or on its command line"
             ),
+            Some("unknown") if vm.vcpus == 0 => {
+                bail!("there is no guest {}", self.request.vm)
+            }
             Some("unknown") if u32::from(self.request.vcpu) < vm.vcpus => bail!(
                 "the guest's configuration has no SDEI event {:#x}; `events` of a guest file defines them",
                 self.request.event
@@ -225,7 +228,7 @@ impl Answers {
             Verb::Registers | Verb::Nmi | Verb::Raise => {
                 [self.request.vcpu].into_iter().filter(is_missing).collect()
             }
-            Verb::Room | Verb::Memory | Verb::Reset | Verb::Off => Vec::new(),
+            Verb::Room | Verb::Type | Verb::Memory | Verb::Reset | Verb::Off => Vec::new(),
         }
     }
 }

@@ -1,11 +1,13 @@
 //! What NMIs come to, rung by rung, and how each vCPU was when the last one began.
 
 use std::collections::BTreeMap;
+use std::sync::PoisonError;
 
 use anyhow::Result;
 use serde::Serialize;
 
 use super::answers::{VcpuAnswer, unasked};
+use super::{Operator, Pending, REPEAT, lock};
 use crate::console::{Line, Record};
 
 /// What a rung has come to.
@@ -99,5 +101,38 @@ impl Heard {
         let is_new = rung.is_some() && self.rungs.len() < MOST;
         self.rungs.extend(rung.filter(|_| is_new));
         is_new
+    }
+}
+
+impl Operator {
+    /// What rungs of NMIs have come to, but for the first `known`: waits a moment if there is nothing yet. Whether the machine
+    /// has ended, too.
+    pub fn rungs(&self, known: usize) -> (Vec<Rung>, bool) {
+        let is_waiting =
+            |pending: &mut Pending| pending.nmis.rungs.len() <= known && !pending.is_over;
+        let pending = lock(&self.shared.pending);
+        let changed = &self.shared.changed;
+        let waited = changed.wait_timeout_while(pending, REPEAT, is_waiting);
+        let pending = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let rungs = pending.nmis.rungs.iter().skip(known).cloned();
+        (rungs.collect(), pending.is_over)
+    }
+
+    /// How many rungs have come to something.
+    pub fn known_rungs(&self) -> usize {
+        lock(&self.shared.pending).nmis.rungs.len()
+    }
+
+    /// How each vCPU of a VM was when it was last put on record without being asked, which is before an NMI.
+    pub fn recorded(&self, vm: u64) -> BTreeMap<u8, VcpuAnswer> {
+        let pending = lock(&self.shared.pending);
+        let of_vm = pending
+            .nmis
+            .recorded
+            .iter()
+            .filter(|((of, _), _)| *of == vm);
+        of_vm
+            .map(|(&(_, vcpu), answer)| (vcpu, answer.clone()))
+            .collect()
     }
 }

@@ -223,6 +223,72 @@ fn typed_bytes_never_exceed_the_room_there_is() {
 }
 
 #[test]
+fn of_several_guests_each_gets_what_is_typed_to_it_by_requests() {
+    let (done, came) = channel();
+    let mut held: BTreeMap<u8, Vec<u8>> = BTreeMap::new();
+    let (mut turn, mut seen) = (0, 0);
+    let operator = operator(move |operator, input| {
+        let Input::Request(request) = input else {
+            panic!("{input:?}")
+        };
+        turn += 1;
+        // The first time each third request, or its answer, is lost.
+        let bytes = held.entry(request.vm).or_default();
+        let is_new = seen != request.id;
+        if turn % 3 == 0 && is_new {
+            return;
+        }
+        if request.verb == Verb::Type && is_new {
+            bytes.extend(request.typed.bytes());
+            assert!(bytes.len() <= 30, "more than there is room for");
+        }
+        seen = request.id;
+        let (vm, id, room) = (request.vm, request.id, 30 - bytes.len());
+        // Who asks how much room there is finds that the guest has read it.
+        if request.verb == Verb::Room {
+            done.send((vm, std::mem::take(bytes))).unwrap();
+        }
+        operator.hear(&sealed(&format!(
+            "@answer id={id:#x} vm={vm} vcpus=1 state=running room={room}"
+        )));
+    });
+    operator.hear(&Line::parse("[    0.100000 p0] @ready vms=2"));
+    let text: Vec<u8> = (0..70).collect();
+    for vm in [1, 0] {
+        operator.of(vm).type_bytes(&text).unwrap();
+        operator.of(vm).ask(Verb::Room, 0).unwrap();
+        let mut read = Vec::new();
+        while let Ok((whose, bytes)) = came.try_recv() {
+            assert_eq!(whose, vm);
+            read.extend(bytes);
+        }
+        assert_eq!(read, text);
+    }
+}
+
+#[test]
+fn guests_are_found_by_name_and_by_number() {
+    let operator = Operator::new(Vec::new(), false);
+    operator.hear(&Line::parse(
+        "[    0.1 p0] vm1 (other): 2 vCPUs, 512 MiB of memory at 0x40000000, SDEI on",
+    ));
+    operator.hear(&Line::parse("[    0.100000 p0] @ready vms=3"));
+    let found = |guest| operator.find(guest).map(|found| found.vm()).ok();
+    assert_eq!(
+        [found("other"), found("1"), found("vm0"), found("2")],
+        [Some(1), Some(1), Some(0), Some(2)]
+    );
+    let error = operator.find("3").err().map(|error| error.to_string());
+    let expected = "there is no guest `3`; there are vm0 (0), other (1) and vm2 (2)";
+    assert_eq!(error.as_deref(), Some(expected));
+    assert_eq!(operator.of(1).ram(), [(0x4000_0000, 512 << 20)]);
+    assert_eq!(
+        (operator.ram(), operator.of(1).name()),
+        (vec![], "other".to_owned())
+    );
+}
+
+#[test]
 fn on_the_bare_machine_bytes_go_as_they_are_and_nobody_is_asked() {
     let (sender, bytes) = channel();
     let operator = Operator::new(Wire(sender), true);
@@ -237,12 +303,12 @@ fn what_the_guest_writes_is_heard_by_all_who_keep_up() {
     let (first, slow, gone) = (operator.listen(), operator.listen(), operator.listen());
     drop(gone);
     for listener in [&first, &slow] {
-        operator.hear_guest(b"a");
+        operator.hear_guest(0, b"a");
         assert_eq!(listener.next().unwrap(), b"a");
     }
     assert_eq!(first.next().unwrap(), b"a");
     for _ in 0..=WAITING {
-        operator.hear_guest(b"b");
+        operator.hear_guest(0, b"b");
         assert_eq!(first.next().unwrap(), b"b");
     }
     // What it has not taken comes still, and nothing after that.
@@ -250,10 +316,10 @@ fn what_the_guest_writes_is_heard_by_all_who_keep_up() {
     assert_eq!(left, WAITING, "it is let go");
     drop(slow);
     let shows = std::thread::spawn(move || std::iter::from_fn(|| first.next()).count());
-    operator.hear_guest(b"last");
+    operator.hear_guest(0, b"last");
     operator.end();
     assert_eq!(
-        lock(&operator.0.pending).listening,
+        lock(&operator.shared.pending).listening,
         0,
         "its last words are shown"
     );

@@ -1,5 +1,6 @@
 //! Machines in runs of their own, and what is told of them.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::test::own;
 use debian::paths;
-use machine::control::{self, Client};
+use machine::control::{self, Address, Client};
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 
@@ -30,9 +31,7 @@ impl Boot {
         code: &[u32],
         arguments: &[&str],
     ) -> Result<Self> {
-        let kernel = workshop.output(&format!("operator-{name}.bin"))?;
-        let bytes: Vec<u8> = code.iter().flat_map(|word| word.to_le_bytes()).collect();
-        paths::write_if_new(&kernel, &bytes)?;
+        let kernel = program(workshop, name, code)?;
         let timeout: &[&str] = match arguments.contains(&"--timeout") {
             true => &[],
             false => &["--timeout", "120"],
@@ -59,10 +58,69 @@ impl Boot {
         })
     }
 
+    /// A machine with several guests, each with its name, keys of a guest file, and a program. Its terminal is `terminal`, if it is to
+    /// have one.
+    pub fn of_guests(
+        workshop: &Workshop,
+        guests: &[(&str, &str, &[u32])],
+        (terminal, arguments): (Option<OwnedFd>, &[&str]),
+    ) -> Result<Self> {
+        let mut text = "timeout = 120\n".to_owned();
+        for (name, keys, code) in guests {
+            let kernel = program(workshop, name, code)?;
+            let kernel = kernel.display();
+            text += &format!(
+                "[[guest]]\nname = \"{name}\"\nkernel = \"{kernel}\"\nmemory = \"64M\"\n{keys}\n"
+            );
+        }
+        let folder = RunDir::create(None)?;
+        let file = folder.file("guests.toml");
+        std::fs::write(&file, text)?;
+        let socket = folder.file(control::NAME);
+        let mut command = own::xtask()?;
+        command.args(["run", "--guest"]).arg(file);
+        command.arg("--control").arg(&socket).args(arguments);
+        match terminal {
+            Some(terminal) => {
+                command.stdin(terminal.try_clone()?);
+                command.stdout(terminal.try_clone()?).stderr(terminal);
+            }
+            None => {
+                command.stdin(Stdio::piped());
+                command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            }
+        }
+        let run = command.spawn().context("cannot run xtask")?;
+        Ok(Self {
+            run: Some(run),
+            socket,
+            folder,
+        })
+    }
+
     /// The hypervisor answers, and the guest has been started.
     pub fn client(&mut self) -> Result<Client> {
         self.status(|status| vcpu(status, 0)["state"] == "on")?;
         Client::connect(&self.socket)
+    }
+
+    /// The guest of this name or number has been started, as one of several.
+    pub fn client_of(&mut self, guest: &str) -> Result<Client> {
+        // The hypervisor listens.
+        self.status(|_| true)?;
+        let address = Address {
+            path: self.socket.clone(),
+            guest: Some(guest.to_owned()),
+        };
+        let until = Instant::now() + LIMIT;
+        loop {
+            let mut client = address.connect()?;
+            let status = client.execute("x-halligan-status", json!({}))?;
+            if vcpu(&status, 0)["state"] == "on" {
+                return Ok(client);
+            }
+            ensure!(Instant::now() < until, "{guest} never starts: {status}");
+        }
     }
 
     /// What the hypervisor answers as soon as it does, and that is as said.
@@ -113,6 +171,14 @@ impl Drop for Boot {
             let _ = run.wait();
         }
     }
+}
+
+/// A guest of these instructions, in a file.
+fn program(workshop: &Workshop, name: &str, code: &[u32]) -> Result<PathBuf> {
+    let kernel = workshop.output(&format!("operator-{name}.bin"))?;
+    let bytes: Vec<u8> = code.iter().flat_map(|word| word.to_le_bytes()).collect();
+    paths::write_if_new(&kernel, &bytes)?;
+    Ok(kernel)
 }
 
 /// What is told of a vCPU.

@@ -1,16 +1,16 @@
 //! What comes over the console's line: typed bytes go to the guest, and requests of the operator are done.
 //!
-//! The pCPU that takes the console's interrupt does what concerns the VM. What concerns a vCPU is done, and answered, on that
+//! The pCPU that takes the console's interrupt does what concerns a VM, whichever its own vCPU is of. What concerns a vCPU is done, and answered, on that
 //! vCPU's own pCPU, so nobody waits for anybody: a pCPU that does not answer is known by that.
 
-use hv_abi::operator::{MOST, Request, Span, Verb};
+use hv_abi::operator::{MOST, Request, Span, Typed, Verb};
 use hv_abi::watchdog::Act;
 
 use super::{Leave, VcpuLoop};
 use crate::id::{VcpuId, VcpuSet, VmId};
 use crate::ladder;
 use crate::mailbox::Requests;
-use crate::operator::{Asked, Question};
+use crate::operator::{Asked, Came, Question};
 use crate::psci::Reset;
 use crate::regs::GuestRegs;
 use crate::time::Instant;
@@ -32,9 +32,13 @@ pub enum Answer<'a> {
         is_unknown: bool,
         /// The operator has paused it.
         is_paused: bool,
+        /// How many more typed bytes there is room for.
+        room: usize,
     },
     /// Of the VM's memory, by whoever took the request.
     Memory {
+        /// The VM.
+        vm: VmId,
         /// The request.
         id: u32,
         /// Where.
@@ -123,115 +127,154 @@ fn waits(instruction: u32) -> bool {
     matches!(instruction, WFE | WFI) || matches!(instruction & !0x1f, WFET | WFIT)
 }
 
+/// So many bytes are taken in at once at most: a line that never falls silent does not keep the guest of the pCPU that listens
+/// from running. The UART's interrupt comes again for the rest.
+const AT_ONCE: usize = 256;
+
+/// Does what is asked of a VM, and has its vCPUs do what is asked of them.
+fn serve(vm: &impl Vm, cpu: &mut impl Hardware, asked: Asked) {
+    let Request {
+        verb,
+        id,
+        vcpu,
+        span,
+        event,
+        typed,
+        ..
+    } = asked.request;
+    let (all, one) = (vm.map().affinities.all(), VcpuId(vcpu));
+    let is_of_one = matches!(verb, Verb::Registers | Verb::Nmi | Verb::Raise);
+    let is_unknown =
+        is_of_one && !all.contains(one) || verb == Verb::Raise && !vm.lock().has_event(event);
+    let may = !asked.is_refused && !is_unknown;
+    if may && verb == Verb::Memory {
+        return read_memory(vm, cpu, id, span);
+    }
+    let does = may && !asked.is_again;
+    let (is_paused, room, look) = {
+        let mut shared = vm.lock();
+        let mut look = VcpuSet::EMPTY;
+        match verb {
+            _ if !does => {}
+            Verb::Type => shared.typed.hold(&typed),
+            Verb::Raise => look = shared.raise(event, one, &vm.map().board),
+            Verb::Freeze => shared.is_paused = true,
+            Verb::Thaw => shared.is_paused = false,
+            Verb::Reset => shared.end_asked = Some(End::Reset(Reset::Cold)),
+            Verb::Off => shared.end_asked = Some(End::Off),
+            _ => {}
+        }
+        (shared.is_paused, shared.typed.room(), look)
+    };
+    cpu.answer(Answer::Vm {
+        vm: vm.id(),
+        vcpus: all,
+        asked,
+        is_unknown,
+        is_paused,
+        room,
+    });
+    if !may {
+        return;
+    }
+    for vcpu in look.iter() {
+        vm.ask(vcpu, Requests::SDEI_LOOK);
+    }
+    let act = match verb {
+        _ if !does => Requests::NONE,
+        Verb::Nmi => Requests::NMI,
+        Verb::Freeze => Requests::PAUSE,
+        // Whoever was switched on meanwhile has not begun.
+        Verb::Thaw => Requests::PAUSE.and(Requests::START),
+        _ => Requests::NONE,
+    };
+    let who = match verb {
+        Verb::Room | Verb::Memory => VcpuSet::EMPTY,
+        _ if is_of_one => VcpuSet::only(one),
+        _ => all,
+    };
+    let is_question = is_of_one || matches!(verb, Verb::Status | Verb::Freeze | Verb::Thaw);
+    let question = Question {
+        id,
+        in_full: matches!(verb, Verb::Registers | Verb::Nmi),
+    };
+    if does && verb == Verb::Nmi {
+        // Before the guest does anything about it, all that it is in goes on record.
+        for vcpu in all.iter().filter(|&vcpu| vcpu != one) {
+            vm.post_question(vcpu, Question::UNASKED.word());
+            vm.ask(vcpu, Requests::OPERATOR);
+        }
+    }
+    for vcpu in who.iter() {
+        if is_question {
+            vm.post_question(vcpu, question.word());
+        }
+        vm.ask(vcpu, act.and(Requests::OPERATOR));
+    }
+}
+
+/// Of devices and of whatever is not this guest's nothing is read.
+fn read_memory(vm: &impl Vm, cpu: &mut impl Hardware, id: u32, Span { ipa, length }: Span) {
+    let mut data = [0; MOST as usize];
+    let data = match vm.map().first_outside_ram(ipa, length.into()) {
+        Some(outside) => Err(outside),
+        None => data.get_mut(..length.into()).ok_or(ipa),
+    };
+    let data = data.map(|data| {
+        vm.read_ram(ipa, data);
+        &*data
+    });
+    let vm = vm.id();
+    cpu.answer(Answer::Memory { vm, id, ipa, data });
+}
+
 impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// The console has received something.
     pub(super) fn receive(&mut self) {
-        while let Some(asked) = self.cpu.next_request() {
-            self.serve(asked);
+        for _ in 0..AT_ONCE {
+            let Some(came) = self.cpu.receive() else {
+                break;
+            };
+            match came {
+                Came::Nothing => {}
+                Came::Typed(vm, typed) => self.pass_on(vm, &typed),
+                Came::Request(asked) => match self.vm.peer(VmId(asked.request.vm)) {
+                    Some(vm) => serve(&vm, &mut self.cpu, asked),
+                    None => self.cpu.answer(Answer::Vm {
+                        vm: VmId(asked.request.vm),
+                        vcpus: VcpuSet::EMPTY,
+                        asked,
+                        is_unknown: true,
+                        is_paused: false,
+                        room: 0,
+                    }),
+                },
+            }
         }
+        self.take_typed();
+    }
+
+    /// What is typed to this vCPU's guest it takes itself; of another's guest any vCPU does.
+    fn pass_on(&mut self, id: VmId, typed: &Typed) {
+        if id == self.vm.id() {
+            return self.vm.lock().typed.hold(typed);
+        }
+        let Some(vm) = self.vm.peer(id) else {
+            return;
+        };
+        vm.lock().typed.hold(typed);
+        for vcpu in vm.map().affinities.all().iter() {
+            vm.ask(vcpu, Requests::OPERATOR);
+        }
+    }
+
+    /// As much of what was typed goes to the guest's UART as that has room for.
+    fn take_typed(&mut self) {
         let around = (&self.vm.map().board, &self.vm);
         let mut shared = self.vm.lock();
         let outcome = shared.receive(&mut self.vcpu, &mut self.cpu, around);
         drop(shared);
         self.arrived(outcome);
-    }
-
-    /// Does what is asked of the VM, and has its vCPUs do what is asked of them.
-    fn serve(&mut self, asked: Asked) {
-        let Request {
-            verb,
-            id,
-            vcpu,
-            vm,
-            span,
-            event,
-        } = asked.request;
-        let (all, one) = (self.vm.map().affinities.all(), VcpuId(vcpu));
-        let who = match verb {
-            Verb::Registers | Verb::Nmi | Verb::Raise if all.contains(one) => VcpuSet::only(one),
-            Verb::Status | Verb::Freeze | Verb::Thaw => all,
-            _ => VcpuSet::EMPTY,
-        };
-        let is_of_one = matches!(verb, Verb::Registers | Verb::Nmi | Verb::Raise);
-        let is_unknown = vm != self.vm.id().0
-            || is_of_one && who.is_empty()
-            || verb == Verb::Raise && !self.vm.lock().has_event(event);
-        let may = !asked.is_refused && !is_unknown;
-        if may && verb == Verb::Memory {
-            return self.read_memory(id, span);
-        }
-        let does = may && !asked.is_again;
-        let is_paused = {
-            let mut shared = self.vm.lock();
-            match verb {
-                Verb::Raise if does => {
-                    let look = shared.raise(event, one, &self.vm.map().board);
-                    self.call_attention(look);
-                }
-                Verb::Freeze if does => shared.is_paused = true,
-                Verb::Thaw if does => shared.is_paused = false,
-                _ => {}
-            }
-            shared.is_paused
-        };
-        self.cpu.answer(Answer::Vm {
-            vm: self.vm.id(),
-            vcpus: all,
-            asked,
-            is_unknown,
-            is_paused,
-        });
-        if !may {
-            return;
-        }
-        let act = match verb {
-            _ if !does => Requests::NONE,
-            Verb::Nmi => Requests::NMI,
-            Verb::Freeze => Requests::PAUSE,
-            // Whoever was switched on meanwhile has not begun.
-            Verb::Thaw => Requests::PAUSE.and(Requests::START),
-            _ => Requests::NONE,
-        };
-        let question = Question {
-            id,
-            in_full: matches!(verb, Verb::Registers | Verb::Nmi),
-        };
-        if does && verb == Verb::Nmi {
-            // Before the guest does anything about it, all that it is in goes on record.
-            for vcpu in all.iter().filter(|&vcpu| vcpu != one) {
-                self.vm.post_question(vcpu, Question::UNASKED.word());
-                self.vm.ask(vcpu, Requests::OPERATOR);
-            }
-        }
-        for vcpu in who.iter() {
-            self.vm.post_question(vcpu, question.word());
-            self.vm.ask(vcpu, act.and(Requests::OPERATOR));
-        }
-        match verb {
-            Verb::Reset if does => self.end_by_operator(End::Reset(Reset::Cold)),
-            Verb::Off if does => self.end_by_operator(End::Off),
-            _ => {}
-        }
-    }
-
-    /// Of devices and of whatever is not this guest's nothing is read.
-    fn read_memory(&mut self, id: u32, Span { ipa, length }: Span) {
-        let mut data = [0; MOST as usize];
-        let data = match self.vm.map().first_outside_ram(ipa, length.into()) {
-            Some(outside) => Err(outside),
-            None => data.get_mut(..length.into()).ok_or(ipa),
-        };
-        let data = data.map(|data| {
-            self.cpu.read_ram(ipa, data);
-            &*data
-        });
-        self.cpu.answer(Answer::Memory { id, ipa, data });
-    }
-
-    /// This vCPU ends the VM, whatever it does at the moment, as soon as it looks into its mailbox.
-    fn end_by_operator(&mut self, end: End) {
-        self.end_asked = Some(end);
-        self.vm.remind(Requests::OPERATOR);
     }
 
     /// Does what the operator asked of this vCPU. How it leaves the guest, if it does.
@@ -244,8 +287,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             } else {
                 Stand::On
             };
-            self.answer(stand);
-            if let Some(end) = self.end_asked.take() {
+            if let Some(end) = self.attend(stand) {
                 return Some(Leave::End(end));
             }
         }
@@ -263,11 +305,16 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         None
     }
 
-    /// Does what the operator asked of this vCPU, which is not in its guest. How it ends the VM, if it is to.
+    /// The operator wants something of this vCPU or of its VM: a question is answered, and what was typed is taken in. How this
+    /// vCPU ends the VM, if it is to.
     #[cold]
-    pub(super) fn follow_while_away(&mut self, stand: Stand) -> Option<End> {
+    pub(super) fn attend(&mut self, stand: Stand) -> Option<End> {
         self.answer(stand);
-        self.end_asked.take()
+        let end = self.vm.lock().end_asked.take();
+        if end.is_none() {
+            self.take_typed();
+        }
+        end
     }
 
     /// Answers a question, if one was posted.

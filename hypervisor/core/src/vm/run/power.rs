@@ -23,7 +23,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 return ControlFlow::Break(None);
             }
             if requests.has(Requests::OPERATOR)
-                && let Some(end) = self.follow_while_away(Stand::Off)
+                && let Some(end) = self.attend(Stand::Off)
             {
                 return ControlFlow::Break(Some(end));
             }
@@ -152,7 +152,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 return self.stop();
             }
             if requests.has(Requests::OPERATOR)
-                && let Some(end) = self.follow_while_away(Stand::Lost)
+                && let Some(end) = self.attend(Stand::Lost)
             {
                 return self.end_vm(end);
             }

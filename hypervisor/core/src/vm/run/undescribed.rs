@@ -31,12 +31,12 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     #[cold]
     #[inline(never)]
     pub(super) fn refuse_walk(&mut self, abort: Abort, (esr, far): (u64, u64)) {
-        let (map, cpu) = (self.vm.map(), &self.cpu);
-        let level = cpu.regime().last_level(far, |ipa| {
+        let (map, vm) = (self.vm.map(), &self.vm);
+        let level = self.cpu.regime().last_level(far, |ipa| {
             let mut entry = [0; 8];
             let is_ram = map.is_ram(ipa);
             is_ram.then(|| {
-                cpu.read_ram(ipa, &mut entry);
+                vm.read_ram(ipa, &mut entry);
                 entry
             })
         });

@@ -98,7 +98,7 @@ impl Shared {
             if self.is_input_held {
                 break;
             }
-            let Some(byte) = cpu.receive() else {
+            let Some(byte) = self.typed.take() else {
                 break;
             };
             let line = self.uart.receive(byte);

@@ -526,6 +526,10 @@ impl vm::Vm for Port<'_> {
         VmId(0)
     }
 
+    fn peer(&self, _: VmId) -> Option<Self> {
+        None
+    }
+
     fn map(&self) -> &GuestMap {
         &self.world.map
     }
@@ -630,6 +634,8 @@ impl vm::Vm for Port<'_> {
         guest.looks = requests.has(Requests::SDEI_LOOK);
         requests
     }
+
+    fn read_ram(&self, _: u64, _: &mut [u8]) {}
 
     fn announce(&self, _: End) {}
 

@@ -1,0 +1,250 @@
+//! Each of several guests is reached: what is typed goes to the one that it is for, and the operator looks at and acts on the one that
+//! is named.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::Stdio;
+
+use anyhow::{Context, Result, ensure};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use serde_json::{Value, json};
+
+use crate::ledger::Ledger;
+use crate::test::operator::boot::{Boot, spin, vcpu};
+use crate::test::operator::code::{ECHO, FILL, SPIN};
+use crate::test::own;
+use machine::control::Client;
+use machine::workshop::Workshop;
+
+/// The names of these tests.
+pub const NAMES: [&str; 4] = [
+    "several/keys-move-the-focus",
+    "several/each-guest-has-a-console-beside",
+    "several/the-operator-reaches-the-guest-that-is-named",
+    "several/a-lost-cpu-s-neighbour-listens-for-all",
+];
+
+/// Runs them.
+pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
+    let [keys, consoles, operator, lost] = NAMES;
+    ledger.check(keys, || focus(workshop).map(|()| String::new()));
+    ledger.check(consoles, || type_to_both(workshop).map(|()| String::new()));
+    ledger.check(operator, || reach(workshop).map(|()| String::new()));
+    ledger.check(lost, || take_over(workshop).map(|()| String::new()));
+}
+
+/// A terminal: the end of its user, and that of its programs.
+fn terminal() -> Result<(File, OwnedFd)> {
+    let user = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    grantpt(&user)?;
+    unlockpt(&user)?;
+    let path = ptsname(&user, Vec::new())?;
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let programs = open(&path, flags, Mode::empty())?;
+    Ok((File::from(user), programs))
+}
+
+fn focus(workshop: &Workshop) -> Result<()> {
+    let (mut user, programs) = terminal()?;
+    let guests = [
+        ("echo-one", "", &ECHO[..]),
+        ("echo-two", "cpus = [3]", &ECHO),
+    ];
+    let mut boot = Boot::of_guests(workshop, &guests, (Some(programs), &[]))?;
+    let mut screen = user.try_clone()?;
+    let reader = std::thread::spawn(move || {
+        let (mut all, mut bytes) = (Vec::new(), [0; 4096]);
+        // The end of a terminal is an error.
+        while let Ok(count @ 1..) = screen.read(&mut bytes) {
+            all.extend(&bytes[..count]);
+        }
+        String::from_utf8_lossy(&all).into_owned()
+    });
+    boot.client()?;
+    user.write_all(b"\x01?\x011for the second\n\x01\tfor the first\n")?;
+    let run = boot.run.take().context("it has ended")?;
+    let ended = run.wait_with_output()?;
+    drop(boot);
+    let shown = reader.join().ok().context("nobody has read")?;
+    let plain: String = shown
+        .split("\x1b[")
+        .map(|part| part.split_once('m').map_or(part, |(_, rest)| rest))
+        .collect();
+    for expected in [
+        "Guests: 0 echo-one, 1 echo-two; what you type goes to echo-one",
+        "xtask: what you type goes to echo-two (guest 1)",
+        "xtask: what you type goes to echo-one (guest 0)",
+        "echo-two | for the second",
+        "echo-one | for the first",
+    ] {
+        ensure!(plain.contains(expected), "no {expected:?} in {shown:?}");
+    }
+    ensure!(ended.status.code() == Some(0), "{}\n{shown}", ended.status);
+    Ok(())
+}
+
+/// Types a line at the console of a guest beside the run's terminal; what that shows when the guest has ended.
+fn console(boot: &Boot, guest: &str, line: &str) -> Result<std::process::Child> {
+    let mut command = own::xtask()?;
+    command.args(["ctl", "--control"]).arg(&boot.socket);
+    let mut console = command
+        .args(["--guest", guest, "console"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run xtask")?;
+    let mut keyboard = console.stdin.take().context("it has no input")?;
+    keyboard.write_all(line.as_bytes())?;
+    Ok(console)
+}
+
+fn type_to_both(workshop: &Workshop) -> Result<()> {
+    let guests = [("echo-one", "", &ECHO[..]), ("echo-two", "", &ECHO)];
+    let mut boot = Boot::of_guests(workshop, &guests, (None, &[]))?;
+    boot.client()?;
+    // More than a UART, the hypervisor and one request hold.
+    let text = |letter: char| letter.to_string().repeat(3000) + "\n";
+    let (second, first) = (text('b'), text('a'));
+    let shows = [
+        console(&boot, "echo-two", &second)?,
+        console(&boot, "0", &first)?,
+    ];
+    for (console, text) in shows.into_iter().zip([second, first]) {
+        let shown = console.wait_with_output()?;
+        ensure!(
+            shown.status.success() && shown.stdout == text.as_bytes(),
+            "{} of {} bytes, {}",
+            shown.stdout.len(),
+            text.len(),
+            shown.status
+        );
+    }
+    let (output, errors, code) = boot.end()?;
+    ensure!(
+        code == Some(0)
+            && output.matches('a').count() == 3000
+            && output.matches("b").count() == 3000,
+        "{code:?}\n{output}\n{errors}"
+    );
+    Ok(())
+}
+
+fn status(client: &mut Client) -> Result<Value> {
+    client.execute("x-halligan-status", json!({}))
+}
+
+fn reach(workshop: &Workshop) -> Result<()> {
+    let guests = [
+        ("spin", "cpus = 2", &SPIN[..]),
+        ("fill", "cpus = [4, 3, 2]", &FILL),
+    ];
+    let mut boot = Boot::of_guests(workshop, &guests, (None, &[]))?;
+    let mut first = boot.client()?;
+    let mut second = boot.client_of("fill")?;
+    let own = spin(&mut first)?;
+    // Memory is each guest's own, at the same address.
+    let pc = spin(&mut second)?;
+    let code = pc - 4 * (FILL.len() as u64 - 1);
+    let words =
+        |code: &[u32]| -> Vec<u8> { code.iter().flat_map(|word| word.to_le_bytes()).collect() };
+    ensure!(
+        second.read(code, 4 * FILL.len())? == words(&FILL),
+        "no kernel"
+    );
+    ensure!(first.read(own - 4, 8)? == words(&SPIN), "no kernel");
+    let registers = second.execute("x-halligan-registers", json!({ "vcpu": 0 }))?;
+    ensure!(vcpu(&registers, 0)["pc"] == pc, "{registers}");
+    let error = second
+        .execute("x-halligan-registers", json!({ "vcpu": 3 }))
+        .err();
+    let error = error.map(|error| error.to_string());
+    ensure!(
+        error.as_deref() == Some("there is no vCPU 3; there are 0 to 2"),
+        "{error:?}"
+    );
+
+    // As its user does it.
+    let said = boot.ctl(&["status"])?;
+    let (spins, fills) = said
+        .split_once("the guest fill is running, with 3 vCPUs\n")
+        .context(said.clone())?;
+    ensure!(
+        spins.starts_with("the guest spin is running, with 2 vCPUs\n"),
+        "{said}"
+    );
+    ensure!(
+        fills.contains(&format!("vCPU 0   on    pc {pc:#018x}")) && fills.contains("vCPU 2   off"),
+        "{said}"
+    );
+    let json: Value = serde_json::from_str(&boot.ctl(&["--json", "status"])?)?;
+    ensure!(
+        json["guests"][1]["name"] == "fill" && json["guests"][1]["vm"]["vcpus"] == 3,
+        "{json}"
+    );
+    let said = boot.ctl(&["--guest", "1", "freeze"])?;
+    ensure!(said.starts_with("the guest is paused"), "{said}");
+    let states = |first: &mut Client, second: &mut Client| -> Result<[Value; 2]> {
+        Ok([
+            status(first)?["vm"]["state"].clone(),
+            status(second)?["vm"]["state"].clone(),
+        ])
+    };
+    let both = states(&mut first, &mut second)?;
+    ensure!(both == [json!("running"), json!("paused")], "{both:?}");
+    let said = boot.ctl(&["--guest", "fill", "bt", "0"])?;
+    ensure!(said.contains(&format!("\n  {pc:#x}\n")), "{said}");
+    boot.ctl(&["--guest", "fill", "thaw"])?;
+    boot.ctl(&["--guest", "fill", "nmi", "0"])?;
+    let status_of_second = status(&mut second)?;
+    ensure!(
+        vcpu(&status_of_second, 0)["has_serror"] == true,
+        "{status_of_second}"
+    );
+    ensure!(
+        vcpu(&status(&mut first)?, 0)["has_serror"] == false,
+        "the first has the SError"
+    );
+    let error = boot
+        .ctl(&["--guest", "nobody", "status"])
+        .err()
+        .map(|error| format!("{error:#}"));
+    let expected = "there is no guest `nobody`; there are spin (0) and fill (1)";
+    ensure!(
+        error.as_ref().is_some_and(|error| error.contains(expected)),
+        "{error:?}"
+    );
+    // The second one's own socket, for programs that know nothing of guests.
+    let mut path = boot.socket.clone().into_os_string();
+    path.push("-fill");
+    let told = status(&mut Client::connect(path.as_ref())?)?;
+    ensure!(told["vm"]["vcpus"] == 3, "{told}");
+
+    for _ in 0..3 {
+        second.execute("system_reset", json!({}))?;
+        let mut second = boot.client_of("fill")?;
+        ensure!(spin(&mut second)? == pc, "it is elsewhere after a reset");
+    }
+    boot.ctl(&["--guest", "fill", "off"])?;
+    ensure!(spin(&mut first)? == own, "the first is elsewhere");
+    boot.ctl(&["off"])?;
+    let (_, errors, code) = boot.end()?;
+    let is_reset = errors.contains("vm1: guest reset (3)") && !errors.contains("vm0: guest reset");
+    ensure!(code == Some(0) && is_reset, "{code:?}\n{errors}");
+    Ok(())
+}
+
+/// The pCPU that listens is lost; the one that listens then is another guest's, and reaches both.
+fn take_over(workshop: &Workshop) -> Result<()> {
+    let guests = [("spin", "cpus = 1", &SPIN[..]), ("fill", "cpus = 1", &FILL)];
+    let arguments = ["--fault-injection", "--hv-append", "wedge=0:spin"];
+    let mut boot = Boot::of_guests(workshop, &guests, (None, &arguments))?;
+    let first = boot.status(|_| true)?;
+    ensure!(first["missing"] == json!([0]), "{first}");
+    let mut second = boot.client_of("fill")?;
+    spin(&mut second)?;
+    let typed = boot.ctl(&["--guest", "fill", "off"])?;
+    ensure!(typed == "the guest is switched off\n", "{typed}");
+    Ok(())
+}
