@@ -222,6 +222,7 @@ impl Kdump {
             icount: self.icount,
             is_stock: self.stock.is_some(),
             place: self.place,
+            by_event: false,
         }
     }
 }

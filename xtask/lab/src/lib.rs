@@ -9,6 +9,7 @@ pub mod kdump;
 pub mod ladder;
 pub mod lines;
 pub mod outside;
+mod patch;
 pub mod place;
 pub mod plan;
 pub mod registers;

@@ -3,10 +3,11 @@
 //! LKDTM wedges a CPU in a loop of its own, which a few instructions of the kernel's Image lead to from elsewhere, or enter in
 //! another state. Only the kernel that is wedged is changed, not the one that saves its dump.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde::Serialize;
 
+use crate::patch::{Code, branch};
 use crate::symbols::Symbols;
 use crate::verdict::WEDGE_FUNCTION;
 
@@ -65,69 +66,19 @@ impl Place {
     ///
     /// If the kernel's code is not as it is known to be.
     pub fn patch(self, image: &mut [u8], symbols: &Symbols) -> Result<()> {
-        let address = |name: &str| {
-            let address = symbols.address(name);
-            address.with_context(|| format!("the kernel has no function {name}"))
-        };
-        let wedge = address(WEDGE_FUNCTION)?;
-        let mut code = Code {
-            image,
-            start: symbols.text().context("the kernel has no _text")?,
-        };
+        let mut code = Code::of(image, symbols)?;
+        let wedge = code.function(WEDGE_FUNCTION)?;
         let mut begins = (0..BEFORE).map(|n| wedge + 4 * n);
         let mask = begins.find(|&at| code.word(at) == Some(MASK));
         let mask = mask.with_context(|| format!("{WEDGE_FUNCTION} masks no interrupts"))?;
         match self {
             Self::El1 | Self::El0 => Ok(()),
             Self::Interrupt => {
-                let from = address(IN_INTERRUPT)?;
+                let from = code.function(IN_INTERRUPT)?;
                 code.set(from, branch(from, mask)?)
             }
-            Self::Stack => {
-                let places = (mask + 4..).step_by(4);
-                for (at, word) in places.zip(WITHOUT_STACK) {
-                    let inside = symbols.function(at);
-                    let is_its_own = inside.is_some_and(|(name, _)| name == WEDGE_FUNCTION);
-                    ensure!(is_its_own, "{WEDGE_FUNCTION} is too short");
-                    code.set(at, word)?;
-                }
-                Ok(())
-            }
+            Self::Stack => code.fill(WEDGE_FUNCTION, mask + 4, &WITHOUT_STACK),
         }
-    }
-}
-
-/// B from one address to another (DDI0487 C6.2).
-fn branch(from: u64, to: u64) -> Result<u32> {
-    let words = to.wrapping_sub(from) as i64 >> 2;
-    ensure!(
-        (-(1 << 25)..1 << 25).contains(&words),
-        "{to:#x} is too far from {from:#x}"
-    );
-    Ok(0x1400_0000 | words as u32 & 0x03ff_ffff)
-}
-
-/// A kernel's Image by the addresses that it was linked to.
-struct Code<'a> {
-    image: &'a mut [u8],
-    start: u64,
-}
-
-impl Code<'_> {
-    fn at(&mut self, address: u64) -> Option<&mut [u8; 4]> {
-        let at = usize::try_from(address.checked_sub(self.start)?).ok()?;
-        self.image.get_mut(at..)?.first_chunk_mut()
-    }
-
-    fn word(&mut self, address: u64) -> Option<u32> {
-        self.at(address).map(|bytes| u32::from_le_bytes(*bytes))
-    }
-
-    fn set(&mut self, address: u64, word: u32) -> Result<()> {
-        let bytes = self.at(address);
-        let bytes = bytes.with_context(|| format!("{address:#x} is not in the kernel's Image"))?;
-        *bytes = word.to_le_bytes();
-        Ok(())
     }
 }
 

@@ -128,6 +128,8 @@ pub struct Plan {
     pub is_stock: bool,
     /// Where CPUs are when all are wedged.
     pub place: Place,
+    /// Whether the NMI raises an SDEI event first, which the kernel registers and panics by.
+    pub by_event: bool,
 }
 
 impl Plan {
@@ -137,6 +139,10 @@ impl Plan {
         ensure!(
             self.cpus >= 2 || self.cpus == 1 && self.is_left_alone(),
             "one CPU cannot be wedged and watched; use 2 or more, or have the hypervisor reach it: --scenario nmi"
+        );
+        ensure!(
+            !self.by_event || self.scenario == Scenario::Nmi && self.place == Place::El1,
+            "an NMI raises an event where CPUs are wedged in the kernel"
         );
         ensure!(
             self.place == Place::El1 || self.scenario == Scenario::Nmi && !self.is_stock,

@@ -6,9 +6,10 @@ use hv_abi::operator::NMI_SYNDROME;
 use serde::Serialize;
 
 use crate::cpulist::CpuList;
-use crate::evidence::{GuestLog, HvRecords};
+use crate::evidence::{Frame, GuestLog, HvRecords};
 use crate::ladder::{Ladder, Stopped};
 use crate::outside::Outside;
+use crate::patch::PANIC;
 use crate::registers::{PSTATE_I, Registers};
 use crate::symbols::Symbols;
 use crate::vmcore::Prstatus;
@@ -33,6 +34,8 @@ pub struct Evidence<'a> {
     pub stays_in_handler: bool,
     /// Whether the hypervisor masked those CPUs where they were, instead of the guest.
     pub is_masked: bool,
+    /// The SDEI event that one of them was to panic by, instead of an SError.
+    pub event: Option<u32>,
 }
 
 /// What became of one CPU.
@@ -236,7 +239,10 @@ fn judge(evidence: &Evidence<'_>, ladder: &Ladder, cpu: u32, note: Option<&Prsta
     let place = Place::of(evidence, note.registers.pc);
     let has_serror = stopped == Stopped::Panicked && wedged;
     if has_serror {
-        faults.extend(judge_serror(evidence, cpu));
+        faults.extend(match evidence.event {
+            Some(event) => judge_event(evidence, cpu, event),
+            None => judge_serror(evidence, cpu),
+        });
     } else if wedged {
         faults.extend(judge_wedge(evidence, cpu, stopped, &note.registers, &place));
     }
@@ -316,6 +322,35 @@ fn judge_serror(evidence: &Evidence<'_>, cpu: u32) -> Vec<String> {
         faults.push(format!(
             "took an SError that is not the operator's: its syndrome is {syndrome:#x}, not {NMI_SYNDROME:#x}"
         ));
+    }
+    faults
+}
+
+/// Of a wedged CPU that panicked by an event the hypervisor has where it was wedged.
+fn judge_event(evidence: &Evidence<'_>, cpu: u32, event: u32) -> Vec<String> {
+    let mut faults = Vec::new();
+    let panic = evidence.story.panic.as_deref().unwrap_or("nothing");
+    if panic != PANIC {
+        faults.push(format!(
+            "was to panic by event {event:#x}, but did for: {panic}"
+        ));
+    }
+    let mut frames = evidence.drain.frames.iter();
+    // Linux ends the event before it starts the kernel that saves the dump.
+    let is_its_own = |frame: &&Frame| frame.vcpu == cpu && frame.event == u64::from(event);
+    match frames.find(is_its_own) {
+        Some(frame) => {
+            let place = Place::of(evidence, frame.registers.pc);
+            if place.function.as_deref() != Some(WEDGE_FUNCTION) {
+                faults.push(format!(
+                    "was wedged in {WEDGE_FUNCTION}, but event {event:#x} met it in {}",
+                    place.text
+                ));
+            }
+        }
+        None => faults.push(format!(
+            "has no event {event:#x} in the hypervisor's record"
+        )),
     }
     faults
 }

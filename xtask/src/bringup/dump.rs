@@ -33,6 +33,7 @@ pub fn plan() -> Plan {
         icount: false,
         is_stock: false,
         place: Place::El1,
+        by_event: false,
     }
 }
 
@@ -138,6 +139,7 @@ pub fn judge_card(boot: &Boot, card: &Path, vmlinux: &Path, copy: &Path) -> Resu
         kaslr_offset: dump.kaslr_offset()?,
         stays_in_handler: plan.stays_in_handler(),
         is_masked: plan.is_masked(),
+        event: None,
     };
     let verdict = Verdict::of(&evidence, &ladder);
     let release = dump.release()?;

@@ -68,6 +68,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
             DEBUGGER,
             GICV2.name,
             GICV2_NMI.name,
+            nmi::BY_EVENT,
             REBOOT,
             REPEAT,
         ])
@@ -110,6 +111,10 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
         runs.push(case_run(workshop, &gicv2, &GICV2));
         runs.push(case_run(workshop, &gicv2, &GICV2_NMI));
     }
+    runs.push((
+        nmi::BY_EVENT.into(),
+        Box::new(|| nmi::by_event(&lab, workshop.board)),
+    ));
     runs.push((REBOOT.into(), Box::new(|| reboot(&lab))));
     runs.extend(hibernate::runs(workshop, &lab));
     runs.extend(operator::runs(workshop, &lab, ledger));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use hv_abi::watchdog::Watchdog;
+use hv_abi::watchdog::{Nmi, Watchdog};
 use hv_bundle::GuestConfig;
 
 use super::checks::{check_backtraces, check_run};
@@ -13,6 +13,7 @@ use super::report::{Judged, Report};
 use crate::build_id;
 use crate::capture::Capture;
 use crate::ladder::Ladder;
+use crate::patch::{self, PANIC_EVENT};
 use crate::plan::{self, GuestRun, Plan};
 use crate::symbolize::annotate_tail;
 use crate::symbols::Symbols;
@@ -186,6 +187,10 @@ impl Lab {
             .memory_mib()
             .map_or(self.memory_mib, |own| *own.start());
         let kernel = self.kernel_of(plan, folder)?;
+        let (events, nmi) = match plan.by_event {
+            true => (vec![PANIC_EVENT], patch::panic_nmi()),
+            false => (Vec::new(), Nmi::default()),
+        };
         let bundle = folder.file("bundle.itb");
         Payload {
             kernel: &kernel,
@@ -199,6 +204,8 @@ impl Lab {
                 watchdog,
                 // A board has as many CPUs as it has, and a guest may have fewer.
                 vcpus: plan.cpus,
+                events,
+                nmi,
                 ..GuestConfig::default()
             },
         }
@@ -224,7 +231,7 @@ impl Lab {
 
     /// The kernel that is wedged: ours, or that with some of its instructions changed.
     fn kernel_of(&self, plan: &Plan, folder: &RunDir) -> Result<PathBuf> {
-        if !plan.place.is_patched() {
+        if !plan.place.is_patched() && !plan.by_event {
             return Ok(self.kernel.clone());
         }
         let symbols = self.symbols.as_ref();
@@ -232,6 +239,9 @@ impl Lab {
         let mut image = fs::read(&self.kernel)
             .with_context(|| format!("cannot read {}", self.kernel.display()))?;
         plan.place.patch(&mut image, symbols)?;
+        if plan.by_event {
+            patch::panic_by_event(&mut image, symbols)?;
+        }
         let path = folder.file("wedged.img");
         fs::write(&path, image).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
@@ -276,6 +286,7 @@ impl Lab {
             kaslr_offset: dump.kaslr_offset()?,
             stays_in_handler: plan.stays_in_handler(),
             is_masked: plan.is_masked(),
+            event: plan.by_event.then_some(PANIC_EVENT.number),
         };
         let verdict = Verdict::of(&evidence, &ladder);
         Ok(Some(Judged {

@@ -20,6 +20,7 @@ pub fn plan(scenario: Scenario) -> Plan {
         icount: false,
         is_stock: false,
         place: Place::El1,
+        by_event: false,
     }
 }
 

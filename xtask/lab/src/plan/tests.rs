@@ -14,6 +14,7 @@ fn plan(cpus: u32, wedge: &str, panic: u32) -> Plan {
         icount: false,
         is_stock: false,
         place: Place::El1,
+        by_event: false,
     }
 }
 

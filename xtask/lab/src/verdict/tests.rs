@@ -31,6 +31,7 @@ fn judge_run(log: &str, records: &[String], notes: &[Prstatus]) -> Verdict {
         kaslr_offset: OFFSET,
         stays_in_handler: true,
         is_masked: false,
+        event: None,
     };
     Verdict::of(&evidence, &Ladder::of(4, &story, &drain))
 }
@@ -201,6 +202,7 @@ fn judge_masked(log: &str, outside: BTreeMap<u32, Outside>) -> Verdict {
         kaslr_offset: OFFSET,
         stays_in_handler: true,
         is_masked: true,
+        event: None,
     };
     Verdict::of(&evidence, &Ladder::of(4, &story, &drain))
 }
@@ -284,4 +286,34 @@ fn a_cpu_that_the_event_reached_too_late_is_said_to_have_been_so_late() {
     notes.remove(2);
     let faults = judge_run(&gave_up, &late, &notes).faults();
     assert_eq!(faults, [said, "CPU 2 is missing from the vmcore"]);
+}
+
+#[test]
+fn a_cpu_that_was_to_panic_by_an_event_is_where_the_hypervisor_recorded_it() {
+    // CPU 2 panics, and CPU 2 is the one that was wedged.
+    let log = |cause: &str| nmi_log("0", "nowhere").replace("sysrq triggered crash", cause);
+    let judged = |cause: &str, records: &[String]| {
+        let (story, drain) = (story(&log(cause)), drain(records));
+        let symbols = program(&[(0x1_0000, WEDGE_FUNCTION), (0x2_0000, "default_idle_call")]);
+        let evidence = Evidence {
+            cpus: 4,
+            wedge: &"2".parse().unwrap(),
+            story: &story,
+            drain: &drain,
+            notes: &notes(),
+            symbols: &symbols,
+            kaslr_offset: OFFSET,
+            stays_in_handler: true,
+            is_masked: false,
+            event: Some(0x100),
+        };
+        judge_event(&evidence, 2, 0x100)
+    };
+    let record = |seed| frame_line(2, "running", &sample(seed)).replace("event=0", "event=0x100");
+    assert_eq!(judged("dumptest", &[record(2)]), [""; 0]);
+    assert!(
+        judged("dumptest", &[record(3)])[0].contains("event 0x100 met it in default_idle_call")
+    );
+    assert!(judged("dumptest", &[])[0].contains("has no event 0x100"));
+    assert!(judged("other", &[record(2)])[0].contains("but did for: other"));
 }

@@ -157,6 +157,7 @@ impl Case {
             icount: self.icount,
             is_stock: false,
             place: Place::El1,
+            by_event: false,
         })
     }
 
