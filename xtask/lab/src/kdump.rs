@@ -39,7 +39,7 @@ pub use report::Report;
 /// Exit codes: 0 all is as it must be, 1 something is not (which is named), 2 wrong usage.
 #[derive(Args)]
 pub struct Kdump {
-    /// Number of CPUs.
+    /// Number of CPUs; with raspi4b so many of its four.
     #[arg(long, value_name = "N", default_value_t = 4)]
     cpus: u32,
     /// CPUs to wedge, such as 2 or 1,3-5; with `--scenario nmi` all are [default: 2, or the last of fewer than 3].
@@ -135,7 +135,9 @@ impl Kdump {
             self.stock.is_none() || matches!(plan.scenario, Scenario::Panic | Scenario::Nmi),
             "Debian's kernels have no LKDTM, which wedges CPUs here; have none wedged by --scenario panic, or all by --scenario nmi, or leave --stock out"
         );
-        self.machine.check(self.cpus, self.el3)?;
+        // A board has as many as it has, and the guest so many of them.
+        let machine_has = self.machine.cpus(self.cpus).max(self.cpus);
+        self.machine.check(machine_has, self.el3)?;
         self.machine.check_parts(self.cpu.as_deref(), 1)?;
         let system = self.system(&plan)?;
         if let Some(path) = &self.report {
