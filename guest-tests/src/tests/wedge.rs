@@ -9,7 +9,7 @@ use crate::harness::{TestResult, needs_sdei};
 use crate::rt::exception::{self, Source};
 use crate::rt::machine::MAX_CPUS;
 use crate::rt::sdei::End;
-use crate::rt::sync::{Cell64, Flag, eventually, watch_for_ms, within_ms};
+use crate::rt::sync::{Cell64, Flag, eventually, watch_for_ms};
 use crate::rt::timer::Timer;
 use crate::rt::wedge::{self, Wedge};
 use crate::rt::{cpu, gic, sdei, sysreg};
@@ -41,6 +41,9 @@ static FOUND: [Found; MAX_CPUS] = [const {
     }
 }; MAX_CPUS];
 
+/// How often a handler found its CPU not stuck yet.
+static EARLY: [Cell64; MAX_CPUS] = [const { Cell64::new(0) }; MAX_CPUS];
+
 fn note_found(slot: &sdei::Slot) {
     let found = &FOUND[sysreg::cpu_index()];
     found.pc.set(slot.pc());
@@ -59,6 +62,7 @@ fn is_stuck(slot: &sdei::Slot) -> bool {
 /// Notes where the CPU was, and gets it out.
 fn rescue(slot: &sdei::Slot) -> End {
     if !is_stuck(slot) {
+        EARLY[sysreg::cpu_index()].add(1);
         return End::Complete(0);
     }
     note_found(slot);
@@ -101,11 +105,20 @@ fn wait_until_stuck(count: u64) -> TestResult {
     Ok(())
 }
 
-/// Signals CPU `index` until its handler found it stuck: once, unless the host was slow.
+/// Signals CPU `index` until its handler found it stuck: once, unless that found it still on its way there.
 fn reach(index: usize) -> bool {
-    eventually(|| {
-        sdei::signal(cpu::affinity(index)) != 0 || within_ms(100, || FOUND[index].runs.get() == 1)
-    })
+    let (found, early) = (&FOUND[index].runs, &EARLY[index]);
+    let mut known = early.get();
+    let mut is_sent = sdei::signal(cpu::affinity(index)) == 0;
+    let is_found = eventually(|| {
+        let now = early.get();
+        if now != known {
+            known = now;
+            is_sent &= sdei::signal(cpu::affinity(index)) == 0;
+        }
+        found.get() == 1
+    });
+    is_sent && is_found
 }
 
 /// Signals CPU `index`, which is stuck in `wedge`, and expects its handler to run there.

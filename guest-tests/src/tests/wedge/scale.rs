@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::harness::{metric, needs_icount};
+use crate::rt::sync::within_ms;
 use crate::rt::timer;
 
 const CPUS: usize = 64;
