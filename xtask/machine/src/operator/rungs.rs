@@ -1,6 +1,6 @@
 //! What NMIs come to, rung by rung, and how each vCPU was when the last one began.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::PoisonError;
 
 use anyhow::Result;
@@ -80,16 +80,29 @@ impl std::fmt::Display for Rung {
 /// What has been heard of them.
 #[derive(Default)]
 pub(super) struct Heard {
-    /// In their order, of all NMIs.
-    pub rungs: Vec<Rung>,
+    /// The last ones, of all NMIs.
+    rungs: VecDeque<Rung>,
+    /// How many there were before those.
+    forgotten: usize,
     /// How each vCPU was when it was last put on record without being asked, by VM and number.
     pub recorded: BTreeMap<(u64, u8), VcpuAnswer>,
 }
 
-/// So many are kept: a guest may reset itself for ever, which has to do with no NMI after the first time.
-const MOST: usize = 10_000;
+/// So many are kept: a guest may reset itself for ever.
+const MOST: usize = 1000;
 
 impl Heard {
+    /// How many there were.
+    pub fn count(&self) -> usize {
+        self.forgotten + self.rungs.len()
+    }
+
+    /// Those behind the first `known`.
+    pub fn since(&self, known: usize) -> Vec<Rung> {
+        let known = known.saturating_sub(self.forgotten);
+        self.rungs.iter().skip(known).cloned().collect()
+    }
+
     /// Takes notice of a line; whether a rung has come to something.
     pub fn hear(&mut self, line: &Line) -> bool {
         if let Some((vm, vcpu, answer)) = unasked(line) {
@@ -98,8 +111,12 @@ impl Heard {
         }
         let record = line.record().and_then(Result::ok);
         let rung = record.and_then(|record| Rung::read(&record).ok().flatten());
-        let is_new = rung.is_some() && self.rungs.len() < MOST;
-        self.rungs.extend(rung.filter(|_| is_new));
+        let is_new = rung.is_some();
+        self.rungs.extend(rung);
+        if self.rungs.len() > MOST {
+            self.rungs.pop_front();
+            self.forgotten += 1;
+        }
         is_new
     }
 }
@@ -108,19 +125,17 @@ impl Operator {
     /// What rungs of NMIs have come to, but for the first `known`: waits a moment if there is nothing yet. Whether the machine
     /// has ended, too.
     pub fn rungs(&self, known: usize) -> (Vec<Rung>, bool) {
-        let is_waiting =
-            |pending: &mut Pending| pending.nmis.rungs.len() <= known && !pending.is_over;
+        let is_waiting = |pending: &mut Pending| pending.nmis.count() <= known && !pending.is_over;
         let pending = lock(&self.shared.pending);
         let changed = &self.shared.changed;
         let waited = changed.wait_timeout_while(pending, REPEAT, is_waiting);
         let pending = waited.unwrap_or_else(PoisonError::into_inner).0;
-        let rungs = pending.nmis.rungs.iter().skip(known).cloned();
-        (rungs.collect(), pending.is_over)
+        (pending.nmis.since(known), pending.is_over)
     }
 
     /// How many rungs have come to something.
     pub fn known_rungs(&self) -> usize {
-        lock(&self.shared.pending).nmis.rungs.len()
+        lock(&self.shared.pending).nmis.count()
     }
 
     /// How each vCPU of a VM was when it was last put on record without being asked, which is before an NMI.

@@ -361,10 +361,17 @@ fn rungs_and_what_was_put_on_record_before_are_kept_for_who_waits() {
         (&[0x10, 0x20][..], 7)
     );
     assert!(operator.recorded(1).is_empty());
+    // The last ones are kept, and all are counted.
+    for _ in 0..2000 {
+        operator.hear(&Line::parse("[    1.000000 p0] @vm-reset vm=0"));
+    }
+    assert_eq!(operator.known_rungs(), 2002);
+    assert_eq!(operator.rungs(2001).0, rungs[1..]);
+    assert_eq!(operator.rungs(0).0.len(), 1000);
     let waits = operator.clone();
     let waiter = std::thread::spawn(move || {
         loop {
-            if waits.rungs(2).1 {
+            if waits.rungs(2002).1 {
                 break;
             }
         }
