@@ -1,10 +1,33 @@
 //! A guest's RAM: written when the guest is loaded, read for the operator, and read and written where the guest has queues of
 //! mediated devices.
 
+use core::sync::atomic::AtomicU32;
+
 use hv_bundle::Backing;
+use platform::Range;
 
 use crate::memory;
 use crate::sysregs;
+
+/// RAM that the plan took out of what guests get, for a guest's flash or for queues of its devices: it begins with `contents`, and
+/// each byte behind that is `rest`.
+pub fn own(ram: Range, rest: u8, contents: &[u8]) -> &'static [AtomicU32] {
+    if ram.is_empty() {
+        return &[];
+    }
+    assert!(ram.end() <= memory::IDENTITY_END, "RAM at {ram:?}");
+    let start = core::ptr::with_exposed_provenance_mut::<u32>(ram.start as usize);
+    let words = ram.size as usize / size_of::<u32>();
+    // SAFETY: the plan took the range, in whole blocks and so aligned, out of the RAM that guests get: stage 2 does not show
+    // it, the identity map shows it read-write, and nothing of ours is there.
+    unsafe { start.write_bytes(rest, words) };
+    let size = contents.len().min(ram.size as usize);
+    // SAFETY: the same; the contents are in the copy of the bundle, which is apart from it.
+    unsafe { core::ptr::copy_nonoverlapping(contents.as_ptr(), start.cast(), size) };
+    // SAFETY: the same; it is initialised, nobody has another way to it but a device, whose accesses atomics allow for, and an
+    // AtomicU32 is laid out as a u32.
+    unsafe { core::slice::from_raw_parts(start.cast::<AtomicU32>(), words) }
+}
 
 /// Copies out of guest RAM, which the guest may be writing meanwhile: aligned doublewords are read at once.
 ///

@@ -64,10 +64,7 @@ pub mod sysregs;
 pub mod uart;
 #[expect(unsafe_code, reason = "memory that the firmware writes")]
 pub mod videocore;
-#[expect(
-    unsafe_code,
-    reason = "registers of transports, and queues that their devices write"
-)]
+#[expect(unsafe_code, reason = "registers of virtio transports")]
 pub mod virtio;
 #[expect(unsafe_code, reason = "writes the guest's RAM before it runs")]
 pub mod vm;

@@ -14,6 +14,7 @@ use crate::patience::Mutex;
 use crate::percpu::Context;
 use crate::registers::Registers;
 use crate::sysregs::translation::guest_callers;
+use crate::vm::VMS;
 use crate::{console, gic, log, sysregs};
 
 static INLET: Mutex<Inlet> = Mutex::new(Inlet::new());
@@ -55,6 +56,12 @@ pub fn receive() -> Option<Came> {
     Some(inlet.push(console::read()?))
 }
 
+/// Whether a VM has a device that can reach all memory.
+fn reaches_all(vm: u8) -> bool {
+    let vms = VMS.get().map_or(&[][..], Vec::as_slice);
+    vms.get(usize::from(vm)).is_some_and(|vm| vm.reaches_all)
+}
+
 /// Tells the operator.
 #[cold]
 pub fn tell(VmId(vm): VmId, answer: &Answer<'_>) {
@@ -76,8 +83,9 @@ pub fn tell(VmId(vm): VmId, answer: &Answer<'_>) {
             };
             let state = if *is_paused { "paused" } else { "running" };
             let vcpus = vcpus.iter().count();
+            let memory = if reaches_all(*vm) { " memory=all" } else { "" };
             line(format_args!(
-                "@answer id={id:#x} vm={vm} vcpus={vcpus} state={state} room={room}{what}"
+                "@answer id={id:#x} vm={vm} vcpus={vcpus} state={state} room={room}{memory}{what}"
             ));
         }
         Answer::Memory {

@@ -55,8 +55,6 @@ pub struct Pcpu {
     /// The private interrupts that are the guest's, a bit each.
     guests: u32,
     list_regs: usize,
-    /// The guest has mediated devices.
-    has_mediated: bool,
     /// Over its neighbour.
     watch: Option<Watch>,
     /// How long the siblings have said nothing, which must leave the guest that this vCPU ends.
@@ -228,7 +226,7 @@ impl Hardware for Pcpu {
             _ if intid == self.own.maintenance => Interrupt::Maintenance(intid),
             _ if intid == self.own.console => Interrupt::Console(intid),
             _ if intid == self.own.alarm => Interrupt::Alarm(intid),
-            _ if self.has_mediated && self.is_mediated(intid) => Interrupt::Device(IntId(intid)),
+            _ if self.is_mediated(intid) => Interrupt::Device(IntId(intid)),
             _ => Interrupt::Guest(IntId(intid)),
         }
     }
@@ -437,7 +435,6 @@ impl Pcpu {
             gic: gic::Interface::of_machine(),
             guests,
             list_regs: gic::virtual_interface().0.min(MAX_LIST_REGS),
-            has_mediated: !vm.map.mediated.is_empty(),
             watch: watchdog::begin(),
             standstill: None,
         }

@@ -1,12 +1,8 @@
-//! What is behind a mediated virtio device: the registers of its transport, and the memory of ours that it reads and writes.
-
-use core::sync::atomic::AtomicU32;
+//! What is behind a mediated virtio device: the registers of its transport.
 
 use hv_abi::virtio::{MAGIC, register};
-use hv_core::virtio::{Area, Device};
-use platform::Range;
+use hv_core::virtio::Device;
 
-use crate::memory;
 use crate::sysregs;
 
 /// The registers of a virtio-mmio transport, at this address.
@@ -57,24 +53,4 @@ pub fn identity(address: u64) -> [u32; 2] {
         return [0; 2];
     }
     [register::VERSION, register::DEVICE_ID].map(|offset| registers.read(offset, 4))
-}
-
-/// RAM for the queues of mediated devices, which the plan took out of what guests get.
-pub fn area(ram: Range) -> Area {
-    if ram.is_empty() {
-        return Area { words: &[], pa: 0 };
-    }
-    assert!(ram.end() <= memory::IDENTITY_END, "queues at {ram:?}");
-    let start = core::ptr::with_exposed_provenance_mut::<u32>(ram.start as usize);
-    let words = ram.size as usize / size_of::<u32>();
-    // SAFETY: the plan took the range, in whole blocks and so aligned, out of the RAM that guests get: stage 2 does not show
-    // it, the identity map shows it read-write, and nothing of ours is there.
-    unsafe { start.write_bytes(0, words) };
-    // SAFETY: the same; it is initialised, nobody has another way to it but a device, whose accesses atomics allow for, and an
-    // AtomicU32 is laid out as a u32.
-    let words = unsafe { core::slice::from_raw_parts(start.cast::<AtomicU32>(), words) };
-    Area {
-        words,
-        pa: ram.start,
-    }
 }

@@ -21,7 +21,7 @@ use crate::patience::{Mutex, MutexGuard};
 use crate::registers::RecordWords;
 use crate::stage2::Stage2;
 use crate::stop::{Cause, stop_machine};
-use crate::{entropy, guest_ram, log, memory, stage2, sysregs};
+use crate::{entropy, guest_ram, log, stage2, sysregs};
 
 /// What is loaded into the guest's RAM at each start.
 pub struct GuestImage {
@@ -82,6 +82,8 @@ pub struct VmParts {
     pub vgic: Vgic,
     /// What it can reach.
     pub stage2: stage2::Tables,
+    /// It has a device that can reach all memory.
+    pub reaches_all: bool,
     /// RAM of ours that keeps what is in its flash; empty if it has none.
     pub flash: Range,
     /// What that begins with.
@@ -106,6 +108,8 @@ pub struct Vm {
     pub transports: Vec<u64>,
     /// What is in its flash: it stays when the guest is reset. Whoever touches it holds the lock on what vCPUs share.
     pub flash: &'static [AtomicU32],
+    /// It has a device that can reach all memory.
+    pub reaches_all: bool,
     /// How often it has been loaded.
     loads: AtomicU64,
     shared: Mutex<Shared>,
@@ -154,6 +158,7 @@ impl Vm {
             mediators,
             vgic,
             stage2,
+            reaches_all,
             flash,
             flash_contents,
         } = parts;
@@ -176,7 +181,8 @@ impl Vm {
             backing,
             image,
             transports,
-            flash: new_flash(flash, flash_contents),
+            flash: guest_ram::own(flash, 0xff, flash_contents),
+            reaches_all,
             loads: AtomicU64::new(0),
             shared: Mutex::new(shared),
             mediators: mediators.into_iter().map(Mutex::new).collect(),
@@ -436,22 +442,4 @@ impl vm::Vm for Seat {
             context: layout.dtb.start,
         }
     }
-}
-
-/// A flash that begins with `contents` and is erased behind it, in RAM that is nobody else's.
-fn new_flash(ram: Range, contents: &[u8]) -> &'static [AtomicU32] {
-    if ram.is_empty() {
-        return &[];
-    }
-    assert!(ram.end() <= memory::IDENTITY_END, "flash at {ram:?}");
-    let start = core::ptr::with_exposed_provenance_mut::<u32>(ram.start as usize);
-    let words = ram.size as usize / size_of::<u32>();
-    // SAFETY: the plan took the range, in whole blocks and so aligned, out of the RAM that guests get: stage 2 does not show
-    // it, the identity map shows it read-write, and nothing of ours is there.
-    unsafe { start.write_bytes(0xff, words) };
-    let size = contents.len().min(ram.size as usize);
-    // SAFETY: the same; the contents are in the copy of the bundle, which is apart from it.
-    unsafe { core::ptr::copy_nonoverlapping(contents.as_ptr(), start.cast(), size) };
-    // SAFETY: the same; it is initialised, nobody has another way to it, and an AtomicU32 is laid out as a u32.
-    unsafe { core::slice::from_raw_parts(start.cast::<AtomicU32>(), words) }
 }

@@ -7,6 +7,7 @@ use crate::guest_ram;
 
 impl Pcpu {
     /// Whether it is the interrupt of a mediated device.
+    #[inline]
     pub(super) fn is_mediated(&self, intid: u32) -> bool {
         let mut mediated = self.vm.map.mediated.iter();
         mediated.any(|transport| transport.intid.0 == intid)

@@ -18,7 +18,7 @@ use platform::{Machine, Range};
 
 use crate::virtio::Registers;
 use crate::vm::{GuestImage, Sdei, Vm, VmParts};
-use crate::{crc, entropy, gic, log, operator, stage2, sysregs, virtio};
+use crate::{crc, entropy, gic, guest_ram, log, operator, stage2, sysregs, virtio};
 
 const _: () = assert!(REDISTRIBUTOR_SIZE == vm::REDISTRIBUTOR_SIZE);
 
@@ -123,6 +123,7 @@ fn build(plan: VmPlan<'static>, spis: u32) -> Vm {
         mediators,
         vgic,
         stage2,
+        reaches_all: plan.reaches_all,
         flash: plan.own.flash_ram,
         flash_contents: plan.guest.flash.unwrap_or_default(),
     })
@@ -138,8 +139,8 @@ fn transport(it: &Mediated) -> Transport {
 
 /// The mediated devices of a VM, each with its part of the memory for queues.
 fn mediators(plan: &VmPlan<'_>) -> Vec<Mediator> {
-    let Area { words, mut pa } = virtio::area(plan.queues);
-    let mut left = words;
+    let mut left = guest_ram::own(plan.queues, 0, &[]);
+    let mut pa = plan.queues.start;
     let mut mediators = Vec::new();
     for it in &plan.mediated {
         let (id, kind) = (plan.id, it.kind.name);

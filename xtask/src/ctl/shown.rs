@@ -21,6 +21,9 @@ fn lines(whose: &str, told: &Value) -> String {
         vm["state"].as_str().unwrap_or("?"),
         vm["vcpus"]
     );
+    if vm["reaches_all"] == true {
+        text += "  its devices can reach all memory, the hypervisor's and other guests' (docs/guests.md)\n";
+    }
     for vcpu in told["vcpus"].as_array().into_iter().flatten() {
         let _ = writeln!(text, "  {}", one(vcpu));
     }
@@ -183,6 +186,8 @@ mod tests {
              vCPU 2   off\n  \
              vCPU 3   does not answer: its pCPU may be stuck in the hypervisor\n"
         );
+        let trusted = json!({ "vm": { "vcpus": 1, "state": "paused", "reaches_all": true } });
+        assert!(status(&trusted).ends_with("\n  its devices can reach all memory, the hypervisor's and other guests' (docs/guests.md)\n"));
     }
 
     #[test]

@@ -213,6 +213,7 @@ impl GuestMap {
     }
 
     /// An access to a device that not every guest has.
+    #[cold]
     #[inline(never)]
     pub(super) fn rare_device(&self, access: MmioAccess) -> Option<Deferred> {
         match self.mediated(access.ipa) {

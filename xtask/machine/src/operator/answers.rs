@@ -27,6 +27,8 @@ pub struct VmAnswer {
     pub vcpus: u32,
     /// `running` or `paused`.
     pub state: String,
+    /// It has a device that can reach all memory, the hypervisor's included.
+    pub reaches_all: bool,
     /// How many typed bytes there is room for.
     #[serde(skip)]
     pub room: usize,
@@ -143,6 +145,7 @@ impl Answers {
             self.vm = Some(VmAnswer {
                 vcpus: record.index("vcpus")?,
                 state: record.word("state")?.to_owned(),
+                reaches_all: record.word("memory").is_ok(),
                 room: record.number("room")? as usize,
                 error: record.word("error").ok().map(str::to_owned),
             });
