@@ -1,6 +1,7 @@
 //! The operator's line: what comes in over the console's UART, and what is answered. What is asked, and what of it is done, is
 //! decided in `hv_core::operator` and `hv_core::vm`.
 
+use alloc::vec::Vec;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
