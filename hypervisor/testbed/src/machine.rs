@@ -18,9 +18,10 @@ use hv_core::regs::{El1Values, GuestRegs};
 use hv_core::sdei::{self, Board};
 use hv_core::trace::Event;
 use hv_core::vgic::{self, Affinities, Leftovers, LrSource, Model, Vgic};
+use hv_core::virtio::Mediator;
 use hv_core::vm::{
-    self, GuestMap, IpaRange, OwnDevices, REDISTRIBUTOR_SIZE, Shared, SharedConfig, Vcpu, VcpuLoop,
-    last_redistributors,
+    self, GuestMap, IpaRange, OwnDevices, REDISTRIBUTOR_SIZE, Shared, SharedConfig, Transport,
+    Vcpu, VcpuLoop, last_redistributors,
 };
 use hv_core::watch;
 
@@ -93,6 +94,12 @@ impl Built {
 
     /// The machine, with its boot vCPU in the guest and the others off.
     pub fn start(self) -> Machine {
+        self.start_with(Vec::new())
+    }
+
+    /// The same with mediated devices, whose interrupts are among [`Self::others`].
+    pub fn start_with(self, devices: Vec<(Transport, Mediator)>) -> Machine {
+        let (transports, mediators): (Vec<_>, Vec<_>) = devices.into_iter().unzip();
         let vcpus = self.mpidrs.len();
         let range = |start, size| IpaRange { start, size };
         let is_v3 = self.model == Model::V3;
@@ -124,7 +131,7 @@ impl Built {
             board: Board::new(vcpus),
             has_debug_calls: true,
             own: OwnDevices::default(),
-            mediated: Vec::new(),
+            mediated: transports,
         };
         let firmware = match self.leftovers {
             Leftovers::Dropped => self.sdei.firmware,
@@ -168,7 +175,7 @@ impl Built {
             id: Cell::new(VmId(0)),
             other: RefCell::new(Weak::new()),
             shared: RefCell::new(shared),
-            mediated: Vec::new(),
+            mediated: mediators.into_iter().map(RefCell::new).collect(),
             distributor: RefCell::new(distributor),
             interrupts: interrupts.into_iter().map(RefCell::new).collect(),
             map,

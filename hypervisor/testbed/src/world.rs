@@ -312,6 +312,10 @@ impl Site for Port<'_> {
         let fires = world.physical.borrow().fires(n);
         if let Some(intid) = fires {
             world.physical.borrow_mut().acknowledge(intid, n);
+            let mut mediated = world.map.mediated.iter();
+            if mediated.any(|transport| transport.intid == intid) {
+                return Interrupt::Device(intid);
+            }
             Interrupt::Guest(intid)
         } else if self.interface().wants_maintenance() {
             Interrupt::Maintenance(MAINTENANCE)

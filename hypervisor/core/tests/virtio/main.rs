@@ -4,6 +4,7 @@
 mod device;
 mod driver;
 mod hostile;
+mod interrupts;
 mod ram;
 mod registers;
 mod work;
