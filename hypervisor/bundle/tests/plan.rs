@@ -535,11 +535,35 @@ fn what_cannot_be_mediated_is_named() {
 }
 
 #[test]
+fn no_guest_is_shown_the_page_of_its_mediated_device() {
+    let mut board = Board::virt(2);
+    // The clock where the last transport of the first page was.
+    let devices = &mut board.machine.devices;
+    let last = Range::new(0x0a00_0e00, 0x200);
+    devices.retain(|device| device.mmio != [last]);
+    let clocks = devices.iter_mut().filter(|it| it.kind == DeviceKind::Rtc);
+    clocks.for_each(|clock| clock.mmio = vec![last]);
+    for words in [&["virtio:0", "rtc"][..], &["rtc", "virtio:0"], &["all"]] {
+        let said = board.refusal(&[has(words, false)]);
+        assert!(
+            said.contains("is mediated, and has registers in a page with a device")
+                || said.contains("or a device with its page"),
+            "{said}"
+        );
+    }
+    assert!(board.plan(&[has(&["virtio:8", "rtc"], false)]).is_ok());
+}
+
+#[test]
 fn a_device_that_can_write_anywhere_is_for_trusted_guests() {
     let mut board = Board::virt(2);
-    // The clock, behind 32 transports, as if it were a controller of cards.
-    board.machine.devices[32].kind = DeviceKind::Sd;
-    let path = board.machine.devices[32].path.clone();
+    // The clock, as if it were a controller of cards.
+    let mut devices = board.machine.devices.iter_mut();
+    let clock = devices
+        .find(|it| it.kind == DeviceKind::Rtc)
+        .expect("a clock");
+    clock.kind = DeviceKind::Sd;
+    let path = clock.path.clone();
     let said = board.refusal(&[has(&["sd"], false)]);
     assert!(
         said.starts_with(&format!(

@@ -238,6 +238,18 @@ impl<'m> Left<'m> {
             given.extend(taken);
             self.devices = left;
         }
+        let shown = |device: &&&Device| !is_mediated(device);
+        let is_shown = |device: &Device| {
+            let mut shown = given.iter().filter(shown);
+            shown.any(|other| share_a_page(&other.mmio, &device.mmio))
+        };
+        let mut mediated = given.iter().filter(|device| is_mediated(device));
+        if let Some(device) = mediated.find(|device| is_shown(device)) {
+            let place = format!("{whose}, devices: {}", device.path);
+            let what =
+                "is mediated, and has registers in a page with a device that the guest is shown";
+            return Err(Error::invalid(&place, what, "leave one of them out"));
+        }
         // Stage 2 shows whole pages: who has one register in a page has all (eight transports of QEMU's virt are in one). Nor do two
         // guests have one interrupt.
         self.devices.retain(|device| {

@@ -40,7 +40,8 @@ pub(super) fn access(
     conclude(&effects, vcpu, cpu, vm)
 }
 
-/// The interrupt of a mediated device has come, and is active. While the guest is frozen it stays so, and nothing is given back.
+/// The interrupt of a mediated device has come, and is active. While the guest is frozen, or ends, it stays so, and nothing is
+/// given back.
 #[inline(never)]
 pub(super) fn take(
     intid: IntId,
@@ -55,7 +56,7 @@ pub(super) fn take(
     };
     // Who thaws the guest does so under this lock, and sees afterwards what is owed.
     let shared = vm.lock();
-    if shared.is_paused {
+    if shared.is_paused || !shared.life.may_start() {
         if let Some(mut mediator) = vm.mediator(number) {
             mediator.is_owed = true;
         }

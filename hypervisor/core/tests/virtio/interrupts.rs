@@ -118,6 +118,18 @@ fn a_frozen_guest_is_told_when_it_goes_on() {
 }
 
 #[test]
+fn a_guest_that_is_off_is_given_nothing_back() {
+    let (mut machine, model) = machine();
+    let resets = model.0.lock().unwrap().resets;
+    machine.call(0, hv_abi::psci::SYSTEM_OFF, &[]);
+    machine.finish_end();
+    assert!(model.0.lock().unwrap().resets > resets);
+    change(&machine, &model);
+    machine.settle();
+    assert!(is_active(&machine) && !is_acknowledged(&model));
+}
+
+#[test]
 fn a_guest_that_begins_anew_finds_its_device_reset() {
     for is_frozen in [false, true] {
         let (mut machine, model) = machine();
