@@ -77,8 +77,8 @@ pub struct Transport {
 /// An access to one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MediatedAccess {
-    /// Which.
-    pub number: usize,
+    /// Which; a byte, so that what is left of any exit stays small.
+    pub number: u8,
     /// Where in it, in bytes.
     pub offset: u64,
     /// How.
@@ -207,8 +207,8 @@ impl GuestMap {
 
     /// The transport of a mediated device that is there, and where in it.
     #[inline]
-    fn mediated(&self, ipa: u64) -> Option<(usize, u64)> {
-        let mut found = self.mediated.iter().enumerate();
+    fn mediated(&self, ipa: u64) -> Option<(u8, u64)> {
+        let mut found = (0..=u8::MAX).zip(&self.mediated);
         found.find_map(|(number, it)| Some((number, it.registers.offset_of(ipa)?)))
     }
 

@@ -18,9 +18,9 @@ pub(super) fn access(
     cpu: &mut impl Hardware,
     vm: &impl Vm,
 ) -> Outcome {
-    let access = it.access;
+    let (number, access) = (usize::from(it.number), it.access);
     // A guest whose map has it has it.
-    let Some(mut mediator) = vm.mediator(it.number) else {
+    let Some(mut mediator) = vm.mediator(number) else {
         return NOTHING;
     };
     let mut written = Written::Done;
@@ -35,7 +35,7 @@ pub(super) fn access(
     if written == Written::Done {
         regs.pc = regs.pc.wrapping_add(4);
     }
-    let effects = settle_line(&mut mediator, it.number, vcpu.id, cpu, vm);
+    let effects = settle_line(&mut mediator, number, vcpu.id, cpu, vm);
     drop(mediator);
     conclude(&effects, vcpu, cpu, vm)
 }
