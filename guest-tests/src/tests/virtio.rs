@@ -208,7 +208,7 @@ impl Disk {
     /// Reads a sector and expects it to hold the pattern of `seed`.
     fn expect_sector(&mut self, sector: u64, seed: u64) -> TestResult {
         fill(!seed);
-        self.work((IN, sector), seed % 2 == 0)?;
+        self.work((IN, sector), seed.is_multiple_of(2))?;
         for at in (0..u64::from(SECTOR)).step_by(8) {
             expect_eq!(load::<u64>(DATA + at), seed ^ at, "sector {sector}");
         }
@@ -429,7 +429,7 @@ fn chains_that_make_no_sense_stop_the_disk_and_nothing_else() -> TestResult {
     // Rings that are elsewhere, or not aligned, or as a device must never find them.
     let sound = [TABLE, DRIVER, DEVICE].map(address);
     for place in 0..3 {
-        for at in [outside, outside - 16, sound[place] + 1, 0, u64::MAX & !15] {
+        for at in [outside, outside - 16, sound[place] + 1, 0, !15] {
             let mut places = sound;
             places[place] = at;
             disk.set_up_at(places)?;

@@ -15,6 +15,10 @@ const END: u64 = PIECES[2].0 + PIECES[2].2;
 /// What a guest with these descriptors in its table and in another one is told.
 fn is_refused(own: &[Descriptor], others: &[Descriptor]) -> bool {
     let mut rig = Rig::new(8, 8);
+    // Behind a table is what would do.
+    for (table, entries) in [(TABLE, 8), (INDIRECTS, others.len() as u16)] {
+        rig.describe(table, entries, (DATA, 4, 0, 0));
+    }
     for (table, entries) in [(TABLE, own), (INDIRECTS, others)] {
         for (index, entry) in (0..).zip(entries) {
             rig.describe(table, index, *entry);
@@ -74,7 +78,7 @@ fn what_makes_no_sense_is_refused_and_what_does_is_not() {
         (&[table(2)], &[(DATA, 4, NEXT, 1), (DATA, 4, NEXT, 0)]),
         (&[(INDIRECTS + 4, 16, INDIRECT, 0)], &[data]),
         (&[(END, 16, INDIRECT, 0)], &[]),
-        (&[(u64::MAX - 7, u32::MAX & !15, INDIRECT, 0)], &[]),
+        (&[(u64::MAX - 7, !15, INDIRECT, 0)], &[]),
         (&[table(1)], &[(END, 1, 0, 0)]),
     ];
     for (own, others) in refused {
@@ -106,7 +110,9 @@ fn what_makes_no_sense_is_refused_and_what_does_is_not() {
 fn heads_and_indices_that_do_not_exist_are_refused() {
     for (heads, index) in [(8u16, 1u16), (0xffff, 1), (0, 9), (0, 0x8000), (0, 0xffff)] {
         let mut rig = Rig::new(8, 8);
-        rig.describe(TABLE, 0, (DATA, 4, 0, 0));
+        for index in [0, 8] {
+            rig.describe(TABLE, index, (DATA, 4, 0, 0));
+        }
         rig.ram.set(DRIVER + 4, &heads.to_le_bytes());
         rig.ram.set(DRIVER + 2, &index.to_le_bytes());
         rig.notify();
