@@ -306,6 +306,16 @@ fn backtraces(lab: &Lab) -> Result<String> {
     ensure!(said.lines().any(has_place), "{said}");
     // By a virtual address, the vectors; and what is not mapped says so.
     let registers = client.execute("x-halligan-registers", json!({ "vcpu": 2 }))?;
+    // The hypervisor follows frame records by itself, for the record before an NMI: callers of what has no record of its own.
+    let frames = told["vcpus"][2]["frames"].as_array().cloned();
+    let frames = frames.unwrap_or_default().into_iter();
+    let frames: Vec<Value> = frames.map(|frame| frame["address"].clone()).collect();
+    let callers = registers["vcpus"][0]["callers"].as_array().cloned();
+    let callers = callers.unwrap_or_default();
+    ensure!(
+        callers.len() > 5 && callers[..5].iter().all(|caller| frames.contains(caller)),
+        "{registers}, and not as {frames:?}"
+    );
     let vbar = registers["vcpus"][0]["registers"]["vbar_el1"].as_u64();
     let vbar = format!("{:#x}", vbar.context("it has no VBAR_EL1")?);
     let shown = guest.ctl(&["--json", "read", "--vcpu", "2", &vbar, "4"])?;
