@@ -71,22 +71,21 @@ pub fn tell(VmId(vm): VmId, answer: &Answer<'_>) {
             vm: VmId(vm),
             vcpus,
             asked,
-            is_unknown,
-            is_paused,
+            refusal,
+            state,
             room,
         } => {
             let id = asked.request.id;
-            let what = match asked {
-                _ if asked.is_refused => " error=refused",
-                _ if *is_unknown => " error=unknown",
-                _ if asked.is_again => " again=1",
-                _ => "",
+            let (before, what) = match refusal {
+                Some(refusal) => (" error=", refusal.name()),
+                None if asked.is_again => (" again=", "1"),
+                None => ("", ""),
             };
-            let state = if *is_paused { "paused" } else { "running" };
+            let state = state.name();
             let vcpus = vcpus.iter().count();
             let memory = if reaches_all(*vm) { " memory=all" } else { "" };
             line(format_args!(
-                "@answer id={id:#x} vm={vm} vcpus={vcpus} state={state} room={room}{memory}{what}"
+                "@answer id={id:#x} vm={vm} vcpus={vcpus} state={state} room={room}{memory}{before}{what}"
             ));
         }
         Answer::Memory {

@@ -16,7 +16,7 @@ use crate::gic;
 use crate::memory::{self, BLOCK_SIZE, HV_BASE};
 use crate::percpu;
 use crate::run::{self, OwnIntids};
-use crate::vm::VMS;
+use crate::vm::{VMS, Vm};
 use crate::{
     boot, crash_record, fault_injection, firmware, heap, log, operator, reset, sdei_client, stage2,
     stop, sysregs, uart, videocore,
@@ -248,6 +248,11 @@ fn run_pcpu(index: usize) -> ! {
             for transport in &vm.map.mediated {
                 gic.enable_spi(transport.intid.0, vm.pcpus[0]);
             }
+        }
+        // One that ends at once is not the last while others are about to start.
+        let starting = || vms.iter().filter(|vm| !vm.map.policy.is_manual);
+        starting().for_each(Vm::expect_start);
+        for vm in starting() {
             run::load(vm, percpu, board.own);
         }
         crate::console::set_receive(true);

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use hv_abi::firmware::Firmware;
+use hv_abi::policy::After;
 use hv_bundle::{Backing, Layout, Seeding};
 use hv_core::id::{IntId, Mpidr, VcpuId, VmId};
 use hv_core::mailbox::{Mailbox, Requests, Senders};
@@ -12,7 +13,7 @@ use hv_core::psci::Reclaim;
 use hv_core::sdei::{self, Definition};
 use hv_core::vgic::{Distributor, Parts, Private, Published, Vgic};
 use hv_core::virtio::Mediator;
-use hv_core::vm::{self, BOOT_VCPU, End, GuestMap, Load, Shared, SharedConfig, Vcpu};
+use hv_core::vm::{self, BOOT_VCPU, Ending, GuestMap, Load, Shared, SharedConfig, Vcpu};
 use platform::Range;
 use spin::Once;
 
@@ -214,14 +215,15 @@ impl Vm {
         self.stage2.write_registers(image.changing());
     }
 
-    /// Whether all other VMs are off for good.
+    /// Whether all other VMs are off, and none is about to start.
     pub fn is_last(&self) -> bool {
-        let mut others = VMS
-            .get()
-            .into_iter()
-            .flatten()
-            .filter(|vm| vm.id != self.id);
-        others.all(|vm| vm.shared.lock().life.is_gone())
+        let mut all = VMS.get().into_iter().flatten();
+        all.all(|vm| vm.id == self.id || vm.shared.lock().is_idle())
+    }
+
+    /// It is loaded soon.
+    pub fn expect_start(&self) {
+        self.shared.lock().is_start_asked = true;
     }
 
     /// How many of its vCPUs are on. Waits for the VM's lock.
@@ -364,11 +366,13 @@ impl vm::Vm for Seat {
         }
     }
 
-    fn announce(&self, end: End) {
+    fn announce(&self, ending: Ending) {
         let id = self.vm.id.0;
-        match end {
-            End::Off => log!("@vm-off vm={id}"),
-            End::Reset(_) => log!("@vm-reset vm={id}"),
+        let name = ending.end.name();
+        if ending == Ending::usual(ending.end) {
+            log!("@vm-{name} vm={id}");
+        } else {
+            log!("@vm-{name} vm={id} then={}", ending.after.name());
         }
     }
 
@@ -394,8 +398,8 @@ impl vm::Vm for Seat {
         log!("@vm-lost vm={}", self.vm.id.0);
     }
 
-    fn finish(&self) {
-        if self.vm.is_last() {
+    fn finish(&self, after: After) {
+        if after == After::MachineOff || self.vm.is_last() {
             stop_machine(Cause::Shutdown, &|| ());
         }
     }

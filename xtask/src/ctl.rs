@@ -131,6 +131,8 @@ enum Command {
     Reset,
     /// Switch the guest off, as its own SYSTEM_OFF would.
     Off,
+    /// Start a guest that is off: it has switched itself off, was switched off, or its file says `start = "manual"`.
+    Start,
 }
 
 /// One vCPU, or all.
@@ -247,6 +249,7 @@ impl Ctl {
             Command::Thaw => ("cont", json!({})),
             Command::Reset => ("system_reset", json!({})),
             Command::Off => ("x-halligan-off", json!({})),
+            Command::Start => ("x-halligan-start", json!({})),
         };
         let told: Value = client.execute(command, arguments)?;
         if self.json {
@@ -269,6 +272,7 @@ impl Ctl {
             Command::Thaw => println!("the guest goes on"),
             Command::Reset => println!("the guest is reset"),
             Command::Off => println!("the guest is switched off"),
+            Command::Start => println!("the guest is started"),
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -11,6 +11,7 @@ pub mod console;
 pub mod crash;
 pub mod firmware;
 pub mod operator;
+pub mod policy;
 pub mod psci;
 pub mod sdei;
 pub mod smccc;

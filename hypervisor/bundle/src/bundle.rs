@@ -5,6 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use hv_abi::operator::Access;
+use hv_abi::policy::{After, Policy};
 use hv_abi::psci::Reclaim;
 use hv_abi::sdei::{Definition, Priority, Scope};
 use hv_abi::watchdog::{Act, Nmi, Watchdog};
@@ -59,6 +60,7 @@ pub mod key {
     pub const DEVICES: &str = "halligan,devices";
     pub const TRUSTED: &str = "halligan,trusted";
     pub const NMI: &str = "halligan,nmi";
+    pub const POLICY: &str = "halligan,policy";
     pub const BOOTARGS: &str = "bootargs";
     pub const NAME: &str = "description";
     pub const KERNEL: &str = "kernel";
@@ -232,6 +234,9 @@ fn guest<'a>(tree: &Tree<'_, 'a>, node: Node<'_, 'a>) -> Result<Guest<'a>, Error
                 let watchdog = watchdog(value).ok_or_else(|| wrong(node, key, "is no watchdog"));
                 config.watchdog = Some(watchdog?);
             }
+            key::POLICY => {
+                config.policy = policy(value).ok_or_else(|| wrong(node, key, "is no policy"))?;
+            }
             key::PVPANIC => config.pvpanic = cells(node, key, value)? != 0,
             key::PCPUS => config.pcpus = numbers(node, key, value)?,
             key::AFFINITIES => config.machine_affinities = cells(node, key, value)? != 0,
@@ -283,6 +288,26 @@ fn cells(node: Node<'_, '_>, key: &str, value: &[u8]) -> Result<u64, Error> {
         _ => Err(wrong(node, key, "is no number")),
     }
 }
+
+/// A policy as [`crate::write`] puts it down: whether it is manual, and what follows each end, a cell each.
+fn policy(value: &[u8]) -> Option<Policy> {
+    let (&[manual, off, reset, crash], []) = value.as_chunks::<4>() else {
+        return None;
+    };
+    let [manual, off, reset, crash] = [manual, off, reset, crash].map(u32::from_be_bytes);
+    Some(Policy {
+        is_manual: manual != 0,
+        on_off: After::of_number(off)?,
+        on_reset: After::of_number(reset)?,
+        on_crash: match crash {
+            NOTHING => None,
+            number => Some(After::of_number(number)?),
+        },
+    })
+}
+
+/// In place of an [`After`] where a guest is left as it is.
+pub const NOTHING: u32 = u32::MAX;
 
 /// A watchdog as [`crate::write`] puts it down: the limit and two actions, a cell each.
 fn watchdog(value: &[u8]) -> Option<Watchdog> {

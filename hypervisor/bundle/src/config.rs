@@ -4,6 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use hv_abi::firmware::{Firmware, Unknown};
+use hv_abi::policy::Policy;
 use hv_abi::psci::Reclaim;
 use hv_abi::sdei::{Definition, MAX_EVENTS, Scope, VENDOR_EVENT};
 use hv_abi::watchdog::{LONGEST_MS, Nmi, SHORTEST_MS, Watchdog};
@@ -61,6 +62,8 @@ pub struct GuestConfig {
     pub devices: Option<Vec<String>>,
     /// Whether it may have devices that write to memory as they are told: it can then reach all memory.
     pub trusted: bool,
+    /// When it starts, and what becomes of it when it ends.
+    pub policy: Policy,
     /// What an NMI does.
     pub nmi: Nmi,
 }
@@ -85,6 +88,7 @@ impl Default for GuestConfig {
             watchdog: None,
             devices: None,
             trusted: false,
+            policy: Policy::USUAL,
             nmi: Nmi::default(),
         }
     }

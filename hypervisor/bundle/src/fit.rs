@@ -7,12 +7,13 @@ use alloc::vec::Vec;
 use dtoolkit::ToPropertyValue;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use hv_abi::operator::Access;
+use hv_abi::policy::Policy;
 use hv_abi::psci::Reclaim;
 use hv_abi::sdei::{Definition, Priority, Scope};
 use hv_abi::watchdog::{Nmi, Watchdog};
 use platform::devicetree::Tree;
 
-use crate::bundle::{check, key};
+use crate::bundle::{NOTHING, check, key};
 use crate::digest::{self, ALGORITHM, DIGEST, Hash};
 use crate::{Crc32, Crc32Table, Error, Format, Guest, Kernel};
 
@@ -159,6 +160,18 @@ fn configuration(number: usize, guest: &Guest<'_>) -> DeviceTreeNode {
     }
     if config.pvpanic {
         set(&mut node, key::PVPANIC, 1_u32);
+    }
+    if config.policy != Policy::USUAL {
+        let Policy {
+            is_manual,
+            on_off,
+            on_reset,
+            on_crash,
+        } = config.policy;
+        let crash = on_crash.map_or(NOTHING, |after| after as u32);
+        let cells = [u32::from(is_manual), on_off as u32, on_reset as u32, crash];
+        let cells = cells.map(u32::to_be_bytes);
+        set(&mut node, key::POLICY, cells.as_flattened());
     }
     if config.nmi != Nmi::default() {
         let Nmi {

@@ -1,6 +1,7 @@
 //! A bundle is read back as it was written, or not at all.
 
 use hv_abi::operator::Access;
+use hv_abi::policy::{After, Policy};
 use hv_abi::psci::Reclaim;
 use hv_abi::sdei::{Definition, Priority, Scope};
 use hv_abi::watchdog::{Act, Nmi, Watchdog};
@@ -24,6 +25,12 @@ fn image() -> Vec<u8> {
 
 fn config() -> GuestConfig {
     GuestConfig {
+        policy: Policy {
+            is_manual: true,
+            on_off: After::Restart,
+            on_reset: After::MachineOff,
+            on_crash: Some(After::Stop),
+        },
         name: "kdump".into(),
         vcpus: 4,
         memory: 1 << 30,

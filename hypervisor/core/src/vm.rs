@@ -39,13 +39,13 @@ use faults::Faults;
 pub use at_once::{AtOnce, Saved};
 pub use faults::FaultKind;
 pub use hardware::{GuestExit, Hardware, Interrupt, Syndrome, Vm};
-pub use life::{End, Life};
+pub use life::{End, Ending, Life};
 pub use map::{
     GuestMap, IpaRange, MediatedAccess, OwnAccess, OwnDevice, OwnDevices, REDISTRIBUTOR_SIZE,
     Transport, last_redistributors,
 };
 pub use record::Record;
-pub use run::{Answer, Lateness, Stand, VcpuLoop, load};
+pub use run::{Answer, Lateness, Refusal, Stand, State, VcpuLoop, load};
 pub use shared::event as panic_event;
 pub use shared::{BOOT_VCPU, Config as SharedConfig, Load, Next, Outcome, Shared};
 pub use undescribed::{Attempts, Verdict, uses_sp_el1};

@@ -8,6 +8,7 @@ use std::cell::{RefCell, RefMut};
 use std::time::{Duration, Instant as Clock};
 
 use hv_abi::firmware::{Fault, Firmware};
+use hv_abi::policy::Policy;
 use hv_abi::sdei::{self, Call};
 use hv_abi::vendor;
 use hv_core::entry::Features;
@@ -233,6 +234,7 @@ impl Values {
             model: Model::V3,
         });
         let map = GuestMap {
+            policy: Policy::USUAL,
             affinities: Affinities::new(&mpidrs),
             ram: vec![RAM],
             uart: range(0x0900_0000, 0x1000),

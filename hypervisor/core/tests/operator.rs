@@ -3,10 +3,13 @@
 
 use hv_abi::console::RS;
 use hv_abi::operator::{Access, END, MOST, OPENING, Request, Span, Typed, Verb};
+use hv_abi::policy::{After, Policy};
 use hv_core::id::IntId;
 use hv_core::operator::{Asked, Came, HELD, Inlet, Question, TypeAhead};
-use hv_core::vm::Stand;
-use hv_testbed::{Built, DISTRIBUTOR, Machine, Place, RAM, Told, UART, ram_byte};
+use hv_core::vm::{Refusal, Stand};
+use hv_testbed::{
+    Built, DISTRIBUTOR, Machine, Place, RAM, Told, Transfer, UART, exit_of, ram_byte,
+};
 
 const UARTDR: u64 = UART;
 const UARTFR: u64 = UART + 0x18;
@@ -58,6 +61,8 @@ fn of_vm(id: u32, is_paused: bool) -> Told {
         is_refused: false,
         is_unknown: false,
         is_paused,
+        refusal: None,
+        is_off: false,
     }
 }
 
@@ -658,6 +663,112 @@ fn a_guest_is_reset_once_however_late_its_vcpus_learn_of_it() {
         [0, 1, 2, 3].map(|n| both[1].is_on(n)),
         [true, false, true, false]
     );
+}
+
+#[test]
+fn a_guest_that_is_off_is_started_and_one_that_runs_is_not() {
+    let mut both = two();
+    let of_second = |id, verb| Request::new(id, verb, 1, 0);
+    let refused = |told: &[Told]| match told {
+        [
+            Told::Vm {
+                refusal, is_off, ..
+            },
+            ..,
+        ] => (*refusal, *is_off),
+        other => panic!("{other:?}"),
+    };
+    let [line, _] = say_to_one(&mut both, of_second(1, Verb::Start));
+    assert_eq!(refused(&line), (Some(Refusal::On), false));
+    say(&mut both[0], of_second(2, Verb::Off));
+    both[0].settle();
+    both[1].interrupt(2);
+    both[1].finish_end();
+    both[1].settle();
+    assert_eq!([0, 1, 2, 3].map(|n| both[1].is_on(n)), [false; 4]);
+    assert_eq!(
+        (both[1].finished(), both[0].finished()),
+        (vec![After::Stop], vec![])
+    );
+    let _ = both[0].answers();
+    // The answer was lost: it is off already, and that was asked for.
+    let [line, _] = say_to_one(&mut both, of_second(2, Verb::Off));
+    assert_eq!(refused(&line), (None, true));
+    for (id, verb) in [
+        (3, Verb::Off),
+        (4, Verb::Reset),
+        (5, Verb::Freeze),
+        (6, Verb::Thaw),
+        (7, Verb::Nmi),
+    ] {
+        let [line, guest] = say_to_one(&mut both, of_second(id, verb));
+        assert_eq!(
+            (refused(&line), guest),
+            ((Some(Refusal::Off), true), vec![]),
+            "{verb:?}"
+        );
+    }
+    let [line, guest] = say_to_one(&mut both, of_second(8, Verb::Status));
+    assert_eq!((refused(&line), stands(&guest).len()), ((None, true), 4));
+    for (id, refusal) in [(9, None), (9, None), (10, Some(Refusal::On))] {
+        let [line, _] = say_to_one(&mut both, of_second(id, Verb::Start));
+        assert_eq!(refused(&line).0, refusal, "{id}");
+        assert_eq!(
+            [0, 1, 2, 3].map(|n| both[1].is_on(n)),
+            [true, false, false, false]
+        );
+    }
+    assert_eq!([0, 1, 2].map(|n| both[0].is_on(n)), [true; 3]);
+}
+
+#[test]
+fn what_a_guest_does_to_itself_has_the_consequence_that_its_configuration_says() {
+    const SYSTEM_OFF: u32 = 0x8400_0008;
+    const SYSTEM_RESET: u32 = 0x8400_0009;
+    let all = After::ALL.map(|(_, after)| after);
+    for (function, after) in [SYSTEM_OFF, SYSTEM_RESET]
+        .iter()
+        .flat_map(|f| all.map(|after| (*f, after)))
+    {
+        let mut built = Built::new(2);
+        built.policy = Policy {
+            on_off: if function == SYSTEM_OFF {
+                after
+            } else {
+                After::Restart
+            },
+            on_reset: if function == SYSTEM_RESET {
+                after
+            } else {
+                After::Stop
+            },
+            ..Policy::USUAL
+        };
+        let mut machine = built.start();
+        machine.turn_on(0, 1);
+        machine.regs(1).x[0] = function.into();
+        machine.exit(1, exit_of(Transfer::Smc));
+        machine.finish_end();
+        machine.settle();
+        let restarts = after == After::Restart;
+        assert_eq!(
+            (machine.is_on(0), machine.is_on(1)),
+            (restarts, false),
+            "{after:?}"
+        );
+        let finished = if restarts { vec![] } else { vec![after] };
+        assert_eq!(machine.finished(), finished);
+        // What the operator orders is done as said.
+        if restarts {
+            let _ = ask(&mut machine, request(1, Verb::Off, 0));
+            machine.finish_end();
+            machine.settle();
+            assert_eq!(
+                (machine.is_on(0), machine.finished()),
+                (false, vec![After::Stop])
+            );
+        }
+    }
 }
 
 #[test]

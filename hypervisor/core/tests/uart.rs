@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use hv_abi::operator::Typed;
+use hv_abi::policy::Policy;
 use hv_core::entry::Features;
 use hv_core::exit::MmioAccess;
 use hv_core::id::{IntId, Mpidr, VcpuId};
@@ -111,6 +112,7 @@ impl Rig {
             list_regs: 4,
         });
         let map = GuestMap {
+            policy: Policy::USUAL,
             affinities: Affinities::new(&mpidrs),
             ram: vec![range(0x4000_0000, 0x1000_0000)],
             uart: range(0x0900_0000, uart_size),

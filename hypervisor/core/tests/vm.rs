@@ -1,5 +1,6 @@
 //! One vCPU from exit to entry, as the shell drives it, on the host.
 
+use hv_abi::policy::Policy;
 use hv_abi::sdei;
 use hv_core::entry::Features;
 use hv_core::exit;
@@ -86,6 +87,7 @@ fn rig() -> Rig {
         list_regs: 4,
     };
     let map = GuestMap {
+        policy: Policy::USUAL,
         affinities: Affinities::new(&mpidrs),
         ram: vec![range(0x4000_0000, 0x1000_0000)],
         uart: range(0x0900_0000, 0x1000),

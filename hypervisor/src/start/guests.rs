@@ -80,6 +80,7 @@ fn build(plan: VmPlan<'static>, spis: u32) -> Vm {
         distributor: ipa(plan.distributor),
         gic: gic::model(),
         deactivate: ipa(deactivate.unwrap_or_default()),
+        policy: config.policy,
         nmi: ladder::Config {
             event: config.nmi.event,
             limit: ticks(config.nmi.limit_ms),

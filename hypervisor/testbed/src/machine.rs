@@ -8,6 +8,7 @@ use std::rc::{Rc, Weak};
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, Yielder};
 use hv_abi::firmware::Fault;
+use hv_abi::policy::{After, Policy};
 use hv_core::entry::Features;
 use hv_core::id::{IntId, Mpidr, VcpuId, VcpuSet, VmId};
 use hv_core::ladder;
@@ -62,6 +63,8 @@ pub struct Built {
     pub tells_lines: bool,
     /// What an NMI does.
     pub nmi: ladder::Config,
+    /// What becomes of the guest when it ends.
+    pub policy: Policy,
     /// The watchdog over the guest.
     pub watchdog: Option<watch::Config>,
 }
@@ -88,6 +91,7 @@ impl Built {
                 limit: 80,
                 freezes: false,
             },
+            policy: Policy::USUAL,
             watchdog: None,
         }
     }
@@ -118,6 +122,7 @@ impl Built {
             list_regs: self.list_regs,
         });
         let map = GuestMap {
+            policy: self.policy,
             affinities: Affinities::new(&self.mpidrs),
             ram: vec![RAM],
             uart: range(UART, 0x1000),
@@ -184,6 +189,7 @@ impl Built {
                 &[&self.passed_through[..], &self.others].concat(),
                 vcpus as u8,
             )),
+            finished: RefCell::default(),
             received: RefCell::new(VecDeque::new()),
             inlet: RefCell::new(Inlet::new()),
             answers: RefCell::new(Vec::new()),
@@ -305,6 +311,11 @@ impl Machine {
     /// The machine's console receives a byte.
     pub fn receive(&mut self, byte: u8) {
         self.world.received.borrow_mut().push_back(byte);
+    }
+
+    /// What was to become of the machine each time that the VM was off.
+    pub fn finished(&self) -> Vec<After> {
+        self.world.finished.borrow().clone()
     }
 
     /// What the operator was told since this was asked last.

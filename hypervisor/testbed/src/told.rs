@@ -3,7 +3,7 @@
 use hv_abi::watchdog::Act;
 use hv_core::id::IntId;
 use hv_core::ladder;
-use hv_core::vm::{Answer, Stand};
+use hv_core::vm::{Answer, Refusal, Stand, State};
 use hv_core::watch::Health;
 
 /// What the operator was told, without what was on loan.
@@ -21,6 +21,10 @@ pub enum Told {
         is_unknown: bool,
         /// The VM is paused.
         is_paused: bool,
+        /// Why it is not done.
+        refusal: Option<Refusal>,
+        /// The VM is off.
+        is_off: bool,
     },
     /// Of memory.
     Memory {
@@ -70,15 +74,17 @@ impl Told {
         match answer {
             Answer::Vm {
                 asked,
-                is_unknown,
-                is_paused,
+                refusal,
+                state,
                 ..
             } => Told::Vm {
                 id: asked.request.id,
                 is_again: asked.is_again,
                 is_refused: asked.is_refused,
-                is_unknown,
-                is_paused,
+                is_unknown: refusal == Some(Refusal::Unknown),
+                is_paused: state == State::Paused,
+                refusal,
+                is_off: state == State::Off,
             },
             Answer::Memory { id, ipa, data, .. } => Told::Memory {
                 id,

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 
 use corosensei::Yielder;
+use hv_abi::policy::After;
 use hv_core::id::{IntId, VcpuId, VmId};
 use hv_core::mailbox::{Mailbox, Requests, Senders};
 use hv_core::operator::{Came, Inlet};
@@ -13,7 +14,7 @@ use hv_core::time::Instant;
 use hv_core::trace::Event;
 use hv_core::vgic::{Distributor, Effects, LrSource, Parts, Private, Published};
 use hv_core::virtio::Mediator;
-use hv_core::vm::{self, Answer, End, GuestMap, Interrupt, Load, Shared};
+use hv_core::vm::{self, Answer, End, Ending, GuestMap, Interrupt, Load, Shared};
 
 use crate::exits::ram_byte;
 use crate::told::Told;
@@ -80,6 +81,8 @@ pub struct World {
     pub(crate) map: GuestMap,
     pub(crate) seats: Vec<Seat>,
     pub(crate) physical: RefCell<Physical>,
+    /// What was to become of the machine each time that the VM was off.
+    pub(crate) finished: RefCell<Vec<After>>,
     /// Bytes that the machine's console has received.
     pub(crate) received: RefCell<VecDeque<u8>>,
     /// What has been taken in of them.
@@ -275,11 +278,13 @@ impl vm::Vm for Port<'_> {
         }
     }
 
-    fn announce(&self, _: End) {}
+    fn announce(&self, _: Ending) {}
     fn report(&self, _: &vm::Vcpu) {}
     fn give_up(&self) {}
     fn conclude(&self) {}
-    fn finish(&self) {}
+    fn finish(&self, after: After) {
+        self.world.finished.borrow_mut().push(after);
+    }
 
     fn write_memory(&self) -> Load {
         Load {

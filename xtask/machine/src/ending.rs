@@ -58,12 +58,16 @@ impl fmt::Display for Ending {
 pub struct Watch {
     guests: Option<u64>,
     vms: BTreeMap<u64, Vm>,
+    /// A guest has taken the machine off with it.
+    is_machine_off: bool,
     crash: Option<Ending>,
 }
 
 /// What is known of one guest.
 #[derive(Default)]
 struct Vm {
+    /// It has been started, and has not ended.
+    has_started: bool,
     /// It has powered off.
     is_off: bool,
     /// What its kernel said when it panicked.
@@ -109,7 +113,20 @@ impl Watch {
         };
         match record.name.as_str() {
             "ready" => self.guests = Some(record.number("vms")?),
-            "vm-reset" => {
+            "vm-start" => {
+                let own = self.vm(vm);
+                (own.is_off, own.has_started) = (false, true);
+            }
+            // What then becomes of a guest is said if it is not what its end is called for.
+            "vm-reset" | "vm-off" if record.word("then").ok() == Some("machine-off") => {
+                self.vm(vm).is_off = true;
+                self.is_machine_off = true;
+                return Ok(Some(DRAIN));
+            }
+            "vm-reset" if record.word("then").is_err() => {
+                self.vms.insert(vm, Vm::default());
+            }
+            "vm-off" if record.word("then").is_ok() => {
                 self.vms.insert(vm, Vm::default());
             }
             "vm-panic" if record.word("event")? == "panicked" => {
@@ -129,8 +146,9 @@ impl Watch {
                     format!("vCPU {vcpu} faults for ever at pc {pc:#x}, address {address:#x}")
                 });
             }
-            "vm-off" => {
-                self.vm(vm).is_off = true;
+            "vm-off" | "vm-reset" => {
+                let own = self.vm(vm);
+                (own.is_off, own.has_started) = (true, false);
                 if self.are_all_off() {
                     return Ok(Some(DRAIN));
                 }
@@ -167,6 +185,12 @@ impl Watch {
     fn are_all_off(&self) -> bool {
         let off = self.vms.values().filter(|vm| vm.is_off).count() as u64;
         off > 0 && off >= self.guests.unwrap_or(1)
+    }
+
+    /// Whether one has ended and none runs: those that are started by hand may never have been.
+    fn does_nothing(&self) -> bool {
+        let mut vms = self.vms.values();
+        vms.any(|vm| vm.is_off) && !self.vms.values().any(|vm| vm.has_started)
     }
 
     /// Takes notice of a line that a guest wrote; answers whether it has panicked and nothing more will come of any, as a
@@ -216,7 +240,7 @@ impl Watch {
             crash.clone()
         } else if let Some(cause) = self.vms.values().find_map(|vm| vm.pvpanic.as_ref()) {
             Ending::GuestCrash(cause.clone())
-        } else if self.are_all_off() {
+        } else if self.are_all_off() || self.is_machine_off || !timed_out && self.does_nothing() {
             Ending::PowerOff
         } else if let Some(cause) = self.vms.values().find_map(Vm::crash) {
             Ending::GuestCrash(cause.clone())
@@ -290,6 +314,35 @@ mod tests {
         );
         let both = ["@ready vms=2", "@vm-off vm=1", "@vm-off vm=0"];
         assert_eq!(ending(&both, false), Ending::PowerOff);
+    }
+
+    #[test]
+    fn what_becomes_of_a_guest_is_as_its_records_say() {
+        let restarted = [
+            "@ready vms=1",
+            "@vm-start vm=0",
+            "@vm-off vm=0 then=restart",
+        ];
+        assert_eq!(ending(&restarted, true), Ending::TimedOut);
+        let off = ["@ready vms=1", "@vm-start vm=0", "@vm-reset vm=0 then=stop"];
+        assert_eq!(ending(&off, false), Ending::PowerOff);
+        let whole = [
+            "@ready vms=2",
+            "@vm-start vm=0",
+            "@vm-start vm=1",
+            "@vm-off vm=1 then=machine-off",
+        ];
+        assert_eq!(ending(&whole, false), Ending::PowerOff);
+        // One that nobody has started keeps the machine on as little as one that is off, until somebody does.
+        let manual = ["@ready vms=2", "@vm-start vm=0", "@vm-off vm=0"];
+        assert_eq!(ending(&manual, false), Ending::PowerOff);
+        let again = [
+            "@ready vms=1",
+            "@vm-start vm=0",
+            "@vm-off vm=0",
+            "@vm-start vm=0",
+        ];
+        assert_eq!(ending(&again, true), Ending::TimedOut);
     }
 
     #[test]

@@ -3,7 +3,9 @@
 mod event;
 mod file;
 mod flash;
+mod keys;
 mod numbers;
+mod policy;
 mod several;
 mod together;
 mod watchdog;
@@ -25,6 +27,7 @@ use crate::el3::El3;
 pub use event::Event;
 pub use flash::Flash;
 use numbers::{address, host_memory_mib, memory_mib};
+pub use policy::{Start, Then};
 pub use watchdog::{Nmi, Watchdog};
 
 /// The options that describe a guest, on the command line and in a guest file.
@@ -128,6 +131,18 @@ pub struct Options {
     /// What an NMI does, rung by rung; only a guest file can say it.
     #[arg(skip)]
     pub nmi: Option<Nmi>,
+    /// When it is started, and what becomes of it when it ends; only a guest file can say it.
+    #[arg(skip)]
+    pub start: Option<Start>,
+    /// After it has switched itself off.
+    #[arg(skip)]
+    pub on_off: Option<Then>,
+    /// After it has reset itself.
+    #[arg(skip)]
+    pub on_reset: Option<Then>,
+    /// When it has crashed.
+    #[arg(skip)]
+    pub on_crash: Option<Then>,
     /// Copy the raw serial stream, hypervisor lines and records included, into this file.
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
@@ -277,6 +292,10 @@ impl Options {
             guests: [file.guests, self.guests].concat(),
             first_slot: None,
             nmi: self.nmi.or(file.nmi),
+            start: self.start.or(file.start),
+            on_off: self.on_off.or(file.on_off),
+            on_reset: self.on_reset.or(file.on_reset),
+            on_crash: self.on_crash.or(file.on_crash),
             operator: self.operator.or(file.operator),
             timeout: self.timeout.or(file.timeout),
             log: self.log.or(file.log),
@@ -300,6 +319,7 @@ impl Options {
             devices: self.devices.clone(),
             trusted: self.trusted.unwrap_or_default(),
             nmi: self.nmi.map(|it| it.0).unwrap_or_default(),
+            policy: self.policy(),
             ..GuestConfig::default()
         }
     }

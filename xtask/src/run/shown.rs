@@ -56,6 +56,10 @@ impl Shown {
                 return Ok(lines);
             }
             "hv-crash" => self.is_report = true,
+            "vm-off" | "vm-reset" if record.word("then").is_ok() => {
+                let text = whose + &then(&record)?;
+                return Ok(vec![Line { text, ..line }]);
+            }
             "vm-reset" => {
                 self.resets += 1;
                 let is_told = self.resets <= SOME || self.resets.is_power_of_two();
@@ -110,6 +114,20 @@ impl Shown {
             None => vec![line],
         })
     }
+}
+
+/// What becomes of a guest that its end is not called for.
+fn then(record: &Record) -> Result<String> {
+    let how = match record.name.as_str() {
+        "vm-off" => "has switched itself off",
+        _ => "has reset itself",
+    };
+    let then = match record.word("then")? {
+        "restart" => "and is started again",
+        "machine-off" => "and the machine goes off with it",
+        _ => "and stays off",
+    };
+    Ok(format!("the guest {how}, {then}"))
 }
 
 /// What the guest's watchdog has found.

@@ -1,5 +1,6 @@
 //! Several guests on one machine, as a user starts them: each passes every test that it passes alone, while the other does.
 
+mod policy;
 mod reached;
 
 use std::fs;
@@ -41,7 +42,7 @@ const REFUSED: &str = "several/devices-that-cannot-be-mediated-are-named";
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
     let own = [SUITES, TAKEN, LOST, PI, HOSTILE, DISKS, REFUSED, LINUX].into_iter();
-    own.chain(reached::NAMES)
+    own.chain(reached::NAMES).chain(policy::NAMES)
 }
 
 /// Runs them.
@@ -57,6 +58,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
         ledger.check(LINUX, || linux(workshop));
     }
     reached::run(workshop, ledger);
+    policy::run(workshop, ledger);
 }
 
 /// A guest of these CPUs that runs all tests that share a boot.

@@ -29,11 +29,13 @@ pub enum Verb {
     Reset,
     /// The VM is switched off, as by SYSTEM_OFF.
     Off,
+    /// The VM, which is off, is started.
+    Start,
 }
 
 impl Verb {
     /// All of them, by the letter that stands for each.
-    pub const ALL: [(u8, Self); 11] = [
+    pub const ALL: [(u8, Self); 12] = [
         (b'?', Self::Room),
         (b'i', Self::Type),
         (b's', Self::Status),
@@ -45,6 +47,7 @@ impl Verb {
         (b't', Self::Thaw),
         (b'R', Self::Reset),
         (b'O', Self::Off),
+        (b'S', Self::Start),
     ];
 
     /// Whether the guest is another afterwards: what only looks does not have to be kept from being done twice.

@@ -83,6 +83,11 @@ impl Faults {
         is_found.then_some(FaultKind::Vector)
     }
 
+    /// Whether it is known to do nothing else.
+    pub const fn is_endless(&self) -> bool {
+        self.is_told
+    }
+
     /// The vCPU was found outside its guest.
     pub const fn forget(&mut self) {
         self.looks = 0;

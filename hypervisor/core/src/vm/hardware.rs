@@ -3,7 +3,9 @@
 
 use core::ops::DerefMut;
 
-use super::{Answer, End, GuestMap, Pcpu, Shared, VcpuLoop};
+use hv_abi::policy::After;
+
+use super::{Answer, End, Ending, GuestMap, Pcpu, Shared, VcpuLoop};
 use crate::flash::Array;
 use crate::id::{IntId, VcpuId, VmId};
 use crate::mailbox::Requests;
@@ -202,15 +204,15 @@ pub trait Vm: Parts + Sized {
     fn read_ram(&self, ipa: u64, to: &mut [u8]);
 
     /// A vCPU ends the VM: says so.
-    fn announce(&self, end: End);
+    fn announce(&self, ending: Ending);
     /// Says what is remembered of a vCPU that has left its guest for good.
     fn report(&self, vcpu: &super::Vcpu);
     /// The VM is given up: a vCPU does not leave it.
     fn give_up(&self);
     /// All has been said of a VM that ended.
     fn conclude(&self);
-    /// The VM is off for good. Returns if other guests run on.
-    fn finish(&self);
+    /// The VM is off. Returns if other guests run on and it is not to be the machine's end.
+    fn finish(&self, after: After);
     /// Writes the guest's memory as it is at its start and resets its passed-through devices. Nobody runs in it.
     fn write_memory(&self) -> super::Load;
 }

@@ -2,6 +2,11 @@
 //!
 //! A VM is stopped by one of its vCPUs, which waits until every other has left the guest. From the first moment of
 //! that on, no vCPU of the VM starts any more: one that did would go on in memory that is loaded anew.
+//!
+//! What becomes of a VM that a guest ends itself is its configuration's to say ([`Ending::by_guest`]); what the operator or the
+//! watchdog orders is done as they say.
+
+use hv_abi::policy::{After, Policy};
 
 use crate::id::{VcpuId, VcpuSet};
 use crate::psci::Reset;
@@ -15,10 +20,60 @@ pub enum End {
     Reset(Reset),
 }
 
+impl End {
+    /// As records have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Reset(_) => "reset",
+        }
+    }
+}
+
+/// How a VM ends, and what becomes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// How.
+    pub end: End,
+    /// What then.
+    pub after: After,
+}
+
+impl Ending {
+    /// As its name says: off is off, and a reset starts it again.
+    pub const fn usual(end: End) -> Self {
+        let after = match end {
+            End::Off => After::Stop,
+            End::Reset(_) => After::Restart,
+        };
+        Self { end, after }
+    }
+
+    /// The guest itself asks for it.
+    pub const fn by_guest(end: End, policy: &Policy) -> Self {
+        let after = match end {
+            End::Off => policy.on_off,
+            End::Reset(_) => policy.on_reset,
+        };
+        Self { end, after }
+    }
+
+    /// The guest has crashed; none if it is left as it is.
+    pub fn by_crash(policy: &Policy) -> Option<Self> {
+        policy.on_crash.map(|after| {
+            let end = match after {
+                After::Restart => End::Reset(Reset::Cold),
+                After::Stop | After::MachineOff => End::Off,
+            };
+            Self { end, after }
+        })
+    }
+}
+
 /// Where a VM is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
-    /// Nobody has loaded it yet.
+    /// Nobody has loaded it yet, or it has ended.
     Off,
     /// Its memory is being written. No vCPU runs.
     Loading,
@@ -40,7 +95,7 @@ pub enum Life {
         /// How.
         end: End,
     },
-    /// It is off for good.
+    /// It was given up: it is off for good.
     Gone,
 }
 
@@ -83,7 +138,7 @@ impl Life {
         }
     }
 
-    /// The memory is about to be written: for the first time, or after the VM has been frozen. False, and nothing
+    /// The memory is about to be written: of one that is off, or after it has been frozen. False, and nothing
     /// changes, if a vCPU may be in the guest.
     #[must_use]
     pub fn load(&mut self) -> bool {
@@ -108,15 +163,15 @@ impl Life {
         }
     }
 
-    /// Whether it is off for good.
-    pub const fn is_gone(self) -> bool {
-        matches!(self, Self::Gone)
+    /// Whether nothing of it runs, or will unless it is started.
+    pub const fn is_idle(self) -> bool {
+        matches!(self, Self::Off | Self::Gone)
     }
 
-    /// A frozen VM is not loaded again.
+    /// A frozen VM is not loaded again, unless somebody starts it.
     pub fn bury(&mut self) {
         if self.is_frozen() {
-            *self = Self::Gone;
+            *self = Self::Off;
         }
     }
 }
@@ -155,21 +210,58 @@ mod tests {
             }
         );
         life.bury();
-        assert!(!life.load(), "off for good");
+        assert!(life.is_idle() && !life.may_start());
+        assert!(life.load() && !life.is_idle(), "somebody starts it");
+    }
+
+    #[test]
+    fn a_guest_s_own_end_is_followed_by_what_its_configuration_says() {
+        let policy = |on_off, on_reset, on_crash| Policy {
+            is_manual: false,
+            on_off,
+            on_reset,
+            on_crash,
+        };
+        let reset = End::Reset(Reset::Warm);
+        for (_, first) in After::ALL {
+            for (_, second) in After::ALL {
+                let policy = policy(first, second, Some(first));
+                assert_eq!(Ending::by_guest(End::Off, &policy).after, first);
+                assert_eq!(
+                    Ending::by_guest(reset, &policy),
+                    Ending {
+                        end: reset,
+                        after: second
+                    }
+                );
+                assert_eq!(
+                    Ending::by_crash(&policy).map(|ending| ending.after),
+                    Some(first)
+                );
+            }
+        }
+        // Where nothing is said, and whoever else orders it: as ever.
+        for end in [End::Off, reset] {
+            assert_eq!(Ending::by_guest(end, &Policy::USUAL), Ending::usual(end));
+        }
+        assert_eq!(Ending::by_crash(&Policy::USUAL), None);
+        let restarts = policy(After::Stop, After::Stop, Some(After::Restart));
+        let crash = Ending::by_crash(&restarts).map(|ending| ending.end);
+        assert_eq!(crash, Some(End::Reset(Reset::Cold)));
     }
 
     #[test]
     fn a_vm_that_is_given_up_never_runs_again() {
         let mut life = running();
         life.give_up();
-        assert!(life.may_start() && !life.is_gone(), "nobody ends it");
+        assert!(life.may_start() && !life.is_idle(), "nobody ends it");
         assert!(life.stop(VcpuId(1), End::Off, ALL));
         life.give_up();
-        assert!(life.is_gone());
+        assert_eq!(life, Life::Gone);
         // Whoever comes out after all changes nothing.
         life.leave(VcpuId(0));
         life.leave(VcpuId(2));
-        assert!(life.is_gone() && !life.load() && !life.may_start());
+        assert!(life.is_idle() && !life.load() && !life.may_start());
     }
 
     #[test]

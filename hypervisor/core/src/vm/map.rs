@@ -1,6 +1,7 @@
 //! What one VM looks like to its guest.
 
 use alloc::vec::Vec;
+use hv_abi::policy::Policy;
 
 use super::Deferred;
 use crate::exit::MmioAccess;
@@ -49,6 +50,8 @@ pub struct GuestMap {
     pub deactivate: IpaRange,
     /// What of the virtual GIC is read without a lock.
     pub published: Published,
+    /// What becomes of the guest when it ends.
+    pub policy: Policy,
     /// What an NMI does.
     pub nmi: ladder::Config,
     /// The watchdog over the guest, if there is one.

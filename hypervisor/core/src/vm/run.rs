@@ -9,14 +9,15 @@ mod short;
 mod undescribed;
 mod watched;
 
-pub use operator::{Answer, Lateness, Stand};
+pub use operator::{Answer, Lateness, Refusal, Stand, State};
 pub use power::load;
 
 use core::ops::ControlFlow;
 
 use self::short::Rest;
 use super::{
-    Action, Deferred, End, Hardware, Interrupt, Next, Outcome, Saved, Syndrome, Vcpu, Vm, mediated,
+    Action, Deferred, Ending, Hardware, Interrupt, Next, Outcome, Saved, Syndrome, Vcpu, Vm,
+    mediated,
 };
 use crate::exit;
 use crate::id::{IntId, VcpuSet};
@@ -35,7 +36,7 @@ enum Leave {
     /// Somebody else ends the VM.
     Stop,
     /// This vCPU ends the VM.
-    End(End),
+    End(Ending),
     /// A sibling has taken this vCPU back from the event it was parked in.
     Reclaimed,
     /// Firmware never comes back from what the vCPU asked of it, or from its event.
@@ -86,8 +87,8 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                     self.stop();
                     continue;
                 }
-                ControlFlow::Break(Some(end)) => {
-                    self.end_vm(end);
+                ControlFlow::Break(Some(ending)) => {
+                    self.end_vm(ending);
                     continue;
                 }
             }
@@ -97,7 +98,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             match leave {
                 Leave::Off => self.power_off(),
                 Leave::Stop => self.stop(),
-                Leave::End(end) => self.end_vm(end),
+                Leave::End(ending) => self.end_vm(ending),
                 Leave::Reclaimed => self.give_back(),
                 Leave::Lost => self.be_lost(),
             }
@@ -218,11 +219,14 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             Next::Continue => {}
             Next::Start(vcpu) => self.vm.ask(vcpu, Requests::START),
             Next::Transmit(byte) => self.cpu.transmit(byte),
-            Next::TellOfPanic(events) => self.cpu.tell_of_panic(self.vcpu.id, events),
+            Next::TellOfPanic(events) => return self.told_of_panic(events),
             Next::Suspend => self.stand_by(),
             Next::SuspendSystem(start) => return self.suspend_system(start),
             Next::Off => return Some(Leave::Off),
-            Next::End(end) => return Some(Leave::End(end)),
+            Next::End(end) => {
+                let policy = &self.vm.map().policy;
+                return Some(Leave::End(Ending::by_guest(end, policy)));
+            }
         }
         None
     }
@@ -345,6 +349,9 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         let (regs, cpu) = (&self.regs, &self.cpu);
         if let Some(kind) = self.vcpu.faults.look(regs, cpu) {
             cpu.tell_of_fault(self.vcpu.id, kind, regs.pc, cpu.exception().far);
+        }
+        if self.vcpu.faults.is_endless() {
+            self.note_crash();
         }
         let now = self.cpu.now();
         let next = self.vcpu.sdei.tick(now);

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 
 use hv_abi::sdei::{Call, Status};
 
-use super::{Deferred, End, GuestMap, Hardware, Life, Vcpu};
+use super::{Deferred, End, Ending, GuestMap, Hardware, Life, Vcpu};
 use crate::flash::Flash;
 use crate::id::{IntId, VcpuId, VcpuSet};
 use crate::operator::TypeAhead;
@@ -114,8 +114,12 @@ pub struct Shared {
     pub typed: TypeAhead,
     /// The operator has paused the VM: no vCPU enters its guest.
     pub is_paused: bool,
-    /// The operator wants the VM to end so: the first vCPU that looks does it.
-    pub end_asked: Option<End>,
+    /// The VM is to end so: the first vCPU that looks does it.
+    pub end_asked: Option<Ending>,
+    /// The VM, which is off, is to be started: the first vCPU that looks does it.
+    pub is_start_asked: bool,
+    /// Those that do nothing any more but fault.
+    faulting: VcpuSet,
     /// Where vCPUs that were switched on begin.
     starts: Vec<Option<Start>>,
     /// The guest's flash, if it has one.
@@ -161,6 +165,8 @@ impl Shared {
             typed: TypeAhead::new(),
             is_paused: false,
             end_asked: None,
+            is_start_asked: false,
+            faulting: VcpuSet::EMPTY,
             starts: (0..config.vcpus).map(|_| None).collect(),
             flash: (config.flash != 0).then(|| Flash::new(config.flash)),
             told: 0,
@@ -358,6 +364,22 @@ impl Shared {
         self.life.stop(by, end, self.vcpus)
     }
 
+    /// Whether nothing of it runs, and it is not about to start.
+    pub const fn is_idle(&self) -> bool {
+        self.life.is_idle() && !self.is_start_asked
+    }
+
+    /// `vcpu` does nothing any more but fault. If so do all that are on, the VM is to end as said.
+    #[must_use]
+    pub fn note_fault(&mut self, vcpu: VcpuId, ending: Ending) -> bool {
+        self.faulting.insert(vcpu);
+        let is_crash = self.power.on().without(self.faulting).is_empty();
+        if is_crash {
+            self.end_asked = Some(ending);
+        }
+        is_crash
+    }
+
     /// Who has to be told to leave: all but `by`.
     pub fn others(&self, by: VcpuId) -> VcpuSet {
         self.vcpus.without(VcpuSet::only(by))
@@ -382,6 +404,8 @@ impl Shared {
         self.change_uart_page(change, cpu);
         self.is_paused = false;
         self.end_asked = None;
+        self.is_start_asked = false;
+        self.faulting = VcpuSet::EMPTY;
         for intid in self.shared_events.reset(board) {
             vgic::unbind(gic, intid);
         }

@@ -20,7 +20,7 @@ pub fn greeting() -> Value {
 }
 
 /// All commands.
-const COMMANDS: [&str; 26] = [
+const COMMANDS: [&str; 27] = [
     "qmp_capabilities",
     "query-commands",
     "query-version",
@@ -47,6 +47,7 @@ const COMMANDS: [&str; 26] = [
     "x-halligan-rungs",
     "x-halligan-raise",
     "x-halligan-off",
+    "x-halligan-start",
 ];
 
 /// Whether the connection is the guest's console after `line` has been answered.
@@ -131,6 +132,10 @@ fn execute(
         }
         "quit" | "x-halligan-off" => {
             operator.ask(Verb::Off, 0)?;
+            none()
+        }
+        "x-halligan-start" => {
+            operator.ask(Verb::Start, 0)?;
             none()
         }
         "inject-nmi" => {

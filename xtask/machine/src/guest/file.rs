@@ -80,6 +80,14 @@ const KEYS: &[Key] = &[
         "[{ name = \"one\", cpus = [0, 1] }, { name = \"two\" }]",
     ),
     (
+        "start",
+        "\"boot\" or \"manual\", in quotation marks",
+        "\"manual\"",
+    ),
+    ("on-off", THEN, "\"restart\""),
+    ("on-reset", THEN, "\"stop\""),
+    ("on-crash", THEN, "\"restart\""),
+    (
         "nmi",
         "an event of events, a limit from 10ms to 86400s, and what is done last, report or freeze",
         "{ event = 256, limit = \"5s\", last = \"freeze\" }",
@@ -96,6 +104,9 @@ const KEYS: &[Key] = &[
     ),
     ("log", "a path in quotation marks", "\"serial.log\""),
 ];
+
+/// What becomes of a guest.
+const THEN: &str = "\"stop\", \"restart\" or \"machine-off\", in quotation marks";
 
 /// The options that `text` says; of what it says wrong, the first key with its line and how it is written.
 pub fn parse(text: &str) -> Result<Options> {
@@ -227,6 +238,9 @@ mod tests {
             "reclaim = \"yes\"",
             "debug-calls = \"yes\"",
             "events = [{ number = 1 }]",
+            "start = \"never\"",
+            "on-off = true",
+            "on-crash = \"report\"",
             "nmi = 256",
             "nmi = { limit = \"5\" }",
             "nmi = { last = \"reset\" }",

@@ -120,46 +120,6 @@ impl Options {
         };
         machine.memory_mib()
     }
-
-    /// Keys that are said and are about one guest.
-    fn said_of_a_guest(&self) -> Vec<&'static str> {
-        let said = [
-            (self.name.is_some(), "name"),
-            (self.kernel.is_some(), "kernel"),
-            (self.initrd.is_some(), "initrd"),
-            (self.dtb_at.is_some(), "dtb-at"),
-            (self.append.is_some(), "append"),
-            (!self.disks.is_empty(), "disks"),
-            (self.affinity.is_some(), "affinity"),
-            (self.devices.is_some(), "devices"),
-            (self.trusted.is_some(), "trusted"),
-            (self.sdei.is_some(), "sdei"),
-            (self.firmware.is_some(), "firmware"),
-            (self.reclaim.is_some(), "reclaim"),
-            (!self.events.is_empty(), "events"),
-            (self.debug_calls.is_some(), "debug-calls"),
-            (self.flash.is_some(), "flash"),
-            (self.pvpanic.is_some(), "pvpanic"),
-        ];
-        let said = said.into_iter().filter(|(is_said, _)| *is_said);
-        said.map(|(_, key)| key).collect()
-    }
-
-    /// Keys that are said and are about the machine that all guests share.
-    fn said_of_the_machine(&self) -> Vec<&'static str> {
-        let said = [
-            (self.cpu.is_some(), "cpu"),
-            (self.machine.is_some(), "machine"),
-            (self.el3.is_some(), "el3"),
-            (self.hv_append.is_some(), "hv-append"),
-            (!self.qemu_args.is_empty(), "qemu-args"),
-            (self.timeout.is_some(), "timeout"),
-            (self.operator.is_some(), "operator"),
-            (self.log.is_some(), "log"),
-        ];
-        let said = said.into_iter().filter(|(is_said, _)| *is_said);
-        said.map(|(_, key)| key).collect()
-    }
 }
 
 #[cfg(test)]
@@ -229,6 +189,11 @@ mod tests {
         assert_eq!(
             said,
             "there are several guests, and kernel, sdei is said of none of them; say it below the [[guest]] that it is for"
+        );
+        let said = refused("watchdog = { limit = \"10s\" }\non-off = \"restart\"\n[[guest]]\n");
+        assert!(
+            said.contains("and watchdog, on-off is said of none"),
+            "{said}"
         );
         let said = refused("[[guest]]\nname = \"a\"\nmachine = \"virt\"\n");
         assert_eq!(

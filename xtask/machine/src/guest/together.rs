@@ -1,6 +1,7 @@
 //! Options that do not go together.
 
 use anyhow::{Result, bail, ensure};
+use hv_abi::policy::Policy;
 
 use super::{Options, Reclaim, Switch};
 use crate::board::Board;
@@ -47,25 +48,6 @@ impl Options {
         Ok(())
     }
 
-    /// The keys of a guest file that are said and are about QEMU, so that they are nothing to a board.
-    pub fn about_qemu(&self) -> Vec<&'static str> {
-        let said = [
-            (self.cpus.is_some(), "cpus"),
-            (self.memory.is_some(), "memory"),
-            (!self.disks.is_empty(), "disks"),
-            (self.cpu.is_some(), "cpu"),
-            (self.machine.is_some(), "machine"),
-            (self.el3.is_some(), "el3"),
-            (self.hv_append.is_some(), "hv-append"),
-            (!self.qemu_args.is_empty(), "qemu-args"),
-            (self.timeout.is_some(), "timeout"),
-            (self.log.is_some(), "log"),
-            (self.flash.is_some(), "flash"),
-        ];
-        let said = said.into_iter().filter(|(is_said, _)| *is_said);
-        said.map(|(_, key)| key).collect()
-    }
-
     /// That nothing is asked of a hypervisor that is not there.
     fn check_bare(&self) -> Result<()> {
         let asked = [
@@ -84,6 +66,10 @@ impl Options {
             (self.pvpanic == Some(true), "pvpanic of the guest file"),
             (self.watchdog.is_some(), "watchdog of the guest file"),
             (self.nmi.is_some(), "nmi of the guest file"),
+            (
+                self.policy() != Policy::USUAL,
+                "start, on-off, on-reset and on-crash of the guest file",
+            ),
         ];
         if let Some((_, what)) = asked.into_iter().find(|(is_asked, _)| *is_asked) {
             bail!("{what} is for the hypervisor, which --bare leaves out; leave out one of them");

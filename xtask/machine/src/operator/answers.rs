@@ -25,7 +25,7 @@ pub struct Answers {
 pub struct VmAnswer {
     /// How many vCPUs it has.
     pub vcpus: u32,
-    /// `running` or `paused`.
+    /// `running`, `paused`, `off` or `lost`.
     pub state: String,
     /// It has a device that can reach all memory, the hypervisor's included.
     pub reaches_all: bool,
@@ -188,7 +188,7 @@ impl Answers {
             Verb::Memory => return false,
             Verb::Status | Verb::Freeze | Verb::Thaw => vm.vcpus as usize,
             Verb::Registers | Verb::Nmi | Verb::Raise => 1,
-            Verb::Room | Verb::Type | Verb::Reset | Verb::Off => 0,
+            Verb::Room | Verb::Type | Verb::Reset | Verb::Off | Verb::Start => 0,
         };
         self.vcpus.len() >= expected
     }
@@ -218,6 +218,11 @@ impl Answers {
                 self.request.vcpu,
                 vm.vcpus.saturating_sub(1)
             ),
+            Some("off") => bail!("the guest is off; `cargo xtask ctl start` starts it"),
+            Some("on") => bail!("the guest is not off; `cargo xtask ctl reset` starts it anew"),
+            Some("lost") => {
+                bail!("the guest was given up, as a CPU never left it; it cannot be started")
+            }
             Some(other) => bail!("the hypervisor says `{other}`"),
         }
     }
@@ -231,7 +236,9 @@ impl Answers {
             Verb::Registers | Verb::Nmi | Verb::Raise => {
                 [self.request.vcpu].into_iter().filter(is_missing).collect()
             }
-            Verb::Room | Verb::Type | Verb::Memory | Verb::Reset | Verb::Off => Vec::new(),
+            Verb::Room | Verb::Type | Verb::Memory | Verb::Reset | Verb::Off | Verb::Start => {
+                Vec::new()
+            }
         }
     }
 }

@@ -40,9 +40,9 @@ impl Operator {
 
     /// What the guest is called.
     pub fn name(&self) -> String {
-        let all = self.guests().into_iter();
-        let own = all.filter(|(vm, _)| *vm == self.vm).map(|(_, name)| name);
-        own.last().unwrap_or_else(|| format!("vm{}", self.vm))
+        let mut all = self.guests().into_iter();
+        let own = all.find(|(vm, _)| *vm == self.vm);
+        own.map_or_else(|| format!("vm{}", self.vm), |(_, name)| name)
     }
 
     /// The way to the guest of this number.

@@ -123,6 +123,22 @@ impl Boot {
         }
     }
 
+    /// Waits until one of several guests is said to be so.
+    pub fn wait_for(&self, guest: &str, state: &str) -> Result<()> {
+        let address = Address {
+            path: self.socket.clone(),
+            guest: Some(guest.to_owned()),
+        };
+        let until = Instant::now() + LIMIT;
+        loop {
+            let told = address.connect()?.execute("x-halligan-status", json!({}))?;
+            if told["vm"]["state"] == state {
+                return Ok(());
+            }
+            ensure!(Instant::now() < until, "{guest} is never {state}: {told}");
+        }
+    }
+
     /// What the hypervisor answers as soon as it does, and that is as said.
     pub fn status(&mut self, is_good: impl Fn(&Value) -> bool) -> Result<Value> {
         let until = Instant::now() + LIMIT;

@@ -14,7 +14,7 @@ use crate::operator::{Asked, Came, Question};
 use crate::psci::Reset;
 use crate::regs::GuestRegs;
 use crate::time::Instant;
-use crate::vm::{End, Hardware, Vm};
+use crate::vm::{End, Ending, Hardware, Life, Shared, Vm};
 use crate::watch::{Health, Waiting};
 
 /// What is answered to an operator. Each is a record of the console.
@@ -28,10 +28,10 @@ pub enum Answer<'a> {
         vm: VmId,
         /// Its vCPUs.
         vcpus: VcpuSet,
-        /// There is no such VM, vCPU or event.
-        is_unknown: bool,
-        /// The operator has paused it.
-        is_paused: bool,
+        /// Why it is not done, if it is not.
+        refusal: Option<Refusal>,
+        /// How it is.
+        state: State,
         /// How many more typed bytes there is room for.
         room: usize,
     },
@@ -79,6 +79,80 @@ pub enum Answer<'a> {
         /// What it has come to.
         answer: ladder::Answer,
     },
+}
+
+/// Why a request is not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The operator may not.
+    Access,
+    /// There is no such VM, vCPU or event.
+    Unknown,
+    /// The VM is off.
+    Off,
+    /// It is to be started, and is not off.
+    On,
+    /// The same, and it was given up.
+    Lost,
+}
+
+impl Refusal {
+    /// As records have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Access => "refused",
+            Self::Unknown => "unknown",
+            Self::Off => "off",
+            Self::On => "on",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// How a VM is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It runs, or is about to, or ends.
+    Running,
+    /// The operator has paused it.
+    Paused,
+    /// It is off.
+    Off,
+    /// It was given up.
+    Lost,
+}
+
+impl State {
+    fn of(shared: &Shared) -> Self {
+        match shared.life {
+            Life::Gone => Self::Lost,
+            Life::Off if !shared.is_start_asked => Self::Off,
+            _ if shared.is_paused => Self::Paused,
+            _ => Self::Running,
+        }
+    }
+
+    /// As records have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Off => "off",
+            Self::Lost => "lost",
+        }
+    }
+
+    /// Why `verb`, which acts, cannot be done to it.
+    const fn refuses(self, verb: Verb) -> Option<Refusal> {
+        match (verb, self) {
+            (Verb::Type, _) => None,
+            (Verb::Start, Self::Off) => None,
+            (Verb::Start, Self::Lost) => Some(Refusal::Lost),
+            (Verb::Start, _) => Some(Refusal::On),
+            (_, Self::Off | Self::Lost) if verb.acts() => Some(Refusal::Off),
+            _ => None,
+        }
+    }
 }
 
 /// What a vCPU is late with.
@@ -144,37 +218,44 @@ fn serve(vm: &impl Vm, cpu: &mut impl Hardware, asked: Asked) {
     } = asked.request;
     let (all, one) = (vm.map().affinities.all(), VcpuId(vcpu));
     let is_of_one = matches!(verb, Verb::Registers | Verb::Nmi | Verb::Raise);
+    let mut shared = vm.lock();
     let is_unknown =
-        is_of_one && !all.contains(one) || verb == Verb::Raise && !vm.lock().has_event(event);
-    let may = !asked.is_refused && !is_unknown;
-    if may && verb == Verb::Memory {
+        is_of_one && !all.contains(one) || verb == Verb::Raise && !shared.has_event(event);
+    let refusal = match State::of(&shared).refuses(verb) {
+        _ if asked.is_refused => Some(Refusal::Access),
+        _ if is_unknown => Some(Refusal::Unknown),
+        // What was done before may be why it could not be done now.
+        _ if asked.is_again => None,
+        refusal => refusal,
+    };
+    if refusal.is_none() && verb == Verb::Memory {
+        drop(shared);
         return read_memory(vm, cpu, id, span);
     }
-    let does = may && !asked.is_again;
-    let (is_paused, room, look) = {
-        let mut shared = vm.lock();
-        let mut look = VcpuSet::EMPTY;
-        match verb {
-            _ if !does => {}
-            Verb::Type => shared.typed.hold(&typed),
-            Verb::Raise => look = shared.raise(event, one, &vm.map().board),
-            Verb::Freeze => shared.is_paused = true,
-            Verb::Thaw => shared.is_paused = false,
-            Verb::Reset => shared.end_asked = Some(End::Reset(Reset::Cold)),
-            Verb::Off => shared.end_asked = Some(End::Off),
-            _ => {}
-        }
-        (shared.is_paused, shared.typed.room(), look)
-    };
+    let does = refusal.is_none() && !asked.is_again;
+    let mut look = VcpuSet::EMPTY;
+    match verb {
+        _ if !does => {}
+        Verb::Type => shared.typed.hold(&typed),
+        Verb::Raise => look = shared.raise(event, one, &vm.map().board),
+        Verb::Freeze => shared.is_paused = true,
+        Verb::Thaw => shared.is_paused = false,
+        Verb::Reset => shared.end_asked = Some(Ending::usual(End::Reset(Reset::Cold))),
+        Verb::Off => shared.end_asked = Some(Ending::usual(End::Off)),
+        Verb::Start => shared.is_start_asked = true,
+        _ => {}
+    }
+    let (state, room) = (State::of(&shared), shared.typed.room());
+    drop(shared);
     cpu.answer(Answer::Vm {
         vm: vm.id(),
         vcpus: all,
         asked,
-        is_unknown,
-        is_paused,
+        refusal,
+        state,
         room,
     });
-    if !may {
+    if refusal.is_some() {
         return;
     }
     for vcpu in look.iter() {
@@ -244,8 +325,8 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                         vm: VmId(asked.request.vm),
                         vcpus: VcpuSet::EMPTY,
                         asked,
-                        is_unknown: true,
-                        is_paused: false,
+                        refusal: Some(Refusal::Unknown),
+                        state: State::Off,
                         room: 0,
                     }),
                 },
@@ -287,8 +368,8 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             } else {
                 Stand::On
             };
-            if let Some(end) = self.attend(stand) {
-                return Some(Leave::End(end));
+            if let Some(ending) = self.attend(stand) {
+                return Some(Leave::End(ending));
             }
         }
         if requests.has(Requests::NMI) {
@@ -308,13 +389,13 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// The operator wants something of this vCPU or of its VM: a question is answered, and what was typed is taken in. How this
     /// vCPU ends the VM, if it is to.
     #[cold]
-    pub(super) fn attend(&mut self, stand: Stand) -> Option<End> {
+    pub(super) fn attend(&mut self, stand: Stand) -> Option<Ending> {
         self.answer(stand);
-        let end = self.vm.lock().end_asked.take();
-        if end.is_none() {
+        let ending = self.vm.lock().end_asked.take();
+        if ending.is_none() {
             self.take_typed();
         }
-        end
+        ending
     }
 
     /// Answers a question, if one was posted.

@@ -2,6 +2,8 @@
 
 use core::ops::ControlFlow;
 
+use hv_abi::policy::After;
+
 use super::{Leave, Stand, VcpuLoop};
 use crate::mailbox::Requests;
 use crate::psci::Start;
@@ -9,12 +11,13 @@ use crate::sdei::Departure;
 use crate::trace::Event;
 use crate::vgic::lr::LrState;
 use crate::vgic::{self, Held, Model};
-use crate::vm::{BOOT_VCPU, End, Hardware, Vm, mediated};
+use crate::vm::panic_event as event;
+use crate::vm::{BOOT_VCPU, End, Ending, Hardware, Vm, mediated};
 
 impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// Off: only START, STOP and the operator matter, all else is dropped. Where the vCPU begins; if it does not, whether the
     /// operator has it end the VM, or it is stopped.
-    pub(super) fn wait_for_start(&mut self) -> ControlFlow<Option<End>, Start> {
+    pub(super) fn wait_for_start(&mut self) -> ControlFlow<Option<Ending>, Start> {
         let me = self.vcpu.id;
         loop {
             self.take_interrupt();
@@ -23,9 +26,12 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 return ControlFlow::Break(None);
             }
             if requests.has(Requests::OPERATOR)
-                && let Some(end) = self.attend(Stand::Off)
+                && let Some(ending) = self.attend(Stand::Off)
             {
-                return ControlFlow::Break(Some(end));
+                return ControlFlow::Break(Some(ending));
+            }
+            if requests.has(Requests::OPERATOR) && self.vm.lock().is_start_asked {
+                load(&self.vm, &mut self.cpu);
             }
             if requests.has(Requests::START) {
                 let start = self.vm.lock().start(me);
@@ -152,9 +158,9 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 return self.stop();
             }
             if requests.has(Requests::OPERATOR)
-                && let Some(end) = self.attend(Stand::Lost)
+                && let Some(ending) = self.attend(Stand::Lost)
             {
-                return self.end_vm(end);
+                return self.end_vm(ending);
             }
             self.cpu.wait_for_interrupt();
         }
@@ -186,7 +192,8 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     }
 
     /// The VM ends and this vCPU ends it, unless another was faster.
-    pub(super) fn end_vm(&mut self, end: End) {
+    pub(super) fn end_vm(&mut self, ending: Ending) {
+        let Ending { end, after } = ending;
         let event = match end {
             End::Off => Event::SystemOff,
             End::Reset(_) => Event::SystemReset,
@@ -201,7 +208,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             }
             shared.others(me)
         };
-        self.vm.announce(end);
+        self.vm.announce(ending);
         for vcpu in others.iter() {
             self.vm.ask(vcpu, Requests::STOP);
         }
@@ -212,13 +219,31 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         }
         self.retire();
         self.vm.conclude();
-        match end {
-            End::Off => {
-                mediated::reset_all(&mut self.cpu, &self.vm);
-                self.vm.lock().life.bury();
-                self.vm.finish();
-            }
-            End::Reset(_) => load(&self.vm, &mut self.cpu),
+        if after == After::Restart {
+            return load(&self.vm, &mut self.cpu);
+        }
+        mediated::reset_all(&mut self.cpu, &self.vm);
+        self.vm.lock().life.bury();
+        self.vm.finish(after);
+    }
+
+    /// The guest has said these things by pvpanic. How this vCPU leaves it, if that is a crash that the VM ends with.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn told_of_panic(&mut self, events: u8) -> Option<Leave> {
+        self.cpu.tell_of_panic(self.vcpu.id, events);
+        let ending = Ending::by_crash(&self.vm.map().policy)?;
+        (events & event::PANICKED != 0).then_some(Leave::End(ending))
+    }
+
+    /// This vCPU does nothing any more but fault. If that is so of all that are on, the guest has crashed.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn note_crash(&mut self) {
+        if let Some(ending) = Ending::by_crash(&self.vm.map().policy)
+            && self.vm.lock().note_fault(self.vcpu.id, ending)
+        {
+            self.vm.remind(Requests::OPERATOR);
         }
     }
 
@@ -228,11 +253,11 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         self.retire();
         self.vm.give_up();
         self.vm.lock().life.give_up();
-        self.vm.finish();
+        self.vm.finish(After::Stop);
     }
 }
 
-/// Loads the guest, for the first time or after the VM was frozen: everything is as at power-on, and the boot vCPU
+/// Loads the guest, of a VM that is off or was frozen: everything is as at power-on, and the boot vCPU
 /// starts. Does nothing if a vCPU may be in the guest.
 pub fn load(vm: &impl Vm, cpu: &mut impl Hardware) {
     if !vm.lock().begin_load(cpu, &vm.map().board, vm) {

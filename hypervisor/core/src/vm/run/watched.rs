@@ -13,7 +13,7 @@ use crate::psci::Reset;
 use crate::regs::pstate;
 use crate::time::Instant;
 use crate::vgic::{Held, ListReg};
-use crate::vm::{Answer, End, Hardware, Lateness, Vm};
+use crate::vm::{Answer, End, Ending, Hardware, Lateness, Vm};
 use crate::watch::{Finding, Health, Plight, Waiting, Watch};
 
 impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
@@ -164,8 +164,8 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         }
         let leave = self.follow_operator(own);
         match act {
-            Act::Reset => Some(Leave::End(End::Reset(Reset::Cold))),
-            Act::Off => Some(Leave::End(End::Off)),
+            Act::Reset => Some(Leave::End(Ending::usual(End::Reset(Reset::Cold)))),
+            Act::Off => Some(Leave::End(Ending::usual(End::Off))),
             Act::Report | Act::Nmi | Act::Freeze => leave,
         }
     }

@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, Yielder};
+use hv_abi::policy::{After, Policy};
 use hv_abi::psci::AffinityState;
 use hv_core::entry::Features;
 use hv_core::id::{IntId, Mpidr, VcpuId, VmId};
@@ -20,8 +21,8 @@ use hv_core::trace::Event;
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{self, Effects, Model, Physical, Vgic};
 use hv_core::vm::{
-    self, End, GuestMap, Interrupt, IpaRange, Life, Load, OwnDevices, REDISTRIBUTOR_SIZE, Shared,
-    SharedConfig, Vcpu, VcpuLoop, last_redistributors,
+    self, End, Ending, GuestMap, Interrupt, IpaRange, Life, Load, OwnDevices, REDISTRIBUTOR_SIZE,
+    Shared, SharedConfig, Vcpu, VcpuLoop, last_redistributors,
 };
 use hv_testbed::{
     Cpu, DISTRIBUTOR, Ended, Exit, Interface, MAINTENANCE, RAM, REDISTRIBUTORS, Site,
@@ -125,6 +126,7 @@ impl Vm {
         };
         let vgic = Vgic::new(&interrupts);
         let map = GuestMap {
+            policy: Policy::USUAL,
             affinities: Affinities::new(&affinities),
             ram: vec![RAM],
             uart: range(0x0900_0000, 0x1000),
@@ -637,7 +639,7 @@ impl vm::Vm for Port<'_> {
 
     fn read_ram(&self, _: u64, _: &mut [u8]) {}
 
-    fn announce(&self, _: End) {}
+    fn announce(&self, _: Ending) {}
 
     fn report(&self, _: &Vcpu) {
         self.guest().is_leaving = true;
@@ -646,7 +648,7 @@ impl vm::Vm for Port<'_> {
     fn give_up(&self) {}
     fn conclude(&self) {}
 
-    fn finish(&self) {}
+    fn finish(&self, _: After) {}
 
     fn write_memory(&self) -> Load {
         let world = &self.world;
