@@ -215,10 +215,14 @@ impl Percpu {
         self.reported.store(self.signs().count, Ordering::Relaxed);
     }
 
-    /// This pCPU now runs a vCPU, whose registers are at `regs` whenever EL2 runs.
-    pub fn enter_guest(&self, vm: VmId, vcpu: VcpuId, regs: &GuestRegs) {
+    /// This pCPU has a vCPU, which is off.
+    pub fn assign(&self, vm: VmId, vcpu: VcpuId) {
         let whose = 1 + u32::from(vm.0) * 256 + u32::from(vcpu.0);
         self.vcpu.store(whose, Ordering::Relaxed);
+    }
+
+    /// It now runs that, whose registers are at `regs` whenever EL2 runs.
+    pub fn enter_guest(&self, regs: &GuestRegs) {
         let regs = core::ptr::from_ref(regs).cast_mut();
         self.guest.store(regs, Ordering::Release);
     }
@@ -228,7 +232,7 @@ impl Percpu {
         self.guest.store(core::ptr::null_mut(), Ordering::Release);
     }
 
-    /// The vCPU it ran last, and whether that is on.
+    /// The vCPU it has, and whether that is on.
     pub fn vcpu(&self) -> Option<(VmId, VcpuId, bool)> {
         let whose = self.vcpu.load(Ordering::Relaxed).checked_sub(1)?;
         let is_on = !self.guest.load(Ordering::Acquire).is_null();

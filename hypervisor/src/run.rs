@@ -49,7 +49,6 @@ pub struct OwnIntids {
 pub struct Pcpu {
     vm: &'static Vm,
     percpu: &'static Percpu,
-    me: VcpuId,
     own: OwnIntids,
     gic: gic::Interface,
     /// The private interrupts that are the guest's, a bit each.
@@ -69,14 +68,15 @@ pub fn take_over(
     own: OwnIntids,
 ) -> VcpuLoop<Seat, Pcpu> {
     vm.enter_pcpu(vcpu.id);
+    percpu.assign(vm.id, vcpu.id);
     let seat = Seat::of(vm, vcpu.id);
-    VcpuLoop::new(seat, Pcpu::new(vm, percpu, vcpu.id, own), vcpu)
+    VcpuLoop::new(seat, Pcpu::new(vm, percpu, own), vcpu)
 }
 
 /// Has the guest of a VM that was never loaded start.
 pub fn load(vm: &'static Vm, percpu: &'static Percpu, own: OwnIntids) {
     let seat = Seat::of(vm, BOOT_VCPU);
-    vm::load(&seat, &mut Pcpu::new(vm, percpu, BOOT_VCPU, own));
+    vm::load(&seat, &mut Pcpu::new(vm, percpu, own));
 }
 
 impl El1 for Pcpu {
@@ -304,7 +304,7 @@ impl Hardware for Pcpu {
         match regs {
             Some(regs) => {
                 self.standstill = None;
-                self.percpu.enter_guest(self.vm.id, self.me, regs);
+                self.percpu.enter_guest(regs);
             }
             None => self.percpu.leave_guest(),
         }
@@ -421,7 +421,7 @@ impl Pcpu {
         });
     }
 
-    fn new(vm: &'static Vm, percpu: &'static Percpu, me: VcpuId, own: OwnIntids) -> Self {
+    fn new(vm: &'static Vm, percpu: &'static Percpu, own: OwnIntids) -> Self {
         // Of SGIs none is.
         let taken = [own.maintenance, own.alarm, own.console];
         let guests = taken.into_iter().fold(!0xffff, |guests, intid| {
@@ -430,7 +430,6 @@ impl Pcpu {
         Self {
             vm,
             percpu,
-            me,
             own,
             gic: gic::Interface::of_machine(),
             guests,

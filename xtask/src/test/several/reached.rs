@@ -19,20 +19,22 @@ use machine::control::Client;
 use machine::workshop::Workshop;
 
 /// The names of these tests.
-pub const NAMES: [&str; 4] = [
+pub const NAMES: [&str; 5] = [
     "several/keys-move-the-focus",
     "several/each-guest-has-a-console-beside",
     "several/the-operator-reaches-the-guest-that-is-named",
     "several/a-lost-cpu-s-neighbour-listens-for-all",
+    "several/an-own-stop-tells-of-every-vcpu-of-every-guest",
 ];
 
 /// Runs them.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
-    let [keys, consoles, operator, lost] = NAMES;
+    let [keys, consoles, operator, lost, stop] = NAMES;
     ledger.check(keys, || focus(workshop).map(|()| String::new()));
     ledger.check(consoles, || type_to_both(workshop).map(|()| String::new()));
     ledger.check(operator, || reach(workshop).map(|()| String::new()));
     ledger.check(lost, || take_over(workshop).map(|()| String::new()));
+    ledger.check(stop, || stop_itself(workshop).map(|()| String::new()));
 }
 
 /// A terminal: the end of its user, and that of its programs.
@@ -246,5 +248,60 @@ fn take_over(workshop: &Workshop) -> Result<()> {
     spin(&mut second)?;
     let typed = boot.ctl(&["--guest", "fill", "off"])?;
     ensure!(typed == "the guest is switched off\n", "{typed}");
+    Ok(())
+}
+
+/// Has a mark in x19, and spins.
+const fn marked(mark: u32) -> [u32; 2] {
+    [
+        0xd280_0013 | mark << 5, // mov x19, #mark
+        0x1400_0000,             // b .
+    ]
+}
+
+/// Has a mark in x19, waits until something is typed, and asks for the version of TRNG (DEN0098).
+const ASKS: [u32; 8] = [
+    marked(0x33)[0],
+    0xd2a1_2001, // mov x1, #0x09000000
+    0xb940_1822, // ldr w2, [x1, #0x18]
+    0x3727_ffe2, // tbnz w2, #4, .-4
+    0x5280_0a00, // mov w0, #0x50
+    0x72b0_8000, // movk w0, #0x8400, lsl #16
+    0xd400_0003, // smc #0
+    0x1400_0000, // b .
+];
+
+/// The hypervisor panics in a call of the last guest's.
+fn stop_itself(workshop: &Workshop) -> Result<()> {
+    let guests = [
+        ("one", "cpus = [4, 0]", &marked(0x11)[..]),
+        ("two", "cpus = [1, 3]", &marked(0x22)),
+        ("asks", "cpus = [2]", &ASKS),
+    ];
+    let arguments = ["--fault-injection", "--hv-append", "break=panic@2"];
+    let mut boot = Boot::of_guests(workshop, &guests, (None, &arguments))?;
+    for guest in ["one", "two"] {
+        let mut client = boot.client_of(guest)?;
+        spin(&mut client)?;
+    }
+    boot.client_of("asks")?;
+    // It is gone before it has answered.
+    let _ = console(&boot, "asks", "x")?.wait();
+    let (_, errors, code) = boot.end()?;
+    ensure!(code == Some(4), "{code:?}\n{errors}");
+    let lines: Vec<&str> = errors.lines().collect();
+    for (vm, mark) in [(0, "0x11"), (1, "0x22"), (2, "0x33")] {
+        let (start, mark) = (format!("@hv-vcpu vm={vm} vcpu=0 "), format!(" x19={mark} "));
+        let told = lines.iter().filter(|line| line.contains(&start));
+        let is_told = told.clone().count() == 1 && told.clone().all(|line| line.contains(&mark));
+        ensure!(is_told, "no {start}..{mark}\n{errors}");
+    }
+    for vm in [0, 1] {
+        let off = format!("  vm{vm} vCPU 1 is off");
+        ensure!(
+            lines.iter().any(|line| line.ends_with(&off)),
+            "no {off:?}\n{errors}"
+        );
+    }
     Ok(())
 }
