@@ -11,9 +11,10 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use crate::bringup::Bench;
-use crate::run::{Given, payloads};
+use crate::run::payloads;
 use debian::cache::digest;
 use debian::paths;
+use lab::given::Given;
 use machine::board::{Board, raspi4b as pi};
 use machine::build::{self, Program};
 use machine::guest::Options;

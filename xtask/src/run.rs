@@ -33,7 +33,7 @@ use machine::operator::Operator;
 use machine::qemu::{Event, ICOUNT_SHIFT, Session};
 use machine::run_dir::RunDir;
 use on_crash::{Aftermath, OnCrash};
-pub use prepare::{Given, machine, payloads};
+pub use prepare::{machine, payloads};
 use shown::Shown;
 use silence::Silence;
 use speakers::Speakers;

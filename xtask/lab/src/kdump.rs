@@ -4,6 +4,7 @@ mod checks;
 mod lab;
 mod report;
 mod series;
+mod together;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ use machine::workshop::Workshop;
 pub use checks::check_run;
 pub use lab::{Lab, Request, System};
 pub use report::Report;
+pub use together::{Beside, Together};
 
 /// Wedge CPUs of a Linux guest, let another panic, and verify the dump register by register.
 ///
@@ -107,6 +109,9 @@ pub struct Kdump {
     /// where each is.
     #[arg(long, value_name = "RELEASE", value_parser = release, conflicts_with_all = ["kernel", "ending"])]
     stock: Option<Release>,
+    /// Run the guests of this guest file beside Linux, on CPUs and in memory of their own: they must run on, whatever becomes of it.
+    #[arg(long, value_name = "FILE.toml")]
+    beside: Option<PathBuf>,
     /// Write all that was found to this file, as JSON; with --repeat, what the last run found.
     #[arg(long, value_name = "FILE.json")]
     report: Option<PathBuf>,
@@ -145,6 +150,10 @@ impl Kdump {
         }
         let workshop = Workshop::open()?.above(self.el3).on(self.machine);
         let lab = Lab::prepare_with(&workshop, &system, plan.program())?;
+        let beside = match &self.beside {
+            Some(path) => Beside::read(path, &workshop)?,
+            None => Vec::new(),
+        };
         let request = Request {
             plan,
             timeout: Duration::from_secs(self.timeout),
@@ -154,11 +163,29 @@ impl Kdump {
         let (verbose, terse) = (self.verbose, self.repeat > 1);
         let run = || {
             let step = Progress::new().lazily("the guest runs, and its dump is judged");
-            let report = lab.run(&request, |line| {
+            let show = |line: &str| {
                 if verbose || (!terse && matters(line)) {
                     step.around(|| println!("  | {line}"));
                 }
-            })?;
+            };
+            let report = if beside.is_empty() {
+                lab.run(&request, show)?
+            } else {
+                let together = Together {
+                    plans: std::slice::from_ref(&request.plan),
+                    beside: &beside,
+                    timeout: request.timeout,
+                    keep: request.keep,
+                };
+                let show = |vm: u8, line: &str| {
+                    // Of the others what they write is theirs to know.
+                    if vm == 0 {
+                        show(line);
+                    }
+                };
+                let reports = lab.run_together(&together, show)?;
+                reports.into_iter().next().context("nothing was judged")?
+            };
             drop(step);
             if !terse || !report.passed {
                 println!("{}", report.text());

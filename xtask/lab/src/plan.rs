@@ -5,25 +5,18 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::cpulist::CpuList;
-use crate::evidence::{GuestLog, HvRecords};
 use crate::place::Place;
-use crate::rescue::{Masked, Rescue};
+use crate::rescue::Masked;
 use debian::kernel::KernelVariant;
 use hv_abi::firmware::{Fault, Firmware};
 use hv_abi::watchdog::{Act, Watchdog};
 use machine::build::Program;
-use machine::console::GuestLines;
-use machine::control::{self, Control};
-use machine::ending::{Ending, Watch};
-use machine::operator::Operator;
-use machine::qemu::{Event, Machine};
 
 /// What is done to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
@@ -210,7 +203,8 @@ impl Plan {
         self.scenario == Scenario::Nmi && (self.is_stock || self.place == Place::El0)
     }
 
-    fn masked(&self) -> Option<Masked> {
+    /// The CPUs that it is to mask.
+    pub fn masked(&self) -> Option<Masked> {
         self.is_masked().then_some(Masked {
             cpus: self.cpus,
             target: self.panic,
@@ -301,110 +295,6 @@ impl Plan {
             self.panic
         )
     }
-}
-
-/// What was seen of a run.
-#[derive(Debug)]
-pub struct GuestRun {
-    /// What the guest said.
-    pub story: GuestLog,
-    /// What the hypervisor recorded.
-    pub drain: HvRecords,
-    /// How it ended.
-    pub ending: Ending,
-    /// How long it took.
-    pub elapsed: Duration,
-    /// The last lines of the console.
-    pub tail: Vec<String>,
-}
-
-/// How long the guest may take to switch itself off once its init has said that it is done; after
-/// sysrq-l the way out is a reboot with a wedged CPU, whose IPI rung takes long.
-const LEAVE: Duration = Duration::from_secs(60);
-
-/// How long it may take once its init has said that it failed; with a wedged CPU it can only reboot.
-const GIVE_UP: Duration = Duration::from_secs(5);
-
-/// Boots `machine` and watches until it ends; `show` is given the guest's lines as they come.
-pub fn watch(
-    plan: &Plan,
-    machine: &Machine,
-    timeout: Duration,
-    log: &Path,
-    mut show: impl FnMut(&str),
-) -> Result<GuestRun> {
-    let mut session = machine.start(Some(timeout))?;
-    let log_file =
-        File::create(log).with_context(|| format!("cannot write the log {}", log.display()))?;
-    session.log_to(log_file);
-    let mut story = GuestLog::default();
-    let mut drain = HvRecords::default();
-    let mut ends = Watch::default();
-    let mut lines = GuestLines::default();
-    let input = session.take_input().context("QEMU has no input")?;
-    let operator = Operator::new(input, false);
-    // Whoever cannot be reached by it, as its path is too long, is judged all the same.
-    let _control = Control::open(&log.with_file_name(control::NAME), &operator).ok();
-    let mut rescue: Option<Rescue> = None;
-    // The watchdog has found all CPUs wedged.
-    let mut has_barked = false;
-    let timed_out = loop {
-        match session.next_event()? {
-            Event::Guest { vm, bytes } => {
-                operator.hear_guest(vm, &bytes);
-                for line in lines.push(&bytes) {
-                    show(&line);
-                    let (was_done, had_failed) = (story.done, story.failure.is_some());
-                    story.note(&line);
-                    if plan.scenario == Scenario::Nmi && story.is_up {
-                        let leave = session.leave();
-                        let begin = || Rescue::begin(&operator, plan.masked(), leave);
-                        let rescue = rescue.get_or_insert_with(begin);
-                        if story.last_to_wedge == Some(plan.panic) {
-                            rescue.go_on();
-                        }
-                    }
-                    if story.failure.is_some() && !had_failed {
-                        session.shorten(GIVE_UP);
-                    } else if story.done && !was_done {
-                        session.shorten(LEAVE);
-                    }
-                }
-            }
-            Event::Line(line) => {
-                operator.hear(&line);
-                if let Some(record) = line.record().transpose()? {
-                    drain.note(&record)?;
-                    has_barked |= record.name == "vm-late" && record.number("all")? != 0;
-                }
-                ends.follow(&line, &mut session)?;
-            }
-            Event::Complaint(text) => show(&format!("qemu: {text}")),
-            Event::Ended(_) | Event::Left => break false,
-            Event::TimedOut => break true,
-        }
-    };
-    operator.end();
-    match rescue.map(Rescue::end) {
-        None if has_barked => story.wedged.0.extend([plan.panic]),
-        None | Some(Ok(None)) => {}
-        // Those were wedged when the operator looked.
-        Some(Ok(Some(outside))) => {
-            story.wedged.0.extend([plan.panic]);
-            story.wedged.0.extend(outside.keys());
-            story.outside = outside;
-        }
-        Some(Err(error)) => {
-            story.failure.get_or_insert(format!("{error:#}"));
-        }
-    }
-    Ok(GuestRun {
-        story,
-        drain,
-        ending: ends.ending(timed_out),
-        elapsed: session.elapsed(),
-        tail: session.tail(),
-    })
 }
 
 /// An empty raw disk that takes no room until it is written.

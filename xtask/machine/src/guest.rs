@@ -367,7 +367,7 @@ impl Options {
     }
 
     /// Size of the guest's own RAM in MiB; 0 if it says nothing.
-    fn own_memory_mib(&self) -> Result<u64> {
+    pub fn own_memory_mib(&self) -> Result<u64> {
         self.memory.as_deref().map_or(Ok(0), memory_mib)
     }
 

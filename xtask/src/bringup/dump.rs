@@ -12,11 +12,12 @@ use lab::evidence::Frame;
 use lab::kdump::check_run;
 use lab::ladder::{Ladder, Stopped};
 use lab::place::Place;
-use lab::plan::{GuestRun, Plan, Scenario};
+use lab::plan::{Plan, Scenario};
 use lab::registers::PSTATE_I;
 use lab::symbols::Symbols;
 use lab::verdict::{Evidence, Verdict, WEDGE_FUNCTION};
 use lab::vmcore::{self, Vmcore};
+use lab::watch::GuestRun;
 
 /// What is done to Linux on the board.
 pub fn plan() -> Plan {

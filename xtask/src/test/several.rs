@@ -1,5 +1,6 @@
 //! Several guests on one machine, as a user starts them: each passes every test that it passes alone, while the other does.
 
+mod linux;
 mod policy;
 mod reached;
 
@@ -42,7 +43,9 @@ const REFUSED: &str = "several/devices-that-cannot-be-mediated-are-named";
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
     let own = [SUITES, TAKEN, LOST, PI, HOSTILE, DISKS, REFUSED, LINUX].into_iter();
-    own.chain(reached::NAMES).chain(policy::NAMES)
+    own.chain(reached::NAMES)
+        .chain(policy::NAMES)
+        .chain(linux::NAMES)
 }
 
 /// Runs them.
@@ -59,6 +62,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     }
     reached::run(workshop, ledger);
     policy::run(workshop, ledger);
+    linux::run(workshop, ledger);
 }
 
 /// A guest of these CPUs that runs all tests that share a boot.

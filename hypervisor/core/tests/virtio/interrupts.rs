@@ -1,6 +1,6 @@
 //! A mediated device's interrupt on its way to the guest, which may be frozen or begin anew meanwhile.
 
-use hv_abi::operator::{Request, Span, Verb};
+use hv_abi::operator::{Request, Span, Typed, Verb};
 use hv_abi::virtio::{CONFIG_CHANGED, TRANSPORT_SIZE, register};
 use hv_core::id::IntId;
 use hv_core::virtio::Mediator;
@@ -64,6 +64,7 @@ fn say(machine: &mut Machine, id: u32, verb: Verb) {
         vcpu: 0,
         span: Span::default(),
         event: 0,
+        typed: Typed::NONE,
     };
     for byte in [hv_abi::console::RS, b'@']
         .into_iter()

@@ -3,8 +3,9 @@
 use anyhow::{Result, bail, ensure};
 
 use crate::evidence::GuestLog;
-use crate::plan::{Fate, GuestRun, Plan, Scenario};
+use crate::plan::{Fate, Plan, Scenario};
 use crate::verdict::WEDGE_FUNCTION;
+use crate::watch::GuestRun;
 use machine::ending::Ending;
 
 /// That the run went to its end.

@@ -14,11 +14,12 @@ use crate::build_id;
 use crate::capture::Capture;
 use crate::ladder::Ladder;
 use crate::patch::{self, PANIC_EVENT};
-use crate::plan::{self, GuestRun, Plan};
+use crate::plan::{self, Plan};
 use crate::symbolize::annotate_tail;
 use crate::symbols::Symbols;
 use crate::verdict::{Evidence, Verdict};
 use crate::vmcore::{self, Vmcore};
+use crate::watch::{GuestRun, watch};
 use debian::cache;
 use debian::initramfs::{self, Guest};
 use debian::kernel::{self, KernelVariant};
@@ -143,29 +144,67 @@ impl Lab {
     }
 
     /// Runs a scenario and judges it. An error is what kept it from being judged.
-    pub fn run(&self, request: &Request<'_>, show: impl FnMut(&str)) -> Result<Report> {
+    pub fn run(&self, request: &Request<'_>, mut show: impl FnMut(&str)) -> Result<Report> {
         let plan = &request.plan;
         let mut folder = RunDir::create(request.keep)?;
         let machine = self.machine(plan, &plan.bootargs(), &folder)?;
-        let seen = plan::watch(
-            plan,
-            &machine,
-            request.timeout,
-            &folder.file("serial.log"),
-            show,
-        )?;
-        let judged = self.judge(plan, &folder, &seen);
+        let log = folder.file("serial.log");
+        let seen = watch(&[plan], &machine, request.timeout, &log, |_, line| {
+            show(line)
+        })?;
+        let seen = seen.runs.into_iter().next().context("nothing was seen")?;
+        let files = (folder.file("vmcore"), folder.file("disk.img"));
+        let judged = self.judge(plan, &files, &seen);
         let mut report = Report::of(plan, seen, judged);
         if !report.passed {
-            report.console = annotate_tail(
-                &report.console,
-                &self.hypervisor.elf,
-                self.vmlinux.as_deref(),
-            );
-            report.command = machine.command_line();
-            report.folder = Some(folder.keep().to_owned());
+            self.explain(&mut report, &machine, &mut folder);
         }
         Ok(report)
+    }
+
+    /// Says of a run that has not passed what helps to find out why.
+    pub(super) fn explain(&self, report: &mut Report, machine: &Machine, folder: &mut RunDir) {
+        report.console = annotate_tail(
+            &report.console,
+            &self.hypervisor.elf,
+            self.vmlinux.as_deref(),
+        );
+        report.command = machine.command_line();
+        report.folder = Some(folder.keep().to_owned());
+    }
+
+    pub(super) const fn board(&self) -> Board {
+        self.board
+    }
+
+    /// What a guest has, and a machine with one, unless the board says.
+    pub(super) const fn memory_mib(&self) -> u64 {
+        self.memory_mib
+    }
+
+    /// The guest's parts, of a configuration that says nothing.
+    pub(super) fn payload(&self) -> Payload<'_> {
+        Payload {
+            kernel: &self.kernel,
+            initrd: Some(&self.initramfs),
+            flash: None,
+            config: GuestConfig::default(),
+        }
+    }
+
+    /// A machine with this bundle and no disks.
+    pub(super) fn bare_machine(&self, plan: &Plan, bundle: PathBuf, folder: &RunDir) -> Machine {
+        let mut machine = Machine::new(&self.qemu, &self.hypervisor.image);
+        machine.board = self.board;
+        machine.cpu = plan.model.clone();
+        machine.cpus = self.board.cpus(plan.cpus);
+        machine.initrd = Some(bundle);
+        let firmware = self.firmware.clone();
+        machine.firmware = firmware.map(|firmware| firmware.within(folder));
+        machine.append = plan.faults();
+        machine.icount = plan.icount;
+        machine.icount_shift = ICOUNT_SHIFT;
+        machine
     }
 
     /// The machine of `plan`, whose files lie in `folder`; its kernel gets `bootargs`.
@@ -194,8 +233,6 @@ impl Lab {
         let bundle = folder.file("bundle.itb");
         Payload {
             kernel: &kernel,
-            initrd: Some(&self.initramfs),
-            flash: None,
             config: GuestConfig {
                 bootargs: bootargs.to_owned(),
                 sdei: plan.sdei,
@@ -208,24 +245,16 @@ impl Lab {
                 nmi,
                 ..GuestConfig::default()
             },
+            ..self.payload()
         }
         .write(&bundle)?
         .check(self.board, memory_mib, self.firmware.is_some())?;
         let disk = folder.file("disk.img");
         // Room for the whole memory, should it have to be copied as it is. An SD card's size is a power of 2.
         plan::create_disk(&disk, 2 * memory_mib)?;
-        let mut machine = Machine::new(&self.qemu, &self.hypervisor.image);
-        machine.board = self.board;
-        machine.cpu = plan.model.clone();
-        machine.cpus = self.board.cpus(plan.cpus);
+        let mut machine = self.bare_machine(plan, bundle, folder);
         machine.memory_mib = memory_mib;
-        machine.initrd = Some(bundle);
         machine.disks = vec![disk];
-        let firmware = self.firmware.clone();
-        machine.firmware = firmware.map(|firmware| firmware.within(folder));
-        machine.append = plan.faults();
-        machine.icount = plan.icount;
-        machine.icount_shift = ICOUNT_SHIFT;
         Ok(machine)
     }
 
@@ -247,20 +276,25 @@ impl Lab {
         Ok(path)
     }
 
-    fn judge(&self, plan: &Plan, folder: &RunDir, seen: &GuestRun) -> Result<Option<Judged>> {
+    /// Judges a run whose dump goes to the first of `files` and is on the disk that is the second.
+    pub(super) fn judge(
+        &self,
+        plan: &Plan,
+        (path, disk): &(PathBuf, PathBuf),
+        seen: &GuestRun,
+    ) -> Result<Option<Judged>> {
         check_run(plan, seen)?;
         if !plan.scenario.dumps() {
             check_backtraces(plan, &seen.story)?;
             return Ok(None);
         }
-        let path = folder.file("vmcore");
-        let mut disk = File::open(folder.file("disk.img"))?;
+        let mut disk = File::open(disk)?;
         let mut file = File::options()
             .read(true)
             .write(true)
             .create(true)
             .truncate(true)
-            .open(&path)
+            .open(path)
             .with_context(|| format!("cannot write {}", path.display()))?;
         let bytes = vmcore::extract(&mut disk, &mut file)?;
         let dump = Vmcore::read(&file).context("cannot read the vmcore")?;

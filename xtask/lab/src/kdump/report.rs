@@ -8,8 +8,9 @@ use serde::Serialize;
 use crate::capture::Capture;
 use crate::evidence::{GuestLog, HvRecords};
 use crate::ladder::Ladder;
-use crate::plan::{GuestRun, Plan};
+use crate::plan::Plan;
 use crate::verdict::Verdict;
+use crate::watch::GuestRun;
 
 /// What the vmcore gave.
 #[derive(Debug, Serialize)]

@@ -2,8 +2,8 @@ use super::checks::check_backtraces;
 use super::*;
 use crate::evidence::HvRecords;
 use crate::evidence::tests::{LOG, story};
-use crate::plan::GuestRun;
 use crate::verdict::WEDGE_FUNCTION;
+use crate::watch::GuestRun;
 use machine::ending::Ending;
 
 pub fn plan(scenario: Scenario) -> Plan {

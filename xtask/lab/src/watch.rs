@@ -1,0 +1,190 @@
+//! A boot of Linux watched to its end, alone on the machine or among several guests.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::evidence::{GuestLog, HvRecords};
+use crate::plan::{Plan, Scenario};
+use crate::rescue::Rescue;
+use machine::console::{GuestLines, Record};
+use machine::control::{self, Control};
+use machine::ending::{Ending, Watch};
+use machine::operator::Operator;
+use machine::qemu::{Event, Machine, Session};
+
+/// What was seen of a run.
+#[derive(Debug)]
+pub struct GuestRun {
+    /// What the guest said.
+    pub story: GuestLog,
+    /// What the hypervisor recorded.
+    pub drain: HvRecords,
+    /// How it ended.
+    pub ending: Ending,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// The last lines of the console.
+    pub tail: Vec<String>,
+}
+
+/// What was seen of a machine.
+#[derive(Debug)]
+pub struct Seen {
+    /// Of each guest that had a plan.
+    pub runs: Vec<GuestRun>,
+    /// What the hypervisor has said of others that ended or crashed.
+    pub disturbed: Vec<String>,
+}
+
+/// How long the guest may take to switch itself off once its init has said that it is done; after
+/// sysrq-l the way out is a reboot with a wedged CPU, whose IPI rung takes long.
+const LEAVE: Duration = Duration::from_secs(60);
+
+/// How long it may take once its init has said that it failed; with a wedged CPU it can only reboot.
+const GIVE_UP: Duration = Duration::from_secs(5);
+
+/// Boots `machine`, whose guests are those of `plans` and behind them any others, and watches until it ends; `show` is given the
+/// guests' lines as they come, with the number of each.
+pub fn watch(
+    plans: &[&Plan],
+    machine: &Machine,
+    timeout: Duration,
+    log: &Path,
+    mut show: impl FnMut(u8, &str),
+) -> Result<Seen> {
+    let mut session = machine.start(Some(timeout))?;
+    let log_file =
+        File::create(log).with_context(|| format!("cannot write the log {}", log.display()))?;
+    session.log_to(log_file);
+    let mut ends = Watch::default();
+    let mut lines: BTreeMap<u8, GuestLines> = BTreeMap::new();
+    let input = session.take_input().context("QEMU has no input")?;
+    let operator = Operator::new(input, false);
+    // Whoever cannot be reached by it, as its path is too long, is judged all the same.
+    let _control = Control::open(&log.with_file_name(control::NAME), &operator).ok();
+    let mut watched: Vec<Watched<'_>> = (0..)
+        .zip(plans)
+        .map(|(vm, plan)| Watched::new(plan, operator.of(vm)))
+        .collect();
+    let mut disturbed = Vec::new();
+    let timed_out = loop {
+        match session.next_event()? {
+            Event::Guest { vm, bytes } => {
+                operator.hear_guest(vm, &bytes);
+                for line in lines.entry(vm).or_default().push(&bytes) {
+                    show(vm, &line);
+                    let Some(own) = watched.get_mut(usize::from(vm)) else {
+                        continue;
+                    };
+                    let had_failed = own.story.failure.is_some();
+                    let was_done = own.story.done;
+                    own.hear(&line, &session);
+                    if own.story.failure.is_some() && !had_failed {
+                        session.shorten(GIVE_UP);
+                    } else if own.story.done && !was_done && watched.iter().all(|it| it.story.done)
+                    {
+                        session.shorten(LEAVE);
+                    }
+                }
+            }
+            Event::Line(line) => {
+                operator.hear(&line);
+                if let Some(record) = line.record().transpose()? {
+                    let vm = record.number("vm").unwrap_or(0) as usize;
+                    let ends = ["vm-off", "vm-reset", "vm-lost", "vm-fault", "vm-panic"];
+                    match watched.get_mut(vm) {
+                        Some(own) => own.note(&record)?,
+                        None if ends.contains(&record.name.as_str()) => {
+                            disturbed.push(line.text.clone());
+                        }
+                        None => {}
+                    }
+                }
+                ends.follow(&line, &mut session)?;
+            }
+            Event::Complaint(text) => show(0, &format!("qemu: {text}")),
+            Event::Ended(_) | Event::Left => break false,
+            Event::TimedOut => break true,
+        }
+    };
+    operator.end();
+    let (ending, elapsed, tail) = (ends.ending(timed_out), session.elapsed(), session.tail());
+    let run = |own: Watched<'_>| {
+        let (story, drain) = own.end();
+        GuestRun {
+            story,
+            drain,
+            ending: ending.clone(),
+            elapsed,
+            tail: tail.clone(),
+        }
+    };
+    Ok(Seen {
+        runs: watched.into_iter().map(run).collect(),
+        disturbed,
+    })
+}
+
+/// One of the guests.
+struct Watched<'a> {
+    plan: &'a Plan,
+    operator: Operator,
+    story: GuestLog,
+    drain: HvRecords,
+    rescue: Option<Rescue>,
+    /// The watchdog has found all CPUs wedged.
+    has_barked: bool,
+}
+
+impl<'a> Watched<'a> {
+    fn new(plan: &'a Plan, operator: Operator) -> Self {
+        Self {
+            plan,
+            operator,
+            story: GuestLog::default(),
+            drain: HvRecords::default(),
+            rescue: None,
+            has_barked: false,
+        }
+    }
+
+    fn hear(&mut self, line: &str, session: &Session) {
+        self.story.note(line);
+        if self.plan.scenario == Scenario::Nmi && self.story.is_up {
+            let (operator, leave) = (&self.operator, session.leave());
+            let begin = || Rescue::begin(operator, self.plan.masked(), leave);
+            let rescue = self.rescue.get_or_insert_with(begin);
+            if self.story.last_to_wedge == Some(self.plan.panic) {
+                rescue.go_on();
+            }
+        }
+    }
+
+    fn note(&mut self, record: &Record) -> Result<()> {
+        self.drain.note(record)?;
+        self.has_barked |= record.name == "vm-late" && record.number("all")? != 0;
+        Ok(())
+    }
+
+    fn end(mut self) -> (GuestLog, HvRecords) {
+        let story = &mut self.story;
+        match self.rescue.map(Rescue::end) {
+            None if self.has_barked => story.wedged.0.extend([self.plan.panic]),
+            None | Some(Ok(None)) => {}
+            // Those were wedged when the operator looked.
+            Some(Ok(Some(outside))) => {
+                story.wedged.0.extend([self.plan.panic]);
+                story.wedged.0.extend(outside.keys());
+                story.outside = outside;
+            }
+            Some(Err(error)) => {
+                story.failure.get_or_insert(format!("{error:#}"));
+            }
+        }
+        (self.story, self.drain)
+    }
+}
