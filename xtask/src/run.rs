@@ -1,5 +1,6 @@
 //! `cargo xtask run`: boots a guest and gives it the terminal.
 
+mod consoles;
 mod on_crash;
 mod prepare;
 mod shown;
@@ -22,6 +23,7 @@ use rustix::net::sockopt::set_socket_reuseaddr;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 
 use crate::terminal::{self, Terminal};
+use consoles::Consoles;
 use debian::paths;
 use lab::symbolize::Explainer;
 use machine::build::Program;
@@ -88,6 +90,14 @@ pub struct Run {
         conflicts_with = "bare"
     )]
     on_crash: OnCrash,
+    /// Give a guest a console of its own, beside the screen that all share: what it writes goes to a file, or it has a terminal,
+    /// whose path is said; with `stdio` it has standard input and output to itself, and the others' lines go to standard error.
+    #[arg(
+        long = "console",
+        value_name = "NAME=FILE|pty|stdio",
+        conflicts_with = "bare"
+    )]
+    consoles: Vec<String>,
     /// Build everything, print the QEMU command and stop.
     #[arg(long)]
     dry_run: bool,
@@ -155,11 +165,10 @@ impl Run {
         let guests = options.each()?;
         let names = guests
             .iter()
-            .map(|guest| guest.name.clone().unwrap_or_default());
+            .map(|guest| guest.name.clone().unwrap_or("guest".to_owned()));
         let names: Vec<String> = names.collect();
-        if names.len() > 1 {
-            operator.expect(&names);
-        }
+        operator.expect(&names);
+        let consoles = Consoles::open(&self.consoles, &operator)?;
         let path = self.control.unwrap_or_else(|| folder.file(control::NAME));
         let controls = if self.bare {
             Vec::new()
@@ -172,7 +181,7 @@ impl Run {
         }
         let files = (&*hypervisor, guest.as_deref());
         let speakers = Speakers::new(&names, terminal::has_colour());
-        let on_screen = (speakers, self.bare);
+        let on_screen = (speakers, consoles, self.bare);
         let ending = converse(&mut session, &operator, on_screen, files, &mut aftermath)?;
         operator.end();
         if let Some(saved) = aftermath.saved() {
@@ -221,16 +230,28 @@ fn to_screen(bytes: &[u8]) -> Result<()> {
         .context("cannot write the guest's console to standard output")
 }
 
+/// Writes what other guests have said than the one that has standard output.
+fn to_errors(bytes: &[u8]) -> Result<()> {
+    let written = io::stderr().lock().write_all(bytes);
+    written.context("cannot write the guests' consoles to standard error")
+}
+
 /// Lets user and guest talk until the end. The ELF files of `hypervisor` and guest explain reports.
 fn converse(
     session: &mut Session,
     operator: &Operator,
-    (mut speakers, bare): (Speakers, bool),
+    (mut speakers, mut consoles, bare): (Speakers, Consoles, bool),
     (hypervisor, guest): (&Path, Option<&Path>),
     aftermath: &mut Aftermath,
 ) -> Result<Ending> {
     let terminal = Terminal::take()?;
-    terminal::forward(operator.clone(), terminal.is_raw(), session.leave());
+    let focus = operator.of(consoles.stdio.unwrap_or_default());
+    terminal::forward(focus, terminal.is_raw(), session.leave());
+    // Who has standard output to itself shares it with nobody.
+    let to_all = match consoles.stdio {
+        Some(_) => to_errors,
+        None => to_screen,
+    };
     let line_end = if terminal.is_raw() { "\r\n" } else { "\n" };
     let mut watch = Watch::default();
     let mut shown = Shown::default();
@@ -247,18 +268,22 @@ fn converse(
             if silence.until().is_some_and(|until| until <= now) {
                 eprint!("xtask: {}{line_end}", silence.tell());
             }
-            to_screen(&speakers.show_prompts(now))?;
+            to_all(&speakers.show_prompts(now))?;
             continue;
         };
         if matches!(event, Event::Ended(_) | Event::Left | Event::TimedOut) {
             // Nothing more comes of any line.
-            to_screen(&speakers.end())?;
+            to_all(&speakers.end())?;
         }
         match event {
             Event::Guest { vm, bytes } => {
                 silence.end();
                 operator.hear_guest(vm, &bytes);
-                to_screen(&speakers.show(vm, &bytes, Instant::now()))?;
+                if consoles.stdio == Some(vm) {
+                    to_screen(&bytes)?;
+                } else if !consoles.take(vm, &bytes)? {
+                    to_all(&speakers.show(vm, &bytes, Instant::now()))?;
+                }
                 let guest_lines = guest_lines.entry(vm).or_default();
                 let lines = guest_lines.push(&bytes);
                 let is_over = lines.iter().fold(false, |_, line| watch.hear(vm, line));

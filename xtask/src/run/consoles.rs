@@ -89,7 +89,8 @@ impl Consoles {
 /// A terminal for a guest, which passes every byte on as it is; and its path.
 fn terminal(guest: Operator) -> Result<(Place, String)> {
     let about = "cannot open a terminal for a guest";
-    let own = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).context(about)?;
+    let own =
+        openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).context(about)?;
     grantpt(&own).context(about)?;
     unlockpt(&own).context(about)?;
     let path = ptsname(&own, Vec::new()).context(about)?;
@@ -140,6 +141,8 @@ mod tests {
         assert!(refused(&["nobody=pty"]).starts_with("there is no guest `nobody`"));
         assert!(refused(&["main=stdio", "0=stdio"]).starts_with("main has two consoles"));
         assert!(refused(&["main=stdio", "other=stdio"]).starts_with("two guests cannot"));
-        assert!(refused(&["main=/nowhere/console"]).starts_with("cannot write the console of main"));
+        assert!(
+            refused(&["main=/nowhere/console"]).starts_with("cannot write the console of main")
+        );
     }
 }

@@ -2,7 +2,7 @@
 //! is named.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
 
@@ -19,9 +19,10 @@ use machine::control::Client;
 use machine::workshop::Workshop;
 
 /// The names of these tests.
-pub const NAMES: [&str; 5] = [
+pub const NAMES: [&str; 6] = [
     "several/keys-move-the-focus",
     "several/each-guest-has-a-console-beside",
+    "several/a-guest-has-a-console-to-itself",
     "several/the-operator-reaches-the-guest-that-is-named",
     "several/a-lost-cpu-s-neighbour-listens-for-all",
     "several/an-own-stop-tells-of-every-vcpu-of-every-guest",
@@ -29,9 +30,10 @@ pub const NAMES: [&str; 5] = [
 
 /// Runs them.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
-    let [keys, consoles, operator, lost, stop] = NAMES;
+    let [keys, consoles, own, operator, lost, stop] = NAMES;
     ledger.check(keys, || focus(workshop).map(|()| String::new()));
     ledger.check(consoles, || type_to_both(workshop).map(|()| String::new()));
+    ledger.check(own, || divide(workshop).map(|()| String::new()));
     ledger.check(operator, || reach(workshop).map(|()| String::new()));
     ledger.check(lost, || take_over(workshop).map(|()| String::new()));
     ledger.check(stop, || stop_itself(workshop).map(|()| String::new()));
@@ -130,6 +132,74 @@ fn type_to_both(workshop: &Workshop) -> Result<()> {
             && output.matches("b").count() == 3000,
         "{code:?}\n{output}\n{errors}"
     );
+    Ok(())
+}
+
+/// One guest has the standard streams, one a file, and one a terminal.
+fn divide(workshop: &Workshop) -> Result<()> {
+    let guests = [
+        ("echo-one", "", &ECHO[..]),
+        ("echo-two", "", &ECHO),
+        ("echo-three", "", &ECHO),
+        ("echo-four", "", &ECHO),
+    ];
+    let file = workshop.output("several-console.txt")?;
+    let to_file = format!("echo-two={}", file.display());
+    let arguments = [
+        "--console",
+        "echo-one=stdio",
+        "--console",
+        &to_file,
+        "--console",
+        "3=pty",
+    ];
+    let mut boot = Boot::of_guests(workshop, &guests, (None, &arguments))?;
+    for guest in ["0", "1", "2", "3"] {
+        boot.client_of(guest)?;
+    }
+    let run = boot.run.as_mut().context("it has ended")?;
+    let mut errors = BufReader::new(run.stderr.take().context("it has no errors")?);
+    let (mut before, path) = (String::new(), "xtask: the console of echo-four is ");
+    while !before.contains(path) {
+        ensure!(
+            errors.read_line(&mut before)? > 0,
+            "no terminal is named: {before}"
+        );
+    }
+    let path = before
+        .split_once(path)
+        .map_or("", |(_, path)| path.trim_end());
+    let mut terminal = File::options().read(true).write(true).open(path)?;
+    terminal.write_all(b"on a terminal\n")?;
+    let mut shown = vec![0; 14];
+    terminal.read_exact(&mut shown)?;
+    ensure!(shown == b"on a terminal\n", "{shown:?}");
+    // They show what they show until the machine ends.
+    let mut consoles = [
+        console(&boot, "echo-two", "in a file\n")?,
+        console(&boot, "echo-three", "on standard error\n")?,
+    ];
+    boot.wait_for("echo-two", "off")?;
+    boot.wait_for("echo-three", "off")?;
+    let run = boot.run.as_mut().context("it has ended")?;
+    let mut keyboard = run.stdin.take().context("it has no input")?;
+    keyboard.write_all(b"by itself\n")?;
+    let mut rest = String::new();
+    errors.read_to_string(&mut rest)?;
+    for console in &mut consoles {
+        console.wait()?;
+    }
+    let (output, _, code) = boot.end()?;
+    ensure!(
+        code == Some(0) && output == "by itself\n",
+        "{code:?} {output:?}\n{rest}"
+    );
+    ensure!(
+        std::fs::read(&file)? == b"in a file\n",
+        "the file has something else"
+    );
+    let named = before + &rest;
+    ensure!(named.contains("echo-three | on standard error"), "{named}");
     Ok(())
 }
 
