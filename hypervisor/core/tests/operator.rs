@@ -722,6 +722,27 @@ fn a_guest_that_is_off_is_started_and_one_that_runs_is_not() {
 }
 
 #[test]
+fn a_guest_that_resets_itself_meanwhile_is_switched_off_all_the_same() {
+    const SYSTEM_RESET: u32 = 0x8400_0009;
+    for (verb, is_off) in [(Verb::Off, true), (Verb::Reset, false)] {
+        let mut both = two();
+        both[1].regs(0).x[0] = SYSTEM_RESET.into();
+        both[1].exit(0, exit_of(Transfer::Smc));
+        assert_eq!(both[1].place(0), Place::Waiting);
+        say(&mut both[0], Request::new(1, verb, 1, 0));
+        both[0].settle();
+        both[1].finish_end();
+        both[1].settle();
+        assert_eq!(both[1].is_on(0), !is_off, "{verb:?}");
+        assert_eq!(both[1].finished().len(), usize::from(is_off), "{verb:?}");
+        // Nothing of it is left: it starts, and stays.
+        let _ = say_to_one(&mut both, Request::new(2, Verb::Start, 1, 0));
+        let _ = say_to_one(&mut both, Request::new(3, Verb::Status, 1, 0));
+        assert!(both[1].is_on(0), "{verb:?}");
+    }
+}
+
+#[test]
 fn what_a_guest_does_to_itself_has_the_consequence_that_its_configuration_says() {
     const SYSTEM_OFF: u32 = 0x8400_0008;
     const SYSTEM_RESET: u32 = 0x8400_0009;

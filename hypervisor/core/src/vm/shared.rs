@@ -8,6 +8,7 @@ mod watched;
 
 use alloc::vec::Vec;
 
+use hv_abi::policy::After;
 use hv_abi::sdei::{Call, Status};
 
 use super::{Deferred, End, Ending, GuestMap, Hardware, Life, Vcpu};
@@ -380,6 +381,12 @@ impl Shared {
         is_crash
     }
 
+    /// The VM, which was frozen, is off.
+    pub fn bury(&mut self) {
+        self.life.bury();
+        self.end_asked = None;
+    }
+
     /// Who has to be told to leave: all but `by`.
     pub fn others(&self, by: VcpuId) -> VcpuSet {
         self.vcpus.without(VcpuSet::only(by))
@@ -403,7 +410,8 @@ impl Shared {
         let change = self.uart_window.reset();
         self.change_uart_page(change, cpu);
         self.is_paused = false;
-        self.end_asked = None;
+        // Whoever wants it off wants so still.
+        self.end_asked = self.end_asked.filter(|it| it.after != After::Restart);
         self.is_start_asked = false;
         self.faulting = VcpuSet::EMPTY;
         for intid in self.shared_events.reset(board) {

@@ -2,28 +2,32 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::ledger::Ledger;
 use crate::test::operator::boot::{Boot, LIMIT};
-use crate::test::operator::code::{ECHO, SPIN};
+use crate::test::operator::code::{COMPUTE, ECHO, SPIN};
+use crate::test::own;
 use machine::workshop::Workshop;
 
 /// The names of these tests.
-pub const NAMES: [&str; 3] = [
+pub const NAMES: [&str; 4] = [
     "several/each-guest-starts-and-ends-as-its-file-says",
     "several/a-guest-takes-the-machine-off-with-it",
     "several/a-guest-that-has-crashed-is-stopped",
+    "several/200-resets-beside-one-that-computes",
 ];
 
 /// Runs them.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
-    let [life, machine, crash] = NAMES;
+    let [life, machine, crash, resets] = NAMES;
     ledger.check(life, || live(workshop).map(|()| String::new()));
     ledger.check(machine, || end_all(workshop).map(|()| String::new()));
     ledger.check(crash, || stop_crashed(workshop).map(|()| String::new()));
+    ledger.check(resets, || reset_often(workshop).map(|()| String::new()));
 }
 
 /// SYSTEM_RESET (DEN0022 5.1.15).
@@ -171,5 +175,32 @@ fn stop_crashed(workshop: &Workshop) -> Result<()> {
     boot.ctl(&["off"])?;
     let (_, errors, code) = boot.end()?;
     ensure!(code == Some(3), "{code:?}\n{errors}");
+    Ok(())
+}
+
+/// One resets itself without end, and the other computes, compares, and says whether all was right.
+fn reset_often(workshop: &Workshop) -> Result<()> {
+    let log = workshop.output("several-resets.log")?;
+    let arguments = ["--log", &*log.display().to_string()].map(str::to_owned);
+    let arguments = arguments.each_ref().map(String::as_str);
+    let guests = [("resets", "", &RESET[..]), ("computes", "", &COMPUTE)];
+    let mut boot = Boot::of_guests(workshop, &guests, (None, &arguments))?;
+    boot.client_of("computes")?;
+    wait_for_start(&log, 200)?;
+    let mut command = own::xtask()?;
+    command.args(["ctl", "--control"]).arg(&boot.socket);
+    command.args(["--guest", "computes", "console"]);
+    let mut console = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let keyboard = console.stdin.as_mut().context("it has no input")?;
+    keyboard.write_all(b"x")?;
+    boot.wait_for("computes", "off")?;
+    boot.ctl(&["--guest", "resets", "off"])?;
+    let (output, errors, code) = boot.end()?;
+    let shown = console.wait_with_output()?.stdout;
+    let is_right = code == Some(0) && output.trim_end() == "computes | P" && shown == b"P";
+    ensure!(is_right, "{code:?} {shown:?}\n{output}\n{errors}");
     Ok(())
 }

@@ -223,7 +223,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             return load(&self.vm, &mut self.cpu);
         }
         mediated::reset_all(&mut self.cpu, &self.vm);
-        self.vm.lock().life.bury();
+        self.vm.lock().bury();
         self.vm.finish(after);
     }
 
@@ -273,6 +273,14 @@ pub fn load(vm: &impl Vm, cpu: &mut impl Hardware) {
         let _ = vm.take(vcpu);
     }
     let load = vm.write_memory();
-    vm.lock().end_load(load);
-    vm.ask(BOOT_VCPU, Requests::START);
+    let is_to_end = {
+        let mut shared = vm.lock();
+        shared.end_load(load);
+        shared.end_asked.is_some()
+    };
+    let mut requests = Requests::START;
+    if is_to_end {
+        requests = requests.and(Requests::OPERATOR);
+    }
+    vm.ask(BOOT_VCPU, requests);
 }
