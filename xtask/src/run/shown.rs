@@ -96,11 +96,12 @@ impl Shown {
                 return Ok(vec![Line { text, ..line }]);
             }
             "vm-nmi" => {
-                let text = Rung::read(&record)?.map_or_else(String::new, |rung| rung.to_string());
+                let rung = Rung::read(&record)?;
+                let text = whose + &rung.map_or_else(String::new, |rung| rung.to_string());
                 return Ok(vec![Line { text, ..line }]);
             }
             "vm-late" => {
-                let text = late(&record)?;
+                let text = whose + &late(&record)?;
                 return Ok(vec![Line { text, ..line }]);
             }
             name if !name.starts_with("hv-") && !self.is_report => return Ok(Vec::new()),
@@ -375,6 +376,22 @@ mod tests {
         let told = "vCPU 2 takes an external abort at pc 0x40080000, address 0x50000000: \
                     there is neither memory nor a device of this guest's";
         assert_eq!(shown(&[abort, abort]), [told]);
+    }
+
+    #[test]
+    fn of_several_guests_each_line_says_whose_it_is() {
+        let lines = [
+            "@ready vms=2",
+            "@vm-nmi vm=1 vcpu=0 rung=serror answer=pending",
+            "@vm-off vm=1 then=restart",
+            "@vm-reset vm=0 then=machine-off",
+        ];
+        let told = [
+            "vm1: NMI on vCPU 0: the SError waits: PSTATE.A is set",
+            "vm1: the guest has switched itself off, and is started again",
+            "vm0: the guest has reset itself, and the machine goes off with it",
+        ];
+        assert_eq!(shown(&lines), told);
     }
 
     #[test]

@@ -270,7 +270,7 @@ fn of_several_guests_each_gets_what_is_typed_to_it_by_requests() {
 fn guests_are_found_by_name_and_by_number() {
     let operator = Operator::new(Vec::new(), false);
     operator.hear(&Line::parse(
-        "[    0.1 p0] vm1 (other): 2 vCPUs, 512 MiB of memory at 0x40000000, SDEI on",
+        "[    0.100000 p0] vm1 (other): 2 vCPUs, 512 MiB of memory at 0x40000000, SDEI on",
     ));
     operator.hear(&Line::parse("[    0.100000 p0] @ready vms=3"));
     let found = |guest| operator.find(guest).map(|found| found.vm()).ok();

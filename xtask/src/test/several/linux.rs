@@ -48,7 +48,8 @@ fn plan(scenario: Scenario, cpus: u32, wedge: &str, panic: u32) -> Result<Plan> 
     Ok(Plan {
         scenario,
         cpus,
-        model: "neoverse-n1".to_owned(),
+        // The guest that computes signs pointers.
+        model: "max".to_owned(),
         wedge: wedge.parse().map_err(anyhow::Error::msg)?,
         panic,
         sdei: true,

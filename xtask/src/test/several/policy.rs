@@ -181,7 +181,8 @@ fn stop_crashed(workshop: &Workshop) -> Result<()> {
 /// One resets itself without end, and the other computes, compares, and says whether all was right.
 fn reset_often(workshop: &Workshop) -> Result<()> {
     let log = workshop.output("several-resets.log")?;
-    let arguments = ["--log", &*log.display().to_string()].map(str::to_owned);
+    // Of pointer authentication that guest has its part.
+    let arguments = ["--log", &*log.display().to_string(), "--cpu", "max"].map(str::to_owned);
     let arguments = arguments.each_ref().map(String::as_str);
     let guests = [("resets", "", &RESET[..]), ("computes", "", &COMPUTE)];
     let mut boot = Boot::of_guests(workshop, &guests, (None, &arguments))?;
