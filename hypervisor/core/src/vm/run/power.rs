@@ -26,12 +26,9 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 return ControlFlow::Break(None);
             }
             if requests.has(Requests::OPERATOR)
-                && let Some(ending) = self.attend(Stand::Off)
+                && let Some(ending) = self.attend_while_off()
             {
                 return ControlFlow::Break(Some(ending));
-            }
-            if requests.has(Requests::OPERATOR) && self.vm.lock().is_start_asked {
-                load(&self.vm, &mut self.cpu);
             }
             if requests.has(Requests::START) {
                 let start = self.vm.lock().start(me);
@@ -42,6 +39,17 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 self.cpu.wait_for_interrupt();
             }
         }
+    }
+
+    /// What the operator asks of a vCPU that is off, or of its VM: also to start that.
+    #[cold]
+    #[inline(never)]
+    fn attend_while_off(&mut self) -> Option<Ending> {
+        let ending = self.attend(Stand::Off);
+        if ending.is_none() && self.vm.lock().is_start_asked {
+            load(&self.vm, &mut self.cpu);
+        }
+        ending
     }
 
     /// Registers and interrupts are as they were left when this vCPU was [cleared](Self::clear), but for those interrupts
