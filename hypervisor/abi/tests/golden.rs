@@ -1,7 +1,7 @@
 //! Every number guests, firmware and tools share, as a literal beside its source. Both sides of every other
 //! test use the constants, so only here would a wrong one show.
 
-use hv_abi::{console, crash, psci, sdei, smccc, trng};
+use hv_abi::{console, crash, psci, sdei, smccc, trng, virtio};
 
 #[test]
 fn smccc_functions_have_the_identifiers_of_den0028_7() {
@@ -202,4 +202,62 @@ fn crash_records_open_with_magic_length_and_checksum() {
     ];
     assert_eq!(crash::header(b""), *header.as_flattened());
     assert_eq!((crash::SIZE, crash::ALIGNMENT), (65536, 4096));
+}
+
+#[test]
+fn virtio_registers_and_bits_have_the_values_of_virtio_1_2() {
+    use virtio::{descriptor, register, status};
+    // 4.2.2.
+    let registers = [
+        register::MAGIC,
+        register::VERSION,
+        register::DEVICE_ID,
+        register::VENDOR_ID,
+        register::DEVICE_FEATURES,
+        register::DEVICE_FEATURES_SEL,
+        register::DRIVER_FEATURES,
+        register::DRIVER_FEATURES_SEL,
+        register::QUEUE_SEL,
+        register::QUEUE_SIZE_MAX,
+        register::QUEUE_SIZE,
+        register::QUEUE_READY,
+        register::QUEUE_NOTIFY,
+        register::INTERRUPT_STATUS,
+        register::INTERRUPT_ACK,
+        register::STATUS,
+        register::QUEUE_DESC,
+        register::QUEUE_DRIVER,
+        register::QUEUE_DEVICE,
+        register::CONFIG_GENERATION,
+        register::CONFIG,
+    ];
+    let offsets = [
+        0, 4, 8, 0xc, 0x10, 0x14, 0x20, 0x24, 0x30, 0x34, 0x38, 0x44, 0x50, 0x60, 0x64, 0x70, 0x80,
+        0x90, 0xa0, 0xfc, 0x100,
+    ];
+    assert_eq!(registers, offsets);
+    assert_eq!(register::SHM, 0xb0..0xc0);
+    assert_eq!((virtio::MAGIC, virtio::VERSION), (0x7472_6976, 2));
+    assert_eq!((virtio::USED, virtio::CONFIG_CHANGED), (1, 2));
+    // 2.1.
+    let bits = [status::DRIVER_OK, status::FEATURES_OK, status::NEEDS_RESET];
+    assert_eq!(bits, [4, 8, 64]);
+    // 2.2, 6.
+    assert_eq!(virtio::DEVICE_FEATURES, 0x00ff_ffff);
+    assert_eq!((virtio::INDIRECT_DESC, virtio::VERSION_1), (1 << 28, 1));
+    // 2.7.5, 2.7.6.
+    let flags = [descriptor::NEXT, descriptor::WRITE, descriptor::INDIRECT];
+    assert_eq!((flags, virtio::NO_INTERRUPT), ([1, 2, 4], 1));
+    // 5, and of 5.1 to 5.3 what brings more queues.
+    let kinds = virtio::KINDS.each_ref();
+    let kinds = kinds.map(|kind| (kind.id, kind.queues, kind.withheld));
+    let expected = [
+        (1, 3, 1 << 22),
+        (2, 1, 1 << 12),
+        (3, 2, 2),
+        (4, 1, 0),
+        (9, 1, 0),
+        (19, 3, 0),
+    ];
+    assert_eq!(kinds, expected);
 }
