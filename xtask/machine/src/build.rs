@@ -93,7 +93,7 @@ impl Program {
     /// How large its file may be, in bytes.
     const fn limit(self) -> u64 {
         match self {
-            Self::Hypervisor => 336 << 10,
+            Self::Hypervisor => 342 << 10,
             Self::FaultInjection => 350 << 10,
             Self::GuestTests | Self::Flat => u64::MAX,
             Self::Chainloader => 64 << 10,
