@@ -24,8 +24,10 @@ pub fn nmi(client: &mut Client, vcpu: Option<u8>, at_once: bool, is_json: bool) 
         // The machine's run ends with the machine, and the connection with the run.
         let said = client.execute("x-halligan-rungs", json!({ "known": known }));
         let said = said.unwrap_or_else(|_| json!({ "over": true }));
-        let rungs: Vec<Value> = said["rungs"].as_array().cloned().unwrap_or_default();
+        let mut rungs: Vec<Value> = said["rungs"].as_array().cloned().unwrap_or_default();
         known += rungs.len() as u64;
+        // Another guest may have one at the same time.
+        rungs.retain(|rung| rung["own"] == true);
         for text in rungs.iter().filter_map(|rung| rung["text"].as_str()) {
             if !is_json {
                 println!("{text}");

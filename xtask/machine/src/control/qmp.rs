@@ -264,12 +264,13 @@ fn rungs(arguments: &Value, operator: &Operator) -> Result<Value> {
     let known = arguments.get("known").and_then(Value::as_u64);
     let known = known.context("say how many you know: {\"known\": 0}")?;
     let (rungs, is_over) = operator.rungs(usize::try_from(known)?);
+    let vm = u64::from(operator.vm());
     let told = |rung: &Rung| {
-        json!({ "vm": rung.vm, "vcpu": rung.vcpu, "rung": rung.rung, "answer": rung.answer,
+        json!({ "vm": rung.vm, "own": rung.vm == vm, "vcpu": rung.vcpu, "rung": rung.rung, "answer": rung.answer,
                 "text": rung.to_string(), "last": rung.is_last() })
     };
     let rungs: Vec<Value> = rungs.iter().map(told).collect();
-    Ok(json!({ "rungs": rungs, "over": is_over, "recorded": operator.recorded(0) }))
+    Ok(json!({ "rungs": rungs, "over": is_over, "recorded": operator.recorded(vm) }))
 }
 
 /// That nobody is missing.

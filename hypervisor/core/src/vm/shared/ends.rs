@@ -1,0 +1,40 @@
+//! How a VM comes to its end.
+
+use super::Shared;
+use crate::id::{VcpuId, VcpuSet};
+use crate::vm::{End, Ending};
+
+impl Shared {
+    /// `by` ends the VM. False if it is ending already.
+    #[must_use]
+    pub fn stop(&mut self, by: VcpuId, end: End) -> bool {
+        self.life.stop(by, end, self.vcpus)
+    }
+
+    /// Whether nothing of it runs, and it is not about to start.
+    pub const fn is_idle(&self) -> bool {
+        self.life.is_idle() && !self.is_start_asked
+    }
+
+    /// `vcpu` does nothing any more but fault. If so do all that are on, the VM is to end as said.
+    #[must_use]
+    pub fn note_fault(&mut self, vcpu: VcpuId, ending: Ending) -> bool {
+        self.faulting.insert(vcpu);
+        let is_crash = self.power.on().without(self.faulting).is_empty();
+        if is_crash {
+            self.end_asked = Some(ending);
+        }
+        is_crash
+    }
+
+    /// The VM, which was frozen, is off.
+    pub fn bury(&mut self) {
+        self.life.bury();
+        self.end_asked = None;
+    }
+
+    /// Who has to be told to leave: all but `by`.
+    pub fn others(&self, by: VcpuId) -> VcpuSet {
+        self.vcpus.without(VcpuSet::only(by))
+    }
+}
