@@ -22,8 +22,6 @@ use machine::workshop::Workshop;
 
 /// MiB of the machine's memory besides its guests'.
 const OWN_MIB: u64 = 256;
-/// So many transports of QEMU's `virt` are in one page, which has one owner.
-const SLOTS_IN_PAGE: u32 = 8;
 
 /// A guest that runs beside the main job, and is not to notice it.
 pub struct Beside {
@@ -152,10 +150,7 @@ impl Lab {
         let mut machine = self.bare_machine(first, bundle, folder);
         machine.cpus = cpus;
         machine.memory_mib = memory_mib;
-        machine.slots = (0..)
-            .step_by(SLOTS_IN_PAGE as usize)
-            .take(disks.len())
-            .collect();
+        machine.slots = (0..).take(disks.len()).collect();
         machine.disks = disks;
         Ok(machine)
     }
@@ -170,9 +165,7 @@ impl Lab {
             name: format!("main-{number}"),
             vcpus: plan.cpus,
             memory: self.memory_mib() << 20,
-            // Its disk reads and writes the memory that it is told to.
-            devices: Some(vec![format!("virtio:{}", number * SLOTS_IN_PAGE as usize)]),
-            trusted: true,
+            devices: Some(vec![format!("virtio:{number}")]),
             sdei: plan.sdei,
             firmware: plan.firmware.clone(),
             reclaim: reclaim(plan.reclaim),
