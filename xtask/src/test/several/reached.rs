@@ -268,7 +268,7 @@ fn reach(workshop: &Workshop) -> Result<()> {
     let said = boot.ctl(&["--guest", "fill", "bt", "0"])?;
     ensure!(said.contains(&format!("\n  {pc:#x}\n")), "{said}");
     boot.ctl(&["--guest", "fill", "thaw"])?;
-    boot.ctl(&["--guest", "fill", "nmi", "0"])?;
+    boot.ctl(&["--guest", "fill", "nmi", "--no-wait", "0"])?;
     let status_of_second = status(&mut second)?;
     ensure!(
         vcpu(&status_of_second, 0)["has_serror"] == true,
