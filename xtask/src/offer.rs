@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use hv_abi::sdei::{Definition, Priority, Scope};
 use hv_abi::watchdog::{Act, Watchdog};
 use hv_bundle::GuestConfig;
@@ -32,6 +32,20 @@ pub fn ramdisk(workshop: &Workshop, config: &str) -> Result<Option<PathBuf>> {
     let bytes: Vec<u8> = (0..RAMDISK_SIZE).map(|at| (at ^ at >> 8) as u8).collect();
     write_if_new(&path, &bytes)?;
     Ok(Some(path))
+}
+
+/// The configuration of a boot with a disk.
+pub const DISK: &str = "disk";
+
+/// The disks of a boot with this configuration: one of 1 MiB, as new.
+pub fn disks(workshop: &Workshop, config: &str) -> Result<Vec<PathBuf>> {
+    if config != DISK {
+        return Ok(Vec::new());
+    }
+    let path = workshop.output("guest-tests.disk")?;
+    std::fs::write(&path, vec![0x33; 1 << 20])
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(vec![path])
 }
 
 /// What it is offered in most boots. The extra events and the call that raises them are always there: they

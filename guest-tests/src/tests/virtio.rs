@@ -1,5 +1,5 @@
-//! A block device behind virtio-mmio. One of several guests has a mediated one, and `cargo xtask test several/` gives the words
-//! for these tests to guests with one; others skip them. The queue is built by hand, as no sane driver does.
+//! A block device behind virtio-mmio. Each of these tests has a boot of its own with a mediated one, and
+//! `cargo xtask test several/` has them run in one guest beside another; where there is none they are skipped. The queue is built by hand, as no sane driver does.
 
 use crate::harness::{TestError, TestResult};
 use crate::rt::gic::{self, gicd};
@@ -234,8 +234,9 @@ fn fill(seed: u64) {
 guest_test!(
     a_virtio_disk_reads_and_writes,
     cpus = 1,
-    boot = shared,
+    boot = own,
     icount = false,
+    config = "disk",
     timeout = 120
 );
 fn a_virtio_disk_reads_and_writes() -> TestResult {
@@ -261,8 +262,9 @@ fn a_virtio_disk_reads_and_writes() -> TestResult {
 guest_test!(
     a_virtio_disk_interrupts_unless_it_is_told_not_to,
     cpus = 1,
-    boot = shared,
+    boot = own,
     icount = false,
+    config = "disk",
     timeout = 60
 );
 fn a_virtio_disk_interrupts_unless_it_is_told_not_to() -> TestResult {
@@ -294,8 +296,9 @@ fn a_virtio_disk_interrupts_unless_it_is_told_not_to() -> TestResult {
 guest_test!(
     a_mediated_disk_offers_only_what_can_be_checked,
     cpus = 1,
-    boot = shared,
+    boot = own,
     icount = false,
+    config = "disk",
     timeout = 60
 );
 fn a_mediated_disk_offers_only_what_can_be_checked() -> TestResult {
@@ -355,8 +358,9 @@ fn elsewhere() -> impl Iterator<Item = u64> {
 guest_test!(
     a_queue_that_is_made_up_reaches_nothing_but_the_guests_memory,
     cpus = 1,
-    boot = shared,
+    boot = own,
     icount = false,
+    config = "disk",
     timeout = 300
 );
 fn a_queue_that_is_made_up_reaches_nothing_but_the_guests_memory() -> TestResult {
@@ -385,8 +389,9 @@ type Chain<'a> = (&'a [Descriptor], &'a [Descriptor]);
 guest_test!(
     chains_that_make_no_sense_stop_the_disk_and_nothing_else,
     cpus = 1,
-    boot = shared,
+    boot = own,
     icount = false,
+    config = "disk",
     timeout = 120
 );
 fn chains_that_make_no_sense_stop_the_disk_and_nothing_else() -> TestResult {

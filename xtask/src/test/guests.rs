@@ -103,7 +103,7 @@ struct Boot {
     /// The guest's command line.
     words: String,
     sdei: bool,
-    /// Whose firmware the guest meets, or `reclaim`, `ramdisk`, `watchdog` or `probe`.
+    /// Whose firmware the guest meets, or `reclaim`, `ramdisk`, `disk`, `watchdog` or `probe`.
     config: String,
     icount: bool,
     tests: Vec<Test>,
@@ -195,11 +195,15 @@ fn plan(tests: &[Test], bare: bool, board: Board) -> Vec<Boot> {
         }
         if bare {
             boot.words.push_str(" bare");
+        } else if boot.config == offer::DISK {
+            boot.words.push_str(" mediated");
         }
     }
-    // The firmware that interrupts EL3 is virt's, and made for its GIC.
+    // The firmware that interrupts EL3 is virt's, and made for its GIC. A board has no virtio devices.
     boots.retain(|boot| {
-        !boot.tests.is_empty() && (boot.board == Board::Virt || !is_probe(&boot.config))
+        !boot.tests.is_empty()
+            && (boot.board == Board::Virt || !is_probe(&boot.config))
+            && (boot.board != Board::Raspi4b || boot.config != offer::DISK)
     });
     boots
 }
@@ -212,6 +216,8 @@ fn config(boot: &Boot) -> GuestConfig {
         "reclaim" => config.reclaim = Reclaim::Parked,
         "watchdog" => config.watchdog = Some(offer::WATCHDOG),
         offer::RAMDISK => {}
+        // Who lists devices is not trusted with them.
+        offer::DISK => config.devices = Some(vec!["virtio:0".to_owned()]),
         probe if is_probe(probe) => {}
         firmware => config.firmware = firmware.to_owned(),
     }
@@ -433,6 +439,8 @@ impl<'a> Bench<'a> {
         machine.cpus = boot.cpus;
         machine.memory_mib = MEMORY_MIB;
         machine.icount = boot.icount;
+        machine.disks = offer::disks(self.workshop, &boot.config)?;
+        machine.slots = vec![0; machine.disks.len()];
         Ok(machine)
     }
 }
