@@ -1,5 +1,6 @@
 //! The test guests, booted in QEMU on each CPU model, with few and many CPUs, and with a GICv2.
 
+mod config;
 mod counts;
 mod coverage;
 mod hypervisors;
@@ -8,11 +9,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use hv_abi::psci::Reclaim;
-use hv_bundle::GuestConfig;
 
 use crate::ledger::Ledger;
-use crate::offer::{self, offered};
+use crate::offer;
+use config::config;
 use coverage::Coverage;
 use debian::tools;
 use hypervisors::{Hypervisors, PROBE, is_probe};
@@ -206,22 +206,6 @@ fn plan(tests: &[Test], bare: bool, board: Board) -> Vec<Boot> {
             && (boot.board != Board::Raspi4b || boot.config != offer::DISK)
     });
     boots
-}
-
-/// What the test guest is offered.
-fn config(boot: &Boot) -> GuestConfig {
-    let mut config = offered(&boot.words);
-    config.sdei = boot.sdei;
-    match boot.config.as_str() {
-        "reclaim" => config.reclaim = Reclaim::Parked,
-        "watchdog" => config.watchdog = Some(offer::WATCHDOG),
-        offer::RAMDISK => {}
-        // Who lists devices is not trusted with them.
-        offer::DISK => config.devices = Some(vec!["virtio:0".to_owned()]),
-        probe if is_probe(probe) => {}
-        firmware => config.firmware = firmware.to_owned(),
-    }
-    config
 }
 
 /// What the boots have in common.
