@@ -10,9 +10,9 @@ use machine::board::Board;
 use machine::build::{self, Program};
 use machine::el3::El3;
 use machine::firmware::Firmware;
-use machine::foreseen;
 use machine::guest::Options;
 use machine::payload::{self, Payload};
+use machine::preflight;
 use machine::qemu::{DEFAULT_CPU, Machine};
 use machine::raspi4b;
 use machine::run_dir::RunDir;
@@ -86,7 +86,7 @@ pub fn machine(
     }
     machine.extra = options.qemu_args.iter().map(Into::into).collect();
     if guests.len() > 1 && !bare {
-        foreseen::check(&machine, &folder.file("foreseen.dtb"))?;
+        preflight::check(&machine, &folder.file("preflight.dtb"))?;
     }
     // Several guests' addresses are not told apart.
     let vmlinux = given.pop().filter(|_| given.is_empty());

@@ -32,11 +32,11 @@ pub fn check(machine: &Machine, dumped: &Path) -> Result<()> {
     let size = Header::read(&image)?.image_size;
     let path = machine.initrd.as_deref().context("there is no bundle")?;
     let bundle = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    foresee(&dtb, size, &bundle).map_err(|said| anyhow!("the hypervisor would not start: {said}"))
+    plan_all(&dtb, size, &bundle).map_err(|said| anyhow!("the hypervisor would not start: {said}"))
 }
 
 /// The hypervisor's way from a devicetree to the plan of its guests. An image of it takes `size` bytes of memory.
-fn foresee(dtb: &[u8], size: u64, bundle: &[u8]) -> Result<(), String> {
+fn plan_all(dtb: &[u8], size: u64, bundle: &[u8]) -> Result<(), String> {
     let machine = platform::Machine::discover(dtb).map_err(|error| error.to_string())?;
     let refused = |error: hv_bundle::Error| error.to_string();
     Places::check(&machine, LIMIT).map_err(refused)?;
