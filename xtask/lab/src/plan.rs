@@ -17,6 +17,7 @@ use debian::kernel::KernelVariant;
 use hv_abi::firmware::{Fault, Firmware};
 use hv_abi::watchdog::{Act, Watchdog};
 use machine::build::Program;
+use machine::qemu::DEFAULT_CPU;
 
 /// What is done to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
@@ -126,6 +127,26 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// A run of our kernel on so many CPUs, none of which is wedged; CPU 0 panics or asks. All else is as the command line has it
+    /// without options.
+    pub fn new(scenario: Scenario, cpus: u32) -> Self {
+        Self {
+            scenario,
+            cpus,
+            model: DEFAULT_CPU.to_owned(),
+            wedge: CpuList::default(),
+            panic: 0,
+            sdei: true,
+            fate: None,
+            firmware: "spec".to_owned(),
+            reclaim: false,
+            icount: false,
+            is_stock: false,
+            place: Place::El1,
+            by_event: false,
+        }
+    }
+
     /// That there are such CPUs, and that one is left to do the rest.
     pub fn check(&self) -> Result<()> {
         let last = self.cpus.saturating_sub(1);

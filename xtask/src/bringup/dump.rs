@@ -11,7 +11,6 @@ use super::boot::Boot;
 use lab::evidence::Frame;
 use lab::kdump::check_run;
 use lab::ladder::{Ladder, Stopped};
-use lab::place::Place;
 use lab::plan::{Plan, Scenario};
 use lab::registers::PSTATE_I;
 use lab::symbols::Symbols;
@@ -22,19 +21,9 @@ use lab::watch::GuestRun;
 /// What is done to Linux on the board.
 pub fn plan() -> Plan {
     Plan {
-        scenario: Scenario::Kdump,
-        cpus: 4,
         model: "cortex-a72".into(),
         wedge: [2].into_iter().collect(),
-        panic: 0,
-        sdei: true,
-        fate: None,
-        firmware: "spec".into(),
-        reclaim: false,
-        icount: false,
-        is_stock: false,
-        place: Place::El1,
-        by_event: false,
+        ..Plan::new(Scenario::Kdump, 4)
     }
 }
 

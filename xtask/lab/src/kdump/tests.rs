@@ -8,19 +8,8 @@ use machine::ending::Ending;
 
 pub fn plan(scenario: Scenario) -> Plan {
     Plan {
-        scenario,
-        cpus: 4,
-        model: DEFAULT_CPU.into(),
         wedge: "2".parse().unwrap(),
-        panic: 0,
-        sdei: true,
-        fate: None,
-        firmware: "spec".into(),
-        reclaim: false,
-        icount: false,
-        is_stock: false,
-        place: Place::El1,
-        by_event: false,
+        ..Plan::new(scenario, 4)
     }
 }
 

@@ -2,19 +2,10 @@ use super::*;
 
 fn plan(cpus: u32, wedge: &str, panic: u32) -> Plan {
     Plan {
-        scenario: Scenario::Kdump,
-        cpus,
         model: "max".into(),
         wedge: wedge.parse().unwrap(),
         panic,
-        sdei: true,
-        fate: None,
-        firmware: "spec".into(),
-        reclaim: false,
-        icount: false,
-        is_stock: false,
-        place: Place::El1,
-        by_event: false,
+        ..Plan::new(Scenario::Kdump, cpus)
     }
 }
 

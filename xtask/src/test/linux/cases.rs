@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 
-use lab::place::Place;
 use lab::plan::{Fate, Plan, Scenario};
 
 /// A run that must pass.
@@ -145,19 +144,13 @@ impl Case {
     /// What `kdump` is to do.
     pub fn plan(&self) -> Result<Plan> {
         Ok(Plan {
-            scenario: self.scenario,
-            cpus: self.cpus,
             model: self.model.to_owned(),
             wedge: self.wedge.parse().map_err(anyhow::Error::msg)?,
             panic: self.panic,
-            sdei: true,
             fate: self.fate,
-            firmware: "spec".into(),
             reclaim: self.reclaim,
             icount: self.icount,
-            is_stock: false,
-            place: Place::El1,
-            by_event: false,
+            ..Plan::new(self.scenario, self.cpus)
         })
     }
 

@@ -10,7 +10,6 @@ use crate::test::operator::code::COMPUTE;
 use debian::kernel::KernelVariant;
 use debian::paths;
 use lab::kdump::{Beside, Lab, Report, System, Together};
-use lab::place::Place;
 use lab::plan::{Plan, Scenario};
 use machine::board::Board;
 use machine::workshop::Workshop;
@@ -44,20 +43,11 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
 
 fn plan(scenario: Scenario, cpus: u32, wedge: &str, panic: u32) -> Result<Plan> {
     Ok(Plan {
-        scenario,
-        cpus,
         // The guest that computes signs pointers.
         model: "max".to_owned(),
         wedge: wedge.parse().map_err(anyhow::Error::msg)?,
         panic,
-        sdei: true,
-        fate: None,
-        firmware: "spec".into(),
-        reclaim: false,
-        icount: false,
-        is_stock: false,
-        place: Place::El1,
-        by_event: false,
+        ..Plan::new(scenario, cpus)
     })
 }
 
