@@ -21,8 +21,14 @@ global_asm!(
 
 unsafe extern "C" {
     fn chainloader_forget(start: u64, end: u64);
-    fn chainloader_leave(dtb: u64, entry: u64) -> !;
+    fn chainloader_leave();
+    fn chainloader_leave_end();
+    static __home: u8;
+    static __home_end: u8;
 }
+
+/// [`chainloader_leave`], wherever it is.
+type Leave = extern "C" fn(dtb: u64, entry: u64, dtb_end: u64, home: u64, home_end: u64) -> !;
 
 /// Where the image goes: where the Raspberry Pi's firmware puts one. Below are the firmware's own page and
 /// the spin table.
@@ -59,7 +65,7 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Copies the one at `pa`, if there is one. To be called once.
+    /// Takes the one at `pa`, if there is one, from there: it has seeds, and guests are not to find it. To be called once.
     pub fn keep(pa: u64) -> Option<Self> {
         if pa == 0 || !pa.is_multiple_of(8) {
             return None;
@@ -73,6 +79,8 @@ impl Tree {
         let blob = unsafe { core::slice::from_raw_parts(pa as *const u8, size) };
         let place = kept.get_mut(..size)?;
         place.copy_from_slice(blob);
+        // SAFETY: it was the firmware's, which has handed it over, and `blob` is not used any more.
+        unsafe { erase(pa, pa + size as u64) };
         Some(Self { bytes: place })
     }
 
@@ -82,9 +90,28 @@ impl Tree {
     }
 }
 
+/// Overwrites memory that is not to be found.
+///
+/// # Safety
+///
+/// It is RAM, which nobody uses any more.
+unsafe fn erase(start: u64, end: u64) {
+    let Some(size) = end.checked_sub(start).filter(|&size| size > 0) else {
+        return;
+    };
+    // SAFETY: the caller answers for it.
+    unsafe { (start as *mut u8).write_bytes(0, size as usize) };
+    // SAFETY: it drops lines of caches that are off and hold nothing that was not written back.
+    unsafe { chainloader_forget(start, end) };
+}
+
 /// What is loaded into.
 pub struct Pi {
     tree: Tree,
+    /// Bytes of the devicetree that is told.
+    told: usize,
+    /// Bytes of each part that is to be started.
+    sizes: [u32; 2],
     /// Where what was written to each part's memory ends.
     ends: [u64; 2],
 }
@@ -94,21 +121,42 @@ impl Pi {
     pub const fn new(tree: Tree) -> Self {
         Self {
             tree,
+            told: 0,
+            sizes: [0; 2],
             ends: [IMAGE, BUNDLE],
         }
     }
 
-    /// Leaves for the image, which has been verified and whose devicetree is told.
+    /// Leaves for the image, which has been verified and whose devicetree is told. Of the loader, and of larger parts that
+    /// came before, nothing is left but that devicetree.
     pub fn start(&self) -> ! {
-        for (part, end) in Part::ALL.into_iter().zip(self.ends) {
+        for ((part, size), end) in Part::ALL.into_iter().zip(self.sizes).zip(self.ends) {
+            let start = memory(part);
+            let unused = start + u64::from(size);
             // SAFETY: it drops lines of caches that are off and hold nothing that was not written back.
-            unsafe { chainloader_forget(memory(part), end) };
+            unsafe { chainloader_forget(start, unused) };
+            // SAFETY: it is within the part's room, and belongs to nothing that is started.
+            unsafe { erase(unused, end) };
         }
         let dtb = TOLD.0.get() as u64;
-        // SAFETY: the image lies there and is one (`Loader` starts nothing else); nothing of the loader is
-        // needed any more.
-        unsafe { chainloader_leave(dtb, IMAGE) }
+        let dtb_end = dtb + self.told as u64;
+        // SAFETY: the linker has put them around the loader; only their addresses are taken.
+        let (home, home_end) = unsafe { (&raw const __home as u64, &raw const __home_end as u64) };
+        // SAFETY: `prepare` has put a copy of `chainloader_leave` there, which runs wherever it is.
+        let leave = unsafe { core::mem::transmute::<u64, Leave>(dtb_end - way_out().len() as u64) };
+        // SAFETY: it drops what the caches hold of the copy, so that it is fetched as it was written.
+        unsafe { chainloader_forget(dtb, dtb_end) };
+        // The image lies there and is one (`Loader` starts nothing else); nothing of the loader is needed any more.
+        leave(dtb, IMAGE, dtb_end, home, home_end)
     }
+}
+
+/// The instructions that leave.
+fn way_out() -> &'static [u8] {
+    let start = chainloader_leave as *const u8;
+    let size = chainloader_leave_end as *const () as usize - start as usize;
+    // SAFETY: the assembler has put them there, one behind the other.
+    unsafe { core::slice::from_raw_parts(start, size) }
 }
 
 impl Board for Pi {
@@ -145,15 +193,16 @@ impl Board for Pi {
         bytes.copy_from_slice(place);
     }
 
-    fn prepare(&mut self, bundle: u32, bootargs: &[u8]) -> Result<(), Refusal> {
+    fn prepare(&mut self, sizes: [u32; 2], bootargs: &[u8]) -> Result<(), Refusal> {
         // SAFETY: nobody else uses TOLD until it is left for, and the reference ends here.
         let told = unsafe { &mut *TOLD.0.get() };
+        let [_, bundle] = sizes;
         let initrd = (bundle > 0).then(|| (BUNDLE, BUNDLE + u64::from(bundle)));
         let chosen = Chosen { initrd, bootargs };
-        match fdt::choose(self.tree.bytes(), &chosen, told) {
-            Ok(_) => Ok(()),
-            Err(fdt::Damaged) => Err(Refusal::Devicetree),
-        }
+        self.sizes = sizes;
+        self.told = fdt::choose(self.tree.bytes(), &chosen, way_out(), told)
+            .map_err(|fdt::Damaged| Refusal::Devicetree)?;
+        Ok(())
     }
 }
 

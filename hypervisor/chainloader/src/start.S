@@ -14,7 +14,7 @@ chainloader_image:
     .ascii  "ARM\x64"
     .long   0
 
-// x0 = devicetree. Copies the image to where it was linked, and goes on there.
+// x0 = devicetree. Copies the image to where it was linked, and goes on there; what was copied is overwritten.
 1:  mov     x19, x0
     msr     daifset, #0xf
     // A stub lets one CPU go; whoever loads the ELF file, all of them.
@@ -35,8 +35,21 @@ chainloader_image:
     adr     x30, 3f
     b       chainloader_forget
 3:  ldr     x4, =4f
+    adr     x5, chainloader_image
     br      x4
-4:  ldr     x0, =__home_copied
+    // The firmware's copy, if it is another: guests are not to find it.
+4:  ldr     x0, =__home
+    ldr     x1, =__home_copied
+    cmp     x5, x0
+    b.eq    9f
+    sub     x1, x1, x0
+    add     x1, x1, x5
+    mov     x0, x5
+0:  stp     xzr, xzr, [x5], #16
+    cmp     x5, x1
+    b.lo    0b
+    bl      chainloader_forget
+9:  ldr     x0, =__home_copied
     ldr     x1, =__home_end
 5:  stp     xzr, xzr, [x0], #16
     cmp     x0, x1
@@ -78,9 +91,34 @@ chainloader_forget:
     isb
     ret
 
-// x0 = devicetree, x1 = where to go. As the firmware would: EL2, MMU and caches off, x1 to x3 zero.
+// x0 = devicetree, x1 = where to go, x2 = where the devicetree ends, x3 and x4 = where the loader begins and ends, all but
+// x1 multiples of 16. Overwrites the loader but for the devicetree, and goes there as the firmware would: EL2, MMU and
+// caches off, x1 to x3 zero. It is copied to the end of the devicetree and runs there, so that it can overwrite itself
+// where it was linked, and whoever overwrites the devicetree overwrites the rest: it is position independent.
+    .balign 16
     .global chainloader_leave
 chainloader_leave:
+    mov     x5, x3
+0:  cmp     x5, x0
+    b.hs    1f
+    stp     xzr, xzr, [x5], #16
+    b       0b
+1:  mov     x5, x2
+2:  cmp     x5, x4
+    b.hs    3f
+    stp     xzr, xzr, [x5], #16
+    b       2b
+    // What instruction fetches have left of it in a unified cache is not what was written around it (DDI0487 B2.7.2).
+3:  dsb     sy
+    mrs     x5, ctr_el0
+    ubfx    x5, x5, #16, #4         // DminLine: log2 of words (DDI0487 D24.2.34)
+    mov     x6, #4
+    lsl     x5, x6, x5
+4:  dc      civac, x3
+    add     x3, x3, x5
+    cmp     x3, x4
+    b.lo    4b
+    dsb     sy
     mov     x4, x1
     mrs     x2, sctlr_el2
     bic     x2, x2, #1 << 12
@@ -93,6 +131,9 @@ chainloader_leave:
     mov     x2, xzr
     mov     x3, xzr
     br      x4
+    .balign 16
+    .global chainloader_leave_end
+chainloader_leave_end:
 
 8:  wfe
     b       8b

@@ -3,6 +3,7 @@
 
 mod control;
 mod emulated;
+mod left;
 mod monitor;
 
 use std::collections::VecDeque;
@@ -68,9 +69,13 @@ const WHOLE: &str = "bringup/whole";
 
 /// Their names.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    ROWS.iter()
-        .map(|(name, _)| *name)
-        .chain([monitor::NAME, control::NAME, TESTS, WHOLE])
+    ROWS.iter().map(|(name, _)| *name).chain([
+        monitor::NAME,
+        control::NAME,
+        left::NAME,
+        TESTS,
+        WHOLE,
+    ])
 }
 
 /// Runs them.
@@ -91,6 +96,9 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     }
     ledger.check(monitor::NAME, || monitor::check(workshop, &bench.machine));
     ledger.check(control::NAME, || control::check(workshop, &bench.machine));
+    ledger.check(left::NAME, || {
+        left::check(workshop, &bench.machine, &bench.loader)
+    });
     // They take as long as the tests and the job themselves, which have rows of their own.
     if workshop.board == Board::Raspi4b || ledger.is_filtered() {
         ledger.check(TESTS, || bench.guest_tests());

@@ -96,16 +96,22 @@ pub fn console_is(dtb: &[u8], uart: &str) -> Option<bool> {
     Some(holds(compatible, uart.as_bytes()))
 }
 
-/// Writes `dtb` to `out`, with `/chosen` as `chosen` says; answers its size.
+/// Writes `dtb` to `out`, with `/chosen` as `chosen` says, and with `behind` as its last bytes, which no block of it has;
+/// answers its size, a multiple of 16, which `behind` has to be, too.
 ///
 /// # Errors
 ///
 /// If the blob is damaged or there is no room for the new one.
-pub fn choose(dtb: &[u8], chosen: &Chosen<'_>, out: &mut [u8]) -> Result<usize, Damaged> {
-    write(dtb, chosen, out).ok_or(Damaged)
+pub fn choose(
+    dtb: &[u8],
+    chosen: &Chosen<'_>,
+    behind: &[u8],
+    out: &mut [u8],
+) -> Result<usize, Damaged> {
+    write(dtb, chosen, behind, out).ok_or(Damaged)
 }
 
-fn write(dtb: &[u8], chosen: &Chosen<'_>, out: &mut [u8]) -> Option<usize> {
+fn write(dtb: &[u8], chosen: &Chosen<'_>, behind: &[u8], out: &mut [u8]) -> Option<usize> {
     let blob = Blob::check(dtb).ok()?;
     let mut to = Writer { out, at: 0 };
     to.put(&[0; dtb::header::SIZE])?;
@@ -116,7 +122,8 @@ fn write(dtb: &[u8], chosen: &Chosen<'_>, out: &mut [u8]) -> Option<usize> {
     to.put(blob.strings())?;
     to.put(NAMES)?;
     let end = to.at;
-    to.pad()?;
+    to.pad(16)?;
+    to.put(behind)?;
     let total = to.at;
     let parts = [
         blob.reservations().len(),
@@ -147,9 +154,9 @@ impl Writer<'_> {
         self.put(&word.to_be_bytes())
     }
 
-    fn pad(&mut self) -> Option<()> {
-        let missing = self.at.next_multiple_of(4) - self.at;
-        self.put([0; 4].get(..missing)?)
+    fn pad(&mut self, alignment: usize) -> Option<()> {
+        let missing = self.at.next_multiple_of(alignment) - self.at;
+        self.put([0; 16].get(..missing)?)
     }
 
     fn property(&mut self, blob: &Blob<'_>, name: &[u8], values: &[&[u8]]) -> Option<()> {
@@ -161,7 +168,7 @@ impl Writer<'_> {
         for value in values {
             self.put(value)?;
         }
-        self.pad()
+        self.pad(4)
     }
 
     fn choices(&mut self, blob: &Blob<'_>, chosen: &Chosen<'_>) -> Option<()> {
@@ -231,6 +238,8 @@ mod tests {
     use dtoolkit::{Node, Property};
     use proptest::prelude::*;
 
+    const BEHIND: [u8; 32] = [0xa5; 32];
+
     fn text(name: &str, value: &str) -> DeviceTreeProperty {
         let mut bytes = value.as_bytes().to_vec();
         bytes.push(0);
@@ -277,7 +286,10 @@ mod tests {
 
     fn choose_on(blob: &[u8], chosen: &Chosen<'_>) -> Vec<u8> {
         let mut out = [0xee; 4096];
-        let size = choose(blob, chosen, &mut out).expect("a sound blob");
+        let size = choose(blob, chosen, &BEHIND, &mut out).expect("a sound blob");
+        assert_eq!(super::size(&out), Some(size));
+        assert_eq!(size % 16, 0);
+        assert!(out[..size].ends_with(&BEHIND));
         out[..size].to_vec()
     }
 
@@ -365,9 +377,9 @@ mod tests {
         let size = choose_on(&board(true), &chosen).len();
         let mut out = [0; 4096];
         for room in 0..size {
-            assert!(choose(&board(true), &chosen, &mut out[..room]).is_err());
+            assert!(choose(&board(true), &chosen, &BEHIND, &mut out[..room]).is_err());
         }
-        assert!(choose(&board(true), &chosen, &mut out[..size]).is_ok());
+        assert!(choose(&board(true), &chosen, &BEHIND, &mut out[..size]).is_ok());
     }
 
     proptest! {
@@ -385,7 +397,7 @@ mod tests {
             let chosen = Chosen { initrd: Some((1, 2)), bootargs: b"words" };
             for blob in [&blob[..], &blob[..length]] {
                 let mut out = [0; 4096];
-                let _ = choose(blob, &chosen, &mut out);
+                let _ = choose(blob, &chosen, &BEHIND, &mut out);
                 let _ = console_is(blob, "arm,pl011");
                 let _ = size(blob);
             }

@@ -15,12 +15,13 @@ pub trait Board {
     fn write(&mut self, part: Part, offset: usize, bytes: &[u8]);
     /// Reads a part's memory; within its room.
     fn read(&self, part: Part, offset: usize, bytes: &mut [u8]);
-    /// Tells the devicetree of a bundle of so many bytes and of the command line.
+    /// Tells the devicetree of the bundle and of the command line; the parts, in the order of [`Part::ALL`], have so many
+    /// bytes.
     ///
     /// # Errors
     ///
     /// If it cannot be told.
-    fn prepare(&mut self, bundle: u32, bootargs: &[u8]) -> Result<(), Refusal>;
+    fn prepare(&mut self, sizes: [u32; 2], bootargs: &[u8]) -> Result<(), Refusal>;
 }
 
 /// What is to be done now. Each is said once, when all that was to be written before it has been taken.
@@ -345,7 +346,8 @@ impl<B: Board> Core<B> {
             return Err(Refusal::TooLarge);
         }
         let offer = accepted.offer();
-        self.board.prepare(offer.bundle.size, offer.bootargs)
+        let sizes = [offer.image.size, offer.bundle.size];
+        self.board.prepare(sizes, offer.bootargs)
     }
 
     fn say_ready(&mut self, now: Millis) {

@@ -16,7 +16,7 @@ use proptest::prelude::*;
 #[derive(Default)]
 struct Memory {
     parts: [Vec<u8>; 2],
-    prepared: Option<(u32, Vec<u8>)>,
+    prepared: Option<([u32; 2], Vec<u8>)>,
     /// Reads of the image are wrong so many times.
     rot: u32,
 }
@@ -44,8 +44,8 @@ impl Board for Memory {
         }
     }
 
-    fn prepare(&mut self, bundle: u32, bootargs: &[u8]) -> Result<(), Refusal> {
-        self.prepared = Some((bundle, bootargs.to_vec()));
+    fn prepare(&mut self, sizes: [u32; 2], bootargs: &[u8]) -> Result<(), Refusal> {
+        self.prepared = Some((sizes, bootargs.to_vec()));
         Ok(())
     }
 }
@@ -220,7 +220,7 @@ fn on_a_good_line_each_block_goes_once() {
     assert_eq!(desk.started, Some([image.clone(), bundle.clone()]));
     assert_eq!(
         desk.loader.board().prepared,
-        Some((30_001, b"words".to_vec()))
+        Some(([50_000, 30_001], b"words".to_vec()))
     );
     assert_eq!(desk.events.first(), Some(&Event::Found));
     assert_eq!(
