@@ -4,6 +4,7 @@
 
 mod nmi;
 mod operator;
+mod pause;
 mod power;
 mod short;
 mod undescribed;

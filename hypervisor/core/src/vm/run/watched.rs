@@ -170,17 +170,8 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         }
     }
 
-    fn vcpus(&self) -> impl Iterator<Item = VcpuId> + use<V, C> {
+    pub(super) fn vcpus(&self) -> impl Iterator<Item = VcpuId> + use<V, C> {
         (0..self.vm.map().affinities.len() as u8).map(VcpuId)
-    }
-
-    /// Everybody stays out of the guest.
-    #[inline(never)]
-    pub(super) fn pause_all(&mut self) {
-        self.vm.lock().is_paused = true;
-        for vcpu in self.vcpus() {
-            self.post(vcpu, Requests::PAUSE);
-        }
     }
 
     #[inline(never)]
