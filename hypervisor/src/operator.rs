@@ -73,6 +73,7 @@ pub fn tell(VmId(vm): VmId, answer: &Answer<'_>) {
             asked,
             refusal,
             state,
+            is_held,
             room,
         } => {
             let id = asked.request.id;
@@ -84,8 +85,9 @@ pub fn tell(VmId(vm): VmId, answer: &Answer<'_>) {
             let state = state.name();
             let vcpus = vcpus.iter().count();
             let memory = if reaches_all(*vm) { " memory=all" } else { "" };
+            let clock = if *is_held { " clock=held" } else { "" };
             line(format_args!(
-                "@answer id={id:#x} vm={vm} vcpus={vcpus} state={state} room={room}{memory}{before}{what}"
+                "@answer id={id:#x} vm={vm} vcpus={vcpus} state={state} room={room}{clock}{memory}{before}{what}"
             ));
         }
         Answer::Memory {

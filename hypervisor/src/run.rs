@@ -333,6 +333,14 @@ impl Hardware for Pcpu {
         sysregs::reset_core();
     }
 
+    fn mask_virtual_timer(&mut self) -> u64 {
+        sysregs::clock::mask_timer()
+    }
+
+    fn set_clock(&mut self, offset: u64, timer: Option<u64>) {
+        sysregs::clock::set(offset, timer);
+    }
+
     fn endian(&self) -> Endian {
         sysregs::endian()
     }

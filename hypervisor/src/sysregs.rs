@@ -32,6 +32,7 @@ macro_rules! write {
 }
 
 mod cache;
+pub mod clock;
 mod confine;
 mod el1;
 mod features;

@@ -19,7 +19,7 @@ use hv_abi::operator::Base64;
 use serde_json::{Value, json};
 
 use debian::paths;
-use guest::Guest;
+use guest::{Clock, Guest};
 use machine::control::{Address, Client};
 use watch::Pace;
 
@@ -123,8 +123,12 @@ enum Command {
         #[arg(default_value_t = 0)]
         vcpu: u8,
     },
-    /// All vCPUs leave the guest, and nothing of it is lost. Its clock runs on.
-    Freeze,
+    /// All vCPUs leave the guest, and nothing of it is lost. Its clock runs on, unless it is held.
+    Freeze {
+        /// Its clock stands still meanwhile: the virtual counter, and the timer that goes by it.
+        #[arg(long)]
+        clock: bool,
+    },
     /// They go on.
     Thaw,
     /// Reset the guest, as its own SYSTEM_RESET would.
@@ -245,7 +249,10 @@ impl Ctl {
             Command::Raise { event, vcpu } => {
                 ("x-halligan-raise", json!({ "event": event, "vcpu": vcpu }))
             }
-            Command::Freeze => ("stop", json!({})),
+            Command::Freeze { clock } => {
+                let clock = if *clock { Clock::Held } else { Clock::Runs };
+                (clock.order(), json!({}))
+            }
             Command::Thaw => ("cont", json!({})),
             Command::Reset => ("system_reset", json!({})),
             Command::Off => ("x-halligan-off", json!({})),
@@ -268,7 +275,14 @@ impl Ctl {
             Command::Raise { event, .. } => println!(
                 "event {event:#x} is raised; the guest takes it if it has registered and enabled it"
             ),
-            Command::Freeze => println!("the guest is paused; `cargo xtask ctl thaw` has it go on"),
+            Command::Freeze { clock } => {
+                let held = if clock {
+                    ", and its clock stands still"
+                } else {
+                    ""
+                };
+                println!("the guest is paused{held}; `cargo xtask ctl thaw` has it go on")
+            }
             Command::Thaw => println!("the guest goes on"),
             Command::Reset => println!("the guest is reset"),
             Command::Off => println!("the guest is switched off"),

@@ -7,6 +7,7 @@
 extern crate alloc;
 
 pub mod a64;
+pub mod clock;
 pub mod confine;
 pub mod entry;
 pub mod exit;

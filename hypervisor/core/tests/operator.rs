@@ -61,6 +61,7 @@ fn of_vm(id: u32, is_paused: bool) -> Told {
         is_refused: false,
         is_unknown: false,
         is_paused,
+        is_held: false,
         refusal: None,
         is_off: false,
     }
@@ -700,6 +701,7 @@ fn a_guest_that_is_off_is_started_and_one_that_runs_is_not() {
         (5, Verb::Freeze),
         (6, Verb::Thaw),
         (7, Verb::Nmi),
+        (13, Verb::FreezeClock),
     ] {
         let [line, guest] = say_to_one(&mut both, of_second(id, verb));
         assert_eq!(

@@ -70,6 +70,10 @@ pub trait Site {
     fn write_uart_page(&self, _image: &Image) {}
     /// The guest may read that page, or not.
     fn show_uart_page(&self, _on: bool) {}
+    /// The guest's virtual counter is so far behind from its next entry on.
+    fn set_counter_offset(&self, _offset: u64) {}
+    /// Whether the guest's virtual timer is masked.
+    fn mask_virtual_timer(&self, _is_masked: bool) {}
     /// The time.
     fn now(&self) -> Instant {
         Instant(0)
@@ -138,6 +142,9 @@ impl<S: Site> vm::Pcpu for Cpu<S> {
 const LATE: RangeInclusive<usize> = 20..=28;
 /// What stands there instead.
 const HIDDEN: [u64; 9] = [0x0bad_0bad_0bad_0bad; 9];
+
+/// What a guest has in CNTV_CTL_EL0.
+const TIMER: u64 = 1;
 
 /// Hides these registers; what they were.
 fn hide(regs: &mut GuestRegs) -> Vec<u64> {
@@ -257,9 +264,21 @@ impl<S: Site> Hardware for Cpu<S> {
     fn pass_serror_on(&mut self) {}
     fn reset_el1(&mut self) {
         self.el1 = El1Values::default();
+        self.site.mask_virtual_timer(false);
     }
     fn reset_core(&mut self) {
         self.reset_el1();
+    }
+    fn mask_virtual_timer(&mut self) -> u64 {
+        self.site.mask_virtual_timer(true);
+        TIMER
+    }
+    fn set_clock(&mut self, offset: u64, timer: Option<u64>) {
+        if let Some(control) = timer {
+            assert_eq!(control, TIMER);
+            self.site.mask_virtual_timer(false);
+        }
+        self.site.set_counter_offset(offset);
     }
     fn endian(&self) -> Endian {
         Endian::Little

@@ -173,6 +173,8 @@ impl Built {
             nmis: Cell::new(0),
             has_serror: Cell::new(false),
             alarm: Cell::new(None),
+            offset: Cell::new(0),
+            is_timer_masked: Cell::new(false),
             instruction: Cell::new(None),
             events: RefCell::default(),
         };
@@ -342,6 +344,16 @@ impl Machine {
     /// The time.
     pub fn now(&self) -> u64 {
         self.world.now.get()
+    }
+
+    /// What the virtual counter of a vCPU says.
+    pub fn virtual_counter(&self, n: u8) -> u64 {
+        self.now() - self.seat(n).offset.get()
+    }
+
+    /// Whether the virtual timer of a vCPU is kept from interrupting.
+    pub fn is_timer_masked(&self, n: u8) -> bool {
+        self.seat(n).is_timer_masked.get()
     }
 
     /// The guest's vCPU `n` stands at this instruction from now on.

@@ -21,6 +21,8 @@ pub enum Told {
         is_unknown: bool,
         /// The VM is paused.
         is_paused: bool,
+        /// Its guest's clock stands still.
+        is_held: bool,
         /// Why it is not done.
         refusal: Option<Refusal>,
         /// The VM is off.
@@ -76,6 +78,7 @@ impl Told {
                 asked,
                 refusal,
                 state,
+                is_held,
                 ..
             } => Told::Vm {
                 id: asked.request.id,
@@ -83,6 +86,7 @@ impl Told {
                 is_refused: asked.is_refused,
                 is_unknown: refusal == Some(Refusal::Unknown),
                 is_paused: state == State::Paused,
+                is_held,
                 refusal,
                 is_off: state == State::Off,
             },

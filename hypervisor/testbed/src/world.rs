@@ -59,6 +59,9 @@ pub(crate) struct Seat {
     pub has_serror: Cell<bool>,
     /// When its alarm goes off.
     pub alarm: Cell<Option<Instant>>,
+    /// How far its virtual counter is behind, and whether its virtual timer is masked.
+    pub offset: Cell<u64>,
+    pub is_timer_masked: Cell<bool>,
     /// The instruction that it stands at.
     pub instruction: Cell<Option<u32>>,
     /// What it has traced since somebody looked.
@@ -372,6 +375,14 @@ impl Site for Port<'_> {
 
     fn answer(&self, answer: Answer<'_>) {
         self.world.answers.borrow_mut().push(Told::of(answer));
+    }
+
+    fn set_counter_offset(&self, offset: u64) {
+        self.seat().offset.set(offset);
+    }
+
+    fn mask_virtual_timer(&self, is_masked: bool) {
+        self.seat().is_timer_masked.set(is_masked);
     }
 
     fn set_alarm(&self, at: Option<Instant>) {

@@ -8,7 +8,7 @@ use introspection::memory::Cached;
 use introspection::unwind::{By, End, Frame, Registers};
 use serde_json::{Value, json};
 
-use super::guest::{Guest, Vcpu};
+use super::guest::{Clock, Guest, Vcpu};
 use super::shown;
 use debian::paths;
 use lab::build_id;
@@ -64,7 +64,11 @@ pub fn backtraces(guest: &mut Guest, which: Option<u8>, vmlinux: Option<&Path>) 
         _ => None,
     };
     let mut kernel = kernel.map_err(|error| format!("{error:#}"));
-    let held = if is_paused { None } else { guest.hold()? };
+    let held = if is_paused {
+        None
+    } else {
+        guest.hold(Clock::Runs)?
+    };
     let is_consistent = is_paused || held.is_some();
     let mut stacks = Vec::new();
     let mut missing = Vec::new();

@@ -13,7 +13,7 @@ use introspection::translation::Regime;
 use machine::control::Address;
 use supervisor::AtEnd;
 
-use super::guest::{BLOCK, Guest, Vcpu};
+use super::guest::{BLOCK, Clock, Guest, Vcpu};
 use packet::{Input, LONGEST, Packets, hex};
 
 /// How many registers the description names: x0 to x30, sp, pc, cpsr.
@@ -92,7 +92,8 @@ impl Server {
         let guest = self.guest.below();
         let (count, is_paused) = guest.status()?;
         if !is_paused {
-            let held = guest.hold()?;
+            // Who looks for an hour does not have a Linux find an hour's lockup.
+            let held = guest.hold(Clock::Held)?;
             self.held = Some(held.context(
                 "the guest cannot be stopped for a debugger: the hypervisor's command line says operator=read",
             )?);

@@ -53,6 +53,25 @@ impl Vcpu {
     }
 }
 
+/// The guest's clock during a pause.
+#[derive(Clone, Copy)]
+pub enum Clock {
+    /// It runs on.
+    Runs,
+    /// It stands still: the guest does not see the time that passes.
+    Held,
+}
+
+impl Clock {
+    /// The command of the socket that pauses so.
+    pub const fn order(self) -> &'static str {
+        match self {
+            Self::Runs => "x-halligan-freeze",
+            Self::Held => "stop",
+        }
+    }
+}
+
 /// A guest.
 pub struct Guest {
     client: Client,
@@ -140,9 +159,9 @@ impl Guest {
     }
 
     /// Has all vCPUs stand still for as long as the answer lives, also should a signal end us, unless they do; none if the operator
-    /// may only look.
-    pub fn hold(&mut self) -> Result<Option<AtEnd>> {
-        if self.client.execute("stop", json!({})).is_err() {
+    /// may only look. Whether its clock stands still, too, is `clock`.
+    pub fn hold(&mut self, clock: Clock) -> Result<Option<AtEnd>> {
+        if self.client.execute(clock.order(), json!({})).is_err() {
             return Ok(None);
         }
         let address = self.address.clone();

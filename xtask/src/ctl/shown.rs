@@ -17,8 +17,13 @@ pub fn status_of(name: &str, told: &Value) -> String {
 fn lines(whose: &str, told: &Value) -> String {
     let vm = &told["vm"];
     let mut text = format!(
-        "{whose} is {}, with {} vCPUs\n",
+        "{whose} is {}{}, with {} vCPUs\n",
         vm["state"].as_str().unwrap_or("?"),
+        if vm["is_clock_held"] == true {
+            " and its clock held"
+        } else {
+            ""
+        },
         vm["vcpus"]
     );
     if vm["reaches_all"] == true {

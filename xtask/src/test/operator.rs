@@ -1,6 +1,7 @@
 //! `cargo xtask ctl`: guests that do nothing for themselves are reached from outside.
 
 pub mod boot;
+mod clock;
 pub mod code;
 mod line;
 mod often;
@@ -20,7 +21,7 @@ use debian::paths;
 use machine::control::Client;
 use machine::workshop::Workshop;
 
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 15] = [
     "operator/looks-at-a-guest-that-spins-pauses-resets-and-ends-it",
     "operator/nmi-enters-a-guest-that-masks-interrupts",
     "operator/who-may-only-look",
@@ -35,6 +36,7 @@ const NAMES: [&str; 14] = [
     "operator/half-a-request-and-damaged-ones",
     "operator/a-watchdog-freezes-resets-and-ends-a-guest",
     "operator/an-nmi-goes-from-rung-to-rung",
+    "operator/a-clock-that-is-held-stands-still",
 ];
 
 /// The same many times over; run when they are named.
@@ -66,6 +68,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
         half,
         watched,
         rungs,
+        clock,
     ] = NAMES;
     ledger.check(life, || look_and_end(workshop).map(|()| String::new()));
     ledger.check(nmi, || interrupt(workshop).map(|()| String::new()));
@@ -83,6 +86,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
         watchdog::freeze_reset_and_end(workshop).map(|()| String::new())
     });
     ledger.check(rungs, || watchdog::climb(workshop).map(|()| String::new()));
+    ledger.check(clock, || clock::hold(workshop));
     let [pauses, registers, long] = SOAKS;
     if ledger.names(pauses) {
         ledger.check(pauses, || often::pause(workshop, 10_000));

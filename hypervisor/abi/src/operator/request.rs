@@ -23,6 +23,8 @@ pub enum Verb {
     Raise,
     /// All vCPUs leave the guest, and stay out.
     Freeze,
+    /// The same, and the guest's virtual counter stands still meanwhile.
+    FreezeClock,
     /// They go on.
     Thaw,
     /// The VM is reset, as by SYSTEM_RESET.
@@ -35,7 +37,7 @@ pub enum Verb {
 
 impl Verb {
     /// All of them, by the letter that stands for each.
-    pub const ALL: [(u8, Self); 12] = [
+    pub const ALL: [(u8, Self); 13] = [
         (b'?', Self::Room),
         (b'i', Self::Type),
         (b's', Self::Status),
@@ -44,6 +46,7 @@ impl Verb {
         (b'n', Self::Nmi),
         (b'e', Self::Raise),
         (b'f', Self::Freeze),
+        (b'F', Self::FreezeClock),
         (b't', Self::Thaw),
         (b'R', Self::Reset),
         (b'O', Self::Off),

@@ -125,6 +125,11 @@ pub trait Hardware: Pcpu + Array + virtio::queue::Memory {
     fn reset_el1(&mut self);
     /// The same but for the timers, which run on while a core has no power.
     fn reset_core(&mut self);
+    /// Has the guest's virtual timer not interrupt (CNTV_CTL_EL0.IMASK); what its control register was.
+    fn mask_virtual_timer(&mut self) -> u64;
+    /// The guest's virtual counter is so far behind the system counter from its next entry on (CNTVOFF_EL2); if its timer was masked,
+    /// its control register is this again.
+    fn set_clock(&mut self, offset: u64, timer: Option<u64>);
     /// The byte order of EL1's data.
     fn endian(&self) -> Endian;
     /// Sets it, of a core that was just reset.

@@ -13,6 +13,7 @@ use hv_abi::policy::After;
 use hv_abi::sdei::{Call, Status};
 
 use super::{Deferred, End, Ending, GuestMap, Hardware, Life, Vcpu};
+use crate::clock::Clock;
 use crate::flash::Flash;
 use crate::id::{IntId, VcpuId, VcpuSet};
 use crate::operator::TypeAhead;
@@ -116,6 +117,8 @@ pub struct Shared {
     pub typed: TypeAhead,
     /// The operator has paused the VM: no vCPU enters its guest.
     pub is_paused: bool,
+    /// What its guest reads as the virtual counter.
+    pub clock: Clock,
     /// The VM is to end so: the first vCPU that looks does it.
     pub end_asked: Option<Ending>,
     /// The VM, which is off, is to be started: the first vCPU that looks does it.
@@ -166,6 +169,7 @@ impl Shared {
             is_input_held: false,
             typed: TypeAhead::new(),
             is_paused: false,
+            clock: Clock::default(),
             end_asked: None,
             is_start_asked: false,
             faulting: VcpuSet::EMPTY,
@@ -338,6 +342,7 @@ impl Shared {
         cpu: &mut impl Hardware,
         (map, gic): (&GuestMap, &impl Parts),
     ) -> (Departure, Outcome) {
+        self.clock.leave(vcpu.id, cpu.now());
         let (departure, sdei_effects) = vcpu.sdei.turn_off(&mut self.shared_events, gic, map);
         (departure, follow(&sdei_effects, cpu))
     }
@@ -349,6 +354,7 @@ impl Shared {
         cpu: &mut impl Hardware,
         (map, gic): (&GuestMap, &impl Parts),
     ) -> Outcome {
+        self.clock.leave(vcpu.id, cpu.now());
         let sdei_effects = vcpu.sdei.retire(&mut self.shared_events, gic, map);
         follow(&sdei_effects, cpu)
     }
@@ -376,6 +382,7 @@ impl Shared {
         let change = self.uart_window.reset();
         self.change_uart_page(change, cpu);
         self.is_paused = false;
+        self.clock = Clock::default();
         // Whoever wants it off wants so still.
         self.end_asked = self.end_asked.filter(|it| it.after != After::Restart);
         self.is_start_asked = false;

@@ -20,7 +20,7 @@ pub fn greeting() -> Value {
 }
 
 /// All commands.
-const COMMANDS: [&str; 27] = [
+const COMMANDS: [&str; 28] = [
     "qmp_capabilities",
     "query-commands",
     "query-version",
@@ -46,6 +46,7 @@ const COMMANDS: [&str; 27] = [
     "x-halligan-nmi",
     "x-halligan-rungs",
     "x-halligan-raise",
+    "x-halligan-freeze",
     "x-halligan-off",
     "x-halligan-start",
 ];
@@ -116,7 +117,13 @@ fn execute(
             };
             (0..count).map(cpu).collect()
         }
+        // As QEMU's own: the guest's clock stands still.
         "stop" => {
+            let answers = operator.ask(Verb::FreezeClock, 0)?;
+            all_answered(&answers)?;
+            none()
+        }
+        "x-halligan-freeze" => {
             let answers = operator.ask(Verb::Freeze, 0)?;
             all_answered(&answers)?;
             none()

@@ -27,6 +27,8 @@ pub struct VmAnswer {
     pub vcpus: u32,
     /// `running`, `paused`, `off` or `lost`.
     pub state: String,
+    /// Its clock stands still.
+    pub is_clock_held: bool,
     /// It has a device that can reach all memory, the hypervisor's included.
     pub reaches_all: bool,
     /// How many typed bytes there is room for.
@@ -145,6 +147,7 @@ impl Answers {
             self.vm = Some(VmAnswer {
                 vcpus: record.index("vcpus")?,
                 state: record.word("state")?.to_owned(),
+                is_clock_held: record.word("clock").is_ok(),
                 reaches_all: record.word("memory").is_ok(),
                 room: record.number("room")? as usize,
                 error: record.word("error").ok().map(str::to_owned),
@@ -186,7 +189,7 @@ impl Answers {
             _ if vm.error.is_some() => 0,
             // It comes instead of the VM's.
             Verb::Memory => return false,
-            Verb::Status | Verb::Freeze | Verb::Thaw => vm.vcpus as usize,
+            Verb::Status | Verb::Freeze | Verb::FreezeClock | Verb::Thaw => vm.vcpus as usize,
             Verb::Registers | Verb::Nmi | Verb::Raise => 1,
             Verb::Room | Verb::Type | Verb::Reset | Verb::Off | Verb::Start => 0,
         };
@@ -232,7 +235,9 @@ impl Answers {
         let vcpus = self.vm.as_ref().map_or(0, |vm| vm.vcpus) as u8;
         let is_missing = |vcpu: &u8| !self.vcpus.contains_key(vcpu);
         match self.request.verb {
-            Verb::Status | Verb::Freeze | Verb::Thaw => (0..vcpus).filter(is_missing).collect(),
+            Verb::Status | Verb::Freeze | Verb::FreezeClock | Verb::Thaw => {
+                (0..vcpus).filter(is_missing).collect()
+            }
             Verb::Registers | Verb::Nmi | Verb::Raise => {
                 [self.request.vcpu].into_iter().filter(is_missing).collect()
             }

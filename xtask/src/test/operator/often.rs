@@ -30,7 +30,9 @@ pub fn pause(workshop: &Workshop, pauses: u64) -> Result<String> {
     };
     let mut rounds = 0;
     for n in 0..pauses {
-        client.execute("stop", json!({}))?;
+        // Every other pause holds its clock.
+        let order = ["stop", "x-halligan-freeze"][(n % 2) as usize];
+        client.execute(order, json!({}))?;
         // It stands still, and has gone on since the last time.
         if n % 20 == 0 {
             let (first, second) = (registers(&mut client)?, registers(&mut client)?);

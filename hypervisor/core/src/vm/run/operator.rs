@@ -32,6 +32,8 @@ pub enum Answer<'a> {
         refusal: Option<Refusal>,
         /// How it is.
         state: State,
+        /// Its guest's clock stands still.
+        is_held: bool,
         /// How many more typed bytes there is room for.
         room: usize,
     },
@@ -239,13 +241,21 @@ fn serve(vm: &impl Vm, cpu: &mut impl Hardware, asked: Asked) {
         Verb::Type => shared.typed.hold(&typed),
         Verb::Raise => look = shared.raise(event, one, &vm.map().board),
         Verb::Freeze => shared.is_paused = true,
-        Verb::Thaw => shared.is_paused = false,
+        Verb::FreezeClock => {
+            shared.is_paused = true;
+            shared.clock.hold(cpu.now());
+        }
+        Verb::Thaw => {
+            shared.is_paused = false;
+            shared.clock.release(cpu.now());
+        }
         Verb::Reset => shared.end_asked = Some(Ending::usual(End::Reset(Reset::Cold))),
         Verb::Off => shared.end_asked = Some(Ending::usual(End::Off)),
         Verb::Start => shared.is_start_asked = true,
         _ => {}
     }
     let (state, room) = (State::of(&shared), shared.typed.room());
+    let is_held = shared.clock.is_held();
     drop(shared);
     cpu.answer(Answer::Vm {
         vm: vm.id(),
@@ -253,6 +263,7 @@ fn serve(vm: &impl Vm, cpu: &mut impl Hardware, asked: Asked) {
         asked,
         refusal,
         state,
+        is_held,
         room,
     });
     if refusal.is_some() {
@@ -264,7 +275,7 @@ fn serve(vm: &impl Vm, cpu: &mut impl Hardware, asked: Asked) {
     let act = match verb {
         _ if !does => Requests::NONE,
         Verb::Nmi => Requests::NMI,
-        Verb::Freeze => Requests::PAUSE,
+        Verb::Freeze | Verb::FreezeClock => Requests::PAUSE,
         // Whoever was switched on meanwhile has not begun.
         Verb::Thaw => Requests::PAUSE.and(Requests::START),
         _ => Requests::NONE,
@@ -274,7 +285,11 @@ fn serve(vm: &impl Vm, cpu: &mut impl Hardware, asked: Asked) {
         _ if is_of_one => VcpuSet::only(one),
         _ => all,
     };
-    let is_question = is_of_one || matches!(verb, Verb::Status | Verb::Freeze | Verb::Thaw);
+    let is_question = is_of_one
+        || matches!(
+            verb,
+            Verb::Status | Verb::Freeze | Verb::FreezeClock | Verb::Thaw
+        );
     let question = Question {
         id,
         in_full: matches!(verb, Verb::Registers | Verb::Nmi),
@@ -327,6 +342,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                         asked,
                         refusal: Some(Refusal::Unknown),
                         state: State::Off,
+                        is_held: false,
                         room: 0,
                     }),
                 },

@@ -14,12 +14,26 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         }
     }
 
-    /// Stays out of the guest until the operator lets it go on. What others ask meanwhile is kept.
+    /// Stays out of the guest until the operator lets it go on. What others ask meanwhile is kept. While the guest's clock is held, its
+    /// timer says nothing: it is as far from its time afterwards as it was.
     pub(super) fn pause(&mut self) -> Option<Leave> {
+        let me = self.vcpu.id;
         let mut kept = Requests::NONE;
-        while self.vm.lock().is_paused {
+        let mut timer = None;
+        let now = self.cpu.now();
+        self.vm.lock().clock.leave(me, now);
+        let offset = loop {
+            let mut shared = self.vm.lock();
+            if !shared.is_paused {
+                break shared.clock.enter(me);
+            }
+            let is_held = shared.clock.is_held();
+            drop(shared);
+            if is_held && timer.is_none() {
+                timer = Some(self.cpu.mask_virtual_timer());
+            }
             self.take_interrupt();
-            let requests = self.vm.take(self.vcpu.id);
+            let requests = self.vm.take(me);
             if requests.has(Requests::STOP) {
                 return Some(Leave::Stop);
             }
@@ -33,7 +47,8 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             if requests.is_empty() {
                 self.cpu.wait_for_interrupt();
             }
-        }
+        };
+        self.cpu.set_clock(offset, timer);
         self.take_owed();
         let (_, kept) = kept.split(Requests::PAUSE);
         self.vm.remind(kept);

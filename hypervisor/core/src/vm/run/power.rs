@@ -31,8 +31,11 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 return ControlFlow::Break(Some(ending));
             }
             if requests.has(Requests::START) {
-                let start = self.vm.lock().start(me);
-                if let Some(start) = start {
+                let mut shared = self.vm.lock();
+                if let Some(start) = shared.start(me) {
+                    let offset = shared.clock.enter(me);
+                    drop(shared);
+                    self.cpu.set_clock(offset, None);
                     return ControlFlow::Continue(start);
                 }
             } else {
@@ -159,6 +162,8 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
 
     /// Firmware does not come back. Only the end of the VM is left to wait for.
     pub(super) fn be_lost(&mut self) {
+        let now = self.cpu.now();
+        self.vm.lock().clock.leave(self.vcpu.id, now);
         loop {
             self.take_interrupt();
             let requests = self.vm.take(self.vcpu.id);

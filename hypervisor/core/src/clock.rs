@@ -1,0 +1,150 @@
+//! A guest's clock: its virtual counter, which is the system counter less an offset (CNTVOFF_EL2) that is the same on all its vCPUs.
+//! It stands still while a pause holds it. Time is an argument.
+
+use crate::id::{VcpuId, VcpuSet};
+use crate::time::Instant;
+
+/// The virtual counter of a VM.
+///
+/// It never goes back, as it stands still from when the last vCPU has left the guest at the earliest; and the offset, which is a sum
+/// of times that have passed one after the other, is never more than the system counter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clock {
+    offset: u64,
+    /// The vCPUs that may read it.
+    inside: VcpuSet,
+    /// It is to stand still, and may have done so since then.
+    held: Option<Instant>,
+}
+
+impl Clock {
+    /// Whether it is to stand still.
+    pub const fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// `vcpu` is about to enter the guest; the offset that it has there.
+    #[must_use]
+    pub fn enter(&mut self, vcpu: VcpuId) -> u64 {
+        self.inside.insert(vcpu);
+        self.offset
+    }
+
+    /// `vcpu` has left the guest, for a pause or for good.
+    pub fn leave(&mut self, vcpu: VcpuId, now: Instant) {
+        self.inside.remove(vcpu);
+        self.held = self.held.map(|since| since.max(now));
+    }
+
+    /// It is to stand still as soon as nobody is inside.
+    pub fn hold(&mut self, now: Instant) {
+        self.held.get_or_insert(now);
+    }
+
+    /// It goes on. If somebody has been inside all the time, it has never stood still.
+    pub fn release(&mut self, now: Instant) {
+        if let Some(since) = self.held.take()
+            && self.inside.is_empty()
+        {
+            self.offset += now.ticks_since(since);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: VcpuId = VcpuId(1);
+    const TWO: VcpuId = VcpuId(2);
+
+    fn at(ticks: u64) -> Instant {
+        Instant(ticks)
+    }
+
+    #[test]
+    fn it_stands_still_from_the_last_who_leaves_to_the_end_of_the_pause() {
+        let mut clock = Clock::default();
+        assert_eq!([clock.enter(ONE), clock.enter(TWO)], [0, 0]);
+        clock.hold(at(100));
+        assert!(clock.is_held());
+        clock.leave(TWO, at(130));
+        clock.leave(ONE, at(120));
+        clock.release(at(200));
+        assert!(!clock.is_held());
+        assert_eq!([clock.enter(ONE), clock.enter(TWO)], [70, 70]);
+        // Times add up.
+        clock.hold(at(300));
+        clock.leave(ONE, at(310));
+        clock.leave(TWO, at(310));
+        clock.release(at(320));
+        assert_eq!(clock.enter(ONE), 80);
+    }
+
+    #[test]
+    fn it_runs_on_while_somebody_may_read_it() {
+        let mut clock = Clock::default();
+        let _ = (clock.enter(ONE), clock.enter(TWO));
+        clock.hold(at(100));
+        clock.leave(ONE, at(110));
+        clock.release(at(200));
+        assert_eq!(clock.enter(ONE), 0);
+        // Who leaves after that changes nothing.
+        clock.leave(TWO, at(210));
+        clock.leave(ONE, at(210));
+        assert!(!clock.is_held());
+        // A pause that does not hold it.
+        clock.release(at(300));
+        assert_eq!(clock.enter(ONE), 0);
+    }
+
+    #[test]
+    fn a_pause_on_which_another_follows_at_once_is_held_from_then_on() {
+        let mut clock = Clock::default();
+        let _ = clock.enter(ONE);
+        clock.hold(at(100));
+        clock.leave(ONE, at(100));
+        clock.release(at(150));
+        // It has not entered in between.
+        clock.hold(at(160));
+        clock.hold(at(170));
+        clock.release(at(180));
+        assert_eq!(clock.enter(ONE), 70);
+    }
+
+    #[test]
+    fn whatever_comes_it_never_goes_back_and_is_the_same_for_all() {
+        // Who is inside sees the counter at each step; a step is one of these, chosen by a generator of Lehmer's.
+        let mut state = 1u64;
+        let mut choose = |count: u64| {
+            state = state * 48_271 % 0x7fff_ffff;
+            state % count
+        };
+        let mut clock = Clock::default();
+        let mut offsets: [Option<u64>; 3] = [None; 3];
+        let (mut now, mut last, mut held) = (1u64, 0, 0);
+        for _ in 0..200_000 {
+            now += choose(50);
+            let n = choose(3) as u8;
+            let slot = &mut offsets[usize::from(n)];
+            match choose(5) {
+                0 => *slot = Some(clock.enter(VcpuId(n))),
+                1 => {
+                    *slot = None;
+                    clock.leave(VcpuId(n), at(now));
+                }
+                2 => clock.hold(at(now)),
+                3 => clock.release(at(now)),
+                _ => {}
+            }
+            let mut inside = offsets.iter().flatten();
+            if let Some(&offset) = inside.next() {
+                assert!(inside.all(|other| *other == offset));
+                let shown = now - offset;
+                assert!(shown >= last, "{last} {shown}");
+                (last, held) = (shown, offset);
+            }
+        }
+        assert!(held > 0);
+    }
+}
