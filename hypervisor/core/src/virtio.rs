@@ -18,7 +18,7 @@ use hv_abi::virtio::{
     USED, VERSION, VERSION_1, queue_words, register, status,
 };
 
-use self::queue::{Memory, Queue, Rest};
+use self::queue::{Broken, Memory, Queue, Rest};
 use self::shadow::Shadow;
 
 /// So many descriptors are taken in one exit, and one chain at most beyond.
@@ -52,6 +52,18 @@ pub enum Written {
     Done,
     /// It makes the same store again: there was more to do than one exit is for.
     Again,
+    /// It does, and has reset the device, which does not interrupt any more.
+    Reset,
+}
+
+/// What the device's interrupt line does once it has been acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Line {
+    /// It falls.
+    Falls,
+    /// It stays up until the device is reset.
+    Stays,
 }
 
 /// A transport as its guest meets it, and the device behind it.
@@ -73,7 +85,7 @@ pub struct Mediator {
     is_broken: bool,
     /// The level of the interrupt line that the virtual GIC knows.
     pub line: bool,
-    /// The device has interrupted while the guest was frozen; its interrupt is still active.
+    /// The device has interrupted while the guest was frozen, or does not end to; its interrupt is still active.
     pub is_owed: bool,
 }
 
@@ -172,6 +184,10 @@ impl Mediator {
             register::DRIVER_FEATURES => self.accept(value),
             register::QUEUE_SEL => self.queue_sel = value,
             register::QUEUE_READY => self.set_ready(value == 1, ram),
+            register::STATUS if value == 0 => {
+                self.reset();
+                return Written::Reset;
+            }
             register::STATUS => self.write_status(value),
             _ => {
                 if let Some(queue) = self.queues.get_mut(self.queue_sel as usize) {
@@ -247,9 +263,6 @@ impl Mediator {
     }
 
     fn write_status(&mut self, value: u32) {
-        if value == 0 {
-            return self.reset();
-        }
         let mut value = value & !status::NEEDS_RESET;
         if value & !self.status & status::FEATURES_OK != 0 {
             let [low, high] = self.accepted;
@@ -354,27 +367,37 @@ impl Mediator {
     }
 
     /// The device has interrupted.
-    pub fn interrupted(&mut self, ram: &mut impl Memory) {
+    pub fn interrupted(&mut self, ram: &mut impl Memory) -> Line {
         // Before the rings are looked at: what comes later interrupts again.
         let why = self.device.read(register::INTERRUPT_STATUS, 4);
         self.device_write(register::INTERRUPT_ACK, why);
         self.interrupts |= why & CONFIG_CHANGED;
-        if self.is_broken {
-            return;
+        // A device of QEMU's that wants to be reset leaves its line as it is, whatever is acknowledged (hw/virtio/virtio.c,
+        // virtio_notify_vector), and then interrupts without saying why.
+        if why != USED && self.device.read(register::STATUS, 4) & status::NEEDS_RESET != 0 {
+            self.is_broken = true;
+            return Line::Stays;
         }
+        if !self.is_broken && self.give_back(ram).is_err() {
+            self.break_down();
+        }
+        Line::Falls
+    }
+
+    /// Gives the guest back what the device is done with.
+    fn give_back(&mut self, ram: &mut impl Memory) -> Result<(), Broken> {
         for number in 0..self.queues.len() {
             let Some(queue) = self.queues.get_mut(number).filter(|it| it.is_ready()) else {
                 continue;
             };
-            match queue.give_back(ram) {
-                Ok(wants_interrupt) => self.interrupts |= u32::from(wants_interrupt) * USED,
-                Err(_) => return self.break_down(),
-            }
+            let wants_interrupt = queue.give_back(ram)?;
+            self.interrupts |= u32::from(wants_interrupt) * USED;
             if queue.waits_for_room() {
                 // What is left then waits for the end of what was taken.
                 let _ = self.take(number, ram);
             }
         }
+        Ok(())
     }
 }
 

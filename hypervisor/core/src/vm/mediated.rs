@@ -5,7 +5,7 @@ use super::{Hardware, MediatedAccess, Outcome, Vcpu, Vm, read_register, write_re
 use crate::id::{IntId, VcpuId, VcpuSet};
 use crate::regs::GuestRegs;
 use crate::vgic::{Effects, Held};
-use crate::virtio::{Mediator, Written};
+use crate::virtio::{Line, Mediator, Written};
 
 const NOTHING: Outcome = Outcome::kick(VcpuSet::EMPTY);
 
@@ -32,8 +32,11 @@ pub(super) fn access(
         write_register(regs, access.rt, access.extend(value));
     }
     // The same store again if there is more to do, so that interrupts have their turn.
-    if written == Written::Done {
+    if written != Written::Again {
         regs.pc = regs.pc.wrapping_add(4);
+    }
+    if written == Written::Reset {
+        end_interrupt(&mut mediator, number, cpu, vm);
     }
     let effects = settle_line(&mut mediator, number, vcpu.id, cpu, vm);
     drop(mediator);
@@ -83,7 +86,7 @@ pub(super) fn take_owed(
     }
 }
 
-/// Gives back what a device is done with, and lets it interrupt again.
+/// Gives back what a device is done with, and lets it interrupt again; unless its line stays up, and it would do nothing else.
 fn serve(
     number: usize,
     intid: IntId,
@@ -94,27 +97,34 @@ fn serve(
     let Some(mut mediator) = vm.mediator(number) else {
         return NOTHING;
     };
-    mediator.interrupted(cpu);
+    let line = mediator.interrupted(cpu);
     let effects = settle_line(&mut mediator, number, vcpu.id, cpu, vm);
+    mediator.is_owed = line == Line::Stays;
     drop(mediator);
-    cpu.deactivate(intid.0);
+    if line == Line::Falls {
+        cpu.deactivate(intid.0);
+    }
     conclude(&effects, vcpu, cpu, vm)
 }
 
 /// Resets all devices of a VM none of whose vCPUs runs.
 pub(super) fn reset_all(cpu: &mut impl Hardware, vm: &impl Vm) {
-    for (number, transport) in vm.map().mediated.iter().enumerate() {
+    for number in 0..vm.map().mediated.len() {
         let Some(mut mediator) = vm.mediator(number) else {
             continue;
         };
         mediator.reset();
-        let is_owed = core::mem::take(&mut mediator.is_owed);
         // Nobody runs whom it could concern.
         let _ = settle_line(&mut mediator, number, VcpuId(0), cpu, vm);
-        drop(mediator);
-        if is_owed {
-            cpu.deactivate(transport.intid.0);
-        }
+        end_interrupt(&mut mediator, number, cpu, vm);
+    }
+}
+
+/// The device is reset: lets it interrupt again if its last interrupt is still active.
+fn end_interrupt(mediator: &mut Mediator, number: usize, cpu: &mut impl Hardware, vm: &impl Vm) {
+    let is_owed = core::mem::take(&mut mediator.is_owed);
+    if let Some(transport) = vm.map().mediated.get(number).filter(|_| is_owed) {
+        cpu.deactivate(transport.intid.0);
     }
 }
 

@@ -146,7 +146,7 @@ impl Rig {
     pub fn interrupt(&mut self) {
         let interrupts = self.device().interrupts;
         if interrupts != 0 {
-            self.mediator.interrupted(&mut self.ram);
+            let _ = self.mediator.interrupted(&mut self.ram);
         }
     }
 

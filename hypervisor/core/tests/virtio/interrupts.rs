@@ -1,7 +1,7 @@
 //! A mediated device's interrupt on its way to the guest, which may be frozen or begin anew meanwhile.
 
 use hv_abi::operator::{Request, Span, Typed, Verb};
-use hv_abi::virtio::{CONFIG_CHANGED, TRANSPORT_SIZE, register};
+use hv_abi::virtio::{CONFIG_CHANGED, TRANSPORT_SIZE, register, status};
 use hv_core::id::IntId;
 use hv_core::virtio::Mediator;
 use hv_core::vm::{IpaRange, Transport};
@@ -79,7 +79,7 @@ fn ask(machine: &mut Machine, id: u32, verb: Verb) {
     machine.settle();
 }
 
-fn status(machine: &mut Machine) -> Option<u64> {
+fn interrupts(machine: &mut Machine) -> Option<u64> {
     machine.load(0, TRANSPORT + register::INTERRUPT_STATUS, 4)
 }
 
@@ -91,13 +91,13 @@ fn the_line_is_up_until_the_guest_has_acknowledged_everything() {
     machine.settle();
     assert!(is_acknowledged(&model) && !is_active(&machine));
     assert!(is_pending(&mut machine));
-    assert_eq!(status(&mut machine), Some(u64::from(CONFIG_CHANGED)));
+    assert_eq!(interrupts(&mut machine), Some(u64::from(CONFIG_CHANGED)));
     let acknowledge = TRANSPORT + register::INTERRUPT_ACK;
     machine.store(0, acknowledge, 4, 1);
     assert!(is_pending(&mut machine), "that was another");
     machine.store(0, acknowledge, 4, u64::from(CONFIG_CHANGED));
     assert!(!is_pending(&mut machine));
-    assert_eq!(status(&mut machine), Some(0));
+    assert_eq!(interrupts(&mut machine), Some(0));
 }
 
 #[test]
@@ -116,6 +116,45 @@ fn a_frozen_guest_is_told_when_it_goes_on() {
     change(&machine, &model);
     machine.settle();
     assert!(is_pending(&mut machine) && !is_active(&machine));
+}
+
+/// The device wants to be reset, and its line stays up until it is.
+fn fail(machine: &Machine, model: &Model) {
+    model.0.lock().unwrap().status |= status::NEEDS_RESET;
+    change(machine, model);
+}
+
+#[test]
+fn a_device_whose_line_stays_up_interrupts_once_until_it_is_reset() {
+    let (mut machine, model) = machine();
+    fail(&machine, &model);
+    machine.settle();
+    // The guest is told, and has its CPU for itself.
+    assert!(is_active(&machine) && is_acknowledged(&model));
+    assert!(is_pending(&mut machine));
+    let read = machine.load(0, TRANSPORT + register::STATUS, 4).unwrap();
+    assert_ne!(read & u64::from(status::NEEDS_RESET), 0);
+    // It is no other after it was frozen, though the device then says nothing.
+    ask(&mut machine, 1, Verb::Freeze);
+    ask(&mut machine, 2, Verb::Thaw);
+    assert!(is_active(&machine));
+    machine.store(0, TRANSPORT + register::STATUS, 4, 0);
+    assert!(!is_active(&machine) && !is_pending(&mut machine));
+    // And it interrupts again.
+    change(&machine, &model);
+    machine.settle();
+    assert!(is_pending(&mut machine) && !is_active(&machine));
+}
+
+#[test]
+fn a_guest_that_begins_anew_may_be_interrupted_by_a_device_that_had_failed() {
+    let (mut machine, model) = machine();
+    fail(&machine, &model);
+    machine.settle();
+    assert!(is_active(&machine));
+    machine.reset(0);
+    machine.settle();
+    assert!(!is_active(&machine) && !is_pending(&mut machine));
 }
 
 #[test]
@@ -152,6 +191,6 @@ fn a_guest_that_begins_anew_finds_its_device_reset() {
         assert!(model.0.lock().unwrap().resets > resets);
         assert!(!is_active(&machine));
         assert!(!is_pending(&mut machine), "frozen: {is_frozen}");
-        assert_eq!(status(&mut machine), Some(0));
+        assert_eq!(interrupts(&mut machine), Some(0));
     }
 }
