@@ -19,7 +19,7 @@ pub struct Test {
     pub boot: Boot,
     /// Whether it counts instructions.
     pub icount: bool,
-    /// What the guest is to be offered in a boot of its own: whose firmware, `reclaim`, `ramdisk`, `watchdog` or `probe`.
+    /// What the guest is to be offered in a boot of its own: whose firmware, `reclaim`, `ramdisk`, `disk`, `virtio`, `watchdog` or `probe`.
     pub config: &'static str,
     /// Seconds after which the runner gives up.
     pub timeout: u32,

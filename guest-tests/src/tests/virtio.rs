@@ -1,5 +1,8 @@
 //! A block device behind virtio-mmio. Each of these tests has a boot of its own with a mediated one, and
 //! `cargo xtask test several/` has them run in one guest beside another; where there is none they are skipped. The queue is built by hand, as no sane driver does.
+//! Other devices are those of [`kinds`].
+
+mod kinds;
 
 use crate::harness::{TestError, TestResult};
 use crate::rt::gic::{self, gicd};
@@ -28,7 +31,8 @@ const STATUS: u64 = 0x70;
 const QUEUE_DESC: u64 = 0x80;
 const QUEUE_DRIVER: u64 = 0x90;
 const QUEUE_DEVICE: u64 = 0xa0;
-const CAPACITY: u64 = 0x100;
+const CONFIG: u64 = 0x100;
+const CAPACITY: u64 = CONFIG;
 
 const FEATURES_OK: u32 = 8;
 const DRIVER_OK: u32 = 4;

@@ -4,6 +4,7 @@ mod event;
 mod file;
 mod flash;
 mod keys;
+mod net;
 mod numbers;
 mod policy;
 mod several;
@@ -26,6 +27,7 @@ use crate::disk;
 use crate::el3::El3;
 pub use event::Event;
 pub use flash::Flash;
+pub use net::Net;
 use numbers::{address, host_memory_mib, memory_mib};
 pub use policy::{Start, Then};
 pub use watchdog::{Nmi, Watchdog};
@@ -60,6 +62,9 @@ pub struct Options {
     #[arg(long = "disk", value_name = "FILE")]
     #[serde(rename = "disks")]
     pub disks: Vec<PathBuf>,
+    /// Networks, each with a virtio-net device; only a guest file can say them.
+    #[arg(skip)]
+    pub nets: Vec<Net>,
     /// CPU model as QEMU names it [default: neoverse-n1; raspi4b has its own].
     #[arg(long, value_name = "MODEL")]
     pub cpu: Option<String>,
@@ -124,7 +129,7 @@ pub struct Options {
     #[arg(skip)]
     #[serde(rename = "guest")]
     pub guests: Vec<Self>,
-    /// The place of its first disk among the machine's.
+    /// The transport of its first disk or network; those of the others follow.
     #[arg(skip)]
     #[serde(skip)]
     pub first_slot: Option<u32>,
@@ -272,6 +277,7 @@ impl Options {
             cpus: self.cpus.or(file.cpus),
             memory: self.memory.or(file.memory),
             disks: [file.disks, self.disks].concat(),
+            nets: [file.nets, self.nets].concat(),
             cpu: self.cpu.or(file.cpu),
             sdei: self.sdei.or(file.sdei),
             machine: self.machine.or(file.machine),

@@ -1,6 +1,7 @@
 //! QEMU: the command line of a machine.
 
 mod accelerator;
+mod attached;
 mod loaded;
 mod monitor;
 mod session;
@@ -15,6 +16,7 @@ use crate::board::Board;
 use crate::board::HYPERVISOR_PA;
 use crate::board::raspi4b as pi;
 use crate::firmware::Firmware;
+use crate::guest::Net;
 use crate::raspi4b::{self, devicetree::Handover};
 
 pub use monitor::Monitor;
@@ -49,7 +51,10 @@ pub struct Machine {
     pub append: String,
     /// Raw disk images, each a virtio-blk device; on a board the one SD card.
     pub disks: Vec<PathBuf>,
-    /// The transports that the first of them have, by number from the lowest address on; the others have any.
+    /// Networks, each with a virtio-net device; a board has none.
+    pub nets: Vec<Net>,
+    /// The transports that the first of disks and, after them, networks have, by number from the lowest address on; the others
+    /// have any.
     pub slots: Vec<u32>,
     /// Whether a board's console is its mini-UART, and not its PL011.
     pub mini_uart: bool,
@@ -83,6 +88,7 @@ impl Machine {
             initrd: None,
             append: String::new(),
             disks: Vec::new(),
+            nets: Vec::new(),
             slots: Vec::new(),
             mini_uart: false,
             icount: false,
@@ -133,7 +139,7 @@ impl Machine {
             None => self.boot_by_qemu(&mut line),
             Some(firmware) => self.boot_by(firmware, &mut line),
         }
-        self.attach_disks(&mut line);
+        self.attach(&mut line);
         if let Some(port) = self.gdb {
             line.option("-gdb", format!("tcp:127.0.0.1:{port}"));
             line.flag("-S");
@@ -184,30 +190,6 @@ impl Machine {
         match self.board {
             Board::Virt | Board::VirtGicv2 => (KERNEL_PA, INITRD_PA),
             Board::Raspi4b => (pi::KERNEL_PA, pi::INITRD_PA),
-        }
-    }
-
-    fn attach_disks(&self, line: &mut Arguments) {
-        if self.board == Board::Raspi4b {
-            for disk in &self.disks {
-                line.option("-drive", with_path("if=sd,format=raw,file=", disk));
-            }
-            return;
-        }
-        if !self.disks.is_empty() {
-            line.option("-global", "virtio-mmio.force-legacy=false");
-        }
-        for (number, disk) in self.disks.iter().enumerate() {
-            let drive = format!("if=none,format=raw,werror=report,id=disk{number},file=");
-            line.option("-drive", with_path(&drive, disk));
-            let bus = match self.slots.get(number) {
-                Some(slot) => format!(",bus=virtio-mmio-bus.{slot}"),
-                None => String::new(),
-            };
-            line.option(
-                "-device",
-                format!("virtio-blk-device,drive=disk{number}{bus}"),
-            );
         }
     }
 
@@ -466,6 +448,30 @@ mod tests {
         assert!(line.contains("-global virtio-mmio.force-legacy=false"));
         assert!(line.contains("id=disk0,file=a,,b.img -device virtio-blk-device,drive=disk0"));
         assert!(line.contains("id=disk1,file=c.img -device virtio-blk-device,drive=disk1"));
+    }
+
+    #[test]
+    fn each_network_has_a_card_behind_the_disks() {
+        let mut machine = machine();
+        machine.nets = vec!["user".to_owned().try_into().unwrap(); 2];
+        let line = machine.command_line();
+        assert!(line.contains("-global virtio-mmio.force-legacy=false"));
+        assert!(line.contains("-netdev user,id=net1 -device virtio-net-device,netdev=net1"));
+        machine.disks = vec!["a.img".into()];
+        machine.slots = vec![0, 1, 8];
+        let line = machine.command_line();
+        assert!(
+            line.contains("drive=disk0,bus=virtio-mmio-bus.0 "),
+            "{line}"
+        );
+        assert!(
+            line.contains("netdev=net0,bus=virtio-mmio-bus.1 "),
+            "{line}"
+        );
+        assert!(
+            line.ends_with("netdev=net1,bus=virtio-mmio-bus.8"),
+            "{line}"
+        );
     }
 
     #[test]

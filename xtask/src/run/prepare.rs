@@ -78,12 +78,18 @@ pub fn machine(
     machine.board = board;
     machine.cpus = cpus;
     machine.memory_mib = memory_mib;
+    let mut behind_disks = Vec::new();
     for guest in &guests {
         if let Some(first) = guest.first_slot {
-            machine.slots.extend((first..).take(guest.disks.len()));
+            let mut slots = first..;
+            let of_disks = slots.by_ref().take(guest.disks.len());
+            machine.slots.extend(of_disks);
+            behind_disks.extend(slots.take(guest.nets.len()));
         }
         machine.disks.extend(guest.disks.iter().cloned());
+        machine.nets.extend(guest.nets.iter().cloned());
     }
+    machine.slots.extend(behind_disks);
     machine.extra = options.qemu_args.iter().map(Into::into).collect();
     if guests.len() > 1 && !bare {
         preflight::check(&machine, &folder.file("preflight.dtb"))?;

@@ -103,7 +103,7 @@ struct Boot {
     /// The guest's command line.
     words: String,
     sdei: bool,
-    /// Whose firmware the guest meets, or `reclaim`, `ramdisk`, `disk`, `watchdog` or `probe`.
+    /// Whose firmware the guest meets, or `reclaim`, `ramdisk`, `disk`, `virtio`, `watchdog` or `probe`.
     config: String,
     icount: bool,
     tests: Vec<Test>,
@@ -195,7 +195,7 @@ fn plan(tests: &[Test], bare: bool, board: Board) -> Vec<Boot> {
         }
         if bare {
             boot.words.push_str(" bare");
-        } else if boot.config == offer::DISK {
+        } else if offer::devices(&boot.config).is_some() {
             boot.words.push_str(" mediated");
         }
     }
@@ -203,7 +203,7 @@ fn plan(tests: &[Test], bare: bool, board: Board) -> Vec<Boot> {
     boots.retain(|boot| {
         !boot.tests.is_empty()
             && (boot.board == Board::Virt || !is_probe(&boot.config))
-            && (boot.board != Board::Raspi4b || boot.config != offer::DISK)
+            && (boot.board != Board::Raspi4b || offer::devices(&boot.config).is_none())
     });
     boots
 }
@@ -423,8 +423,7 @@ impl<'a> Bench<'a> {
         machine.cpus = boot.cpus;
         machine.memory_mib = MEMORY_MIB;
         machine.icount = boot.icount;
-        machine.disks = offer::disks(self.workshop, &boot.config)?;
-        machine.slots = vec![0; machine.disks.len()];
+        offer::attach(self.workshop, &boot.config, &mut machine)?;
         Ok(machine)
     }
 }

@@ -37,8 +37,8 @@ impl Beside {
         let mut all = Vec::new();
         for mut options in options.each().with_context(about)? {
             ensure!(
-                options.disks.is_empty(),
-                "a guest beside the main job has no disks; leave out disks"
+                options.disks.is_empty() && options.nets.is_empty(),
+                "a guest beside the main job has no disks and no nets; leave them out"
             );
             // An only guest's usual ones are all there are.
             options.cpus.get_or_insert(1.into());

@@ -22,6 +22,11 @@ const KEYS: &[Key] = &[
     ("memory", "a size in quotation marks", "\"512M\""),
     ("disks", "a list of paths", "[\"disk.img\"]"),
     (
+        "nets",
+        "a list of networks, each \"user\", in quotation marks, with hostfwd=... and restrict=on behind commas",
+        "[\"user\"]",
+    ),
+    (
         "cpu",
         "a model of QEMU's in quotation marks",
         "\"cortex-a72\"",
@@ -230,6 +235,8 @@ mod tests {
         for wrong in [
             "kernel = 1",
             "disks = \"a.img\"",
+            "nets = \"user\"",
+            "nets = [\"tap\"]",
             "el3 = true",
             "machine = \"vrit\"",
             "cpus = \"many\"",

@@ -54,6 +54,7 @@ impl Options {
             ("cpus", Either, true, self.cpus.is_some()),
             ("memory", Either, true, self.memory.is_some()),
             ("disks", Guest, true, !self.disks.is_empty()),
+            ("nets", Guest, true, !self.nets.is_empty()),
             ("affinity", Guest, false, self.affinity.is_some()),
             ("devices", Guest, false, self.devices.is_some()),
             ("trusted", Guest, false, self.trusted.is_some()),

@@ -49,7 +49,7 @@ impl Options {
             if guest.memory.is_none() {
                 guest.memory = Some(format!("{USUAL_MIB}M"));
             }
-            if !guest.disks.is_empty() {
+            if !guest.disks.is_empty() || !guest.nets.is_empty() {
                 slots = guest.take_slots(slots)?;
             }
             guests.push(guest);
@@ -57,9 +57,11 @@ impl Options {
         Ok(guests)
     }
 
-    /// Gives the disks transports from number `first` on, of a trusted guest in pages of their own; the first that is left.
+    /// Gives the disks and then the networks transports from number `first` on, of a trusted guest in pages of their own; the
+    /// first that is left.
     fn take_slots(&mut self, first: usize) -> Result<usize> {
         let name = self.name.as_deref().unwrap_or_default();
+        self.check_nets()?;
         ensure!(
             self.machine != Some(Board::Raspi4b),
             "the guest {name} has disks, and a raspi4b has a card: say devices = [\"sd\"], and --disk for the machine's"
@@ -70,10 +72,10 @@ impl Options {
             1
         };
         let first = first.next_multiple_of(in_page);
-        let end = first + self.disks.len();
+        let end = first + self.disks.len() + self.nets.len();
         ensure!(
             end <= SLOTS,
-            "QEMU's virt has {SLOTS} places for disks, of which a trusted guest has whole pages of {SLOTS_IN_PAGE}, and the guest {name} finds none; give fewer disks"
+            "QEMU's virt has {SLOTS} places for disks and nets, of which a trusted guest has whole pages of {SLOTS_IN_PAGE}, and the guest {name} finds none; give fewer"
         );
         let devices = self.devices.get_or_insert_default();
         devices.extend((first..end).map(|slot| format!("virtio:{slot}")));
@@ -151,7 +153,7 @@ mod tests {
              [[guest]]\nname = \"main\"\ncpus = 4\nmemory = \"1G\"\ndisks = [\"a.img\", \"b.img\"]\ntrusted = true\n\
              [[guest]]\nkernel = \"other\"\ndisks = [\"c.img\", \"d.img\"]\n\
              [[guest]]\ncpus = [7, 5]\ndevices = [\"rtc\"]\n\
-             [[guest]]\ndisks = [\"e.img\"]\n\
+             [[guest]]\ndisks = [\"e.img\"]\nnets = [\"user\", \"user,restrict=on\"]\n\
              [[guest]]\ndisks = [\"f.img\"]\ntrusted = true\n",
         );
         let guests = options.each().unwrap();
@@ -171,7 +173,10 @@ mod tests {
         assert_eq!(configs[0].devices, words(&["virtio:0", "virtio:1"]));
         // A page of transports that is shown to a guest has one owner.
         assert_eq!(configs[1].devices, words(&["virtio:8", "virtio:9"]));
-        assert_eq!(configs[3].devices, words(&["virtio:10"]));
+        assert_eq!(
+            configs[3].devices,
+            words(&["virtio:10", "virtio:11", "virtio:12"])
+        );
         assert_eq!(configs[4].devices, words(&["virtio:16"]));
         assert_eq!((configs[2].vcpus, &configs[2].pcpus), (2, &vec![7, 5]));
         assert_eq!(
@@ -204,6 +209,10 @@ mod tests {
         assert!(said.starts_with("the guest guest-0 has guests"), "{said}");
         let said = refused("machine = \"raspi4b\"\n[[guest]]\ndisks = [\"a\"]\n");
         assert!(said.contains("a raspi4b has a card"), "{said}");
+        let said = refused("machine = \"raspi4b\"\n[[guest]]\nnets = [\"user\"]\n");
+        assert!(said.contains("a raspi4b has no network"), "{said}");
+        let said = refused("nets = [\"user\"]\n[[guest]]\n");
+        assert!(said.contains("and nets is said of none"), "{said}");
         let said = refused(&"[[guest]]\ntrusted = true\ndisks = [\"a\"]\n".repeat(5));
         assert!(said.contains("the guest guest-4 finds none"), "{said}");
     }

@@ -27,6 +27,7 @@ impl Options {
             flash == 0 || self.machine != Some(Board::Raspi4b),
             "a raspi4b has RAM where the guest's flash would be; leave out flash"
         );
+        self.check_nets()?;
         if bare {
             return self.check_bare();
         }
@@ -45,6 +46,15 @@ impl Options {
                 "no CPU is parked in an SDEI event without SDEI; leave out --reclaim or --sdei off"
             );
         }
+        Ok(())
+    }
+
+    /// That the machine can have the networks.
+    pub(super) fn check_nets(&self) -> Result<()> {
+        ensure!(
+            self.nets.is_empty() || self.machine != Some(Board::Raspi4b),
+            "a raspi4b has no network in QEMU; leave out nets"
+        );
         Ok(())
     }
 
@@ -168,6 +178,18 @@ mod tests {
             ..Options::default()
         };
         assert!(refused(&options, false).starts_with("`tfa-2.21` is no firmware"));
+    }
+
+    #[test]
+    fn a_board_without_a_network_is_named() {
+        let mut options = Options {
+            nets: vec!["user".to_owned().try_into().unwrap()],
+            ..Options::default()
+        };
+        options.check_together(false, Program::Hypervisor).unwrap();
+        options.check_together(true, Program::Hypervisor).unwrap();
+        options.machine = Some(Board::Raspi4b);
+        assert!(refused(&options, false).contains("leave out nets"));
     }
 
     #[test]

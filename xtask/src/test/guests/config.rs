@@ -15,8 +15,7 @@ pub fn config(boot: &Boot) -> GuestConfig {
         "reclaim" => config.reclaim = Reclaim::Parked,
         "watchdog" => config.watchdog = Some(offer::WATCHDOG),
         offer::RAMDISK => {}
-        // Who lists devices is not trusted with them.
-        offer::DISK => config.devices = Some(vec!["virtio:0".to_owned()]),
+        offer::DISK | offer::VIRTIO => config.devices = offer::devices(&boot.config),
         probe if is_probe(probe) => {}
         firmware => config.firmware = firmware.to_owned(),
     }
