@@ -1,6 +1,7 @@
 //! The tests, by the part of the contract they check.
 
 mod assault;
+mod canary;
 mod contention;
 mod copy;
 mod el3;

@@ -11,6 +11,8 @@ const UARTDR: u64 = 0x00;
 const UARTFR: u64 = 0x18;
 /// Transmit FIFO full.
 const TXFF: u32 = 1 << 5;
+/// Receive FIFO empty.
+const RXFE: u32 = 1 << 4;
 
 static UART: Once<Device> = Once::new();
 static LINE: Mutex<()> = Mutex::new(());
@@ -30,6 +32,12 @@ pub fn reopen() {
         uart.write32(UARTCR, 1 << 9 | 1 << 8 | 1);
     }
     say(format_args!(""));
+}
+
+/// Whether somebody has typed something.
+pub fn is_typed_to() -> bool {
+    UART.get()
+        .is_some_and(|uart| uart.read32(UARTFR) & RXFE == 0)
 }
 
 /// Writes a line, not mixed with another CPU's.

@@ -3,6 +3,7 @@
 //! Other devices are those of [`kinds`].
 
 mod kinds;
+mod rings;
 
 use crate::harness::{TestError, TestResult};
 use crate::rt::gic::{self, gicd};

@@ -3,6 +3,7 @@
 mod linux;
 mod policy;
 mod reached;
+mod rings;
 
 use std::fs;
 use std::path::Path;
@@ -45,6 +46,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     let own = [SUITES, TAKEN, LOST, PI, HOSTILE, DISKS, REFUSED, LINUX].into_iter();
     own.chain(reached::NAMES)
         .chain(policy::NAMES)
+        .chain(rings::NAMES)
         .chain(linux::NAMES)
 }
 
@@ -62,6 +64,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     }
     reached::run(workshop, ledger);
     policy::run(workshop, ledger);
+    rings::run(workshop, ledger);
     linux::run(workshop, ledger);
 }
 
