@@ -143,7 +143,7 @@ impl Bench {
 
     /// Has the guest of `options` do its jobs. The plugin's lines.
     fn count(&self, options: &Options, folder: &RunDir) -> Result<String> {
-        let (mut machine, _) = run::machine(options, false, Program::Hypervisor, folder)?;
+        let mut machine = run::machine(options, false, Program::Hypervisor, folder)?.machine;
         let counts = folder.file("counts");
         machine.icount = true;
         let arguments = plugin_arguments(&plugin()?, &counts);

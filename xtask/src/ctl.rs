@@ -2,6 +2,7 @@
 
 mod bt;
 mod console;
+mod dump;
 mod gdb;
 mod guest;
 mod nmi;
@@ -101,6 +102,11 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
+    /// A core file of the guest, as it is now: the registers of its CPUs and all its memory, for crash, drgn and gdb. A Linux need not
+    /// do anything for it.
+    ///
+    /// The guest stands still meanwhile, unless the operator may only look: then the dump is of several moments, which is said.
+    Dump(dump::Dump),
     /// Have a vCPU take an SError, whatever else it masks: Linux panics there, stops its other CPUs, and its crash kernel
     /// saves a dump.
     ///
@@ -185,6 +191,10 @@ impl Ctl {
                 gdb::serve(&place, port)?;
                 return Ok(ExitCode::SUCCESS);
             }
+            Command::Dump(dump) => {
+                dump.execute(&place, self.json)?;
+                return Ok(ExitCode::SUCCESS);
+            }
             Command::Console => {
                 console::show(&place)?;
                 return Ok(ExitCode::SUCCESS);
@@ -243,6 +253,7 @@ impl Ctl {
             | Command::Gdb { .. }
             | Command::Watch { .. }
             | Command::Nmi { .. }
+            | Command::Dump(_)
             | Command::Console => return Ok(ExitCode::SUCCESS),
             Command::Status => ("x-halligan-status", json!({})),
             Command::Regs { vcpu } => ("x-halligan-registers", json!({ "vcpu": vcpu })),
@@ -269,6 +280,7 @@ impl Ctl {
             | Command::Gdb { .. }
             | Command::Watch { .. }
             | Command::Nmi { .. }
+            | Command::Dump(_)
             | Command::Console => {}
             Command::Status => print!("{}", shown::status(&told)),
             Command::Regs { vcpu } => print!("{}", shown::registers(&told, vcpu)),

@@ -13,6 +13,7 @@ use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -31,11 +32,11 @@ use machine::console::GuestLines;
 use machine::control::{self, Control};
 use machine::ending::{Ending, Watch};
 use machine::guest::Options;
-use machine::operator::Operator;
+use machine::operator::{Direct, Operator};
 use machine::qemu::{Event, ICOUNT_SHIFT, Session};
 use machine::run_dir::RunDir;
 use on_crash::{Aftermath, OnCrash};
-pub use prepare::{machine, payloads};
+pub use prepare::{Prepared, machine, payloads};
 use shown::Shown;
 use silence::Silence;
 use speakers::Speakers;
@@ -124,7 +125,11 @@ impl Run {
         // The command that is printed names files that its reader needs.
         let printed = paths::output("dry-run")?;
         let mut folder = RunDir::create(self.dry_run.then_some(&*printed))?;
-        let (mut machine, guest) = machine(&options, self.bare, program, &folder)?;
+        let Prepared {
+            mut machine,
+            vmlinux,
+            backings,
+        } = machine(&options, self.bare, program, &folder)?;
         let hypervisor = paths::output(&format!("{}.elf", program.name()))?;
         machine.gdb = self.gdb;
         machine.icount = self.icount;
@@ -148,20 +153,24 @@ impl Run {
             eprintln!("xtask: waiting for `target remote 127.0.0.1:{port}`");
         }
         let timeout = options.timeout.map(Duration::from_secs);
-        let (mut session, monitor) = match self.on_crash {
-            OnCrash::Quit => (machine.start(timeout)?, None),
-            OnCrash::Hold | OnCrash::Dump => {
-                let (session, monitor) = machine.start_with_monitor(timeout)?;
-                (session, Some(monitor))
+        let (mut session, monitor) = match self.bare {
+            true => (machine.start(timeout)?, None),
+            false => {
+                let may_debug = self.on_crash == OnCrash::Hold;
+                let (session, monitor) = machine.start_with_monitor(timeout, may_debug)?;
+                (session, Some(Arc::new(Mutex::new(monitor))))
             }
         };
         let file = folder.file("hypervisor.ram");
-        let mut aftermath = Aftermath::new(self.on_crash, monitor, self.gdb, file);
+        let mut aftermath = Aftermath::new(self.on_crash, monitor.clone(), self.gdb, file);
         if let Some(log) = log {
             session.log_to(log);
         }
         let input = session.take_input().context("QEMU has no input")?;
         let operator = Operator::new(input, self.bare);
+        if let Some(monitor) = monitor {
+            operator.reach_ram(Direct::new(monitor, backings)?);
+        }
         let guests = options.each()?;
         let names = guests
             .iter()
@@ -179,7 +188,7 @@ impl Run {
             let path = control.path().display();
             eprintln!("xtask: `cargo xtask ctl` reaches the hypervisor, by {path}");
         }
-        let files = (&*hypervisor, guest.as_deref());
+        let files = (&*hypervisor, vmlinux.as_deref());
         let speakers = Speakers::new(&names, terminal::has_colour());
         let on_screen = (speakers, consoles, self.bare);
         let ending = converse(&mut session, &operator, on_screen, files, &mut aftermath)?;

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod btf;
+pub mod core_file;
 pub mod kallsyms;
 pub mod linux;
 pub mod memory;

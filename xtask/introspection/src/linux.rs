@@ -1,5 +1,7 @@
 //! The Linux that a guest runs: what its addresses are called.
 
+mod cpus;
+
 use std::ops::Range;
 
 use anyhow::{Context, Result};
@@ -11,6 +13,8 @@ use crate::modules::{self, Found, Layout};
 use crate::translation::Regime;
 use crate::unwind::{self, End, Frame, Registers};
 use crate::vmcoreinfo::Vmcoreinfo;
+
+pub use cpus::Cpus;
 
 /// A kernel that runs.
 pub struct Kernel {
@@ -123,11 +127,10 @@ impl Kernel {
     }
 
     fn list(&mut self, memory: &mut impl Memory) -> Result<Listed> {
-        let mut place = |name: &str| {
-            let found = self.find(memory, name)?;
-            found.with_context(|| format!("the kernel's table of symbols has no {name}"))
-        };
-        let (head, types) = (place("modules")?, place("__start_BTF")?);
+        let (head, types) = (
+            self.place(memory, "modules")?,
+            self.place(memory, "__start_BTF")?,
+        );
         let voffset = self.voffset;
         let mut image = Image { memory, voffset };
         let mut btf = Btf::of(&mut image, types)?;
@@ -139,6 +142,12 @@ impl Kernel {
     pub fn find(&mut self, memory: &mut impl Memory, name: &str) -> Result<Option<u64>> {
         let voffset = self.voffset;
         self.symbols.find(&mut Image { memory, voffset }, name)
+    }
+
+    /// The same of one that it must have.
+    fn place(&mut self, memory: &mut impl Memory, name: &str) -> Result<u64> {
+        let found = self.find(memory, name)?;
+        found.with_context(|| format!("the kernel's table of symbols has no {name}"))
     }
 
     /// Where the function begins that `address` is in; of what is in a module, `address` itself.

@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use anyhow::{Context, Result, bail, ensure};
 use introspection::vmcoreinfo::Vmcoreinfo;
 use object::LittleEndian;
-use object::elf::{FileHeader64, NT_PRSTATUS, NoteType, PT_NOTE, ProgramHeader64};
+use object::elf::{FileHeader64, NT_PRSTATUS, NoteType, PT_LOAD, PT_NOTE, ProgramHeader64};
 use object::pod::slice_from_bytes;
 use object::read::elf::{FileHeader, NoteIterator, ProgramHeader};
 
@@ -110,25 +110,12 @@ impl Vmcore {
     }
 
     fn read_elf(dump: &impl ReadAt) -> Result<Self> {
-        let bytes = dump.read_at(0, size_of::<Header>())?;
-        let header = Header::parse(bytes.as_slice()).ok();
-        let header = header.filter(|header| header.is_little_endian());
-        let header = header.context("the dump is no 64-bit little-endian ELF file")?;
-        ensure!(
-            usize::from(header.e_phentsize(LittleEndian)) == size_of::<Segment>(),
-            "the dump's program headers are not those of a 64-bit ELF file"
-        );
-        let count = usize::from(header.e_phnum(LittleEndian));
-        let table = dump.read_at(header.e_phoff(LittleEndian), count * size_of::<Segment>())?;
-        let Ok((segments, _)) = slice_from_bytes::<Segment>(&table, count) else {
-            bail!("the dump's program headers are cut short");
-        };
         let mut vmcore = Self {
             format: "ELF",
             notes: Vec::new(),
             info: Vmcoreinfo::of_text(&[], &[]),
         };
-        for segment in segments {
+        for segment in segments(dump)? {
             if segment.p_type(LittleEndian) == PT_NOTE {
                 let size = part_size(segment.p_filesz(LittleEndian))?;
                 let notes = dump.read_at(segment.p_offset(LittleEndian), size)?;
@@ -155,6 +142,50 @@ impl Vmcore {
         }
         Ok(())
     }
+}
+
+/// The segments of an ELF dump.
+fn segments(dump: &impl ReadAt) -> Result<Vec<Segment>> {
+    let bytes = dump.read_at(0, size_of::<Header>())?;
+    let header = Header::parse(bytes.as_slice()).ok();
+    let header = header.filter(|header| header.is_little_endian());
+    let header = header.context("the dump is no 64-bit little-endian ELF file")?;
+    ensure!(
+        usize::from(header.e_phentsize(LittleEndian)) == size_of::<Segment>(),
+        "the dump's program headers are not those of a 64-bit ELF file"
+    );
+    let count = usize::from(header.e_phnum(LittleEndian));
+    let table = dump.read_at(header.e_phoff(LittleEndian), count * size_of::<Segment>())?;
+    let Ok((segments, _)) = slice_from_bytes::<Segment>(&table, count) else {
+        bail!("the dump's program headers are cut short");
+    };
+    Ok(segments.to_vec())
+}
+
+/// A part of memory that an ELF dump has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Its virtual address.
+    pub linear: u64,
+    /// Its physical address.
+    pub physical: u64,
+    /// How many bytes.
+    pub size: u64,
+    /// Where they are in the file.
+    pub offset: u64,
+}
+
+/// All parts of memory that an ELF dump has, in its order.
+pub fn loads(dump: &impl ReadAt) -> Result<Vec<Load>> {
+    let segments = segments(dump)?.into_iter();
+    let loads = segments.filter(|segment| segment.p_type(LittleEndian) == PT_LOAD);
+    let load = |segment: Segment| Load {
+        linear: segment.p_vaddr(LittleEndian),
+        physical: segment.p_paddr(LittleEndian),
+        size: segment.p_filesz(LittleEndian),
+        offset: segment.p_offset(LittleEndian),
+    };
+    Ok(loads.map(load).collect())
 }
 
 impl Prstatus {

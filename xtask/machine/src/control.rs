@@ -8,6 +8,7 @@ mod dump;
 mod linux;
 mod monitor;
 mod qmp;
+mod taken;
 
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};

@@ -4,6 +4,7 @@
 //! An only guest's bytes are typed as they are. Where there are several guests each piece is a request that says whose it is.
 
 mod answers;
+mod direct;
 mod guests;
 mod ram;
 mod rungs;
@@ -12,7 +13,7 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -20,6 +21,7 @@ use hv_abi::console::RS;
 use hv_abi::operator::{END, LITERAL, MOST, MOST_TYPED, OPENING, Request, Span, Typed, Verb};
 
 pub use answers::{Answers, Late, VcpuAnswer, VmAnswer};
+pub use direct::{Direct, Source};
 pub use ram::Range;
 pub use rungs::Rung;
 
@@ -75,6 +77,8 @@ struct Shared {
     listeners: Mutex<Vec<(u8, SyncSender<Vec<u8>>)>>,
     /// There is a hypervisor.
     is_heard: bool,
+    /// A way to RAM that is shorter than the line, where there is one.
+    direct: OnceLock<Direct>,
 }
 
 /// So many pieces of what the guest writes wait for one who shows them; who is slower is let go.
@@ -126,6 +130,7 @@ impl Operator {
             changed: Condvar::new(),
             listeners: Mutex::default(),
             is_heard: !bare,
+            direct: OnceLock::new(),
         });
         Self { shared, vm: 0 }
     }

@@ -1,11 +1,12 @@
 //! What the hypervisor will make of a bundle on a machine, asked before that starts: its own rules, on the devicetree that it
 //! will find.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
-use hv_bundle::{Bundle, Crc32Table, Host, Image, Keep, Places, find_home, plan};
+use hv_bundle::{Backing, Bundle, Crc32Table, Host, Image, Keep, Places, find_home, plan};
 
 use crate::build::Header;
 use crate::qemu::Machine;
@@ -19,13 +20,14 @@ const MOST_SPIS: u32 = 988;
 const MODERN: u32 = 2;
 const BLOCK: u32 = 2;
 
-/// Checks that `machine`, whose initrd is a bundle, has what its guests ask for. Its devicetree goes through the file `dumped`.
+/// Checks that `machine`, whose initrd is a bundle, has what its guests ask for. Its devicetree goes through the file `dumped`. Answers
+/// where the RAM of each guest will be.
 ///
 /// # Errors
 ///
 /// If the hypervisor would refuse the bundle, with what it would say. What only a running machine tells (the addresses of its CPUs,
 /// its SPIs, its virtio devices) is not known here, and may still make the hypervisor refuse it.
-pub fn check(machine: &Machine, dumped: &Path) -> Result<()> {
+pub fn check(machine: &Machine, dumped: &Path) -> Result<BTreeMap<u8, Backing>> {
     machine.write_files()?;
     let dtb = machine.found_devicetree(dumped)?;
     let image = fs::read(&machine.kernel).context("cannot read the hypervisor")?;
@@ -36,7 +38,7 @@ pub fn check(machine: &Machine, dumped: &Path) -> Result<()> {
 }
 
 /// The hypervisor's way from a devicetree to the plan of its guests. An image of it takes `size` bytes of memory.
-fn plan_all(dtb: &[u8], size: u64, bundle: &[u8]) -> Result<(), String> {
+fn plan_all(dtb: &[u8], size: u64, bundle: &[u8]) -> Result<BTreeMap<u8, Backing>, String> {
     let machine = platform::Machine::discover(dtb).map_err(|error| error.to_string())?;
     let refused = |error: hv_bundle::Error| error.to_string();
     Places::check(&machine, LIMIT).map_err(refused)?;
@@ -58,5 +60,9 @@ fn plan_all(dtb: &[u8], size: u64, bundle: &[u8]) -> Result<(), String> {
         // Only the running machine tells what is behind a transport.
         transport: |_| [MODERN, BLOCK],
     };
-    plan(&machine, bundle, &host).map_err(refused).map(drop)
+    let plans = plan(&machine, bundle, &host).map_err(refused)?;
+    Ok(plans
+        .into_iter()
+        .map(|plan| (plan.id, plan.backing))
+        .collect())
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -27,7 +28,7 @@ pub enum OnCrash {
 /// Does it.
 pub struct Aftermath {
     on_crash: OnCrash,
-    monitor: Option<Monitor>,
+    monitor: Option<Arc<Mutex<Monitor>>>,
     /// The port that a debugger has already.
     gdb: Option<u16>,
     /// Where memory is saved.
@@ -48,10 +49,10 @@ struct Home {
 const RECORD: Duration = Duration::from_secs(20);
 
 impl Aftermath {
-    /// By way of `monitor`, which is there unless QEMU just ends.
+    /// By way of `monitor`, which is there if there is a hypervisor.
     pub fn new(
         on_crash: OnCrash,
-        monitor: Option<Monitor>,
+        monitor: Option<Arc<Mutex<Monitor>>>,
         gdb: Option<u16>,
         file: PathBuf,
     ) -> Self {
@@ -88,7 +89,10 @@ impl Aftermath {
 
     /// Now that all has been said; `leaves` are the keys that leave. Answers what the user is to know.
     pub fn begin(&mut self, leaves: &str) -> Option<String> {
-        let monitor = self.monitor.as_mut()?;
+        let monitor = self.monitor.as_ref()?;
+        // Whoever had it when a thread panicked has left nothing half done.
+        let mut monitor = monitor.lock().unwrap_or_else(PoisonError::into_inner);
+        let monitor = &mut monitor;
         let done = match self.on_crash {
             OnCrash::Quit => return None,
             OnCrash::Hold => hold(monitor, self.gdb, leaves),

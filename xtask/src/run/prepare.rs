@@ -1,8 +1,10 @@
 //! What a boot needs, built: the machine, its guests and their bundle.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use hv_bundle::Backing;
 
 use debian::tools;
 use lab::given::Given;
@@ -18,14 +20,23 @@ use machine::raspi4b;
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 
-/// Builds what is needed, and answers the machine that `options` describe, whose files lie in `folder`, and
-/// the file that explains the guest's addresses, if there is one.
+/// What a boot needs.
+pub struct Prepared {
+    /// The machine.
+    pub machine: Machine,
+    /// The file that explains the guest's addresses, if there is one.
+    pub vmlinux: Option<PathBuf>,
+    /// Where each of several guests has its RAM.
+    pub backings: BTreeMap<u8, Backing>,
+}
+
+/// Builds what the machine needs that `options` describe, whose files lie in `folder`.
 pub fn machine(
     options: &Options,
     bare: bool,
     program: Program,
     folder: &RunDir,
-) -> Result<(Machine, Option<PathBuf>)> {
+) -> Result<Prepared> {
     let guests = options.each()?;
     let (cpus, memory_mib) = (
         options.machine_cpus(&guests)?,
@@ -91,12 +102,17 @@ pub fn machine(
     }
     machine.slots.extend(behind_disks);
     machine.extra = options.qemu_args.iter().map(Into::into).collect();
-    if guests.len() > 1 && !bare {
-        preflight::check(&machine, &folder.file("preflight.dtb"))?;
-    }
+    let backings = match guests.len() > 1 && !bare {
+        true => preflight::check(&machine, &folder.file("preflight.dtb"))?,
+        false => BTreeMap::new(),
+    };
     // Several guests' addresses are not told apart.
     let vmlinux = given.pop().filter(|_| given.is_empty());
-    Ok((machine, vmlinux.and_then(|given| given.vmlinux)))
+    Ok(Prepared {
+        machine,
+        vmlinux: vmlinux.and_then(|given| given.vmlinux),
+        backings,
+    })
 }
 
 /// What is in the bundle of these guests of `options`, which have `given`.

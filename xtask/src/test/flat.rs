@@ -117,7 +117,7 @@ struct Booted {
 /// Boots what `options` describe, on bare QEMU if `bare`.
 fn boot(options: &Options, bare: bool) -> Result<Booted> {
     let folder = RunDir::create(None)?;
-    let (machine, _) = run::machine(options, bare, Program::Hypervisor, &folder)?;
+    let machine = run::machine(options, bare, Program::Hypervisor, &folder)?.machine;
     let bundle = folder.file("bundle.itb");
     let kept = fs::metadata(bundle).map_or(0, |bundle| bundle.len().next_multiple_of(4096));
     let mut booted = listen(&machine, |_| false)?;
@@ -317,7 +317,7 @@ fn u_boot(workshop: &Workshop) -> Result<String> {
     };
     let written = |bare| -> Result<Vec<String>> {
         let folder = RunDir::create(None)?;
-        let (machine, _) = run::machine(&options, bare, Program::Hypervisor, &folder)?;
+        let machine = run::machine(&options, bare, Program::Hypervisor, &folder)?.machine;
         let booted = listen(&machine, |console| console.ends_with(PROMPT))?;
         ensure!(
             booted.console.ends_with(PROMPT),

@@ -3,6 +3,7 @@
 pub mod boot;
 mod clock;
 pub mod code;
+mod dump;
 mod line;
 mod often;
 mod watchdog;
@@ -21,7 +22,7 @@ use debian::paths;
 use machine::control::Client;
 use machine::workshop::Workshop;
 
-const NAMES: [&str; 15] = [
+const NAMES: [&str; 18] = [
     "operator/looks-at-a-guest-that-spins-pauses-resets-and-ends-it",
     "operator/nmi-enters-a-guest-that-masks-interrupts",
     "operator/who-may-only-look",
@@ -37,6 +38,9 @@ const NAMES: [&str; 15] = [
     "operator/a-watchdog-freezes-resets-and-ends-a-guest",
     "operator/an-nmi-goes-from-rung-to-rung",
     "operator/a-clock-that-is-held-stands-still",
+    "operator/dump-has-all-of-a-guest",
+    "operator/dump-of-each-of-several-guests",
+    "operator/dump-of-a-guest-that-runs-on",
 ];
 
 /// The same many times over; run when they are named.
@@ -69,6 +73,9 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
         watched,
         rungs,
         clock,
+        whole,
+        each,
+        running,
     ] = NAMES;
     ledger.check(life, || look_and_end(workshop).map(|()| String::new()));
     ledger.check(nmi, || interrupt(workshop).map(|()| String::new()));
@@ -87,6 +94,9 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     });
     ledger.check(rungs, || watchdog::climb(workshop).map(|()| String::new()));
     ledger.check(clock, || clock::hold(workshop));
+    ledger.check(whole, || dump::whole(workshop));
+    ledger.check(each, || dump::each(workshop).map(|()| String::new()));
+    ledger.check(running, || dump::running(workshop).map(|()| String::new()));
     let [pauses, registers, long] = SOAKS;
     if ledger.names(pauses) {
         ledger.check(pauses, || often::pause(workshop, 10_000));

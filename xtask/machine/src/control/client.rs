@@ -1,12 +1,15 @@
 //! The way to the control socket of a running machine.
 
-use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use hv_abi::operator::from_base64;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
 
 use super::NAME;
@@ -114,12 +117,39 @@ impl Client {
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
         let order = json!({ "execute": command, "arguments": arguments });
         writeln!(self.stream.get_mut(), "{order}").context("the machine has ended")?;
+        self.answer(command)
+    }
+
+    /// What a command has returned.
+    fn answer(&mut self, command: &str) -> Result<Value> {
         let mut answer = self.line()?;
         if let Some(error) = answer.get("error") {
             bail!("{}", error["desc"].as_str().unwrap_or(command));
         }
         let value = answer.get_mut("return").context("that is no answer")?;
         Ok(value.take())
+    }
+
+    /// Gives the server a file, which has this name then.
+    pub fn hand_over(&mut self, name: &str, file: &File) -> Result<()> {
+        let order = json!({ "execute": "getfd", "arguments": { "fdname": name } });
+        let line = format!("{order}\n");
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let files = [file.as_fd()];
+        ensure!(
+            ancillary.push(SendAncillaryMessage::ScmRights(&files)),
+            "there is no room for a file in a message"
+        );
+        let sent = sendmsg(
+            self.stream.get_ref(),
+            &[IoSlice::new(line.as_bytes())],
+            &mut ancillary,
+            SendFlags::empty(),
+        );
+        let sent = sent.context("the machine has ended")?;
+        self.stream.get_mut().write_all(&line.as_bytes()[sent..])?;
+        self.answer("getfd").map(|_| ())
     }
 
     /// Reads guest RAM by guest physical address.

@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use std::os::unix::net::UnixStream;
 
 use anyhow::{Context, Result, ensure};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recv, recvmsg};
 
 /// A longer line is no command.
 const LONGEST_LINE: usize = 64 << 10;
@@ -20,6 +20,8 @@ pub struct Files {
     /// Those that have come and have no name yet.
     new: Vec<File>,
     named: BTreeMap<String, File>,
+    /// The client.
+    peer: Option<UnixStream>,
 }
 
 impl Files {
@@ -33,6 +35,14 @@ impl Files {
         );
         self.named.insert(name.to_owned(), file);
         Ok(())
+    }
+
+    /// Whether the client has hung up.
+    pub fn is_left(&self) -> bool {
+        let mut byte = [0];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let peer = self.peer.as_ref();
+        peer.is_some_and(|peer| matches!(recv(peer, &mut byte[..], flags), Ok((_, 0))))
     }
 
     /// Takes the one of that name.
@@ -57,7 +67,10 @@ impl<'a> Connection<'a> {
         Self {
             stream,
             rest: Vec::new(),
-            files: Files::default(),
+            files: Files {
+                peer: stream.try_clone().ok(),
+                ..Files::default()
+            },
         }
     }
 

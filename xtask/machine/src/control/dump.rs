@@ -1,76 +1,245 @@
-//! `dump-guest-memory` of one byte, by which drgn asks for VMCOREINFO: an ELF core with that note, and no memory.
+//! `dump-guest-memory`: a core file of a guest, which stands still meanwhile, or of one byte, by which drgn asks for VMCOREINFO:
+//! then it has that note, and no memory.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
 
-use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use anyhow::{Context, Result, bail, ensure};
+use hv_abi::operator::Verb;
+use introspection::core_file::CoreFile;
+use serde_json::{Value, json};
 
 use super::connection::Files;
-use super::linux;
+use super::{linux, taken};
 use crate::operator::Operator;
 
-/// Writes it to the file that `arguments` name.
-pub fn dump(arguments: &Value, operator: &Operator, files: &mut Files) -> Result<()> {
+/// Writes it to the file that `arguments` name; what it is.
+pub fn dump(arguments: &Value, operator: &Operator, files: &mut Files) -> Result<Value> {
     ensure!(
-        arguments["paging"] == false && arguments["length"] == 1 && arguments["begin"].is_u64(),
-        "only VMCOREINFO is dumped, by \"paging\": false and \"length\": 1; a guest's memory is dumped by `cargo xtask ctl nmi`"
+        matches!(arguments["paging"], Value::Null | Value::Bool(false)),
+        "a guest is dumped by physical address: \"paging\": false"
+    );
+    ensure!(
+        arguments["format"].is_null() || arguments["format"] == "elf",
+        "a guest is dumped as ELF; `cargo xtask ctl dump --format kdump` has makedumpfile make another of it"
     );
     let protocol = arguments["protocol"].as_str().unwrap_or_default();
     let name = protocol.strip_prefix("fd:");
     let name = name.context("say to which file: \"protocol\": \"fd:NAME\", after getfd")?;
-    let mut file = files.take(name)?;
-    let note = linux::vmcoreinfo(operator)?.note;
-    file.write_all(&core(&note))
-        .context("the dump cannot be written")
+    match (&arguments["begin"], &arguments["length"]) {
+        (Value::Null, Value::Null) => whole(operator, files, name),
+        (begin, length) if begin.is_u64() && *length == 1 => {
+            let mut file = files.take(name)?;
+            let core = CoreFile {
+                vmcoreinfo: linux::vmcoreinfo(operator)?.note,
+                ..CoreFile::default()
+            };
+            file.write_all(&core.head()).context(UNWRITTEN)?;
+            Ok(json!({}))
+        }
+        _ => bail!("a guest is dumped as a whole, or VMCOREINFO by \"length\": 1"),
+    }
 }
 
-/// An ELF core file of AArch64 with one segment of notes.
-fn core(note: &[u8]) -> Vec<u8> {
-    const HEADER: u16 = 64;
-    const SEGMENT: u16 = 56;
-    // Class 64, little-endian, version 1; ET_CORE, EM_AARCH64.
-    let mut bytes = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x04\0\xb7\0\x01\0\0\0".to_vec();
-    // Entry, where program headers are, no sections, no flags.
-    for word in [0, u64::from(HEADER), 0] {
-        bytes.extend(word.to_le_bytes());
+const UNWRITTEN: &str = "the dump cannot be written";
+
+/// A guest that is paused, and goes on when this is dropped unless it was so before.
+struct Pause<'a> {
+    operator: &'a Operator,
+    was_paused: bool,
+}
+
+impl<'a> Pause<'a> {
+    /// Pauses it, if that may be done; what is to be known of it goes to `said`.
+    fn begin(operator: &'a Operator, said: &mut Vec<String>) -> Result<Option<Self>> {
+        let state = state(operator)?;
+        let was_paused = state == "paused";
+        ensure!(
+            was_paused || state == "running",
+            "the guest is {state}, and there is nothing to dump"
+        );
+        if !was_paused {
+            let answers = match operator.ask(Verb::Freeze, 0) {
+                Ok(answers) => answers,
+                Err(error) => {
+                    said.push(format!(
+                        "the guest runs on, and the dump is of several moments: {error:#}"
+                    ));
+                    return Ok(None);
+                }
+            };
+            for vcpu in answers.missing() {
+                said.push(format!(
+                    "the pCPU of vCPU {vcpu} does not answer: the vCPU may run on meanwhile"
+                ));
+            }
+        }
+        Ok(Some(Self {
+            operator,
+            was_paused,
+        }))
     }
-    bytes.extend(0u32.to_le_bytes());
-    for half in [HEADER, SEGMENT, 1, 64, 0, 0] {
-        bytes.extend(half.to_le_bytes());
+
+    /// Whether it is still so, whatever others have asked for.
+    fn holds(&self) -> Result<bool> {
+        Ok(state(self.operator)? == "paused")
     }
-    // PT_NOTE, no flags.
-    bytes.extend(4u32.to_le_bytes());
-    bytes.extend(0u32.to_le_bytes());
-    let size = note.len() as u64;
-    for word in [u64::from(HEADER + SEGMENT), 0, 0, size, size, 4] {
-        bytes.extend(word.to_le_bytes());
+}
+
+impl Drop for Pause<'_> {
+    fn drop(&mut self) {
+        if !self.was_paused {
+            // A machine that has ended needs no thaw.
+            let _ = self.operator.ask(Verb::Thaw, 0);
+        }
     }
-    bytes.extend(note);
-    bytes
+}
+
+fn state(operator: &Operator) -> Result<String> {
+    let status = operator.ask(Verb::Status, 0)?;
+    Ok(status.vm.map(|vm| vm.state).unwrap_or_default())
+}
+
+fn whole(operator: &Operator, files: &mut Files, name: &str) -> Result<Value> {
+    let mut file = Sparse::of(files.take(name)?)?;
+    let ram = operator.ram();
+    ensure!(
+        !ram.is_empty(),
+        "the hypervisor has not said where the guest's memory is"
+    );
+    let mut said = Vec::new();
+    // It does not change; the first time it is looked for.
+    let info = linux::vmcoreinfo(operator);
+    let pause = Pause::begin(operator, &mut said)?;
+    let source = operator.source()?;
+    let taken = taken::take(operator, &source, info, ram, &mut said)?;
+    file.write(&taken.core.head())?;
+    for (start, length) in &taken.core.ram {
+        source.read(*start, *length, |bytes| {
+            ensure!(!files.is_left(), "whoever wanted the dump has gone");
+            file.write(bytes)
+        })?;
+    }
+    file.write(&taken.core.tail())?;
+    let size = file.end()?;
+    let is_consistent = match &pause {
+        None => false,
+        Some(pause) => pause.holds()?,
+    };
+    if pause.is_some() && !is_consistent {
+        said.push("the guest went on before the dump was done: it is of several moments".into());
+    }
+    let memory: u64 = taken.core.ram.iter().map(|(_, length)| length).sum();
+    Ok(json!({
+        "release": taken.release,
+        "cpus": taken.cpus.iter().map(|(cpu, vcpu, pc)| json!({ "cpu": cpu, "vcpu": vcpu, "pc": pc })).collect::<Value>(),
+        "memory": memory,
+        "bytes": size,
+        "consistent": is_consistent,
+        "said": said,
+    }))
+}
+
+/// Smaller runs of zeros are written.
+const HOLE: usize = 4096;
+static ZEROS: [u8; HOLE] = [0; HOLE];
+
+/// A file in which zeros take no room, if it can have holes.
+struct Sparse {
+    file: File,
+    has_holes: bool,
+    /// How many zeros come next.
+    zeros: u64,
+    /// How much has been given.
+    size: u64,
+}
+
+impl Sparse {
+    fn of(file: File) -> Result<Self> {
+        let has_holes = file.metadata().context(UNWRITTEN)?.is_file();
+        Ok(Self {
+            file,
+            has_holes,
+            zeros: 0,
+            size: 0,
+        })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.size += bytes.len() as u64;
+        if !self.has_holes {
+            return self.file.write_all(bytes).context(UNWRITTEN);
+        }
+        let is_zero = |block: &[u8]| *block == ZEROS[..block.len()];
+        let blocks: Vec<&[u8]> = bytes.chunks(HOLE).collect();
+        for run in blocks.chunk_by(|one, other| is_zero(one) == is_zero(other)) {
+            let length: usize = run.iter().map(|block| block.len()).sum();
+            if is_zero(run[0]) {
+                self.zeros += length as u64;
+                continue;
+            }
+            self.skip()?;
+            self.file.write_all(&run.concat()).context(UNWRITTEN)?;
+        }
+        Ok(())
+    }
+
+    fn skip(&mut self) -> Result<()> {
+        let zeros = i64::try_from(std::mem::take(&mut self.zeros))?;
+        if zeros != 0 {
+            self.file
+                .seek(SeekFrom::Current(zeros))
+                .context(UNWRITTEN)?;
+        }
+        Ok(())
+    }
+
+    /// The size of it all.
+    fn end(mut self) -> Result<u64> {
+        if self.has_holes {
+            self.skip()?;
+            let end = self.file.stream_position().context(UNWRITTEN)?;
+            self.file.set_len(end).context(UNWRITTEN)?;
+        }
+        Ok(self.size)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    use object::LittleEndian;
-    use object::elf::FileHeader64;
-    use object::read::elf::{FileHeader, ProgramHeader};
+    use std::io::Read;
+    use std::os::unix::fs::MetadataExt;
 
     #[test]
-    fn the_note_is_in_an_elf_core() {
-        let note = b"\x0b\0\0\0\x04\0\0\0\0\0\0\0VMCOREINFO\0\0A=1\n";
-        let bytes = core(note);
-        let header = FileHeader64::<LittleEndian>::parse(&*bytes).unwrap();
-        let segments = header.program_headers(LittleEndian, &*bytes).unwrap();
-        let [segment] = segments else {
-            panic!("{}", segments.len())
-        };
-        let mut notes = segment.notes(LittleEndian, &*bytes).unwrap().unwrap();
-        let found = notes.next().unwrap().unwrap();
-        assert_eq!(
-            (found.name(), found.desc()),
-            (&b"VMCOREINFO"[..], &b"A=1\n"[..])
-        );
+    fn zeros_are_holes_and_all_is_as_it_was_given() {
+        let mut file = tempfile::tempfile().unwrap();
+        let mut sparse = Sparse::of(file.try_clone().unwrap()).unwrap();
+        let mut all: Vec<u8> = Vec::new();
+        let megabyte = vec![0; 1 << 20];
+        for bytes in [&[1; 5000][..], &megabyte, &[0, 2], &megabyte[..8192]] {
+            sparse.write(bytes).unwrap();
+            all.extend(bytes);
+        }
+        assert_eq!(sparse.end().unwrap(), all.len() as u64);
+        let mut read = Vec::new();
+        file.rewind().unwrap();
+        file.read_to_end(&mut read).unwrap();
+        assert!(read == all, "{} and {} bytes", read.len(), all.len());
+        let blocks = file.metadata().unwrap().blocks();
+        assert!(blocks * 512 < 1 << 19, "{blocks} blocks");
+    }
+
+    #[test]
+    fn a_pipe_gets_every_zero() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let file = File::from(std::os::fd::OwnedFd::from(writer));
+        let mut sparse = Sparse::of(file).unwrap();
+        sparse.write(&[0; 8192]).unwrap();
+        assert_eq!(sparse.end().unwrap(), 8192);
+        let mut read = Vec::new();
+        reader.read_to_end(&mut read).unwrap();
+        assert_eq!(read, [0; 8192]);
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use hv_abi::operator::Verb;
-use introspection::memory::{Cached, Memory};
+use introspection::memory::Memory;
 use introspection::translation::Regime;
 use introspection::vmcoreinfo::{self, Vmcoreinfo};
 
@@ -30,7 +30,8 @@ const MOST_VCPUS: usize = 8;
 /// What the kernel that runs says of itself. Where it was the last time is looked first, and it must be of what runs now.
 pub fn vmcoreinfo(operator: &Operator) -> Result<Vmcoreinfo> {
     let (vcpus, tasks) = vcpus(operator)?;
-    let mut ram = Ram(operator);
+    let source = operator.source()?;
+    let mut ram = source.clone();
     if let Some(place) = operator.vmcoreinfo_place()
         && let Some(found) = Vmcoreinfo::at(&mut ram, place)?
         && vcpus
@@ -44,7 +45,7 @@ pub fn vmcoreinfo(operator: &Operator) -> Result<Vmcoreinfo> {
         !ranges.is_empty(),
         "the hypervisor has not said where the guest's memory is"
     );
-    let windows = vmcoreinfo::windows(&mut Cached::new(Ram(operator), 256), &vcpus, &tasks);
+    let windows = vmcoreinfo::windows(&mut source.cached(), &vcpus, &tasks);
     let until = Instant::now() + LIMIT;
     let pages = vmcoreinfo::order(&ranges, &windows);
     let found = vmcoreinfo::find(&mut ram, pages, &vcpus, |_| Instant::now() < until)?;

@@ -20,7 +20,7 @@ pub fn greeting() -> Value {
 }
 
 /// All commands.
-const COMMANDS: [&str; 28] = [
+const COMMANDS: [&str; 29] = [
     "qmp_capabilities",
     "query-commands",
     "query-version",
@@ -41,6 +41,7 @@ const COMMANDS: [&str; 28] = [
     "x-halligan-status",
     "x-halligan-registers",
     "x-halligan-read",
+    "x-halligan-dump",
     "x-halligan-vmcoreinfo",
     "x-halligan-console",
     "x-halligan-nmi",
@@ -182,6 +183,8 @@ fn execute(
             dump::dump(arguments, operator, files)?;
             none()
         }
+        // The same, which says what it is.
+        "x-halligan-dump" => dump::dump(arguments, operator, files)?,
         "human-monitor-command" => {
             let line = named(arguments, "command-line")?;
             monitor::Command::parse(line)?.execute(operator)?.into()

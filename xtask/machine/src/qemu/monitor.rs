@@ -22,8 +22,12 @@ pub struct Monitor {
 }
 
 impl Machine {
-    /// Starts the machine as [`Machine::start`] does, with a monitor.
-    pub fn start_with_monitor(&self, timeout: Option<Duration>) -> Result<(Session, Monitor)> {
+    /// Starts the machine as [`Machine::start`] does, with a monitor, which `may_debug`: let a debugger in later.
+    pub fn start_with_monitor(
+        &self,
+        timeout: Option<Duration>,
+        may_debug: bool,
+    ) -> Result<(Session, Monitor)> {
         let (ours, qemus) = UnixStream::pair()?;
         ours.set_read_timeout(Some(LIMIT))?;
         // QEMU inherits it, under its number.
@@ -33,8 +37,8 @@ impl Machine {
         let mut arguments: Vec<_> = ["-chardev", &socket, "-mon", "chardev=monitor,mode=control"]
             .map(Into::into)
             .into();
-        if self.gdb.is_none() {
-            // It may let a debugger in later.
+        if may_debug && self.gdb.is_none() {
+            // A debugger reaches this monitor, too.
             arguments.extend(super::NO_PROGRAMS.map(Into::into));
         }
         machine.extra.splice(0..0, arguments);
