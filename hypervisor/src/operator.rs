@@ -144,6 +144,10 @@ pub fn tell(VmId(vm): VmId, answer: &Answer<'_>) {
             let (vcpu, rung, answer) = (vcpu.0, rung.name(), answer.name());
             log!("@vm-nmi vm={vm} vcpu={vcpu} rung={rung} answer={answer}");
         }
+        Answer::Gwdt { vcpu, act } => {
+            let (vcpu, act) = (vcpu.0, act.name());
+            log!("@vm-gwdt vm={vm} vcpu={vcpu} do={act}");
+        }
         Answer::Health {
             vcpu,
             watch,

@@ -54,6 +54,7 @@ pub mod key {
     pub const DTB_AT: &str = "halligan,dtb-at";
     pub const FLASH: &str = "halligan,flash";
     pub const PVPANIC: &str = "halligan,pvpanic";
+    pub const GWDT: &str = "halligan,sbsa-gwdt";
     pub const WATCHDOG: &str = "halligan,watchdog";
     pub const PCPUS: &str = "halligan,cpus";
     pub const AFFINITIES: &str = "halligan,machine-affinities";
@@ -238,6 +239,10 @@ fn guest<'a>(tree: &Tree<'_, 'a>, node: Node<'_, 'a>) -> Result<Guest<'a>, Error
                 config.policy = policy(value).ok_or_else(|| wrong(node, key, "is no policy"))?;
             }
             key::PVPANIC => config.pvpanic = cells(node, key, value)? != 0,
+            key::GWDT => {
+                let act = Act::of_number(cells(node, key, value)?);
+                config.gwdt = Some(act.ok_or_else(|| wrong(node, key, "is nothing to do"))?);
+            }
             key::PCPUS => config.pcpus = numbers(node, key, value)?,
             key::AFFINITIES => config.machine_affinities = cells(node, key, value)? != 0,
             key::DEVICES => config.devices = Some(words(node, key, value)?),

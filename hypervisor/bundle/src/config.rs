@@ -7,7 +7,7 @@ use hv_abi::firmware::{Firmware, Unknown};
 use hv_abi::policy::Policy;
 use hv_abi::psci::Reclaim;
 use hv_abi::sdei::{Definition, MAX_EVENTS, Scope, VENDOR_EVENT};
-use hv_abi::watchdog::{LONGEST_MS, Nmi, SHORTEST_MS, Watchdog};
+use hv_abi::watchdog::{Act, LONGEST_MS, Nmi, SHORTEST_MS, Watchdog};
 
 use crate::{Error, Wanted};
 
@@ -56,6 +56,8 @@ pub struct GuestConfig {
     pub flash: u64,
     /// Whether it has a device by which it says that it has panicked.
     pub pvpanic: bool,
+    /// Whether it has a watchdog of its own, and what is done when it does not refresh that.
+    pub gwdt: Option<Act>,
     /// What is done when it makes no progress, if anything is.
     pub watchdog: Option<Watchdog>,
     /// The devices of the machine that it gets, as [`crate::Wanted`] reads them; all for an only guest that says nothing.
@@ -85,6 +87,7 @@ impl Default for GuestConfig {
             debug_calls: false,
             flash: 0,
             pvpanic: false,
+            gwdt: None,
             watchdog: None,
             devices: None,
             trusted: false,

@@ -161,6 +161,9 @@ fn configuration(number: usize, guest: &Guest<'_>) -> DeviceTreeNode {
     if config.pvpanic {
         set(&mut node, key::PVPANIC, 1_u32);
     }
+    if let Some(act) = config.gwdt {
+        set(&mut node, key::GWDT, act as u32);
+    }
     if config.policy != Policy::USUAL {
         let Policy {
             is_manual,

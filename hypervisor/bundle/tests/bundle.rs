@@ -54,6 +54,7 @@ fn config() -> GuestConfig {
         debug_calls: true,
         flash: 64 << 20,
         pvpanic: true,
+        gwdt: Some(Act::Freeze),
         watchdog: Some(Watchdog {
             limit_ms: 10_000,
             one: Act::Report,

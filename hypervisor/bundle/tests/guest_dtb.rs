@@ -74,15 +74,17 @@ fn a_guest_reads_of_nothing_it_is_not_given() {
 #[test]
 fn devices_of_a_guests_own_are_described() {
     let plain = build(&virt(2, GicVersion::V3), &spec());
-    assert!(
-        names(&plain, "/")
+    assert!(names(&plain, "/").iter().all(|name| {
+        ["flash", "pvpanic", "watchdog"]
             .iter()
-            .all(|name| !name.contains("flash") && !name.contains("pvpanic"))
-    );
+            .all(|own| !name.contains(own))
+    }));
     let own = OwnDevices {
         flash: Range::new(0x400_0000, 0x400_0000),
         flash_ram: Range::new(0x7c00_0000, 0x400_0000),
         pvpanic: Range::new(0xb00_0000, 2),
+        gwdt: [0xb01_0000, 0xb02_0000].map(|start| Range::new(start, 0x1000)),
+        gwdt_intid: 287,
     };
     let tree = build(&virt(2, GicVersion::V3), &GuestSpec { own, ..spec() });
     let (flash, pvpanic) = ("/flash@4000000", "/pvpanic@b000000");
@@ -103,6 +105,16 @@ fn devices_of_a_guests_own_are_described() {
         cells(&tree, pvpanic, "reg"),
         Some(vec![0, 0xb00_0000, 0, 2])
     );
+    let gwdt = "/watchdog@b010000";
+    assert_eq!(
+        text(&tree, gwdt, "compatible").as_deref(),
+        Some("arm,sbsa-gwdt")
+    );
+    let frames = vec![0, 0xb01_0000, 0, 0x1000, 0, 0xb02_0000, 0, 0x1000];
+    assert_eq!(cells(&tree, gwdt, "reg"), Some(frames));
+    let gic = cells(&tree, "/intc@8000000", "phandle").unwrap();
+    let interrupt = vec![gic[0], 0, 287 - 32, 4];
+    assert_eq!(cells(&tree, gwdt, "interrupts-extended"), Some(interrupt));
 }
 
 #[test]

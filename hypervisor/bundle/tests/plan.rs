@@ -3,6 +3,7 @@
 #[path = "../../../platform/tests/data/trees.rs"]
 mod trees;
 
+use hv_abi::watchdog::Act;
 use hv_bundle::{
     BLOCK_SIZE, Bundle, CpuInterface, Error, Fresh, Guest, GuestConfig, Host, Identity, Keep,
     OwnDevices, Piece, REDISTRIBUTOR_SIZE, Secret, Seeds, VmPlan, plan, tables,
@@ -216,6 +217,7 @@ fn devices_of_a_guests_own_are_where_the_machine_has_nothing() {
     let config = || GuestConfig {
         flash: 64 * MIB,
         pvpanic: true,
+        gwdt: Some(Act::Reset),
         ..GuestConfig::default()
     };
     let board = Board::virt(2);
@@ -225,7 +227,12 @@ fn devices_of_a_guests_own_are_where_the_machine_has_nothing() {
     let (own, machine) = (plans[0].own, &board.machine);
     assert_eq!(own.flash, Range::new(0x400_0000, 64 * MIB));
     let devices = machine.devices.iter().flat_map(|device| &device.mmio);
-    for place in [own.flash, own.pvpanic] {
+    let [control, refresh] = own.gwdt;
+    assert!(
+        !plans[0].interrupts.contains(&own.gwdt_intid) && own.gwdt_intid != plans[0].uart_intid
+    );
+    assert!(own.gwdt_intid >= 32 && !control.overlaps(refresh));
+    for place in [own.flash, own.pvpanic, control, refresh] {
         assert!(!place.is_empty());
         let all = machine.ram.iter().chain(devices.clone());
         assert!(

@@ -23,6 +23,11 @@ impl Clock {
         self.held.is_some()
     }
 
+    /// Whether `vcpu` may read it.
+    pub fn is_inside(&self, vcpu: VcpuId) -> bool {
+        self.inside.contains(vcpu)
+    }
+
     /// `vcpu` is about to enter the guest; the offset that it has there.
     #[must_use]
     pub fn enter(&mut self, vcpu: VcpuId) -> u64 {
@@ -34,6 +39,18 @@ impl Clock {
     pub fn leave(&mut self, vcpu: VcpuId, now: Instant) {
         self.inside.remove(vcpu);
         self.held = self.held.map(|since| since.max(now));
+    }
+
+    /// What it says at a time of the system counter's, to who is inside.
+    #[must_use]
+    pub const fn shown(&self, now: Instant) -> Instant {
+        Instant(now.0.saturating_sub(self.offset))
+    }
+
+    /// When it says that, by the system counter.
+    #[must_use]
+    pub const fn system(&self, shown: Instant) -> Instant {
+        shown.after(self.offset)
     }
 
     /// It is to stand still as soon as nobody is inside.
@@ -73,6 +90,8 @@ mod tests {
         clock.release(at(200));
         assert!(!clock.is_held());
         assert_eq!([clock.enter(ONE), clock.enter(TWO)], [70, 70]);
+        assert_eq!(clock.shown(at(200)), at(130));
+        assert_eq!(clock.system(at(130)), at(200));
         // Times add up.
         clock.hold(at(300));
         clock.leave(ONE, at(310));

@@ -12,6 +12,7 @@ pub mod confine;
 pub mod entry;
 pub mod exit;
 pub mod flash;
+pub mod gwdt;
 pub mod id;
 pub mod idreg;
 pub mod ladder;

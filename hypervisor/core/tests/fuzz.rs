@@ -257,6 +257,7 @@ impl Values {
             uart_intid: IntId(33),
             has_uart_page: false,
             flash: 0,
+            gwdt: None,
         });
         let mut vcpus: Vec<_> = (0..VCPUS)
             .map(|n| {

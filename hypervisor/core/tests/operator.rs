@@ -80,6 +80,7 @@ fn stands(told: &[Told]) -> Vec<(u8, Stand)> {
         | Told::Vm { .. }
         | Told::Memory { .. }
         | Told::Health { .. }
+        | Told::Gwdt { .. }
         | Told::Nmi { .. } => None,
     };
     told.iter().filter_map(stand).collect()

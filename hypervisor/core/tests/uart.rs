@@ -135,6 +135,7 @@ impl Rig {
             uart_intid: IntId(LINE),
             has_uart_page: map.uart_page().is_some(),
             flash: 0,
+            gwdt: None,
         });
         let machine = Rc::new(RefCell::new(Machine {
             page: Pl011::new().image().words().collect(),

@@ -4,6 +4,7 @@ use hv_abi::policy::Policy;
 use hv_abi::sdei;
 use hv_core::entry::Features;
 use hv_core::exit;
+use hv_core::gwdt;
 use hv_core::id::{Mpidr, VcpuId, VcpuSet};
 use hv_core::psci::{self, Start};
 use hv_core::regs::{El1, El1Values, Exception, GuestRegs, pstate};
@@ -653,6 +654,7 @@ fn an_address_nobody_answers_gives_an_external_abort() {
 fn devices_of_the_guests_own_are_reached_where_they_are_and_nowhere_else() {
     let mut rig = rig();
     let (flash, pvpanic) = (0x400_0000, 0xb00_0000);
+    let (control, refresh) = (0xb01_0000, 0xb02_0000);
     let range = |start, size| IpaRange { start, size };
     // Without any, nobody answers there.
     let (esr, far, hpfar) = load(flash);
@@ -660,6 +662,8 @@ fn devices_of_the_guests_own_are_reached_where_they_are_and_nowhere_else() {
     rig.map.own = OwnDevices {
         flash: range(flash, 0x4_0000),
         pvpanic: range(pvpanic, 2),
+        gwdt: [range(control, 0x1000), range(refresh, 0x1000)],
+        guard: None,
     };
     let places = [
         (flash, Some((OwnDevice::Flash, 0))),
@@ -667,6 +671,12 @@ fn devices_of_the_guests_own_are_reached_where_they_are_and_nowhere_else() {
         (flash + 0x4_0000, None),
         (pvpanic, Some((OwnDevice::Pvpanic, 0))),
         (pvpanic + 4, None),
+        (
+            control + 8,
+            Some((OwnDevice::Gwdt(gwdt::Frame::Control), 8)),
+        ),
+        (control + 0x1000, None),
+        (refresh, Some((OwnDevice::Gwdt(gwdt::Frame::Refresh), 0))),
     ];
     for (ipa, expected) in places {
         let (esr, far, hpfar) = load(ipa);

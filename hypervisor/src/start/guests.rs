@@ -12,7 +12,7 @@ use hv_core::sdei::Board;
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{Config, Vgic};
 use hv_core::virtio::{Area, Mediator};
-use hv_core::vm::{self, GuestMap, IpaRange, OwnDevices, Transport, last_redistributors};
+use hv_core::vm::{self, Guard, GuestMap, IpaRange, OwnDevices, Transport, last_redistributors};
 use hv_core::{ladder, watch};
 use platform::{Machine, Range};
 
@@ -98,6 +98,11 @@ fn build(plan: VmPlan<'static>, spis: u32) -> Vm {
         own: OwnDevices {
             flash: ipa(plan.own.flash),
             pvpanic: ipa(plan.own.pvpanic),
+            gwdt: plan.own.gwdt.map(ipa),
+            guard: config.gwdt.map(|act| Guard {
+                intid: IntId(plan.own.gwdt_intid),
+                act,
+            }),
         },
         mediated: plan.mediated.iter().map(transport).collect(),
     };

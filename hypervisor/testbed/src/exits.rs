@@ -22,6 +22,17 @@ pub const REDISTRIBUTORS: u64 = 0x080a_0000;
 pub const SGI_FRAME: u64 = 0x1_0000;
 /// Where it finds the emulated UART.
 pub const UART: u64 = 0x0900_0000;
+/// Where it finds its own watchdog's frames, if it has one.
+pub const GWDT: [IpaRange; 2] = [
+    IpaRange {
+        start: 0x0b01_0000,
+        size: 0x1000,
+    },
+    IpaRange {
+        start: 0x0b02_0000,
+        size: 0x1000,
+    },
+];
 
 /// What a guest does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

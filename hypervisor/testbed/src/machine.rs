@@ -21,12 +21,12 @@ use hv_core::trace::Event;
 use hv_core::vgic::{self, Affinities, Leftovers, LrSource, Model, Vgic};
 use hv_core::virtio::Mediator;
 use hv_core::vm::{
-    self, GuestMap, IpaRange, OwnDevices, REDISTRIBUTOR_SIZE, Shared, SharedConfig, Transport,
-    Vcpu, VcpuLoop, last_redistributors,
+    self, Guard, GuestMap, IpaRange, OwnDevices, REDISTRIBUTOR_SIZE, Shared, SharedConfig,
+    Transport, Vcpu, VcpuLoop, last_redistributors,
 };
 use hv_core::watch;
 
-use crate::exits::{DISTRIBUTOR, GICC_DIR, RAM, REDISTRIBUTORS, UART};
+use crate::exits::{DISTRIBUTOR, GICC_DIR, GWDT, RAM, REDISTRIBUTORS, UART};
 use crate::told::Told;
 use crate::world::{Place, Port, Seat, World};
 use crate::{Cpu, Exit, Interface, Physical};
@@ -67,6 +67,8 @@ pub struct Built {
     pub policy: Policy,
     /// The watchdog over the guest.
     pub watchdog: Option<watch::Config>,
+    /// The guest's own watchdog.
+    pub gwdt: Option<Guard>,
 }
 
 impl Built {
@@ -93,6 +95,7 @@ impl Built {
             },
             policy: Policy::USUAL,
             watchdog: None,
+            gwdt: None,
         }
     }
 
@@ -135,7 +138,11 @@ impl Built {
             redistributors,
             board: Board::new(vcpus),
             has_debug_calls: true,
-            own: OwnDevices::default(),
+            own: OwnDevices {
+                gwdt: self.gwdt.map_or(Default::default(), |_| GWDT),
+                guard: self.gwdt,
+                ..OwnDevices::default()
+            },
             mediated: transports,
         };
         let firmware = match self.leftovers {
@@ -154,6 +161,7 @@ impl Built {
             uart_intid: self.uart,
             has_uart_page: false,
             flash: 0,
+            gwdt: self.gwdt,
         });
         let mut interface = Interface::new(self.model, self.list_regs);
         interface.counts_drops = self.counts_drops;

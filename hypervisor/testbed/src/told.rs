@@ -57,6 +57,13 @@ pub enum Told {
         /// What it has come to.
         answer: ladder::Answer,
     },
+    /// Of the guest's own watchdog.
+    Gwdt {
+        /// Which vCPU has looked.
+        vcpu: u8,
+        /// What is done.
+        act: Act,
+    },
     /// Of the watchdog.
     Health {
         /// Which vCPU.
@@ -112,6 +119,7 @@ impl Told {
                 rung,
                 answer,
             },
+            Answer::Gwdt { vcpu, act } => Told::Gwdt { vcpu: vcpu.0, act },
             Answer::Health {
                 vcpu, watch, done, ..
             } => Told::Health {

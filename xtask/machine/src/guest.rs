@@ -30,7 +30,7 @@ pub use flash::Flash;
 pub use net::Net;
 use numbers::{address, host_memory_mib, memory_mib};
 pub use policy::{Start, Then};
-pub use watchdog::{Nmi, Watchdog};
+pub use watchdog::{Gwdt, Nmi, Watchdog};
 
 /// The options that describe a guest, on the command line and in a guest file.
 #[derive(Args, Clone, Debug, Default, Deserialize, PartialEq, Eq)]
@@ -110,6 +110,10 @@ pub struct Options {
     /// Whether the guest has a pvpanic device; only a guest file can say it.
     #[arg(skip)]
     pub pvpanic: Option<bool>,
+    /// A watchdog of the guest's own, and what is done when it does not refresh that; only a guest file can say it.
+    #[arg(skip)]
+    #[serde(rename = "sbsa-gwdt")]
+    pub gwdt: Option<Gwdt>,
     /// What is done when the guest makes no progress; only a guest file can say it.
     #[arg(skip)]
     pub watchdog: Option<Watchdog>,
@@ -290,6 +294,7 @@ impl Options {
             debug_calls: self.debug_calls.or(file.debug_calls),
             flash: self.flash.or(file.flash),
             pvpanic: self.pvpanic.or(file.pvpanic),
+            gwdt: self.gwdt.or(file.gwdt),
             watchdog: self.watchdog.or(file.watchdog),
             name: self.name.or(file.name),
             devices: self.devices.or(file.devices),
@@ -320,6 +325,7 @@ impl Options {
             debug_calls: self.debug_calls.unwrap_or_default(),
             flash: self.flash_bytes().unwrap_or_default(),
             pvpanic: self.pvpanic.unwrap_or_default(),
+            gwdt: self.gwdt.map(|it| it.0),
             watchdog: self.watchdog.map(|it| it.0),
             name: self.name.clone().unwrap_or(GuestConfig::default().name),
             devices: self.devices.clone(),

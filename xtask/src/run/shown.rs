@@ -100,6 +100,10 @@ impl Shown {
                 let text = whose + &rung.map_or_else(String::new, |rung| rung.to_string());
                 return Ok(vec![Line { text, ..line }]);
             }
+            "vm-gwdt" => {
+                let text = whose + gwdt(&record)?;
+                return Ok(vec![Line { text, ..line }]);
+            }
             "vm-late" => {
                 let text = whose + &late(&record)?;
                 return Ok(vec![Line { text, ..line }]);
@@ -129,6 +133,17 @@ fn then(record: &Record) -> Result<String> {
         _ => "and stays off",
     };
     Ok(format!("the guest {how}, {then}"))
+}
+
+/// The guest has not refreshed its own watchdog.
+fn gwdt(record: &Record) -> Result<&'static str> {
+    Ok(match record.word("do")? {
+        "nmi" => "the guest has not refreshed its sbsa-gwdt; an NMI is sent",
+        "freeze" => "the guest has not refreshed its sbsa-gwdt; it is paused",
+        "reset" => "the guest has not refreshed its sbsa-gwdt; it is reset",
+        "off" => "the guest has not refreshed its sbsa-gwdt; it is switched off",
+        _ => "the guest has not refreshed its sbsa-gwdt",
+    })
 }
 
 /// What the guest's watchdog has found.
@@ -353,6 +368,19 @@ mod tests {
              so are all that are on; an NMI is sent",
             "vCPU 1 is stopped at pc 0x44: interrupt 1 has been waiting for 0.5 s, kept off by its priority mask",
             "vCPU 1 takes interrupts again",
+        ];
+        assert_eq!(told, sentences);
+    }
+
+    #[test]
+    fn what_is_done_about_a_guest_that_does_not_refresh_its_watchdog_is_a_sentence() {
+        let told = shown(&[
+            "@vm-gwdt vm=0 vcpu=3 do=report",
+            "@vm-gwdt vm=0 vcpu=0 do=reset",
+        ]);
+        let sentences = [
+            "the guest has not refreshed its sbsa-gwdt",
+            "the guest has not refreshed its sbsa-gwdt; it is reset",
         ];
         assert_eq!(told, sentences);
     }

@@ -4,6 +4,7 @@ pub mod boot;
 mod clock;
 pub mod code;
 mod dump;
+mod gwdt;
 mod line;
 mod often;
 mod watchdog;
@@ -22,7 +23,7 @@ use debian::paths;
 use machine::control::Client;
 use machine::workshop::Workshop;
 
-const NAMES: [&str; 18] = [
+const NAMES: [&str; 19] = [
     "operator/looks-at-a-guest-that-spins-pauses-resets-and-ends-it",
     "operator/nmi-enters-a-guest-that-masks-interrupts",
     "operator/who-may-only-look",
@@ -41,6 +42,7 @@ const NAMES: [&str; 18] = [
     "operator/dump-has-all-of-a-guest",
     "operator/dump-of-each-of-several-guests",
     "operator/dump-of-a-guest-that-runs-on",
+    "operator/a-watchdog-of-the-guest-s-own",
 ];
 
 /// The same many times over; run when they are named.
@@ -76,6 +78,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
         whole,
         each,
         running,
+        own_watchdog,
     ] = NAMES;
     ledger.check(life, || look_and_end(workshop).map(|()| String::new()));
     ledger.check(nmi, || interrupt(workshop).map(|()| String::new()));
@@ -97,6 +100,9 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     ledger.check(whole, || dump::whole(workshop));
     ledger.check(each, || dump::each(workshop).map(|()| String::new()));
     ledger.check(running, || dump::running(workshop).map(|()| String::new()));
+    ledger.check(own_watchdog, || {
+        gwdt::bark(workshop).map(|()| String::new())
+    });
     let [pauses, registers, long] = SOAKS;
     if ledger.names(pauses) {
         ledger.check(pauses, || often::pause(workshop, 10_000));

@@ -9,7 +9,7 @@ use platform::{Conduit, Cpu, Device, DeviceKind, Machine, Range};
 
 use super::check::Check;
 use super::mediated::{Mediated, start_of};
-use super::own::{Own, take_highest};
+use super::own::{Own, free_spi, take_highest};
 use super::{Backing, Host, VmPlan, Wanted, gic, reaches_memory, seeding};
 use crate::layout::{Memory, Parts};
 use crate::places::Places;
@@ -107,6 +107,13 @@ impl<'m> Left<'m> {
                     plan.interrupts.push(spi.intid);
                 }
             }
+        }
+        if plan.guest.config.gwdt.is_some() {
+            plan.own.gwdt_intid = free_spi(self.host.spis, |intid| {
+                intid == plan.uart_intid
+                    || plan.interrupts.contains(&intid)
+                    || plan.mediated.iter().any(|it| it.intid == intid)
+            })?;
         }
         self.place(&mut plan, &given, is_placed)?;
         Ok(plan)

@@ -13,7 +13,11 @@ const FLASH: u64 = 0x400_0000;
 
 /// Where a place for pvpanic is looked for, a page after the other.
 const PVPANIC: core::ops::Range<u64> = 0xb00_0000..0x1_0000_0000;
-/// Bytes of its register, and of what it takes of the guest's addresses.
+/// Where places for the generic watchdog's frames are looked for, two behind each other, each in 64 KiB of its own (DEN0094, "Generic
+/// Watchdog").
+const GWDT: core::ops::Range<u64> = 0xb01_0000..0x1_0000_0000;
+const GWDT_STRIDE: u64 = 0x1_0000;
+/// Bytes of pvpanic's register, and of what it takes of the guest's addresses.
 const PVPANIC_SIZE: u64 = 2;
 const PAGE: u64 = 4096;
 
@@ -26,6 +30,10 @@ pub struct Own {
     pub flash_ram: Range,
     /// The emulated pvpanic; empty if it has none.
     pub pvpanic: Range,
+    /// The emulated generic watchdog's frames, control and refresh; empty if it has none.
+    pub gwdt: [Range; 2],
+    /// Its interrupt.
+    pub gwdt_intid: u32,
 }
 
 impl Own {
@@ -57,8 +65,30 @@ impl Own {
             };
             own.pvpanic = Range::new(start, PVPANIC_SIZE);
         }
+        if config.gwdt.is_some() {
+            let mut starts = GWDT.step_by(GWDT_STRIDE as usize);
+            let is_nothing = |start: &u64| {
+                let both = Range::new(*start, 2 * GWDT_STRIDE);
+                places.is_nothing(both) && !both.overlaps(own.pvpanic)
+            };
+            let Some(start) = starts.find(is_nothing) else {
+                let what = "has no 128 KiB of addresses below 4 GiB";
+                return Err(Error::invalid("sbsa-gwdt", what, "leave it out"));
+            };
+            own.gwdt = [start, start + GWDT_STRIDE].map(|start| Range::new(start, PAGE));
+        }
         Ok(own)
     }
+}
+
+/// The highest SPI, of so many, that the guest has not got.
+pub fn free_spi(spis: u32, has: impl Fn(u32) -> bool) -> Result<u32, Error> {
+    const FIRST: u32 = 32;
+    let mut all = (FIRST..FIRST + spis).rev();
+    all.find(|&intid| !has(intid)).ok_or_else(|| {
+        let what = "has no interrupt left on this machine";
+        Error::invalid("sbsa-gwdt", what, "leave it out")
+    })
 }
 
 /// Takes `size` bytes, in whole blocks, from the end of the highest piece that has them.
@@ -99,5 +129,13 @@ mod tests {
         assert_eq!(free, left);
         assert!(take_highest(&mut free, 5 * BLOCK_SIZE, "flash").is_err());
         assert_eq!(free, left);
+    }
+
+    #[test]
+    fn an_interrupt_of_the_guest_s_own_is_none_of_the_machine_s_that_it_has() {
+        assert_eq!(free_spi(64, |intid| intid == 33).unwrap(), 95);
+        assert_eq!(free_spi(64, |intid| intid >= 94).unwrap(), 93);
+        assert!(free_spi(2, |intid| [32, 33].contains(&intid)).is_err());
+        assert!(free_spi(0, |_| false).is_err());
     }
 }

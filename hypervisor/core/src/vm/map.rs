@@ -3,14 +3,14 @@
 use alloc::vec::Vec;
 use hv_abi::policy::Policy;
 
-use super::Deferred;
+use super::{Deferred, Guard};
 use crate::exit::MmioAccess;
 use crate::id::{IntId, Mpidr, VcpuId, VcpuSet};
 use crate::sdei::{Board, WithBoard};
 use crate::siblings::Siblings;
 use crate::vgic::affinity::Affinities;
 use crate::vgic::{Frame, Model, Published};
-use crate::{ladder, watch};
+use crate::{gwdt, ladder, watch};
 
 /// A range of guest physical addresses, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,6 +95,10 @@ pub struct OwnDevices {
     pub flash: IpaRange,
     /// The register by which it says that it has panicked.
     pub pvpanic: IpaRange,
+    /// [`crate::gwdt`]: its control frame and its refresh frame.
+    pub gwdt: [IpaRange; 2],
+    /// Its interrupt, and what is done when it is not refreshed.
+    pub guard: Option<Guard>,
 }
 
 /// Which of them.
@@ -104,6 +108,8 @@ pub enum OwnDevice {
     Flash,
     /// pvpanic.
     Pvpanic,
+    /// The watchdog.
+    Gwdt(gwdt::Frame),
 }
 
 /// An access to one.
@@ -122,9 +128,12 @@ impl OwnDevices {
     #[cold]
     #[inline(never)]
     pub(super) fn find(&self, access: MmioAccess) -> Option<OwnAccess> {
+        let [control, refresh] = self.gwdt;
         let devices = [
             (OwnDevice::Flash, self.flash),
             (OwnDevice::Pvpanic, self.pvpanic),
+            (OwnDevice::Gwdt(gwdt::Frame::Control), control),
+            (OwnDevice::Gwdt(gwdt::Frame::Refresh), refresh),
         ];
         devices.into_iter().find_map(|(device, range)| {
             let offset = range.offset_of(access.ipa)?;
@@ -137,10 +146,9 @@ impl OwnDevices {
     }
 
     fn has(&self, ipa: u64) -> bool {
-        self.flash
-            .offset_of(ipa)
-            .or(self.pvpanic.offset_of(ipa))
-            .is_some()
+        let [control, refresh] = self.gwdt;
+        let all = [self.flash, self.pvpanic, control, refresh];
+        all.iter().any(|range| range.offset_of(ipa).is_some())
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Read [`VcpuLoop::run_guest`] from top to bottom: that is what happens between two instructions of the guest.
 
+mod gwdt;
 mod nmi;
 mod operator;
 mod pause;
@@ -26,6 +27,7 @@ use crate::ladder::Ladder;
 use crate::mailbox::Requests;
 use crate::regs::GuestRegs;
 use crate::sdei::Fate;
+use crate::time::Instant;
 use crate::vgic::{self, Model};
 use crate::watch::Watch;
 
@@ -57,6 +59,8 @@ pub struct VcpuLoop<V, C> {
     watch: Option<Watch>,
     /// The NMI that this vCPU has had and that has come to nothing yet.
     ladder: Option<Ladder>,
+    /// When this vCPU is to look at the guest's own watchdog.
+    gwdt_due: Option<Instant>,
 }
 
 impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
@@ -71,6 +75,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             rest: Rest::Events,
             vcpu,
             ladder: None,
+            gwdt_due: None,
         };
         this.vcpu.move_to(&this.cpu);
         this.cpu.reset_virtual_interface();
@@ -221,6 +226,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             Next::Start(vcpu) => self.vm.ask(vcpu, Requests::START),
             Next::Transmit(byte) => self.cpu.transmit(byte),
             Next::TellOfPanic(events) => return self.told_of_panic(events),
+            Next::Gwdt => self.tend_gwdt(),
             Next::Suspend => self.stand_by(),
             Next::SuspendSystem(start) => return self.suspend_system(start),
             Next::Off => return Some(Leave::Off),
@@ -358,6 +364,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         let next = self.vcpu.sdei.tick(now);
         self.ring_watch(now);
         self.climb(now);
+        self.ring_gwdt(now);
         self.set_alarm(next);
         self.vm.remind(Requests::SDEI_LOOK);
     }

@@ -3,6 +3,7 @@
 //! [`Outcome`] what is to be done when the lock has been released.
 
 mod ends;
+mod gwdt;
 mod own;
 mod uart;
 mod watched;
@@ -25,6 +26,8 @@ use crate::trace::Event;
 use crate::vgic::{self, Held, Parts};
 use crate::watch::Company;
 
+pub use gwdt::Guard;
+use gwdt::Guarded;
 pub use own::event;
 
 /// The vCPU that starts with the VM.
@@ -61,6 +64,8 @@ pub enum Next {
     Off,
     /// It ends the VM.
     End(End),
+    /// It looks after the guest's own watchdog, and goes on.
+    Gwdt,
 }
 
 impl Outcome {
@@ -131,6 +136,8 @@ pub struct Shared {
     flash: Option<Flash>,
     /// What the guest has said by pvpanic since it was loaded.
     told: u8,
+    /// The guest's own watchdog, if it has one.
+    gwdt: Option<Guarded>,
     /// What the watchdog knows of all vCPUs.
     pub company: Company,
 }
@@ -150,6 +157,8 @@ pub struct Config<'a> {
     pub has_uart_page: bool,
     /// Bytes of its flash; 0 for none.
     pub flash: u64,
+    /// Its own watchdog, if it has one.
+    pub gwdt: Option<Guard>,
 }
 
 impl Shared {
@@ -176,6 +185,7 @@ impl Shared {
             starts: (0..config.vcpus).map(|_| None).collect(),
             flash: (config.flash != 0).then(|| Flash::new(config.flash)),
             told: 0,
+            gwdt: config.gwdt.map(Guarded::new),
             company: Company::default(),
         }
     }
@@ -208,7 +218,7 @@ impl Shared {
                     ..Outcome::NOTHING
                 }
             }
-            Deferred::Own(access) => self.access_own(access, regs, cpu),
+            Deferred::Own(access) => self.access_own(access, vcpu, regs, cpu, (&map.board, gic)),
             // They are done without this lock.
             Deferred::SgiGroup0(_)
             | Deferred::Deactivate(_)
@@ -379,6 +389,7 @@ impl Shared {
         let mut held = Held::of_interrupt(gic, BOOT_VCPU, self.uart_intid);
         let _ = held.set_line(self.uart_intid, false);
         drop(held);
+        self.reset_gwdt(gic);
         let change = self.uart_window.reset();
         self.change_uart_page(change, cpu);
         self.is_paused = false;

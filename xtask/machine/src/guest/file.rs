@@ -67,6 +67,11 @@ const KEYS: &[Key] = &[
     ("debug-calls", "true or false", "true"),
     ("flash", "a size or a path in quotation marks", "\"64M\""),
     ("pvpanic", "true or false", "true"),
+    (
+        "sbsa-gwdt",
+        "\"report\", \"nmi\", \"freeze\", \"reset\" or \"off\", in quotation marks",
+        "\"reset\"",
+    ),
     ("name", "a name in quotation marks", "\"kdump\""),
     (
         "affinity",
@@ -253,6 +258,8 @@ mod tests {
             "nmi = { last = \"reset\" }",
             "watchdog = true",
             "watchdog = { one = \"report\" }",
+            "sbsa-gwdt = true",
+            "sbsa-gwdt = \"bark\"",
             "watchdog = { limit = \"10\" }",
             "watchdog = { limit = \"9ms\" }",
             "watchdog = { limit = \"2d\" }",

@@ -65,6 +65,7 @@ impl Options {
             ("debug-calls", Guest, false, self.debug_calls.is_some()),
             ("flash", Guest, true, self.flash.is_some()),
             ("pvpanic", Guest, false, self.pvpanic.is_some()),
+            ("sbsa-gwdt", Guest, false, self.gwdt.is_some()),
             ("watchdog", Guest, false, self.watchdog.is_some()),
             ("nmi", Guest, false, self.nmi.is_some()),
             ("start", Guest, false, self.start.is_some()),

@@ -74,6 +74,7 @@ impl Options {
             ),
             (self.flash.is_some(), "flash of the guest file"),
             (self.pvpanic == Some(true), "pvpanic of the guest file"),
+            (self.gwdt.is_some(), "sbsa-gwdt of the guest file"),
             (self.watchdog.is_some(), "watchdog of the guest file"),
             (self.nmi.is_some(), "nmi of the guest file"),
             (

@@ -1,4 +1,4 @@
-//! The watchdog of a guest file, and its NMI.
+//! The watchdogs of a guest file, and its NMI.
 
 use hv_abi::watchdog::{Act, LONGEST_MS, SHORTEST_MS};
 use serde::Deserialize;
@@ -17,6 +17,20 @@ struct Words {
     one: String,
     #[serde(default = "report")]
     all: String,
+}
+
+/// What is done when the guest does not refresh its own watchdog.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(try_from = "String")]
+pub struct Gwdt(pub Act);
+
+impl TryFrom<String> for Gwdt {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let act = Act::of_name(&name);
+        Ok(Self(act.ok_or_else(|| format!("no such action: {name}"))?))
+    }
 }
 
 /// What an NMI does.

@@ -72,6 +72,13 @@ pub enum Answer<'a> {
         /// What is done about it, and whether all vCPUs are wedged.
         done: Option<(Act, bool)>,
     },
+    /// The guest has not refreshed its own watchdog.
+    Gwdt {
+        /// Which vCPU has looked.
+        vcpu: VcpuId,
+        /// What is done.
+        act: Act,
+    },
     /// What a rung of an NMI has come to.
     Nmi {
         /// Which vCPU has it.
@@ -407,6 +414,10 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     #[cold]
     pub(super) fn attend(&mut self, stand: Stand) -> Option<Ending> {
         self.answer(stand);
+        if self.gwdt_due.is_some() {
+            // The VM may have been paused until now.
+            self.tend_gwdt();
+        }
         let ending = self.vm.lock().end_asked.take();
         if ending.is_none() {
             self.take_typed();

@@ -14,14 +14,20 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         }
     }
 
+    /// This vCPU does not read the guest's clock from now on.
+    #[inline(never)]
+    pub(super) fn leave_clock(&mut self) {
+        let now = self.cpu.now();
+        self.vm.lock().clock.leave(self.vcpu.id, now);
+    }
+
     /// Stays out of the guest until the operator lets it go on. What others ask meanwhile is kept. While the guest's clock is held, its
     /// timer says nothing: it is as far from its time afterwards as it was.
     pub(super) fn pause(&mut self) -> Option<Leave> {
         let me = self.vcpu.id;
         let mut kept = Requests::NONE;
         let mut timer = None;
-        let now = self.cpu.now();
-        self.vm.lock().clock.leave(me, now);
+        self.leave_clock();
         let offset = loop {
             let mut shared = self.vm.lock();
             if !shared.is_paused {

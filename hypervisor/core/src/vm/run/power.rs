@@ -162,8 +162,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
 
     /// Firmware does not come back. Only the end of the VM is left to wait for.
     pub(super) fn be_lost(&mut self) {
-        let now = self.cpu.now();
-        self.vm.lock().clock.leave(self.vcpu.id, now);
+        self.leave_clock();
         loop {
             self.take_interrupt();
             let requests = self.vm.take(self.vcpu.id);

@@ -17,7 +17,7 @@ use crate::vm::{Answer, End, Ending, Hardware, Lateness, Vm};
 use crate::watch::{Finding, Health, Plight, Waiting, Watch};
 
 impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
-    /// The alarm is for `at`, or for the watchdog's next look or an NMI's.
+    /// The alarm is for `at`, or for the watchdog's next look, an NMI's, or one at the guest's own watchdog.
     #[inline]
     pub(super) fn set_alarm(&mut self, at: Option<Instant>) {
         if self.is_watched() {
@@ -30,7 +30,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// Whether a watchdog or an NMI has an alarm of its own here.
     #[inline]
     const fn is_watched(&self) -> bool {
-        self.watch.is_some() || self.ladder.is_some()
+        self.watch.is_some() || self.ladder.is_some() || self.gwdt_due.is_some()
     }
 
     #[cold]
@@ -38,8 +38,9 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     fn set_alarm_between(&mut self, at: Option<Instant>) {
         let look = self.watch.as_ref().map(Watch::due);
         let rung = self.ladder.as_ref().map(Ladder::due);
-        self.cpu
-            .set_alarm(at.into_iter().chain(look).chain(rung).min());
+        let own = self.gwdt_due;
+        let all = at.into_iter().chain(look).chain(rung).chain(own);
+        self.cpu.set_alarm(all.min());
     }
 
     /// The alarm has gone off.

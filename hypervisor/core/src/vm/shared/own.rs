@@ -1,9 +1,11 @@
-//! Devices of a guest's own: its flash, and pvpanic. Accesses to them are rare, and nothing here is on the way of others.
+//! Devices of a guest's own: its flash, pvpanic, and its watchdog. Accesses to them are rare, and nothing here is on the way of others.
 
 use super::{Next, Outcome, Shared};
 use crate::exit::MmioAccess;
 use crate::regs::GuestRegs;
-use crate::vm::{Hardware, OwnAccess, OwnDevice, read_register, write_register};
+use crate::sdei::Board;
+use crate::vgic::Parts;
+use crate::vm::{Hardware, OwnAccess, OwnDevice, Vcpu, read_register, write_register};
 
 /// What a guest may say by pvpanic (QEMU docs/specs/pvpanic.rst; Linux drivers/misc/pvpanic).
 pub mod event {
@@ -28,13 +30,21 @@ impl Shared {
             offset,
             access,
         }: OwnAccess,
+        vcpu: &mut Vcpu,
         regs: &mut GuestRegs,
         cpu: &mut impl Hardware,
+        board_and_gic: (&Board, &impl Parts),
     ) -> Outcome {
         let written = access.is_write.then(|| read_register(regs, access.rt));
         let next = match device {
             OwnDevice::Flash => self.access_flash(offset, access, written, regs, cpu),
             OwnDevice::Pvpanic => self.access_pvpanic(offset, access, written, regs),
+            OwnDevice::Gwdt(frame) => {
+                let at = (frame, offset);
+                let outcome = self.access_gwdt(at, access, vcpu, regs, cpu, board_and_gic);
+                regs.pc = regs.pc.wrapping_add(4);
+                return outcome;
+            }
         };
         regs.pc = regs.pc.wrapping_add(4);
         Outcome::next(next)

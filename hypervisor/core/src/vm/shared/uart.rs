@@ -136,8 +136,20 @@ impl Shared {
         if core::mem::replace(&mut self.uart_line, line) == line {
             return Outcome::NOTHING;
         }
-        let mut held = Held::of_interrupt(gic, vcpu.id, self.uart_intid);
-        let effects = held.set_line(self.uart_intid, line);
+        self.set_line(self.uart_intid, line, vcpu, cpu, (board, gic))
+    }
+
+    /// The line of an emulated device's interrupt rises or falls.
+    pub(super) fn set_line(
+        &mut self,
+        intid: IntId,
+        line: bool,
+        vcpu: &mut Vcpu,
+        cpu: &mut impl Hardware,
+        (board, gic): (&Board, &impl Parts),
+    ) -> Outcome {
+        let mut held = Held::of_interrupt(gic, vcpu.id, intid);
+        let effects = held.set_line(intid, line);
         cpu.perform(&effects);
         drop(held);
         let mut outcome = match effects.bound {

@@ -149,6 +149,7 @@ impl Vm {
             uart_intid: IntId(LINE),
             has_uart_page: true,
             flash: 0,
+            gwdt: None,
         });
         let (_, distributor, interrupts) = vgic.into_parts();
         let world = Rc::new(World {

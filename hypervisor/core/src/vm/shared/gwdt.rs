@@ -1,0 +1,148 @@
+//! The guest's own watchdog ([`crate::gwdt`]): its registers, its interrupt, and who looks whether it is due.
+
+use hv_abi::watchdog::Act;
+
+use super::{BOOT_VCPU, Next, Outcome, Shared};
+use crate::exit::MmioAccess;
+use crate::gwdt::{Frame, Gwdt};
+use crate::id::{IntId, VcpuId};
+use crate::regs::GuestRegs;
+use crate::sdei::Board;
+use crate::time::Instant;
+use crate::vgic::{Held, Parts};
+use crate::vm::{Hardware, Vcpu, read_register, write_register};
+
+/// What a guest's configuration says of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guard {
+    /// The interrupt of its first signal.
+    pub intid: IntId,
+    /// What is done at the second.
+    pub act: Act,
+}
+
+/// One guest's.
+#[derive(Clone, Copy, Debug)]
+pub struct Guarded {
+    guard: Guard,
+    device: Gwdt,
+    /// The interrupt's line as the virtual GIC knows it.
+    line: bool,
+    /// The vCPU that touched it last, whose pCPU looks whether it is due.
+    keeper: VcpuId,
+    /// What is to be done has been done.
+    is_told: bool,
+}
+
+impl Guarded {
+    /// Out of reset.
+    pub const fn new(guard: Guard) -> Self {
+        Self {
+            guard,
+            device: Gwdt::new(),
+            line: false,
+            keeper: BOOT_VCPU,
+            is_told: false,
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn access_gwdt(
+        &mut self,
+        (frame, offset): (Frame, u64),
+        access: MmioAccess,
+        vcpu: &mut Vcpu,
+        regs: &mut GuestRegs,
+        cpu: &mut impl Hardware,
+        board_and_gic: (&Board, &impl Parts),
+    ) -> Outcome {
+        let now = self.clock.shown(cpu.now());
+        let Some(guarded) = &mut self.gwdt else {
+            return Outcome::NOTHING;
+        };
+        let words = match access.size {
+            4 => 1,
+            8 => 2,
+            // Narrower accesses are none that it has.
+            _ => 0,
+        };
+        let mut value = if access.is_write {
+            read_register(regs, access.rt)
+        } else {
+            0
+        };
+        for word in 0..words {
+            let (offset, shift) = (offset + 4 * word, 32 * word);
+            if access.is_write {
+                let word = (value >> shift) as u32;
+                guarded.device.write(frame, offset, word, now);
+            } else {
+                value |= u64::from(guarded.device.read(frame, offset)) << shift;
+            }
+        }
+        if !access.is_write {
+            write_register(regs, access.rt, access.extend(value));
+            return Outcome::NOTHING;
+        }
+        guarded.keeper = vcpu.id;
+        let outcome = self.settle_gwdt(vcpu, cpu, board_and_gic);
+        Outcome {
+            next: Next::Gwdt,
+            ..outcome
+        }
+    }
+
+    /// When `me` is to look whether it is due, by the system counter; never, if another vCPU does.
+    pub fn gwdt_due(&self, me: VcpuId) -> Option<Instant> {
+        let guarded = self.gwdt.as_ref().filter(|it| it.keeper == me)?;
+        Some(self.clock.system(guarded.device.due()?))
+    }
+
+    /// `vcpu` looks. What is to be done, if this is its second signal, which is done once until the guest is loaded again.
+    pub fn look_at_gwdt(
+        &mut self,
+        vcpu: &mut Vcpu,
+        cpu: &mut impl Hardware,
+        board_and_gic: (&Board, &impl Parts),
+    ) -> (Outcome, Option<Act>) {
+        let now = self.clock.shown(cpu.now());
+        let runs = self.life.may_start() && !self.is_paused;
+        let Some(guarded) = self.gwdt.as_mut().filter(|_| runs) else {
+            return (Outcome::NOTHING, None);
+        };
+        let is_second = guarded.device.expire(now);
+        let is_news = is_second && !core::mem::replace(&mut guarded.is_told, is_second);
+        let act = guarded.guard.act;
+        let outcome = self.settle_gwdt(vcpu, cpu, board_and_gic);
+        (outcome, is_news.then_some(act))
+    }
+
+    /// Has the virtual GIC know of its line.
+    #[inline(never)]
+    fn settle_gwdt(
+        &mut self,
+        vcpu: &mut Vcpu,
+        cpu: &mut impl Hardware,
+        board_and_gic: (&Board, &impl Parts),
+    ) -> Outcome {
+        let Some(guarded) = &mut self.gwdt else {
+            return Outcome::NOTHING;
+        };
+        let (intid, line) = (guarded.guard.intid, guarded.device.is_raised());
+        if core::mem::replace(&mut guarded.line, line) == line {
+            return Outcome::NOTHING;
+        }
+        self.set_line(intid, line, vcpu, cpu, board_and_gic)
+    }
+
+    /// The guest is loaded anew, and nobody runs.
+    pub(super) fn reset_gwdt(&mut self, gic: &impl Parts) {
+        if let Some(guarded) = &mut self.gwdt {
+            *guarded = Guarded::new(guarded.guard);
+            let intid = guarded.guard.intid;
+            let mut held = Held::of_interrupt(gic, BOOT_VCPU, intid);
+            let _ = held.set_line(intid, false);
+        }
+    }
+}
