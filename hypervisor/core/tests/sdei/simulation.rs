@@ -1,5 +1,5 @@
 //! A seeded simulation: 2 to 8 vCPUs that run the hypervisor's own loop, in any order of their single steps, with
-//! guests that do anything: SDEI, SGIs, power, and the reset of the VM. A vCPU enters a handler exactly when it must, no
+//! guests that do anything: SDEI, SGIs, power, and the reset of the VM, and an operator who freezes and thaws it at any of them. A vCPU enters a handler exactly when it must, no
 //! signal and no SGI is lost in any race, every vCPU that was started runs, and none runs on while its VM is loaded anew.
 //!
 //! A run that fails says how to have it again. `SIMULATION_SEED` runs one seed, `SIMULATION_RUNS` so many.
@@ -39,6 +39,10 @@ enum Broken {
     SharedRaisedAfterKick,
     /// A vCPU that the distributor has nothing for says so when it has released the distributor.
     SharedLoweredWithoutLock,
+    /// What comes for a vCPU during a pause is not put back.
+    PauseForgets,
+    /// Those who are paused are not told that they may go on.
+    ThawNotRung,
 }
 
 /// Steps between two rests, and rests in a run.
@@ -49,6 +53,8 @@ const RESTS: usize = 8;
 fn run(seed: u64, broken: Broken) -> Verdict {
     let vcpus = 2 + Dice(seed).below(7);
     let mut vm = Vm::new(seed, vcpus, broken);
+    // Where there is one his doorbells find whom others have forgotten.
+    let has_operator = seed % 2 == 1;
     let mut live = || {
         let mut n = 0;
         for _ in 0..STEPS {
@@ -58,6 +64,9 @@ fn run(seed: u64, broken: Broken) -> Verdict {
                 n = dice.below(vcpus);
             }
             drop(dice);
+            if has_operator {
+                vm.operate();
+            }
             vm.step(n)?;
         }
         vm.settle()
@@ -106,6 +115,8 @@ fn the_simulation_finds_a_machine_that_is_broken() {
         Broken::DoesNotWait,
         Broken::SharedRaisedAfterKick,
         Broken::SharedLoweredWithoutLock,
+        Broken::PauseForgets,
+        Broken::ThawNotRung,
     ] {
         let found = (0..400).any(|seed| run(seed, broken).is_err());
         assert!(found, "{broken:?} passes");

@@ -9,14 +9,17 @@ use std::rc::Rc;
 
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, Yielder};
+use hv_abi::operator::{Request, Verb};
 use hv_abi::policy::{After, Policy};
 use hv_abi::psci::AffinityState;
 use hv_core::entry::Features;
 use hv_core::id::{IntId, Mpidr, VcpuId, VmId};
 use hv_core::mailbox::{Mailbox, Requests};
+use hv_core::operator::{Asked, Came};
 use hv_core::psci::Reclaim;
 use hv_core::regs::{El1Values, GuestRegs};
 use hv_core::sdei::{Board, Config};
+use hv_core::time::Instant;
 use hv_core::trace::Event;
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{self, Effects, Model, Physical, Vgic};
@@ -44,6 +47,8 @@ const LIST_REGS: usize = 4;
 const STACK: usize = 256 << 10;
 /// A passed-through PPI that no event is ever bound to: it wakes a vCPU that sleeps.
 pub const WAKE: IntId = IntId(30);
+/// The console's interrupt, which vCPU 0's pCPU takes.
+const CONSOLE: u32 = 40;
 
 /// Where a vCPU gives way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +70,12 @@ pub struct Pcpu {
     waits: Option<IntId>,
     /// It was acknowledged; the lock that takes it further comes next.
     pub in_hand: Option<IntId>,
+    /// When the VM's lock was held last: the vCPU was kept out of its guest by a pause.
+    is_paused: bool,
+    /// The pause is just over, and what came meanwhile has not been put back.
+    is_thawed: bool,
+    /// How far its virtual counter is behind.
+    offset: u64,
 }
 
 /// What all vCPUs of the simulation reach.
@@ -93,6 +104,12 @@ pub struct World {
     /// The first thing that was wrong.
     wrong: RefCell<Option<String>>,
     story: RefCell<VecDeque<String>>,
+    /// What the operator has asked, and nobody has taken in.
+    asked: RefCell<VecDeque<Verb>>,
+    requests: Cell<u32>,
+    /// The system counter, and the most that a guest has read as its virtual one.
+    now: Cell<u64>,
+    shown: Cell<u64>,
     /// What is shared, as a broken machine remembers it.
     copy: RefCell<Option<hv_core::sdei::SharedEvents>>,
 }
@@ -173,6 +190,10 @@ impl Vm {
             is_settling: Cell::new(false),
             wrong: RefCell::default(),
             story: RefCell::default(),
+            asked: RefCell::default(),
+            requests: Cell::new(0),
+            now: Cell::new(1),
+            shown: Cell::new(0),
             copy: RefCell::default(),
         });
         let cpus = (0..vcpus).map(|n| {
@@ -204,8 +225,24 @@ impl Vm {
         self.cpus.len()
     }
 
+    /// The operator freezes the guest, or has it go on, as he likes.
+    pub fn operate(&self) {
+        let world = &self.world;
+        let mut asked = world.asked.borrow_mut();
+        let is_paused = world
+            .shared
+            .try_borrow()
+            .is_ok_and(|shared| shared.is_paused);
+        let mut dice = world.dice.borrow_mut();
+        if asked.is_empty() && dice.below(if is_paused { 30 } else { 150 }) == 0 {
+            let verbs = [Verb::Freeze, Verb::FreezeClock, Verb::Thaw, Verb::Thaw];
+            asked.push_back(dice.pick(&verbs));
+        }
+    }
+
     /// One step of vCPU `n`.
     pub fn step(&mut self, n: usize) -> Verdict {
+        self.world.now.set(self.world.now.get() + 1);
         if self.world.is_at_rest(n) && self.world.points[n].get() == Point::Sleep {
             return Ok(());
         }
@@ -221,6 +258,7 @@ impl Vm {
         self.world.is_settling.set(true);
         for _ in 0..20_000 {
             self.world.wake_the_suspended();
+            self.world.thaw_the_paused();
             let all = 0..self.vcpus();
             let busy: Vec<_> = all.filter(|&n| !self.world.is_at_rest(n)).collect();
             if busy.is_empty() {
@@ -262,13 +300,31 @@ impl World {
     /// Whether vCPU `n` has nothing to do but what its guest wants.
     fn is_at_rest(&self, n: usize) -> bool {
         let pcpu = self.pcpus[n].borrow();
-        let is_quiet =
-            !self.bells[n].get() && pcpu.waits.is_none() && !pcpu.interface.wants_maintenance();
+        let is_quiet = !self.bells[n].get()
+            && pcpu.waits.is_none()
+            && !pcpu.interface.wants_maintenance()
+            && !self.is_asked_by_operator(n);
         match self.points[n].get() {
             Point::Sleep => is_quiet,
             Point::Guest => is_quiet && (!self.is_settling.get() || !pcpu.interface.signals()),
             _ => false,
         }
+    }
+
+    /// A pause comes to its end. Where there is none nobody is rung, who may have been forgotten.
+    fn thaw_the_paused(&self) {
+        let mut asked = self.asked.borrow_mut();
+        let is_paused = self
+            .shared
+            .try_borrow()
+            .is_ok_and(|shared| shared.is_paused);
+        if is_paused && asked.is_empty() {
+            asked.push_back(Verb::Thaw);
+        }
+    }
+
+    fn is_asked_by_operator(&self, n: usize) -> bool {
+        n == 0 && !self.asked.borrow().is_empty()
     }
 
     /// A vCPU that sleeps in SYSTEM_SUSPEND is woken by a physical interrupt.
@@ -284,6 +340,9 @@ impl World {
 
     fn judge(&self) -> Verdict {
         let shared = self.shared.borrow();
+        if shared.is_paused {
+            return Err("all is quiet, and the VM is paused".into());
+        }
         if shared.life != Life::Running {
             return Err(format!("all is quiet, and the VM is {:?}", shared.life));
         }
@@ -322,6 +381,9 @@ impl Pcpu {
             interface: Interface::new(Model::V3, LIST_REGS),
             waits: None,
             in_hand: None,
+            is_paused: false,
+            is_thawed: false,
+            offset: 0,
         }
     }
 }
@@ -412,6 +474,12 @@ impl Section for Port<'_> {
         {
             shared.life = life;
         }
+        let is_outside = !shared.clock.is_inside(World::vcpu(self.n));
+        let is_paused = self.guest().is_inside && is_outside;
+        let mut pcpu = self.pcpu();
+        pcpu.is_thawed |= pcpu.is_paused && !is_paused;
+        pcpu.is_paused = is_paused;
+        drop(pcpu);
         let asked = self.guest().turns_on.take();
         let mut witness = self.world.witness.borrow_mut();
         for (n, &was) in before.power.iter().enumerate() {
@@ -530,7 +598,7 @@ impl vm::Vm for Port<'_> {
     }
 
     fn peer(&self, _: VmId) -> Option<Self> {
-        None
+        Some(self.clone())
     }
 
     fn map(&self) -> &GuestMap {
@@ -566,6 +634,7 @@ impl vm::Vm for Port<'_> {
                 Broken::LookNotRung => requests == Requests::SDEI_LOOK,
                 Broken::StopNotRung => requests == Requests::STOP,
                 Broken::SgiNotRung => requests.sgis() != 0,
+                Broken::ThawNotRung => requests.has(Requests::PAUSE.and(Requests::START)),
                 _ => false,
             };
             if !is_mute {
@@ -594,6 +663,10 @@ impl vm::Vm for Port<'_> {
 
     fn remind(&self, requests: Requests) {
         self.settle_call();
+        let is_thawed = core::mem::take(&mut self.pcpu().is_thawed);
+        if is_thawed && self.world.broken == Broken::PauseForgets {
+            return;
+        }
         self.world.mailboxes[self.n].post(requests);
         self.world.witness.borrow_mut().is_posted(self.n, requests);
         if requests.sgis() != 0 {
@@ -626,6 +699,10 @@ impl vm::Vm for Port<'_> {
         guest.has_start = requests.has(Requests::START);
         if !guest.is_inside || requests.has(Requests::STOP) {
             witness.mail_is_dropped(n);
+            return requests;
+        }
+        if self.pcpu().is_paused {
+            // It is put back when the pause is over.
             return requests;
         }
         witness.mail_is_taken(n);
@@ -662,6 +739,8 @@ impl vm::Vm for Port<'_> {
             }
             guest.reset();
         }
+        // It has a new clock.
+        world.shown.set(0);
         *world.witness.borrow_mut() = Witness::new(&world.mpidrs);
         *world.spis.borrow_mut() = Spis::new();
         Load {
@@ -727,9 +806,15 @@ impl Site for Port<'_> {
             self.give_way(Point::Guest);
             let is_settling = world.is_settling.get();
             let pcpu = self.pcpu();
-            let is_interrupted =
-                world.bells[n].get() || pcpu.waits.is_some() || pcpu.interface.wants_maintenance();
+            let is_interrupted = world.bells[n].get()
+                || pcpu.waits.is_some()
+                || pcpu.interface.wants_maintenance()
+                || world.is_asked_by_operator(n);
+            let shown = world.now.get() - pcpu.offset;
             drop(pcpu);
+            if shown < world.shown.replace(shown) {
+                world.expect(Err(format!("the clock goes back to {shown} on vCPU {n}")));
+            }
             if is_interrupted && (is_settling || world.dice.borrow_mut().below(2) == 0) {
                 return Exit::Interrupt;
             }
@@ -747,6 +832,7 @@ impl Site for Port<'_> {
         let mut pcpu = self.pcpu();
         match pcpu.waits.take() {
             None if pcpu.interface.wants_maintenance() => Interrupt::Maintenance(MAINTENANCE),
+            None if self.world.is_asked_by_operator(self.n) => Interrupt::Console(CONSOLE),
             None => {
                 self.world.bells[self.n].set(false);
                 Interrupt::None
@@ -784,6 +870,25 @@ impl Site for Port<'_> {
     fn sleep(&self) {
         self.settle_call();
         self.give_way(Point::Sleep);
+    }
+
+    fn receive(&self) -> Option<Came> {
+        let verb = self.world.asked.borrow_mut().pop_front()?;
+        let id = self.world.requests.get() + 1;
+        self.world.requests.set(id);
+        Some(Came::Request(Asked {
+            request: Request::new(id, verb, 0, 0),
+            is_again: false,
+            is_refused: false,
+        }))
+    }
+
+    fn set_counter_offset(&self, offset: u64) {
+        self.pcpu().offset = offset;
+    }
+
+    fn now(&self) -> Instant {
+        Instant(self.world.now.get())
     }
 
     fn wait_for_siblings(&self, _: End) {
