@@ -104,6 +104,9 @@ pub struct CoreFile {
     pub ram: Vec<Range>,
     /// Where a Linux has it; without, virtual addresses are the physical ones.
     pub map: Option<Map>,
+    /// What is mapped elsewhere, too: a virtual address, the physical one, and a length. gdb walks no tables, and finds there the stacks
+    /// that a Linux has in its vmalloc space.
+    pub mapped: Vec<(u64, u64, u64)>,
     /// Pages that a reader finds instead of those in RAM: the physical address of each, a multiple of its length, and what is in it.
     pub copies: Vec<(u64, Vec<u8>)>,
 }
@@ -135,6 +138,11 @@ impl CoreFile {
                 segments.push((linear.unwrap_or(part.physical), part));
             }
         }
+        for (start, physical, length) in &self.mapped {
+            for part in self.parts(ram_at, (*physical, *length)) {
+                segments.push((start.wrapping_add(part.physical - physical), part));
+            }
+        }
         let count = segments.len() as u16 + 1;
         let notes_at = u64::from(HEADER) + u64::from(SEGMENT) * u64::from(count);
         let mut bytes = header(count);
@@ -164,8 +172,10 @@ impl CoreFile {
 
     /// Where RAM begins in the file.
     fn ram_at(&self) -> u64 {
-        // The image and each range, each of them in pieces around copies.
-        let most = (1 + self.ram.len()) * (1 + 2 * self.copies.len());
+        // The image, each range and what is mapped elsewhere, each of them in pieces where RAM ends and around copies.
+        let (ram, copies) = (self.ram.len(), self.copies.len());
+        let most = (1 + self.mapped.len()) * ram + ram;
+        let most = most * (1 + 2 * copies);
         let size = usize::from(HEADER) + usize::from(SEGMENT) * (1 + most) + self.notes().len();
         (size as u64).next_multiple_of(ALIGNMENT)
     }

@@ -35,6 +35,7 @@ fn a_linux_has_its_image_and_all_of_ram_by_virtual_address() {
         vmcoreinfo: note(b"VMCOREINFO\0", 0, b"A=1\n"),
         ram: vec![(0x4000_0000, 0x80_0000), (0x8000_0000, 0x1000)],
         map: map(Some((0xffff_8000_8020_0000, 0xffff_8000_8040_0000))),
+        mapped: Vec::new(),
         copies: Vec::new(),
     };
     let head = core.head();
@@ -131,4 +132,26 @@ fn addresses_of_52_bits_on_a_cpu_that_has_48() {
         let text = INFO.replace("=48", &format!("={bits}"));
         assert!(Map::of(&Vmcoreinfo::of_text(text.as_bytes(), &[]), None).is_err());
     }
+}
+
+#[test]
+fn a_stack_is_found_where_the_kernel_has_it() {
+    let core = CoreFile {
+        ram: vec![(0x4000_0000, 0x4000)],
+        map: map(None),
+        mapped: vec![(0xffff_8000_8003_8000, 0x4000_1000, 0x2000)],
+        copies: vec![(0x4000_2000, vec![1; 0x1000])],
+        ..CoreFile::default()
+    };
+    let head = core.head();
+    let at = head.len() as u64;
+    let stack = 0xffff_8000_8003_8000;
+    let found = segments(&head);
+    assert_eq!(
+        found[4..],
+        [
+            (1, [at + 0x1000, stack, 0x4000_1000, 0x1000]),
+            (1, [at + 0x4000, stack + 0x1000, 0x4000_2000, 0x1000]),
+        ]
+    );
 }

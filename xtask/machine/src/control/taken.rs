@@ -8,6 +8,7 @@ use hv_abi::operator::Verb;
 use introspection::core_file::{CoreFile, Cpu, Map, REGISTERS};
 use introspection::linux::{Cpus, Kernel};
 use introspection::memory::{Cached, Words};
+use introspection::translation::Regime;
 use introspection::vmcoreinfo::Vmcoreinfo;
 
 use crate::operator::{Operator, Range, Source, VcpuAnswer};
@@ -56,6 +57,26 @@ impl Vcpu {
     }
 }
 
+/// What is mapped from the stack pointer of a vCPU on that runs a kernel, page by page, as far as that is a stack: behind it is a page
+/// that is not mapped.
+fn stack(memory: &mut Cached<Source<'_>>, vcpu: &Vcpu) -> Result<Vec<(u64, u64, u64)>> {
+    // A kernel with pages of 64 KiB has stacks of 64 KiB (THREAD_SIZE, arch/arm64/include/asm/memory.h).
+    const MOST: u64 = 16;
+    let registers = vcpu.registers()?;
+    let is_at_el0 = registers[REGISTERS - 1] & 0b1100 == 0;
+    if is_at_el0 {
+        return Ok(Vec::new());
+    }
+    let regime = Regime::named(|name| vcpu.register(name).ok())?;
+    let sp = registers[31] & !(PAGE - 1);
+    let pages = (0..MOST).map_while(|page| {
+        let at = sp.checked_add(page * PAGE)?;
+        let mapped = regime.translate(memory, at).ok()?;
+        Some((at, mapped.physical, PAGE))
+    });
+    Ok(pages.collect())
+}
+
 /// Takes it of a guest whose RAM is `ram`. What its user is to know goes to `said`.
 pub fn take(
     operator: &Operator,
@@ -84,6 +105,9 @@ pub fn take(
     let has_crashed = info.word("CRASHTIME").is_ok();
     core.map = Some(Map::of(&info, None)?);
     let count = usize::from(vcpus.last().map_or(0, |vcpu| vcpu.number)) + 1;
+    for vcpu in &vcpus {
+        core.mapped.extend(stack(&mut memory, vcpu)?);
+    }
     let named = Kernel::of(&mut memory, info).and_then(|mut kernel| {
         let image = kernel.image(&mut memory)?;
         core.map = Some(Map::of(&kernel.info, Some(image))?);

@@ -1,7 +1,9 @@
 //! What an operator sees of a Linux all of whose CPUs are wedged.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Stdio};
 use std::time::Instant;
 
@@ -16,6 +18,7 @@ use crate::ledger::Ledger;
 use debian::tools::{self, Tool};
 use lab::kdump::Lab;
 use lab::verdict::WEDGE_FUNCTION;
+use lab::vmcore::Vmcore;
 use machine::control::{self, Client};
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
@@ -51,7 +54,80 @@ pub fn runs<'a>(workshop: &'a Workshop, lab: &'a Lab, ledger: &mut Ledger) -> Ve
 fn open(drgn: &Drgn, lab: &Lab) -> Result<String> {
     let mut guest = Wedged::start()?;
     guest.wait()?;
-    drgn.check_live(&guest.socket, lab.vmlinux()?, 4)
+    let said = drgn.check_live(&guest.socket, lab.vmlinux()?, 4)?;
+    let dumped = dump(&guest)?;
+    for cpu in 0..4 {
+        drgn.check(&dumped, lab.vmlinux()?, cpu)?;
+    }
+    Ok(format!("{said}, and the stacks of 4 CPUs in a dump"))
+}
+
+/// A dump of a guest, which is in its folder.
+fn dump(guest: &Wedged) -> Result<PathBuf> {
+    let path = guest.folder.file("core");
+    guest.ctl(&["dump", path.to_str().context("its name is no text")?])?;
+    Ok(path)
+}
+
+/// That a dump has of each of four CPUs what the hypervisor says of it.
+fn check_dump(guest: &Wedged, client: &mut Client) -> Result<()> {
+    let core = Vmcore::read(&File::open(dump(guest)?)?)?;
+    ensure!(core.notes.len() == 4 && core.release().is_ok(), "{core:?}");
+    for (cpu, note) in (0..).zip(&core.notes) {
+        ensure!(note.pid == cpu + 1, "CPU {cpu}: {note:?}");
+        let told = client.execute("x-halligan-registers", json!({ "vcpu": cpu }))?;
+        let vcpu = &told["vcpus"][0];
+        // In the loop that it is in, pc alone changes; its stack and what it counts by do not.
+        for (name, value) in note.registers.named() {
+            let expected = match &*name {
+                "pc" | "pstate" => continue,
+                "sp" => &vcpu["registers"]["sp_el1"],
+                name => &vcpu["registers"][name],
+            };
+            ensure!(
+                *expected == value,
+                "CPU {cpu}: {name} is {value:#x}: {told}"
+            );
+        }
+        let pc = vcpu["pc"].as_u64().unwrap_or_default();
+        ensure!(
+            pc.abs_diff(note.registers.pc) < LOOP,
+            "CPU {cpu}: {note:?} {told}"
+        );
+    }
+    Ok(())
+}
+
+/// That gdb finds all four CPUs of a dump where they are wedged.
+fn debug_dump(guest: &Wedged, lab: &Lab) -> Result<()> {
+    let path = dump(guest)?;
+    let moved = Vmcore::read(&File::open(&path)?)?.kaslr_offset()?;
+    let vmlinux = lab.vmlinux()?.display();
+    let mut gdb = supervisor::command(MULTIARCH.program);
+    gdb.args(["-nx", "-batch"]);
+    for order in [
+        &format!("add-symbol-file {vmlinux} -o {moved:#x}"),
+        &format!("core-file {}", path.display()),
+        "thread apply all bt",
+    ] {
+        gdb.args(["-ex", order]);
+    }
+    let output = gdb
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot run gdb")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    for name in [WEDGE_FUNCTION, "lkdtm_do_action", "el0t_64_sync"] {
+        let times = said
+            .lines()
+            .filter(|line| line.contains(&format!(" {name} (")));
+        ensure!(
+            times.count() == 4,
+            "gdb on a dump finds not four of {name}: {said}\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(())
 }
 
 /// A gdb that knows arm64.
@@ -102,6 +178,7 @@ impl Server {
 fn attach(lab: &Lab) -> Result<String> {
     let mut guest = Wedged::start()?;
     let mut client = guest.wait()?;
+    debug_dump(&guest, lab)?;
     let server = Server::start(&guest)?;
     let address = format!("127.0.0.1:{}", server.port);
     let mut gdb = supervisor::command(MULTIARCH.program);
@@ -203,7 +280,7 @@ struct Wedged {
     run: Child,
     socket: std::path::PathBuf,
     screen: Screen,
-    _folder: RunDir,
+    folder: RunDir,
 }
 
 impl Drop for Wedged {
@@ -234,7 +311,7 @@ impl Wedged {
             run,
             socket,
             screen: Screen::of(output),
-            _folder: folder,
+            folder,
         })
     }
 
@@ -283,6 +360,7 @@ fn backtraces(lab: &Lab) -> Result<String> {
     let mut client = guest.wait()?;
     let told: Value = serde_json::from_str(&guest.ctl(&["--json", "bt", "all"])?)?;
     ensure!(told["consistent"] == true, "{told}");
+    check_dump(&guest, &mut client)?;
     for vcpu in 0..4 {
         let own = &told["vcpus"][vcpu];
         let frames = own["frames"].as_array().cloned().unwrap_or_default();
