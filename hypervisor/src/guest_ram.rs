@@ -54,6 +54,15 @@ pub fn read(pa: u64, to: &mut [u8]) {
     }
 }
 
+/// Copies out of guest RAM, which may be in several pieces; what is no RAM is left as it is.
+pub fn read_parts(backing: &Backing, ipa: u64, to: &mut [u8]) {
+    for (from, part) in backing.parts(ipa, to.len() as u64) {
+        if let Some(to) = to.get_mut(from as usize..(from + part.size) as usize) {
+            read(part.start, to);
+        }
+    }
+}
+
 /// Copies into the RAM of a guest none of whose vCPUs runs, and makes it visible to a reader with its caches off.
 pub fn write(backing: &Backing, ipa: u64, bytes: &[u8]) {
     let mut written = 0;

@@ -14,6 +14,7 @@ pub mod copy;
 pub mod crash_record;
 #[expect(unsafe_code, reason = "instructions that a CPU may lack")]
 pub mod crc;
+pub mod dump;
 pub mod entropy;
 #[expect(unsafe_code, reason = "entry from the loader, in assembly")]
 pub mod entry;

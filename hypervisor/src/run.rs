@@ -5,6 +5,7 @@ mod mediated;
 mod told;
 
 use hv_abi::operator::NMI_SYNDROME;
+use hv_bundle::Backing;
 use hv_core::id::{IntId, PcpuId, VcpuId};
 use hv_core::operator::Came;
 use hv_core::patience::Standstill;
@@ -17,7 +18,7 @@ use hv_core::trng;
 use hv_core::vgic::interface::InterfaceState;
 use hv_core::vgic::{Effects, ListReg, MAX_LIST_REGS};
 use hv_core::vm::{
-    self, Answer, BOOT_VCPU, End, FaultKind, Hardware, Interrupt, Syndrome, Vcpu, VcpuLoop,
+    self, Answer, BOOT_VCPU, End, FaultKind, Hardware, Interrupt, Kernel, Syndrome, Vcpu, VcpuLoop,
 };
 
 use crate::gic;
@@ -49,6 +50,8 @@ pub struct OwnIntids {
 pub struct Pcpu {
     vm: &'static Vm,
     percpu: &'static Percpu,
+    /// The RAM of what it runs.
+    memory: &'static Backing,
     own: OwnIntids,
     gic: gic::Interface,
     /// The private interrupts that are the guest's, a bit each.
@@ -76,7 +79,7 @@ pub fn take_over(
 /// Has the guest of a VM that was never loaded start.
 pub fn load(vm: &'static Vm, percpu: &'static Percpu, own: OwnIntids) {
     let seat = Seat::of(vm, BOOT_VCPU);
-    vm::load(&seat, &mut Pcpu::new(vm, percpu, own));
+    vm::load(&seat, &mut Pcpu::new(vm, percpu, own), Kernel::Guest);
 }
 
 impl El1 for Pcpu {
@@ -304,6 +307,7 @@ impl Hardware for Pcpu {
         match regs {
             Some(regs) => {
                 self.standstill = None;
+                self.memory = self.vm.memory();
                 self.percpu.enter_guest(regs);
             }
             None => self.percpu.leave_guest(),
@@ -438,6 +442,7 @@ impl Pcpu {
         Self {
             vm,
             percpu,
+            memory: vm.memory(),
             own,
             gic: gic::Interface::of_machine(),
             guests,

@@ -8,6 +8,7 @@ use aarch64_paging::descriptor::{PhysicalAddress, Stage2Attributes};
 use aarch64_paging::linearmap::LinearTranslation;
 use aarch64_paging::paging::{self, Constraints, MemoryRegion, RootTable};
 use hv_bundle::Piece;
+use hv_core::vm::Kernel;
 
 use crate::memory::{self, HV_BASE, IDENTITY_END, PAGE_SIZE};
 use crate::patience::Mutex;
@@ -20,6 +21,14 @@ const RAM: Stage2Attributes = Stage2Attributes::VALID
     .union(Stage2Attributes::MEMATTR_NORMAL_INNER_WB)
     .union(Stage2Attributes::SH_INNER)
     .union(Stage2Attributes::S2AP_ACCESS_RW);
+/// The same, read only: what a capture kernel sees of the dead guest's.
+const EVIDENCE: Stage2Attributes = Stage2Attributes::VALID
+    .union(Stage2Attributes::ACCESS_FLAG)
+    .union(Stage2Attributes::MEMATTR_NORMAL_OUTER_WB)
+    .union(Stage2Attributes::MEMATTR_NORMAL_INNER_WB)
+    .union(Stage2Attributes::SH_INNER)
+    .union(Stage2Attributes::S2AP_ACCESS_RO)
+    .union(Stage2Attributes::XN);
 /// Device memory, read and write.
 const DEVICE: Stage2Attributes = Stage2Attributes::VALID
     .union(Stage2Attributes::ACCESS_FLAG)
@@ -58,6 +67,19 @@ impl Tables {
     /// Gives the guest a piece of RAM.
     pub fn map_ram(&mut self, piece: &Piece) {
         self.map(piece.ipa, piece.pa, piece.size, RAM);
+    }
+
+    /// Changes what the guest may do with memory: it has its own, or a capture kernel has `held` and sees the guest's. The tables below are there
+    /// once each has been shown.
+    fn show_ram(&mut self, ram: &[Piece], held: &Piece, kernel: Kernel) {
+        let (own, other) = match kernel {
+            Kernel::Guest => (RAM, Stage2Attributes::empty()),
+            Kernel::Capture => (EVIDENCE, RAM),
+        };
+        for piece in ram {
+            self.map(piece.ipa, piece.pa, piece.size, own);
+        }
+        self.map(held.ipa, held.pa, held.size, other);
     }
 
     /// Gives the guest the pages of a device.
@@ -102,7 +124,8 @@ impl Tables {
     }
 }
 
-/// Stage 2 as it is once guests run: nothing changes but whether the guest sees the page of registers.
+/// Stage 2 as it is once guests run: nothing changes but whether the guest sees the page of registers, and which memory is whose while the
+/// guest is dumped.
 pub struct Stage2 {
     tables: Mutex<Tables>,
     registers: Option<RegisterPage>,
@@ -136,6 +159,20 @@ impl Stage2 {
             tables: Mutex::new(tables),
             registers,
         }
+    }
+
+    /// Room for [`Self::show_ram`], which then allocates nothing.
+    pub fn make_room(&self, ram: &[Piece], held: &Piece) {
+        let mut tables = self.tables.lock();
+        for kernel in [Kernel::Capture, Kernel::Guest] {
+            tables.show_ram(ram, held, kernel);
+        }
+    }
+
+    /// Has `kernel` have what is its own. No vCPU of the VM runs, and this pCPU has its VMID.
+    pub fn show_ram(&self, ram: &[Piece], held: &Piece, kernel: Kernel) {
+        self.tables.lock().show_ram(ram, held, kernel);
+        sysregs::forget_guest();
     }
 
     /// Whether there is a page of registers.

@@ -1,95 +1,30 @@
 //! A virtual machine: what its vCPUs share and the lock on it, their mailboxes, and what is written into its memory.
 
+mod parts;
+
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use hv_abi::firmware::Firmware;
 use hv_abi::policy::After;
-use hv_bundle::{Backing, Layout, Seeding};
-use hv_core::id::{IntId, Mpidr, VcpuId, VmId};
+use hv_bundle::Backing;
+use hv_core::id::{Mpidr, VcpuId, VmId};
 use hv_core::mailbox::{Mailbox, Requests, Senders};
 use hv_core::pl011::{Image, Pl011};
-use hv_core::psci::Reclaim;
-use hv_core::sdei::{self, Definition};
-use hv_core::vgic::{Distributor, Parts, Private, Published, Vgic};
+use hv_core::regs::GuestRegs;
+use hv_core::vgic::{Distributor, Parts, Private, Published};
 use hv_core::virtio::Mediator;
-use hv_core::vm::{self, BOOT_VCPU, Ending, GuestMap, Load, Shared, SharedConfig, Vcpu};
-use platform::Range;
+use hv_core::vm::{self, BOOT_VCPU, Ending, GuestMap, Kernel, Load, Shared, SharedConfig, Vcpu};
 use spin::Once;
 
+pub use parts::{GuestImage, Sdei, VmParts};
+
+use crate::dump::Dump;
 use crate::gic;
 use crate::patience::{Mutex, MutexGuard};
 use crate::registers::RecordWords;
 use crate::stage2::Stage2;
 use crate::stop::{Cause, stop_machine};
 use crate::{entropy, guest_ram, log, stage2, sysregs};
-
-/// What is loaded into the guest's RAM at each start.
-pub struct GuestImage {
-    /// Kernel, as in the bundle.
-    pub kernel: &'static [u8],
-    /// Ramdisk, as in the bundle.
-    pub ramdisk: Option<&'static [u8]>,
-    /// The guest's devicetree.
-    pub dtb: Vec<u8>,
-    /// The seeds in that, which are others each time.
-    pub seeding: Option<Seeding>,
-    /// Where each goes.
-    pub layout: Layout,
-}
-
-/// The SDEI of a VM, as its configuration has it.
-pub struct Sdei {
-    /// Whose behaviour it is.
-    pub firmware: Firmware,
-    /// The events besides event 0.
-    pub events: Vec<Definition>,
-}
-
-impl Sdei {
-    /// As hv-core takes it.
-    pub fn config(&self) -> sdei::Config<'_> {
-        sdei::Config {
-            firmware: self.firmware,
-            events: &self.events,
-            rate: sysregs::counter_frequency(),
-        }
-    }
-}
-
-/// What a VM is put together from.
-pub struct VmParts {
-    /// Its number.
-    pub id: VmId,
-    /// What its guest sees.
-    pub map: GuestMap,
-    /// The pCPU of each vCPU.
-    pub pcpus: Vec<Mpidr>,
-    /// The emulated UART's interrupt.
-    pub uart_intid: IntId,
-    /// What it boots.
-    pub image: GuestImage,
-    /// The SDEI it is offered.
-    pub sdei: Sdei,
-    /// What CPU_ON does with a vCPU that is parked in an event.
-    pub reclaim: Reclaim,
-    /// Where its RAM is.
-    pub backing: Backing,
-    /// Passed-through virtio-mmio transports, by address.
-    pub transports: Vec<u64>,
-    /// Its mediated devices, in the order of the map.
-    pub mediators: Vec<Mediator>,
-    /// Its interrupt controller.
-    pub vgic: Vgic,
-    /// What it can reach.
-    pub stage2: stage2::Tables,
-    /// It has a device that can reach all memory.
-    pub reaches_all: bool,
-    /// RAM of ours that keeps what is in its flash; empty if it has none.
-    pub flash: Range,
-    /// What that begins with.
-    pub flash_contents: &'static [u8],
-}
 
 /// One virtual machine.
 pub struct Vm {
@@ -111,6 +46,8 @@ pub struct Vm {
     pub flash: &'static [AtomicU32],
     /// It has a device that can reach all memory.
     pub reaches_all: bool,
+    /// What saves its memory, if anything does.
+    dump: Option<Dump>,
     /// How often it has been loaded.
     loads: AtomicU64,
     shared: Mutex<Shared>,
@@ -162,10 +99,14 @@ impl Vm {
             reaches_all,
             flash,
             flash_contents,
+            dump,
         } = parts;
         let vcpus = pcpus.len();
         let stage2 = Stage2::new(stage2, map.uart_page());
         stage2.write_registers(Pl011::new().image().words());
+        if let Some(dump) = &dump {
+            dump.make_room(&stage2, &backing);
+        }
         let shared = Shared::new(SharedConfig {
             vcpus,
             sdei: sdei.config(),
@@ -185,6 +126,7 @@ impl Vm {
             transports,
             flash: guest_ram::own(flash, 0xff, flash_contents),
             reaches_all,
+            dump,
             loads: AtomicU64::new(0),
             shared: Mutex::new(shared),
             mediators: mediators.into_iter().map(Mutex::new).collect(),
@@ -209,6 +151,26 @@ impl Vm {
         let own = self.map.affinities.mpidr(vcpu);
         sysregs::confine_el1(own.unwrap_or(pcpu));
         sysregs::set_stage2(self.stage2.root(), self.id.0 + 1, stage2::ipa_bits());
+    }
+
+    /// The RAM of what runs in it: the guest's, or that of its capture kernel.
+    pub fn memory(&self) -> &Backing {
+        match &self.dump {
+            Some(dump) if dump.is_on() => &dump.backing,
+            _ => &self.backing,
+        }
+    }
+
+    /// Resets passed-through virtio devices, so that no transfer that one has begun ends in what is written next.
+    fn reset_transports(&self) {
+        for &transport in &self.transports {
+            let status = core::ptr::with_exposed_provenance_mut::<u32>(
+                (transport + VIRTIO_MMIO_STATUS) as usize,
+            );
+            // SAFETY: a virtio-mmio transport of this machine, in the identity map as device memory; no
+            // vCPU runs that could be using it.
+            unsafe { status.write_volatile(0) };
+        }
     }
 
     /// Writes the page that stands in for the emulated UART's registers.
@@ -360,11 +322,7 @@ impl vm::Vm for Seat {
     }
 
     fn read_ram(&self, ipa: u64, to: &mut [u8]) {
-        for (from, part) in self.vm.backing.parts(ipa, to.len() as u64) {
-            if let Some(to) = to.get_mut(from as usize..(from + part.size) as usize) {
-                guest_ram::read(part.start, to);
-            }
-        }
+        guest_ram::read_parts(&self.vm.backing, ipa, to);
     }
 
     fn announce(&self, ending: Ending) {
@@ -405,7 +363,21 @@ impl vm::Vm for Seat {
         }
     }
 
-    fn write_memory(&self) -> Load {
+    fn keep_registers(&self, vcpu: VcpuId, regs: &GuestRegs) {
+        if let Some(dump) = &self.vm.dump {
+            dump.keep(vcpu, regs);
+        }
+    }
+
+    fn write_memory(&self, kernel: Kernel) -> Load {
+        self.vm.reset_transports();
+        if let Some(dump) = &self.vm.dump {
+            let ram = &self.vm.backing;
+            dump.hand_over(kernel, &self.vm.stage2, ram);
+            if kernel == Kernel::Capture {
+                return dump.write(self.vm.id.0, ram);
+            }
+        }
         let GuestImage {
             kernel,
             ramdisk,
@@ -413,15 +385,6 @@ impl vm::Vm for Seat {
             seeding,
             layout,
         } = &self.vm.image;
-        // First, so that no transfer that a device has begun ends in what is written now.
-        for &transport in &self.vm.transports {
-            let status = core::ptr::with_exposed_provenance_mut::<u32>(
-                (transport + VIRTIO_MMIO_STATUS) as usize,
-            );
-            // SAFETY: a virtio-mmio transport of this machine, in the identity map as device memory; no
-            // vCPU runs that could be using it.
-            unsafe { status.write_volatile(0) };
-        }
         let write = |ipa: u64, bytes: &[u8]| guest_ram::write(&self.vm.backing, ipa, bytes);
         write(layout.kernel.start, kernel);
         // What is behind the file in the kernel's footprint is its bss, which it clears itself.

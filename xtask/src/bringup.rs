@@ -25,7 +25,7 @@ use debian::kernel::{self, KernelVariant};
 use lab::kdump;
 use machine::build::{self, Program};
 use machine::control;
-use machine::payload::Payload;
+use machine::payload::{Capture, Payload};
 use machine::protocol::Outcome;
 use machine::remote::Remote;
 use machine::run_dir::RunDir;
@@ -221,6 +221,7 @@ impl Job {
                     kernel: &guest.image,
                     initrd: None,
                     flash: None,
+                    capture: Capture::default(),
                     config: offered("test=shared"),
                 }
                 .write(&bundle)?;
@@ -234,6 +235,7 @@ impl Job {
                     kernel: &ours.image,
                     initrd: Some(&initrd),
                     flash: None,
+                    capture: Capture::default(),
                     config: hv_bundle::GuestConfig {
                         bootargs: dump::plan().bootargs(),
                         sdei: true,

@@ -141,6 +141,11 @@ enum Command {
     Reset,
     /// Switch the guest off, as its own SYSTEM_OFF would.
     Off,
+    /// Have the guest's capture kernel start beside its memory and save that; then the guest starts anew. `dump` of its guest file holds memory
+    /// back for it.
+    ///
+    /// This works whatever the guest does, and needs nothing of it: no crashkernel=, no CPU that still runs.
+    Capture,
     /// Start a guest that is off: it has switched itself off, was switched off, or its file says `start = "manual"`.
     Start,
 }
@@ -268,6 +273,7 @@ impl Ctl {
             Command::Reset => ("system_reset", json!({})),
             Command::Off => ("x-halligan-off", json!({})),
             Command::Start => ("x-halligan-start", json!({})),
+            Command::Capture => ("x-halligan-capture", json!({})),
         };
         let told: Value = client.execute(command, arguments)?;
         if self.json {
@@ -299,6 +305,9 @@ impl Ctl {
             Command::Reset => println!("the guest is reset"),
             Command::Off => println!("the guest is switched off"),
             Command::Start => println!("the guest is started"),
+            Command::Capture => println!(
+                "the guest is no more; its capture kernel starts beside its memory, and says the rest on the console"
+            ),
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -19,7 +19,7 @@ use debian::tools;
 use machine::build::{self, Built, Program};
 use machine::el3::El3;
 use machine::firmware::Firmware;
-use machine::payload::Payload;
+use machine::payload::{Capture, Payload};
 use machine::qemu::{Event, Machine};
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
@@ -312,6 +312,7 @@ impl Plan {
             kernel: &kernel,
             initrd: None,
             flash: None,
+            capture: Capture::default(),
             config: GuestConfig::default(),
         }
         .write(&bundle)?;

@@ -9,14 +9,17 @@ pub enum After {
     Restart = 1,
     /// So has the machine.
     MachineOff = 2,
+    /// Its memory is saved by a kernel that starts beside it, and then it is loaded again.
+    Dump = 3,
 }
 
 impl After {
     /// All of them by their names.
-    pub const ALL: [(&str, Self); 3] = [
+    pub const ALL: [(&str, Self); 4] = [
         ("stop", Self::Stop),
         ("restart", Self::Restart),
         ("machine-off", Self::MachineOff),
+        ("dump", Self::Dump),
     ];
 
     /// The one with this number.
@@ -60,6 +63,11 @@ impl Policy {
         on_reset: After::Restart,
         on_crash: None,
     };
+
+    /// Whether any end of the guest is followed by a dump.
+    pub fn dumps(&self) -> bool {
+        [Some(self.on_off), Some(self.on_reset), self.on_crash].contains(&Some(After::Dump))
+    }
 }
 
 impl Default for Policy {

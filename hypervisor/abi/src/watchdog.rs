@@ -29,16 +29,19 @@ pub enum Act {
     Reset = 3,
     /// The VM is switched off.
     Off = 4,
+    /// The VM's memory is saved by a kernel that starts beside it.
+    Dump = 5,
 }
 
 impl Act {
     /// All of them by their names.
-    pub const ALL: [(&str, Self); 5] = [
+    pub const ALL: [(&str, Self); 6] = [
         ("report", Self::Report),
         ("nmi", Self::Nmi),
         ("freeze", Self::Freeze),
         ("reset", Self::Reset),
         ("off", Self::Off),
+        ("dump", Self::Dump),
     ];
 
     /// The one with this number.
@@ -68,8 +71,40 @@ pub struct Nmi {
     pub event: u32,
     /// How long the guest may take to show that a rung has worked, in milliseconds.
     pub limit_ms: u32,
-    /// In the end all vCPUs leave the guest and stay out.
-    pub freezes: bool,
+    /// What is done in the end.
+    pub last: Last,
+}
+
+/// The last rung of an NMI. A bundle has the number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Last {
+    /// It is told that no rung has worked.
+    Report = 0,
+    /// All vCPUs leave the guest, and stay out.
+    Freeze = 1,
+    /// The VM's memory is saved by a kernel that starts beside it.
+    Dump = 2,
+}
+
+impl Last {
+    /// All of them by their names.
+    pub const ALL: [(&str, Self); 3] = [
+        ("report", Self::Report),
+        ("freeze", Self::Freeze),
+        ("dump", Self::Dump),
+    ];
+
+    /// The one with this number.
+    pub fn of_number(number: u32) -> Option<Self> {
+        let mut all = Self::ALL.iter();
+        all.find_map(|&(_, last)| (last as u32 == number).then_some(last))
+    }
+
+    /// The one with this name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        let mut all = Self::ALL.iter();
+        all.find_map(|&(known, last)| (known == name).then_some(last))
+    }
 }
 
 impl Default for Nmi {
@@ -77,7 +112,7 @@ impl Default for Nmi {
         Self {
             event: 0,
             limit_ms: 60_000,
-            freezes: false,
+            last: Last::Report,
         }
     }
 }

@@ -8,11 +8,11 @@ use hv_abi::operator::Access;
 use hv_abi::policy::{After, Policy};
 use hv_abi::psci::Reclaim;
 use hv_abi::sdei::{Definition, Priority, Scope};
-use hv_abi::watchdog::{Act, Nmi, Watchdog};
+use hv_abi::watchdog::{Act, Last, Nmi, Watchdog};
 use platform::devicetree::{Fdt, Node, Settled, Tree, number};
 
 use crate::digest::{self, ALGORITHM, DIGEST, Hash};
-use crate::{Crc32, Error, GuestConfig};
+use crate::{Crc32, DumpConfig, Error, GuestConfig};
 
 /// What a bundle holds; its parts are borrowed from its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +34,17 @@ pub struct Guest<'a> {
     pub ramdisk: Option<&'a [u8]>,
     /// What its flash begins with; the rest of that is erased.
     pub flash: Option<&'a [u8]>,
+    /// What starts beside its memory to save that, if [`GuestConfig::dump`] says that something does.
+    pub capture: Capture<'a>,
+}
+
+/// The files of a capture kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capture<'a> {
+    /// The kernel; without, the guest's own.
+    pub kernel: Option<&'a [u8]>,
+    /// Its ramdisk.
+    pub ramdisk: Option<&'a [u8]>,
 }
 
 const MAKE_AGAIN: &str = "make the bundle with this version's xtask";
@@ -67,6 +78,10 @@ pub mod key {
     pub const KERNEL: &str = "kernel";
     pub const RAMDISK: &str = "ramdisk";
     pub const FLASH_CONTENTS: &str = "halligan,flash-contents";
+    pub const DUMP: &str = "halligan,dump";
+    pub const DUMP_BOOTARGS: &str = "halligan,dump-bootargs";
+    pub const DUMP_KERNEL: &str = "halligan,dump-kernel";
+    pub const DUMP_RAMDISK: &str = "halligan,dump-ramdisk";
 }
 
 impl<'a> Bundle<'a> {
@@ -206,6 +221,7 @@ fn altered(place: &str) -> Error {
 fn guest<'a>(tree: &Tree<'_, 'a>, node: Node<'_, 'a>) -> Result<Guest<'a>, Error> {
     let mut config = GuestConfig::default();
     let (mut kernel, mut ramdisk, mut flash) = (None, None, None);
+    let mut capture = Capture::default();
     for (key, value) in node.properties() {
         match key {
             key::VCPUS => config.vcpus = cells(node, key, value)?.try_into().unwrap_or(u32::MAX),
@@ -224,12 +240,7 @@ fn guest<'a>(tree: &Tree<'_, 'a>, node: Node<'_, 'a>) -> Result<Guest<'a>, Error
             key::DTB_AT => config.dtb_at = Some(cells(node, key, value)?),
             key::FLASH => config.flash = cells(node, key, value)?,
             key::NMI => {
-                let nmi = three(value).map(|[event, limit_ms, freezes]| Nmi {
-                    event,
-                    limit_ms,
-                    freezes: freezes != 0,
-                });
-                config.nmi = nmi.ok_or_else(|| wrong(node, key, "is no NMI"))?;
+                config.nmi = nmi(value).ok_or_else(|| wrong(node, key, "is no NMI"))?;
             }
             key::WATCHDOG => {
                 let watchdog = watchdog(value).ok_or_else(|| wrong(node, key, "is no watchdog"));
@@ -251,6 +262,12 @@ fn guest<'a>(tree: &Tree<'_, 'a>, node: Node<'_, 'a>) -> Result<Guest<'a>, Error
             key::BOOTARGS => config.bootargs = String::from(text(node, key)?),
             key::KERNEL => kernel = Some(image(tree, node, key)?),
             key::RAMDISK => ramdisk = Some(image(tree, node, key)?),
+            key::DUMP => dump_of(&mut config).memory = cells(node, key, value)?,
+            key::DUMP_BOOTARGS => {
+                dump_of(&mut config).bootargs = String::from(text(node, key)?);
+            }
+            key::DUMP_KERNEL => capture.kernel = Some(image(tree, node, key)?),
+            key::DUMP_RAMDISK => capture.ramdisk = Some(image(tree, node, key)?),
             key::FLASH_CONTENTS => flash = Some(image(tree, node, key)?),
             _ => return Err(wrong(node, key, "is not known to this hypervisor")),
         }
@@ -265,9 +282,14 @@ fn guest<'a>(tree: &Tree<'_, 'a>, node: Node<'_, 'a>) -> Result<Guest<'a>, Error
             kernel,
             ramdisk,
             flash,
+            capture,
         }),
         None => Err(wrong(node, key::KERNEL, "is missing")),
     }
+}
+
+fn dump_of(config: &mut GuestConfig) -> &mut DumpConfig {
+    config.dump.get_or_insert_default()
 }
 
 /// The data of the image that a configuration's property names.
@@ -313,6 +335,16 @@ fn policy(value: &[u8]) -> Option<Policy> {
 
 /// In place of an [`After`] where a guest is left as it is.
 pub const NOTHING: u32 = u32::MAX;
+
+/// An NMI as [`crate::write`] puts it down: the event, the limit and what is done last, a cell each.
+fn nmi(value: &[u8]) -> Option<Nmi> {
+    let [event, limit_ms, last] = three(value)?;
+    Some(Nmi {
+        event,
+        limit_ms,
+        last: Last::of_number(last)?,
+    })
+}
 
 /// A watchdog as [`crate::write`] puts it down: the limit and two actions, a cell each.
 fn watchdog(value: &[u8]) -> Option<Watchdog> {

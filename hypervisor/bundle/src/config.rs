@@ -7,7 +7,7 @@ use hv_abi::firmware::{Firmware, Unknown};
 use hv_abi::policy::Policy;
 use hv_abi::psci::Reclaim;
 use hv_abi::sdei::{Definition, MAX_EVENTS, Scope, VENDOR_EVENT};
-use hv_abi::watchdog::{Act, LONGEST_MS, Nmi, SHORTEST_MS, Watchdog};
+use hv_abi::watchdog::{Act, LONGEST_MS, Last, Nmi, SHORTEST_MS, Watchdog};
 
 use crate::{Error, Wanted};
 
@@ -16,6 +16,13 @@ pub const MAX_VCPUS: u32 = 128;
 
 /// Linux keeps this many bytes of its command line, NUL included (arm64 `COMMAND_LINE_SIZE`).
 const BOOTARGS_LIMIT: usize = 2048;
+
+const NO_LINE: &str = "is not one line of fewer than 2048 bytes";
+
+/// Whether a kernel can have this as its command line.
+fn is_line(text: &str) -> bool {
+    text.len() < BOOTARGS_LIMIT && !text.chars().any(char::is_control)
+}
 
 /// A guest's memory is a multiple of this, what one level 2 entry of a table maps.
 const MEMORY_UNIT: u64 = 2 << 20;
@@ -68,6 +75,17 @@ pub struct GuestConfig {
     pub policy: Policy,
     /// What an NMI does.
     pub nmi: Nmi,
+    /// The kernel that saves its memory, if there is one.
+    pub dump: Option<DumpConfig>,
+}
+
+/// The configuration of the kernel that saves a guest's memory, the capture kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DumpConfig {
+    /// How many bytes of memory are held back for it, in units of 2 MiB.
+    pub memory: u64,
+    /// Its command line.
+    pub bootargs: String,
 }
 
 impl Default for GuestConfig {
@@ -93,6 +111,7 @@ impl Default for GuestConfig {
             trusted: false,
             policy: Policy::USUAL,
             nmi: Nmi::default(),
+            dump: None,
         }
     }
 }
@@ -138,13 +157,10 @@ impl GuestConfig {
                 "round it up",
             ));
         }
-        if self.bootargs.len() >= BOOTARGS_LIMIT || self.bootargs.chars().any(char::is_control) {
-            return Err(Error::invalid(
-                "bootargs",
-                "is not one line of fewer than 2048 bytes",
-                "shorten it",
-            ));
+        if !is_line(&self.bootargs) {
+            return Err(Error::invalid("bootargs", NO_LINE, "shorten it"));
         }
+        self.check_dump()?;
         // Linux Documentation/arch/arm64/booting.rst, and Devicetree Specification 5.6.
         if self.dtb_at.is_some_and(|at| !at.is_multiple_of(8)) {
             return Err(Error::invalid(
@@ -200,6 +216,36 @@ impl GuestConfig {
         } else {
             Firmware::ABSENT
         }
+    }
+
+    /// What is said of dumps: no end is followed by one if there is no memory for it.
+    fn check_dump(&self) -> Result<(), Error> {
+        let Some(dump) = &self.dump else {
+            let watchdog = self
+                .watchdog
+                .map_or([Act::Report; 2], |it| [it.one, it.all]);
+            let mut acts = watchdog.into_iter().chain(self.gwdt);
+            let is_watched = acts.any(|act| act == Act::Dump);
+            if self.policy.dumps() || is_watched || self.nmi.last == Last::Dump {
+                return Err(Error::invalid(
+                    "dump",
+                    "is not said, and without it no memory is held back for the dump that the guest's configuration asks for",
+                    "say it, such as dump = { memory = \"192M\" }",
+                ));
+            }
+            return Ok(());
+        };
+        if dump.memory == 0 || !dump.memory.is_multiple_of(MEMORY_UNIT) {
+            return Err(Error::invalid(
+                "dump memory",
+                "is not a multiple of 2 MiB, or nothing",
+                "ask for 192M, or what its kernel needs",
+            ));
+        }
+        if !is_line(&dump.bootargs) {
+            return Err(Error::invalid("dump append", NO_LINE, "shorten it"));
+        }
+        Ok(())
     }
 
     fn check_events(&self) -> Result<(), Error> {
@@ -287,6 +333,7 @@ pub fn parse_size(text: &str) -> Result<u64, Error> {
 
 #[cfg(test)]
 mod tests {
+    use hv_abi::policy::After;
     use hv_abi::sdei::Priority;
     use hv_abi::watchdog::Act;
 
@@ -322,6 +369,13 @@ mod tests {
     #[test]
     fn the_default_makes_sense() {
         assert_eq!(GuestConfig::default().check(), Ok(()));
+    }
+
+    fn dump(memory: u64, bootargs: &str) -> Option<DumpConfig> {
+        Some(DumpConfig {
+            memory,
+            bootargs: bootargs.into(),
+        })
     }
 
     #[test]
@@ -365,6 +419,20 @@ mod tests {
             };
             assert!(config.check().is_err(), "{limit_ms}");
         }
+        assert_eq!(
+            refused(|config| config.policy.on_reset = After::Dump),
+            "dump"
+        );
+        assert_eq!(refused(|config| config.nmi.last = Last::Dump), "dump");
+        assert_eq!(
+            refused(|config| config.dump = dump(3 << 20, "")),
+            "dump memory"
+        );
+        assert_eq!(refused(|config| config.dump = dump(0, "")), "dump memory");
+        assert_eq!(
+            refused(|config| config.dump = dump(2 << 20, "a\nb")),
+            "dump append"
+        );
         assert_eq!(refused(|config| config.nmi.event = 0x100), "nmi");
         assert_eq!(refused(|config| config.nmi.limit_ms = 9), "nmi");
         assert_eq!(refused(|config| config.flash = 3 << 20), "flash");

@@ -54,6 +54,13 @@ pub enum Error {
         /// Bytes of memory the guest has.
         memory: u64,
     },
+    /// The memory that is held back for a capture kernel is too little.
+    DumpTooSmall {
+        /// Bytes of it.
+        has: u64,
+        /// Bytes it takes at least.
+        needs: u64,
+    },
     /// The guest wants more of something than the machine has.
     TooMany {
         /// The key of the configuration.
@@ -101,6 +108,12 @@ impl Display for Error {
                 "the guest's {} MiB of memory have no room for its {part} of {} KiB; give it more memory",
                 memory >> 20,
                 size.div_ceil(1024)
+            ),
+            Self::DumpTooSmall { has, needs } => write!(
+                f,
+                "dump memory has {} MiB, and its kernel, initrd and header with room to run need at least {} MiB; hold more back",
+                has >> 20,
+                needs >> 20
             ),
             Self::TooMany {
                 key,

@@ -13,9 +13,10 @@ use hv_abi::sdei::{Definition, Priority, Scope};
 use hv_abi::watchdog::{Nmi, Watchdog};
 use platform::devicetree::Tree;
 
-use crate::bundle::{NOTHING, check, key};
+use crate::bundle::{Capture, NOTHING, check, key};
 use crate::digest::{self, ALGORITHM, DIGEST, Hash};
-use crate::{Crc32, Crc32Table, Error, Format, Guest, Kernel};
+use crate::plan::check_capture;
+use crate::{Crc32, Crc32Table, DumpConfig, Error, Format, Guest, Kernel};
 
 /// Makes a bundle of one or more guests. The same guests always make the same bytes.
 ///
@@ -42,7 +43,9 @@ pub fn write_for(operator: Access, guests: &[Guest<'_>]) -> Result<Vec<u8>, Erro
     let size: usize = guests
         .iter()
         .map(|guest| {
-            let others = [guest.ramdisk, guest.flash].map(|part| part.map_or(0, <[u8]>::len));
+            let Capture { kernel, ramdisk } = guest.capture;
+            let others = [guest.ramdisk, guest.flash, kernel, ramdisk]
+                .map(|part| part.map_or(0, <[u8]>::len));
             guest.kernel.len() + others.iter().sum::<usize>()
         })
         .sum();
@@ -59,7 +62,19 @@ pub fn write_for(operator: Access, guests: &[Guest<'_>]) -> Result<Vec<u8>, Erro
     set(&mut configurations, "default", "guest-1");
     for (number, guest) in (1..).zip(guests) {
         guest.config.check()?;
-        images.add_child(kernel_image(&crc, number, guest)?);
+        if guest.config.dump.is_some() {
+            check_capture(guest.capture.kernel.unwrap_or(guest.kernel))?;
+        }
+        let name = format!("kernel-{number}");
+        images.add_child(kernel_image(&crc, &name, guest.kernel)?);
+        if let Some(kernel) = guest.capture.kernel {
+            let name = format!("dump-kernel-{number}");
+            images.add_child(kernel_image(&crc, &name, kernel)?);
+        }
+        if let Some(ramdisk) = guest.capture.ramdisk {
+            let name = format!("dump-ramdisk-{number}");
+            images.add_child(image(&crc, &name, "ramdisk", "linux", ramdisk));
+        }
         if let Some(ramdisk) = guest.ramdisk {
             images.add_child(image(
                 &crc,
@@ -180,10 +195,21 @@ fn configuration(number: usize, guest: &Guest<'_>) -> DeviceTreeNode {
         let Nmi {
             event,
             limit_ms,
-            freezes,
+            last,
         } = config.nmi;
-        let cells = [event, limit_ms, u32::from(freezes)].map(u32::to_be_bytes);
+        let cells = [event, limit_ms, last as u32].map(u32::to_be_bytes);
         set(&mut node, key::NMI, cells.as_flattened());
+    }
+    if let Some(DumpConfig { memory, bootargs }) = &config.dump {
+        set(&mut node, key::DUMP, *memory);
+        set(&mut node, key::DUMP_BOOTARGS, bootargs.as_str());
+        if guest.capture.kernel.is_some() {
+            set(&mut node, key::DUMP_KERNEL, format!("dump-kernel-{number}"));
+        }
+        if guest.capture.ramdisk.is_some() {
+            let name = format!("dump-ramdisk-{number}");
+            set(&mut node, key::DUMP_RAMDISK, name);
+        }
     }
     if let Some(Watchdog { limit_ms, one, all }) = config.watchdog {
         let cells = [limit_ms, one as u32, all as u32].map(u32::to_be_bytes);
@@ -200,15 +226,10 @@ fn event(event: &Definition) -> impl Iterator<Item = u8> + use<> {
     cells.into_iter().flat_map(u32::to_be_bytes)
 }
 
-fn kernel_image(
-    crc: &dyn Crc32,
-    number: usize,
-    guest: &Guest<'_>,
-) -> Result<DeviceTreeNode, Error> {
-    let name = format!("kernel-{number}");
-    Ok(match Kernel::recognise(guest.kernel)?.format {
-        Format::Image { .. } => image(crc, &name, "kernel", "linux", guest.kernel),
-        Format::Flat => image(crc, &name, "standalone", "u-boot", guest.kernel),
+fn kernel_image(crc: &dyn Crc32, name: &str, kernel: &[u8]) -> Result<DeviceTreeNode, Error> {
+    Ok(match Kernel::recognise(kernel)?.format {
+        Format::Image { .. } => image(crc, name, "kernel", "linux", kernel),
+        Format::Flat => image(crc, name, "standalone", "u-boot", kernel),
     })
 }
 

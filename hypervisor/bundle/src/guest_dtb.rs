@@ -48,6 +48,8 @@ pub struct GuestSpec<'a> {
     pub devices: &'a [&'a str],
     /// Devices of its own.
     pub own: OwnDevices,
+    /// Where a capture kernel finds the ELF header of what it is to save.
+    pub elfcorehdr: Option<Range>,
 }
 
 /// Makes a guest's devicetree from the machine's.
@@ -172,7 +174,7 @@ impl<'t, 'a, 's> Graft<'t, 'a, 's> {
         self.cpus()?;
         self.children(root)?;
         self.aliases();
-        self.chosen();
+        self.chosen(root)?;
         self.guest.end();
         Ok(())
     }
@@ -428,7 +430,7 @@ impl<'t, 'a, 's> Graft<'t, 'a, 's> {
     }
 
     /// `/chosen`: what the guest boots with, and room for its seeds.
-    fn chosen(&mut self) {
+    fn chosen(&mut self, root: Node<'_, '_>) -> Result<(), Error> {
         self.guest.begin("chosen");
         if !self.spec.bootargs.is_empty() {
             self.guest.text("bootargs", &[self.spec.bootargs]);
@@ -445,6 +447,11 @@ impl<'t, 'a, 's> Graft<'t, 'a, 's> {
             self.guest.property(KASLR_SEED, &[0; KASLR_SIZE]);
             self.guest.property(RNG_SEED, &[0; RNG_SIZE]);
         }
+        // Devicetree schema chosen.yaml.
+        if let Some(range) = self.spec.elfcorehdr {
+            self.guest.property("linux,elfcorehdr", &reg(root, range)?);
+        }
         self.guest.end();
+        Ok(())
     }
 }

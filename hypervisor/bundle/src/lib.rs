@@ -23,10 +23,11 @@ mod places;
 mod plan;
 mod ram;
 mod seed;
+mod vmcore;
 mod writer;
 
-pub use bundle::{Bundle, Guest};
-pub use config::{GuestConfig, MAX_FLASH, MAX_VCPUS, MIN_FLASH, parse_size};
+pub use bundle::{Bundle, Capture, Guest};
+pub use config::{DumpConfig, GuestConfig, MAX_FLASH, MAX_VCPUS, MIN_FLASH, parse_size};
 pub use crc::{Crc32, Table as Crc32Table};
 pub use error::Error;
 pub use fit::{write, write_for};
@@ -37,8 +38,9 @@ pub use layout::{Layout, Memory, Parts};
 pub use pieces::Pieces;
 pub use places::{Identity, Loaded, Places, given, identity, tables};
 pub use plan::{
-    Backing, CpuInterface, Host, Keep, MAX_VMS, Mediated, OwnDevices, Piece, REDISTRIBUTOR_SIZE,
-    Seeding, VmPlan, Wanted, plan, reaches_memory,
+    Backing, CapturePlan, CpuInterface, Host, Keep, MAX_VMS, Mediated, OwnDevices, Piece,
+    REDISTRIBUTOR_SIZE, Seeding, VmPlan, Wanted, plan, reaches_memory,
 };
 pub use ram::{BLOCK_SIZE, PAGE_SIZE, highest_free, without};
 pub use seed::{Fresh, Secret, Seeds};
+pub use vmcore::{Registers, Vmcore, VmcoreInfo, find_info, room};

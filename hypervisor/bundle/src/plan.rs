@@ -8,6 +8,7 @@
 //! RAM where the machine's begins, wherever that is, and its virtio devices are [mediated](Mediated).
 
 mod backing;
+mod capture;
 mod check;
 mod gic;
 mod left;
@@ -31,6 +32,7 @@ use left::Left;
 use own::Own;
 
 pub use backing::{Backing, Piece};
+pub use capture::{CapturePlan, check_capture};
 pub use mediated::Mediated;
 pub use wanted::{Wanted, reaches_memory};
 
@@ -113,6 +115,8 @@ pub struct VmPlan<'a> {
     pub interrupts: Vec<u32>,
     /// Devices of its own.
     pub own: Own,
+    /// What saves its memory, if anything does.
+    pub capture: Option<CapturePlan<'a>>,
 }
 
 pub use own::Own as OwnDevices;

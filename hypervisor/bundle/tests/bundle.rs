@@ -4,10 +4,12 @@ use hv_abi::operator::Access;
 use hv_abi::policy::{After, Policy};
 use hv_abi::psci::Reclaim;
 use hv_abi::sdei::{Definition, Priority, Scope};
-use hv_abi::watchdog::{Act, Nmi, Watchdog};
+use hv_abi::watchdog::{Act, Last, Nmi, Watchdog};
 use std::sync::LazyLock;
 
-use hv_bundle::{Bundle, Crc32, Crc32Table, Error, Guest, GuestConfig, write, write_for};
+use hv_bundle::{
+    Bundle, Capture, Crc32, Crc32Table, DumpConfig, Error, Guest, GuestConfig, write, write_for,
+};
 use proptest::prelude::*;
 
 fn crc() -> &'static Crc32Table {
@@ -67,8 +69,20 @@ fn config() -> GuestConfig {
         nmi: Nmi {
             event: 0x100,
             limit_ms: 500,
-            freezes: true,
+            last: Last::Dump,
         },
+        dump: Some(DumpConfig {
+            memory: 192 << 20,
+            bootargs: "maxcpus=1".into(),
+        }),
+    }
+}
+
+fn capture() -> Capture<'static> {
+    static KERNEL: LazyLock<Vec<u8>> = LazyLock::new(image);
+    Capture {
+        kernel: Some(&KERNEL),
+        ramdisk: Some(b"saves"),
     }
 }
 
@@ -78,6 +92,7 @@ fn bundle(kernel: &[u8]) -> Vec<u8> {
         kernel,
         ramdisk: Some(b"ramdisk"),
         flash: Some(b"flash"),
+        capture: capture(),
     }])
     .expect("a sensible guest")
 }
@@ -100,6 +115,7 @@ fn a_bundle_is_read_back_as_it_was_written() {
             kernel: &kernel,
             ramdisk: Some(b"ramdisk"),
             flash: Some(b"flash"),
+            capture: capture(),
         }]
     );
 }
@@ -115,6 +131,7 @@ fn several_guests_keep_their_order_and_their_own_parts() {
         kernel: &kernel,
         ramdisk,
         flash: None,
+        capture: Capture::default(),
     };
     let guests = [guest("first", None), guest("second", Some(&b"two"[..]))];
     let bytes = write(&guests).expect("sensible guests");
@@ -137,6 +154,7 @@ fn contents_that_the_flash_has_no_room_for_are_refused() {
             kernel: &kernel,
             ramdisk: None,
             flash: Some(contents),
+            capture: Capture::default(),
         }])
     };
     bytes(256 << 10, &contents[1..]).expect("contents that fit");
@@ -245,6 +263,7 @@ fn what_the_operator_may_do_is_the_machine_s_and_is_read_back() {
         kernel: &kernel,
         ramdisk: None,
         flash: None,
+        capture: Capture::default(),
     };
     let plain = write(&[guest()]).expect("a sensible guest");
     for access in [Access::Full, Access::Read, Access::Off] {
@@ -264,6 +283,7 @@ fn a_guest_that_makes_no_sense_is_not_written() {
         kernel,
         ramdisk: None,
         flash: None,
+        capture: Capture::default(),
     };
     let many = GuestConfig {
         vcpus: 200,

@@ -353,6 +353,7 @@ fn boot(blob: &[u8], dice: &mut Dice) -> bool {
         kernel: KERNEL,
         ramdisk: Some(&[7; 100]),
         flash: None,
+        capture: hv_bundle::Capture::default(),
     };
     let bundle = Bundle {
         operator: Default::default(),

@@ -26,6 +26,7 @@ fn spec<'a>() -> GuestSpec<'a> {
         console: UART,
         devices: &[],
         own: OwnDevices::default(),
+        elfcorehdr: None,
     }
 }
 

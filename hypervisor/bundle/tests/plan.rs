@@ -3,10 +3,12 @@
 #[path = "../../../platform/tests/data/trees.rs"]
 mod trees;
 
+use dtoolkit::{Node, Property};
 use hv_abi::watchdog::Act;
 use hv_bundle::{
-    BLOCK_SIZE, Bundle, CpuInterface, Error, Fresh, Guest, GuestConfig, Host, Identity, Keep,
-    OwnDevices, Piece, REDISTRIBUTOR_SIZE, Secret, Seeds, VmPlan, plan, tables,
+    BLOCK_SIZE, Bundle, Capture, CpuInterface, DumpConfig, Error, Fresh, Guest, GuestConfig, Host,
+    Identity, Keep, Layout, OwnDevices, Piece, REDISTRIBUTOR_SIZE, Secret, Seeds, VmPlan, plan,
+    tables,
 };
 use platform::{Device, DeviceKind, Gic, Machine, Range, Spi};
 use proptest::prelude::*;
@@ -19,6 +21,21 @@ const SPIS: u32 = 256;
 const PAGE: u64 = 4096;
 /// A flat binary.
 const KERNEL: &[u8] = &[0x1f, 0x20, 0x03, 0xd5, 0xff, 0xff, 0xff, 0x17];
+
+/// An arm64 Image.
+const IMAGE: &[u8] = &image();
+
+const fn image() -> [u8; 64] {
+    let mut bytes = [0; 64];
+    // image_size: 64 KiB.
+    bytes[18] = 1;
+    let (magic, mut at) = (*b"ARM\x64", 0);
+    while at < magic.len() {
+        bytes[0x38 + at] = magic[at];
+        at += 1;
+    }
+    bytes
+}
 
 /// A machine, with the devicetree that it was read from.
 struct Board {
@@ -78,6 +95,10 @@ fn bundle(configs: &[GuestConfig]) -> Bundle<'static> {
         kernel: KERNEL,
         ramdisk: Some(&[7; 100]),
         flash: None,
+        capture: Capture {
+            kernel: Some(IMAGE),
+            ramdisk: Some(&[9; 50]),
+        },
     };
     Bundle {
         operator: Default::default(),
@@ -103,6 +124,96 @@ fn wants(vcpus: u32, memory: u64) -> GuestConfig {
         memory,
         ..GuestConfig::default()
     }
+}
+
+fn dumps(memory: u64) -> DumpConfig {
+    DumpConfig {
+        memory,
+        bootargs: "panic=5".into(),
+    }
+}
+
+/// A guest that is dumped into so many bytes.
+fn dumped(memory: u64) -> GuestConfig {
+    GuestConfig {
+        dump: Some(dumps(memory)),
+        ..GuestConfig::default()
+    }
+}
+
+#[test]
+fn memory_is_held_back_for_a_capture_kernel() {
+    let board = Board::virt(4);
+    let [vm] = &board.plan(&[dumped(64 * MIB)]).expect("a plan")[..] else {
+        panic!("one guest");
+    };
+    let bank = board.machine.ram[0];
+    let held = Range::new(bank.end() - 64 * MIB, 64 * MIB);
+    assert_eq!(vm.ram, [Range::between(bank.start, held.start)]);
+    let capture = vm.capture.as_ref().expect("a capture kernel");
+    let piece = Piece {
+        ipa: held.start,
+        pa: held.start,
+        size: held.size,
+    };
+    assert_eq!((capture.memory, capture.kernel), (piece, IMAGE));
+    assert_eq!(capture.header.end(), held.end());
+    let tree = dtoolkit::fdt::Fdt::new(&capture.dtb).expect("a sound blob");
+    let tree = dtoolkit::model::DeviceTree::from_fdt(&tree);
+    let value = |path: &str, name: &str| -> Vec<u8> {
+        let node = tree.find_node(path).expect(path);
+        node.property(name).expect(name).value().to_vec()
+    };
+    let reg = |range: Range| [range.start.to_be_bytes(), range.size.to_be_bytes()].concat();
+    let memory = format!("/memory@{:x}", held.start);
+    assert_eq!(value(&memory, "reg"), reg(held));
+    assert_eq!(value("/chosen", "linux,elfcorehdr"), reg(capture.header));
+    assert_eq!(value("/chosen", "bootargs"), b"panic=5\0");
+    // The guest's own tree says nothing of it.
+    let own = dtoolkit::fdt::Fdt::new(&vm.dtb).expect("a sound blob");
+    let own = dtoolkit::model::DeviceTree::from_fdt(&own);
+    assert!(own.find_node(&memory).is_none());
+    let chosen = own.find_node("/chosen").expect("chosen");
+    assert!(chosen.property("linux,elfcorehdr").is_none());
+}
+
+#[test]
+fn a_guest_beside_others_finds_its_capture_kernel_behind_its_own_memory() {
+    let board = Board::virt(4);
+    let small = GuestConfig {
+        dump: Some(dumps(64 * MIB)),
+        ..wants(1, 128 * MIB)
+    };
+    let configs = [wants(1, 256 * MIB), small];
+    let plans = board.plan(&configs).expect("a plan");
+    hold(&board, &named(&configs), &[], &plans);
+    let bank = board.machine.ram[0];
+    let memory = plans[1].capture.as_ref().expect("a capture kernel").memory;
+    assert_eq!(memory.ipa, bank.start + 128 * MIB);
+    assert_eq!(memory.pa, bank.end() - 64 * MIB);
+}
+
+#[test]
+fn what_a_capture_kernel_cannot_start_with_is_named() {
+    let board = Board::virt(4);
+    assert_eq!(
+        board.refusal(&[dumped(32 * MIB)]),
+        "dump memory has 32 MiB, and its kernel, initrd and header with room to run need at least 36 MiB; hold more back"
+    );
+    let refused = board.refusal(&[dumped(64 * GIB)]);
+    assert!(
+        refused.starts_with("dump memory is more than the machine has of RAM in one piece"),
+        "{refused}"
+    );
+    let mut bundle = bundle(&[dumped(64 * MIB)]);
+    bundle.guests[0].capture.kernel = None;
+    let refused = plan(&board.machine, bundle, &board.host(&[])).expect_err("no Image");
+    assert!(
+        refused
+            .to_string()
+            .starts_with("dump kernel is no arm64 Image"),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -847,6 +958,32 @@ fn hold(board: &Board, configs: &[GuestConfig], taken: &[Range], plans: &[VmPlan
             memory.push(vm.queues);
         }
         assert_eq!(vm.queues.size == 0, vm.mediated.is_empty());
+        assert_eq!(vm.capture.is_some(), config.dump.is_some());
+        if let Some(capture) = &vm.capture {
+            let Piece { ipa, pa, size } = capture.memory;
+            assert_eq!(Some(size), config.dump.as_ref().map(|dump| dump.memory));
+            assert!(pa % BLOCK_SIZE == 0 && ipa % BLOCK_SIZE == 0);
+            let (shown, held) = (Range::new(ipa, size), Range::new(pa, size));
+            assert!(machine.ram.iter().any(|bank| bank.covers(held)));
+            assert!(machine.ram.iter().any(|bank| bank.covers(shown)));
+            assert!(!vm.ram.iter().any(|part| part.overlaps(shown)));
+            for &other in memory.iter().chain(taken).chain(&machine.reserved) {
+                assert!(!held.overlaps(other), "{held:x?} is not free: {other:x?}");
+            }
+            memory.push(held);
+            let Layout {
+                kernel,
+                dtb,
+                ramdisk,
+                ..
+            } = capture.layout;
+            let parts = [kernel, dtb, ramdisk.unwrap(), capture.header];
+            for (number, part) in parts.iter().enumerate() {
+                assert!(shown.covers(*part), "{part:x?} leads out of {shown:x?}");
+                let mut others = parts[..number].iter();
+                assert!(!others.any(|other| other.overlaps(*part)));
+            }
+        }
         for it in &vm.mediated {
             let transport = Range::new(it.transport, 0x200);
             // Nobody is shown any of its page.
@@ -896,12 +1033,13 @@ fn guest_config() -> impl Strategy<Value = GuestConfig> {
         Just(vec!["rtc".to_owned(), "gpio".to_owned()]),
         (0..6).prop_map(|number| vec![format!("virtio:{number}")]),
     ]);
-    (vcpus, memory, devices, any::<bool>()).prop_map(|(vcpus, blocks, devices, trusted)| {
-        GuestConfig {
-            devices,
-            trusted,
-            ..wants(vcpus, blocks * BLOCK_SIZE)
-        }
+    let dump = prop::option::of(16u64..40);
+    let all = (vcpus, memory, devices, any::<bool>(), dump);
+    all.prop_map(|(vcpus, blocks, devices, trusted, dump)| GuestConfig {
+        devices,
+        trusted,
+        dump: dump.map(|blocks| dumps(blocks * BLOCK_SIZE)),
+        ..wants(vcpus, blocks * BLOCK_SIZE)
     })
 }
 

@@ -1,6 +1,8 @@
 //! The rungs of an NMI: an SDEI event, a virtual SError, and what is left when neither helps. Time and what is seen of the guest go in,
 //! what is told and done comes out.
 
+use hv_abi::watchdog::Last;
+
 use crate::time::Instant;
 
 /// How often it is looked whether a rung has worked, in the time of the limit.
@@ -13,8 +15,8 @@ pub struct Config {
     pub event: u32,
     /// How long a rung may take, in counter ticks.
     pub limit: u64,
-    /// In the end all vCPUs leave the guest.
-    pub freezes: bool,
+    /// What is done in the end.
+    pub last: Last,
 }
 
 impl Config {
@@ -22,7 +24,7 @@ impl Config {
     pub const USUAL: Self = Self {
         event: 0,
         limit: 60_000_000_000,
-        freezes: false,
+        last: Last::Report,
     };
 }
 
@@ -52,6 +54,8 @@ pub enum Answer {
     Reported,
     /// All vCPUs are out of the guest.
     Frozen,
+    /// The guest's memory is saved.
+    Dumped,
 }
 
 impl Rung {
@@ -75,6 +79,7 @@ impl Answer {
             Self::Pending => "pending",
             Self::Reported => "reported",
             Self::Frozen => "frozen",
+            Self::Dumped => "dumped",
         }
     }
 }

@@ -39,7 +39,7 @@ use faults::Faults;
 pub use at_once::{AtOnce, Saved};
 pub use faults::FaultKind;
 pub use hardware::{GuestExit, Hardware, Interrupt, Syndrome, Vm};
-pub use life::{End, Ending, Life};
+pub use life::{End, Ending, Kernel, Life};
 pub use map::{
     GuestMap, IpaRange, MediatedAccess, OwnAccess, OwnDevice, OwnDevices, REDISTRIBUTOR_SIZE,
     Transport, last_redistributors,
@@ -162,6 +162,8 @@ pub struct Vcpu {
     attempts: Attempts,
     /// Its external aborts.
     faults: Faults,
+    /// It runs a capture kernel: what is read-only is the dead guest's memory, and not the page of a device.
+    is_capture: bool,
 }
 
 impl Vcpu {
@@ -186,6 +188,7 @@ impl Vcpu {
             },
             attempts: Attempts::default(),
             faults: Faults::default(),
+            is_capture: false,
         }
     }
 
@@ -254,6 +257,9 @@ impl Vcpu {
             Exit::Hvc(immediate) => self.handle_call(immediate, regs, pcpu, map),
             Exit::Sysreg(access) => self.handle_sysreg(access, esr, regs, pcpu, map),
             Exit::Mmio(access) => self.handle_mmio(access, (esr, far), regs, pcpu, map),
+            Exit::ReadOnly(_) | Exit::ReadOnlyUndescribed(_) if self.is_capture => {
+                self.refuse_access((Access::Data, None), (esr, far), regs, pcpu)
+            }
             Exit::ReadOnly(access) => Action::Locked(Deferred::Uart {
                 offset: access.ipa,
                 access,

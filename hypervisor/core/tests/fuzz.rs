@@ -22,8 +22,8 @@ use hv_core::trace::Event;
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{self, Effects, Model, Vgic};
 use hv_core::vm::{
-    Action, AtOnce, Attempts, End, GuestMap, Interrupt, IpaRange, Load, Next, Outcome, OwnDevices,
-    Pcpu, Saved, Shared, SharedConfig, Syndrome, Vcpu, Verdict, last_redistributors,
+    Action, AtOnce, Attempts, End, GuestMap, Interrupt, IpaRange, Kernel, Load, Next, Outcome,
+    OwnDevices, Pcpu, Saved, Shared, SharedConfig, Syndrome, Vcpu, Verdict, last_redistributors,
 };
 use hv_testbed::{Built, Cpu, Interface, Machine, RAM, Site};
 
@@ -237,6 +237,7 @@ impl Values {
             policy: Policy::USUAL,
             affinities: Affinities::new(&mpidrs),
             ram: vec![RAM],
+            held: IpaRange::default(),
             uart: range(0x0900_0000, 0x1000),
             distributor: range(0x0800_0000, 0x1_0000),
             gic: Model::V3,
@@ -268,11 +269,12 @@ impl Values {
             })
             .collect();
         let (_, _, cpu) = &mut vcpus[0];
-        assert!(shared.begin_load(cpu, &map.board, &vgic));
-        shared.end_load(Load {
+        assert!(shared.begin_load(Kernel::Guest, cpu, (&map.board, &vgic)));
+        let load = Load {
             entry: RAM.start,
             context: 0,
-        });
+        };
+        shared.end_load(load, Kernel::Guest);
         assert!(shared.start(VcpuId(0)).is_some());
         Self {
             map,

@@ -3,6 +3,7 @@
 use hv_abi::console::RS;
 use hv_abi::operator::{Request, Verb};
 use hv_abi::sdei::{Definition, Priority, Scope};
+use hv_abi::watchdog::Last;
 use hv_core::ladder::{Answer, Config, Rung};
 use hv_core::sdei;
 use hv_testbed::{Built, Machine, Place, RAM, Told};
@@ -20,7 +21,7 @@ static EVENTS: [Definition; 1] = [Definition {
 }];
 
 /// Two vCPUs.
-fn machine(event: u32, freezes: bool) -> Machine {
+fn machine(event: u32, last: Last) -> Machine {
     let mut built = Built::new(2);
     built.sdei = sdei::Config {
         events: &EVENTS,
@@ -29,7 +30,7 @@ fn machine(event: u32, freezes: bool) -> Machine {
     built.nmi = Config {
         event,
         limit: LIMIT,
-        freezes,
+        last,
     };
     let mut machine = built.start();
     machine.turn_on(0, 1);
@@ -74,7 +75,7 @@ fn told(machine: &Machine) -> Vec<(Rung, Answer)> {
 #[test]
 fn an_serror_that_is_not_taken_is_said_to_wait_when_its_time_is_over() {
     for is_taken in [false, true] {
-        let mut machine = machine(0, false);
+        let mut machine = machine(0, Last::Report);
         nmi(&mut machine);
         assert_eq!(machine.nmis(1), 1);
         if is_taken {
@@ -99,7 +100,7 @@ fn an_serror_that_is_not_taken_is_said_to_wait_when_its_time_is_over() {
 #[test]
 fn a_guest_that_starts_another_kernel_or_stops_cpus_has_obeyed() {
     for by_vectors in [false, true] {
-        let mut machine = machine(0, true);
+        let mut machine = machine(0, Last::Freeze);
         nmi(&mut machine);
         machine.take_serror(1);
         pass(&mut machine, LIMIT / 2);
@@ -119,7 +120,7 @@ fn a_guest_that_starts_another_kernel_or_stops_cpus_has_obeyed() {
 
 #[test]
 fn every_vcpu_goes_on_record_and_the_one_that_has_the_nmi_before_it() {
-    let mut machine = machine(EVENT, false);
+    let mut machine = machine(EVENT, Last::Report);
     nmi(&mut machine);
     let all = machine.answers();
     let of = |id: u32, vcpu: u8| {
@@ -135,7 +136,7 @@ fn every_vcpu_goes_on_record_and_the_one_that_has_the_nmi_before_it() {
 
 #[test]
 fn an_event_that_is_not_registered_costs_no_time() {
-    let mut machine = machine(EVENT, false);
+    let mut machine = machine(EVENT, Last::Report);
     nmi(&mut machine);
     assert_eq!(told(&machine), [(Rung::Event, Answer::Unregistered)]);
     assert_eq!(machine.nmis(1), 1);
@@ -143,7 +144,7 @@ fn an_event_that_is_not_registered_costs_no_time() {
 
 #[test]
 fn an_event_that_the_guest_takes_and_does_nothing_about_is_followed_by_an_serror() {
-    let mut machine = machine(EVENT, true);
+    let mut machine = machine(EVENT, Last::Freeze);
     register(&mut machine);
     nmi(&mut machine);
     assert_eq!(machine.regs(1).pc, RAM.start, "it is in the handler");
@@ -163,7 +164,7 @@ fn an_event_that_the_guest_takes_and_does_nothing_about_is_followed_by_an_serror
 
 #[test]
 fn an_event_that_works_is_followed_by_nothing() {
-    let mut machine = machine(EVENT, true);
+    let mut machine = machine(EVENT, Last::Freeze);
     register(&mut machine);
     nmi(&mut machine);
     machine.turn_off(0);

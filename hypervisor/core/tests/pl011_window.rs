@@ -48,7 +48,7 @@ impl Rig {
 
     fn reset(&mut self) {
         self.uart.reset();
-        let change = self.window.reset();
+        let change = self.window.reset(true);
         self.follow(change);
     }
 
@@ -237,7 +237,7 @@ fn a_reset_shows_it_at_once() {
 fn without_a_page_there_is_nothing_to_show() {
     let uart = Pl011::new();
     let mut window = Window::new(false);
-    assert_eq!(window.reset(), Change::Keep);
+    assert_eq!(window.reset(false), Change::Keep);
     for _ in 0..100 {
         assert_eq!(window.read(&uart), Change::Keep);
         assert_eq!(window.changed(&uart), Change::Keep);

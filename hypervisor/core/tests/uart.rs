@@ -18,8 +18,8 @@ use hv_core::sdei::{Board, Config};
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{self, Effects, Model, Vgic};
 use hv_core::vm::{
-    Deferred, End, GuestMap, Interrupt, IpaRange, Load, Next, OwnDevices, REDISTRIBUTOR_SIZE,
-    Shared, SharedConfig, Vcpu, last_redistributors,
+    Deferred, End, Ending, GuestMap, Interrupt, IpaRange, Kernel, Load, Next, OwnDevices,
+    REDISTRIBUTOR_SIZE, Shared, SharedConfig, Vcpu, last_redistributors,
 };
 use hv_testbed::{Cpu, Interface, Site};
 use proptest::prelude::*;
@@ -115,6 +115,7 @@ impl Rig {
             policy: Policy::USUAL,
             affinities: Affinities::new(&mpidrs),
             ram: vec![range(0x4000_0000, 0x1000_0000)],
+            held: IpaRange::default(),
             uart: range(0x0900_0000, uart_size),
             distributor: range(0x0800_0000, 0x1_0000),
             gic: Model::V3,
@@ -163,19 +164,21 @@ impl Rig {
     fn load(&mut self) {
         assert!(
             self.shared
-                .begin_load(&mut self.cpu, &self.map.board, &self.gic)
+                .begin_load(Kernel::Guest, &mut self.cpu, (&self.map.board, &self.gic))
         );
-        self.shared.end_load(Load {
+        let load = Load {
             entry: 0x4000_0000,
             context: 0,
-        });
+        };
+        self.shared.end_load(load, Kernel::Guest);
         self.model.reset();
         self.interrupt();
         self.feed_model();
     }
 
     fn reset(&mut self) {
-        assert!(self.shared.stop(VcpuId(0), End::Reset(Reset::Cold)));
+        let ending = Ending::usual(End::Reset(Reset::Cold));
+        assert_eq!(self.shared.stop(VcpuId(0), ending), Some(ending));
         self.load();
     }
 

@@ -91,6 +91,7 @@ fn rig() -> Rig {
         policy: Policy::USUAL,
         affinities: Affinities::new(&mpidrs),
         ram: vec![range(0x4000_0000, 0x1000_0000)],
+        held: IpaRange::default(),
         uart: range(0x0900_0000, 0x1000),
         distributor: range(0x0800_0000, 0x1_0000),
         gic: hv_core::vgic::Model::V3,

@@ -17,27 +17,27 @@ impl Pcpu {
 impl Memory for Pcpu {
     #[inline]
     fn locate(&self, ipa: u64, size: u64) -> Option<(u64, u64)> {
-        let part = self.vm.backing.at(ipa, size)?;
+        let part = self.memory.at(ipa, size)?;
         Some((part.start, part.size))
     }
 
     #[inline]
     fn load16(&self, ipa: u64) -> Option<u16> {
-        guest_ram::load16(&self.vm.backing, ipa)
+        guest_ram::load16(self.memory, ipa)
     }
 
     #[inline]
     fn load_descriptor(&self, ipa: u64) -> Option<[u64; 2]> {
-        guest_ram::load_pair(&self.vm.backing, ipa)
+        guest_ram::load_pair(self.memory, ipa)
     }
 
     #[inline]
     fn store16(&mut self, ipa: u64, value: u16) -> Option<()> {
-        guest_ram::store16(&self.vm.backing, ipa, value)
+        guest_ram::store16(self.memory, ipa, value)
     }
 
     #[inline]
     fn store32(&mut self, ipa: u64, value: u32) -> Option<()> {
-        guest_ram::store32(&self.vm.backing, ipa, value)
+        guest_ram::store32(self.memory, ipa, value)
     }
 }

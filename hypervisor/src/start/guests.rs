@@ -5,7 +5,8 @@ use alloc::vec::Vec;
 
 use hv_abi::virtio::TRANSPORT_SIZE;
 use hv_bundle::{
-    Bundle, Error, Host, Keep, Mediated, Pieces, REDISTRIBUTOR_SIZE, Secret, VmPlan, plan,
+    Bundle, CapturePlan, Error, Host, Keep, Mediated, Piece, Pieces, REDISTRIBUTOR_SIZE, Secret,
+    VmPlan, plan,
 };
 use hv_core::id::{IntId, Mpidr, VmId};
 use hv_core::sdei::Board;
@@ -16,6 +17,7 @@ use hv_core::vm::{self, Guard, GuestMap, IpaRange, OwnDevices, Transport, last_r
 use hv_core::{ladder, watch};
 use platform::{Machine, Range};
 
+use crate::dump::Dump;
 use crate::virtio::Registers;
 use crate::vm::{GuestImage, Sdei, Vm, VmParts};
 use crate::{crc, entropy, gic, guest_ram, log, operator, stage2, sysregs, virtio};
@@ -52,6 +54,11 @@ fn build(plan: VmPlan<'static>, spis: u32) -> Vm {
         Pieces(&plan.ram),
         if config.sdei { "on" } else { "off" }
     );
+    if let Some(capture) = &plan.capture {
+        let Piece { ipa, size, .. } = capture.memory;
+        let held = [Range::new(ipa, size)];
+        log!("vm{}: a capture kernel, {}", plan.id, Pieces(&held));
+    }
     if plan.reaches_all {
         log!("vm{}: its devices can reach all memory", plan.id);
     }
@@ -72,10 +79,12 @@ fn build(plan: VmPlan<'static>, spis: u32) -> Vm {
         priority_bits,
         list_regs,
     });
+    let vcpus = pcpus.len();
     let ticks = |ms: u32| sysregs::counter_frequency().ticks_in_us(1000 * u64::from(ms));
     let map = GuestMap {
         affinities: Affinities::new(&mpidrs),
         ram: plan.ram.iter().copied().map(ipa).collect(),
+        held: plan.capture.as_ref().map_or(IpaRange::default(), held),
         uart: ipa(plan.uart),
         distributor: ipa(plan.distributor),
         gic: gic::model(),
@@ -84,7 +93,7 @@ fn build(plan: VmPlan<'static>, spis: u32) -> Vm {
         nmi: ladder::Config {
             event: config.nmi.event,
             limit: ticks(config.nmi.limit_ms),
-            freezes: config.nmi.freezes,
+            last: config.nmi.last,
         },
         watchdog: config.watchdog.map(|watchdog| watch::Config {
             limit: ticks(watchdog.limit_ms),
@@ -132,7 +141,14 @@ fn build(plan: VmPlan<'static>, spis: u32) -> Vm {
         reaches_all: plan.reaches_all,
         flash: plan.own.flash_ram,
         flash_contents: plan.guest.flash.unwrap_or_default(),
+        dump: plan.capture.map(|capture| Dump::new(capture, vcpus)),
     })
+}
+
+/// The memory that is held back for a capture kernel, as that finds it.
+fn held(capture: &CapturePlan<'_>) -> IpaRange {
+    let Piece { ipa, size, .. } = capture.memory;
+    IpaRange { start: ipa, size }
 }
 
 /// The transport of a mediated device, as the guest finds it.

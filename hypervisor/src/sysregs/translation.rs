@@ -70,6 +70,16 @@ pub fn guest_instruction(pc: u64) -> Option<u32> {
     doubleword.map(|word| (word >> (8 * (pc & 4))) as u32)
 }
 
+/// After stage 2 has changed: no pCPU uses what it remembers of the VM whose VMID this one has (DDI0487 D8.17).
+pub fn forget_guest() {
+    // The walkers of all pCPUs see the descriptors that were written.
+    barrier::dsb(barrier::ISHST);
+    // SAFETY: forgetting translations of this VMID is always allowed.
+    unsafe { asm!("tlbi vmalls12e1is", options(nostack, preserves_flags)) };
+    barrier::dsb(barrier::ISH);
+    barrier::isb(barrier::SY);
+}
+
 /// After stage 2 does not map the page at `ipa` any more: no vCPU of the VM whose VMID this pCPU has uses what it
 /// remembers of it (DDI0487 D8.17). First what is remembered of stage 2, then what was combined with it, which is found by
 /// the guest's own addresses, so all of that goes.

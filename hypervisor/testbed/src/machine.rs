@@ -9,6 +9,7 @@ use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, Yielder};
 use hv_abi::firmware::Fault;
 use hv_abi::policy::{After, Policy};
+use hv_abi::watchdog::Last;
 use hv_core::entry::Features;
 use hv_core::id::{IntId, Mpidr, VcpuId, VcpuSet, VmId};
 use hv_core::ladder;
@@ -21,7 +22,7 @@ use hv_core::trace::Event;
 use hv_core::vgic::{self, Affinities, Leftovers, LrSource, Model, Vgic};
 use hv_core::virtio::Mediator;
 use hv_core::vm::{
-    self, Guard, GuestMap, IpaRange, OwnDevices, REDISTRIBUTOR_SIZE, Shared, SharedConfig,
+    self, Guard, GuestMap, IpaRange, Kernel, OwnDevices, REDISTRIBUTOR_SIZE, Shared, SharedConfig,
     Transport, Vcpu, VcpuLoop, last_redistributors,
 };
 use hv_core::watch;
@@ -69,6 +70,8 @@ pub struct Built {
     pub watchdog: Option<watch::Config>,
     /// The guest's own watchdog.
     pub gwdt: Option<Guard>,
+    /// What is held back for a capture kernel.
+    pub held: IpaRange,
 }
 
 impl Built {
@@ -91,11 +94,12 @@ impl Built {
             nmi: ladder::Config {
                 event: 0,
                 limit: 80,
-                freezes: false,
+                last: Last::Report,
             },
             policy: Policy::USUAL,
             watchdog: None,
             gwdt: None,
+            held: IpaRange::default(),
         }
     }
 
@@ -128,6 +132,7 @@ impl Built {
             policy: self.policy,
             affinities: Affinities::new(&self.mpidrs),
             ram: vec![RAM],
+            held: self.held,
             uart: range(UART, 0x1000),
             distributor: range(DISTRIBUTOR, 0x1_0000),
             gic: self.model,
@@ -200,6 +205,8 @@ impl Built {
                 vcpus as u8,
             )),
             finished: RefCell::default(),
+            loaded: RefCell::default(),
+            kept: RefCell::default(),
             received: RefCell::new(VecDeque::new()),
             inlet: RefCell::new(Inlet::new()),
             answers: RefCell::new(Vec::new()),
@@ -232,7 +239,7 @@ fn coroutine(world: Rc<World>, n: u8, sdei: sdei::Config<'static>) -> Vcpus {
         move |yielder: &Yielder<(), ()>, ()| {
             let port = Port { world, yielder, n };
             if n == 0 {
-                vm::load(&port, &mut Cpu::new(port.clone()));
+                vm::load(&port, &mut Cpu::new(port.clone()), Kernel::Guest);
             }
             let cpu = Cpu::new(port.clone());
             let vcpu = Vcpu::new(VcpuId(n), Features::default(), &sdei);
@@ -321,6 +328,16 @@ impl Machine {
     /// The machine's console receives a byte.
     pub fn receive(&mut self, byte: u8) {
         self.world.received.borrow_mut().push_back(byte);
+    }
+
+    /// What was loaded into the VM, each time that something was.
+    pub fn loaded(&self) -> Vec<Kernel> {
+        self.world.loaded.borrow().clone()
+    }
+
+    /// The vCPUs whose registers were kept since this was last asked, each with its pc.
+    pub fn take_kept(&self) -> Vec<(VcpuId, u64)> {
+        self.world.kept.take()
     }
 
     /// What was to become of the machine each time that the VM was off.

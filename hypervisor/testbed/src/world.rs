@@ -14,7 +14,7 @@ use hv_core::time::Instant;
 use hv_core::trace::Event;
 use hv_core::vgic::{Distributor, Effects, LrSource, Parts, Private, Published};
 use hv_core::virtio::Mediator;
-use hv_core::vm::{self, Answer, End, Ending, GuestMap, Interrupt, Load, Shared};
+use hv_core::vm::{self, Answer, End, Ending, GuestMap, Interrupt, Kernel, Load, Shared};
 
 use crate::exits::ram_byte;
 use crate::told::Told;
@@ -86,6 +86,8 @@ pub struct World {
     pub(crate) physical: RefCell<Physical>,
     /// What was to become of the machine each time that the VM was off.
     pub(crate) finished: RefCell<Vec<After>>,
+    pub(crate) loaded: RefCell<Vec<Kernel>>,
+    pub(crate) kept: RefCell<Vec<(VcpuId, u64)>>,
     /// Bytes that the machine's console has received.
     pub(crate) received: RefCell<VecDeque<u8>>,
     /// What has been taken in of them.
@@ -289,7 +291,12 @@ impl vm::Vm for Port<'_> {
         self.world.finished.borrow_mut().push(after);
     }
 
-    fn write_memory(&self) -> Load {
+    fn keep_registers(&self, vcpu: VcpuId, regs: &GuestRegs) {
+        self.world.kept.borrow_mut().push((vcpu, regs.pc));
+    }
+
+    fn write_memory(&self, kernel: Kernel) -> Load {
+        self.world.loaded.borrow_mut().push(kernel);
         Load {
             entry: RAM.start,
             context: 0,

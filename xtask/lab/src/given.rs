@@ -8,7 +8,7 @@ use crate::build_id;
 use debian::initramfs::{self, Guest};
 use debian::kernel::{self, KernelVariant};
 use machine::guest::Options;
-use machine::payload;
+use machine::payload::{self, Capture};
 use machine::workshop::Workshop;
 
 /// The guest's parts: those that were given, and ours in place of a kernel that was not.
@@ -21,11 +21,36 @@ pub struct Given {
     pub bootargs: String,
     /// The kernel with its symbols, if it is there.
     pub vmlinux: Option<PathBuf>,
+    /// What saves its memory, if anything does.
+    capture: Option<Saver>,
+}
+
+/// The files of a capture kernel.
+struct Saver {
+    /// The kernel, unless it is the guest's own.
+    kernel: Option<PathBuf>,
+    initrd: PathBuf,
+}
+
+impl Saver {
+    /// That of `options`, with our initramfs unless they have one.
+    fn of(options: &Options, workshop: &Workshop) -> Result<Option<Self>> {
+        let Some(dump) = &options.dump else {
+            return Ok(None);
+        };
+        let initrd = match &dump.initrd {
+            Some(initrd) => initrd.clone(),
+            None => initramfs::ensure(&workshop.cache, Guest::Any, &workshop.progress)?,
+        };
+        let kernel = dump.kernel.clone();
+        Ok(Some(Self { kernel, initrd }))
+    }
 }
 
 impl Given {
     /// Those of `options`, ours fetched and built unless they are there.
     pub fn of(options: &Options, workshop: &Workshop) -> Result<Self> {
+        let capture = Saver::of(options, workshop)?;
         let words = options.append.as_deref().unwrap_or_default();
         if let Some(kernel) = &options.kernel {
             return Ok(Self {
@@ -33,6 +58,7 @@ impl Given {
                 initrd: options.initrd.clone(),
                 bootargs: words.to_owned(),
                 vmlinux: beside(kernel, workshop),
+                capture,
             });
         }
         let ours = kernel::ensure(&workshop.cache, KernelVariant::Plain, &workshop.progress)?;
@@ -48,7 +74,19 @@ impl Given {
                 .trim()
                 .to_owned(),
             vmlinux: Some(ours.vmlinux),
+            capture,
         })
+    }
+
+    /// What saves the guest's memory, as a bundle takes it.
+    pub fn capture(&self) -> Capture<'_> {
+        match &self.capture {
+            None => Capture::default(),
+            Some(saver) => Capture {
+                kernel: saver.kernel.as_deref(),
+                initrd: Some(&saver.initrd),
+            },
+        }
     }
 }
 

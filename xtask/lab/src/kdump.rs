@@ -27,7 +27,7 @@ use machine::qemu::DEFAULT_CPU;
 use machine::workshop::Workshop;
 
 pub use checks::check_run;
-pub use lab::{Lab, Request, System};
+pub use lab::{Care, Lab, Request, System};
 pub use report::Report;
 pub use together::{Beside, Together};
 

@@ -1,5 +1,6 @@
 //! What `run` boots: the options of the command line laid over those of a guest file.
 
+mod dump;
 mod event;
 mod file;
 mod flash;
@@ -25,6 +26,7 @@ use serde::Deserialize;
 use crate::board::Board;
 use crate::disk;
 use crate::el3::El3;
+pub use dump::Dump;
 pub use event::Event;
 pub use flash::Flash;
 pub use net::Net;
@@ -140,6 +142,9 @@ pub struct Options {
     /// What an NMI does, rung by rung; only a guest file can say it.
     #[arg(skip)]
     pub nmi: Option<Nmi>,
+    /// What saves the guest's memory; only a guest file can say it.
+    #[arg(skip)]
+    pub dump: Option<Dump>,
     /// When it is started, and what becomes of it when it ends; only a guest file can say it.
     #[arg(skip)]
     pub start: Option<Start>,
@@ -262,7 +267,11 @@ impl Options {
     fn be_relative_to(&mut self, folder: &Path) {
         let files = self.kernel.iter_mut().chain(&mut self.initrd);
         let flash = self.flash.iter_mut().filter_map(Flash::file_mut);
-        let files = files.chain(&mut self.disks).chain(&mut self.log);
+        let dump = self.dump.iter_mut().flat_map(Dump::files_mut);
+        let files = files
+            .chain(&mut self.disks)
+            .chain(&mut self.log)
+            .chain(dump);
         for file in files.chain(flash) {
             *file = folder.join(&*file);
         }
@@ -303,6 +312,7 @@ impl Options {
             guests: [file.guests, self.guests].concat(),
             first_slot: None,
             nmi: self.nmi.or(file.nmi),
+            dump: self.dump.or(file.dump),
             start: self.start.or(file.start),
             on_off: self.on_off.or(file.on_off),
             on_reset: self.on_reset.or(file.on_reset),
@@ -332,6 +342,7 @@ impl Options {
             trusted: self.trusted.unwrap_or_default(),
             nmi: self.nmi.map(|it| it.0).unwrap_or_default(),
             policy: self.policy(),
+            dump: self.dump.as_ref().map(Dump::config),
             ..GuestConfig::default()
         }
     }
@@ -413,7 +424,8 @@ impl Options {
         for guest in &self.guests {
             guest.check_files()?;
         }
-        for (what, path) in kernel.chain(initrd).chain(disks) {
+        let dump = self.dump.iter().flat_map(Dump::files);
+        for (what, path) in kernel.chain(initrd).chain(disks).chain(dump) {
             let found = fs::metadata(path).with_context(|| {
                 format!("there is no {what} {}; check the path", path.display())
             })?;

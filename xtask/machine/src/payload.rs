@@ -23,6 +23,17 @@ pub struct Payload<'a> {
     pub config: GuestConfig,
     /// What its flash begins with.
     pub flash: Option<&'a Path>,
+    /// What saves its memory.
+    pub capture: Capture<'a>,
+}
+
+/// The files of a capture kernel ([`hv_bundle::Capture`]).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Capture<'a> {
+    /// The kernel, also packed; without, the guest's own.
+    pub kernel: Option<&'a Path>,
+    /// Its initial ramdisk.
+    pub initrd: Option<&'a Path>,
 }
 
 impl Payload<'_> {
@@ -40,24 +51,21 @@ impl Payload<'_> {
 
     fn read(&self, memory_mib: u64) -> Result<Files> {
         let kernel = read_kernel(self.kernel, memory_mib)?;
-        let ramdisk = match self.initrd {
-            Some(initrd) => Some(
-                fs::read(initrd)
-                    .with_context(|| format!("cannot read the initrd {}", initrd.display()))?,
-            ),
-            None => None,
+        let file = |what: &str, path: Option<&Path>| {
+            let read = |path: &Path| {
+                fs::read(path).with_context(|| format!("cannot read {what} {}", path.display()))
+            };
+            path.map(read).transpose()
         };
-        let flash = match self.flash {
-            Some(flash) => Some(
-                fs::read(flash)
-                    .with_context(|| format!("cannot read the flash's file {}", flash.display()))?,
-            ),
-            None => None,
-        };
+        let capture = self.capture.kernel;
         Ok(Files {
             kernel,
-            ramdisk,
-            flash,
+            ramdisk: file("the initrd", self.initrd)?,
+            flash: file("the flash's file", self.flash)?,
+            capture_kernel: capture
+                .map(|kernel| read_kernel(kernel, memory_mib))
+                .transpose()?,
+            capture_ramdisk: file("the initrd of dump", self.capture.initrd)?,
         })
     }
 }
@@ -67,6 +75,8 @@ struct Files {
     kernel: Vec<u8>,
     ramdisk: Option<Vec<u8>>,
     flash: Option<Vec<u8>>,
+    capture_kernel: Option<Vec<u8>>,
+    capture_ramdisk: Option<Vec<u8>>,
 }
 
 /// Writes the bundle of all these guests to `path`, as [`Payload::write_for`]; the room that each needs.
@@ -86,6 +96,10 @@ pub fn write_all(
         kernel: &files.kernel,
         ramdisk: files.ramdisk.as_deref(),
         flash: files.flash.as_deref(),
+        capture: hv_bundle::Capture {
+            kernel: files.capture_kernel.as_deref(),
+            ramdisk: files.capture_ramdisk.as_deref(),
+        },
     });
     let guests: Vec<Guest<'_>> = guests.collect();
     let bundle = hv_bundle::write_for(operator, &guests)

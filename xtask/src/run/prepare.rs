@@ -102,7 +102,8 @@ pub fn machine(
     }
     machine.slots.extend(behind_disks);
     machine.extra = options.qemu_args.iter().map(Into::into).collect();
-    let backings = match guests.len() > 1 && !bare {
+    let is_planned = guests.len() > 1 || guests.iter().any(|guest| guest.dump.is_some());
+    let backings = match is_planned && !bare {
         true => preflight::check(&machine, &folder.file("preflight.dtb"))?,
         false => BTreeMap::new(),
     };
@@ -132,6 +133,7 @@ pub fn payloads<'a>(
             kernel: &given.kernel,
             initrd: given.initrd.as_deref(),
             flash: guest.flash_file(),
+            capture: given.capture(),
             config,
         });
     }

@@ -125,11 +125,14 @@ impl Shown {
 fn then(record: &Record) -> Result<String> {
     let how = match record.name.as_str() {
         "vm-off" => "has switched itself off",
+        // Whoever has ordered it.
+        _ if record.word("then")? == "dump" => "is reset",
         _ => "has reset itself",
     };
     let then = match record.word("then")? {
         "restart" => "and is started again",
         "machine-off" => "and the machine goes off with it",
+        "dump" => "and its capture kernel is next",
         _ => "and stays off",
     };
     Ok(format!("the guest {how}, {then}"))

@@ -13,7 +13,7 @@ use debian::paths;
 use debian::tools;
 use machine::build::{self, Program};
 use machine::firmware::Firmware;
-use machine::payload::Payload;
+use machine::payload::{Capture, Payload};
 use machine::qemu::{Event, Machine, Session};
 use machine::workshop::Workshop;
 
@@ -234,6 +234,7 @@ fn machine(workshop: &Workshop, program: Program, words: &str) -> Result<Machine
         kernel: &guest.image,
         initrd: None,
         flash: None,
+        capture: Capture::default(),
         config: GuestConfig {
             bootargs: "list".into(),
             ..GuestConfig::default()

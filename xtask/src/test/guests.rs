@@ -24,7 +24,7 @@ use machine::console::GuestLines;
 use machine::el3::El3;
 use machine::ending::{Ending, Watch};
 use machine::firmware::Firmware;
-use machine::payload::Payload;
+use machine::payload::{Capture, Payload};
 use machine::protocol::{Outcome, Results, Test};
 use machine::qemu::{Event, Machine};
 use machine::raspi4b;
@@ -397,6 +397,7 @@ impl<'a> Bench<'a> {
                     kernel: &self.guest.image,
                     initrd: offer::ramdisk(self.workshop, &boot.config)?.as_deref(),
                     flash: None,
+                    capture: Capture::default(),
                     config: config(boot),
                 }
                 .write(&bundle)?;

@@ -1,5 +1,6 @@
 //! Linux end to end: dumps that must be whole, and one that must not be.
 
+mod assisted;
 mod cases;
 mod firmware;
 mod hibernate;
@@ -72,6 +73,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
             REBOOT,
             REPEAT,
         ])
+        .chain(assisted::names())
         .chain(firmware::names())
         .chain(life::names())
         .chain(hibernate::names())
@@ -118,6 +120,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
     runs.push((REBOOT.into(), Box::new(|| reboot(&lab))));
     runs.extend(hibernate::runs(workshop, &lab));
     runs.extend(operator::runs(workshop, &lab, ledger));
+    runs.extend(assisted::runs(workshop, &lab));
     // A Raspberry Pi 4 has no room for it that our kernel's command lines know of.
     if workshop.board != Board::Raspi4b {
         runs.extend(pvpanic::runs(workshop));

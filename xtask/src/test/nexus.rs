@@ -9,7 +9,7 @@ use machine::build::{self, Program};
 use machine::crafted;
 use machine::el3::El3;
 use machine::ending::{Ending, Watch};
-use machine::payload::Payload;
+use machine::payload::{Capture, Payload};
 use machine::qemu::{Event, Machine};
 use machine::workshop::Workshop;
 use std::time::Duration;
@@ -44,6 +44,7 @@ fn boot(workshop: &Workshop) -> Result<String> {
         kernel: &guest.image,
         initrd: None,
         flash: None,
+        capture: Capture::default(),
         config: offered(&format!("test={TEST}")),
     }
     .write(&bundle)?;

@@ -271,6 +271,7 @@ fn bundle(kernel: &[u8], wrong: Wrong) -> Result<Option<Vec<u8>>> {
         kernel,
         ramdisk: None,
         flash: None,
+        capture: hv_bundle::Capture::default(),
     };
     let mut bundle = hv_bundle::write(&[guest]).map_err(|error| anyhow::anyhow!("{error}"))?;
     match wrong {

@@ -33,11 +33,13 @@ pub enum Verb {
     Off,
     /// The VM, which is off, is started.
     Start,
+    /// The VM's memory is saved by a kernel that starts beside it, and then it starts again.
+    Dump,
 }
 
 impl Verb {
     /// All of them, by the letter that stands for each.
-    pub const ALL: [(u8, Self); 13] = [
+    pub const ALL: [(u8, Self); 14] = [
         (b'?', Self::Room),
         (b'i', Self::Type),
         (b's', Self::Status),
@@ -51,6 +53,7 @@ impl Verb {
         (b'R', Self::Reset),
         (b'O', Self::Off),
         (b'S', Self::Start),
+        (b'D', Self::Dump),
     ];
 
     /// Whether the guest is another afterwards: what only looks does not have to be kept from being done twice.

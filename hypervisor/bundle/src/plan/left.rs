@@ -51,6 +51,10 @@ impl<'m> Left<'m> {
             0 => Range::default(),
             bytes => take_highest(&mut self.ram, bytes, "what virtio devices need")?,
         };
+        let held = match &guest.config.dump {
+            Some(dump) => self.hold_back(dump.memory)?,
+            None => Range::default(),
+        };
         let mut shown = given.iter().filter(|device| !is_mediated(device));
         let reaches_all = shown.any(|device| reaches_memory(device.kind));
         let is_placed = self.is_only || reaches_all;
@@ -90,6 +94,7 @@ impl<'m> Left<'m> {
             reaches_all,
             interrupts: vec![timers.virt, timers.physical],
             own: own_devices,
+            capture: None,
             guest,
         };
         for device in &given {
@@ -116,6 +121,7 @@ impl<'m> Left<'m> {
             })?;
         }
         self.place(&mut plan, &given, is_placed)?;
+        plan.capture = self.give_capture(&plan, held, &given, is_placed)?;
         Ok(plan)
     }
 
@@ -292,40 +298,53 @@ impl<'m> Left<'m> {
         is_placed: bool,
     ) -> Result<(), Error> {
         let devices: Vec<&str> = given.iter().map(|device| device.path.as_str()).collect();
-        let spec = |initrd| GuestSpec {
+        let config = &plan.guest.config;
+        let spec = GuestSpec {
             ram: &plan.ram,
             cpus: &plan.affinities,
-            bootargs: &plan.guest.config.bootargs,
-            initrd,
-            sdei: plan.guest.config.sdei,
+            bootargs: &config.bootargs,
+            initrd: None,
+            sdei: config.sdei,
             seeds: self.host.secret.is_some(),
             conduit: Conduit::Smc,
             console: &self.machine.shown.path,
             devices: &devices,
             own: plan.own,
+            elfcorehdr: None,
         };
-        let ramdisk = plan.guest.ramdisk.map(|ramdisk| ramdisk.len() as u64);
-        // The tree says where the ramdisk is, and where that is depends on the tree's size: build it twice.
-        let placeholder = ramdisk.map(|size| Range::new(0, size));
-        let draft = build_guest_dtb(self.host.dtb, &spec(placeholder))?;
         let memory = Memory {
             pieces: &plan.ram,
             bare: self.bare(plan, is_placed),
         };
-        let parts = Parts {
-            kernel: Kernel::recognise(plan.guest.kernel)?,
-            ramdisk,
-            dtb: draft.len() as u64,
-            dtb_at: plan.guest.config.dtb_at,
-        };
-        let layout = Layout::place(&memory, &parts)?;
-        let dtb = build_guest_dtb(self.host.dtb, &spec(layout.ramdisk))?;
+        let files = (plan.guest.kernel, plan.guest.ramdisk, config.dtb_at);
+        let (layout, dtb) = self.build(&spec, files, &memory)?;
         plan.seeding = match self.host.secret {
             Some(secret) => Some(seeding(&dtb, secret.of_vm(plan.id))?),
             None => None,
         };
         (plan.layout, plan.dtb) = (layout, dtb);
         Ok(())
+    }
+
+    /// Makes the devicetree that `spec` says but for the ramdisk, and finds places for a kernel, its ramdisk and the tree, which may
+    /// be wanted somewhere.
+    pub(super) fn build(
+        &self,
+        spec: &GuestSpec<'_>,
+        (kernel, ramdisk, dtb_at): (&[u8], Option<&[u8]>, Option<u64>),
+        memory: &Memory<'_>,
+    ) -> Result<(Layout, Vec<u8>), Error> {
+        let with = |initrd| build_guest_dtb(self.host.dtb, &GuestSpec { initrd, ..*spec });
+        // The tree says where the ramdisk is, and where that is depends on the tree's size: build it twice.
+        let draft = with(ramdisk.map(|ramdisk| Range::new(0, ramdisk.len() as u64)))?;
+        let parts = Parts {
+            kernel: Kernel::recognise(kernel)?,
+            ramdisk: ramdisk.map(|ramdisk| ramdisk.len() as u64),
+            dtb: draft.len() as u64,
+            dtb_at,
+        };
+        let layout = Layout::place(memory, &parts)?;
+        Ok((layout, with(layout.ramdisk)?))
     }
 
     /// What a guest would have of the first bank without a hypervisor.
@@ -338,6 +357,11 @@ impl<'m> Left<'m> {
         };
         Range::new(bank.start, size.min(bank.size))
     }
+}
+
+/// Bytes of a file, if there is one.
+pub fn bytes_of(file: Option<&[u8]>) -> u64 {
+    file.map_or(0, |file| file.len() as u64)
 }
 
 /// Whether a guest meets a transport of ours instead of the device's.

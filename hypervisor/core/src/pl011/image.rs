@@ -82,14 +82,13 @@ impl Window {
         self.is_open
     }
 
-    /// The UART is as after reset, and no vCPU runs.
-    pub fn reset(&mut self) -> Change {
+    /// The UART is as after reset, and no vCPU runs. Whether there is a page for the kernel that is next.
+    pub fn reset(&mut self, is_there: bool) -> Change {
         self.quiet_reads = 0;
-        match (
-            self.is_there,
-            core::mem::replace(&mut self.is_open, self.is_there),
-        ) {
-            (false, _) => Change::Keep,
+        self.is_there = is_there;
+        match (is_there, core::mem::replace(&mut self.is_open, is_there)) {
+            (false, false) => Change::Keep,
+            (false, true) => Change::Close,
             (true, false) => Change::Open,
             (true, true) => Change::Write,
         }

@@ -5,7 +5,7 @@ use core::ops::DerefMut;
 
 use hv_abi::policy::After;
 
-use super::{Answer, End, Ending, GuestMap, Pcpu, Shared, VcpuLoop};
+use super::{Answer, End, Ending, GuestMap, Kernel, Pcpu, Shared, VcpuLoop};
 use crate::flash::Array;
 use crate::id::{IntId, VcpuId, VmId};
 use crate::mailbox::Requests;
@@ -218,6 +218,10 @@ pub trait Vm: Parts + Sized {
     fn conclude(&self);
     /// The VM is off. Returns if other guests run on and it is not to be the machine's end.
     fn finish(&self, after: After);
-    /// Writes the guest's memory as it is at its start and resets its passed-through devices. Nobody runs in it.
-    fn write_memory(&self) -> super::Load;
+    /// Writes a kernel into the VM's memory as it is at its start, and resets passed-through devices. Nobody runs in it. What the guest has is
+    /// read-only to its capture kernel, and the memory of that is none of the guest's.
+    fn write_memory(&self, kernel: Kernel) -> super::Load;
+    /// A vCPU that is on has left its guest for good: its registers are kept, as far as there may be a dump. This pCPU is its own, and has what
+    /// the guest left in it.
+    fn keep_registers(&self, vcpu: VcpuId, regs: &GuestRegs);
 }

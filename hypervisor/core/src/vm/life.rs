@@ -40,6 +40,12 @@ pub struct Ending {
 }
 
 impl Ending {
+    /// Its memory is saved, and then it starts again.
+    pub const DUMP: Self = Self {
+        end: End::Reset(Reset::Cold),
+        after: After::Dump,
+    };
+
     /// As its name says: off is off, and a reset starts it again.
     pub const fn usual(end: End) -> Self {
         let after = match end {
@@ -62,12 +68,21 @@ impl Ending {
     pub fn by_crash(policy: &Policy) -> Option<Self> {
         policy.on_crash.map(|after| {
             let end = match after {
-                After::Restart => End::Reset(Reset::Cold),
+                After::Restart | After::Dump => End::Reset(Reset::Cold),
                 After::Stop | After::MachineOff => End::Off,
             };
             Self { end, after }
         })
     }
+}
+
+/// What is loaded into a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// The guest.
+    Guest,
+    /// What saves the guest's memory, beside that.
+    Capture,
 }
 
 /// Where a VM is in its life.
@@ -79,6 +94,8 @@ pub enum Life {
     Loading,
     /// Its vCPUs run, or can be started.
     Running,
+    /// So it is with its capture kernel, beside the memory of a guest that is no more.
+    Capturing,
     /// A vCPU ends it.
     Stopping {
         /// Which.
@@ -102,7 +119,38 @@ pub enum Life {
 impl Life {
     /// Whether a vCPU may begin to run.
     pub const fn may_start(self) -> bool {
-        matches!(self, Self::Running)
+        matches!(self, Self::Running | Self::Capturing)
+    }
+
+    /// What becomes of the VM if it is to end like that now. Whatever a capture kernel ends with, the guest is next; and it is not
+    /// dumped itself.
+    pub const fn settle(&self, ending: Ending) -> Ending {
+        match (self, ending.after) {
+            (Self::Capturing, After::Dump) => Ending {
+                after: After::Restart,
+                ..ending
+            },
+            _ => ending,
+        }
+    }
+
+    /// What becomes of the VM if what it runs ends it.
+    pub const fn end_by_guest(&self, end: End, policy: &Policy) -> Ending {
+        match self {
+            Self::Capturing => Ending {
+                end,
+                after: After::Restart,
+            },
+            _ => Ending::by_guest(end, policy),
+        }
+    }
+
+    /// What becomes of the VM if what it runs has crashed; none if it is left as it is.
+    pub fn end_by_crash(&self, policy: &Policy) -> Option<Ending> {
+        match self {
+            Self::Capturing => Some(Ending::usual(End::Reset(Reset::Cold))),
+            _ => Ending::by_crash(policy),
+        }
     }
 
     /// Whether every vCPU has left the guest after one of them has ended the VM.
@@ -150,9 +198,12 @@ impl Life {
     }
 
     /// The memory has been written.
-    pub fn run(&mut self) {
+    pub fn run(&mut self, kernel: Kernel) {
         if *self == Self::Loading {
-            *self = Self::Running;
+            *self = match kernel {
+                Kernel::Guest => Self::Running,
+                Kernel::Capture => Self::Capturing,
+            };
         }
     }
 
@@ -186,7 +237,7 @@ mod tests {
         let mut life = Life::Off;
         assert!(life.load());
         assert!(!life.may_start(), "its memory is being written");
-        life.run();
+        life.run(Kernel::Guest);
         life
     }
 
@@ -271,14 +322,44 @@ mod tests {
         assert!(life.stop(VcpuId(0), End::Reset(Reset::Cold), only));
         assert!(life.is_frozen());
         assert!(life.load());
-        life.run();
+        life.run(Kernel::Guest);
         assert!(life.may_start());
+    }
+
+    #[test]
+    fn a_capture_kernel_is_followed_by_the_guest_and_never_dumped() {
+        let mut life = Life::Off;
+        assert!(life.load());
+        life.run(Kernel::Capture);
+        assert!(life.may_start() && !life.is_idle());
+        let policy = Policy {
+            is_manual: false,
+            on_off: After::Dump,
+            on_reset: After::MachineOff,
+            on_crash: None,
+        };
+        for end in [End::Off, End::Reset(Reset::Cold)] {
+            let after = life.end_by_guest(end, &policy);
+            assert_eq!((after.end, after.after), (end, After::Restart));
+        }
+        let restart = Ending::usual(End::Reset(Reset::Cold));
+        assert_eq!(life.end_by_crash(&policy), Some(restart));
+        assert_eq!(life.settle(Ending::DUMP), restart);
+        // The operator's word counts.
+        let off = Ending::usual(End::Off);
+        assert_eq!(life.settle(off), off);
+        let guest = running();
+        assert_eq!(guest.settle(Ending::DUMP), Ending::DUMP);
+        assert_eq!(guest.end_by_crash(&policy), None);
+        let dump = guest.end_by_guest(End::Off, &policy);
+        assert_eq!((dump.end, dump.after), (End::Off, After::Dump));
+        assert!(life.stop(VcpuId(0), End::Off, ALL));
     }
 
     #[test]
     fn nothing_but_loading_makes_it_run() {
         for mut life in [Life::Off, Life::Gone] {
-            life.run();
+            life.run(Kernel::Guest);
             life.leave(VcpuId(0));
             life.bury();
             assert!(!life.may_start());

@@ -40,6 +40,8 @@ pub struct GuestMap {
     pub affinities: Affinities,
     /// Its RAM.
     pub ram: Vec<IpaRange>,
+    /// What is held back of RAM for a capture kernel, which then has nothing else that it can write to; empty if there is none.
+    pub held: IpaRange,
     /// The emulated PL011.
     pub uart: IpaRange,
     /// The distributor.

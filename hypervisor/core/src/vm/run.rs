@@ -8,11 +8,13 @@ mod operator;
 mod pause;
 mod power;
 mod short;
+mod state;
 mod undescribed;
 mod watched;
 
-pub use operator::{Answer, Lateness, Refusal, Stand, State};
+pub use operator::{Answer, Lateness, Stand};
 pub use power::load;
+pub use state::{Refusal, State};
 
 use core::ops::ControlFlow;
 
@@ -101,6 +103,9 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             self.cpu.show_guest(Some(&self.regs));
             let leave = self.run_guest();
             self.cpu.show_guest(None);
+            if matches!(leave, Leave::Stop | Leave::End(_) | Leave::Lost) {
+                self.vm.keep_registers(self.vcpu.id, &self.regs);
+            }
             match leave {
                 Leave::Off => self.power_off(),
                 Leave::Stop => self.stop(),
@@ -232,7 +237,8 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             Next::Off => return Some(Leave::Off),
             Next::End(end) => {
                 let policy = &self.vm.map().policy;
-                return Some(Leave::End(Ending::by_guest(end, policy)));
+                let ending = self.vm.lock().life.end_by_guest(end, policy);
+                return Some(Leave::End(ending));
             }
         }
         None

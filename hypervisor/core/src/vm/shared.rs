@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 use hv_abi::policy::After;
 use hv_abi::sdei::{Call, Status};
 
-use super::{Deferred, End, Ending, GuestMap, Hardware, Life, Vcpu};
+use super::{Deferred, End, Ending, GuestMap, Hardware, Kernel, Life, Vcpu};
 use crate::clock::Clock;
 use crate::flash::Flash;
 use crate::id::{IntId, VcpuId, VcpuSet};
@@ -113,6 +113,7 @@ pub struct Shared {
     /// The emulated UART, and whether the guest reads a page instead of it.
     uart: Pl011,
     uart_window: Window,
+    has_uart_page: bool,
     /// The emulated UART's interrupt, and its line as the virtual GIC knows it.
     uart_intid: IntId,
     uart_line: bool,
@@ -173,6 +174,7 @@ impl Shared {
             shared_events: SharedEvents::new(config.vcpus, &config.sdei),
             uart: Pl011::new(),
             uart_window: Window::new(config.has_uart_page),
+            has_uart_page: config.has_uart_page,
             uart_intid: config.uart_intid,
             uart_line: false,
             is_input_held: false,
@@ -287,7 +289,11 @@ impl Shared {
         cpu: &mut impl Hardware,
         map: &GuestMap,
     ) -> Outcome {
-        let is_ram = |ipa| map.is_ram(ipa);
+        let is_capture = self.life == Life::Capturing;
+        let is_ram = |ipa| match is_capture {
+            true => map.held.offset_of(ipa).is_some(),
+            false => map.is_ram(ipa),
+        };
         let endian = || cpu.endian();
         let is_parked = |vcpu| map.board.is_parked(vcpu);
         let decision = self
@@ -376,7 +382,12 @@ impl Shared {
 
     /// The VM is frozen, and goes on as it was at power-on. Memory is to be written now. False if it is not frozen.
     #[must_use]
-    pub fn begin_load(&mut self, cpu: &mut impl Hardware, board: &Board, gic: &impl Parts) -> bool {
+    pub fn begin_load(
+        &mut self,
+        kernel: Kernel,
+        cpu: &mut impl Hardware,
+        (board, gic): (&Board, &impl Parts),
+    ) -> bool {
         if !self.life.load() {
             return false;
         }
@@ -390,12 +401,17 @@ impl Shared {
         let _ = held.set_line(self.uart_intid, false);
         drop(held);
         self.reset_gwdt(gic);
-        let change = self.uart_window.reset();
+        // To a capture kernel the dead guest's memory is read-only, and so no page else may be: what a store was refused by is
+        // not told (DDI0487 D24.2, HPFAR_EL2).
+        let is_shown = self.has_uart_page && kernel == Kernel::Guest;
+        let change = self.uart_window.reset(is_shown);
         self.change_uart_page(change, cpu);
         self.is_paused = false;
         self.clock = Clock::default();
         // Whoever wants it off wants so still.
-        self.end_asked = self.end_asked.filter(|it| it.after != After::Restart);
+        self.end_asked = self
+            .end_asked
+            .filter(|it| !matches!(it.after, After::Restart | After::Dump));
         self.is_start_asked = false;
         self.faulting = VcpuSet::EMPTY;
         for intid in self.shared_events.reset(board) {
@@ -406,7 +422,7 @@ impl Shared {
     }
 
     /// Memory is written: the boot vCPU is to start there.
-    pub fn end_load(&mut self, load: Load) {
+    pub fn end_load(&mut self, load: Load, kernel: Kernel) {
         self.power.reset(BOOT_VCPU);
         if let Some(start) = self.starts.first_mut() {
             *start = Some(Start {
@@ -417,7 +433,7 @@ impl Shared {
                 endian: Endian::Little,
             });
         }
-        self.life.run();
+        self.life.run(kernel);
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use hv_abi::watchdog::{Nmi, Watchdog};
-use hv_bundle::GuestConfig;
+use hv_bundle::{DumpConfig, GuestConfig};
 
 use super::checks::{check_backtraces, check_run};
 use super::report::{Judged, Report};
@@ -75,6 +75,15 @@ pub struct Request<'a> {
     pub timeout: Duration,
     /// Where to leave everything, if it is to be left.
     pub keep: Option<&'a Path>,
+}
+
+/// What the hypervisor does about a guest.
+#[derive(Debug, Default)]
+pub struct Care<'a> {
+    /// The watchdog over it.
+    pub watchdog: Option<Watchdog>,
+    /// The kernel that saves its memory, which is its own, with the initial ramdisk of that.
+    pub dump: Option<(DumpConfig, &'a Path)>,
 }
 
 impl Lab {
@@ -188,6 +197,7 @@ impl Lab {
             kernel: &self.kernel,
             initrd: Some(&self.initramfs),
             flash: None,
+            capture: payload::Capture::default(),
             config: GuestConfig::default(),
         }
     }
@@ -209,16 +219,20 @@ impl Lab {
 
     /// The machine of `plan`, whose files lie in `folder`; its kernel gets `bootargs`.
     pub fn machine(&self, plan: &Plan, bootargs: &str, folder: &RunDir) -> Result<Machine> {
-        self.machine_watched(plan, bootargs, folder, plan.watchdog())
+        let care = Care {
+            watchdog: plan.watchdog(),
+            dump: None,
+        };
+        self.machine_with(plan, bootargs, folder, &care)
     }
 
-    /// The same, with a watchdog over the guest.
-    pub fn machine_watched(
+    /// The same, with this care of the guest.
+    pub fn machine_with(
         &self,
         plan: &Plan,
         bootargs: &str,
         folder: &RunDir,
-        watchdog: Option<Watchdog>,
+        care: &Care<'_>,
     ) -> Result<Machine> {
         // What a board shows at least, so that the dump is no larger than need be.
         let memory_mib = self
@@ -238,12 +252,17 @@ impl Lab {
                 sdei: plan.sdei,
                 firmware: plan.firmware.clone(),
                 reclaim: reclaim(plan.reclaim),
-                watchdog,
+                watchdog: care.watchdog,
+                dump: care.dump.as_ref().map(|(config, _)| config.clone()),
                 // A board has as many CPUs as it has, and a guest may have fewer.
                 vcpus: plan.cpus,
                 events,
                 nmi,
                 ..GuestConfig::default()
+            },
+            capture: payload::Capture {
+                kernel: None,
+                initrd: care.dump.as_ref().map(|(_, initrd)| *initrd),
             },
             ..self.payload()
         }

@@ -61,6 +61,7 @@ impl Beside {
             kernel: &self.given.kernel,
             initrd: self.given.initrd.as_deref(),
             flash: self.options.flash_file(),
+            capture: self.given.capture(),
             config: self.options.config_of_many(&self.given.bootargs)?,
         })
     }

@@ -20,7 +20,7 @@ pub fn greeting() -> Value {
 }
 
 /// All commands.
-const COMMANDS: [&str; 29] = [
+const COMMANDS: [&str; 30] = [
     "qmp_capabilities",
     "query-commands",
     "query-version",
@@ -50,6 +50,7 @@ const COMMANDS: [&str; 29] = [
     "x-halligan-freeze",
     "x-halligan-off",
     "x-halligan-start",
+    "x-halligan-capture",
 ];
 
 /// Whether the connection is the guest's console after `line` has been answered.
@@ -144,6 +145,10 @@ fn execute(
         }
         "x-halligan-start" => {
             operator.ask(Verb::Start, 0)?;
+            none()
+        }
+        "x-halligan-capture" => {
+            operator.ask(Verb::Dump, 0)?;
             none()
         }
         "inject-nmi" => {

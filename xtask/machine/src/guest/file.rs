@@ -99,12 +99,17 @@ const KEYS: &[Key] = &[
     ("on-crash", THEN, "\"restart\""),
     (
         "nmi",
-        "an event of events, a limit from 10ms to 86400s, and what is done last, report or freeze",
+        "an event of events, a limit from 10ms to 86400s, and what is done last, report, freeze or dump",
         "{ event = 256, limit = \"5s\", last = \"freeze\" }",
     ),
     (
+        "dump",
+        "a size of memory to hold back and, if need be, a kernel, an initrd and words to append",
+        "{ memory = \"192M\" }",
+    ),
+    (
         "watchdog",
-        "a limit from 10ms to 86400s and, for one vCPU and for all, report, nmi, freeze, reset or off",
+        "a limit from 10ms to 86400s and, for one vCPU and for all, report, nmi, freeze, reset, off or dump",
         "{ limit = \"10s\", one = \"report\", all = \"nmi\" }",
     ),
     (
@@ -116,7 +121,7 @@ const KEYS: &[Key] = &[
 ];
 
 /// What becomes of a guest.
-const THEN: &str = "\"stop\", \"restart\" or \"machine-off\", in quotation marks";
+const THEN: &str = "\"stop\", \"restart\", \"machine-off\" or \"dump\", in quotation marks";
 
 /// The options that `text` says; of what it says wrong, the first key with its line and how it is written.
 pub fn parse(text: &str) -> Result<Options> {
@@ -256,6 +261,10 @@ mod tests {
             "nmi = 256",
             "nmi = { limit = \"5\" }",
             "nmi = { last = \"reset\" }",
+            "dump = true",
+            "dump = {}",
+            "dump = { memory = \"lots\" }",
+            "dump = { memory = \"192M\", on = \"reset\" }",
             "watchdog = true",
             "watchdog = { one = \"report\" }",
             "sbsa-gwdt = true",

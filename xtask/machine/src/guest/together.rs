@@ -77,6 +77,7 @@ impl Options {
             (self.gwdt.is_some(), "sbsa-gwdt of the guest file"),
             (self.watchdog.is_some(), "watchdog of the guest file"),
             (self.nmi.is_some(), "nmi of the guest file"),
+            (self.dump.is_some(), "dump of the guest file"),
             (
                 self.policy() != Policy::USUAL,
                 "start, on-off, on-reset and on-crash of the guest file",

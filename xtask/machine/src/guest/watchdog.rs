@@ -1,6 +1,6 @@
 //! The watchdogs of a guest file, and its NMI.
 
-use hv_abi::watchdog::{Act, LONGEST_MS, SHORTEST_MS};
+use hv_abi::watchdog::{Act, LONGEST_MS, Last, SHORTEST_MS};
 use serde::Deserialize;
 
 /// What is done when the guest makes no progress.
@@ -45,16 +45,8 @@ struct NmiWords {
     #[serde(default)]
     event: u32,
     limit: Option<String>,
-    #[serde(default)]
-    last: Last,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-enum Last {
-    #[default]
-    Report,
-    Freeze,
+    #[serde(default = "report")]
+    last: String,
 }
 
 impl TryFrom<NmiWords> for Nmi {
@@ -69,7 +61,8 @@ impl TryFrom<NmiWords> for Nmi {
         Ok(Self(hv_abi::watchdog::Nmi {
             event: words.event,
             limit_ms,
-            freezes: words.last == Last::Freeze,
+            last: Last::of_name(&words.last)
+                .ok_or_else(|| format!("no such end: {}", words.last))?,
         }))
     }
 }

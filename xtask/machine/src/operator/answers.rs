@@ -191,7 +191,7 @@ impl Answers {
             Verb::Memory => return false,
             Verb::Status | Verb::Freeze | Verb::FreezeClock | Verb::Thaw => vm.vcpus as usize,
             Verb::Registers | Verb::Nmi | Verb::Raise => 1,
-            Verb::Room | Verb::Type | Verb::Reset | Verb::Off | Verb::Start => 0,
+            Verb::Room | Verb::Type | Verb::Reset | Verb::Off | Verb::Start | Verb::Dump => 0,
         };
         self.vcpus.len() >= expected
     }
@@ -226,6 +226,10 @@ impl Answers {
             Some("lost") => {
                 bail!("the guest was given up, as a CPU never left it; it cannot be started")
             }
+            Some("nodump") => {
+                bail!("no memory is held back for a capture kernel; `dump` of a guest file does it")
+            }
+            Some("dumping") => bail!("its capture kernel runs already"),
             Some(other) => bail!("the hypervisor says `{other}`"),
         }
     }
@@ -241,9 +245,13 @@ impl Answers {
             Verb::Registers | Verb::Nmi | Verb::Raise => {
                 [self.request.vcpu].into_iter().filter(is_missing).collect()
             }
-            Verb::Room | Verb::Type | Verb::Memory | Verb::Reset | Verb::Off | Verb::Start => {
-                Vec::new()
-            }
+            Verb::Room
+            | Verb::Type
+            | Verb::Memory
+            | Verb::Reset
+            | Verb::Off
+            | Verb::Start
+            | Verb::Dump => Vec::new(),
         }
     }
 }

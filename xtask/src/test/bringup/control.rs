@@ -15,7 +15,7 @@ use crate::test::own;
 use debian::paths;
 use machine::build::{self, Program};
 use machine::control::{self, Client};
-use machine::payload::Payload;
+use machine::payload::{Capture, Payload};
 use machine::qemu::Machine;
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
@@ -37,6 +37,7 @@ pub fn check(workshop: &Workshop, machine: &Machine) -> Result<String> {
         kernel: &kernel,
         initrd: None,
         flash: None,
+        capture: Capture::default(),
         config: offered(""),
     }
     .write(&bundle)?;

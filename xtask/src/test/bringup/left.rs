@@ -13,7 +13,7 @@ use crate::offer::offered;
 use crate::test::operator::code::SPIN;
 use debian::paths;
 use machine::build::{self, Program};
-use machine::payload::Payload;
+use machine::payload::{Capture, Payload};
 use machine::qemu::Machine;
 use machine::run_dir::RunDir;
 use machine::serial::Line as _;
@@ -93,6 +93,7 @@ fn spinning(folder: &RunDir) -> Result<Vec<u8>> {
         kernel: &kernel,
         initrd: None,
         flash: None,
+        capture: Capture::default(),
         config: offered(""),
     }
     .write(&bundle)?;

@@ -12,7 +12,7 @@ use super::emulated::Emulated;
 use crate::offer::offered;
 use crate::test::own;
 use machine::build::{self, Program};
-use machine::payload::Payload;
+use machine::payload::{Capture, Payload};
 use machine::qemu::Machine;
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
@@ -37,6 +37,7 @@ pub fn check(workshop: &Workshop, machine: &Machine) -> Result<String> {
         kernel: &build::build(workshop, Program::GuestTests)?.image,
         initrd: None,
         flash: None,
+        capture: Capture::default(),
         config: offered("list"),
     }
     .write(&bundle)?;

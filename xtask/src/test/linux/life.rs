@@ -8,7 +8,7 @@ use hv_abi::watchdog::{Act, Watchdog};
 use super::cases::{Case, USUAL};
 use super::{Run, TIMEOUT, demand_hardening};
 use lab::evidence::{GuestLog, HvRecords};
-use lab::kdump::Lab;
+use lab::kdump::{Care, Lab};
 use machine::console::{GuestLines, Record};
 use machine::qemu::Event;
 use machine::run_dir::RunDir;
@@ -143,7 +143,11 @@ fn live(
     let folder = RunDir::create(None)?;
     let plan = LIVING.plan()?;
     let bootargs = format!("console=ttyAMA0 lab.do=life lab.minutes={minutes} lab.wedge={WEDGED}");
-    let machine = lab.machine_watched(&plan, &bootargs, &folder, watchdog)?;
+    let care = Care {
+        watchdog,
+        dump: None,
+    };
+    let machine = lab.machine_with(&plan, &bootargs, &folder, &care)?;
     let timeout = TIMEOUT + Duration::from_secs(60 * u64::from(minutes));
     let mut session = machine.start(Some(timeout))?;
     let mut lines = GuestLines::default();

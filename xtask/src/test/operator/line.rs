@@ -14,7 +14,7 @@ use debian::paths;
 use debian::tools;
 use machine::build::{self, Program};
 use machine::operator::Operator;
-use machine::payload::Payload;
+use machine::payload::{Capture, Payload};
 use machine::qemu::{Event, Machine};
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
@@ -54,6 +54,7 @@ pub fn abuse(workshop: &Workshop, length: usize) -> Result<String> {
         kernel: &kernel,
         initrd: None,
         flash: None,
+        capture: Capture::default(),
         config: offered(""),
     }
     .write(&bundle)?;

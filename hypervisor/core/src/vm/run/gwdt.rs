@@ -54,6 +54,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 shared.end_asked = Some(Ending::usual(End::Reset(Reset::Cold)));
             }
             Act::Off => shared.end_asked = Some(Ending::usual(End::Off)),
+            Act::Dump => shared.end_asked = Some(Ending::DUMP),
             Act::Report | Act::Nmi | Act::Freeze => {}
         }
         let on = shared.power.on();

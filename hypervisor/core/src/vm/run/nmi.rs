@@ -1,10 +1,13 @@
 //! An NMI on the vCPU that has it: rung by rung ([`crate::ladder`]), until the guest shows that it has taken it.
 
+use hv_abi::watchdog::Last;
+
 use super::VcpuLoop;
 use crate::ladder::Answer as Result;
 use crate::ladder::{Ladder, Rung, Signs, Step};
+use crate::mailbox::Requests;
 use crate::time::Instant;
-use crate::vm::{Answer, Hardware, Vm};
+use crate::vm::{Answer, Ending, Hardware, Vm};
 
 impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// The operator's NMI, or the watchdog's.
@@ -36,12 +39,24 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 self.call_attention(look);
             }
             Rung::SError => self.cpu.send_nmi(),
-            Rung::Last if config.freezes => {
-                self.pause_all();
-                self.tell_rung(rung, Result::Frozen);
-            }
-            Rung::Last => self.tell_rung(rung, Result::Reported),
+            Rung::Last => self.try_last(config.last),
         }
+    }
+
+    fn try_last(&mut self, last: Last) {
+        let result = match last {
+            Last::Report => Result::Reported,
+            Last::Freeze => {
+                self.pause_all();
+                Result::Frozen
+            }
+            Last::Dump => {
+                self.vm.lock().end_asked = Some(Ending::DUMP);
+                self.vm.remind(Requests::OPERATOR);
+                Result::Dumped
+            }
+        };
+        self.tell_rung(Rung::Last, result);
     }
 
     /// The alarm has gone off.

@@ -6,7 +6,7 @@
 use hv_abi::operator::{MOST, Request, Span, Typed, Verb};
 use hv_abi::watchdog::Act;
 
-use super::{Leave, VcpuLoop};
+use super::{Leave, Refusal, State, VcpuLoop};
 use crate::id::{VcpuId, VcpuSet, VmId};
 use crate::ladder;
 use crate::mailbox::Requests;
@@ -14,7 +14,7 @@ use crate::operator::{Asked, Came, Question};
 use crate::psci::Reset;
 use crate::regs::GuestRegs;
 use crate::time::Instant;
-use crate::vm::{End, Ending, Hardware, Life, Shared, Vm};
+use crate::vm::{End, Ending, Hardware, IpaRange, Vm};
 use crate::watch::{Health, Waiting};
 
 /// What is answered to an operator. Each is a record of the console.
@@ -90,80 +90,6 @@ pub enum Answer<'a> {
     },
 }
 
-/// Why a request is not done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// The operator may not.
-    Access,
-    /// There is no such VM, vCPU or event.
-    Unknown,
-    /// The VM is off.
-    Off,
-    /// It is to be started, and is not off.
-    On,
-    /// The same, and it was given up.
-    Lost,
-}
-
-impl Refusal {
-    /// As records have it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Access => "refused",
-            Self::Unknown => "unknown",
-            Self::Off => "off",
-            Self::On => "on",
-            Self::Lost => "lost",
-        }
-    }
-}
-
-/// How a VM is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// It runs, or is about to, or ends.
-    Running,
-    /// The operator has paused it.
-    Paused,
-    /// It is off.
-    Off,
-    /// It was given up.
-    Lost,
-}
-
-impl State {
-    fn of(shared: &Shared) -> Self {
-        match shared.life {
-            Life::Gone => Self::Lost,
-            Life::Off if !shared.is_start_asked => Self::Off,
-            _ if shared.is_paused => Self::Paused,
-            _ => Self::Running,
-        }
-    }
-
-    /// As records have it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Paused => "paused",
-            Self::Off => "off",
-            Self::Lost => "lost",
-        }
-    }
-
-    /// Why `verb`, which acts, cannot be done to it.
-    const fn refuses(self, verb: Verb) -> Option<Refusal> {
-        match (verb, self) {
-            (Verb::Type, _) => None,
-            (Verb::Start, Self::Off) => None,
-            (Verb::Start, Self::Lost) => Some(Refusal::Lost),
-            (Verb::Start, _) => Some(Refusal::On),
-            (_, Self::Off | Self::Lost) if verb.acts() => Some(Refusal::Off),
-            _ => None,
-        }
-    }
-}
-
 /// What a vCPU is late with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lateness {
@@ -230,9 +156,11 @@ fn serve(vm: &impl Vm, cpu: &mut impl Hardware, asked: Asked) {
     let mut shared = vm.lock();
     let is_unknown =
         is_of_one && !all.contains(one) || verb == Verb::Raise && !shared.has_event(event);
+    let is_dump = verb == Verb::Dump;
     let refusal = match State::of(&shared).refuses(verb) {
         _ if asked.is_refused => Some(Refusal::Access),
         _ if is_unknown => Some(Refusal::Unknown),
+        _ if is_dump && vm.map().held == IpaRange::default() => Some(Refusal::NoDump),
         // What was done before may be why it could not be done now.
         _ if asked.is_again => None,
         refusal => refusal,
@@ -259,6 +187,7 @@ fn serve(vm: &impl Vm, cpu: &mut impl Hardware, asked: Asked) {
         Verb::Reset => shared.end_asked = Some(Ending::usual(End::Reset(Reset::Cold))),
         Verb::Off => shared.end_asked = Some(Ending::usual(End::Off)),
         Verb::Start => shared.is_start_asked = true,
+        Verb::Dump => shared.end_asked = Some(Ending::DUMP),
         _ => {}
     }
     let (state, room) = (State::of(&shared), shared.typed.room());

@@ -12,7 +12,7 @@ use crate::trace::Event;
 use crate::vgic::lr::LrState;
 use crate::vgic::{self, Held, Model};
 use crate::vm::panic_event as event;
-use crate::vm::{BOOT_VCPU, End, Ending, Hardware, Vm, mediated};
+use crate::vm::{BOOT_VCPU, End, Ending, Hardware, Kernel, Life, Vm, mediated};
 
 impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// Off: only START, STOP and the operator matter, all else is dropped. Where the vCPU begins; if it does not, whether the
@@ -32,7 +32,9 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             }
             if requests.has(Requests::START) {
                 let mut shared = self.vm.lock();
-                if let Some(start) = shared.start(me) {
+                let start = shared.start(me);
+                self.vcpu.is_capture = shared.life == Life::Capturing;
+                if let Some(start) = start {
                     let offset = shared.clock.enter(me);
                     drop(shared);
                     self.cpu.set_clock(offset, None);
@@ -50,7 +52,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     fn attend_while_off(&mut self) -> Option<Ending> {
         let ending = self.attend(Stand::Off);
         if ending.is_none() && self.vm.lock().is_start_asked {
-            load(&self.vm, &mut self.cpu);
+            load(&self.vm, &mut self.cpu, Kernel::Guest);
         }
         ending
     }
@@ -205,21 +207,21 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
 
     /// The VM ends and this vCPU ends it, unless another was faster.
     pub(super) fn end_vm(&mut self, ending: Ending) {
-        let Ending { end, after } = ending;
-        let event = match end {
+        let event = match ending.end {
             End::Off => Event::SystemOff,
             End::Reset(_) => Event::SystemReset,
         };
         self.vcpu.note(&self.cpu, event);
         let me = self.vcpu.id;
-        let others = {
+        let (ending, others) = {
             let mut shared = self.vm.lock();
-            if !shared.stop(me, end) {
+            let Some(ending) = shared.stop(me, ending) else {
                 // The other's STOP is on its way, and nobody starts any more: `wait_for_start` takes it.
                 return;
-            }
-            shared.others(me)
+            };
+            (ending, shared.others(me))
         };
+        let Ending { end, after } = ending;
         self.vm.announce(ending);
         for vcpu in others.iter() {
             self.vm.ask(vcpu, Requests::STOP);
@@ -231,8 +233,13 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         }
         self.retire();
         self.vm.conclude();
-        if after == After::Restart {
-            return load(&self.vm, &mut self.cpu);
+        let kernel = match after {
+            After::Restart => Some(Kernel::Guest),
+            After::Dump => Some(Kernel::Capture),
+            After::Stop | After::MachineOff => None,
+        };
+        if let Some(kernel) = kernel {
+            return load(&self.vm, &mut self.cpu, kernel);
         }
         mediated::reset_all(&mut self.cpu, &self.vm);
         self.vm.lock().bury();
@@ -244,7 +251,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     #[inline(never)]
     pub(super) fn told_of_panic(&mut self, events: u8) -> Option<Leave> {
         self.cpu.tell_of_panic(self.vcpu.id, events);
-        let ending = Ending::by_crash(&self.vm.map().policy)?;
+        let ending = self.vm.lock().life.end_by_crash(&self.vm.map().policy)?;
         (events & event::PANICKED != 0).then_some(Leave::End(ending))
     }
 
@@ -252,9 +259,12 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     #[cold]
     #[inline(never)]
     pub(super) fn note_crash(&mut self) {
-        if let Some(ending) = Ending::by_crash(&self.vm.map().policy)
-            && self.vm.lock().note_fault(self.vcpu.id, ending)
-        {
+        let mut shared = self.vm.lock();
+        let Some(ending) = shared.life.end_by_crash(&self.vm.map().policy) else {
+            return;
+        };
+        if shared.note_fault(self.vcpu.id, ending) {
+            drop(shared);
             self.vm.remind(Requests::OPERATOR);
         }
     }
@@ -269,10 +279,10 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     }
 }
 
-/// Loads the guest, of a VM that is off or was frozen: everything is as at power-on, and the boot vCPU
+/// Loads the guest or its capture kernel, of a VM that is off or was frozen: everything is as at power-on, and the boot vCPU
 /// starts. Does nothing if a vCPU may be in the guest.
-pub fn load(vm: &impl Vm, cpu: &mut impl Hardware) {
-    if !vm.lock().begin_load(cpu, &vm.map().board, vm) {
+pub fn load(vm: &impl Vm, cpu: &mut impl Hardware, kernel: Kernel) {
+    if !vm.lock().begin_load(kernel, cpu, (&vm.map().board, vm)) {
         return;
     }
     mediated::reset_all(cpu, vm);
@@ -284,10 +294,10 @@ pub fn load(vm: &impl Vm, cpu: &mut impl Hardware) {
         // What was asked before concerns the guest that is no more.
         let _ = vm.take(vcpu);
     }
-    let load = vm.write_memory();
+    let load = vm.write_memory(kernel);
     let is_to_end = {
         let mut shared = vm.lock();
-        shared.end_load(load);
+        shared.end_load(load, kernel);
         shared.end_asked.is_some()
     };
     let mut requests = Requests::START;

@@ -167,6 +167,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         match act {
             Act::Reset => Some(Leave::End(Ending::usual(End::Reset(Reset::Cold)))),
             Act::Off => Some(Leave::End(Ending::usual(End::Off))),
+            Act::Dump => Some(Leave::End(Ending::DUMP)),
             Act::Report | Act::Nmi | Act::Freeze => leave,
         }
     }

@@ -2,13 +2,15 @@
 
 use super::Shared;
 use crate::id::{VcpuId, VcpuSet};
-use crate::vm::{End, Ending};
+use crate::vm::Ending;
 
 impl Shared {
-    /// `by` ends the VM. False if it is ending already.
+    /// `by` ends the VM. What becomes of that; none if it is ending already.
     #[must_use]
-    pub fn stop(&mut self, by: VcpuId, end: End) -> bool {
-        self.life.stop(by, end, self.vcpus)
+    pub fn stop(&mut self, by: VcpuId, ending: Ending) -> Option<Ending> {
+        let ending = self.life.settle(ending);
+        let is_first = self.life.stop(by, ending.end, self.vcpus);
+        is_first.then_some(ending)
     }
 
     /// Whether nothing of it runs, and it is not about to start.

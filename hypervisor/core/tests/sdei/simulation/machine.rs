@@ -24,8 +24,8 @@ use hv_core::trace::Event;
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{self, Effects, Model, Physical, Vgic};
 use hv_core::vm::{
-    self, End, Ending, GuestMap, Interrupt, IpaRange, Life, Load, OwnDevices, REDISTRIBUTOR_SIZE,
-    Shared, SharedConfig, Vcpu, VcpuLoop, last_redistributors,
+    self, End, Ending, GuestMap, Interrupt, IpaRange, Kernel, Life, Load, OwnDevices,
+    REDISTRIBUTOR_SIZE, Shared, SharedConfig, Vcpu, VcpuLoop, last_redistributors,
 };
 use hv_testbed::{
     Cpu, DISTRIBUTOR, Ended, Exit, Interface, MAINTENANCE, RAM, REDISTRIBUTORS, Site,
@@ -146,6 +146,7 @@ impl Vm {
             policy: Policy::USUAL,
             affinities: Affinities::new(&affinities),
             ram: vec![RAM],
+            held: IpaRange::default(),
             uart: range(0x0900_0000, 0x1000),
             distributor: range(DISTRIBUTOR, 0x1_0000),
             gic: Model::V3,
@@ -204,7 +205,7 @@ impl Vm {
                     let port = Port { world, yielder, n };
                     let cpu = Cpu::new(port.clone());
                     if n == 0 {
-                        vm::load(&port, &mut Cpu::new(port.clone()));
+                        vm::load(&port, &mut Cpu::new(port.clone()), Kernel::Guest);
                     }
                     let config = Config {
                         events: &EVENTS,
@@ -728,7 +729,9 @@ impl vm::Vm for Port<'_> {
 
     fn finish(&self, _: After) {}
 
-    fn write_memory(&self) -> Load {
+    fn keep_registers(&self, _: VcpuId, _: &GuestRegs) {}
+
+    fn write_memory(&self, _: Kernel) -> Load {
         let world = &self.world;
         for n in 0..world.guests.len() {
             let mut guest = world.guests[n].borrow_mut();
