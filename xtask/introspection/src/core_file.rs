@@ -116,37 +116,21 @@ pub struct CoreFile {
 struct Part {
     physical: u64,
     length: u64,
-    /// Where in the file.
+    /// Where in the file, from where RAM begins.
     offset: u64,
 }
 
 impl CoreFile {
     /// The file up to where RAM begins.
     pub fn head(&self) -> Vec<u8> {
-        let notes = self.notes();
-        let mut segments = Vec::new();
-        let ram_at = self.ram_at();
-        if let Some((start, length, voffset)) = self.map.and_then(|map| map.image) {
-            let physical = start.wrapping_sub(voffset);
-            for part in self.parts(ram_at, (physical, length)) {
-                segments.push((part.physical.wrapping_add(voffset), part));
-            }
-        }
-        for range in &self.ram {
-            for part in self.parts(ram_at, *range) {
-                let linear = self.map.map(|map| map.linear(part.physical));
-                segments.push((linear.unwrap_or(part.physical), part));
-            }
-        }
-        for (start, physical, length) in &self.mapped {
-            for part in self.parts(ram_at, (*physical, *length)) {
-                segments.push((start.wrapping_add(part.physical - physical), part));
-            }
-        }
+        let mut notes: Vec<u8> = self.cpus.iter().flat_map(Cpu::note).collect();
+        notes.extend(&self.vmcoreinfo);
+        let segments = self.segments();
         let count = segments.len() as u16 + 1;
         let notes_at = u64::from(HEADER) + u64::from(SEGMENT) * u64::from(count);
-        let mut bytes = header(count);
         let size = notes.len() as u64;
+        let ram_at = (notes_at + size).next_multiple_of(ALIGNMENT);
+        let mut bytes = header(count);
         bytes.extend(segment(PT_NOTE, 0, [notes_at, 0, 0, size, size, 4]));
         for (virtual_address, part) in segments {
             let Part {
@@ -154,12 +138,42 @@ impl CoreFile {
                 length,
                 offset,
             } = part;
-            let words = [offset, virtual_address, physical, length, length, 0];
+            let words = [
+                ram_at + offset,
+                virtual_address,
+                physical,
+                length,
+                length,
+                0,
+            ];
             bytes.extend(segment(PT_LOAD, READ_WRITE_EXECUTE, words));
         }
         bytes.extend(notes);
         bytes.resize(ram_at as usize, 0);
         bytes
+    }
+
+    /// Each segment of memory, with its virtual address.
+    fn segments(&self) -> Vec<(u64, Part)> {
+        let mut segments = Vec::new();
+        if let Some((start, length, voffset)) = self.map.and_then(|map| map.image) {
+            let physical = start.wrapping_sub(voffset);
+            for part in self.parts((physical, length)) {
+                segments.push((part.physical.wrapping_add(voffset), part));
+            }
+        }
+        for range in &self.ram {
+            for part in self.parts(*range) {
+                let linear = self.map.map(|map| map.linear(part.physical));
+                segments.push((linear.unwrap_or(part.physical), part));
+            }
+        }
+        for (start, physical, length) in &self.mapped {
+            for part in self.parts((*physical, *length)) {
+                segments.push((start.wrapping_add(part.physical - physical), part));
+            }
+        }
+        segments
     }
 
     /// What comes behind RAM.
@@ -170,27 +184,11 @@ impl CoreFile {
             .collect()
     }
 
-    /// Where RAM begins in the file.
-    fn ram_at(&self) -> u64 {
-        // The image, each range and what is mapped elsewhere, each of them in pieces where RAM ends and around copies.
-        let (ram, copies) = (self.ram.len(), self.copies.len());
-        let most = (1 + self.mapped.len()) * ram + ram;
-        let most = most * (1 + 2 * copies);
-        let size = usize::from(HEADER) + usize::from(SEGMENT) * (1 + most) + self.notes().len();
-        (size as u64).next_multiple_of(ALIGNMENT)
-    }
-
-    fn notes(&self) -> Vec<u8> {
-        let mut notes: Vec<u8> = self.cpus.iter().flat_map(Cpu::note).collect();
-        notes.extend(&self.vmcoreinfo);
-        notes
-    }
-
-    /// Where the file has the part of RAM in `wanted`: copies where there are any.
-    fn parts(&self, ram_at: u64, (wanted, length): Range) -> Vec<Part> {
+    /// Where the file has the part of RAM in `wanted`, from where RAM begins: copies where there are any.
+    fn parts(&self, (wanted, length): Range) -> Vec<Part> {
         let end = wanted.saturating_add(length);
         let mut parts = Vec::new();
-        let mut at = ram_at;
+        let mut at = 0;
         for (start, size) in &self.ram {
             let (from, to) = (wanted.max(*start), end.min(start + size));
             if from < to {

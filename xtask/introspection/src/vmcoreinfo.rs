@@ -115,6 +115,16 @@ impl Vmcoreinfo {
         judge().unwrap_or(false)
     }
 
+    /// How the kernel translates its own half, whatever a vCPU does.
+    pub fn own_half(&self) -> Result<Regime> {
+        Ok(Regime {
+            sctlr: 1,
+            tcr: self.tcr()?,
+            ttbr1: self.image(self.symbol("swapper_pg_dir")?)?,
+            ..Regime::default()
+        })
+    }
+
     /// How the kernel translates its own half, where TCR_EL1 is not known.
     pub fn tcr(&self) -> Result<u64> {
         let t1sz = self.number("TCR_EL1_T1SZ")?;

@@ -26,12 +26,24 @@ const LOOK: Duration = Duration::from_millis(500);
 pub struct Dump {
     /// Where to. What is there is replaced once the dump is whole.
     file: PathBuf,
+    /// Which of its memory: with `kernel` no free pages, and none of programs and files, as far as a Linux says which those are.
+    #[arg(long, value_enum, value_name = "PAGES", default_value = "all")]
+    pages: Pages,
     /// How it is written.
     #[arg(long, value_enum, value_name = "FORMAT", default_value = "elf")]
     format: Format,
     /// With --format kdump, the program that makes it of ELF; on a host that is no arm64, one for arm64 in a script with an emulator.
     #[arg(long, value_name = "PROGRAM", default_value = MAKEDUMPFILE)]
     makedumpfile: PathBuf,
+}
+
+/// Which pages are dumped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Pages {
+    /// All.
+    All,
+    /// Those of the kernel, and some between them.
+    Kernel,
 }
 
 /// How a dump is written.
@@ -91,7 +103,7 @@ impl Dump {
             );
         }
         let (part, file) = Part::create(&self.file, "part")?;
-        let mut told = take(place, file)?;
+        let mut told = take(place, file, self.pages)?;
         if self.format == Format::Kdump {
             ensure!(
                 told["release"].is_string(),
@@ -139,12 +151,16 @@ impl Dump {
 }
 
 /// Has the machine write a core file into `file`; what it says of it.
-fn take(place: &Address, mut file: File) -> Result<Value> {
+fn take(place: &Address, mut file: File, pages: Pages) -> Result<Value> {
     let mut client = place.connect()?;
     client.hand_over("dump", &file)?;
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
-        let arguments = json!({ "protocol": "fd:dump" });
+        let pages = match pages {
+            Pages::All => "all",
+            Pages::Kernel => "kernel",
+        };
+        let arguments = json!({ "protocol": "fd:dump", "pages": pages });
         // Whoever asked may have ended.
         let _ = sender.send(client.execute("x-halligan-dump", arguments));
     });

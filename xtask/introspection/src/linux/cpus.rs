@@ -4,7 +4,6 @@ use anyhow::{Result, ensure};
 
 use super::{Image, Kernel};
 use crate::memory::{Memory, Words};
-use crate::translation::Regime;
 
 /// More CPUs are none of a guest's (GICv3's affinity 0 and 1 alone have room for more, and nobody builds that).
 const MOST: usize = 1024;
@@ -68,12 +67,7 @@ impl Kernel {
     /// The physical address of what CPU `offset` saves its registers in when the kernel crashes (`crash_notes`), and whether it has: it
     /// is a note, or all zeros. Debuggers read it instead of the dump's own notes once the kernel has crashed (CRASHTIME in VMCOREINFO).
     pub fn crash_note(&mut self, memory: &mut impl Memory, offset: u64) -> Result<(u64, bool)> {
-        let own = Regime {
-            sctlr: 1,
-            tcr: self.info.tcr()?,
-            ttbr1: self.info.image(self.info.symbol("swapper_pg_dir")?)?,
-            ..Regime::default()
-        };
+        let own = self.info.own_half()?;
         let pointer = self.place(memory, "crash_notes")?;
         let voffset = self.voffset;
         let base = Image {

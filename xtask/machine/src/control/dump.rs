@@ -27,7 +27,14 @@ pub fn dump(arguments: &Value, operator: &Operator, files: &mut Files) -> Result
     let name = protocol.strip_prefix("fd:");
     let name = name.context("say to which file: \"protocol\": \"fd:NAME\", after getfd")?;
     match (&arguments["begin"], &arguments["length"]) {
-        (Value::Null, Value::Null) => whole(operator, files, name),
+        (Value::Null, Value::Null) => {
+            let only_kernel = match arguments["pages"].as_str() {
+                None | Some("all") => false,
+                Some("kernel") => true,
+                Some(other) => bail!("say which pages: all or kernel, not {other}"),
+            };
+            whole(operator, files, name, only_kernel)
+        }
         (begin, length) if begin.is_u64() && *length == 1 => {
             let mut file = files.take(name)?;
             let core = CoreFile {
@@ -100,7 +107,7 @@ fn state(operator: &Operator) -> Result<String> {
     Ok(status.vm.map(|vm| vm.state).unwrap_or_default())
 }
 
-fn whole(operator: &Operator, files: &mut Files, name: &str) -> Result<Value> {
+fn whole(operator: &Operator, files: &mut Files, name: &str, only_kernel: bool) -> Result<Value> {
     let mut file = Sparse::of(files.take(name)?)?;
     let ram = operator.ram();
     ensure!(
@@ -112,7 +119,7 @@ fn whole(operator: &Operator, files: &mut Files, name: &str) -> Result<Value> {
     let info = linux::vmcoreinfo(operator);
     let pause = Pause::begin(operator, &mut said)?;
     let source = operator.source()?;
-    let taken = taken::take(operator, &source, info, ram, &mut said)?;
+    let taken = taken::take(operator, &source, info, (ram, only_kernel), &mut said)?;
     file.write(&taken.core.head())?;
     for (start, length) in &taken.core.ram {
         source.read(*start, *length, |bytes| {

@@ -8,6 +8,7 @@ use hv_abi::operator::Verb;
 use introspection::core_file::{CoreFile, Cpu, Map, REGISTERS};
 use introspection::linux::{Cpus, Kernel};
 use introspection::memory::{Cached, Words};
+use introspection::pages;
 use introspection::translation::Regime;
 use introspection::vmcoreinfo::Vmcoreinfo;
 
@@ -82,7 +83,7 @@ pub fn take(
     operator: &Operator,
     source: &Source<'_>,
     info: Result<Vmcoreinfo>,
-    ram: Vec<Range>,
+    (ram, only_kernel): (Vec<Range>, bool),
     said: &mut Vec<String>,
 ) -> Result<Taken> {
     let vcpus = vcpus(operator, said)?;
@@ -93,6 +94,9 @@ pub fn take(
     };
     let info = match info {
         Ok(info) => info,
+        Err(error) if only_kernel => {
+            return Err(error.context("which pages are the kernel's is not known; dump all"));
+        }
         Err(error) => {
             said.push(format!(
                 "the dump has registers and memory, and nothing of a Linux: {error:#}"
@@ -104,6 +108,14 @@ pub fn take(
     let release = info.release().ok().map(str::to_owned);
     let has_crashed = info.word("CRASHTIME").is_ok();
     core.map = Some(Map::of(&info, None)?);
+    if only_kernel {
+        let (ram, left_out) = pages::of_kernel(&mut memory, &info, &core.ram)?;
+        core.ram = ram;
+        said.push(format!(
+            "{} MiB are left out: free pages, and those of programs and files",
+            left_out >> 20
+        ));
+    }
     let count = usize::from(vcpus.last().map_or(0, |vcpu| vcpu.number)) + 1;
     for vcpu in &vcpus {
         core.mapped.extend(stack(&mut memory, vcpu)?);

@@ -55,23 +55,28 @@ fn open(drgn: &Drgn, lab: &Lab) -> Result<String> {
     let mut guest = Wedged::start()?;
     guest.wait()?;
     let said = drgn.check_live(&guest.socket, lab.vmlinux()?, 4)?;
-    let dumped = dump(&guest)?;
+    let dumped = dump(&guest, "all")?;
+    let kernels = dump(&guest, "kernel")?;
     for cpu in 0..4 {
         drgn.check(&dumped, lab.vmlinux()?, cpu)?;
+        drgn.check(&kernels, lab.vmlinux()?, cpu)?;
     }
+    let (all, less) = (dumped.metadata()?.len(), kernels.metadata()?.len());
+    ensure!(less < all / 4 * 3, "of {all} bytes {less} are the kernel's");
     Ok(format!("{said}, and the stacks of 4 CPUs in a dump"))
 }
 
-/// A dump of a guest, which is in its folder.
-fn dump(guest: &Wedged) -> Result<PathBuf> {
-    let path = guest.folder.file("core");
-    guest.ctl(&["dump", path.to_str().context("its name is no text")?])?;
+/// A dump of these pages of a guest, which is in its folder.
+fn dump(guest: &Wedged, pages: &str) -> Result<PathBuf> {
+    let path = guest.folder.file(&format!("core-{pages}"));
+    let text = path.to_str().context("its name is no text")?;
+    guest.ctl(&["dump", "--pages", pages, text])?;
     Ok(path)
 }
 
 /// That a dump has of each of four CPUs what the hypervisor says of it.
 fn check_dump(guest: &Wedged, client: &mut Client) -> Result<()> {
-    let core = Vmcore::read(&File::open(dump(guest)?)?)?;
+    let core = Vmcore::read(&File::open(dump(guest, "all")?)?)?;
     ensure!(core.notes.len() == 4 && core.release().is_ok(), "{core:?}");
     for (cpu, note) in (0..).zip(&core.notes) {
         ensure!(note.pid == cpu + 1, "CPU {cpu}: {note:?}");
@@ -100,7 +105,7 @@ fn check_dump(guest: &Wedged, client: &mut Client) -> Result<()> {
 
 /// That gdb finds all four CPUs of a dump where they are wedged.
 fn debug_dump(guest: &Wedged, lab: &Lab) -> Result<()> {
-    let path = dump(guest)?;
+    let path = dump(guest, "all")?;
     let moved = Vmcore::read(&File::open(&path)?)?.kaslr_offset()?;
     let vmlinux = lab.vmlinux()?.display();
     let mut gdb = supervisor::command(MULTIARCH.program);

@@ -133,6 +133,16 @@ pub fn whole(workshop: &Workshop) -> Result<String> {
             .is_some_and(|said| said.contains("/dev/null is no file")),
         "{said:?}"
     );
+    // Nothing says which of its pages are a kernel's, and no file is left.
+    let path = boot.folder.file("kernels");
+    let text = path.to_str().context("its name is no text")?;
+    let said = boot.ctl(&["dump", "--pages", "kernel", text]).err();
+    let said = said.map(|error| error.to_string()).unwrap_or_default();
+    ensure!(
+        said.contains("which pages are the kernel's is not known") && !path.exists(),
+        "{said}"
+    );
+    ensure!(is_running(&mut client)?, "it stands still after a refusal");
     boot.ctl(&["off"])?;
     boot.end()?;
     Ok(format!("{} KiB on the disk", blocks >> 10))
