@@ -1,7 +1,6 @@
 //! A guest's clock: its virtual counter, which is the system counter less an offset (CNTVOFF_EL2) that is the same on all its vCPUs.
 //! It stands still while a pause holds it. Time is an argument.
 
-use crate::id::{VcpuId, VcpuSet};
 use crate::time::Instant;
 
 /// The virtual counter of a VM.
@@ -11,8 +10,8 @@ use crate::time::Instant;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Clock {
     offset: u64,
-    /// The vCPUs that may read it.
-    inside: VcpuSet,
+    /// How many vCPUs may read it.
+    inside: u8,
     /// It is to stand still, and may have done so since then.
     held: Option<Instant>,
 }
@@ -23,22 +22,25 @@ impl Clock {
         self.held.is_some()
     }
 
-    /// Whether `vcpu` may read it.
-    pub fn is_inside(&self, vcpu: VcpuId) -> bool {
-        self.inside.contains(vcpu)
+    /// How many vCPUs may read it.
+    pub const fn inside(&self) -> u8 {
+        self.inside
     }
 
-    /// `vcpu` is about to enter the guest; the offset that it has there.
+    /// A vCPU that is not inside is about to enter the guest; the offset that it has there.
     #[must_use]
-    pub fn enter(&mut self, vcpu: VcpuId) -> u64 {
-        self.inside.insert(vcpu);
+    pub const fn enter(&mut self) -> u64 {
+        self.inside = self.inside.saturating_add(1);
         self.offset
     }
 
-    /// `vcpu` has left the guest, for a pause or for good.
-    pub fn leave(&mut self, vcpu: VcpuId, now: Instant) {
-        self.inside.remove(vcpu);
-        self.held = self.held.map(|since| since.max(now));
+    /// A vCPU that was inside has left the guest, for a pause or for good.
+    #[inline]
+    pub fn leave(&mut self, now: impl FnOnce() -> Instant) {
+        self.inside = self.inside.saturating_sub(1);
+        if let Some(since) = &mut self.held {
+            *since = (*since).max(now());
+        }
     }
 
     /// What it says at a time of the system counter's, to who is inside.
@@ -61,7 +63,7 @@ impl Clock {
     /// It goes on. If somebody has been inside all the time, it has never stood still.
     pub fn release(&mut self, now: Instant) {
         if let Some(since) = self.held.take()
-            && self.inside.is_empty()
+            && self.inside == 0
         {
             self.offset += now.ticks_since(since);
         }
@@ -72,9 +74,6 @@ impl Clock {
 mod tests {
     use super::*;
 
-    const ONE: VcpuId = VcpuId(1);
-    const TWO: VcpuId = VcpuId(2);
-
     fn at(ticks: u64) -> Instant {
         Instant(ticks)
     }
@@ -82,53 +81,53 @@ mod tests {
     #[test]
     fn it_stands_still_from_the_last_who_leaves_to_the_end_of_the_pause() {
         let mut clock = Clock::default();
-        assert_eq!([clock.enter(ONE), clock.enter(TWO)], [0, 0]);
+        assert_eq!([clock.enter(), clock.enter()], [0, 0]);
         clock.hold(at(100));
         assert!(clock.is_held());
-        clock.leave(TWO, at(130));
-        clock.leave(ONE, at(120));
+        clock.leave(|| at(130));
+        clock.leave(|| at(120));
         clock.release(at(200));
         assert!(!clock.is_held());
-        assert_eq!([clock.enter(ONE), clock.enter(TWO)], [70, 70]);
+        assert_eq!([clock.enter(), clock.enter()], [70, 70]);
         assert_eq!(clock.shown(at(200)), at(130));
         assert_eq!(clock.system(at(130)), at(200));
         // Times add up.
         clock.hold(at(300));
-        clock.leave(ONE, at(310));
-        clock.leave(TWO, at(310));
+        clock.leave(|| at(310));
+        clock.leave(|| at(310));
         clock.release(at(320));
-        assert_eq!(clock.enter(ONE), 80);
+        assert_eq!(clock.enter(), 80);
     }
 
     #[test]
     fn it_runs_on_while_somebody_may_read_it() {
         let mut clock = Clock::default();
-        let _ = (clock.enter(ONE), clock.enter(TWO));
+        let _ = (clock.enter(), clock.enter());
         clock.hold(at(100));
-        clock.leave(ONE, at(110));
+        clock.leave(|| at(110));
         clock.release(at(200));
-        assert_eq!(clock.enter(ONE), 0);
+        assert_eq!((clock.enter(), clock.inside()), (0, 2));
         // Who leaves after that changes nothing.
-        clock.leave(TWO, at(210));
-        clock.leave(ONE, at(210));
+        clock.leave(|| at(210));
+        clock.leave(|| at(210));
         assert!(!clock.is_held());
         // A pause that does not hold it.
         clock.release(at(300));
-        assert_eq!(clock.enter(ONE), 0);
+        assert_eq!(clock.enter(), 0);
     }
 
     #[test]
     fn a_pause_on_which_another_follows_at_once_is_held_from_then_on() {
         let mut clock = Clock::default();
-        let _ = clock.enter(ONE);
+        let _ = clock.enter();
         clock.hold(at(100));
-        clock.leave(ONE, at(100));
+        clock.leave(|| at(100));
         clock.release(at(150));
         // It has not entered in between.
         clock.hold(at(160));
         clock.hold(at(170));
         clock.release(at(180));
-        assert_eq!(clock.enter(ONE), 70);
+        assert_eq!(clock.enter(), 70);
     }
 
     #[test]
@@ -144,19 +143,19 @@ mod tests {
         let (mut now, mut last, mut held) = (1u64, 0, 0);
         for _ in 0..200_000 {
             now += choose(50);
-            let n = choose(3) as u8;
-            let slot = &mut offsets[usize::from(n)];
-            match choose(5) {
-                0 => *slot = Some(clock.enter(VcpuId(n))),
-                1 => {
+            let slot = &mut offsets[choose(3) as usize];
+            match (choose(5), slot.is_some()) {
+                (0, false) => *slot = Some(clock.enter()),
+                (1, true) => {
                     *slot = None;
-                    clock.leave(VcpuId(n), at(now));
+                    clock.leave(|| at(now));
                 }
-                2 => clock.hold(at(now)),
-                3 => clock.release(at(now)),
+                (2, _) => clock.hold(at(now)),
+                (3, _) => clock.release(at(now)),
                 _ => {}
             }
             let mut inside = offsets.iter().flatten();
+            assert_eq!(inside.clone().count(), clock.inside().into());
             if let Some(&offset) = inside.next() {
                 assert!(inside.all(|other| *other == offset));
                 let shown = now - offset;

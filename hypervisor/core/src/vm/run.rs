@@ -63,6 +63,8 @@ pub struct VcpuLoop<V, C> {
     ladder: Option<Ladder>,
     /// When this vCPU is to look at the guest's own watchdog.
     gwdt_due: Option<Instant>,
+    /// A watchdog or an NMI has had an alarm of its own here.
+    is_watched: bool,
 }
 
 impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
@@ -78,6 +80,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             vcpu,
             ladder: None,
             gwdt_due: None,
+            is_watched: config.is_some(),
         };
         this.vcpu.move_to(&this.cpu);
         this.cpu.reset_virtual_interface();
@@ -111,7 +114,10 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 Leave::Stop => self.stop(),
                 Leave::End(ending) => self.end_vm(ending),
                 Leave::Reclaimed => self.give_back(),
-                Leave::Lost => self.be_lost(),
+                Leave::Lost => {
+                    self.leave_clock();
+                    self.be_lost();
+                }
             }
         }
     }

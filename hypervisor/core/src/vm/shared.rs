@@ -358,7 +358,7 @@ impl Shared {
         cpu: &mut impl Hardware,
         (map, gic): (&GuestMap, &impl Parts),
     ) -> (Departure, Outcome) {
-        self.clock.leave(vcpu.id, cpu.now());
+        self.clock.leave(|| cpu.now());
         let (departure, sdei_effects) = vcpu.sdei.turn_off(&mut self.shared_events, gic, map);
         (departure, follow(&sdei_effects, cpu))
     }
@@ -370,7 +370,7 @@ impl Shared {
         cpu: &mut impl Hardware,
         (map, gic): (&GuestMap, &impl Parts),
     ) -> Outcome {
-        self.clock.leave(vcpu.id, cpu.now());
+        self.clock.leave(|| cpu.now());
         let sdei_effects = vcpu.sdei.retire(&mut self.shared_events, gic, map);
         follow(&sdei_effects, cpu)
     }

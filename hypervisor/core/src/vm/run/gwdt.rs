@@ -14,6 +14,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     #[cold]
     #[inline(never)]
     pub(super) fn tend_gwdt(&mut self) {
+        self.is_watched = true;
         self.gwdt_due = self.vm.lock().gwdt_due(self.vcpu.id);
         self.set_alarm(self.vcpu.sdei.delayed());
     }

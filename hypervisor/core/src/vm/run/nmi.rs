@@ -24,6 +24,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             Rung::SError
         };
         let (now, signs) = (self.cpu.now(), self.signs().0);
+        self.is_watched = true;
         self.ladder = Some(Ladder::begin(rung, now, config.limit, signs));
         self.try_rung(rung);
         self.set_alarm(self.vcpu.sdei.delayed());

@@ -17,8 +17,8 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// This vCPU does not read the guest's clock from now on.
     #[inline(never)]
     pub(super) fn leave_clock(&mut self) {
-        let now = self.cpu.now();
-        self.vm.lock().clock.leave(self.vcpu.id, now);
+        let mut shared = self.vm.lock();
+        shared.clock.leave(|| self.cpu.now());
     }
 
     /// Stays out of the guest until the operator lets it go on. What others ask meanwhile is kept. While the guest's clock is held, its
@@ -31,7 +31,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         let offset = loop {
             let mut shared = self.vm.lock();
             if !shared.is_paused {
-                break shared.clock.enter(me);
+                break shared.clock.enter();
             }
             let is_held = shared.clock.is_held();
             drop(shared);

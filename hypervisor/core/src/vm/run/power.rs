@@ -35,7 +35,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 let start = shared.start(me);
                 self.vcpu.is_capture = shared.life == Life::Capturing;
                 if let Some(start) = start {
-                    let offset = shared.clock.enter(me);
+                    let offset = shared.clock.enter();
                     drop(shared);
                     self.cpu.set_clock(offset, None);
                     return ControlFlow::Continue(start);
@@ -164,7 +164,6 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
 
     /// Firmware does not come back. Only the end of the VM is left to wait for.
     pub(super) fn be_lost(&mut self) {
-        self.leave_clock();
         loop {
             self.take_interrupt();
             let requests = self.vm.take(self.vcpu.id);

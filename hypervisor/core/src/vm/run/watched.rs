@@ -20,17 +20,11 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// The alarm is for `at`, or for the watchdog's next look, an NMI's, or one at the guest's own watchdog.
     #[inline]
     pub(super) fn set_alarm(&mut self, at: Option<Instant>) {
-        if self.is_watched() {
+        if self.is_watched {
             self.set_alarm_between(at);
         } else {
             self.cpu.set_alarm(at);
         }
-    }
-
-    /// Whether a watchdog or an NMI has an alarm of its own here.
-    #[inline]
-    const fn is_watched(&self) -> bool {
-        self.watch.is_some() || self.ladder.is_some() || self.gwdt_due.is_some()
     }
 
     #[cold]
@@ -55,7 +49,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// This vCPU is off, or starts anew.
     #[inline]
     pub(super) fn forget_watch(&mut self) {
-        if self.is_watched() {
+        if self.is_watched {
             self.forget_both();
         }
     }

@@ -3,6 +3,7 @@
 //! rings, takes its mail, sleeps or enters its guest. What is between two such points is one step.
 
 use std::cell::{Cell, RefCell, RefMut};
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
@@ -440,6 +441,8 @@ struct Before {
     power: Vec<AffinityState>,
     /// What a broken machine hides.
     life: Option<Life>,
+    /// How many vCPUs could read the guest's clock.
+    inside: u8,
 }
 
 trait Section {
@@ -475,11 +478,12 @@ impl Section for Port<'_> {
         {
             shared.life = life;
         }
-        let is_outside = !shared.clock.is_inside(World::vcpu(self.n));
-        let is_paused = self.guest().is_inside && is_outside;
         let mut pcpu = self.pcpu();
-        pcpu.is_thawed |= pcpu.is_paused && !is_paused;
-        pcpu.is_paused = is_paused;
+        match shared.clock.inside().cmp(&before.inside) {
+            Ordering::Less => pcpu.is_paused = self.guest().is_inside,
+            Ordering::Greater => pcpu.is_thawed |= core::mem::take(&mut pcpu.is_paused),
+            Ordering::Equal => {}
+        }
         drop(pcpu);
         let asked = self.guest().turns_on.take();
         let mut witness = self.world.witness.borrow_mut();
@@ -586,10 +590,15 @@ impl vm::Vm for Port<'_> {
             }
             _ => {}
         }
+        let inside = shared.clock.inside();
         Guard {
             port: self,
             shared: Some(shared),
-            before: Before { power, life },
+            before: Before {
+                power,
+                life,
+                inside,
+            },
             _held: held,
         }
     }
