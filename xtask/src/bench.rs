@@ -145,11 +145,9 @@ impl Bench {
     fn count(&self, options: &Options, folder: &RunDir) -> Result<String> {
         let mut machine = run::machine(options, false, Program::Hypervisor, folder)?.machine;
         let counts = folder.file("counts");
-        machine.icount = true;
-        let arguments = plugin_arguments(&plugin()?, &counts);
-        machine.extra.extend(arguments);
         let step = Progress::new().lazily("Linux does its jobs");
-        let lines = boot(&machine, Duration::from_secs(self.timeout))?;
+        let limit = Duration::from_secs(self.timeout);
+        let lines = boot_counted(&mut machine, &counts, None, limit)?;
         step.done();
         if !lines.iter().any(|line| line == "LAB: done") {
             bail!(
@@ -192,14 +190,26 @@ fn plugin() -> Result<PathBuf> {
     Ok(path)
 }
 
-fn plugin_arguments(plugin: &Path, counts: &Path) -> Vec<std::ffi::OsString> {
+/// Runs the machine to its end, and has the plugin write to `counts` what was counted, of that CPU if it is one: the guests' lines.
+pub fn boot_counted(
+    machine: &mut Machine,
+    counts: &Path,
+    cpu: Option<u32>,
+    limit: Duration,
+) -> Result<Vec<String>> {
     let [begin, end] = EL2;
-    let value = format!(
+    let mut value = format!(
         "file={},out={},el2={begin:#x},end={end:#x}",
-        plugin.display(),
+        plugin()?.display(),
         counts.display()
     );
-    vec!["-plugin".into(), value.into()]
+    if let Some(cpu) = cpu {
+        value += &format!(",cpu={cpu}");
+    }
+    // Of one CPU only with a thread each, as counts.c has it.
+    machine.icount = cpu.is_none();
+    machine.extra.extend(["-plugin".into(), value.into()]);
+    boot(machine, limit)
 }
 
 /// Runs the machine to its end; the guest's lines.

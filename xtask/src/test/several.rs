@@ -1,5 +1,6 @@
 //! Several guests on one machine, as a user starts them: each passes every test that it passes alone, while the other does.
 
+mod costs;
 mod linux;
 mod policy;
 mod reached;
@@ -47,6 +48,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     own.chain(reached::NAMES)
         .chain(policy::NAMES)
         .chain(rings::NAMES)
+        .chain(costs::NAMES)
         .chain(linux::NAMES)
 }
 
@@ -65,6 +67,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     reached::run(workshop, ledger);
     policy::run(workshop, ledger);
     rings::run(workshop, ledger);
+    costs::run(workshop, ledger);
     linux::run(workshop, ledger);
 }
 

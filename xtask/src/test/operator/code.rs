@@ -3,6 +3,14 @@
 /// MSR DAIFSet, #15, and a branch to itself (DDI0487 C6.2.26, C6.2.247).
 pub const SPIN: [u32; 2] = [0xd503_4fdf, 0x1400_0000];
 
+/// SYSTEM_RESET (DEN0022 5.1.15).
+pub const RESET: [u32; 4] = [
+    0x5280_0120, // mov w0, #9
+    0x72b0_8000, // movk w0, #0x8400, lsl #16
+    0xd400_0003, // smc #0
+    0x1400_0000, // b .
+];
+
 /// Where EL1's vectors are in [`takes_serror`], and in them that of an SError from the same level (DDI0487 D1.3.1).
 const VECTORS: usize = 0x800;
 const SERROR: usize = 0x380;

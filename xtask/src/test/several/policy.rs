@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::ledger::Ledger;
 use crate::test::operator::boot::{Boot, LIMIT};
-use crate::test::operator::code::{COMPUTE, ECHO, SPIN};
+use crate::test::operator::code::{COMPUTE, ECHO, RESET, SPIN};
 use crate::test::own;
 use machine::workshop::Workshop;
 
@@ -29,14 +29,6 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     ledger.check(crash, || stop_crashed(workshop).map(|()| String::new()));
     ledger.check(resets, || reset_often(workshop).map(|()| String::new()));
 }
-
-/// SYSTEM_RESET (DEN0022 5.1.15).
-const RESET: [u32; 4] = [
-    0x5280_0120, // mov w0, #9
-    0x72b0_8000, // movk w0, #0x8400, lsl #16
-    0xd400_0003, // smc #0
-    0x1400_0000, // b .
-];
 
 /// Says by pvpanic that it has panicked.
 const PANIC: [u32; 4] = [
