@@ -4,6 +4,7 @@ mod costs;
 mod linux;
 mod policy;
 mod reached;
+mod reboots;
 mod rings;
 
 use std::fs;
@@ -49,6 +50,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
         .chain(policy::NAMES)
         .chain(rings::NAMES)
         .chain(costs::NAMES)
+        .chain([reboots::NAME])
         .chain(linux::NAMES)
 }
 
@@ -68,6 +70,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     policy::run(workshop, ledger);
     rings::run(workshop, ledger);
     costs::run(workshop, ledger);
+    reboots::run(workshop, ledger);
     linux::run(workshop, ledger);
 }
 
@@ -317,20 +320,25 @@ fn pass(
 
 /// The lines of each guest's console, by number, in the serial stream that `log` has.
 fn consoles(log: &Path) -> Result<Vec<Vec<String>>> {
+    let written = written(log)?;
+    let lines = |bytes: &Vec<u8>| GuestLines::default().push(bytes);
+    Ok(written.iter().map(lines).collect())
+}
+
+/// The same as it was written.
+fn written(log: &Path) -> Result<Vec<Vec<u8>>> {
     let stream = fs::read(log).with_context(|| format!("cannot read {}", log.display()))?;
-    let mut consoles: Vec<Vec<String>> = Vec::new();
-    let mut open: Vec<GuestLines> = Vec::new();
+    let mut all: Vec<Vec<u8>> = Vec::new();
     for part in Splitter::default().push(&stream) {
         if let Part::Guest { vm, bytes } = part {
             let vm = usize::from(vm);
-            while open.len() <= vm {
-                open.push(GuestLines::default());
-                consoles.push(Vec::new());
+            if all.len() <= vm {
+                all.resize(vm + 1, Vec::new());
             }
-            consoles[vm].extend(open[vm].push(&bytes));
+            all[vm].extend(bytes);
         }
     }
-    Ok(consoles)
+    Ok(all)
 }
 
 fn taken(workshop: &Workshop) -> Result<String> {
