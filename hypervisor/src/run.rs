@@ -129,6 +129,10 @@ impl vm::Pcpu for Pcpu {
         sysregs::gic::set_ich_vmcr(value);
     }
 
+    fn is_capturing(&self) -> bool {
+        self.vm.is_capturing()
+    }
+
     #[cold]
     fn tell_of_panic(&self, vcpu: VcpuId, events: u8) {
         told::of_panic(self.vm, vcpu, events);

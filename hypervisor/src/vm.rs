@@ -161,6 +161,12 @@ impl Vm {
         }
     }
 
+    /// Whether its capture kernel runs in it.
+    #[inline]
+    pub fn is_capturing(&self) -> bool {
+        self.dump.as_ref().is_some_and(Dump::is_on)
+    }
+
     /// Resets passed-through virtio devices, so that no transfer that one has begun ends in what is written next.
     fn reset_transports(&self) {
         for &transport in &self.transports {

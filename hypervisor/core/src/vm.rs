@@ -60,6 +60,10 @@ pub trait Pcpu: El1 {
     fn interface_state(&self) -> InterfaceState;
     /// Sets ICH_VMCR_EL2.
     fn set_ich_vmcr(&mut self, value: u64);
+    /// Whether it runs a capture kernel: what is read-only is the dead guest's memory then, and not the page of a device.
+    fn is_capturing(&self) -> bool {
+        false
+    }
     /// Is told of everything that is traced, as it happens.
     #[inline]
     fn observe(&self, _event: Event) {}
@@ -162,8 +166,6 @@ pub struct Vcpu {
     attempts: Attempts,
     /// Its external aborts.
     faults: Faults,
-    /// It runs a capture kernel: what is read-only is the dead guest's memory, and not the page of a device.
-    is_capture: bool,
 }
 
 impl Vcpu {
@@ -188,7 +190,6 @@ impl Vcpu {
             },
             attempts: Attempts::default(),
             faults: Faults::default(),
-            is_capture: false,
         }
     }
 
@@ -257,7 +258,7 @@ impl Vcpu {
             Exit::Hvc(immediate) => self.handle_call(immediate, regs, pcpu, map),
             Exit::Sysreg(access) => self.handle_sysreg(access, esr, regs, pcpu, map),
             Exit::Mmio(access) => self.handle_mmio(access, (esr, far), regs, pcpu, map),
-            Exit::ReadOnly(_) | Exit::ReadOnlyUndescribed(_) if self.is_capture => {
+            Exit::ReadOnly(_) | Exit::ReadOnlyUndescribed(_) if pcpu.is_capturing() => {
                 self.refuse_access((Access::Data, None), (esr, far), regs, pcpu)
             }
             Exit::ReadOnly(access) => Action::Locked(Deferred::Uart {

@@ -106,19 +106,26 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             self.cpu.show_guest(Some(&self.regs));
             let leave = self.run_guest();
             self.cpu.show_guest(None);
-            if matches!(leave, Leave::Stop | Leave::End(_) | Leave::Lost) {
-                self.vm.keep_registers(self.vcpu.id, &self.regs);
-            }
             match leave {
                 Leave::Off => self.power_off(),
-                Leave::Stop => self.stop(),
-                Leave::End(ending) => self.end_vm(ending),
                 Leave::Reclaimed => self.give_back(),
-                Leave::Lost => {
-                    self.leave_clock();
-                    self.be_lost();
-                }
+                Leave::Stop | Leave::End(_) | Leave::Lost => self.leave_for_good(leave),
             }
+        }
+    }
+
+    /// The guest is not entered again before it is loaded: what it has in this pCPU may be dumped.
+    #[cold]
+    #[inline(never)]
+    fn leave_for_good(&mut self, leave: Leave) {
+        self.vm.keep_registers(self.vcpu.id, &self.regs);
+        match leave {
+            Leave::End(ending) => self.end_vm(ending),
+            Leave::Lost => {
+                self.leave_clock();
+                self.be_lost();
+            }
+            Leave::Off | Leave::Reclaimed | Leave::Stop => self.stop(),
         }
     }
 

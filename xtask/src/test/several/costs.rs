@@ -147,7 +147,7 @@ fn count(tables: &[String]) -> Result<(u64, u64)> {
     let file = folder.file("guests.toml");
     fs::write(&file, tables.concat())?;
     let options = Options::read(&file)?;
-    let (mut machine, _) = run::machine(&options, false, Program::Hypervisor, &folder)?;
+    let mut machine = run::machine(&options, false, Program::Hypervisor, &folder)?.machine;
     let counts = folder.file("counts");
     let lines = boot_counted(&mut machine, &counts, Some(0), LIMIT)?;
     let text = fs::read_to_string(&counts).context("the plugin has written no counts")?;

@@ -12,7 +12,7 @@ use crate::trace::Event;
 use crate::vgic::lr::LrState;
 use crate::vgic::{self, Held, Model};
 use crate::vm::panic_event as event;
-use crate::vm::{BOOT_VCPU, End, Ending, Hardware, Kernel, Life, Vm, mediated};
+use crate::vm::{BOOT_VCPU, End, Ending, Hardware, Kernel, Vm, mediated};
 
 impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// Off: only START, STOP and the operator matter, all else is dropped. Where the vCPU begins; if it does not, whether the
@@ -32,9 +32,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             }
             if requests.has(Requests::START) {
                 let mut shared = self.vm.lock();
-                let start = shared.start(me);
-                self.vcpu.is_capture = shared.life == Life::Capturing;
-                if let Some(start) = start {
+                if let Some(start) = shared.start(me) {
                     let offset = shared.clock.enter();
                     drop(shared);
                     self.cpu.set_clock(offset, None);
