@@ -252,6 +252,7 @@ impl Kdump {
             is_stock: self.stock.is_some(),
             place: self.place,
             by_event: false,
+            nmi_limit_ms: None,
         }
     }
 }

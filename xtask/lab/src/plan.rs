@@ -124,6 +124,8 @@ pub struct Plan {
     pub place: Place,
     /// Whether the NMI raises an SDEI event first, which the kernel registers and panics by.
     pub by_event: bool,
+    /// How long a rung of the NMI may take, in milliseconds; as long as usual if it is not said.
+    pub nmi_limit_ms: Option<u32>,
 }
 
 impl Plan {
@@ -144,6 +146,7 @@ impl Plan {
             is_stock: false,
             place: Place::El1,
             by_event: false,
+            nmi_limit_ms: None,
         }
     }
 

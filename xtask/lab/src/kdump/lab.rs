@@ -244,6 +244,8 @@ impl Lab {
             true => (vec![PANIC_EVENT], patch::panic_nmi()),
             false => (Vec::new(), Nmi::default()),
         };
+        let limit_ms = plan.nmi_limit_ms.unwrap_or(nmi.limit_ms);
+        let nmi = Nmi { limit_ms, ..nmi };
         let bundle = folder.file("bundle.itb");
         Payload {
             kernel: &kernel,

@@ -149,6 +149,9 @@ pub fn by_event(lab: &Lab, board: Board) -> Result<String> {
 /// PSTATE.A.
 const MASKS_SERROR: u64 = 1 << 8;
 
+/// So long the SError waits in vain.
+const WAITS_MS: u32 = 5000;
+
 /// A kernel without one that saves a dump has panicked, and stopped all other CPUs, which were wedged, by SDEI: each is in its handler
 /// for ever, where an SError waits. That is the answer, and nothing becomes of it.
 fn wait(lab: &Lab, row: Row) -> Result<String> {
@@ -158,6 +161,8 @@ fn wait(lab: &Lab, row: Row) -> Result<String> {
         scenario: Scenario::Kdump,
         wedge: (1..row.cpus).collect(),
         panic: 0,
+        // Nothing becomes of it, however long it has.
+        nmi_limit_ms: Some(WAITS_MS),
         ..row.plan()?
     };
     let bootargs = format!("{} lab.capture=no", plan.bootargs());
