@@ -46,10 +46,11 @@ const NAMES: [&str; 19] = [
 ];
 
 /// The same many times over; run when they are named.
-const SOAKS: [&str; 3] = [
+const SOAKS: [&str; 4] = [
     "operator/10000-pauses",
     "operator/1000-registers-and-backtraces",
     "operator/a-request-of-a-megabyte",
+    "operator/a-request-of-ten-megabytes",
 ];
 
 /// The names of these tests.
@@ -103,7 +104,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     ledger.check(own_watchdog, || {
         gwdt::bark(workshop).map(|()| String::new())
     });
-    let [pauses, registers, long] = SOAKS;
+    let [pauses, registers, long, longest] = SOAKS;
     if ledger.names(pauses) {
         ledger.check(pauses, || often::pause(workshop, 10_000));
     }
@@ -112,6 +113,9 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     }
     if ledger.names(long) {
         ledger.check(long, || line::abuse(workshop, 1_000_000));
+    }
+    if ledger.names(longest) {
+        ledger.check(longest, || line::abuse(workshop, 10_000_000));
     }
 }
 
