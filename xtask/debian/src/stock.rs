@@ -1,4 +1,4 @@
-//! Debian's own kernels, unchanged, with the modules that find a virtio disk.
+//! Debian's own kernels, unchanged, with the modules that find a virtio disk, and of one a network card.
 
 use std::fs;
 use std::io::Read;
@@ -17,6 +17,8 @@ const PACKAGE: &str = "linux-image-arm64";
 const SPACE: u64 = 700_000_000;
 /// The modules that find a virtio disk, in the order in which they are loaded; what they need is built in.
 const MODULES: [&str; 2] = ["virtio_mmio", "virtio_blk"];
+/// Those of a virtio network card in Linux 6.1 besides; later ones need others.
+const NETWORK: [&str; 3] = ["failover", "net_failover", "virtio_net"];
 
 /// A release of Debian, by the kernel that it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +58,23 @@ impl Release {
         }
     }
 
+    /// Its modules, in the order in which they are loaded.
+    fn modules(self) -> Vec<&'static str> {
+        match self {
+            Self::Debian12 => [&MODULES[..], &NETWORK].concat(),
+            Self::Debian13 | Self::Backports => MODULES.to_vec(),
+        }
+    }
+
+    /// What the cache calls it.
+    const fn entry(self) -> &'static str {
+        match self {
+            Self::Debian12 => "stock-kernel-bookworm-with-network",
+            Self::Debian13 => "stock-kernel-trixie",
+            Self::Backports => "stock-kernel-trixie-backports",
+        }
+    }
+
     /// The suite whose programs go with its kernel.
     const fn programs(self) -> &'static str {
         match self {
@@ -90,9 +109,9 @@ pub struct Kernel {
 /// Fetches the kernel of `release`, unless the cache has one.
 pub fn ensure(cache: &Cache, release: Release, progress: &Progress) -> Result<Kernel> {
     let _lock = cache.lock("stock-kernels", progress)?;
-    let name = format!("stock-kernel-{}", release.suite());
-    let entry = cache.entry(&name, |dir| fetch(cache, release, dir, progress))?;
-    let files = MODULES.map(file_name);
+    let entry = cache.entry(release.entry(), |dir| fetch(cache, release, dir, progress))?;
+    let files = release.modules().into_iter().map(file_name);
+    let files: Vec<String> = files.collect();
     let names: Vec<&str> = files.iter().map(String::as_str).collect();
     cache::check_files(&entry, &[&["vmlinuz", "release"], &names[..]].concat())?;
     let version = fs::read_to_string(entry.join("release"))?;
@@ -141,9 +160,10 @@ fn fetch(cache: &Cache, release: Release, dir: &Path, progress: &Progress) -> Re
         files.clear();
     }
     let file_of = |module: &&str| (format!("*/{module}.ko*"), dir.join(file_name(module)));
-    files.extend(MODULES.iter().map(file_of));
+    let modules_of = release.modules();
+    files.extend(modules_of.iter().map(file_of));
     archive.take(&root, &modules, &files, progress)?;
-    for module in MODULES {
+    for module in modules_of {
         unpack_module(&dir.join(file_name(module)))?;
     }
     let path = dir.join("release");

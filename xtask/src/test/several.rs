@@ -2,6 +2,7 @@
 
 mod costs;
 mod linux;
+mod nets;
 mod policy;
 mod reached;
 mod reboots;
@@ -50,7 +51,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
         .chain(policy::NAMES)
         .chain(rings::NAMES)
         .chain(costs::NAMES)
-        .chain([reboots::NAME])
+        .chain([nets::NAME, reboots::NAME])
         .chain(linux::NAMES)
 }
 
@@ -70,6 +71,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     policy::run(workshop, ledger);
     rings::run(workshop, ledger);
     costs::run(workshop, ledger);
+    nets::run(workshop, ledger);
     reboots::run(workshop, ledger);
     linux::run(workshop, ledger);
 }
