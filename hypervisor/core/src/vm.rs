@@ -89,6 +89,9 @@ pub enum Action {
     Decode(Undescribed),
     /// Have [`crate::walk`] say at which level the guest's walk of its tables met nothing.
     Walk(Abort),
+    /// Have the transport of a mediated device, under its own lock, do what is asked of it; the pc still stands at the
+    /// instruction.
+    Mediated(MediatedAccess),
     /// It needs a lock: that of the virtual GIC's parts that it concerns, or [`Shared::finish`] does it under the VM's.
     Locked(Deferred),
 }
@@ -122,8 +125,6 @@ pub enum Deferred {
     },
     /// An access to a device of the guest's own; the pc still stands at the instruction.
     Own(OwnAccess),
-    /// An access to the transport of a mediated device; the pc still stands at the instruction.
-    Mediated(MediatedAccess),
     /// An access to the emulated UART; the pc still stands at the instruction.
     Uart {
         /// Register offset in bytes.
@@ -371,24 +372,24 @@ impl Vcpu {
         match map.uart.offset_of(access.ipa) {
             Some(offset) => Action::Locked(Deferred::Uart { offset, access }),
             None => match map.rare_device(access) {
-                Some(deferred) => Action::Locked(deferred),
+                Some(action) => action,
                 None => self.refuse_access((Access::Data, None), syndrome, regs, pcpu),
             },
         }
     }
 
-    /// The access to a device of ours that this is, if it is one.
+    /// What the access to a device of ours that this is asks for, if it is one.
     #[inline]
-    fn find_device(&self, access: MmioAccess, map: &GuestMap) -> Option<Deferred> {
+    fn find_device(&self, access: MmioAccess, map: &GuestMap) -> Option<Action> {
         if let Some((frame, offset)) = map.frame(self.id, access.ipa) {
-            return Some(Deferred::Gic {
+            return Some(Action::Locked(Deferred::Gic {
                 frame,
                 offset,
                 access,
-            });
+            }));
         }
         match map.uart.offset_of(access.ipa) {
-            Some(offset) => Some(Deferred::Uart { offset, access }),
+            Some(offset) => Some(Action::Locked(Deferred::Uart { offset, access })),
             None => map.rare_device(access),
         }
     }

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use hv_abi::policy::Policy;
 
-use super::{Deferred, Guard};
+use super::{Action, Deferred, Guard};
 use crate::exit::MmioAccess;
 use crate::id::{IntId, Mpidr, VcpuId, VcpuSet};
 use crate::sdei::{Board, WithBoard};
@@ -228,14 +228,17 @@ impl GuestMap {
     /// An access to a device that not every guest has.
     #[cold]
     #[inline(never)]
-    pub(super) fn rare_device(&self, access: MmioAccess) -> Option<Deferred> {
+    pub(super) fn rare_device(&self, access: MmioAccess) -> Option<Action> {
         match self.mediated(access.ipa) {
-            Some((number, offset)) => Some(Deferred::Mediated(MediatedAccess {
+            Some((number, offset)) => Some(Action::Mediated(MediatedAccess {
                 number,
                 offset,
                 access,
             })),
-            None => self.own.find(access).map(Deferred::Own),
+            None => self
+                .own
+                .find(access)
+                .map(|it| Action::Locked(Deferred::Own(it))),
         }
     }
 

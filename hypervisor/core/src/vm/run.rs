@@ -20,8 +20,8 @@ use core::ops::ControlFlow;
 
 use self::short::Rest;
 use super::{
-    Action, Deferred, Ending, Hardware, Interrupt, Next, Outcome, Saved, Syndrome, Vcpu, Vm,
-    mediated,
+    Action, Deferred, Ending, Hardware, Interrupt, MediatedAccess, Next, Outcome, Saved, Syndrome,
+    Vcpu, Vm, mediated,
 };
 use crate::exit;
 use crate::id::{IntId, VcpuSet};
@@ -209,11 +209,24 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 self.refuse_walk(abort, syndrome);
                 None
             }
+            Action::Mediated(access) => {
+                self.access_mediated(access);
+                None
+            }
             Action::Locked(deferred) => {
                 let outcome = self.finish(deferred);
                 self.follow(outcome)
             }
         }
+    }
+
+    /// Does what needs the lock of a mediated device.
+    #[cold]
+    #[inline(never)]
+    fn access_mediated(&mut self, access: MediatedAccess) {
+        let (vcpu, regs, cpu) = (&mut self.vcpu, &mut self.regs, &mut self.cpu);
+        let outcome = mediated::access(access, vcpu, regs, cpu, &self.vm);
+        self.arrived(outcome);
     }
 
     /// Does what needs a lock. On the way of every access to a device: not to be shared with the rare one of
@@ -230,7 +243,6 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             } => vcpu.access_gic((frame, offset), access, regs, vm, cpu),
             Deferred::SgiGroup0(sgi) => vgic::send_sgi_group0(vm, sgi),
             Deferred::Deactivate(intid) => vcpu.deactivate(intid, vm, cpu),
-            Deferred::Mediated(access) => return mediated::access(access, vcpu, regs, cpu, vm),
             other => return vm.lock().finish(other, vcpu, regs, cpu, (map, vm)),
         })
     }

@@ -222,10 +222,9 @@ impl Shared {
             }
             Deferred::Own(access) => self.access_own(access, vcpu, regs, cpu, (&map.board, gic)),
             // They are done without this lock.
-            Deferred::SgiGroup0(_)
-            | Deferred::Deactivate(_)
-            | Deferred::Gic { .. }
-            | Deferred::Mediated(_) => Outcome::NOTHING,
+            Deferred::SgiGroup0(_) | Deferred::Deactivate(_) | Deferred::Gic { .. } => {
+                Outcome::NOTHING
+            }
         }
     }
 

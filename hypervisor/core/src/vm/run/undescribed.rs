@@ -5,7 +5,7 @@ use crate::a64::{SP, Transfer};
 use crate::entry::Access;
 use crate::exit::{Abort, Undescribed};
 use crate::regs::pstate;
-use crate::vm::{Hardware, Verdict, Vm, uses_sp_el1, write_register};
+use crate::vm::{Action, Hardware, Verdict, Vm, uses_sp_el1, write_register};
 
 impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// Does what the instruction at the pc does, if it is the one that made this access, of which `esr` and `far` tell.
@@ -56,10 +56,14 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         let before = self.regs.clone();
         for access in transfer.accesses(ipa) {
             self.regs.pc = before.pc;
-            if let Some(deferred) = self.vcpu.find_device(access, self.vm.map()) {
-                let outcome = self.finish(deferred);
-                // No access to a device makes the vCPU leave its guest.
-                let _ = self.follow(outcome);
+            // No access to a device makes the vCPU leave its guest, or aborts.
+            match self.vcpu.find_device(access, self.vm.map()) {
+                Some(Action::Locked(deferred)) => {
+                    let outcome = self.finish(deferred);
+                    let _ = self.follow(outcome);
+                }
+                Some(Action::Mediated(access)) => self.access_mediated(access),
+                _ => {}
             }
             if self.regs.pc == before.pc {
                 // The virtual GIC cannot answer a read yet: the guest executes the whole instruction again, as reads of
