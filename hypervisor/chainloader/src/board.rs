@@ -140,8 +140,8 @@ impl Pi {
         }
         let dtb = TOLD.0.get() as u64;
         let dtb_end = dtb + self.told as u64;
-        // SAFETY: the linker has put them around the loader; only their addresses are taken.
-        let (home, home_end) = unsafe { (&raw const __home as u64, &raw const __home_end as u64) };
+        // The linker has put them around the loader.
+        let (home, home_end) = (&raw const __home as u64, &raw const __home_end as u64);
         // SAFETY: `prepare` has put a copy of `chainloader_leave` there, which runs wherever it is.
         let leave = unsafe { core::mem::transmute::<u64, Leave>(dtb_end - way_out().len() as u64) };
         // SAFETY: it drops what the caches hold of the copy, so that it is fetched as it was written.

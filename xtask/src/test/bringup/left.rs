@@ -49,7 +49,7 @@ pub fn check(workshop: &Workshop, machine: &Machine, loader: &Path) -> Result<St
     ensure!(half.is_err(), "nothing was left to send");
     let sent = saved(&mut board, &folder, BUNDLE, LONGER)?;
     ensure!(
-        sent.iter().any(|&byte| byte == 0xa5),
+        sent.contains(&0xa5),
         "nothing of the longer bundle has come to where it is looked for"
     );
     let cargo = Cargo {
