@@ -1,5 +1,6 @@
 //! The pCPU that a vCPU runs on: [`hv_core::vm::VcpuLoop`] decides, and this performs it in hardware.
 
+mod el1;
 mod flash;
 mod mediated;
 mod told;
@@ -11,7 +12,7 @@ use hv_core::operator::Came;
 use hv_core::patience::Standstill;
 use hv_core::pl011::Image;
 use hv_core::psci::Endian;
-use hv_core::regs::{El1, Exception, GuestRegs};
+use hv_core::regs::GuestRegs;
 use hv_core::stop::watchdog::Watch;
 use hv_core::time::Instant;
 use hv_core::trng;
@@ -25,7 +26,7 @@ use crate::gic;
 use crate::guest::{self, Handlers, vector};
 use crate::percpu::{self, ExitEntry, Percpu};
 use crate::stop::{self, Cause, stop_machine};
-use crate::sysregs::{self, LiveEl1, translation};
+use crate::sysregs::{self, translation};
 use crate::vm::{Seat, Vm};
 use crate::{console, entropy, fault_injection, operator, watchdog};
 
@@ -80,34 +81,6 @@ pub fn take_over(
 pub fn load(vm: &'static Vm, percpu: &'static Percpu, own: OwnIntids) {
     let seat = Seat::of(vm, BOOT_VCPU);
     vm::load(&seat, &mut Pcpu::new(vm, percpu, own), Kernel::Guest);
-}
-
-impl El1 for Pcpu {
-    fn vbar(&self) -> u64 {
-        LiveEl1.vbar()
-    }
-
-    #[inline]
-    fn sctlr(&self) -> u64 {
-        LiveEl1.sctlr()
-    }
-
-    #[inline]
-    fn stack_pointers(&self) -> [u64; 2] {
-        LiveEl1.stack_pointers()
-    }
-
-    fn exception(&self) -> Exception {
-        LiveEl1.exception()
-    }
-
-    fn set_return(&mut self, elr: u64, spsr: u64) {
-        LiveEl1.set_return(elr, spsr);
-    }
-
-    fn set_syndrome(&mut self, esr: u64, far: u64) {
-        LiveEl1.set_syndrome(esr, far);
-    }
 }
 
 impl vm::Pcpu for Pcpu {

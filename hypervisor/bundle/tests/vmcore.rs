@@ -80,14 +80,14 @@ fn note(text: &str) -> Vec<u8> {
 fn the_running_kernels_note_is_found_among_others() {
     let mut ram = Ram::new(0x4000_0000, 16);
     let mut vcpu = registers(1);
-    assert_eq!(ram.find(&[vcpu.clone()]), None);
+    assert_eq!(ram.find(std::slice::from_ref(&vcpu)), None);
     // An earlier kernel's, and one that is in no page's beginning.
     ram.put(0x4000_1000, &note(&text(SWAPPER + 0x1000)));
     ram.put(0x4000_3004, &note(&text(SWAPPER)));
-    assert_eq!(ram.find(&[vcpu.clone()]), None);
+    assert_eq!(ram.find(std::slice::from_ref(&vcpu)), None);
     let own = note(&text(SWAPPER));
     ram.put(0x4000_9000, &own);
-    let info = ram.find(&[vcpu.clone()]).expect("the note");
+    let info = ram.find(std::slice::from_ref(&vcpu)).expect("the note");
     assert_eq!(info.note, Range::new(0x4000_9000, own.len() as u64));
     assert_eq!(info.linear(0x4000_0000), 0xffff_0000_0000_0000);
     assert_eq!(info.linear(0x4800_1000), 0xffff_0000_0800_1000);
@@ -98,7 +98,7 @@ fn the_running_kernels_note_is_found_among_others() {
     assert_eq!(ram.find(&[other]), None);
     // ASID and CnP are no part of the address, and vectors below the kernel are another's.
     vcpu.kernel[0] |= 0x12_0000_0000_0001 << 48 | 1;
-    assert_eq!(ram.find(&[vcpu.clone()]), Some(info));
+    assert_eq!(ram.find(std::slice::from_ref(&vcpu)), Some(info));
     vcpu.kernel[1] = 0xffff_8000_8000_0000;
     assert_eq!(ram.find(&[vcpu]), None);
 }
@@ -109,10 +109,10 @@ fn a_note_that_leads_out_of_memory_is_none() {
     let own = note(&text(SWAPPER));
     let mut ram = Ram::new(0x4000_0000, 2);
     ram.put(0x4000_1000, &own);
-    assert!(ram.find(&[vcpu.clone()]).is_some());
+    assert!(ram.find(std::slice::from_ref(&vcpu)).is_some());
     for size in [PAGE as u32, 1 << 20, u32::MAX] {
         ram.put(0x4000_1004, &size.to_le_bytes());
-        assert_eq!(ram.find(&[vcpu.clone()]), None, "{size:#x}");
+        assert_eq!(ram.find(std::slice::from_ref(&vcpu)), None, "{size:#x}");
     }
     for (missing, instead) in [
         ("NUMBER(VA_BITS)=48", "NUMBER(VA_BITS)=64"),
@@ -125,7 +125,7 @@ fn a_note_that_leads_out_of_memory_is_none() {
         ("\nSYMBOL(swapper_pg_dir)", "\n SYMBOL(swapper_pg_dir)"),
     ] {
         ram.put(0x4000_1000, &note(&text(SWAPPER).replace(missing, instead)));
-        let found = ram.find(&[vcpu.clone()]);
+        let found = ram.find(std::slice::from_ref(&vcpu));
         assert_eq!(found, None, "{instead}");
     }
 }

@@ -1,6 +1,8 @@
 //! A machine whose vCPUs run [`VcpuLoop`], each as a coroutine that gives way when it enters its guest or sleeps.
 //! Nothing happens unless a test says so: a kick that was posted is not taken before [`Machine::interrupt`].
 
+mod steps;
+
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
@@ -19,7 +21,7 @@ use hv_core::psci::Reclaim;
 use hv_core::regs::{El1Values, GuestRegs};
 use hv_core::sdei::{self, Board};
 use hv_core::trace::Event;
-use hv_core::vgic::{self, Affinities, Leftovers, LrSource, Model, Vgic};
+use hv_core::vgic::{self, Affinities, Leftovers, Model, Vgic};
 use hv_core::virtio::Mediator;
 use hv_core::vm::{
     self, Guard, GuestMap, IpaRange, Kernel, OwnDevices, REDISTRIBUTOR_SIZE, Shared, SharedConfig,
@@ -30,7 +32,7 @@ use hv_core::watch;
 use crate::exits::{DISTRIBUTOR, GICC_DIR, GWDT, RAM, REDISTRIBUTORS, UART};
 use crate::told::Told;
 use crate::world::{Place, Port, Seat, World};
-use crate::{Cpu, Exit, Interface, Physical};
+use crate::{Cpu, Interface, Physical};
 
 /// What a machine is made from.
 #[derive(Clone, Debug)]
@@ -379,84 +381,5 @@ impl Machine {
     /// Whether the virtual timer of a vCPU is kept from interrupting.
     pub fn is_timer_masked(&self, n: u8) -> bool {
         self.seat(n).is_timer_masked.get()
-    }
-
-    /// The guest's vCPU `n` stands at this instruction from now on.
-    pub fn stand_at(&self, n: u8, instruction: u32) {
-        self.seat(n).instruction.set(Some(instruction));
-    }
-
-    pub(crate) fn run(&mut self, n: u8) {
-        self.cpus[usize::from(n)].resume(());
-        self.check();
-    }
-
-    /// vCPU `n` leaves its guest, and comes back or sleeps.
-    ///
-    /// # Panics
-    ///
-    /// If it is not in its guest.
-    pub fn exit(&mut self, n: u8, why: Exit) {
-        assert!(self.is_on(n), "vCPU {n} is not in its guest");
-        self.seat(n).exit.set(Some(why));
-        self.run(n);
-    }
-
-    /// vCPU `n` takes all that interrupts it. One that sleeps is woken by that.
-    ///
-    /// # Panics
-    ///
-    /// If there is no end to it.
-    pub fn interrupt(&mut self, n: u8) {
-        for _ in 0..200 {
-            if !self.world.is_interrupted(n) {
-                return;
-            }
-            if self.is_on(n) {
-                self.exit(n, Exit::Interrupt);
-            } else {
-                self.run(n);
-            }
-        }
-        panic!("vCPU {n} is interrupted without end");
-    }
-
-    /// Whether something interrupts vCPU `n`.
-    pub fn is_interrupted(&self, n: u8) -> bool {
-        self.world.is_interrupted(n)
-    }
-
-    /// All take what interrupts them, until nothing does.
-    ///
-    /// # Panics
-    ///
-    /// If there is no end to it.
-    pub fn settle(&mut self) {
-        for _ in 0..200 {
-            let Some(n) = (0..self.vcpus()).find(|&n| self.world.is_interrupted(n)) else {
-                return;
-            };
-            self.interrupt(n);
-        }
-        panic!("interrupts without end");
-    }
-
-    /// What must be true at any time: an interrupt is in one list register, and if that has HW = 1, the physical
-    /// interrupt is active.
-    pub(crate) fn check(&self) {
-        let mut seen = Vec::new();
-        for n in 0..self.vcpus() {
-            for lr in self.interface(n).contents() {
-                let intid = IntId(lr.vintid);
-                let key = (intid, intid.is_private().then_some(n));
-                assert!(!seen.contains(&key), "{intid:?} is in two list registers");
-                seen.push(key);
-                if let LrSource::Hardware { pintid } = lr.source {
-                    assert_eq!(pintid, lr.vintid);
-                    let is_active = self.physical().wire(intid, n).active;
-                    assert!(is_active, "{intid:?} has HW = 1 and is not active");
-                }
-            }
-        }
     }
 }

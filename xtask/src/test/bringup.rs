@@ -5,8 +5,8 @@ mod control;
 mod emulated;
 mod left;
 mod monitor;
+mod troubled;
 
-use std::collections::VecDeque;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,6 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use chainload::fault::{Faults, Rates};
 
 use super::own;
 use crate::bringup::load::{Cargo, Terms, Told};
@@ -26,10 +25,11 @@ use machine::build::{self, Program};
 use machine::firmware::Firmware;
 use machine::qemu::Machine;
 use machine::run_dir::RunDir;
-use machine::serial::{Line, Port};
+use machine::serial::Line;
 use machine::workshop::Workshop;
 
 use emulated::Emulated;
+use troubled::{Scripted, Troubled};
 
 /// What a row does to the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -359,98 +359,4 @@ fn nobody(trouble: Trouble, cargo: &Cargo) -> Result<String> {
         "it is not said what is wrong: {text}"
     );
     Ok(text.lines().next().unwrap_or_default().to_owned())
-}
-
-/// A line on which only this comes.
-struct Scripted(Vec<u8>);
-
-impl Line for Scripted {
-    fn exchange(&mut self, out: &mut VecDeque<u8>, patience: Duration) -> Result<Vec<u8>> {
-        out.clear();
-        if self.0.is_empty() {
-            std::thread::sleep(patience);
-        }
-        Ok(std::mem::take(&mut self.0))
-    }
-
-    fn set_rate(&mut self, _: u32) -> Result<()> {
-        Ok(())
-    }
-}
-
-/// A line to a board on which things go wrong.
-struct Troubled {
-    port: Port,
-    down: Faults,
-    up: Faults,
-    /// Bytes that may yet be sent before the line is cut.
-    budget: Option<usize>,
-    /// Bytes from the board until it falls silent.
-    until_silence: Option<usize>,
-    /// Bytes until the board is reset.
-    until_reset: Option<usize>,
-    /// The board, which lives as long as its line.
-    board: Option<Emulated>,
-}
-
-impl Troubled {
-    fn new(port: Port, trouble: Trouble) -> Self {
-        let rates = match trouble {
-            Trouble::Noise => Rates {
-                lost: 100,
-                broken: 100,
-                made_up: 100,
-            },
-            _ => Rates::default(),
-        };
-        Self {
-            port,
-            down: Faults::new(rates, 1),
-            up: Faults::new(rates, 2),
-            budget: None,
-            until_reset: (trouble == Trouble::Reset).then_some(BUNDLE / 2),
-            until_silence: (trouble == Trouble::Silence).then_some(1200),
-            board: None,
-        }
-    }
-}
-
-impl Line for Troubled {
-    fn exchange(&mut self, out: &mut VecDeque<u8>, patience: Duration) -> Result<Vec<u8>> {
-        if let Some(budget) = &mut self.budget {
-            ensure!(*budget > out.len(), "the line was cut, as is wanted");
-            *budget -= out.len();
-        }
-        if let Some(left) = &mut self.until_reset {
-            *left = left.saturating_sub(out.len());
-            if *left == 0 {
-                self.until_reset = None;
-                let board = self.board.as_mut().context("there is no board to reset")?;
-                board.reset()?;
-            }
-        }
-        let sent = out.drain(..);
-        let mut broken: VecDeque<u8> = sent
-            .flat_map(|byte| self.down.pass(byte).into_iter().flatten())
-            .collect();
-        let mut come = Vec::new();
-        loop {
-            come.extend(self.port.exchange(&mut broken, patience)?);
-            if broken.is_empty() {
-                break;
-            }
-        }
-        if let Some(left) = &mut self.until_silence {
-            come.truncate(*left);
-            *left -= come.len();
-        }
-        let come = come.into_iter();
-        Ok(come
-            .flat_map(|byte| self.up.pass(byte).into_iter().flatten())
-            .collect())
-    }
-
-    fn set_rate(&mut self, rate: u32) -> Result<()> {
-        self.port.set_rate(rate)
-    }
 }

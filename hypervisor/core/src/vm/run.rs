@@ -3,6 +3,7 @@
 //! Read [`VcpuLoop::run_guest`] from top to bottom: that is what happens between two instructions of the guest.
 
 mod gwdt;
+mod interrupts;
 mod nmi;
 mod operator;
 mod pause;
@@ -20,17 +21,17 @@ use core::ops::ControlFlow;
 
 use self::short::Rest;
 use super::{
-    Action, Deferred, Ending, Hardware, Interrupt, MediatedAccess, Next, Outcome, Saved, Syndrome,
-    Vcpu, Vm, mediated,
+    Action, Deferred, Ending, Hardware, MediatedAccess, Next, Outcome, Saved, Syndrome, Vcpu, Vm,
+    mediated,
 };
 use crate::exit;
-use crate::id::{IntId, VcpuSet};
+use crate::id::VcpuSet;
 use crate::ladder::Ladder;
 use crate::mailbox::Requests;
 use crate::regs::GuestRegs;
 use crate::sdei::Fate;
 use crate::time::Instant;
-use crate::vgic::{self, Model};
+use crate::vgic;
 use crate::watch::Watch;
 
 /// Why a vCPU leaves its guest.
@@ -294,74 +295,6 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     fn call_attention(&self, set: VcpuSet) {
         for vcpu in set.iter() {
             self.post(vcpu, Requests::SDEI_LOOK);
-        }
-    }
-
-    // Interrupts.
-
-    /// Takes one physical interrupt while the guest does not run here.
-    fn take_interrupt(&mut self) {
-        let interrupt = self.cpu.acknowledge();
-        self.handle_interrupt(interrupt);
-        self.vcpu.faults.forget();
-    }
-
-    fn handle_interrupt(&mut self, interrupt: Interrupt) {
-        match interrupt {
-            Interrupt::None => {}
-            Interrupt::Stop => self.cpu.answer_stop(),
-            Interrupt::Guest(intid) => {
-                let (kick, bound) = self.vcpu.forward(intid, &self.vm, &mut self.cpu);
-                self.kick(kick);
-                if let Some(intid) = bound {
-                    self.take_bound(intid);
-                }
-            }
-            Interrupt::Maintenance(intid) => {
-                // The line stays up until the list registers are refreshed, so that comes first.
-                self.refresh_vgic();
-                self.cpu.deactivate(intid);
-            }
-            Interrupt::Device(intid) => {
-                let outcome = mediated::take(intid, &mut self.vcpu, &mut self.cpu, &self.vm);
-                self.arrived(outcome);
-            }
-            Interrupt::Console(intid) => {
-                self.receive();
-                self.cpu.deactivate(intid);
-            }
-            Interrupt::Alarm(intid) => {
-                self.take_alarm();
-                self.cpu.deactivate(intid);
-            }
-        }
-    }
-
-    /// SGIs (bit n is SGI n) that siblings, or this vCPU itself, posted have come.
-    fn take_sgis(&mut self, sgis: u16) {
-        if self.vm.map().gic == Model::V3 {
-            self.vcpu.take_sgis(sgis.into(), &self.vm, &mut self.cpu);
-        } else {
-            let me = self.vcpu.id;
-            let sent = [0, 1, 2, 3].map(|group| self.vm.take_senders(me, group));
-            self.vcpu.take_sent(sent, &self.vm, &mut self.cpu);
-        }
-    }
-
-    /// An interrupt that is bound to an SDEI event has come.
-    fn take_bound(&mut self, intid: IntId) {
-        let around = (&self.vm.map().board, &self.vm);
-        let mut shared = self.vm.lock();
-        let outcome = shared.take_bound(intid, &mut self.vcpu, &mut self.cpu, around);
-        drop(shared);
-        self.arrived(outcome);
-    }
-
-    /// The guest is frozen no more: what its mediated devices have interrupted for meanwhile is taken.
-    fn take_owed(&mut self) {
-        for number in 0..self.vm.map().mediated.len() {
-            let outcome = mediated::take_owed(number, &mut self.vcpu, &mut self.cpu, &self.vm);
-            self.arrived(outcome);
         }
     }
 
