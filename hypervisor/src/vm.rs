@@ -114,7 +114,7 @@ impl Vm {
             uart_intid,
             has_uart_page: stage2.has_registers(),
             flash: flash.size,
-            gwdt: map.own.guard,
+            gwdt: map.own.gwdt_config,
         });
         // What needs no lock is in the map.
         let (_, distributor, interrupts) = vgic.into_parts();

@@ -47,7 +47,7 @@ pub use map::{
 pub use record::Record;
 pub use run::{Answer, Lateness, Refusal, Stand, State, VcpuLoop, load};
 pub use shared::event as panic_event;
-pub use shared::{BOOT_VCPU, Config as SharedConfig, Guard, Load, Next, Outcome, Shared};
+pub use shared::{BOOT_VCPU, Config as SharedConfig, GwdtConfig, Load, Next, Outcome, Shared};
 pub use undescribed::{Attempts, Verdict, uses_sp_el1};
 
 /// What a vCPU's own pCPU can be asked.

@@ -4,7 +4,7 @@ use hv_abi::console::RS;
 use hv_abi::operator::{Request, Verb};
 use hv_abi::watchdog::Act;
 use hv_core::id::IntId;
-use hv_core::vm::Guard;
+use hv_core::vm::GwdtConfig;
 use hv_testbed::{Built, DISTRIBUTOR, GWDT, Machine, Told};
 
 const INTID: IntId = IntId(64);
@@ -19,7 +19,7 @@ const WS0: u64 = 2;
 
 fn machine(act: Act) -> Machine {
     let mut built = Built::new(3);
-    built.gwdt = Some(Guard { intid: INTID, act });
+    built.gwdt = Some(GwdtConfig { intid: INTID, act });
     let mut machine = built.start();
     machine.turn_on(0, 1);
     // The interrupt goes to vCPU 0: GICD_IGROUPR, GICD_ISENABLER, GICD_CTLR (IHI0069 12.9).

@@ -664,7 +664,7 @@ fn devices_of_the_guests_own_are_reached_where_they_are_and_nowhere_else() {
         flash: range(flash, 0x4_0000),
         pvpanic: range(pvpanic, 2),
         gwdt: [range(control, 0x1000), range(refresh, 0x1000)],
-        guard: None,
+        gwdt_config: None,
     };
     let places = [
         (flash, Some((OwnDevice::Flash, 0))),

@@ -13,7 +13,9 @@ use hv_core::sdei::Board;
 use hv_core::vgic::affinity::Affinities;
 use hv_core::vgic::{Config, Vgic};
 use hv_core::virtio::{Area, Mediator};
-use hv_core::vm::{self, Guard, GuestMap, IpaRange, OwnDevices, Transport, last_redistributors};
+use hv_core::vm::{
+    self, GuestMap, GwdtConfig, IpaRange, OwnDevices, Transport, last_redistributors,
+};
 use hv_core::{ladder, watch};
 use platform::{Machine, Range};
 
@@ -108,7 +110,7 @@ fn build(plan: VmPlan<'static>, spis: u32) -> Vm {
             flash: ipa(plan.own.flash),
             pvpanic: ipa(plan.own.pvpanic),
             gwdt: plan.own.gwdt.map(ipa),
-            guard: config.gwdt.map(|act| Guard {
+            gwdt_config: config.gwdt.map(|act| GwdtConfig {
                 intid: IntId(plan.own.gwdt_intid),
                 act,
             }),

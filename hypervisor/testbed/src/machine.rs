@@ -24,8 +24,8 @@ use hv_core::trace::Event;
 use hv_core::vgic::{self, Affinities, Leftovers, Model, Vgic};
 use hv_core::virtio::Mediator;
 use hv_core::vm::{
-    self, Guard, GuestMap, IpaRange, Kernel, OwnDevices, REDISTRIBUTOR_SIZE, Shared, SharedConfig,
-    Transport, Vcpu, VcpuLoop, last_redistributors,
+    self, GuestMap, GwdtConfig, IpaRange, Kernel, OwnDevices, REDISTRIBUTOR_SIZE, Shared,
+    SharedConfig, Transport, Vcpu, VcpuLoop, last_redistributors,
 };
 use hv_core::watch;
 
@@ -71,7 +71,7 @@ pub struct Built {
     /// The watchdog over the guest.
     pub watchdog: Option<watch::Config>,
     /// The guest's own watchdog.
-    pub gwdt: Option<Guard>,
+    pub gwdt: Option<GwdtConfig>,
     /// What is held back for a capture kernel.
     pub held: IpaRange,
 }
@@ -147,7 +147,7 @@ impl Built {
             has_debug_calls: true,
             own: OwnDevices {
                 gwdt: self.gwdt.map_or(Default::default(), |_| GWDT),
-                guard: self.gwdt,
+                gwdt_config: self.gwdt,
                 ..OwnDevices::default()
             },
             mediated: transports,

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use hv_abi::policy::Policy;
 
-use super::{Action, Deferred, Guard};
+use super::{Action, Deferred, GwdtConfig};
 use crate::exit::MmioAccess;
 use crate::id::{IntId, Mpidr, VcpuId, VcpuSet};
 use crate::sdei::{Board, WithBoard};
@@ -100,7 +100,7 @@ pub struct OwnDevices {
     /// [`crate::gwdt`]: its control frame and its refresh frame.
     pub gwdt: [IpaRange; 2],
     /// Its interrupt, and what is done when it is not refreshed.
-    pub guard: Option<Guard>,
+    pub gwdt_config: Option<GwdtConfig>,
 }
 
 /// Which of them.

@@ -26,8 +26,8 @@ use crate::trace::Event;
 use crate::vgic::{self, Held, Parts};
 use crate::watch::Company;
 
-pub use gwdt::Guard;
-use gwdt::Guarded;
+use gwdt::GuestGwdt;
+pub use gwdt::GwdtConfig;
 pub use own::event;
 
 /// The vCPU that starts with the VM.
@@ -138,7 +138,7 @@ pub struct Shared {
     /// What the guest has said by pvpanic since it was loaded.
     told: u8,
     /// The guest's own watchdog, if it has one.
-    gwdt: Option<Guarded>,
+    gwdt: Option<GuestGwdt>,
     /// What the watchdog knows of all vCPUs.
     pub company: Company,
 }
@@ -159,7 +159,7 @@ pub struct Config<'a> {
     /// Bytes of its flash; 0 for none.
     pub flash: u64,
     /// Its own watchdog, if it has one.
-    pub gwdt: Option<Guard>,
+    pub gwdt: Option<GwdtConfig>,
 }
 
 impl Shared {
@@ -187,7 +187,7 @@ impl Shared {
             starts: (0..config.vcpus).map(|_| None).collect(),
             flash: (config.flash != 0).then(|| Flash::new(config.flash)),
             told: 0,
-            gwdt: config.gwdt.map(Guarded::new),
+            gwdt: config.gwdt.map(GuestGwdt::new),
             company: Company::default(),
         }
     }

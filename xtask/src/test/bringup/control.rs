@@ -9,13 +9,10 @@ use serde_json::json;
 
 use super::emulated::Emulated;
 use super::monitor::wait_until_open;
-use crate::offer::offered;
-use crate::test::operator::code::SPIN;
+use crate::test::operator::code::{self, SPIN};
 use crate::test::own;
-use debian::paths;
 use machine::build::{self, Program};
 use machine::control::{self, Client};
-use machine::payload::{Capture, Payload};
 use machine::qemu::Machine;
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
@@ -29,18 +26,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// A guest that does nothing but spin, on such a `machine`: it is looked at, paused and ended.
 pub fn check(workshop: &Workshop, machine: &Machine) -> Result<String> {
     let folder = RunDir::create(None)?;
-    let kernel = folder.file("spin.bin");
-    let bytes: Vec<u8> = SPIN.iter().flat_map(|word| word.to_le_bytes()).collect();
-    paths::write_if_new(&kernel, &bytes)?;
-    let bundle = folder.file("control.itb");
-    Payload {
-        kernel: &kernel,
-        initrd: None,
-        flash: None,
-        capture: Capture::default(),
-        config: offered(""),
-    }
-    .write(&bundle)?;
+    let bundle = code::bundle(&folder, &SPIN)?;
     let mut machine = machine.clone();
     machine.kernel = build::build(workshop, Program::Hypervisor)?.image;
     machine.initrd = Some(bundle);

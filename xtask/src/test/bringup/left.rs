@@ -9,11 +9,8 @@ use anyhow::{Context, Result, ensure};
 use super::emulated::Emulated;
 use super::{Tale, Troubled, load, until_half};
 use crate::bringup::load::Cargo;
-use crate::offer::offered;
-use crate::test::operator::code::SPIN;
-use debian::paths;
+use crate::test::operator::code::{self, SPIN};
 use machine::build::{self, Program};
-use machine::payload::{Capture, Payload};
 use machine::qemu::Machine;
 use machine::run_dir::RunDir;
 use machine::serial::Line as _;
@@ -54,7 +51,7 @@ pub fn check(workshop: &Workshop, machine: &Machine, loader: &Path) -> Result<St
     );
     let cargo = Cargo {
         image,
-        bundle: spinning(&folder)?,
+        bundle: fs::read(code::bundle(&folder, &SPIN)?)?,
         bootargs: String::new(),
     };
     let mut said = load(&mut line, &cargo, &mut tale)?;
@@ -81,23 +78,6 @@ pub fn check(workshop: &Workshop, machine: &Machine, loader: &Path) -> Result<St
         }
     }
     Ok(format!("of {} KiB", size >> 10))
-}
-
-/// A bundle with a guest that spins.
-fn spinning(folder: &RunDir) -> Result<Vec<u8>> {
-    let kernel = folder.file("spin.bin");
-    let bytes: Vec<u8> = SPIN.iter().flat_map(|word| word.to_le_bytes()).collect();
-    paths::write_if_new(&kernel, &bytes)?;
-    let bundle = folder.file("left.itb");
-    Payload {
-        kernel: &kernel,
-        initrd: None,
-        flash: None,
-        capture: Capture::default(),
-        config: offered(""),
-    }
-    .write(&bundle)?;
-    Ok(fs::read(&bundle)?)
 }
 
 /// `size` bytes of the board's memory from `start` on.

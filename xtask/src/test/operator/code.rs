@@ -1,5 +1,31 @@
 //! Guests of a few instructions.
 
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::offer::offered;
+use debian::paths;
+use machine::payload::{Capture, Payload};
+use machine::run_dir::RunDir;
+
+/// A bundle in `folder` with a guest that is this program.
+pub fn bundle(folder: &RunDir, program: &[u32]) -> Result<PathBuf> {
+    let kernel = folder.file("program.bin");
+    let bytes: Vec<u8> = program.iter().flat_map(|word| word.to_le_bytes()).collect();
+    paths::write_if_new(&kernel, &bytes)?;
+    let bundle = folder.file("program.itb");
+    Payload {
+        kernel: &kernel,
+        initrd: None,
+        flash: None,
+        capture: Capture::default(),
+        config: offered(""),
+    }
+    .write(&bundle)?;
+    Ok(bundle)
+}
+
 /// MSR DAIFSet, #15, and a branch to itself (DDI0487 C6.2.26, C6.2.247).
 pub const SPIN: [u32; 2] = [0xd503_4fdf, 0x1400_0000];
 

@@ -8,13 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use hv_abi::operator::Verb;
 
-use super::code::ECHO;
-use crate::offer::offered;
-use debian::paths;
+use super::code::{self, ECHO};
 use debian::tools;
 use machine::build::{self, Program};
 use machine::operator::Operator;
-use machine::payload::{Capture, Payload};
 use machine::qemu::{Event, Machine};
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
@@ -48,18 +45,7 @@ impl Write for Wire {
 /// guest, and each time the next one is answered. Then the guest repeats what is typed, and switches off.
 pub fn abuse(workshop: &Workshop, length: usize) -> Result<String> {
     let folder = RunDir::create(None)?;
-    let kernel = folder.file("echo.bin");
-    let code: Vec<u8> = ECHO.iter().flat_map(|word| word.to_le_bytes()).collect();
-    paths::write_if_new(&kernel, &code)?;
-    let bundle = folder.file("bundle.itb");
-    Payload {
-        kernel: &kernel,
-        initrd: None,
-        flash: None,
-        capture: Capture::default(),
-        config: offered(""),
-    }
-    .write(&bundle)?;
+    let bundle = code::bundle(&folder, &ECHO)?;
     let qemu = tools::qemu(&workshop.cache, &workshop.progress)?;
     let hypervisor = build::build(workshop, Program::Hypervisor)?;
     let mut machine = Machine::new(&qemu, &hypervisor.image);

@@ -12,19 +12,19 @@ use crate::time::Instant;
 use crate::vgic::{Held, Parts};
 use crate::vm::{Hardware, Vcpu, read_register, write_register};
 
-/// What a guest's configuration says of it.
+/// What a guest's configuration says of its watchdog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Guard {
+pub struct GwdtConfig {
     /// The interrupt of its first signal.
     pub intid: IntId,
     /// What is done at the second.
     pub act: Act,
 }
 
-/// One guest's.
+/// A guest's watchdog: the device, and its interrupt.
 #[derive(Clone, Copy, Debug)]
-pub struct Guarded {
-    guard: Guard,
+pub struct GuestGwdt {
+    config: GwdtConfig,
     device: Gwdt,
     /// The interrupt's line as the virtual GIC knows it.
     line: bool,
@@ -34,11 +34,11 @@ pub struct Guarded {
     is_told: bool,
 }
 
-impl Guarded {
+impl GuestGwdt {
     /// Out of reset.
-    pub const fn new(guard: Guard) -> Self {
+    pub const fn new(config: GwdtConfig) -> Self {
         Self {
-            guard,
+            config,
             device: Gwdt::new(),
             line: false,
             keeper: BOOT_VCPU,
@@ -58,7 +58,7 @@ impl Shared {
         board_and_gic: (&Board, &impl Parts),
     ) -> Outcome {
         let now = self.clock.shown(cpu.now());
-        let Some(guarded) = &mut self.gwdt else {
+        let Some(gwdt) = &mut self.gwdt else {
             return Outcome::NOTHING;
         };
         let words = match access.size {
@@ -76,16 +76,16 @@ impl Shared {
             let (offset, shift) = (offset + 4 * word, 32 * word);
             if access.is_write {
                 let word = (value >> shift) as u32;
-                guarded.device.write(frame, offset, word, now);
+                gwdt.device.write(frame, offset, word, now);
             } else {
-                value |= u64::from(guarded.device.read(frame, offset)) << shift;
+                value |= u64::from(gwdt.device.read(frame, offset)) << shift;
             }
         }
         if !access.is_write {
             write_register(regs, access.rt, access.extend(value));
             return Outcome::NOTHING;
         }
-        guarded.keeper = vcpu.id;
+        gwdt.keeper = vcpu.id;
         let outcome = self.settle_gwdt(vcpu, cpu, board_and_gic);
         Outcome {
             next: Next::Gwdt,
@@ -95,8 +95,8 @@ impl Shared {
 
     /// When `me` is to look whether it is due, by the system counter; never, if another vCPU does.
     pub fn gwdt_due(&self, me: VcpuId) -> Option<Instant> {
-        let guarded = self.gwdt.as_ref().filter(|it| it.keeper == me)?;
-        Some(self.clock.system(guarded.device.due()?))
+        let gwdt = self.gwdt.as_ref().filter(|it| it.keeper == me)?;
+        Some(self.clock.system(gwdt.device.due()?))
     }
 
     /// `vcpu` looks. What is to be done, if this is its second signal, which is done once until the guest is loaded again.
@@ -108,12 +108,12 @@ impl Shared {
     ) -> (Outcome, Option<Act>) {
         let now = self.clock.shown(cpu.now());
         let runs = self.life.may_start() && !self.is_paused;
-        let Some(guarded) = self.gwdt.as_mut().filter(|_| runs) else {
+        let Some(gwdt) = self.gwdt.as_mut().filter(|_| runs) else {
             return (Outcome::NOTHING, None);
         };
-        let is_second = guarded.device.expire(now);
-        let is_news = is_second && !core::mem::replace(&mut guarded.is_told, is_second);
-        let act = guarded.guard.act;
+        let is_second = gwdt.device.expire(now);
+        let is_news = is_second && !core::mem::replace(&mut gwdt.is_told, is_second);
+        let act = gwdt.config.act;
         let outcome = self.settle_gwdt(vcpu, cpu, board_and_gic);
         (outcome, is_news.then_some(act))
     }
@@ -126,11 +126,11 @@ impl Shared {
         cpu: &mut impl Hardware,
         board_and_gic: (&Board, &impl Parts),
     ) -> Outcome {
-        let Some(guarded) = &mut self.gwdt else {
+        let Some(gwdt) = &mut self.gwdt else {
             return Outcome::NOTHING;
         };
-        let (intid, line) = (guarded.guard.intid, guarded.device.is_raised());
-        if core::mem::replace(&mut guarded.line, line) == line {
+        let (intid, line) = (gwdt.config.intid, gwdt.device.is_raised());
+        if core::mem::replace(&mut gwdt.line, line) == line {
             return Outcome::NOTHING;
         }
         self.set_line(intid, line, vcpu, cpu, board_and_gic)
@@ -138,9 +138,9 @@ impl Shared {
 
     /// The guest is loaded anew, and nobody runs.
     pub(super) fn reset_gwdt(&mut self, gic: &impl Parts) {
-        if let Some(guarded) = &mut self.gwdt {
-            *guarded = Guarded::new(guarded.guard);
-            let intid = guarded.guard.intid;
+        if let Some(gwdt) = &mut self.gwdt {
+            *gwdt = GuestGwdt::new(gwdt.config);
+            let intid = gwdt.config.intid;
             let mut held = Held::of_interrupt(gic, BOOT_VCPU, intid);
             let _ = held.set_line(intid, false);
         }
