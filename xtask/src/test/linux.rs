@@ -3,6 +3,7 @@
 mod assisted;
 mod cases;
 mod firmware;
+mod gwdt;
 mod hibernate;
 mod life;
 mod nmi;
@@ -75,6 +76,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
         ])
         .chain(assisted::names())
         .chain(firmware::names())
+        .chain(gwdt::names())
         .chain(life::names())
         .chain(hibernate::names())
         .chain(operator::names())
@@ -124,6 +126,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
     // A Raspberry Pi 4 has no room for it that our kernel's command lines know of.
     if workshop.board != Board::Raspi4b {
         runs.extend(pvpanic::runs(workshop));
+        runs.extend(gwdt::runs(workshop, ledger.names(gwdt::GICV2)));
     }
     runs.push((REPEAT.into(), Box::new(repeat)));
     runs.push((CONTROL.into(), Box::new(|| without_sdei(&lab))));
