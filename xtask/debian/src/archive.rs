@@ -8,6 +8,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail};
 
@@ -38,6 +39,22 @@ const LATER_SUITES: [&str; 4] = ["trixie-backports", "trixie", "forky", "sid"];
 /// Parts of the cache: the private apt roots, and the packages that came through them.
 const ROOTS: &str = "apt";
 const PACKAGES: &str = "packages";
+
+/// Bytes of packages and their lists that this run has fetched and not said yet.
+static FETCHED: AtomicU64 = AtomicU64::new(0);
+
+fn note_fetched(bytes: u64) {
+    FETCHED.fetch_add(bytes, Ordering::Relaxed);
+}
+
+/// Says how much has been fetched since this was said last, if anything.
+pub fn say_fetched(progress: &Progress) {
+    let bytes = FETCHED.swap(0, Ordering::Relaxed);
+    if bytes > 0 {
+        let megabytes = bytes as f64 / 1e6;
+        progress.say(&format!("fetched {megabytes:.1} MB from Debian's archive"));
+    }
+}
 
 /// The archive that this machine's apt is configured for.
 pub struct Archive {
@@ -222,6 +239,7 @@ impl Archive {
         }
         // apt has compared the hash; the rename says that it came to that.
         fs::rename(&partial, &dir).map_err(|error| unwritable(&dir, &error))?;
+        note_fetched(file.bytes);
         step.done();
         Ok(path)
     }

@@ -17,6 +17,7 @@ use clap::Args;
 use crate::cpulist::CpuList;
 use crate::place::Place;
 use crate::plan::{Fate, Plan, Scenario};
+use debian::archive;
 use debian::paths;
 use debian::progress::Progress;
 use debian::stock::Release;
@@ -150,6 +151,7 @@ impl Kdump {
         }
         let workshop = Workshop::open()?.above(self.el3).on(self.machine);
         let lab = Lab::prepare_with(&workshop, &system, plan.program())?;
+        archive::say_fetched(&workshop.progress);
         let beside = match &self.beside {
             Some(path) => Beside::read(path, &workshop)?,
             None => Vec::new(),

@@ -42,6 +42,12 @@ const NMIS: [(&str, Release); 3] = [
 /// The backtrace of a CPU in a module, of a kernel that has its drivers as modules; run when it is named.
 const MODULES: &str = "stock/debian-13/modules";
 
+/// What a new user's first dump costs, whose cache is empty; run when it is named.
+const COLD: &str = "stock/debian-13/cold-cache";
+/// Megabytes that are fetched for it from Debian's archive, at most: 45 of lists, the kernel, its tools, and a compiler's libraries as
+/// source where the compiler has none for the target.
+const MOST_FETCHED: f64 = 200.0;
+
 /// How long a kernel may take to its shell and back, in seconds, with other work on the host.
 const TIMEOUT: &str = "900";
 /// How long to look for a vCPU in a module.
@@ -50,7 +56,7 @@ const LOOKS: Duration = Duration::from_secs(600);
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
     let all = RELEASES.iter().chain(&DUMPS).chain(&NMIS);
-    all.map(|(name, _)| *name).chain([MODULES])
+    all.map(|(name, _)| *name).chain([MODULES, COLD])
 }
 
 /// Runs them.
@@ -71,6 +77,9 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     ledger.check_each(&nmis.collect::<Vec<_>>(), |_, release| nmi(*release));
     if ledger.names(MODULES) {
         ledger.check(MODULES, || name_modules(workshop, Release::Debian13));
+    }
+    if ledger.names(COLD) {
+        ledger.check(COLD, || start_cold(Release::Debian13));
     }
 }
 
@@ -105,6 +114,43 @@ fn nmi(release: Release) -> Result<String> {
         "{said}"
     );
     vmcore(&said)
+}
+
+/// It panics and dumps itself, with nothing in the cache: what is fetched is little, and nothing is compiled but what is ours and, where
+/// the compiler has none for the target, its libraries with that.
+fn start_cold(release: Release) -> Result<String> {
+    let folder = RunDir::create(None)?;
+    let mut kdump = own::xtask()?;
+    kdump.args(["kdump", "--stock", release.name(), "--timeout", TIMEOUT]);
+    let output = kdump.env("XDG_CACHE_HOME", folder.file("cache")).output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let steps = || said.lines().filter_map(|line| line.strip_prefix("xtask: "));
+    let foreign = steps().find(|step| {
+        let mut words = step.split([' ', ',', ':']);
+        match words.next() {
+            Some("build" | "install") => true,
+            Some("compile") => words.next() != Some("hypervisor"),
+            _ => false,
+        }
+    });
+    ensure!(
+        output.status.success() && foreign.is_none(),
+        "{}, {foreign:?}\n{said}",
+        output.status
+    );
+    let fetched = steps().find_map(|step| {
+        let rest = step.strip_prefix("fetched ")?;
+        rest.split_once(" MB from Debian's archive")?
+            .0
+            .parse::<f64>()
+            .ok()
+    });
+    let fetched = fetched.context("it says nothing of what it has fetched")?;
+    ensure!(
+        0.0 < fetched && fetched <= MOST_FETCHED,
+        "{fetched} MB are fetched, of {MOST_FETCHED} at most"
+    );
+    Ok(format!("{fetched} MB fetched"))
 }
 
 fn vmcore(said: &str) -> Result<String> {

@@ -199,6 +199,23 @@ pub fn explain(complaint: &str) -> String {
     line.trim_start_matches("E:").trim().to_owned()
 }
 
+/// The bytes that `apt-get update` has fetched, which it says in its own units (`Fetched 8,791 kB in 1s`); 0 if it has fetched none.
+pub fn fetched(answer: &str) -> u64 {
+    let bytes = |line: &str| {
+        let mut words = line.strip_prefix("Fetched ")?.split(' ');
+        let number: f64 = words.next()?.replace(',', "").parse().ok()?;
+        let unit = match words.next()? {
+            "B" => 1.0,
+            "kB" => 1e3,
+            "MB" => 1e6,
+            "GB" => 1e9,
+            _ => return None,
+        };
+        Some((number * unit) as u64)
+    };
+    answer.lines().find_map(bytes).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -283,6 +300,18 @@ mod tests {
         let answer = "kexec-tools\n  Depends: libc6\n |Depends: debconf\n  \
             Depends: <debconf-2.0>\n    cdebconf\n  PreDepends: libx:arm64\n  Suggests: y\n";
         assert_eq!(dependencies(answer), ["libc6", "debconf", "libx"]);
+    }
+
+    #[test]
+    fn what_was_fetched_is_read_in_every_unit() {
+        let said = |amount: &str| {
+            fetched(&format!(
+                "Get:1 x\nFetched {amount} in 1s (9 kB/s)\nReading package lists..."
+            ))
+        };
+        let all = ["418 kB", "8,791 kB", "45.1 MB", "512 B", "1 furlong"].map(said);
+        assert_eq!(all, [418_000, 8_791_000, 45_100_000, 512, 0]);
+        assert_eq!(fetched("Hit:1 x\nReading package lists..."), 0);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::answers::{self, File, Offer};
-use super::apt;
+use super::{apt, note_fetched};
 use crate::cache::{Cache, unwritable};
 use crate::progress::Progress;
 
@@ -98,7 +98,7 @@ impl Root {
             "apt-get update",
         );
         match updated {
-            Ok(_) => {}
+            Ok(answer) => note_fetched(answers::fetched(&answer)),
             Err(error) if answers::is_absent_suite(&format!("{error:#}")) => return Ok(false),
             Err(error) => return Err(error),
         }
