@@ -673,6 +673,40 @@ fn no_guest_is_shown_the_page_of_its_mediated_device() {
 }
 
 #[test]
+fn a_mediated_device_shares_neither_registers_nor_its_interrupt() {
+    let said = "is mediated, and has registers or an interrupt together with another device of the guest's";
+    let is_virtio = |device: &&mut Device| device.kind == DeviceKind::VirtioMmio;
+    // Two transports with one interrupt, and one transport twice.
+    for is_twice in [false, true] {
+        let mut board = Board::virt(2);
+        let mut virtio = board.machine.devices.iter_mut().filter(is_virtio);
+        let (first, second) = (virtio.next().unwrap(), virtio.next().unwrap());
+        second.spis = first.spis.clone();
+        if is_twice {
+            second.mmio = first.mmio.clone();
+        }
+        let refusal = board.refusal(&[has(&["virtio"], false)]);
+        assert!(refusal.contains(said), "{refusal}");
+        assert!(board.plan(&[has(&["virtio:5"], false)]).is_ok());
+        assert!(board.plan(&[has(&["virtio"], true)]).is_ok());
+    }
+    // With a device that the guest has as it is.
+    let mut board = Board::virt(2);
+    let spis = board
+        .machine
+        .devices
+        .iter_mut()
+        .find(is_virtio)
+        .unwrap()
+        .spis
+        .clone();
+    let mut clocks = board.machine.devices.iter_mut();
+    clocks.find(|it| it.kind == DeviceKind::Rtc).unwrap().spis = spis;
+    let refusal = board.refusal(&[has(&["virtio:0", "rtc"], false)]);
+    assert!(refusal.contains(said), "{refusal}");
+}
+
+#[test]
 fn a_device_that_can_write_anywhere_is_for_trusted_guests() {
     let mut board = Board::virt(2);
     // The clock, as if it were a controller of cards.

@@ -263,15 +263,28 @@ impl<'m> Left<'m> {
                 "is mediated, and has registers in a page with a device that the guest is shown";
             return Err(Error::invalid(&place, what, "leave one of them out"));
         }
+        // A mediator answers for one transport and takes its interrupt, so both are no other device's.
+        let has_both = |one: &Device, other: &Device| {
+            let mut registers = one.mmio.iter();
+            registers.any(|own| other.mmio.iter().any(|it| own.overlaps(*it)))
+                || shares_an_interrupt(one, other)
+        };
+        let is_shared = |device: &Device| {
+            let mut others = given.iter().filter(|other| !core::ptr::eq(**other, device));
+            others.any(|other| has_both(device, other))
+        };
+        let mut mediated = given.iter().filter(|device| is_mediated(device));
+        if let Some(device) = mediated.find(|device| is_shared(device)) {
+            let place = format!("{whose}, devices: {}", device.path);
+            let what = "is mediated, and has registers or an interrupt together with another device of the guest's";
+            return Err(Error::invalid(&place, what, "leave one of them out"));
+        }
         // Stage 2 shows whole pages: who has one register in a page has all (eight transports of QEMU's virt are in one). Nor do two
         // guests have one interrupt.
         self.devices.retain(|device| {
             let is_beside = |own: &&Device| {
                 !is_mediated(own) && share_a_page(&own.mmio, &device.mmio)
-                    || own
-                        .spis
-                        .iter()
-                        .any(|own| device.spis.iter().any(|spi| own.intid == spi.intid))
+                    || shares_an_interrupt(own, device)
             };
             !given.iter().any(is_beside)
         });
@@ -367,6 +380,12 @@ pub fn bytes_of(file: Option<&[u8]>) -> u64 {
 /// Whether a guest meets a transport of ours instead of the device's.
 fn is_mediated(device: &Device, is_trusted: bool) -> bool {
     device.kind == DeviceKind::VirtioMmio && !is_trusted
+}
+
+/// Whether two devices raise the same interrupt.
+fn shares_an_interrupt(one: &Device, other: &Device) -> bool {
+    let mut spis = one.spis.iter();
+    spis.any(|own| other.spis.iter().any(|spi| own.intid == spi.intid))
 }
 
 /// Whether any two of these registers are in one page.
