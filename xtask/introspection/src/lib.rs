@@ -10,6 +10,7 @@ pub mod kallsyms;
 pub mod linux;
 pub mod memory;
 pub mod modules;
+pub mod oracle;
 pub mod pages;
 pub mod translation;
 pub mod unwind;

@@ -10,6 +10,11 @@ use anyhow::{Context, Result, ensure};
 use crate::memory::Memory;
 use crate::vmcoreinfo::{Range, Vmcoreinfo};
 
+mod kinds;
+
+pub use kinds::Kinds;
+use kinds::Map;
+
 /// What a page is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -34,9 +39,40 @@ const CACHE_PRIVATE: u32 = 4;
 const USER: u32 = 8;
 const FREE: u32 = 16;
 
+/// Why a dump may lack a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// Of what it is for.
+    Kind(Kind),
+    /// It is full of zeros.
+    Zero,
+}
+
+impl Reason {
+    /// In one word, or two.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kind(kind) => kind.name(),
+            Self::Zero => "zero",
+        }
+    }
+}
+
 impl Kind {
-    /// Whether a dump of this level may lack a page of this kind with `content`.
-    pub fn is_excludable(self, level: u32, content: &[u8]) -> bool {
+    /// In one word, or two.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Cache => "cache",
+            Self::CachePrivate => "cache private",
+            Self::User => "user",
+            Self::Unreadable => "unreadable",
+            Self::Kernel => "kernel",
+        }
+    }
+
+    /// Why a dump of this level may lack a page of this kind with `content`, if it may.
+    pub fn reason(self, level: u32, content: &[u8]) -> Option<Reason> {
         let by_kind = match self {
             Self::Free => level & FREE != 0,
             Self::Cache => level & CACHE != 0,
@@ -46,8 +82,19 @@ impl Kind {
             Self::Unreadable => true,
             Self::Kernel => false,
         };
-        by_kind || level & ZERO != 0 && content.iter().all(|byte| *byte == 0)
+        if by_kind {
+            return Some(Reason::Kind(self));
+        }
+        (level & ZERO != 0 && is_zero(content)).then_some(Reason::Zero)
     }
+}
+
+/// Whether `content` is zeros only.
+pub fn is_zero(content: &[u8]) -> bool {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    content
+        .chunks(ZEROS.len())
+        .all(|part| *part == ZEROS[..part.len()])
 }
 
 /// What a page of a dump is, held against what it is to be.
@@ -58,22 +105,34 @@ pub enum Verdict {
     /// There, and something else.
     Different,
     /// Not there, and need not be.
-    Excluded(Kind),
+    Excluded(Reason),
     /// Not there, and must be.
-    Missing(Kind),
+    Missing,
     /// There and as it was, though the level leaves it out.
-    Needless(Kind),
+    Needless(Reason),
+}
+
+/// What a dump has of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dumped<'a> {
+    /// Nothing.
+    Absent,
+    /// The one page of zeros that stands for all of them, and takes no room.
+    Zero,
+    /// What is in it.
+    Here(&'a [u8]),
 }
 
 /// Judges a page that is `truth` in memory, of which a dump of this level has `dumped`.
-pub fn judge(kind: Kind, level: u32, truth: &[u8], dumped: Option<&[u8]>) -> Verdict {
-    let is_excludable = kind.is_excludable(level, truth);
-    match dumped {
-        Some(dumped) if dumped != truth => Verdict::Different,
-        Some(_) if is_excludable => Verdict::Needless(kind),
-        Some(_) => Verdict::Equal,
-        None if is_excludable => Verdict::Excluded(kind),
-        None => Verdict::Missing(kind),
+pub fn judge(kind: Kind, level: u32, truth: &[u8], dumped: Dumped<'_>) -> Verdict {
+    let reason = kind.reason(level, truth);
+    match (dumped, reason) {
+        (Dumped::Here(dumped), _) if dumped != truth => Verdict::Different,
+        (Dumped::Zero, _) if !is_zero(truth) => Verdict::Different,
+        (Dumped::Here(_), Some(reason)) => Verdict::Needless(reason),
+        (Dumped::Here(_) | Dumped::Zero, None) => Verdict::Equal,
+        (Dumped::Absent | Dumped::Zero, Some(reason)) => Verdict::Excluded(reason),
+        (Dumped::Absent, None) => Verdict::Missing,
     }
 }
 
@@ -99,6 +158,7 @@ pub struct Rule {
     buddy: Type,
     offline: Option<Type>,
     hugetlb: Option<Type>,
+    slabs: Option<Type>,
 }
 
 /// The type of a page (`page_type`, include/linux/page-flags.h).
@@ -164,7 +224,14 @@ impl Rule {
             buddy: kind("PAGE_BUDDY_MAPCOUNT_VALUE")?,
             offline: kind("PAGE_OFFLINE_MAPCOUNT_VALUE").ok(),
             hugetlb: kind("PAGE_HUGETLB_MAPCOUNT_VALUE").ok(),
+            slabs: kind("PAGE_SLAB_MAPCOUNT_VALUE").ok(),
         };
+        // It has been 56, 64 or 80 bytes.
+        ensure!(
+            (8..=256).contains(&rule.size),
+            "the kernel claims {} bytes for a struct page",
+            rule.size
+        );
         let longs = [rule.flags, rule.mapping, rule.private, rule.compound];
         let ends = longs.map(|at| at.saturating_add(8));
         let end = ends.into_iter().max().unwrap_or_default();
@@ -178,6 +245,18 @@ impl Rule {
     /// The size of a `struct page`.
     pub const fn size(&self) -> usize {
         self.size
+    }
+
+    /// Whether `page`, which is no tail page, is a slab's first.
+    pub fn is_slab(&self, page: &[u8]) -> bool {
+        let mapcount = word(page, self.mapcount) as u32;
+        word(page, self.flags) & self.slab != 0
+            || self.slabs.is_some_and(|slab| slab.is_of(mapcount))
+    }
+
+    /// Whether `page` is one that has the same as the one before it.
+    fn is_tail(&self, page: &[u8]) -> bool {
+        word(page, self.compound) & 1 != 0
     }
 
     /// What the pages are for that follow each other from here on.
@@ -202,12 +281,8 @@ pub fn of_kernel(
     ram: &[Range],
 ) -> Result<(Vec<Range>, u64)> {
     let rule = Rule::of(info)?;
-    let page: u64 = info.word("PAGESIZE")?.parse()?;
-    ensure!(
-        page.is_power_of_two(),
-        "the kernel claims pages of {page} bytes"
-    );
-    let (map, origin) = (info.number("VMEMMAP_START")?, info.number("PHYS_OFFSET")?);
+    let map = Map::of(info, &rule)?;
+    let page = map.page();
     let regime = info.own_half()?;
     let sum = |ranges: &[Range]| ranges.iter().map(|(_, length)| length).sum::<u64>();
     let gap = GAP.max(sum(ram) / MOST_PARTS);
@@ -216,10 +291,7 @@ pub fn of_kernel(
     for (start, length) in ram {
         let mut row = rule.row();
         for at in (*start..start + length).step_by(usize::try_from(page)?) {
-            // The kernel shifts what it subtracts, which may be negative (arch/arm64/include/asm/memory.h: vmemmap).
-            let number = (at / page).wrapping_sub((origin as i64 >> page.trailing_zeros()) as u64);
-            let place = map.wrapping_add(number.wrapping_mul(rule.size as u64));
-            let kind = match regime.read(memory, place, &mut bytes) {
+            let kind = match regime.read(memory, map.place(at / page), &mut bytes) {
                 Ok(()) => row.next(&bytes),
                 // It says nothing of this page.
                 Err(_) => Kind::Kernel,
@@ -256,15 +328,8 @@ impl Row<'_> {
     /// What the next one is for, which has this `struct page`, of [`Rule::size`] bytes.
     pub fn next(&mut self, page: &[u8]) -> Kind {
         let rule = self.rule;
-        let long = |at: usize| {
-            page.get(at..)
-                .and_then(|rest| rest.first_chunk())
-                .map_or(0, |word| u64::from_le_bytes(*word))
-        };
-        let mapcount = page
-            .get(rule.mapcount..)
-            .and_then(|rest| rest.first_chunk());
-        let mapcount = mapcount.map_or(0, |word| u32::from_le_bytes(*word));
+        let long = |at: usize| word(page, at);
+        let mapcount = long(rule.mapcount) as u32;
         if rule.buddy.is_of(mapcount) && long(rule.flags) & rule.slab == 0 {
             let order = long(rule.private);
             self.free = if order <= HIGHEST_ORDER {
@@ -279,7 +344,7 @@ impl Row<'_> {
             self.free -= 1;
             return Kind::Free;
         }
-        if long(rule.compound) & 1 == 0 {
+        if !rule.is_tail(page) {
             self.head = self.kind(long(rule.flags), long(rule.mapping), mapcount);
         }
         self.head
@@ -310,6 +375,15 @@ impl Row<'_> {
             (false, false, true) => Kind::Cache,
         }
     }
+}
+
+/// The word at `at` of a `struct page`; what is behind its end is 0.
+fn word(page: &[u8], at: usize) -> u64 {
+    let mut bytes = [0; 8];
+    let rest = page.get(at..).unwrap_or_default();
+    let count = rest.len().min(8);
+    bytes[..count].copy_from_slice(&rest[..count]);
+    u64::from_le_bytes(bytes)
 }
 
 #[cfg(test)]

@@ -89,7 +89,7 @@ fn what_is_no_linux_has_physical_addresses() {
     let head = core.head();
     let load = (1, [head.len() as u64, 0x4000_0000, 0x4000_0000, 0x2000]);
     assert_eq!(segments(&head)[1..], [load]);
-    assert_eq!(core.tail(), []);
+    assert!(core.tail().is_empty());
 }
 
 #[test]

@@ -113,70 +113,53 @@ fn tails_and_free_blocks_are_what_their_first_page_is() {
 #[test]
 fn a_page_is_judged_by_what_the_level_leaves_out() {
     let (truth, other, zeros) = ([1; 16], [2; 16], [0; 16]);
+    let zero = Reason::Zero;
+    let of = |kind| Verdict::Excluded(Reason::Kind(kind));
     for (kind, level, truth, dumped, verdict) in [
         (Kind::Kernel, 31, &truth, Some(&truth), Verdict::Equal),
         (Kind::Kernel, 31, &truth, Some(&other), Verdict::Different),
+        (Kind::Kernel, 31, &truth, None, Verdict::Missing),
+        (Kind::Kernel, 31, &zeros, None, Verdict::Excluded(zero)),
+        (Kind::Kernel, 30, &zeros, None, Verdict::Missing),
         (
             Kind::Kernel,
-            31,
-            &truth,
-            None,
-            Verdict::Missing(Kind::Kernel),
-        ),
-        (
-            Kind::Kernel,
-            31,
+            1,
             &zeros,
-            None,
-            Verdict::Excluded(Kind::Kernel),
+            Some(&zeros),
+            Verdict::Needless(zero),
         ),
-        (
-            Kind::Kernel,
-            30,
-            &zeros,
-            None,
-            Verdict::Missing(Kind::Kernel),
-        ),
-        (Kind::Free, 16, &truth, None, Verdict::Excluded(Kind::Free)),
-        (Kind::Free, 15, &truth, None, Verdict::Missing(Kind::Free)),
-        (Kind::Cache, 2, &truth, None, Verdict::Excluded(Kind::Cache)),
-        (
-            Kind::CachePrivate,
-            2,
-            &truth,
-            None,
-            Verdict::Missing(Kind::CachePrivate),
-        ),
-        (
-            Kind::CachePrivate,
-            4,
-            &truth,
-            None,
-            Verdict::Excluded(Kind::CachePrivate),
-        ),
+        (Kind::Free, 16, &truth, None, of(Kind::Free)),
+        (Kind::Free, 15, &truth, None, Verdict::Missing),
+        // What it is for counts before what is in it.
+        (Kind::Free, 17, &zeros, None, of(Kind::Free)),
+        (Kind::Free, 15, &zeros, None, Verdict::Excluded(zero)),
+        (Kind::Cache, 2, &truth, None, of(Kind::Cache)),
+        (Kind::CachePrivate, 2, &truth, None, Verdict::Missing),
+        (Kind::CachePrivate, 4, &truth, None, of(Kind::CachePrivate)),
         (
             Kind::User,
             8,
             &truth,
             Some(&truth),
-            Verdict::Needless(Kind::User),
+            Verdict::Needless(Reason::Kind(Kind::User)),
         ),
         (Kind::User, 8, &truth, Some(&other), Verdict::Different),
         (Kind::User, 0, &truth, Some(&truth), Verdict::Equal),
-        (
-            Kind::Unreadable,
-            0,
-            &truth,
-            None,
-            Verdict::Excluded(Kind::Unreadable),
-        ),
+        (Kind::Unreadable, 0, &truth, None, of(Kind::Unreadable)),
     ] {
-        let dumped = dumped.map(|bytes| &bytes[..]);
+        let dumped = dumped.map_or(Dumped::Absent, |bytes: &[u8; 16]| Dumped::Here(&bytes[..]));
         assert_eq!(
             judge(kind, level, truth, dumped),
             verdict,
             "{kind:?} {level}"
         );
+    }
+    for (level, truth, verdict) in [
+        (1, &zeros, Verdict::Excluded(zero)),
+        (0, &zeros, Verdict::Equal),
+        (1, &truth, Verdict::Different),
+    ] {
+        assert_eq!(judge(Kind::Kernel, level, truth, Dumped::Zero), verdict);
     }
 }
 
@@ -230,4 +213,44 @@ fn what_the_kernel_has_is_kept_and_the_rest_left_out() {
     let behind = (0x4000_0000 + (2 << 20) / 64 * 4096, 0x2000);
     let (parts, left_out) = of_kernel(&mut memory, &info, &[behind]).unwrap();
     assert_eq!((parts, left_out), (vec![behind], 0));
+}
+
+#[test]
+fn a_page_is_told_wherever_one_begins_to_ask() {
+    let info = format!(
+        "{NEW}PAGESIZE=4096\nNUMBER(VMEMMAP_START)=0xfffffdffc0000000\nNUMBER(PHYS_OFFSET)=0x40000000\n\
+         SYMBOL(swapper_pg_dir)=ffff800081000000\nNUMBER(kimage_voffset)=0xffff800040000000\nNUMBER(TCR_EL1_T1SZ)=0x10\n"
+    );
+    let info = Vmcoreinfo::of_text(info.as_bytes(), &[]);
+    let rule = Rule::of(&info).unwrap();
+    // 4 KiB pages, 48 bits: tables of levels 0 to 2, and a block of 2 MiB with the first 2^15 struct pages.
+    let mut memory = Pieces::default();
+    memory.put(0x4100_0000, &[0; 0x3000]);
+    memory.put_u64(0x4100_0000 + 8 * 0x1fb, 0x4100_1003);
+    memory.put_u64(0x4100_1000 + 8 * 0x1ff, 0x4100_2003);
+    memory.put_u64(0x4100_2000, 0x4200_0001);
+    let mut map = Vec::new();
+    for number in 0u64..0x8000 {
+        map.extend(match number {
+            // A free block of 2^12 pages whose other pages say anything.
+            0x1000 => page(0, 0, 12, 0, 0xf000_0000),
+            // A slab of two.
+            0x2001 => page(0, 0, 0, 0, 0xf500_0000),
+            0x2002 => page(0, PROGRAM, 0, FILE | 1, 0),
+            _ => page(1 << 5 | 1 << 17, PROGRAM, 0, 0, 0),
+        });
+    }
+    memory.put(0x4200_0000, &map);
+    let first = 0x4_0000;
+    let mut kinds = Kinds::of(&info, &rule).unwrap();
+    assert_eq!(kinds.at(&mut memory, first + 0x1800), Kind::Free);
+    assert_eq!(kinds.slab(), None);
+    assert_eq!(kinds.at(&mut memory, first + 0x2000), Kind::User);
+    assert_eq!(kinds.at(&mut memory, first + 0x2002), Kind::Kernel);
+    let head = page(0, 0, 0, 0, 0xf500_0000);
+    assert_eq!(kinds.slab(), Some(&head[..]));
+    // Back, and where there is nothing.
+    assert_eq!(kinds.at(&mut memory, first + 0x1001), Kind::Free);
+    assert_eq!(kinds.at(&mut memory, first + 0x8000), Kind::Kernel);
+    assert_eq!(kinds.at(&mut memory, first + 0x7fff), Kind::User);
 }

@@ -1,0 +1,234 @@
+//! Whether a dump is true: each page of it, held against what the guest's memory was at the instant that the dump is of.
+//!
+//! A page is equal; different, and who wrote to it after that instant is said; absent, and may be at the dump's level by its own
+//! `struct page` ([`crate::pages`]); absent and required; or present and needless. The capture kernel's own memory is no part of a dump.
+
+mod owners;
+mod report;
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::memory::Memory;
+use crate::pages::{Dumped, Kinds, Rule, Verdict, judge};
+use crate::vmcoreinfo::{Range, Vmcoreinfo};
+
+pub use owners::Owners;
+pub use report::{Bad, Count, Line, Page, Report, Touched, VERSION};
+use report::{Class, Tally};
+
+/// So many pages of each bad class are told of.
+pub const FIRST: usize = 10;
+/// Whoever writes is known by such pages, whatever the guest's are: stage 2 has them.
+const STAGE_2: u64 = 4096;
+
+/// What a dump has of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// Nothing.
+    Absent,
+    /// The one page of zeros that stands for all of them.
+    Zero,
+    /// Content of its own.
+    Here,
+}
+
+/// A dump, page by page.
+pub trait Pages {
+    /// Fills `into`, a page, with what the dump has at a physical address.
+    ///
+    /// # Errors
+    ///
+    /// If it has something there that cannot be read, which counts as another content.
+    fn page(&mut self, address: u64, into: &mut [u8]) -> Result<Presence>;
+
+    /// How many bytes of memory it has.
+    fn size(&self) -> u64;
+}
+
+/// Somebody who wrote to the guest's memory after the instant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Writer {
+    /// Where, as a physical address of the guest's; the 4 KiB around it count.
+    pub address: u64,
+    /// Who.
+    #[serde(flatten)]
+    pub who: Who,
+}
+
+/// Who can write to a guest's memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "by")]
+pub enum Who {
+    /// A vCPU of the guest.
+    Vcpu {
+        /// Which.
+        vcpu: u32,
+        /// Where it was.
+        pc: u64,
+        /// What that is called, if it is known.
+        #[serde(default)]
+        symbol: Option<String>,
+    },
+    /// A part of the hypervisor.
+    Hypervisor {
+        /// Which.
+        name: String,
+    },
+}
+
+/// What is asked about a dump.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// What the dumped kernel says of itself.
+    pub info: &'a Vmcoreinfo,
+    /// What is known of the guest's memory.
+    pub ram: &'a [Range],
+    /// What the dump leaves out, as makedumpfile's `-d` has it.
+    pub level: u32,
+    /// Who wrote after the instant.
+    pub writers: &'a [Writer],
+    /// Where the capture kernel runs. Empty: where the dumped kernel's `crashk_res` says.
+    pub reserve: &'a [Range],
+}
+
+/// Holds `dump` against `truth`; `progress` is told how many bytes have been looked at.
+///
+/// # Errors
+///
+/// If the truth cannot be read, or the kernel does not say how it describes its pages.
+pub fn compare(
+    truth: &mut impl Memory,
+    dump: &mut impl Pages,
+    question: &Question<'_>,
+    mut progress: impl FnMut(u64),
+) -> Result<Report> {
+    let rule = Rule::of(question.info)?;
+    let mut kinds = Kinds::of(question.info, &rule)?;
+    let page = kinds.map().page();
+    let mut owners = None;
+    let reserve = match question.reserve {
+        [] => owners
+            .insert(Owners::of(truth, question.info))
+            .reserve(truth),
+        given => given.to_vec(),
+    };
+    let writers = by_page(question.writers);
+    let mut tally = Tally::default();
+    let (mut own, mut dumped) = (vec![0; page as usize], vec![0; page as usize]);
+    let mut done = 0;
+    for (start, length) in whole_pages(question.ram, page)? {
+        for at in (start..start + length).step_by(page as usize) {
+            progress(done);
+            done += page;
+            let presence = dump.page(at, &mut dumped);
+            tally.found += match &presence {
+                Ok(Presence::Absent) => 0,
+                _ => page,
+            };
+            let is_in = |(start, size): &Range| at >= *start && at - start < *size;
+            if reserve.iter().any(is_in) {
+                tally.add(Class::Reserve, page);
+                continue;
+            }
+            truth.read(at, &mut own)?;
+            let kind = kinds.at(truth, at / page);
+            let (verdict, broken) = match presence {
+                Ok(presence) => {
+                    let dumped = match presence {
+                        Presence::Absent => Dumped::Absent,
+                        Presence::Zero => Dumped::Zero,
+                        Presence::Here => Dumped::Here(&dumped),
+                    };
+                    (judge(kind, question.level, &own, dumped), None)
+                }
+                Err(error) => (Verdict::Different, Some(format!("{error:#}"))),
+            };
+            let by: Vec<&Writer> = writers
+                .range(at..at + page)
+                .flat_map(|(_, by)| by.iter().copied())
+                .collect();
+            tally.touch(at, &by, verdict);
+            let class = Class::of(verdict);
+            tally.add(class, page);
+            let Some(bad) = tally.bad(class) else {
+                continue;
+            };
+            bad.pages += 1;
+            bad.bytes += page;
+            if bad.first.len() >= FIRST {
+                continue;
+            }
+            let differs = matches!(verdict, Verdict::Different) && broken.is_none();
+            let mut places = own.iter().zip(&dumped);
+            let first = places.position(|(own, dumped)| own != dumped);
+            let first = first.filter(|_| differs).map(|first| first as u64);
+            let owners = owners.get_or_insert_with(|| Owners::of(truth, question.info));
+            let belongs = owners.name(truth, at + first.unwrap_or(0), kind, kinds.slab());
+            let differing = own
+                .iter()
+                .zip(&dumped)
+                .filter(|(own, dumped)| own != dumped);
+            bad.first.push(Page {
+                address: at,
+                kind: kind.name(),
+                belongs,
+                differs_from: first.map(|first| at + first),
+                differing: first.map_or(0, |_| differing.count() as u64),
+                written_by: by.iter().map(|by| owners.writer(truth, by)).collect(),
+                broken,
+            });
+        }
+    }
+    progress(done);
+    let mut names: Vec<String> = Vec::new();
+    for writer in tally.first_writers() {
+        let owners = owners.get_or_insert_with(|| Owners::of(truth, question.info));
+        names.push(format!(
+            "{:#x}: {}",
+            writer.address,
+            owners.writer(truth, writer)
+        ));
+    }
+    let release = question.info.release()?.to_owned();
+    Ok(tally.report(release, question.level, page, dump.size(), names))
+}
+
+/// All writers by the page of stage 2 that they wrote to.
+fn by_page(writers: &[Writer]) -> BTreeMap<u64, Vec<&Writer>> {
+    let mut pages: BTreeMap<u64, Vec<&Writer>> = BTreeMap::new();
+    for writer in writers {
+        let page = pages.entry(writer.address & !(STAGE_2 - 1)).or_default();
+        // One that writes again and again has nothing to add.
+        if !page.iter().any(|known| known.who == writer.who) {
+            page.push(writer);
+        }
+    }
+    pages
+}
+
+/// The whole pages of `ram`, ascending, each once.
+fn whole_pages(ram: &[Range], page: u64) -> Result<Vec<Range>> {
+    let mut ranges = ram.to_vec();
+    ranges.sort_unstable();
+    let mut whole: Vec<Range> = Vec::new();
+    let mut behind = 0;
+    for (start, length) in ranges {
+        let end = start.checked_add(length);
+        let end =
+            end.with_context(|| format!("RAM at {start:#x} is at the end of all addresses"))?;
+        let first = start.max(behind).next_multiple_of(page);
+        let last = end / page * page;
+        if first < last {
+            whole.push((first, last - first));
+            behind = last;
+        }
+    }
+    ensure!(!whole.is_empty(), "the truth has no memory");
+    Ok(whole)
+}
+
+#[cfg(test)]
+mod tests;
