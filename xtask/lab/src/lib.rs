@@ -4,11 +4,13 @@
 pub mod build_id;
 pub mod capture;
 pub mod cpulist;
+pub mod dumped;
 pub mod evidence;
 pub mod given;
 pub mod kdump;
 pub mod ladder;
 pub mod lines;
+pub mod oracle;
 pub mod outside;
 mod patch;
 pub mod place;

@@ -23,14 +23,24 @@ type Segment = ProgramHeader64<LittleEndian>;
 pub trait ReadAt {
     /// Exactly `size` bytes from `offset`.
     fn read_at(&self, offset: u64, size: usize) -> Result<Vec<u8>>;
+
+    /// The same into `bytes`.
+    fn fill_at(&self, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        bytes.copy_from_slice(&self.read_at(offset, bytes.len())?);
+        Ok(())
+    }
 }
 
 impl ReadAt for File {
     fn read_at(&self, offset: u64, size: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; size];
-        self.read_exact_at(&mut bytes, offset)
-            .with_context(|| format!("the dump is cut short at offset {offset:#x}"))?;
+        self.fill_at(offset, &mut bytes)?;
         Ok(bytes)
+    }
+
+    fn fill_at(&self, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        self.read_exact_at(bytes, offset)
+            .with_context(|| format!("the dump is cut short at offset {offset:#x}"))
     }
 }
 

@@ -23,6 +23,6 @@ pub mod report;
 pub mod room;
 pub mod run_dir;
 pub mod serial;
-mod unpack;
+pub mod unpack;
 pub mod words;
 pub mod workshop;

@@ -136,7 +136,7 @@ fn header(reader: &mut Reader<'_>) -> io::Result<u32> {
 }
 
 /// Unpacks a stream of LZO1X, which must become `size` bytes.
-fn lzo1x(packed: &[u8], out: &mut Vec<u8>, size: usize) -> io::Result<()> {
+pub fn lzo1x(packed: &[u8], out: &mut Vec<u8>, size: usize) -> io::Result<()> {
     let mut reader = Reader(packed);
     let start = out.len();
     // How many literals the last instruction copied: 0 to 3 with a match, 4 for more.

@@ -1,0 +1,110 @@
+//! Whether a dump is true, of files: `kdump --oracle` and `cargo xtask oracle`.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use introspection::oracle::{self, Report, Writer};
+use introspection::vmcoreinfo::{Range, Vmcoreinfo};
+
+use crate::dumped::Dumped;
+use crate::vmcore::Vmcore;
+use debian::progress::Progress;
+
+/// What is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// The guest's memory at the instant that the dump is of: an ELF core, or another dump, whose pages are then the only ones that
+    /// are judged.
+    pub truth: &'a Path,
+    /// The dump.
+    pub dump: &'a Path,
+    /// What it leaves out, as makedumpfile's `-d` has it; nothing: what it says itself, and 0 if it does not.
+    pub level: Option<u32>,
+    /// Who wrote to the guest's memory after that instant.
+    pub writers: &'a [Writer],
+    /// Where the capture kernel runs; empty: where the dumped kernel says.
+    pub reserve: &'a [Range],
+}
+
+/// Holds the dump against the truth.
+pub fn judge(question: &Question<'_>) -> Result<Report> {
+    let mut truth = Dumped::open(question.truth)?;
+    let mut dump = Dumped::open(question.dump)?;
+    let info = info(question)?;
+    let page: u64 = info.word("PAGESIZE")?.parse()?;
+    for (path, size) in [
+        (question.truth, truth.page_size()),
+        (question.dump, dump.page_size()),
+    ] {
+        ensure!(
+            size.is_none_or(|size| size == page),
+            "{} has pages of {} bytes, and its kernel has pages of {page}",
+            path.display(),
+            size.unwrap_or_default()
+        );
+    }
+    let level = question.level.or(dump.level()).unwrap_or(0);
+    ensure!(
+        level < 32,
+        "there is no dump level {level}; levels are 0 to 31"
+    );
+    let ram = truth.ranges();
+    let asked = oracle::Question {
+        info: &info,
+        ram: &ram,
+        level,
+        writers: question.writers,
+        reserve: question.reserve,
+    };
+    let mut step = Progress::new().lazily("hold the dump against the memory");
+    let mut told = 0;
+    let report = oracle::compare(&mut truth, &mut dump, &asked, |bytes| {
+        if bytes >> 24 != told {
+            told = bytes >> 24;
+            step.show(&format!("{} MiB", bytes >> 20));
+        }
+    })?;
+    step.done();
+    Ok(report)
+}
+
+/// What the kernel says of itself: as the truth has it, or else the dump.
+fn info(question: &Question<'_>) -> Result<Vmcoreinfo> {
+    let read = |path: &Path| -> Result<Vmcoreinfo> {
+        let shown = path.display();
+        let file = fs::File::open(path).with_context(|| format!("cannot read {shown}"))?;
+        let vmcore = Vmcore::read(&file).with_context(|| format!("in {shown}"))?;
+        vmcore.release().with_context(|| {
+            format!("{shown} is of no Linux that says how it describes its pages")
+        })?;
+        Ok(vmcore.info)
+    };
+    let own = read(question.truth);
+    let dumped = read(question.dump);
+    let (own, dumped) = match (own, dumped) {
+        (Ok(own), Ok(dumped)) => (own, dumped),
+        (Err(_), one) | (one, Err(_)) => return one,
+    };
+    let (release, other) = (own.release()?, dumped.release()?);
+    let same = |key: &str| own.word(key).ok() == dumped.word(key).ok();
+    ensure!(
+        release == other && same("KERNELOFFSET") && same("NUMBER(kimage_voffset)"),
+        "the dump is of another boot (Linux {other}) than the memory (Linux {release})"
+    );
+    Ok(own)
+}
+
+/// Reads who wrote, from JSON: an array of [`Writer`].
+pub fn writers(path: &Path) -> Result<Vec<Writer>> {
+    let shown = path.display();
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+    serde_json::from_str(&text).with_context(|| {
+        format!(
+            "{shown} is no list of writers, such as [{{\"address\": 1073741824, \"by\": \"vcpu\", \"vcpu\": 2, \"pc\": 0}}]"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests;
