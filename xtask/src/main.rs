@@ -12,6 +12,7 @@ mod image;
 mod ledger;
 mod monitor;
 mod offer;
+mod oracle;
 mod run;
 mod stop;
 mod terminal;
@@ -52,6 +53,7 @@ enum Command {
     StopDemo(stop::StopDemo),
     Ctl(ctl::Ctl),
     Crash(crash::Crash),
+    Oracle(oracle::Oracle),
     Image(image::Image),
     Bringup(bringup::Bringup),
     Monitor(monitor::Monitor),
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
         Command::StopDemo(demo) => demo.execute(),
         Command::Ctl(ctl) => ctl.execute(),
         Command::Crash(crash) => crash.execute(),
+        Command::Oracle(oracle) => oracle.execute(),
         Command::Image(image) => image.execute(),
         Command::Bringup(bringup) => bringup.execute(),
         Command::Monitor(monitor) => monitor.execute(),
