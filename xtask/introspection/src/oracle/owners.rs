@@ -244,8 +244,9 @@ fn caches(
         nodes.push(at);
         at = memory.u64(at)?;
     }
-    let mut before = nodes.iter().map(|node| node.wrapping_sub(first));
-    let list = before.find(|distance| *distance < LARGEST);
+    // Others may lie behind it.
+    let distances = nodes.iter().map(|node| node.wrapping_sub(first));
+    let list = distances.filter(|distance| *distance < LARGEST).min();
     let list = list.context("the first slab cache is not listed")?;
     let mut caches = BTreeMap::new();
     for node in nodes {
