@@ -123,7 +123,8 @@ impl Watch {
                 self.is_machine_off = true;
                 return Ok(Some(DRAIN));
             }
-            "vm-reset" if record.word("then").is_err() => {
+            // It begins anew, or its capture kernel does.
+            "vm-reset" if matches!(record.word("then"), Err(_) | Ok("dump")) => {
                 self.vms.insert(vm, Vm::default());
             }
             "vm-off" if record.word("then").is_ok() => {
@@ -317,6 +318,15 @@ mod tests {
     }
 
     #[test]
+    fn a_capture_kernel_has_as_much_time_as_it_takes() {
+        let mut watch = Watch::default();
+        for line in ["@ready vms=1", "@vm-start vm=0", "@vm-reset vm=0 then=dump"] {
+            let record = Line::parse(line).record().unwrap().unwrap();
+            assert_eq!(watch.note(&record).unwrap(), None, "{line}");
+        }
+    }
+
+    #[test]
     fn what_becomes_of_a_guest_is_as_its_records_say() {
         let restarted = [
             "@ready vms=1",
@@ -326,6 +336,8 @@ mod tests {
         assert_eq!(ending(&restarted, true), Ending::TimedOut);
         let off = ["@ready vms=1", "@vm-start vm=0", "@vm-reset vm=0 then=stop"];
         assert_eq!(ending(&off, false), Ending::PowerOff);
+        let captured = ["@ready vms=1", "@vm-start vm=0", "@vm-reset vm=0 then=dump"];
+        assert_eq!(ending(&captured, true), Ending::TimedOut);
         let whole = [
             "@ready vms=2",
             "@vm-start vm=0",
