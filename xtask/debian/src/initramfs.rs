@@ -17,7 +17,10 @@ use crate::cache::{Cache, fingerprint, unwritable};
 use crate::progress::Progress;
 
 mod cpio;
+mod saver;
 mod standalone;
+
+pub use saver::Saver;
 
 /// The guest's architecture, in Debian's words.
 const ARCHITECTURE: &str = "arm64";
@@ -70,6 +73,16 @@ pub enum Guest<'a> {
 
 /// The initramfs of a guest. Returns the path of a gzipped cpio archive.
 pub fn ensure(cache: &Cache, guest: Guest<'_>, progress: &Progress) -> Result<PathBuf> {
+    ensure_with(cache, guest, &Saver::Usual, progress)
+}
+
+/// The same, whose dumps are saved by that makedumpfile.
+pub fn ensure_with(
+    cache: &Cache,
+    guest: Guest<'_>,
+    saver: &Saver,
+    progress: &Progress,
+) -> Result<PathBuf> {
     let _lock = cache.lock("initramfs", progress)?;
     let read =
         |image: &Path| fs::read(image).with_context(|| format!("cannot read {}", image.display()));
@@ -77,7 +90,10 @@ pub fn ensure(cache: &Cache, guest: Guest<'_>, progress: &Progress) -> Result<Pa
         Guest::Any | Guest::Ours(_) => SUITE,
         Guest::Shipped { suite, .. } => suite,
     };
-    let programs = programs(cache, suite, progress)?;
+    let programs = match saver {
+        Saver::Version(version) => saver::programs(cache, version, progress)?,
+        Saver::Usual | Saver::Program(_) => programs(cache, suite, progress)?,
+    };
     let mut files: Vec<(String, u32, Vec<u8>)> = Vec::new();
     let kernel = match guest {
         Guest::Any => None,
@@ -98,6 +114,10 @@ pub fn ensure(cache: &Cache, guest: Guest<'_>, progress: &Progress) -> Result<Pa
             Some(read(image)?)
         }
     };
+    if let Saver::Program(path) = saver {
+        let program = saver::read(path, &programs)?;
+        files.push((saver::PLACE.to_owned(), 0o755, program));
+    }
     let digests: Vec<String> = files
         .iter()
         .map(|(_, _, bytes)| crate::cache::digest(bytes))
@@ -138,23 +158,28 @@ fn programs(cache: &Cache, suite: &str, progress: &Progress) -> Result<PathBuf> 
         fingerprint(&[suite, ARCHITECTURE, &PACKAGES.join(" "), &programs])
     );
     cache.entry(&name, |dir| {
-        let unpacked = dir.join("packages");
-        fs::create_dir_all(&unpacked).map_err(|error| unwritable(&unpacked, &error))?;
         let archive = Archive::open(cache)?;
         let root = archive
             .root(suite, ARCHITECTURE, progress)?
             .with_context(|| format!("the archive has no suite {suite}"))?;
-        for package in closure(&root)? {
-            let offers = root.offers(&[&package])?;
-            // What only a virtual package names has no file.
-            let Some(offer) = offers.first() else {
-                continue;
-            };
-            unpack(&archive.fetch(&root, offer, progress)?, &unpacked)?;
-        }
-        collect(&unpacked, dir)?;
-        crate::cache::remove(&unpacked)
+        fetch(&archive, &root, dir, progress)
     })
+}
+
+/// Fetches the packages of a suite, and leaves programs and libraries in `dir`.
+fn fetch(archive: &Archive, root: &Root, dir: &Path, progress: &Progress) -> Result<()> {
+    let unpacked = dir.join("packages");
+    fs::create_dir_all(&unpacked).map_err(|error| unwritable(&unpacked, &error))?;
+    for package in closure(root)? {
+        let offers = root.offers(&[&package])?;
+        // What only a virtual package names has no file.
+        let Some(offer) = offers.first() else {
+            continue;
+        };
+        unpack(&archive.fetch(root, offer, progress)?, &unpacked)?;
+    }
+    collect(&unpacked, dir)?;
+    crate::cache::remove(&unpacked)
 }
 
 /// The packages, and all library packages that they depend on.
@@ -258,6 +283,7 @@ fn pack(
     for (path, mode, content) in files {
         archive.file(path, *mode, content)?;
     }
+    let has = |place: &str| files.iter().any(|(path, ..)| path == place);
     for dir in ["bin", "sbin", "lib"] {
         let path = programs.join(dir);
         let entries =
@@ -270,7 +296,11 @@ fn pack(
             let Some(name) = file.file_name().and_then(|name| name.to_str()) else {
                 bail!("{} has no plain name", file.display());
             };
-            archive.file(&format!("{dir}/{name}"), 0o755, &fs::read(&file)?)?;
+            let place = format!("{dir}/{name}");
+            // Another one is there instead.
+            if !has(&place) {
+                archive.file(&place, 0o755, &fs::read(&file)?)?;
+            }
         }
     }
     let mut gzip = archive.finish()?;

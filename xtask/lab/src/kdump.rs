@@ -3,6 +3,7 @@
 mod checks;
 mod lab;
 mod report;
+mod saving;
 mod series;
 mod together;
 
@@ -30,6 +31,7 @@ use machine::workshop::Workshop;
 pub use checks::check_run;
 pub use lab::{Care, Lab, Request, System};
 pub use report::Report;
+pub use saving::Saving;
 pub use together::{Beside, Together};
 
 /// Wedge CPUs of a Linux guest, let another panic, and verify the dump register by register.
@@ -110,6 +112,8 @@ pub struct Kdump {
     /// where each is.
     #[arg(long, value_name = "RELEASE", value_parser = release, conflicts_with_all = ["kernel", "ending"])]
     stock: Option<Release>,
+    #[command(flatten)]
+    saving: Saving,
     /// Run the guests of this guest file beside Linux, on CPUs and in memory of their own: they must run on, whatever becomes of it.
     #[arg(long, value_name = "FILE.toml")]
     beside: Option<PathBuf>,
@@ -150,7 +154,7 @@ impl Kdump {
             paths::check_output(path, "--report")?;
         }
         let workshop = Workshop::open()?.above(self.el3).on(self.machine);
-        let lab = Lab::prepare_with(&workshop, &system, plan.program())?;
+        let lab = Lab::prepare_saving(&workshop, &system, plan.program(), &self.saving)?;
         archive::say_fetched(&workshop.progress);
         let beside = match &self.beside {
             Some(path) => Beside::read(path, &workshop)?,

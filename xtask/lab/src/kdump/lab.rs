@@ -10,6 +10,7 @@ use hv_bundle::{DumpConfig, GuestConfig};
 
 use super::checks::{check_backtraces, check_run};
 use super::report::{Judged, Report};
+use super::saving::Saving;
 use crate::build_id;
 use crate::capture::Capture;
 use crate::ladder::Ladder;
@@ -50,6 +51,8 @@ pub struct Lab {
     symbols: Option<Symbols>,
     /// What the machine has, unless the board says.
     memory_mib: u64,
+    /// What dumps leave out, unless init says.
+    level: Option<u32>,
 }
 
 /// The guest kernel.
@@ -94,6 +97,16 @@ impl Lab {
 
     /// The same with that image of the hypervisor.
     pub fn prepare_with(workshop: &Workshop, system: &System, program: Program) -> Result<Self> {
+        Self::prepare_saving(workshop, system, program, &Saving::default())
+    }
+
+    /// The same, whose dumps are saved like this.
+    pub fn prepare_saving(
+        workshop: &Workshop,
+        system: &System,
+        program: Program,
+        saving: &Saving,
+    ) -> Result<Self> {
         let qemu = tools::qemu(&workshop.cache, &workshop.progress)?;
         let hypervisor = build::build(workshop, program)?;
         let (cache, progress) = (&workshop.cache, &workshop.progress);
@@ -120,7 +133,7 @@ impl Lab {
             },
             None => Guest::Ours(&kernel),
         };
-        let initramfs = initramfs::ensure(cache, guest, progress)?;
+        let initramfs = initramfs::ensure_with(cache, guest, &saving.saver(), progress)?;
         let step = progress.lazily("read the kernel's symbols");
         let symbols = vmlinux.as_deref().map(Symbols::load).transpose()?;
         step.done();
@@ -138,6 +151,7 @@ impl Lab {
                 Some(_) => 1024,
                 None => 512,
             },
+            level: saving.dump_level,
         })
     }
 
@@ -250,7 +264,7 @@ impl Lab {
         Payload {
             kernel: &kernel,
             config: GuestConfig {
-                bootargs: bootargs.to_owned(),
+                bootargs: self.words(bootargs),
                 sdei: plan.sdei,
                 firmware: plan.firmware.clone(),
                 reclaim: reclaim(plan.reclaim),
@@ -277,6 +291,14 @@ impl Lab {
         machine.memory_mib = memory_mib;
         machine.disks = vec![disk];
         Ok(machine)
+    }
+
+    /// `bootargs`, and what dumps leave out.
+    pub(super) fn words(&self, bootargs: &str) -> String {
+        match self.level {
+            Some(level) => format!("{bootargs} lab.level={level}"),
+            None => bootargs.to_owned(),
+        }
     }
 
     /// The kernel that is wedged: ours, or that with some of its instructions changed.

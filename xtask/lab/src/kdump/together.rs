@@ -136,7 +136,7 @@ impl Lab {
         }
         let bootargs: Vec<String> = plans.iter().map(Plan::bootargs).collect();
         for (payload, bootargs) in payloads.iter_mut().zip(bootargs) {
-            payload.config.bootargs = bootargs;
+            payload.config.bootargs = self.words(&bootargs);
         }
         for other in beside {
             cpus += other.cpus()?;

@@ -1,0 +1,34 @@
+//! How a guest saves its dump.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use debian::initramfs::Saver;
+
+/// How a guest saves its dump.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Saving {
+    /// What the dump leaves out, as makedumpfile's -d has it: the sum of 1 zeros, 2 cache, 4 cache with private data, 8 user, 16 free
+    /// [default: 23].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..32))]
+    pub dump_level: Option<u32>,
+    /// Have the dump saved by this makedumpfile, a program for arm64, instead of Debian's.
+    #[arg(long, value_name = "PATH", conflicts_with = "makedumpfile_version")]
+    pub makedumpfile: Option<PathBuf>,
+    /// Have the dump saved by makedumpfile of this version, out of whatever suite of Debian's archive has it, such as 1.7.2, 1.7.6 or
+    /// 1.7.8.
+    #[arg(long, value_name = "VERSION")]
+    pub makedumpfile_version: Option<String>,
+}
+
+impl Saving {
+    /// By which makedumpfile.
+    pub fn saver(&self) -> Saver {
+        match (&self.makedumpfile, &self.makedumpfile_version) {
+            (Some(path), _) => Saver::Program(path.clone()),
+            (None, Some(version)) => Saver::Version(version.clone()),
+            (None, None) => Saver::Usual,
+        }
+    }
+}
