@@ -8,6 +8,7 @@ mod hibernate;
 mod life;
 mod nmi;
 mod operator;
+mod pages;
 mod pvpanic;
 
 use std::path::Path;
@@ -80,6 +81,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
         .chain(life::names())
         .chain(hibernate::names())
         .chain(operator::names())
+        .chain(pages::names())
         .chain(pvpanic::names())
 }
 
@@ -123,6 +125,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
     runs.extend(hibernate::runs(workshop, &lab));
     runs.extend(operator::runs(workshop, &lab, ledger));
     runs.extend(assisted::runs(workshop, &lab));
+    runs.extend(pages::runs(workshop, &lab));
     // A Raspberry Pi 4 has no room for it that our kernel's command lines know of.
     if workshop.board != Board::Raspi4b {
         runs.extend(pvpanic::runs(workshop));
