@@ -30,6 +30,8 @@ pub struct Owners {
     regime: Regime,
     /// Its image by virtual address, and by how much that is above the physical one.
     image: Option<(Span<u64>, u64)>,
+    /// What of it is given back once it has booted.
+    boot: Option<Span<u64>>,
     /// Where its text ends, if there are no symbols behind it.
     text_end: Option<u64>,
     /// Stacks by each physical page, of 4 KiB.
@@ -58,6 +60,9 @@ impl Owners {
         {
             owners.image = Some((start..end, voffset));
         }
+        let mut of = |name| kernel.find(memory, name).ok().flatten();
+        let boot = of("__init_begin").zip(of("__init_end"));
+        owners.boot = boot.map(|(start, end)| start..end);
         if !matches!(kernel.find(memory, "init_task"), Ok(Some(_))) {
             owners.text_end = kernel.find(memory, "_etext").ok().flatten();
         }
@@ -112,10 +117,14 @@ impl Owners {
         kind: Kind,
         slab: Option<&[u8]>,
     ) -> String {
-        if let Some((span, voffset)) = self.image.clone()
-            && span.contains(&at.wrapping_add(voffset))
-        {
-            return self.in_image(memory, at.wrapping_add(voffset));
+        let linked = self.image.as_ref().and_then(|(span, voffset)| {
+            let address = at.wrapping_add(*voffset);
+            let is_boots = |boot: &Span<u64>| boot.contains(&address);
+            let is_left = span.contains(&address) && !self.boot.as_ref().is_some_and(is_boots);
+            is_left.then_some(address)
+        });
+        if let (Some(address), Kind::Kernel, None) = (linked, kind, slab) {
+            return self.in_image(memory, address);
         }
         if let Some(stack) = self.stacks.get(&(at & !0xfff)) {
             return stack.clone();
