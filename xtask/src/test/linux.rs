@@ -92,6 +92,7 @@ type Run<'a> = (String, Box<dyn Fn() -> Result<String> + Sync + 'a>);
 /// does so for so many minutes.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
     nmi::run(workshop, ledger);
+    pages::run_matrix(workshop, ledger);
     if !names().any(|name| ledger.wants(name)) {
         return;
     }

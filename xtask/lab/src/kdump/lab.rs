@@ -51,8 +51,8 @@ pub struct Lab {
     symbols: Option<Symbols>,
     /// What the machine has, unless the board says.
     memory_mib: u64,
-    /// What dumps leave out, unless init says.
-    level: Option<u32>,
+    /// How dumps are saved.
+    saving: Saving,
 }
 
 /// The guest kernel.
@@ -151,7 +151,7 @@ impl Lab {
                 Some(_) => 1024,
                 None => 512,
             },
-            level: saving.dump_level,
+            saving: saving.clone(),
         })
     }
 
@@ -293,12 +293,9 @@ impl Lab {
         Ok(machine)
     }
 
-    /// `bootargs`, and what dumps leave out.
+    /// `bootargs`, and how dumps are saved.
     pub(super) fn words(&self, bootargs: &str) -> String {
-        match self.level {
-            Some(level) => format!("{bootargs} lab.level={level}"),
-            None => bootargs.to_owned(),
-        }
+        self.saving.words(bootargs)
     }
 
     /// The kernel that is wedged: ours, or that with some of its instructions changed.

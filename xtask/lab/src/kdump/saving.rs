@@ -20,9 +20,24 @@ pub struct Saving {
     /// 1.7.8.
     #[arg(long, value_name = "VERSION")]
     pub makedumpfile_version: Option<String>,
+    /// Have files, programs and memory come and go in the guest all the while.
+    #[arg(long)]
+    pub load: bool,
 }
 
 impl Saving {
+    /// A kernel's words, and what init is to know of this.
+    pub fn words(&self, bootargs: &str) -> String {
+        let mut words = bootargs.to_owned();
+        if let Some(level) = self.dump_level {
+            words += &format!(" lab.level={level}");
+        }
+        if self.load {
+            words += " lab.load=yes";
+        }
+        words
+    }
+
     /// By which makedumpfile.
     pub fn saver(&self) -> Saver {
         match (&self.makedumpfile, &self.makedumpfile_version) {

@@ -1,6 +1,8 @@
 //! Whether a dump is true, page by page, of a Linux that stands still while it is dumped twice: by us, which is the truth, and by
 //! makedumpfile in its capture kernel.
 
+mod matrix;
+
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -21,6 +23,8 @@ use machine::control;
 use machine::el3::El3;
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
+
+pub use matrix::run as run_matrix;
 
 /// A level that is true with our kernel and Debian's makedumpfile, and what is wrong is found.
 const TRUE: &str = "linux/pages/level-23-is-true";
@@ -67,13 +71,21 @@ impl Drop for Guest {
 impl Guest {
     /// All of its CPUs are wedged in the end; its capture kernel has makedumpfile leave out what this level does.
     fn start(level: u32) -> Result<Self> {
+        Self::start_with(level, None, "")
+    }
+
+    /// The same, with `words` for its kernel, and that initial ramdisk for its capture kernel.
+    fn start_with(level: u32, initrd: Option<&Path>, words: &str) -> Result<Self> {
         let folder = RunDir::create(None)?;
         let (socket, file) = (folder.file(control::NAME), folder.file("guest.toml"));
         plan::create_disk(&folder.file("disk.img"), 2048)?;
+        let initrd = initrd.map_or(String::new(), |path| {
+            format!("initrd = \"{}\", ", path.display())
+        });
         let text = format!(
-            "append = \"lab.do=nmi lab.wedge=0,1,2,3 lab.panic=0 lab.capture=no\"\ncpus = 4\nmemory = \"640M\"\n\
+            "append = \"lab.do=nmi lab.wedge=0,1,2,3 lab.panic=0 lab.capture=no{words}\"\ncpus = 4\nmemory = \"768M\"\n\
              disks = [\"disk.img\"]\n\
-             dump = {{ memory = \"192M\", append = \"console=ttyAMA0 maxcpus=1 panic=5 lab.do=save lab.level={level}\" }}\n"
+             dump = {{ memory = \"320M\", {initrd}append = \"console=ttyAMA0 maxcpus=1 panic=5 lab.do=save lab.level={level}\" }}\n"
         );
         fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
         let mut command = own::xtask()?;
