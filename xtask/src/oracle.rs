@@ -27,8 +27,8 @@ pub struct Oracle {
     /// [default: what the dump says; 0 if it is ELF].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..32))]
     level: Option<u32>,
-    /// Who wrote to the memory after that instant: a JSON array, see docs/oracle.md.
-    #[arg(long, value_name = "FILE.json")]
+    /// Who wrote to the memory after that instant: a log of the hypervisor with @write, or a JSON array, see docs/oracle.md.
+    #[arg(long, value_name = "FILE")]
     writers: Option<PathBuf>,
     /// Write all that was found to this file, as JSON.
     #[arg(long, value_name = "FILE.json")]

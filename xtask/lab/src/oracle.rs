@@ -4,12 +4,13 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use introspection::oracle::{self, Report, Writer};
+use introspection::oracle::{self, Report, Who, Writer};
 use introspection::vmcoreinfo::{Range, Vmcoreinfo};
 
 use crate::dumped::Dumped;
 use crate::vmcore::Vmcore;
 use debian::progress::Progress;
+use machine::console::{Line, Record};
 
 /// What is asked.
 #[derive(Clone, Copy, Debug)]
@@ -95,15 +96,52 @@ fn info(question: &Question<'_>) -> Result<Vmcoreinfo> {
     Ok(own)
 }
 
-/// Reads who wrote, from JSON: an array of [`Writer`].
+/// Reads who wrote: JSON, an array of [`Writer`], or a log with records `@write` of the first guest.
 pub fn writers(path: &Path) -> Result<Vec<Writer>> {
     let shown = path.display();
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+    let bytes = fs::read(path).with_context(|| format!("cannot read {shown}"))?;
+    let text = String::from_utf8_lossy(&bytes);
+    let records: Vec<Record> = text.lines().filter_map(record).collect();
+    if !records.is_empty() {
+        let writers = records
+            .iter()
+            .filter_map(|record| writer(record).transpose());
+        return writers
+            .collect::<Result<_>>()
+            .with_context(|| format!("in {shown}"));
+    }
     serde_json::from_str(&text).with_context(|| {
         format!(
-            "{shown} is no list of writers, such as [{{\"address\": 1073741824, \"by\": \"vcpu\", \"vcpu\": 2, \"pc\": 0}}]"
+            "{shown} is neither a log with @write nor a list of writers, such as [{{\"address\": 1073741824, \"by\": \"vcpu\", \"vcpu\": 2, \"pc\": 0}}]"
         )
     })
+}
+
+/// The record `@write` in a line of a log, if it is whole.
+fn record(line: &str) -> Option<Record> {
+    let at = line.find("@write ")?;
+    Line::parse(line[at..].trim_end()).record()?.ok()
+}
+
+/// Who wrote, by a record `@write`: nobody, if it is of another guest than the first.
+pub fn writer(record: &Record) -> Result<Option<Writer>> {
+    if record.number("vm")? != 0 {
+        return Ok(None);
+    }
+    let who = match record.word("by")? {
+        "vcpu" => Who::Vcpu {
+            vcpu: record.index("vcpu")?,
+            pc: record.number("pc")?,
+            symbol: None,
+        },
+        part => Who::Hypervisor {
+            name: part.to_owned(),
+        },
+    };
+    Ok(Some(Writer {
+        address: record.number("ipa")?,
+        who,
+    }))
 }
 
 #[cfg(test)]

@@ -95,7 +95,27 @@ fn a_list_of_writers_is_read_or_said_to_be_none() {
     fs::write(&path, "{}").unwrap();
     let error = format!("{:#}", writers(&path).unwrap_err());
     assert!(
-        error.contains("is no list of writers, such as [{"),
+        error.contains("nor a list of writers, such as [{"),
         "{error}"
     );
+    // As a log has it, with what stands around it; of another guest, and cut short.
+    fs::write(
+        &path,
+        b"\x1e[    1.0 p2] @write vm=0 ipa=0x40001000 by=vcpu vcpu=2 pc=0xffff800080001234\r\n\xff\n\
+          @write vm=1 ipa=0x1000 by=mediator\n@write vm=0 ipa=0x3000 by=mediator\n",
+    )
+    .unwrap();
+    let found = writers(&path).unwrap();
+    let [vcpu, part] = &found[..] else {
+        panic!("{found:?}");
+    };
+    let expected = Who::Vcpu {
+        vcpu: 2,
+        pc: 0xffff_8000_8000_1234,
+        symbol: None,
+    };
+    assert_eq!((vcpu.address, &vcpu.who), (0x4000_1000, &expected));
+    assert_eq!(part.address, 0x3000);
+    fs::write(&path, "@write vm=0 by=vcpu vcpu=2 pc=1\n").unwrap();
+    assert!(writers(&path).is_err());
 }
