@@ -153,6 +153,7 @@ fn is_true(lab: &Lab) -> Result<String> {
     let saved = guest.capture()?;
     let report = ask(&truth, &saved, None)?;
     ensure!(report.is_true() && report.level == 23, "{report}");
+    own::succeed(own::xtask()?.arg("oracle").args([&truth, &saved]))?;
     let own = ask(&truth, &kernels, Some(OWN_LEVEL))?;
     ensure!(own.is_true(), "{own}");
     // Of both, what makedumpfile has is in ours as it is.
@@ -202,6 +203,15 @@ fn known_fault() -> Result<String> {
     guest.ctl(&["freeze"])?;
     let truth = guest.core("all")?;
     let saved = guest.capture()?;
+    // As a user meets it.
+    let mut command = own::xtask()?;
+    let output = command.arg("oracle").args([&truth, &saved]).output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.code() == Some(1) && said.contains("FAILED: the dump lacks "),
+        "exit code {:?}\n{said}",
+        output.status.code()
+    );
     let report = ask(&truth, &saved, None)?;
     let first = &report.missing.first;
     let are_kernels = first.iter().all(|page| page.kind == "kernel");
