@@ -48,6 +48,7 @@ pub mod run;
 pub mod sdei_client;
 #[expect(unsafe_code, reason = "entered by EL3's events")]
 pub mod sdei_entry;
+#[expect(unsafe_code, reason = "tables in memory that was set aside")]
 pub mod stage2;
 #[expect(
     unsafe_code,

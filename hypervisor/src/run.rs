@@ -7,6 +7,7 @@ mod told;
 
 use hv_abi::operator::NMI_SYNDROME;
 use hv_bundle::Backing;
+use hv_core::evidence::{Access, Meeting, Place};
 use hv_core::id::{IntId, PcpuId, VcpuId};
 use hv_core::operator::Came;
 use hv_core::patience::Standstill;
@@ -102,8 +103,9 @@ impl vm::Pcpu for Pcpu {
         sysregs::gic::set_ich_vmcr(value);
     }
 
-    fn is_capturing(&self) -> bool {
-        self.vm.is_capturing()
+    #[inline]
+    fn guards_ram(&self) -> bool {
+        self.vm.guards_ram()
     }
 
     #[cold]
@@ -340,6 +342,10 @@ impl Hardware for Pcpu {
 
     fn set_stack_pointer(&mut self, is_el1: bool, value: u64) {
         sysregs::set_guest_sp(is_el1, value);
+    }
+
+    fn meet_evidence(&mut self, me: VcpuId, pc: u64, access: Access, place: Place) -> Meeting {
+        self.vm.meet_evidence(me, pc, access, place)
     }
 
     fn answer_trng(&mut self, call: trng::Call, regs: &mut GuestRegs) {

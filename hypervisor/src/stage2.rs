@@ -2,14 +2,18 @@
 //! registers that it may read ([`RegisterPage`]).
 
 use alloc::boxed::Box;
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use aarch64_paging::descriptor::{PhysicalAddress, Stage2Attributes};
 use aarch64_paging::linearmap::LinearTranslation;
-use aarch64_paging::paging::{self, Constraints, MemoryRegion, RootTable};
-use hv_bundle::Piece;
+use aarch64_paging::paging::{self, Constraints, MemoryRegion, PageTable, RootTable, Translation};
+use hv_bundle::{Backing, Piece};
+use hv_core::evidence::{Access, Evidence, Meeting};
 use hv_core::vm::Kernel;
+use platform::Range;
 
+use crate::guest_ram;
 use crate::memory::{self, HV_BASE, IDENTITY_END, PAGE_SIZE};
 use crate::patience::Mutex;
 use crate::sysregs;
@@ -29,6 +33,10 @@ const EVIDENCE: Stage2Attributes = Stage2Attributes::VALID
     .union(Stage2Attributes::SH_INNER)
     .union(Stage2Attributes::S2AP_ACCESS_RO)
     .union(Stage2Attributes::XN);
+/// The guest's own, which it may execute and not write.
+const READ_ONLY: Stage2Attributes = EVIDENCE.difference(Stage2Attributes::XN);
+/// The same, which it may write and not execute.
+const NEVER_EXECUTED: Stage2Attributes = RAM.union(Stage2Attributes::XN);
 /// Device memory, read and write.
 const DEVICE: Stage2Attributes = Stage2Attributes::VALID
     .union(Stage2Attributes::ACCESS_FLAG)
@@ -46,21 +54,72 @@ const REGISTERS: Stage2Attributes = Stage2Attributes::VALID
 
 /// The stage 2 tables of one VM.
 pub struct Tables {
-    root: RootTable<paging::Stage2, LinearTranslation<Stage2Attributes>>,
+    root: RootTable<paging::Stage2, Shelf>,
+    /// How RAM is mapped.
+    constraints: Constraints,
+    /// What is watched of it.
+    evidence: Option<Evidence>,
 }
 
-impl Default for Tables {
-    fn default() -> Self {
-        Self::new()
+/// Where tables are: in RAM that was set aside for them, as far as there is some, and in the heap.
+struct Shelf {
+    heap: LinearTranslation<Stage2Attributes>,
+    own: Range,
+    used: u64,
+}
+
+impl Translation<Stage2Attributes> for Shelf {
+    #[inline(never)]
+    fn allocate_table(&mut self) -> (NonNull<PageTable<Stage2Attributes>>, PhysicalAddress) {
+        if self.used + PAGE_SIZE > self.own.size {
+            return self.heap.allocate_table();
+        }
+        let pa = PhysicalAddress((self.own.start + self.used) as usize);
+        self.used += PAGE_SIZE;
+        (self.physical_to_virtual(pa), pa)
+    }
+
+    unsafe fn deallocate_table(&mut self, table: NonNull<PageTable<Stage2Attributes>>) {
+        if !self.has(table.addr().get()) {
+            // SAFETY: the caller promises it: it is one of the heap's.
+            unsafe { self.heap.deallocate_table(table) };
+        }
+    }
+
+    #[inline(never)]
+    fn physical_to_virtual(&self, pa: PhysicalAddress) -> NonNull<PageTable<Stage2Attributes>> {
+        let own = core::ptr::with_exposed_provenance_mut(pa.0);
+        match NonNull::new(own) {
+            Some(own) if self.has(pa.0) => own,
+            _ => self.heap.physical_to_virtual(pa),
+        }
+    }
+}
+
+impl Shelf {
+    fn has(&self, address: usize) -> bool {
+        self.own.covers(Range::new(address as u64, 1))
     }
 }
 
 impl Tables {
-    /// Tables that map nothing.
-    pub fn new() -> Self {
+    /// Tables that map nothing. If a crash kernel's memory is watched, those that `own` has room for are there, and each page of RAM has an
+    /// entry, so that one can be changed while others are in use.
+    pub fn new(own: Range, crash: Option<Range>) -> Self {
         let offset = (memory::image_pa() as isize).wrapping_sub(HV_BASE as isize);
+        // Tables begin as zeros.
+        guest_ram::own(own, 0, &[]);
+        let shelf = Shelf {
+            heap: LinearTranslation::new(offset),
+            own,
+            used: 0,
+        };
+        let mut constraints = Constraints::NO_CONTIGUOUS_HINT;
+        constraints.set(Constraints::NO_BLOCK_MAPPINGS, !own.is_empty());
         Self {
-            root: RootTable::new(LinearTranslation::new(offset), 1, paging::Stage2),
+            root: RootTable::new(shelf, 1, paging::Stage2),
+            constraints,
+            evidence: crash.map(|range| Evidence::new(range.start..range.end())),
         }
     }
 
@@ -94,13 +153,27 @@ impl Tables {
 
     /// Whether something is mapped in the page at `ipa`.
     fn is_mapped(&self, ipa: u64) -> bool {
-        let region = MemoryRegion::new(ipa as usize, (ipa + PAGE_SIZE) as usize);
-        let mut is_mapped = false;
+        self.has(ipa, Stage2Attributes::VALID)
+    }
+
+    /// Whether the page at `ipa` is mapped with all of these attributes.
+    #[inline(never)]
+    fn has(&self, ipa: u64, attributes: Stage2Attributes) -> bool {
+        let region = MemoryRegion::new(ipa as usize, (ipa + 1) as usize);
+        let mut has = false;
         let _walked = self.root.walk_range(&region, &mut |_, descriptor, _| {
-            is_mapped |= descriptor.is_valid();
+            has |= descriptor.flags().contains(attributes);
             Ok(())
         });
-        is_mapped
+        has
+    }
+
+    /// Changes what the guest may do with its RAM in `part`.
+    #[inline(never)]
+    fn change(&mut self, backing: &Backing, part: Range, attributes: Stage2Attributes) {
+        for (from, behind) in backing.parts(part.start, part.size) {
+            self.map(part.start + from, behind.start, behind.size, attributes);
+        }
     }
 
     #[inline(never)]
@@ -113,7 +186,7 @@ impl Tables {
                 &region,
                 PhysicalAddress((pa & !(PAGE_SIZE - 1)) as usize),
                 attributes,
-                Constraints::NO_CONTIGUOUS_HINT,
+                self.constraints,
             )
             .unwrap_or_else(|_| panic!("stage 2 map of {first:#x}..{end:#x}"));
     }
@@ -124,8 +197,8 @@ impl Tables {
     }
 }
 
-/// Stage 2 as it is once guests run: nothing changes but whether the guest sees the page of registers, and which memory is whose while the
-/// guest is dumped.
+/// Stage 2 as it is once guests run: nothing changes but whether the guest sees the page of registers, which memory is whose while the
+/// guest is dumped, and what of it is evidence ([`hv_core::evidence`]).
 pub struct Stage2 {
     tables: Mutex<Tables>,
     registers: Option<RegisterPage>,
@@ -173,6 +246,63 @@ impl Stage2 {
     pub fn show_ram(&self, ram: &[Piece], held: &Piece, kernel: Kernel) {
         self.tables.lock().show_ram(ram, held, kernel);
         sysregs::forget_guest();
+    }
+
+    /// Has the guest not execute what its crash kernel's memory holds, if that is watched. No vCPU of the VM runs, and this pCPU has its VMID.
+    #[inline(never)]
+    pub fn arm(&self, ram: &Backing) {
+        let mut tables = self.tables.lock();
+        if let Some(evidence) = &mut tables.evidence {
+            evidence.arm();
+            let crash = crash(evidence);
+            for piece in ram.pieces() {
+                tables.map_ram(piece);
+            }
+            tables.change(ram, crash, NEVER_EXECUTED);
+            sysregs::forget_guest();
+        }
+    }
+
+    /// What has the VM now has no crash kernel.
+    pub fn disarm(&self) {
+        if let Some(evidence) = &mut self.tables.lock().evidence {
+            evidence.disarm();
+        }
+    }
+
+    /// Something has met what is refused at `ipa` of the guest that this pCPU belongs to: what becomes of it, and then it is refused no more.
+    ///
+    /// At the instant the guest may execute its crash kernel, and write to nothing else of its RAM: no vCPU's store reaches the rest any more
+    /// after this returns. Each page has its own entry, which stays one: only what it allows changes, for which nothing need be unmapped
+    /// first (DDI0487 D8.17, "break-before-make").
+    #[inline(never)]
+    pub fn meet(&self, ram: &Backing, access: Access, ipa: u64) -> Meeting {
+        let mut tables = self.tables.lock();
+        let Some(evidence) = &mut tables.evidence else {
+            return Meeting::Refused;
+        };
+        let crash = crash(evidence);
+        let meeting = evidence.meet(access, ipa, ram.at(ipa, 1).is_some());
+        match meeting {
+            Meeting::Instant => {
+                for piece in ram.pieces() {
+                    tables.map(piece.ipa, piece.pa, piece.size, READ_ONLY);
+                }
+                tables.change(ram, crash, RAM);
+                sysregs::forget_guest();
+                meeting
+            }
+            Meeting::Touched => {
+                let is_first = !tables.has(ipa, RAM);
+                tables.change(ram, Range::new(ipa & !(PAGE_SIZE - 1), PAGE_SIZE), RAM);
+                sysregs::forget_guest_page(ipa);
+                match is_first {
+                    true => meeting,
+                    false => Meeting::Again,
+                }
+            }
+            _ => meeting,
+        }
     }
 
     /// Whether there is a page of registers.
@@ -243,4 +373,9 @@ pub fn ipa_bits() -> u32 {
     IDENTITY_END
         .trailing_zeros()
         .min(sysregs::physical_address_bits())
+}
+
+fn crash(evidence: &Evidence) -> Range {
+    let crash = evidence.crash();
+    Range::between(crash.start, crash.end)
 }

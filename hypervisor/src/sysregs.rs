@@ -44,7 +44,7 @@ mod vectors;
 pub use cache::{clean_and_invalidate, clean_for_device_reads, clean_to_poc};
 pub use el1::LiveEl1;
 pub use features::{has_crc32, has_random_numbers};
-pub use translation::{forget_guest, forget_guest_page};
+pub use translation::{forget_guest, forget_guest_page, guest_physical};
 pub use vectors::vectors;
 
 /// HCR_EL2 while a guest runs (DDI0487 D24.2): stage 2 on; IRQ, FIQ and SError to EL2; SMC, ID registers,

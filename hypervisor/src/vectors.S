@@ -71,6 +71,18 @@ translate_read_of_el1:
     msr     tpidrro_el0, x10
     ret
 
+// The same of what stage 1 makes of it: the guest's physical address is in PAR_EL1 afterwards.
+    .global translate_stage1_of_el1
+    .type translate_stage1_of_el1, %function
+translate_stage1_of_el1:
+    mrs     x9, tpidr_el0
+    mrs     x10, tpidrro_el0
+    at      s1e1r, x0
+    isb
+    msr     tpidr_el0, x9
+    msr     tpidrro_el0, x10
+    ret
+
 // What is left of self-hosted and external debug: OS lock and double lock, claim tags, a request to stay powered, the debug
 // communications channel, and its exceptions, as after a cold reset (DDI0487 D24.3). QEMU knows the claim tags and the
 // channel's registers from version 8 on.

@@ -1,9 +1,10 @@
 //! A virtual machine: what its vCPUs share and the lock on it, their mailboxes, and what is written into its memory.
 
+mod evidence;
 mod parts;
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use hv_abi::policy::After;
 use hv_bundle::Backing;
@@ -48,6 +49,10 @@ pub struct Vm {
     pub reaches_all: bool,
     /// What saves its memory, if anything does.
     dump: Option<Dump>,
+    /// What its crash kernel and others do to its memory is watched.
+    is_watched: bool,
+    /// Some of its RAM may be read-only or execute-never.
+    guards_ram: AtomicBool,
     /// How often it has been loaded.
     loads: AtomicU64,
     shared: Mutex<Shared>,
@@ -99,10 +104,13 @@ impl Vm {
             reaches_all,
             flash,
             flash_contents,
+            is_watched,
             dump,
         } = parts;
         let vcpus = pcpus.len();
-        let stage2 = Stage2::new(stage2, map.uart_page());
+        // A store that a read-only page refuses does not say which page, so RAM and registers are not both read-only.
+        let uart_page = map.uart_page().filter(|_| !is_watched);
+        let stage2 = Stage2::new(stage2, uart_page);
         stage2.write_registers(Pl011::new().image().words());
         if let Some(dump) = &dump {
             dump.make_room(&stage2, &backing);
@@ -127,6 +135,8 @@ impl Vm {
             flash: guest_ram::own(flash, 0xff, flash_contents),
             reaches_all,
             dump,
+            is_watched,
+            guards_ram: AtomicBool::new(is_watched),
             loads: AtomicU64::new(0),
             shared: Mutex::new(shared),
             mediators: mediators.into_iter().map(Mutex::new).collect(),
@@ -161,10 +171,10 @@ impl Vm {
         }
     }
 
-    /// Whether its capture kernel runs in it.
+    /// Whether some of its RAM may be read-only or execute-never.
     #[inline]
-    pub fn is_capturing(&self) -> bool {
-        self.dump.as_ref().is_some_and(Dump::is_on)
+    pub fn guards_ram(&self) -> bool {
+        self.guards_ram.load(Ordering::Relaxed)
     }
 
     /// Resets passed-through virtio devices, so that no transfer that one has begun ends in what is written next.
@@ -381,9 +391,11 @@ impl vm::Vm for Seat {
             let ram = &self.vm.backing;
             dump.hand_over(kernel, &self.vm.stage2, ram);
             if kernel == Kernel::Capture {
+                self.vm.disarm();
                 return dump.write(self.vm.id.0, ram);
             }
         }
+        self.vm.arm();
         let GuestImage {
             kernel,
             ramdisk,

@@ -9,6 +9,7 @@ use hv_abi::policy::{After, Policy};
 use hv_abi::psci::Reclaim;
 use hv_abi::sdei::{Definition, Priority, Scope};
 use hv_abi::watchdog::{Act, Last, Nmi, Watchdog};
+use platform::Range;
 use platform::devicetree::{Fdt, Node, Settled, Tree, number};
 
 use crate::digest::{self, ALGORITHM, DIGEST, Hash};
@@ -78,6 +79,7 @@ pub mod key {
     pub const KERNEL: &str = "kernel";
     pub const RAMDISK: &str = "ramdisk";
     pub const FLASH_CONTENTS: &str = "halligan,flash-contents";
+    pub const CRASHKERNEL: &str = "halligan,crashkernel";
     pub const DUMP: &str = "halligan,dump";
     pub const DUMP_BOOTARGS: &str = "halligan,dump-bootargs";
     pub const DUMP_KERNEL: &str = "halligan,dump-kernel";
@@ -262,6 +264,10 @@ fn guest<'a>(tree: &Tree<'_, 'a>, node: Node<'_, 'a>) -> Result<Guest<'a>, Error
             key::BOOTARGS => config.bootargs = String::from(text(node, key)?),
             key::KERNEL => kernel = Some(image(tree, node, key)?),
             key::RAMDISK => ramdisk = Some(image(tree, node, key)?),
+            key::CRASHKERNEL => {
+                let range = range(value).ok_or_else(|| wrong(node, key, "is no range"))?;
+                config.crashkernel = Some(range);
+            }
             key::DUMP => dump_of(&mut config).memory = cells(node, key, value)?,
             key::DUMP_BOOTARGS => {
                 dump_of(&mut config).bootargs = String::from(text(node, key)?);
@@ -317,6 +323,17 @@ fn cells(node: Node<'_, '_>, key: &str, value: &[u8]) -> Result<u64, Error> {
 }
 
 /// A policy as [`crate::write`] puts it down: whether it is manual, and what follows each end, a cell each.
+/// An address and a size, two cells each.
+fn range(value: &[u8]) -> Option<Range> {
+    let (&[start, size], []) = value.as_chunks::<8>() else {
+        return None;
+    };
+    Some(Range::new(
+        u64::from_be_bytes(start),
+        u64::from_be_bytes(size),
+    ))
+}
+
 fn policy(value: &[u8]) -> Option<Policy> {
     let (&[manual, off, reset, crash], []) = value.as_chunks::<4>() else {
         return None;

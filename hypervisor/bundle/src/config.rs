@@ -9,6 +9,8 @@ use hv_abi::psci::Reclaim;
 use hv_abi::sdei::{Definition, MAX_EVENTS, Scope, VENDOR_EVENT};
 use hv_abi::watchdog::{Act, LONGEST_MS, Last, Nmi, SHORTEST_MS, Watchdog};
 
+use platform::Range;
+
 use crate::{Error, Wanted};
 
 /// The most vCPUs a guest can have.
@@ -77,6 +79,9 @@ pub struct GuestConfig {
     pub nmi: Nmi,
     /// The kernel that saves its memory, if there is one.
     pub dump: Option<DumpConfig>,
+    /// The memory of the crash kernel that the guest has loaded itself, if the instant is to be known at which that begins: whole units of 2 MiB
+    /// of the guest's RAM.
+    pub crashkernel: Option<Range>,
 }
 
 /// The configuration of the kernel that saves a guest's memory, the capture kernel.
@@ -112,6 +117,7 @@ impl Default for GuestConfig {
             policy: Policy::USUAL,
             nmi: Nmi::default(),
             dump: None,
+            crashkernel: None,
         }
     }
 }
@@ -161,6 +167,9 @@ impl GuestConfig {
             return Err(Error::invalid("bootargs", NO_LINE, "shorten it"));
         }
         self.check_dump()?;
+        if let Some(range) = self.crashkernel {
+            check_crashkernel(range)?;
+        }
         // Linux Documentation/arch/arm64/booting.rst, and Devicetree Specification 5.6.
         if self.dtb_at.is_some_and(|at| !at.is_multiple_of(8)) {
             return Err(Error::invalid(
@@ -299,6 +308,35 @@ impl GuestConfig {
             false => Ok(()),
         }
     }
+}
+
+/// What can be said of the place of a crash kernel without a machine.
+fn check_crashkernel(Range { start, size }: Range) -> Result<(), Error> {
+    let is_whole = size != 0 && (start | size).is_multiple_of(MEMORY_UNIT);
+    if !is_whole || start.checked_add(size).is_none() {
+        return Err(Error::invalid(
+            "crashkernel",
+            "is not whole units of 2 MiB",
+            "round size and address, such as 256M@0x60000000",
+        ));
+    }
+    Ok(())
+}
+
+/// Reads the place of a crash kernel as its guest's command line has it, `SIZE@ADDRESS`.
+///
+/// # Errors
+///
+/// If it is none, or not whole units of 2 MiB.
+pub fn parse_crashkernel(text: &str) -> Result<Range, Error> {
+    let Some((size, start)) = text.split_once('@') else {
+        let what = "does not say where the crash kernel is";
+        let mend = "say it as SIZE@ADDRESS, such as 256M@0x60000000";
+        return Err(Error::invalid("crashkernel", what, mend));
+    };
+    let range = Range::new(parse_size(start)?, parse_size(size)?);
+    check_crashkernel(range)?;
+    Ok(range)
 }
 
 /// Reads a size such as `512M`, `2G`, `64K`, `0x200000` or a number of bytes.

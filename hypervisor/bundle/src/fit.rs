@@ -200,6 +200,10 @@ fn configuration(number: usize, guest: &Guest<'_>) -> DeviceTreeNode {
         let cells = [event, limit_ms, last as u32].map(u32::to_be_bytes);
         set(&mut node, key::NMI, cells.as_flattened());
     }
+    if let Some(range) = config.crashkernel {
+        let cells = [range.start, range.size].map(u64::to_be_bytes);
+        set(&mut node, key::CRASHKERNEL, cells.as_flattened());
+    }
     if let Some(DumpConfig { memory, bootargs }) = &config.dump {
         set(&mut node, key::DUMP, *memory);
         set(&mut node, key::DUMP_BOOTARGS, bootargs.as_str());

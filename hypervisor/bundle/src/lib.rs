@@ -27,7 +27,9 @@ mod vmcore;
 mod writer;
 
 pub use bundle::{Bundle, Capture, Guest};
-pub use config::{DumpConfig, GuestConfig, MAX_FLASH, MAX_VCPUS, MIN_FLASH, parse_size};
+pub use config::{
+    DumpConfig, GuestConfig, MAX_FLASH, MAX_VCPUS, MIN_FLASH, parse_crashkernel, parse_size,
+};
 pub use crc::{Crc32, Table as Crc32Table};
 pub use error::Error;
 pub use fit::{write, write_for};

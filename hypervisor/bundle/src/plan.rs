@@ -10,6 +10,7 @@
 mod backing;
 mod capture;
 mod check;
+mod evidence;
 mod gic;
 mod left;
 mod mediated;
@@ -115,6 +116,8 @@ pub struct VmPlan<'a> {
     pub interrupts: Vec<u32>,
     /// Devices of its own.
     pub own: Own,
+    /// RAM for tables of stage 2 that show each page of its RAM by itself; empty if none need be.
+    pub tables: Range,
     /// What saves its memory, if anything does.
     pub capture: Option<CapturePlan<'a>>,
 }

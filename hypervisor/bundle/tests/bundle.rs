@@ -71,6 +71,7 @@ fn config() -> GuestConfig {
             limit_ms: 500,
             last: Last::Dump,
         },
+        crashkernel: Some(platform::Range::new(0x6000_0000, 256 << 20)),
         dump: Some(DumpConfig {
             memory: 192 << 20,
             bootargs: "maxcpus=1".into(),

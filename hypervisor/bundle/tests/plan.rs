@@ -7,8 +7,8 @@ use dtoolkit::{Node, Property};
 use hv_abi::watchdog::Act;
 use hv_bundle::{
     BLOCK_SIZE, Bundle, Capture, CpuInterface, DumpConfig, Error, Fresh, Guest, GuestConfig, Host,
-    Identity, Keep, Layout, OwnDevices, Piece, REDISTRIBUTOR_SIZE, Secret, Seeds, VmPlan, plan,
-    tables,
+    Identity, Keep, Layout, OwnDevices, Piece, REDISTRIBUTOR_SIZE, Secret, Seeds, VmPlan,
+    parse_crashkernel, plan, tables,
 };
 use platform::{Device, DeviceKind, Gic, Machine, Range, Spi};
 use proptest::prelude::*;
@@ -130,6 +130,71 @@ fn dumps(memory: u64) -> DumpConfig {
     DumpConfig {
         memory,
         bootargs: "panic=5".into(),
+    }
+}
+
+/// A guest whose crash kernel is watched.
+fn watched(start: u64, size: u64) -> GuestConfig {
+    GuestConfig {
+        crashkernel: Some(Range::new(start, size)),
+        ..GuestConfig::default()
+    }
+}
+
+#[test]
+fn a_watched_crash_kernel_is_in_the_guest_s_ram_and_has_tables_of_nobody_s() {
+    let board = Board::virt(2);
+    let bank = board.machine.ram[0];
+    let [usual] = &board.plan(&[GuestConfig::default()]).expect("a plan")[..] else {
+        panic!("one guest");
+    };
+    assert!(usual.tables.is_empty());
+    let at = bank.start + 64 * MIB;
+    let [vm] = &board.plan(&[watched(at, 32 * MIB)]).expect("a plan")[..] else {
+        panic!("one guest");
+    };
+    let size: u64 = vm.ram.iter().map(|part| part.size).sum();
+    assert!(
+        vm.tables.size / PAGE >= size / BLOCK_SIZE,
+        "a table for each block"
+    );
+    assert!(vm.ram.iter().all(|part| !part.overlaps(vm.tables)));
+    assert!(bank.covers(vm.tables));
+
+    let elsewhere = "crashkernel is not in the guest's RAM, in one piece";
+    for (start, size) in [
+        (bank.end(), 32 * MIB),
+        (bank.end() - 32 * MIB, 64 * MIB),
+        (0, 2 * MIB),
+        // The flat binary is at the beginning.
+        (bank.start, 32 * MIB),
+    ] {
+        let refused = board.refusal(&[watched(start, size)]);
+        assert!(refused.starts_with(elsewhere), "{start:#x}: {refused}");
+    }
+}
+
+#[test]
+fn a_place_of_a_crash_kernel_is_whole_blocks_with_an_address() {
+    let good = parse_crashkernel("256M@0x60000000").expect("a place");
+    assert_eq!(good, Range::new(0x6000_0000, 256 * MIB));
+    for (text, what) in [
+        ("256M", "crashkernel does not say where the crash kernel is"),
+        (
+            "256M,high",
+            "crashkernel does not say where the crash kernel is",
+        ),
+        ("1M@0x60000000", "crashkernel is not whole units of 2 MiB"),
+        ("256M@0x60001000", "crashkernel is not whole units of 2 MiB"),
+        ("0@0x60000000", "crashkernel is not whole units of 2 MiB"),
+        (
+            "256M@0xffffffffffe00000",
+            "crashkernel is not whole units of 2 MiB",
+        ),
+        ("256M@here", "here is no size"),
+    ] {
+        let refused = parse_crashkernel(text).expect_err(text).to_string();
+        assert!(refused.starts_with(what), "{text}: {refused}");
     }
 }
 

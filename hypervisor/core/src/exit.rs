@@ -146,6 +146,17 @@ pub struct Abort {
     pub is_walk: bool,
 }
 
+impl Abort {
+    /// What the syndrome of an abort says, whether or not it describes the access.
+    pub const fn decode(esr: u64, far: u64, hpfar: u64) -> Self {
+        Self {
+            ipa: ipa(far, hpfar),
+            is_fetch: class(esr) == class::FETCH_ABORT,
+            is_walk: esr & S1PTW != 0,
+        }
+    }
+}
+
 /// Exception classes (DDI0487 D24.2, ESR_EL2.EC); the aborts are those from a lower level.
 pub mod class {
     /// WFI, WFE, WFIT or WFET.
@@ -249,11 +260,7 @@ pub const fn decode(esr: u64, far: u64, hpfar: u64) -> Exit {
                 undescribed(esr, far, hpfar)
             }
         }
-        class::FETCH_ABORT => Exit::Abort(Abort {
-            ipa: ipa(far, hpfar),
-            is_fetch: true,
-            is_walk: esr & S1PTW != 0,
-        }),
+        class::FETCH_ABORT => Exit::Abort(Abort::decode(esr, far, hpfar)),
         class::WFX => Exit::Wfx,
         other => Exit::Unknown(other),
     }
@@ -305,6 +312,11 @@ pub const fn is_store(esr: u64) -> bool {
 /// DFSC 0b0001xx: translation fault, at any level.
 const fn is_translation_fault(esr: u64) -> bool {
     esr & 0b11_1100 == 0b00_0100
+}
+
+/// DFSC 0b0011xx of an abort: stage 2 maps it, and does not allow that access.
+pub const fn is_permission_fault(esr: u64) -> bool {
+    esr & 0b11_1100 == 0b00_1100
 }
 
 /// DFSC 0b0011xx, a permission fault at any level, of a store.

@@ -10,6 +10,7 @@ pub mod a64;
 pub mod clock;
 pub mod confine;
 pub mod entry;
+pub mod evidence;
 pub mod exit;
 pub mod flash;
 pub mod gwdt;

@@ -32,9 +32,10 @@ use crate::time::Instant;
 use crate::trace::{Event, Ring};
 use crate::trng;
 use crate::vgic::affinity::Sgi;
-use crate::vgic::interface::{InterfaceState, TrappedRegister};
+use crate::vgic::interface::InterfaceState;
 use crate::vgic::{Frame, Leftovers, Sticky};
 use faults::Faults;
+use interrupts::access_interface;
 
 pub use at_once::{AtOnce, Saved};
 pub use faults::FaultKind;
@@ -60,8 +61,8 @@ pub trait Pcpu: El1 {
     fn interface_state(&self) -> InterfaceState;
     /// Sets ICH_VMCR_EL2.
     fn set_ich_vmcr(&mut self, value: u64);
-    /// Whether it runs a capture kernel: what is read-only is the dead guest's memory then, and not the page of a device.
-    fn is_capturing(&self) -> bool {
+    /// Whether some of the guest's RAM is read-only or execute-never; then no page of a device is read-only.
+    fn guards_ram(&self) -> bool {
         false
     }
     /// Is told of everything that is traced, as it happens.
@@ -89,6 +90,8 @@ pub enum Action {
     Decode(Undescribed),
     /// Have [`crate::walk`] say at which level the guest's walk of its tables met nothing.
     Walk(Abort),
+    /// Have [`crate::evidence`] say what stage 2 has refused.
+    Guarded,
     /// Have the transport of a mediated device, under its own lock, do what is asked of it; the pc still stands at the
     /// instruction.
     Mediated(MediatedAccess),
@@ -259,8 +262,10 @@ impl Vcpu {
             Exit::Hvc(immediate) => self.handle_call(immediate, regs, pcpu, map),
             Exit::Sysreg(access) => self.handle_sysreg(access, esr, regs, pcpu, map),
             Exit::Mmio(access) => self.handle_mmio(access, (esr, far), regs, pcpu, map),
-            Exit::ReadOnly(_) | Exit::ReadOnlyUndescribed(_) if pcpu.is_capturing() => {
-                self.refuse_access((Access::Data, None), (esr, far), regs, pcpu)
+            Exit::ReadOnly(_) | Exit::ReadOnlyUndescribed(_) | Exit::Abort(_)
+                if pcpu.guards_ram() =>
+            {
+                Action::Guarded
             }
             Exit::ReadOnly(access) => Action::Locked(Deferred::Uart {
                 offset: access.ipa,
@@ -409,24 +414,6 @@ impl Vcpu {
         entry::inject_external_abort(regs, pcpu, self.features, access, esr, far);
         Action::Resume
     }
-}
-
-/// A register that traps beside ICC_DIR_EL1, if it is one.
-#[cold]
-fn access_interface(access: SysregAccess, regs: &mut GuestRegs, pcpu: &mut impl Pcpu) -> bool {
-    let Some(register) = TrappedRegister::find(access.register) else {
-        return false;
-    };
-    let state = pcpu.interface_state();
-    if access.is_read {
-        write_register(regs, access.rt, register.read(&state));
-        return true;
-    }
-    let vmcr = register.write(&state, read_register(regs, access.rt));
-    if let Some(vmcr) = vmcr {
-        pcpu.set_ich_vmcr(vmcr);
-    }
-    vmcr.is_some()
 }
 
 /// The guest goes on with this in x0.

@@ -14,6 +14,15 @@ impl Pcpu {
     }
 }
 
+impl Pcpu {
+    #[inline]
+    fn note_write(&self, ipa: u64) {
+        if self.vm.guards_ram() {
+            self.vm.mediator_writes(ipa);
+        }
+    }
+}
+
 impl Memory for Pcpu {
     #[inline]
     fn locate(&self, ipa: u64, size: u64) -> Option<(u64, u64)> {
@@ -33,11 +42,13 @@ impl Memory for Pcpu {
 
     #[inline]
     fn store16(&mut self, ipa: u64, value: u16) -> Option<()> {
+        self.note_write(ipa);
         guest_ram::store16(self.memory, ipa, value)
     }
 
     #[inline]
     fn store32(&mut self, ipa: u64, value: u32) -> Option<()> {
+        self.note_write(ipa);
         guest_ram::store32(self.memory, ipa, value)
     }
 }

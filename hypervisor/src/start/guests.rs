@@ -143,6 +143,7 @@ fn build(plan: VmPlan<'static>, spis: u32) -> Vm {
         reaches_all: plan.reaches_all,
         flash: plan.own.flash_ram,
         flash_contents: plan.guest.flash.unwrap_or_default(),
+        is_watched: config.crashkernel.is_some(),
         dump: plan.capture.map(|capture| Dump::new(capture, vcpus)),
     })
 }
@@ -180,7 +181,7 @@ fn mediators(plan: &VmPlan<'_>) -> Vec<Mediator> {
 
 /// Stage 2 with what the VM may reach.
 fn map(plan: &VmPlan<'_>) -> stage2::Tables {
-    let mut tables = stage2::Tables::new();
+    let mut tables = stage2::Tables::new(plan.tables, plan.guest.config.crashkernel);
     for piece in plan.backing.pieces() {
         tables.map_ram(piece);
     }

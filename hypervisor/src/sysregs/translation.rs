@@ -12,6 +12,8 @@ use hv_core::walk::Regime;
 unsafe extern "C" {
     /// Has PAR_EL1 say where EL1 would read `va` (`vectors.S`).
     fn translate_read_of_el1(va: u64);
+    /// Has PAR_EL1 say what stage 1 makes of `va` for a read of EL1 (`vectors.S`).
+    fn translate_stage1_of_el1(va: u64);
 }
 
 /// TCR_EL1.
@@ -50,6 +52,16 @@ pub fn guest_doubleword(va: u64) -> Option<u64> {
     // SAFETY: aligned; EL2 maps it, as normal memory and at its own address, where there is nothing but the
     // guests' RAM and what nobody writes.
     Some(unsafe { word.read_volatile() })
+}
+
+/// Where in the guest's physical space `va` is, as EL1 would read it; none if its tables do not say so any more. PAR_EL1 stays as it is.
+pub fn guest_physical(va: u64) -> Option<u64> {
+    let kept = PAR_EL1.get();
+    // SAFETY: it changes PAR_EL1 only.
+    unsafe { translate_stage1_of_el1(va) };
+    let found = translated(va);
+    PAR_EL1.set(kept);
+    found.map(|(ipa, _)| ipa)
 }
 
 /// The callers of what the guest is doing whose frame record is at `frame`; 0 behind the last. PAR_EL1 stays as it is.

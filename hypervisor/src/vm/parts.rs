@@ -80,6 +80,8 @@ pub struct VmParts {
     pub flash: Range,
     /// What that begins with.
     pub flash_contents: &'static [u8],
+    /// What its crash kernel does is watched.
+    pub is_watched: bool,
     /// What saves its memory, if anything does.
     pub dump: Option<Dump>,
 }

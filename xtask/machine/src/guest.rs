@@ -1,5 +1,6 @@
 //! What `run` boots: the options of the command line laid over those of a guest file.
 
+mod crashkernel;
 mod dump;
 mod event;
 mod file;
@@ -26,6 +27,7 @@ use serde::Deserialize;
 use crate::board::Board;
 use crate::disk;
 use crate::el3::El3;
+pub use crashkernel::Crashkernel;
 pub use dump::Dump;
 pub use event::Event;
 pub use flash::Flash;
@@ -145,6 +147,9 @@ pub struct Options {
     /// What saves the guest's memory; only a guest file can say it.
     #[arg(skip)]
     pub dump: Option<Dump>,
+    /// Where the crash kernel is that the guest loads itself, whose first instruction is to be known; only a guest file can say it.
+    #[arg(skip)]
+    pub crashkernel: Option<Crashkernel>,
     /// When it is started, and what becomes of it when it ends; only a guest file can say it.
     #[arg(skip)]
     pub start: Option<Start>,
@@ -313,6 +318,7 @@ impl Options {
             first_slot: None,
             nmi: self.nmi.or(file.nmi),
             dump: self.dump.or(file.dump),
+            crashkernel: self.crashkernel.or(file.crashkernel),
             start: self.start.or(file.start),
             on_off: self.on_off.or(file.on_off),
             on_reset: self.on_reset.or(file.on_reset),
@@ -343,6 +349,7 @@ impl Options {
             nmi: self.nmi.map(|it| it.0).unwrap_or_default(),
             policy: self.policy(),
             dump: self.dump.as_ref().map(Dump::config),
+            crashkernel: self.crashkernel.map(|it| it.0),
             ..GuestConfig::default()
         }
     }

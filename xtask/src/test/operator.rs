@@ -5,6 +5,7 @@ mod clock;
 pub mod code;
 mod dump;
 mod gwdt;
+mod instant;
 mod line;
 mod often;
 mod watchdog;
@@ -23,7 +24,7 @@ use debian::paths;
 use machine::control::Client;
 use machine::workshop::Workshop;
 
-const NAMES: [&str; 19] = [
+const NAMES: [&str; 20] = [
     "operator/looks-at-a-guest-that-spins-pauses-resets-and-ends-it",
     "operator/nmi-enters-a-guest-that-masks-interrupts",
     "operator/who-may-only-look",
@@ -43,6 +44,7 @@ const NAMES: [&str; 19] = [
     "operator/dump-of-each-of-several-guests",
     "operator/dump-of-a-guest-that-runs-on",
     "operator/a-watchdog-of-the-guest-s-own",
+    "operator/the-instant-of-a-crash-kernel",
 ];
 
 /// The same many times over; run when they are named.
@@ -80,6 +82,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
         each,
         running,
         own_watchdog,
+        instant,
     ] = NAMES;
     ledger.check(life, || look_and_end(workshop).map(|()| String::new()));
     ledger.check(nmi, || interrupt(workshop).map(|()| String::new()));
@@ -104,6 +107,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     ledger.check(own_watchdog, || {
         gwdt::bark(workshop).map(|()| String::new())
     });
+    ledger.check(instant, || instant::find(workshop));
     let [pauses, registers, long, longest] = SOAKS;
     if ledger.names(pauses) {
         ledger.check(pauses, || often::pause(workshop, 10_000));

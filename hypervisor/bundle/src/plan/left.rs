@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use platform::{Conduit, Cpu, Device, DeviceKind, Machine, Range};
 
 use super::check::Check;
+use super::evidence::{check_place, take_tables};
 use super::mediated::{Mediated, start_of};
 use super::own::{Own, free_spi, take_highest};
 use super::{Backing, Host, VmPlan, Wanted, gic, reaches_memory, seeding};
@@ -55,6 +56,7 @@ impl<'m> Left<'m> {
             Some(dump) => self.hold_back(dump.memory)?,
             None => Range::default(),
         };
+        let tables = take_tables(&guest.config, &mut self.ram)?;
         let mut shown = given.iter().filter(|device| !is_mediated(device));
         let reaches_all = shown.any(|device| reaches_memory(device.kind));
         let is_placed = self.is_only || reaches_all;
@@ -94,6 +96,7 @@ impl<'m> Left<'m> {
             reaches_all,
             interrupts: vec![timers.virt, timers.physical],
             own: own_devices,
+            tables,
             capture: None,
             guest,
         };
@@ -121,6 +124,7 @@ impl<'m> Left<'m> {
             })?;
         }
         self.place(&mut plan, &given, is_placed)?;
+        check_place(&plan)?;
         plan.capture = self.give_capture(&plan, held, &given, is_placed)?;
         Ok(plan)
     }

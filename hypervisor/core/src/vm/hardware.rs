@@ -6,6 +6,7 @@ use core::ops::DerefMut;
 use hv_abi::policy::After;
 
 use super::{Answer, End, Ending, GuestMap, Kernel, Pcpu, Shared, VcpuLoop};
+use crate::evidence::{Access, Meeting, Place};
 use crate::flash::Array;
 use crate::id::{IntId, VcpuId, VmId};
 use crate::mailbox::Requests;
@@ -141,6 +142,12 @@ pub trait Hardware: Pcpu + Array + virtio::queue::Memory {
     fn instruction(&self, pc: u64) -> Option<u32>;
     /// Sets SP_EL1 or SP_EL0.
     fn set_stack_pointer(&mut self, is_el1: bool, value: u64);
+
+    /// Stage 2 has refused an access of this vCPU to `place`, by the instruction at `pc`, as it does not allow what it maps: whoever is to know is
+    /// told, and a page that is written for the first time is writable from now on.
+    fn meet_evidence(&mut self, _me: VcpuId, _pc: u64, _access: Access, _place: Place) -> Meeting {
+        Meeting::Refused
+    }
 
     /// Answers a TRNG call.
     fn answer_trng(&mut self, call: trng::Call, regs: &mut GuestRegs);

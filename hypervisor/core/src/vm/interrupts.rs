@@ -1,11 +1,12 @@
 //! The list registers of a vCPU and the virtual GIC. Nothing here takes the VM's lock: what is this vCPU's own has one of its
 //! own, and the distributor has another ([`Parts`]). Physical effects are performed before they are released.
 
-use super::{Hardware, Vcpu, read_register, write_register};
-use crate::exit::MmioAccess;
+use super::{Hardware, Pcpu, Vcpu, read_register, write_register};
+use crate::exit::{MmioAccess, SysregAccess};
 use crate::id::{IntId, VcpuId, VcpuSet};
 use crate::regs::GuestRegs;
 use crate::sdei;
+use crate::vgic::interface::TrappedRegister;
 use crate::vgic::lr::hcr;
 use crate::vgic::{
     self, Effects, Filled, Frame, Held, ListReg, LrState, Parts, Read, Sticky, bits_of,
@@ -373,4 +374,26 @@ impl Vcpu {
         }
         true
     }
+}
+
+/// A register that traps beside ICC_DIR_EL1, if it is one.
+#[cold]
+pub(super) fn access_interface(
+    access: SysregAccess,
+    regs: &mut GuestRegs,
+    pcpu: &mut impl Pcpu,
+) -> bool {
+    let Some(register) = TrappedRegister::find(access.register) else {
+        return false;
+    };
+    let state = pcpu.interface_state();
+    if access.is_read {
+        write_register(regs, access.rt, register.read(&state));
+        return true;
+    }
+    let vmcr = register.write(&state, read_register(regs, access.rt));
+    if let Some(vmcr) = vmcr {
+        pcpu.set_ich_vmcr(vmcr);
+    }
+    vmcr.is_some()
 }

@@ -2,6 +2,7 @@
 //!
 //! Read [`VcpuLoop::run_guest`] from top to bottom: that is what happens between two instructions of the guest.
 
+mod evidence;
 mod gwdt;
 mod interrupts;
 mod nmi;
@@ -208,6 +209,10 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             }
             Action::Walk(abort) => {
                 self.refuse_walk(abort, syndrome);
+                None
+            }
+            Action::Guarded => {
+                self.meet_guard();
                 None
             }
             Action::Mediated(access) => {

@@ -108,6 +108,11 @@ const KEYS: &[Key] = &[
         "{ memory = \"192M\" }",
     ),
     (
+        "crashkernel",
+        "a size and an address in quotation marks, both multiples of 2 MiB",
+        "\"256M@0x60000000\"",
+    ),
+    (
         "watchdog",
         "a limit from 10ms to 86400s and, for one vCPU and for all, report, nmi, freeze, reset, off or dump",
         "{ limit = \"10s\", one = \"report\", all = \"nmi\" }",
@@ -262,6 +267,10 @@ mod tests {
             "nmi = { limit = \"5\" }",
             "nmi = { last = \"reset\" }",
             "dump = true",
+            "crashkernel = 256",
+            "crashkernel = \"256M\"",
+            "crashkernel = \"1M@0x60000000\"",
+            "crashkernel = \"0@0x60000000\"",
             "dump = {}",
             "dump = { memory = \"lots\" }",
             "dump = { memory = \"192M\", on = \"reset\" }",

@@ -69,6 +69,7 @@ impl Options {
             ("watchdog", Guest, false, self.watchdog.is_some()),
             ("nmi", Guest, false, self.nmi.is_some()),
             ("dump", Guest, false, self.dump.is_some()),
+            ("crashkernel", Guest, false, self.crashkernel.is_some()),
             ("start", Guest, false, self.start.is_some()),
             ("on-off", Guest, false, self.on_off.is_some()),
             ("on-reset", Guest, false, self.on_reset.is_some()),
