@@ -114,6 +114,13 @@ pub struct Kdump {
     stock: Option<Release>,
     #[command(flatten)]
     saving: Saving,
+    /// Hold the dump, page by page, against what memory was when the crash kernel began, and say who has written to it since.
+    ///
+    /// The hypervisor refuses to execute the crash kernel, which is at a place of its own (`crashkernel=SIZE@ADDRESS`), and has the guest
+    /// stand still at its first instruction: its memory is saved (truth.elf with --keep). From then on the first write to each other page is
+    /// recorded (writers.json). A page of the dump that is different, or missing and required, fails.
+    #[arg(long, conflicts_with = "beside")]
+    oracle: bool,
     /// Run the guests of this guest file beside Linux, on CPUs and in memory of their own: they must run on, whatever becomes of it.
     #[arg(long, value_name = "FILE.toml")]
     beside: Option<PathBuf>,
@@ -149,6 +156,14 @@ impl Kdump {
         let machine_has = self.machine.cpus(self.cpus).max(self.cpus);
         self.machine.check(machine_has, self.el3)?;
         self.machine.check_parts(self.cpu.as_deref(), 1)?;
+        ensure!(
+            !self.oracle || matches!(self.machine, Board::Virt | Board::VirtGicv2),
+            "where the crash kernel can be is known on QEMU's virt only; choose --machine virt or virt-gicv2, or leave --oracle out"
+        );
+        ensure!(
+            !self.oracle || plan.scenario.dumps(),
+            "with this scenario there is no dump to be held against memory; leave --oracle out"
+        );
         let system = self.system(&plan)?;
         if let Some(path) = &self.report {
             paths::check_output(path, "--report")?;
@@ -259,6 +274,8 @@ impl Kdump {
             place: self.place,
             by_event: false,
             nmi_limit_ms: None,
+            oracle: self.oracle,
+            writes: false,
         }
     }
 }

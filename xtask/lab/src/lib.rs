@@ -7,6 +7,7 @@ pub mod cpulist;
 pub mod dumped;
 pub mod evidence;
 pub mod given;
+pub mod instant;
 pub mod kdump;
 pub mod ladder;
 pub mod lines;

@@ -101,6 +101,25 @@ impl<'a> Code<'a> {
     }
 }
 
+/// Has a CPU that is wedged write to its stack, below all that is in use there, again and again: it waits in its loop by YIELD, in whose place that
+/// is.
+///
+/// # Errors
+///
+/// If the kernel's code is not as it is known to be.
+pub fn write_while_wedged(image: &mut [u8], symbols: &Symbols) -> Result<()> {
+    const LOOP: &str = "lkdtm_HARDLOCKUP";
+    // DDI0487 C6.2: YIELD, and STUR XZR, [SP, #-16].
+    const YIELD: u32 = 0xd503_203f;
+    const STORE: u32 = 0xf81f_03ff;
+    let mut code = Code::of(image, symbols)?;
+    let start = code.function(LOOP)?;
+    let mut places = (0..MOST).map(|n| start + 4 * n);
+    let place = places.find(|&at| code.word(at) == Some(YIELD));
+    let place = place.with_context(|| format!("{LOOP} has no YIELD"))?;
+    code.fill(LOOP, place, &[STORE])
+}
+
 /// Has the kernel register [`PANIC_EVENT`] and enable it, where it says that it has registered event 0: LKDTM's panic is its handler.
 ///
 /// # Errors

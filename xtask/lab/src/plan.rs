@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::cpulist::CpuList;
+use crate::instant::PLACE;
 use crate::place::Place;
 use crate::rescue::Masked;
 use debian::kernel::KernelVariant;
@@ -126,6 +127,10 @@ pub struct Plan {
     pub by_event: bool,
     /// How long a rung of the NMI may take, in milliseconds; as long as usual if it is not said.
     pub nmi_limit_ms: Option<u32>,
+    /// Whether the instant at which the crash kernel begins is to be known, and the dump held against what memory was then.
+    pub oracle: bool,
+    /// Whether a CPU that is wedged writes to its stack all the while.
+    pub writes: bool,
 }
 
 impl Plan {
@@ -147,6 +152,8 @@ impl Plan {
             place: Place::El1,
             by_event: false,
             nmi_limit_ms: None,
+            oracle: false,
+            writes: false,
         }
     }
 
@@ -281,6 +288,20 @@ impl Plan {
         }
     }
 
+    /// What is reserved for the crash kernel, and if that is to be known, where, as crashkernel= has it.
+    pub fn reserved(&self) -> String {
+        let size = match self.scenario {
+            // A kernel as it is shipped may be large.
+            _ if self.is_stock => "256M",
+            Scenario::Panic => "256M",
+            _ => "192M",
+        };
+        match self.oracle {
+            true => format!("{size}@{PLACE:#x}"),
+            false => size.to_owned(),
+        }
+    }
+
     /// The kernel's command line.
     pub fn bootargs(&self) -> String {
         let capture = match self.fate {
@@ -288,12 +309,7 @@ impl Plan {
             None | Some(Fate::Park) => "lab.check=cpus".to_owned(),
             Some(fate) => format!("lab.check=cpus sdei_ending={}", fate.name()),
         };
-        let reserved = match self.scenario {
-            // A kernel as it is shipped may be large.
-            _ if self.is_stock => "256M",
-            Scenario::Panic => "256M",
-            _ => "192M",
-        };
+        let reserved = self.reserved();
         let job = match self.is_masked() {
             true => "mask",
             false => self.scenario.name(),

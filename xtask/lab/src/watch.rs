@@ -3,17 +3,19 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::evidence::{GuestLog, HvRecords};
+use crate::instant::{self, Witness};
 use crate::plan::{Plan, Scenario};
 use crate::rescue::Rescue;
 use machine::console::{GuestLines, Record};
 use machine::control::{self, Control};
 use machine::ending::{Ending, Watch};
-use machine::operator::Operator;
+use machine::operator::{Direct, Operator};
 use machine::qemu::{Event, Machine, Session};
 
 /// What was seen of a run.
@@ -38,6 +40,8 @@ pub struct Seen {
     pub runs: Vec<GuestRun>,
     /// What the hypervisor has said of others that ended or crashed.
     pub disturbed: Vec<String>,
+    /// What was seen of the crash kernel's first moment, if that was to be known.
+    pub instant: Option<Result<instant::Seen>>,
 }
 
 /// How long the guest may take to switch itself off once its init has said that it is done; after
@@ -56,7 +60,13 @@ pub fn watch(
     log: &Path,
     mut show: impl FnMut(u8, &str),
 ) -> Result<Seen> {
-    let mut session = machine.start(Some(timeout))?;
+    let is_asked = plans.iter().any(|plan| plan.oracle);
+    let (mut session, monitor) = if is_asked {
+        let (session, monitor) = machine.start_with_monitor(Some(timeout), false)?;
+        (session, Some(monitor))
+    } else {
+        (machine.start(Some(timeout))?, None)
+    };
     let log_file =
         File::create(log).with_context(|| format!("cannot write the log {}", log.display()))?;
     session.log_to(log_file);
@@ -64,6 +74,13 @@ pub fn watch(
     let mut lines: BTreeMap<u8, GuestLines> = BTreeMap::new();
     let input = session.take_input().context("QEMU has no input")?;
     let operator = Operator::new(input, false);
+    let mut witness = None;
+    if let Some(monitor) = monitor {
+        let direct = Direct::new(Arc::new(Mutex::new(monitor)), BTreeMap::new())?;
+        operator.reach_ram(direct);
+        let folder = log.parent().context("the log has no folder")?;
+        witness = Some(Witness::of(folder));
+    }
     // Whoever cannot be reached by it, as its path is too long, is judged all the same.
     let _control = Control::open(&log.with_file_name(control::NAME), &operator).ok();
     let mut watched: Vec<Watched<'_>> = (0..)
@@ -94,6 +111,9 @@ pub fn watch(
             Event::Line(line) => {
                 operator.hear(&line);
                 if let Some(record) = line.record().transpose()? {
+                    if let Some(witness) = &mut witness {
+                        witness.note(&record, &operator, session.leave())?;
+                    }
                     let vm = record.number("vm").unwrap_or(0) as usize;
                     let ends = ["vm-off", "vm-reset", "vm-lost", "vm-fault", "vm-panic"];
                     match watched.get_mut(vm) {
@@ -126,6 +146,7 @@ pub fn watch(
     Ok(Seen {
         runs: watched.into_iter().map(run).collect(),
         disturbed,
+        instant: witness.map(Witness::end),
     })
 }
 

@@ -8,6 +8,7 @@ mod hibernate;
 mod life;
 mod nmi;
 mod operator;
+mod oracle;
 mod pages;
 mod pvpanic;
 
@@ -81,6 +82,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
         .chain(life::names())
         .chain(hibernate::names())
         .chain(operator::names())
+        .chain(oracle::names())
         .chain(pages::names())
         .chain(pvpanic::names())
 }
@@ -126,6 +128,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
     runs.extend(hibernate::runs(workshop, &lab));
     runs.extend(operator::runs(workshop, &lab, ledger));
     runs.extend(assisted::runs(workshop, &lab));
+    runs.extend(oracle::runs(workshop, &lab));
     runs.extend(pages::runs(workshop, &lab));
     // A Raspberry Pi 4 has no room for it that our kernel's command lines know of.
     if workshop.board != Board::Raspi4b {

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use hv_abi::watchdog::{Nmi, Watchdog};
-use hv_bundle::{DumpConfig, GuestConfig};
+use hv_bundle::{DumpConfig, GuestConfig, parse_crashkernel};
 
 use super::checks::{check_backtraces, check_run};
 use super::report::{Judged, Report};
 use super::saving::Saving;
 use crate::build_id;
 use crate::capture::Capture;
+use crate::instant::Oracle;
 use crate::ladder::Ladder;
 use crate::patch::{self, PANIC_EVENT};
 use crate::plan::{self, Plan};
@@ -175,10 +176,19 @@ impl Lab {
         let seen = watch(&[plan], &machine, request.timeout, &log, |_, line| {
             show(line)
         })?;
+        let instant = seen.instant;
         let seen = seen.runs.into_iter().next().context("nothing was seen")?;
         let files = (folder.file("vmcore"), folder.file("disk.img"));
         let judged = self.judge(plan, &files, &seen);
         let mut report = Report::of(plan, seen, judged);
+        if let Some(instant) = instant {
+            let range = parse_crashkernel(&plan.reserved())?;
+            let reserve = (range.start, range.size);
+            let symbols = self.symbols.as_ref();
+            let path = log.parent().context("the log has no folder")?;
+            report
+                .hear(instant.and_then(|seen| Oracle::ask(seen, path, &files.0, symbols, reserve)));
+        }
         if !report.passed {
             self.explain(&mut report, &machine, &mut folder);
         }
@@ -258,6 +268,8 @@ impl Lab {
             true => (vec![PANIC_EVENT], patch::panic_nmi()),
             false => (Vec::new(), Nmi::default()),
         };
+        let reserved = plan.oracle.then(|| parse_crashkernel(&plan.reserved()));
+        let crashkernel = reserved.transpose()?;
         let limit_ms = plan.nmi_limit_ms.unwrap_or(nmi.limit_ms);
         let nmi = Nmi { limit_ms, ..nmi };
         let bundle = folder.file("bundle.itb");
@@ -270,6 +282,7 @@ impl Lab {
                 reclaim: reclaim(plan.reclaim),
                 watchdog: care.watchdog,
                 dump: care.dump.as_ref().map(|(config, _)| config.clone()),
+                crashkernel,
                 // A board has as many CPUs as it has, and a guest may have fewer.
                 vcpus: plan.cpus,
                 events,
@@ -300,7 +313,7 @@ impl Lab {
 
     /// The kernel that is wedged: ours, or that with some of its instructions changed.
     fn kernel_of(&self, plan: &Plan, folder: &RunDir) -> Result<PathBuf> {
-        if !plan.place.is_patched() && !plan.by_event {
+        if !plan.place.is_patched() && !plan.by_event && !plan.writes {
             return Ok(self.kernel.clone());
         }
         let symbols = self.symbols.as_ref();
@@ -308,6 +321,9 @@ impl Lab {
         let mut image = fs::read(&self.kernel)
             .with_context(|| format!("cannot read {}", self.kernel.display()))?;
         plan.place.patch(&mut image, symbols)?;
+        if plan.writes {
+            patch::write_while_wedged(&mut image, symbols)?;
+        }
         if plan.by_event {
             patch::panic_by_event(&mut image, symbols)?;
         }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::capture::Capture;
 use crate::evidence::{GuestLog, HvRecords};
+use crate::instant::Oracle;
 use crate::ladder::Ladder;
 use crate::plan::Plan;
 use crate::verdict::Verdict;
@@ -44,6 +45,8 @@ pub struct Report {
     pub seconds: f64,
     /// What the vmcore gave, if the scenario has one and it could be read.
     pub dump: Option<Judged>,
+    /// The dump held against memory, if that was asked for and could be done.
+    pub oracle: Option<Oracle>,
     /// What the guest said.
     pub story: GuestLog,
     /// What the hypervisor recorded.
@@ -76,11 +79,31 @@ impl Report {
             hypervisor: plan.program().name(),
             seconds: seen.elapsed.as_secs_f64(),
             dump,
+            oracle: None,
             story: seen.story,
             drain: seen.drain,
-            console: if passed { Vec::new() } else { seen.tail },
+            console: if passed && !plan.oracle {
+                Vec::new()
+            } else {
+                seen.tail
+            },
             command: String::new(),
             folder: None,
+        }
+    }
+
+    /// Takes in what came of the question whether the dump is true, or why there is no answer.
+    pub fn hear(&mut self, oracle: Result<Oracle>) {
+        match oracle {
+            Ok(oracle) => {
+                self.faults.extend(oracle.report.failures());
+                self.oracle = Some(oracle);
+            }
+            Err(error) => self.faults.push(format!("{error:#}")),
+        }
+        self.passed = self.faults.is_empty();
+        if self.passed {
+            self.console.clear();
         }
     }
 
@@ -120,6 +143,9 @@ impl Report {
                 lines.push("\nCPUs in the capture kernel".into());
                 lines.push(capture.to_string());
             }
+        }
+        if let Some(oracle) = &self.oracle {
+            lines.push(format!("\n{oracle}"));
         }
         for (cpu, place) in &self.story.backtraces {
             lines.push(format!("  CPU {cpu:<3} backtrace at {place}"));
