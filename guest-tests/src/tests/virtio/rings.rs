@@ -2,8 +2,8 @@
 
 use super::{
     ANSWER, DATA, DEVICE, DRIVER, Disk, ENTRIES, HEADER, IN, INDIRECT, NEEDS_RESET, NEXT, OK,
-    OTHER_TABLE, OUT, Outcome, QUEUE_NOTIFY, SECTOR, STATUS, TABLE, TestResult, WRITE,
-    address, describe, elsewhere, load, machine, needs_mediated, store, sysreg,
+    OTHER_TABLE, OUT, Outcome, QUEUE_NOTIFY, SECTOR, STATUS, TABLE, TestResult, WRITE, address,
+    describe, elsewhere, load, machine, needs_mediated, store, sysreg,
 };
 use crate::rt::cpu;
 use crate::rt::sync::{Cell64, Flag};
