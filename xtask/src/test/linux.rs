@@ -127,13 +127,13 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
     runs.push((REBOOT.into(), Box::new(|| reboot(&lab))));
     runs.extend(hibernate::runs(workshop, &lab));
     runs.extend(operator::runs(workshop, &lab, ledger));
-    runs.extend(assisted::runs(workshop, &lab));
+    runs.extend(assisted::runs(workshop, &lab, ledger));
     runs.extend(oracle::runs(workshop, &lab));
     runs.extend(pages::runs(workshop, &lab));
     // A Raspberry Pi 4 has no room for it that our kernel's command lines know of.
     if workshop.board != Board::Raspi4b {
         runs.extend(pvpanic::runs(workshop));
-        runs.extend(gwdt::runs(workshop, ledger.names(gwdt::GICV2)));
+        runs.extend(gwdt::runs(workshop, ledger));
     }
     runs.push((REPEAT.into(), Box::new(repeat)));
     runs.push((CONTROL.into(), Box::new(|| without_sdei(&lab))));

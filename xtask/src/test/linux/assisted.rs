@@ -12,6 +12,7 @@ use hv_bundle::DumpConfig;
 
 use super::cases::{Case, USUAL};
 use super::{Run, TIMEOUT};
+use crate::ledger::Ledger;
 use debian::initramfs::{self, Guest};
 use lab::kdump::{Care, Lab};
 use lab::registers::{PSTATE_I, Registers};
@@ -69,12 +70,20 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     ROWS.iter().map(|row| row.name)
 }
 
-/// Them, on the machines that go with this one.
-pub fn runs<'a>(workshop: &'a Workshop, lab: &'a Lab) -> impl Iterator<Item = Run<'a>> {
+/// Them, on the machines that go with this one: the first, and the others if they are named.
+pub fn runs<'a>(
+    workshop: &'a Workshop,
+    lab: &'a Lab,
+    ledger: &Ledger,
+) -> impl Iterator<Item = Run<'a>> + use<'a> {
     let is_usual = workshop.board == Board::Virt && workshop.el3 == El3::None;
-    let rows = ROWS
-        .iter()
-        .filter(move |row| row.board.is_none() || is_usual);
+    let rows: Vec<&Row> = (0..)
+        .zip(&ROWS)
+        .filter(|(number, row)| *number == 0 || ledger.names(row.name))
+        .map(|(_, row)| row)
+        .filter(|row| row.board.is_none() || is_usual)
+        .collect();
+    let rows = rows.into_iter();
     rows.map(move |row| {
         let run = move || match row.board {
             Some(board) => dump(workshop, &lab.clone().on(board), row.trigger),

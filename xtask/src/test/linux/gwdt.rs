@@ -6,13 +6,14 @@ use anyhow::{Context, Result, ensure};
 
 use super::super::own;
 use super::{Run, TIMEOUT};
+use crate::ledger::Ledger;
 use debian::paths;
 use machine::board::Board;
 use machine::workshop::Workshop;
 
-/// On the machine that is tested; when it is named, with a GICv2 as well where that is `virt`.
+/// On the machine that is tested, and with a GICv2 as well where that is `virt`; run when they are named.
 const USUAL: &str = "linux/watchdog/sbsa-gwdt";
-pub const GICV2: &str = "linux/gicv2/sbsa-gwdt";
+const GICV2: &str = "linux/gicv2/sbsa-gwdt";
 
 /// What the guest's Linux does: it refreshes its watchdog, which bites after eight seconds, until all its CPUs are wedged.
 const WORDS: &str =
@@ -24,10 +25,14 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// What is run for them.
-pub fn runs(workshop: &Workshop, has_gicv2: bool) -> impl Iterator<Item = Run<'_>> {
-    let second = (has_gicv2 && workshop.board == Board::Virt).then_some((GICV2, Board::VirtGicv2));
+pub fn runs<'a>(
+    workshop: &'a Workshop,
+    ledger: &Ledger,
+) -> impl Iterator<Item = Run<'a>> + use<'a> {
+    let second = (workshop.board == Board::Virt).then_some((GICV2, Board::VirtGicv2));
     let all = [(USUAL, workshop.board)].into_iter().chain(second);
-    all.map(move |(name, board)| {
+    let named: Vec<_> = all.filter(|(name, _)| ledger.names(name)).collect();
+    named.into_iter().map(move |(name, board)| {
         let run = Box::new(move || bite(workshop, board)) as Box<dyn Fn() -> _ + Sync>;
         (name.to_owned(), run)
     })
