@@ -7,7 +7,7 @@ mod told;
 
 use hv_abi::operator::NMI_SYNDROME;
 use hv_bundle::Backing;
-use hv_core::evidence::{Access, Meeting, Place};
+use hv_core::evidence::{Access, Decision, Place};
 use hv_core::id::{IntId, PcpuId, VcpuId};
 use hv_core::operator::Came;
 use hv_core::patience::Standstill;
@@ -344,8 +344,14 @@ impl Hardware for Pcpu {
         sysregs::set_guest_sp(is_el1, value);
     }
 
-    fn meet_evidence(&mut self, me: VcpuId, pc: u64, access: Access, place: Place) -> Meeting {
-        self.vm.meet_evidence(me, pc, access, place)
+    fn resolve_guarded_access(
+        &mut self,
+        me: VcpuId,
+        pc: u64,
+        access: Access,
+        place: Place,
+    ) -> Decision {
+        self.vm.resolve_guarded_access(me, pc, access, place)
     }
 
     fn answer_trng(&mut self, call: trng::Call, regs: &mut GuestRegs) {

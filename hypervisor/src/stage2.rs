@@ -9,7 +9,7 @@ use aarch64_paging::descriptor::{PhysicalAddress, Stage2Attributes};
 use aarch64_paging::linearmap::LinearTranslation;
 use aarch64_paging::paging::{self, Constraints, MemoryRegion, PageTable, RootTable, Translation};
 use hv_bundle::{Backing, Piece};
-use hv_core::evidence::{Access, Evidence, Meeting};
+use hv_core::evidence::{Access, Decision, Evidence};
 use hv_core::vm::Kernel;
 use platform::Range;
 
@@ -54,7 +54,7 @@ const REGISTERS: Stage2Attributes = Stage2Attributes::VALID
 
 /// The stage 2 tables of one VM.
 pub struct Tables {
-    root: RootTable<paging::Stage2, Shelf>,
+    root: RootTable<paging::Stage2, TableMemory>,
     /// How RAM is mapped.
     constraints: Constraints,
     /// What is watched of it.
@@ -62,13 +62,13 @@ pub struct Tables {
 }
 
 /// Where tables are: in RAM that was set aside for them, as far as there is some, and in the heap.
-struct Shelf {
+struct TableMemory {
     heap: LinearTranslation<Stage2Attributes>,
     own: Range,
     used: u64,
 }
 
-impl Translation<Stage2Attributes> for Shelf {
+impl Translation<Stage2Attributes> for TableMemory {
     #[inline(never)]
     fn allocate_table(&mut self) -> (NonNull<PageTable<Stage2Attributes>>, PhysicalAddress) {
         if self.used + PAGE_SIZE > self.own.size {
@@ -96,7 +96,7 @@ impl Translation<Stage2Attributes> for Shelf {
     }
 }
 
-impl Shelf {
+impl TableMemory {
     fn has(&self, address: usize) -> bool {
         self.own.covers(Range::new(address as u64, 1))
     }
@@ -109,7 +109,7 @@ impl Tables {
         let offset = (memory::image_pa() as isize).wrapping_sub(HV_BASE as isize);
         // Tables begin as zeros.
         guest_ram::own(own, 0, &[]);
-        let shelf = Shelf {
+        let memory = TableMemory {
             heap: LinearTranslation::new(offset),
             own,
             used: 0,
@@ -117,7 +117,7 @@ impl Tables {
         let mut constraints = Constraints::NO_CONTIGUOUS_HINT;
         constraints.set(Constraints::NO_BLOCK_MAPPINGS, !own.is_empty());
         Self {
-            root: RootTable::new(shelf, 1, paging::Stage2),
+            root: RootTable::new(memory, 1, paging::Stage2),
             constraints,
             evidence: crash.map(|range| Evidence::new(range.start..range.end())),
         }
@@ -270,38 +270,38 @@ impl Stage2 {
         }
     }
 
-    /// Something has met what is refused at `ipa` of the guest that this pCPU belongs to: what becomes of it, and then it is refused no more.
+    /// Stage 2 of the guest that this pCPU belongs to has refused an access to `ipa`: what becomes of that, and the tables then allow it.
     ///
     /// At the instant the guest may execute its crash kernel, and write to nothing else of its RAM: no vCPU's store reaches the rest any more
     /// after this returns. Each page has its own entry, which stays one: only what it allows changes, for which nothing need be unmapped
     /// first (DDI0487 D8.17, "break-before-make").
     #[inline(never)]
-    pub fn meet(&self, ram: &Backing, access: Access, ipa: u64) -> Meeting {
+    pub fn resolve(&self, ram: &Backing, access: Access, ipa: u64) -> Decision {
         let mut tables = self.tables.lock();
         let Some(evidence) = &mut tables.evidence else {
-            return Meeting::Refused;
+            return Decision::Refused;
         };
         let crash = crash(evidence);
-        let meeting = evidence.meet(access, ipa, ram.at(ipa, 1).is_some());
-        match meeting {
-            Meeting::Instant => {
+        let decision = evidence.decide(access, ipa, ram.at(ipa, 1).is_some());
+        match decision {
+            Decision::Instant => {
                 for piece in ram.pieces() {
                     tables.map(piece.ipa, piece.pa, piece.size, READ_ONLY);
                 }
                 tables.change(ram, crash, RAM);
                 sysregs::forget_guest();
-                meeting
+                decision
             }
-            Meeting::Touched => {
+            Decision::FirstWrite => {
                 let is_first = !tables.has(ipa, RAM);
                 tables.change(ram, Range::new(ipa & !(PAGE_SIZE - 1), PAGE_SIZE), RAM);
                 sysregs::forget_guest_page(ipa);
                 match is_first {
-                    true => meeting,
-                    false => Meeting::Again,
+                    true => decision,
+                    false => Decision::Retry,
                 }
             }
-            _ => meeting,
+            _ => decision,
         }
     }
 

@@ -24,16 +24,16 @@ pub enum Place {
     Virtual(u64),
 }
 
-/// What becomes of the access.
+/// What becomes of an access that stage 2 has refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub enum Meeting {
+pub enum Decision {
     /// It is the first instruction of the crash kernel: the guest is to stand still until its operator lets it go on.
     Instant,
-    /// It is the first write to its page, which is to become writable; the guest does it again.
-    Touched,
-    /// What refused it is no more: the guest does it again.
-    Again,
+    /// It is the first write to its page, which is to become writable; the guest makes the access again.
+    FirstWrite,
+    /// Stage 2 allows it by now: the guest makes the access again.
+    Retry,
     /// It is none of those: the guest takes an external abort.
     Refused,
 }
@@ -78,22 +78,22 @@ impl Evidence {
     }
 
     /// Whether the page at `ipa` is evidence now, which nobody writes to without being named. `is_ram` says that it is RAM of the guest's.
-    pub fn keeps(&self, ipa: u64, is_ram: bool) -> bool {
+    pub fn is_evidence(&self, ipa: u64, is_ram: bool) -> bool {
         matches!(self.phase, Phase::Kept) && is_ram && !self.crash.contains(&ipa)
     }
 
     /// Stage 2 has refused an access to `ipa`. Whoever asks holds a lock, so that of several vCPUs one meets the instant.
-    pub fn meet(&mut self, access: Access, ipa: u64, is_ram: bool) -> Meeting {
+    pub fn decide(&mut self, access: Access, ipa: u64, is_ram: bool) -> Decision {
         let is_crash = self.crash.contains(&ipa);
         match (access, self.phase) {
             (Access::Fetch, Phase::Armed) if is_crash => {
                 self.phase = Phase::Kept;
-                Meeting::Instant
+                Decision::Instant
             }
             // A sibling has met the instant first.
-            (Access::Fetch, Phase::Kept) if is_crash => Meeting::Again,
-            (Access::Write, Phase::Kept) if self.keeps(ipa, is_ram) => Meeting::Touched,
-            _ => Meeting::Refused,
+            (Access::Fetch, Phase::Kept) if is_crash => Decision::Retry,
+            (Access::Write, Phase::Kept) if self.is_evidence(ipa, is_ram) => Decision::FirstWrite,
+            _ => Decision::Refused,
         }
     }
 }
@@ -114,22 +114,22 @@ mod tests {
     fn the_first_fetch_from_the_crash_kernel_s_memory_is_the_instant_and_no_other() {
         let mut evidence = armed();
         for outside in [0, 0x4fff_fffc, 0x6000_0000, u64::MAX] {
-            let meeting = evidence.meet(Access::Fetch, outside, true);
-            assert_eq!(meeting, Meeting::Refused, "{outside:#x}");
+            let decision = evidence.decide(Access::Fetch, outside, true);
+            assert_eq!(decision, Decision::Refused, "{outside:#x}");
         }
         assert_eq!(
-            evidence.meet(Access::Write, 0x5000_0000, true),
-            Meeting::Refused,
+            evidence.decide(Access::Write, 0x5000_0000, true),
+            Decision::Refused,
             "it may be written at any time"
         );
         assert_eq!(
-            evidence.meet(Access::Fetch, 0x5fff_fffc, true),
-            Meeting::Instant
+            evidence.decide(Access::Fetch, 0x5fff_fffc, true),
+            Decision::Instant
         );
         // A sibling that comes a moment later runs on.
         assert_eq!(
-            evidence.meet(Access::Fetch, 0x5000_0000, true),
-            Meeting::Again
+            evidence.decide(Access::Fetch, 0x5000_0000, true),
+            Decision::Retry
         );
     }
 
@@ -137,23 +137,28 @@ mod tests {
     fn from_the_instant_on_a_write_to_the_rest_of_ram_is_named() {
         let mut evidence = armed();
         let at = 0x4000_1000;
-        assert!(!evidence.keeps(at, true));
-        assert_eq!(evidence.meet(Access::Write, at, true), Meeting::Refused);
+        assert!(!evidence.is_evidence(at, true));
+        assert_eq!(evidence.decide(Access::Write, at, true), Decision::Refused);
         assert_eq!(
-            evidence.meet(Access::Fetch, CRASH.start, true),
-            Meeting::Instant
+            evidence.decide(Access::Fetch, CRASH.start, true),
+            Decision::Instant
         );
-        assert!(evidence.keeps(at, true) && evidence.keeps(0x6000_0000, true));
-        assert_eq!(evidence.meet(Access::Write, at, true), Meeting::Touched);
+        assert!(evidence.is_evidence(at, true) && evidence.is_evidence(0x6000_0000, true));
+        assert_eq!(
+            evidence.decide(Access::Write, at, true),
+            Decision::FirstWrite
+        );
         // The crash kernel's own memory is no evidence, nor is a device.
-        assert!(!evidence.keeps(CRASH.start, true) && !evidence.keeps(0x900_0000, false));
+        assert!(
+            !evidence.is_evidence(CRASH.start, true) && !evidence.is_evidence(0x900_0000, false)
+        );
         for (ipa, is_ram) in [(CRASH.start, true), (0x900_0000, false)] {
-            let meeting = evidence.meet(Access::Write, ipa, is_ram);
-            assert_eq!(meeting, Meeting::Refused, "{ipa:#x}");
+            let decision = evidence.decide(Access::Write, ipa, is_ram);
+            assert_eq!(decision, Decision::Refused, "{ipa:#x}");
         }
         assert_eq!(
-            evidence.meet(Access::Fetch, 0x900_0000, false),
-            Meeting::Refused
+            evidence.decide(Access::Fetch, 0x900_0000, false),
+            Decision::Refused
         );
     }
 
@@ -161,15 +166,15 @@ mod tests {
     fn a_guest_that_is_loaded_again_has_another_instant_and_a_capture_kernel_none() {
         let mut evidence = armed();
         for _ in 0..2 {
-            let fetch = evidence.meet(Access::Fetch, CRASH.start, true);
-            assert_eq!(fetch, Meeting::Instant);
+            let fetch = evidence.decide(Access::Fetch, CRASH.start, true);
+            assert_eq!(fetch, Decision::Instant);
             evidence.arm();
-            assert!(!evidence.keeps(0x4000_0000, true));
+            assert!(!evidence.is_evidence(0x4000_0000, true));
         }
         evidence.disarm();
         for access in [Access::Fetch, Access::Write] {
-            let meeting = evidence.meet(access, CRASH.start, true);
-            assert_eq!(meeting, Meeting::Refused);
+            let decision = evidence.decide(access, CRASH.start, true);
+            assert_eq!(decision, Decision::Refused);
         }
     }
 }

@@ -91,7 +91,7 @@ pub enum Action {
     /// Have [`crate::walk`] say at which level the guest's walk of its tables met nothing.
     Walk(Abort),
     /// Have [`crate::evidence`] say what stage 2 has refused.
-    Guarded,
+    GuardedAbort,
     /// Have the transport of a mediated device, under its own lock, do what is asked of it; the pc still stands at the
     /// instruction.
     Mediated(MediatedAccess),
@@ -265,7 +265,7 @@ impl Vcpu {
             Exit::ReadOnly(_) | Exit::ReadOnlyUndescribed(_) | Exit::Abort(_)
                 if pcpu.guards_ram() =>
             {
-                Action::Guarded
+                Action::GuardedAbort
             }
             Exit::ReadOnly(access) => Action::Locked(Deferred::Uart {
                 offset: access.ipa,

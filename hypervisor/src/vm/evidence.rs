@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use hv_core::evidence::{Access, Meeting, Place};
+use hv_core::evidence::{Access, Decision, Place};
 use hv_core::id::VcpuId;
 
 use super::Vm;
@@ -23,7 +23,13 @@ impl Vm {
 
     /// Stage 2 has refused an access of the vCPU on this pCPU, by the instruction at `pc`.
     #[cold]
-    pub fn meet_evidence(&self, vcpu: VcpuId, pc: u64, access: Access, place: Place) -> Meeting {
+    pub fn resolve_guarded_access(
+        &self,
+        vcpu: VcpuId,
+        pc: u64,
+        access: Access,
+        place: Place,
+    ) -> Decision {
         let ipa = match place {
             Place::Physical(ipa) => Some(ipa),
             Place::Virtual(va) => sysregs::guest_physical(va),
@@ -31,25 +37,27 @@ impl Vm {
         let Some(ipa) = ipa.filter(|_| self.is_watched) else {
             return match self.is_watched {
                 // A sibling has changed the guest's tables: the guest meets them anew.
-                true => Meeting::Again,
-                false => Meeting::Refused,
+                true => Decision::Retry,
+                false => Decision::Refused,
             };
         };
-        let meeting = self.stage2.meet(&self.backing, access, ipa);
+        let decision = self.stage2.resolve(&self.backing, access, ipa);
         let (vm, vcpu) = (self.id.0, vcpu.0);
-        match meeting {
-            Meeting::Instant => log!("@kexec vm={vm} vcpu={vcpu} pc={pc:#x} ipa={ipa:#x}"),
-            Meeting::Touched => log!("@write vm={vm} ipa={ipa:#x} by=vcpu vcpu={vcpu} pc={pc:#x}"),
-            Meeting::Again | Meeting::Refused => {}
+        match decision {
+            Decision::Instant => log!("@kexec vm={vm} vcpu={vcpu} pc={pc:#x} ipa={ipa:#x}"),
+            Decision::FirstWrite => {
+                log!("@write vm={vm} ipa={ipa:#x} by=vcpu vcpu={vcpu} pc={pc:#x}")
+            }
+            Decision::Retry | Decision::Refused => {}
         }
-        meeting
+        decision
     }
 
     /// The mediator of the guest's devices writes to the guest's RAM at `ipa`.
     #[cold]
     #[inline(never)]
     pub fn mediator_writes(&self, ipa: u64) {
-        if self.stage2.meet(&self.backing, Access::Write, ipa) == Meeting::Touched {
+        if self.stage2.resolve(&self.backing, Access::Write, ipa) == Decision::FirstWrite {
             log!("@write vm={} ipa={ipa:#x} by=mediator", self.id.0);
         }
     }

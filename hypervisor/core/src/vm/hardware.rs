@@ -6,7 +6,7 @@ use core::ops::DerefMut;
 use hv_abi::policy::After;
 
 use super::{Answer, End, Ending, GuestMap, Kernel, Pcpu, Shared, VcpuLoop};
-use crate::evidence::{Access, Meeting, Place};
+use crate::evidence::{Access, Decision, Place};
 use crate::flash::Array;
 use crate::id::{IntId, VcpuId, VmId};
 use crate::mailbox::Requests;
@@ -145,8 +145,14 @@ pub trait Hardware: Pcpu + Array + virtio::queue::Memory {
 
     /// Stage 2 has refused an access of this vCPU to `place`, by the instruction at `pc`, as it does not allow what it maps: whoever is to know is
     /// told, and a page that is written for the first time is writable from now on.
-    fn meet_evidence(&mut self, _me: VcpuId, _pc: u64, _access: Access, _place: Place) -> Meeting {
-        Meeting::Refused
+    fn resolve_guarded_access(
+        &mut self,
+        _me: VcpuId,
+        _pc: u64,
+        _access: Access,
+        _place: Place,
+    ) -> Decision {
+        Decision::Refused
     }
 
     /// Answers a TRNG call.

@@ -211,8 +211,8 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 self.refuse_walk(abort, syndrome);
                 None
             }
-            Action::Guarded => {
-                self.meet_guard();
+            Action::GuardedAbort => {
+                self.handle_guarded_abort();
                 None
             }
             Action::Mediated(access) => {

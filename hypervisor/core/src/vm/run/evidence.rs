@@ -2,7 +2,7 @@
 
 use super::VcpuLoop;
 use crate::entry;
-use crate::evidence::{Access, Meeting, Place};
+use crate::evidence::{Access, Decision, Place};
 use crate::exit::{self, Abort};
 use crate::vm::{Hardware, Syndrome, Vm};
 
@@ -10,11 +10,11 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// Does what the pCPU says of this exit.
     #[cold]
     #[inline(never)]
-    pub(super) fn meet_guard(&mut self) {
+    pub(super) fn handle_guarded_abort(&mut self) {
         let Syndrome { esr, far, hpfar } = self.cpu.syndrome();
         let abort = Abort::decode(esr, far, hpfar);
         let (me, pc) = (self.vcpu.id, self.regs.pc);
-        let meeting = if exit::is_permission_fault(esr) {
+        let decision = if exit::is_permission_fault(esr) {
             let access = match abort.is_fetch && !abort.is_walk {
                 true => Access::Fetch,
                 // Read-only memory refuses a walk that sets a flag in the table.
@@ -24,16 +24,16 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 true => Place::Physical(abort.ipa),
                 false => Place::Virtual(far),
             };
-            self.cpu.meet_evidence(me, pc, access, place)
+            self.cpu.resolve_guarded_access(me, pc, access, place)
         } else {
-            Meeting::Refused
+            Decision::Refused
         };
-        match meeting {
+        match decision {
             // Before this vCPU enters its guest again.
-            Meeting::Instant => self.pause_all(),
-            Meeting::Touched | Meeting::Again => {}
-            Meeting::Refused if abort.is_walk => self.refuse_walk(abort, (esr, far)),
-            Meeting::Refused => {
+            Decision::Instant => self.pause_all(),
+            Decision::FirstWrite | Decision::Retry => {}
+            Decision::Refused if abort.is_walk => self.refuse_walk(abort, (esr, far)),
+            Decision::Refused => {
                 let access = (entry::Access::of(abort), None);
                 let (vcpu, regs) = (&mut self.vcpu, &mut self.regs);
                 // An abort leaves nothing to do.
