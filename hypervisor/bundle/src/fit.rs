@@ -40,6 +40,16 @@ pub fn write_for(operator: Access, guests: &[Guest<'_>]) -> Result<Vec<u8>, Erro
             "give it one",
         ));
     }
+    let is_paused = guests
+        .iter()
+        .any(|guest| guest.config.crashkernel.is_some());
+    if is_paused && operator != Access::Full {
+        return Err(Error::invalid(
+            "crashkernel",
+            "pauses the guest when its crash kernel begins, and the machine's operator may not let it go on",
+            "say operator = \"full\", or leave crashkernel out",
+        ));
+    }
     let size: usize = guests
         .iter()
         .map(|guest| {

@@ -122,6 +122,27 @@ fn a_bundle_is_read_back_as_it_was_written() {
 }
 
 #[test]
+fn a_guest_that_is_paused_needs_an_operator_who_lets_it_go_on() {
+    let kernel = image();
+    let guests = [Guest {
+        config: config(),
+        kernel: &kernel,
+        ramdisk: None,
+        flash: None,
+        capture: Capture::default(),
+    }];
+    assert!(write_for(Access::Full, &guests).is_ok());
+    for access in [Access::Read, Access::Off] {
+        let refusal = write_for(access, &guests).unwrap_err().to_string();
+        assert!(
+            refusal.starts_with("crashkernel pauses the guest")
+                && refusal.ends_with("leave crashkernel out"),
+            "{refusal}"
+        );
+    }
+}
+
+#[test]
 fn several_guests_keep_their_order_and_their_own_parts() {
     let kernel = image();
     let guest = |name: &str, ramdisk| Guest {
@@ -260,7 +281,10 @@ fn what_is_no_bundle_is_named_as_such() {
 fn what_the_operator_may_do_is_the_machine_s_and_is_read_back() {
     let kernel = image();
     let guest = || Guest {
-        config: config(),
+        config: GuestConfig {
+            crashkernel: None,
+            ..config()
+        },
         kernel: &kernel,
         ramdisk: None,
         flash: None,
