@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use hv_abi::operator::{Access, Base64, Crc};
 use hv_core::id::{Mpidr, VmId};
-use hv_core::operator::{Came, Inlet};
+use hv_core::operator::{Came, OperatorLine};
 use hv_core::stop::frames;
 use hv_core::vm::{Answer, Lateness};
 
@@ -18,16 +18,16 @@ use crate::sysregs::translation::guest_callers;
 use crate::vm::VMS;
 use crate::{console, gic, log, sysregs};
 
-static INLET: Mutex<Inlet> = Mutex::new(Inlet::new());
+static LINE: Mutex<OperatorLine> = Mutex::new(OperatorLine::new());
 
 /// Says what the operator may do.
 pub fn allow(access: Access) {
-    INLET.lock().allow(access);
+    LINE.lock().allow(access);
 }
 
 /// Has the operator do what this says and no more than before.
 pub fn confine(access: Access) {
-    INLET.lock().confine(access);
+    LINE.lock().confine(access);
 }
 
 /// The pCPU that takes the console's interrupt: its affinity, and one more; 0 if none does.
@@ -53,8 +53,8 @@ pub fn take_over(lost: Mpidr, me: Mpidr) {
 
 /// Takes in a byte that the UART has received.
 pub fn receive() -> Option<Came> {
-    let mut inlet = INLET.lock();
-    Some(inlet.push(console::read()?))
+    let mut line = LINE.lock();
+    Some(line.push(console::read()?))
 }
 
 /// Whether a VM has a device that can reach all memory.

@@ -32,9 +32,9 @@ pub struct Asked {
     pub is_refused: bool,
 }
 
-/// The line.
+/// The operator's line: what becomes of each byte that comes over it, and of each request.
 #[derive(Debug)]
-pub struct Inlet {
+pub struct OperatorLine {
     demux: Demux,
     access: Access,
     /// Whose the bytes are that are typed as they are.
@@ -45,7 +45,7 @@ pub struct Inlet {
     last: Option<u32>,
 }
 
-impl Inlet {
+impl OperatorLine {
     /// Of a line over which nothing has come.
     pub const fn new() -> Self {
         Self {
@@ -107,7 +107,7 @@ impl Inlet {
     }
 }
 
-impl Default for Inlet {
+impl Default for OperatorLine {
     fn default() -> Self {
         Self::new()
     }

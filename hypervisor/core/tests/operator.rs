@@ -5,7 +5,7 @@ use hv_abi::console::RS;
 use hv_abi::operator::{Access, END, MOST, OPENING, Request, Span, Typed, Verb};
 use hv_abi::policy::{After, Policy};
 use hv_core::id::IntId;
-use hv_core::operator::{Asked, Came, HELD, Inlet, Question, TypeAhead};
+use hv_core::operator::{Asked, Came, HELD, OperatorLine, Question, TypeAhead};
 use hv_core::vm::{Refusal, Stand};
 use hv_testbed::{
     Built, DISTRIBUTOR, Machine, Place, RAM, Told, Transfer, UART, exit_of, ram_byte,
@@ -385,13 +385,13 @@ fn the_operator_resets_a_vm_whatever_its_vcpus_do() {
 
 #[test]
 fn a_request_is_done_once_and_by_who_may() {
-    let mut inlet = Inlet::new();
-    let push = |inlet: &mut Inlet, request: Request| -> Asked {
+    let mut line = OperatorLine::new();
+    let push = |line: &mut OperatorLine, request: Request| -> Asked {
         let bytes = [RS, b'@']
             .into_iter()
             .chain(format!("{request}\n").into_bytes());
         let asked: Vec<Asked> = bytes
-            .filter_map(|byte| request_of(inlet.push(byte)))
+            .filter_map(|byte| request_of(line.push(byte)))
             .collect();
         let &[asked] = &asked[..] else {
             panic!("{asked:?}")
@@ -399,10 +399,10 @@ fn a_request_is_done_once_and_by_who_may() {
         asked
     };
     let reset = request(7, Verb::Reset, 0);
-    assert!(!push(&mut inlet, reset).is_again);
+    assert!(!push(&mut line, reset).is_again);
     // What looks comes between, and does not count.
-    assert!(!push(&mut inlet, request(8, Verb::Status, 0)).is_again);
-    assert!(push(&mut inlet, reset).is_again);
+    assert!(!push(&mut line, request(8, Verb::Status, 0)).is_again);
+    assert!(push(&mut line, reset).is_again);
     for (access, allowed) in [
         (Access::Off, &[Verb::Room, Verb::Type][..]),
         (
@@ -416,20 +416,20 @@ fn a_request_is_done_once_and_by_who_may() {
             ],
         ),
     ] {
-        let mut inlet = Inlet::new();
-        inlet.allow(access);
+        let mut line = OperatorLine::new();
+        line.allow(access);
         for (_, verb) in Verb::ALL {
             let asked = match verb {
                 Verb::Memory => memory(9, RAM.start, 1),
                 Verb::Type => typing(8, 0, b"a"),
                 _ => request(9, verb, 0),
             };
-            let is_refused = push(&mut inlet, asked).is_refused;
+            let is_refused = push(&mut line, asked).is_refused;
             assert_eq!(is_refused, !allowed.contains(&verb), "{access:?} {verb:?}");
         }
         // What was refused was not done: with the same number it is the first.
-        inlet.allow(Access::Full);
-        assert!(!push(&mut inlet, request(9, Verb::Nmi, 0)).is_again);
+        line.allow(Access::Full);
+        assert!(!push(&mut line, request(9, Verb::Nmi, 0)).is_again);
     }
 }
 
@@ -437,9 +437,9 @@ fn a_request_is_done_once_and_by_who_may() {
 fn what_confines_the_operator_never_allows_more() {
     let all = [Access::Full, Access::Read, Access::Off];
     for (first, second) in all.iter().flat_map(|a| all.iter().map(move |b| (a, b))) {
-        let mut inlet = Inlet::new();
-        inlet.allow(*first);
-        inlet.confine(*second);
+        let mut line = OperatorLine::new();
+        line.allow(*first);
+        line.confine(*second);
         for (_, verb) in Verb::ALL {
             let asked = match verb {
                 Verb::Memory => memory(9, RAM.start, 1),
@@ -449,7 +449,7 @@ fn what_confines_the_operator_never_allows_more() {
             let text = format!("\x1e@{asked}\n");
             let came = text
                 .bytes()
-                .filter_map(|byte| request_of(inlet.push(byte)))
+                .filter_map(|byte| request_of(line.push(byte)))
                 .last();
             let may = first.allows(verb) && second.allows(verb);
             assert_eq!(
@@ -580,10 +580,10 @@ fn damage_has_nothing_typed_to_another_guest() {
         broken.extend([lost, doubled]);
     }
     for bytes in broken {
-        let mut inlet = Inlet::new();
+        let mut line = OperatorLine::new();
         let before = framed(typing(1, 1, b"a"));
         for byte in before.into_iter().chain(bytes.clone()) {
-            match inlet.push(byte) {
+            match line.push(byte) {
                 Came::Typed(vm, typed) => panic!("{typed:?} to {vm:?}: {bytes:x?}"),
                 // Hexadecimal digits of the other case say the same.
                 Came::Request(Asked { request: came, .. }) if came.id == 2 => {

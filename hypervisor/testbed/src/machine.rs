@@ -16,7 +16,7 @@ use hv_core::entry::Features;
 use hv_core::id::{IntId, Mpidr, VcpuId, VcpuSet, VmId};
 use hv_core::ladder;
 use hv_core::mailbox::{Mailbox, Senders};
-use hv_core::operator::Inlet;
+use hv_core::operator::OperatorLine;
 use hv_core::psci::Reclaim;
 use hv_core::regs::{El1Values, GuestRegs};
 use hv_core::sdei::{self, Board};
@@ -210,7 +210,7 @@ impl Built {
             loaded: RefCell::default(),
             kept: RefCell::default(),
             received: RefCell::new(VecDeque::new()),
-            inlet: RefCell::new(Inlet::new()),
+            line: RefCell::new(OperatorLine::new()),
             answers: RefCell::new(Vec::new()),
             has_short_ways: self.has_short_ways,
             tells_lines: self.tells_lines,

@@ -8,7 +8,7 @@ use corosensei::Yielder;
 use hv_abi::policy::After;
 use hv_core::id::{IntId, VcpuId, VmId};
 use hv_core::mailbox::{Mailbox, Requests, Senders};
-use hv_core::operator::{Came, Inlet};
+use hv_core::operator::{Came, OperatorLine};
 use hv_core::regs::{El1Values, GuestRegs};
 use hv_core::time::Instant;
 use hv_core::trace::Event;
@@ -91,7 +91,7 @@ pub struct World {
     /// Bytes that the machine's console has received.
     pub(crate) received: RefCell<VecDeque<u8>>,
     /// What has been taken in of them.
-    pub(crate) inlet: RefCell<Inlet>,
+    pub(crate) line: RefCell<OperatorLine>,
     /// What the operator was told.
     pub(crate) answers: RefCell<Vec<Told>>,
     /// Short ways past the general one are open.
@@ -377,7 +377,7 @@ impl Site for Port<'_> {
 
     fn receive(&self) -> Option<Came> {
         let byte = self.world.received.borrow_mut().pop_front()?;
-        Some(self.world.inlet.borrow_mut().push(byte))
+        Some(self.world.line.borrow_mut().push(byte))
     }
 
     fn answer(&self, answer: Answer<'_>) {

@@ -25,8 +25,8 @@ pub struct Faults {
     /// How many looks have found that, one after the other.
     looks: u8,
     /// It was told of the first once, and of an endless one once, and is not told again: a guest must not make us talk.
-    is_first_told: bool,
-    is_told: bool,
+    is_first_reported: bool,
+    is_reported: bool,
 }
 
 impl Faults {
@@ -46,7 +46,7 @@ impl Faults {
     pub fn note(&mut self, regs: &GuestRegs, far: u64) -> Option<FaultKind> {
         // A process is its kernel's to end.
         let is_kernel = matches!(regs.pstate & pstate::MODE, pstate::EL1T | pstate::EL1H);
-        if self.is_told || !is_kernel {
+        if self.is_reported || !is_kernel {
             return None;
         }
         let this = (regs.pc, far);
@@ -54,11 +54,11 @@ impl Faults {
             (self.last, self.count) = (this, 0);
         }
         self.count += 1;
-        self.is_told = self.count == Self::ENDLESS;
-        if self.is_told {
+        self.is_reported = self.count == Self::ENDLESS;
+        if self.is_reported {
             return Some(FaultKind::Abort);
         }
-        let is_first = !core::mem::replace(&mut self.is_first_told, true);
+        let is_first = !core::mem::replace(&mut self.is_first_reported, true);
         is_first.then_some(FaultKind::First)
     }
 
@@ -78,14 +78,14 @@ impl Faults {
         } else {
             self.looks = self.looks.saturating_add(1);
         }
-        let is_found = self.looks >= Self::LOOKS && !self.is_told;
-        self.is_told |= is_found;
+        let is_found = self.looks >= Self::LOOKS && !self.is_reported;
+        self.is_reported |= is_found;
         is_found.then_some(FaultKind::Vector)
     }
 
     /// Whether it is known to do nothing else.
     pub const fn is_endless(&self) -> bool {
-        self.is_told
+        self.is_reported
     }
 
     /// The vCPU was found outside its guest.

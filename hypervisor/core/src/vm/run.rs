@@ -124,7 +124,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         match leave {
             Leave::End(ending) => self.end_vm(ending),
             Leave::Lost => {
-                self.leave_clock();
+                self.stop_reading_clock();
                 self.be_lost();
             }
             Leave::Off | Leave::Reclaimed | Leave::Stop => self.stop(),
@@ -262,7 +262,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             Next::Start(vcpu) => self.vm.ask(vcpu, Requests::START),
             Next::Transmit(byte) => self.cpu.transmit(byte),
             Next::TellOfPanic(events) => return self.told_of_panic(events),
-            Next::Gwdt => self.tend_gwdt(),
+            Next::Gwdt => self.update_gwdt_deadline(),
             Next::Suspend => self.stand_by(),
             Next::SuspendSystem(start) => return self.suspend_system(start),
             Next::Off => return Some(Leave::Off),
@@ -333,7 +333,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         let next = self.vcpu.sdei.tick(now);
         self.ring_watch(now);
         self.climb(now);
-        self.ring_gwdt(now);
+        self.check_gwdt_deadline(now);
         self.set_alarm(next);
         self.vm.remind(Requests::SDEI_LOOK);
     }

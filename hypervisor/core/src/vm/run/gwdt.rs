@@ -13,7 +13,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// Has the alarm go off when this vCPU is to look.
     #[cold]
     #[inline(never)]
-    pub(super) fn tend_gwdt(&mut self) {
+    pub(super) fn update_gwdt_deadline(&mut self) {
         self.is_watched = true;
         self.gwdt_due = self.vm.lock().gwdt_due(self.vcpu.id);
         self.set_alarm(self.vcpu.sdei.delayed());
@@ -21,7 +21,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
 
     /// The alarm has gone off.
     #[inline]
-    pub(super) fn ring_gwdt(&mut self, now: Instant) {
+    pub(super) fn check_gwdt_deadline(&mut self, now: Instant) {
         if self.gwdt_due.is_some_and(|due| now >= due) {
             self.look_at_gwdt();
         }
@@ -33,7 +33,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         let mut shared = self.vm.lock();
         let around = (&self.vm.map().board, &self.vm);
         let (outcome, act) = shared.look_at_gwdt(&mut self.vcpu, &mut self.cpu, around);
-        // While the VM is paused nobody looks; it is tended when the operator thaws it.
+        // While the VM is paused nobody looks; the deadline is set when the operator thaws it.
         self.gwdt_due = match shared.is_paused {
             true => self.gwdt_due.map(|_| Instant(u64::MAX)),
             false => shared.gwdt_due(self.vcpu.id),

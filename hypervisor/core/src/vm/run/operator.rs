@@ -345,7 +345,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         self.answer(stand);
         if self.gwdt_due.is_some() {
             // The VM may have been paused until now.
-            self.tend_gwdt();
+            self.update_gwdt_deadline();
         }
         let ending = self.vm.lock().end_asked.take();
         if ending.is_none() {

@@ -16,7 +16,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
 
     /// This vCPU does not read the guest's clock from now on.
     #[inline(never)]
-    pub(super) fn leave_clock(&mut self) {
+    pub(super) fn stop_reading_clock(&mut self) {
         let mut shared = self.vm.lock();
         shared.clock.leave(|| self.cpu.now());
     }
@@ -27,7 +27,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         let me = self.vcpu.id;
         let mut kept = Requests::NONE;
         let mut timer = None;
-        self.leave_clock();
+        self.stop_reading_clock();
         let offset = loop {
             let mut shared = self.vm.lock();
             if !shared.is_paused {

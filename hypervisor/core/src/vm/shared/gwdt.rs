@@ -31,7 +31,7 @@ pub struct GuestGwdt {
     /// The vCPU that touched it last, whose pCPU looks whether it is due.
     keeper: VcpuId,
     /// What is to be done has been done.
-    is_told: bool,
+    is_reported: bool,
 }
 
 impl GuestGwdt {
@@ -42,7 +42,7 @@ impl GuestGwdt {
             device: Gwdt::new(),
             line: false,
             keeper: BOOT_VCPU,
-            is_told: false,
+            is_reported: false,
         }
     }
 }
@@ -112,7 +112,7 @@ impl Shared {
             return (Outcome::NOTHING, None);
         };
         let is_second = gwdt.device.expire(now);
-        let is_news = is_second && !core::mem::replace(&mut gwdt.is_told, is_second);
+        let is_news = is_second && !core::mem::replace(&mut gwdt.is_reported, is_second);
         let act = gwdt.config.act;
         let outcome = self.settle_gwdt(vcpu, cpu, board_and_gic);
         (outcome, is_news.then_some(act))
