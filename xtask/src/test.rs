@@ -3,6 +3,7 @@
 mod bringup;
 mod card;
 mod checks;
+mod client;
 mod commands;
 mod crash;
 mod drgn;
@@ -93,6 +94,7 @@ impl Test {
             || stops::are_wanted(&ledger)
             || commands::names().any(|name| ledger.wants(name))
             || flat::names().any(|name| ledger.wants(name))
+            || client::names().any(|name| ledger.wants(name))
             || several::names().any(|name| ledger.wants(name))
             || nexus::names().any(|name| ledger.wants(name))
             || on_crash::names().any(|name| ledger.wants(name))
@@ -108,6 +110,7 @@ impl Test {
         if !self.bare {
             commands::run(&workshop, &mut ledger);
             flat::run(&workshop, &mut ledger, self.quick);
+            client::run(&workshop, &mut ledger);
             nexus::run(&workshop, &mut ledger);
             on_crash::run(&workshop, &mut ledger);
             gdb::run(&workshop, &mut ledger);

@@ -20,7 +20,7 @@ mod injection;
 /// Build the hypervisor, the test guests, and what starts the hypervisor on a Raspberry Pi 4; print their sizes.
 ///
 /// The results are hypervisor.img, hypervisor-fault-injection.img (the same for tests, which can break itself),
-/// guest-tests.img, flat.img, chainloader.img and armstub.img in target/xtask, with the ELF files for debuggers beside them. All but flat and the stub are arm64 Images that any boot loader of that protocol loads.
+/// guest-tests.img, flat.img, client-example.img, chainloader.img and armstub.img in target/xtask, with the ELF files for debuggers beside them. All but flat, the client and the stub are arm64 Images that any boot loader of that protocol loads.
 #[derive(Args)]
 pub struct Build {}
 
@@ -48,6 +48,8 @@ pub enum Program {
     GuestTests,
     /// A kernel without a header, which says what it finds.
     Flat,
+    /// A client of SDEI, for who writes one or its firmware.
+    ClientExample,
     /// What receives the hypervisor over a Raspberry Pi's serial line.
     Chainloader,
     /// What runs at EL3 of a Raspberry Pi 4, before the hypervisor.
@@ -56,11 +58,12 @@ pub enum Program {
 
 impl Program {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Hypervisor,
         Self::FaultInjection,
         Self::GuestTests,
         Self::Flat,
+        Self::ClientExample,
         Self::Chainloader,
         Self::Armstub,
     ];
@@ -72,6 +75,7 @@ impl Program {
             Self::FaultInjection => "hypervisor-fault-injection",
             Self::GuestTests => "guest-tests",
             Self::Flat => "flat",
+            Self::ClientExample => "client-example",
             Self::Chainloader => "chainloader",
             Self::Armstub => "armstub",
         }
@@ -87,7 +91,7 @@ impl Program {
 
     /// Whether it is an arm64 Image, and not a flat file.
     const fn is_image(self) -> bool {
-        !matches!(self, Self::Armstub | Self::Flat)
+        !matches!(self, Self::Armstub | Self::Flat | Self::ClientExample)
     }
 
     /// How large its file may be, in bytes.
@@ -95,7 +99,7 @@ impl Program {
         match self {
             Self::Hypervisor => 366 << 10,
             Self::FaultInjection => 374 << 10,
-            Self::GuestTests | Self::Flat => u64::MAX,
+            Self::GuestTests | Self::Flat | Self::ClientExample => u64::MAX,
             Self::Chainloader => 64 << 10,
             // The page that the board's devicetree reserves.
             Self::Armstub => 4 << 10,

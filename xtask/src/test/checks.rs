@@ -12,10 +12,11 @@ use machine::build::{self, Program};
 use machine::workshop::Workshop;
 
 /// The crates of the bare machine, which the host cannot build.
-const BARE: [&str; 5] = [
+const BARE: [&str; 6] = [
     Program::Hypervisor.name(),
     Program::GuestTests.name(),
     Program::Flat.name(),
+    Program::ClientExample.name(),
     Program::Chainloader.name(),
     Program::Armstub.name(),
 ];

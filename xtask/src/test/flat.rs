@@ -86,7 +86,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, is_quick: bool) {
 }
 
 /// Runs a test of a Raspberry Pi 4, if QEMU knows one.
-fn on_board(
+pub(super) fn on_board(
     name: &str,
     workshop: &Workshop,
     ledger: &mut Ledger,
@@ -104,18 +104,18 @@ fn on_board(
 }
 
 /// What came of a boot.
-struct Booted {
+pub(super) struct Booted {
     /// What the guest has written.
-    console: String,
-    ending: Ending,
+    pub(super) console: String,
+    pub(super) ending: Ending,
     /// The hypervisor's own lines.
-    lines: Vec<String>,
+    pub(super) lines: Vec<String>,
     /// Bytes that the hypervisor keeps for itself: its home and its copy of the bundle.
     ours: u64,
 }
 
 /// Boots what `options` describe, on bare QEMU if `bare`.
-fn boot(options: &Options, bare: bool) -> Result<Booted> {
+pub(super) fn boot(options: &Options, bare: bool) -> Result<Booted> {
     let folder = RunDir::create(None)?;
     let machine = run::machine(options, bare, Program::Hypervisor, &folder)?.machine;
     let bundle = folder.file("bundle.itb");
