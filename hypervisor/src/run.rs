@@ -1,9 +1,12 @@
 //! The pCPU that a vCPU runs on: [`hv_core::vm::VcpuLoop`] decides, and this performs it in hardware.
 
 mod el1;
+mod exits;
 mod flash;
 mod mediated;
 mod told;
+
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use hv_abi::operator::NMI_SYNDROME;
 use hv_bundle::Backing;
@@ -20,12 +23,13 @@ use hv_core::trng;
 use hv_core::vgic::interface::InterfaceState;
 use hv_core::vgic::{Effects, ListReg, MAX_LIST_REGS};
 use hv_core::vm::{
-    self, Answer, BOOT_VCPU, End, FaultKind, Hardware, Interrupt, Kernel, Syndrome, Vcpu, VcpuLoop,
+    self, Answer, BOOT_VCPU, End, FaultKind, Hardware, Interrupt, Kernel, Synchronous, Syndrome,
+    TracedCall, Vcpu, VcpuLoop,
 };
 
 use crate::gic;
-use crate::guest::{self, Handlers, vector};
-use crate::percpu::{self, ExitEntry, Percpu};
+use crate::guest::{self, Handlers};
+use crate::percpu::{self, Percpu};
 use crate::stop::{self, Cause, stop_machine};
 use crate::sysregs::{self, translation};
 use crate::vm::{Seat, Vm};
@@ -36,6 +40,14 @@ const FIRST_SPECIAL: u32 = 1020;
 /// How long those vCPUs of a VM that ends which have not left yet may say nothing, in microseconds. What each says is
 /// bounded, and at 115200 baud takes a second; who waits for the console says nothing meanwhile, but another does.
 const LEAVE_LIMIT_US: u64 = 30_000_000;
+
+/// Whether guests' calls are told of on the console.
+static TRACES_CALLS: AtomicBool = AtomicBool::new(false);
+
+/// Guests' calls are told of from now on, by each vCPU that is yet to be started.
+pub fn trace_calls() {
+    TRACES_CALLS.store(true, Ordering::Relaxed);
+}
 
 /// The interrupts of each pCPU that are the hypervisor's own, besides its doorbells.
 #[derive(Clone, Copy, Debug)]
@@ -265,14 +277,31 @@ impl Hardware for Pcpu {
         stop::take_ipi(self.percpu);
     }
 
+    fn traces_calls(&self) -> bool {
+        TRACES_CALLS.load(Ordering::Relaxed)
+    }
+
+    fn synchronous<V: vm::Vm>(are_traced: bool) -> Synchronous<V, Self> {
+        if are_traced {
+            exits::traced
+        } else {
+            exits::synchronous
+        }
+    }
+
+    fn tell_of_call(&self, call: &TracedCall) {
+        let us = Instant(call.ticks).as_us(sysregs::counter_frequency());
+        told::of_call(self.vm, call, us);
+    }
+
     #[inline]
-    fn enter<V: vm::Vm>(vcpu: &mut VcpuLoop<V, Self>) {
+    fn enter<V: vm::Vm>(vcpu: &mut VcpuLoop<V, Self>, synchronous: Synchronous<V, Self>) {
         let (cpu, regs) = vcpu.hardware();
         fault_injection::at_entry(cpu.percpu.id, regs);
         let handlers = Handlers {
-            synchronous: synchronous::<V>,
-            irq: irq::<V>,
-            other: other::<V>,
+            synchronous,
+            irq: exits::irq::<V>,
+            other: exits::other::<V>,
         };
         guest::enter(vcpu, &handlers);
     }
@@ -385,43 +414,7 @@ impl Hardware for Pcpu {
     }
 }
 
-/// A synchronous exit of a guest.
-extern "C" fn synchronous<V: vm::Vm>(vcpu: &mut VcpuLoop<V, Pcpu>, pc: u64) -> bool {
-    let esr = sysregs::esr();
-    vcpu.hardware().0.remember(vector::SYNC, esr, pc);
-    vcpu.settle_synchronous(esr)
-}
-
-/// An IRQ of a guest.
-extern "C" fn irq<V: vm::Vm>(vcpu: &mut VcpuLoop<V, Pcpu>, pc: u64) -> bool {
-    vcpu.hardware().0.remember(vector::IRQ, 0, pc);
-    vcpu.settle_interrupt()
-}
-
-/// An FIQ or SError of a guest.
-extern "C" fn other<V: vm::Vm>(vcpu: &mut VcpuLoop<V, Pcpu>, pc: u64, vector: u32) -> bool {
-    if vector == vector::SERROR {
-        vcpu.hardware().0.remember(vector, sysregs::esr(), pc);
-        vcpu.settle_serror()
-    } else {
-        vcpu.hardware().0.remember(vector, 0, pc);
-        vcpu.settle_interrupt()
-    }
-}
-
 impl Pcpu {
-    /// For a crash report.
-    #[inline(always)]
-    fn remember(&self, vector: u32, esr: u64, pc: u64) {
-        let at = sysregs::now().0;
-        self.percpu.last_exits.push(ExitEntry {
-            at,
-            vector,
-            esr,
-            pc,
-        });
-    }
-
     fn new(vm: &'static Vm, percpu: &'static Percpu, own: OwnIntids) -> Self {
         // Of SGIs none is.
         let taken = [own.maintenance, own.alarm, own.console];

@@ -27,6 +27,8 @@ pub enum Setting {
     Watchdog(OnStuck, Option<u32>),
     /// `operator=`: what the operator may do.
     Operator(Access),
+    /// `trace=calls`: each call of each guest is told of on the console.
+    TraceCalls,
     /// The name of a word that injects a fault, which only the test image obeys: see [`fault`].
     Fault(&'static str),
 }
@@ -53,7 +55,7 @@ pub enum Wrong {
 }
 
 /// The words that every image knows.
-pub const KNOWN: &str = "crash=halt|reset, stop=park|off, operator=full|read|off and watchdog=report|stop|off, with :MILLISECONDS";
+pub const KNOWN: &str = "crash=halt|reset, stop=park|off, operator=full|read|off, trace=calls and watchdog=report|stop|off, with :MILLISECONDS";
 
 impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -122,7 +124,7 @@ fn split_at(item: &[u8], mark: u8) -> (&[u8], Option<&[u8]>) {
 }
 
 /// Words without more to read.
-const FIXED: [(&str, Setting); 7] = [
+const FIXED: [(&str, Setting); 8] = [
     ("crash=halt", Setting::Crash { reset: false }),
     ("crash=reset", Setting::Crash { reset: true }),
     ("stop=park", Setting::Stop { off: false }),
@@ -130,16 +132,18 @@ const FIXED: [(&str, Setting); 7] = [
     ("operator=full", Setting::Operator(Access::Full)),
     ("operator=read", Setting::Operator(Access::Read)),
     ("operator=off", Setting::Operator(Access::Off)),
+    ("trace=calls", Setting::TraceCalls),
 ];
 
 /// How the others begin, and what they are to be.
-const NAMES: [(&str, Result<Setting, Wrong>); 7] = [
+const NAMES: [(&str, Result<Setting, Wrong>); 8] = [
     ("crash=", Err(Wrong::Value("crash=halt or crash=reset"))),
     ("stop=", Err(Wrong::Value("stop=park or stop=off"))),
     (
         "operator=",
         Err(Wrong::Value("operator=full, operator=read or operator=off")),
     ),
+    ("trace=", Err(Wrong::Value("trace=calls"))),
     (
         WATCHDOG,
         Err(Wrong::Value(

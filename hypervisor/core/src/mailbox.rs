@@ -35,6 +35,9 @@ impl Requests {
     /// The guest's watchdog looks at this vCPU.
     pub const WATCH: Self = Self(1 << 24);
 
+    /// The guest's calls are traced, and this vCPU has made one.
+    pub const TRACE: Self = Self(1 << 25);
+
     /// SGI `intid` (0 to 15) is pending.
     pub const fn sgi(intid: u32) -> Self {
         Self(1 << (intid & 15))
@@ -67,7 +70,7 @@ impl Requests {
         self.0 >> 16 == 0
     }
 
-    /// Whether the operator asks something, or the watchdog.
+    /// Whether the operator asks something, the watchdog, or the trace.
     pub const fn is_operator(self) -> bool {
         self.0 >> 21 != 0
     }

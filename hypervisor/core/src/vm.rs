@@ -39,14 +39,14 @@ use interrupts::access_interface;
 
 pub use at_once::{AtOnce, Saved};
 pub use faults::FaultKind;
-pub use hardware::{GuestExit, Hardware, Interrupt, Syndrome, Vm};
+pub use hardware::{GuestExit, Hardware, Interrupt, Synchronous, Syndrome, Vm};
 pub use life::{End, Ending, Kernel, Life};
 pub use map::{
     GuestMap, IpaRange, MediatedAccess, OwnAccess, OwnDevice, OwnDevices, REDISTRIBUTOR_SIZE,
     Transport, last_redistributors,
 };
 pub use record::Record;
-pub use run::{Answer, Lateness, Refusal, Stand, State, VcpuLoop, load};
+pub use run::{Answer, Lateness, Refusal, Stand, State, TracedCall, VcpuLoop, load};
 pub use shared::event as panic_event;
 pub use shared::{BOOT_VCPU, Config as SharedConfig, GwdtConfig, Load, Next, Outcome, Shared};
 pub use undescribed::{Attempts, Verdict, uses_sp_el1};

@@ -1,7 +1,9 @@
 //! Records of what a guest's vCPUs do that ends nowhere.
 
+use core::fmt;
+
 use hv_core::id::VcpuId;
-use hv_core::vm::{FaultKind, panic_event};
+use hv_core::vm::{FaultKind, TracedCall, panic_event};
 
 use hv_core::regs::El1;
 
@@ -20,6 +22,26 @@ pub fn of_panic(vm: &Vm, vcpu: VcpuId, events: u8) {
     for (_, name) in names.iter().filter(|(event, _)| events & event != 0) {
         log!("@vm-panic vm={vm} vcpu={vcpu} event={name}");
     }
+}
+
+/// It has made a call, which took so many microseconds.
+pub fn of_call(vm: &Vm, call: &TracedCall, us: u64) {
+    struct Answer(Option<u64>);
+    impl fmt::Display for Answer {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            match self.0 {
+                Some(x0) => write!(f, "{x0:#x}"),
+                None => f.write_str("none"),
+            }
+        }
+    }
+    let (vm, vcpu) = (vm.id.0, call.vcpu.0);
+    let conduit = if call.is_smc { "smc" } else { "hvc" };
+    let (function, answer) = (call.function, Answer(call.answer));
+    let [x1, x2, x3, x4, x5] = call.arguments;
+    log!(
+        "@vm-call vm={vm} vcpu={vcpu} {conduit}={function:#x} x1={x1:#x} x2={x2:#x} x3={x3:#x} x4={x4:#x} x5={x5:#x} x0={answer} us={us}"
+    );
 }
 
 /// It faults at a pc by an access to an address, both virtual addresses. How is in the syndrome of the exit that shows it, or if

@@ -4,7 +4,7 @@ use hv_abi::cmdline::{self, Setting, Unknown, Wrong};
 use platform::Machine;
 
 use crate::stop::{self, Afterwards};
-use crate::{fault_injection, log, operator, watchdog};
+use crate::{fault_injection, log, operator, run, watchdog};
 
 /// Obeys the words of our own command line, and names those that say nothing. A machine that `has_crashed` just now does
 /// not break again.
@@ -22,6 +22,7 @@ pub fn obey(machine: &Machine, has_crashed: bool) {
             Ok(Setting::Stop { off }) => stop::set_off_wanted(off),
             Ok(Setting::Watchdog(mode, limit)) => watchdog::configure(mode, limit),
             Ok(Setting::Operator(access)) => operator::allow(access),
+            Ok(Setting::TraceCalls) => run::trace_calls(),
             Ok(Setting::Fault(_)) if has_crashed => {}
             Ok(Setting::Fault(_)) => {
                 if !fault_injection::configure(word, machine.cpus.len()) {

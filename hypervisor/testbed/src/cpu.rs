@@ -16,7 +16,10 @@ use hv_core::vgic::interface::InterfaceState;
 use hv_core::vgic::lr::hcr;
 use hv_core::vgic::{Effects, ListReg};
 use hv_core::virtio::queue::Memory;
-use hv_core::vm::{self, Answer, End, Hardware, Interrupt, Syndrome, VcpuLoop, Vm};
+use hv_core::vm::{
+    self, Answer, End, GuestExit, Hardware, Interrupt, Synchronous, Syndrome, TracedCall, VcpuLoop,
+    Vm,
+};
 use hv_core::walk::Regime;
 
 use crate::exits::RAM;
@@ -46,6 +49,12 @@ pub trait Site {
     fn show_guest(&self, _is_on: bool) {}
     /// Something is traced.
     fn observe(&self, _event: Event) {}
+    /// Whether the guest's calls are traced.
+    fn traces_calls(&self) -> bool {
+        false
+    }
+    /// The guest has made a call, whose calls are traced.
+    fn tell_of_call(&self, _call: &TracedCall) {}
     /// A byte goes to the machine's console.
     fn transmit(&self, _byte: u8) {}
     /// A byte that the machine's console has received is taken in.
@@ -182,6 +191,17 @@ impl<S: Site> Memory for Cpu<S> {
     }
 }
 
+/// A synchronous exit of a guest.
+extern "C" fn untraced<V: Vm, S: Site>(vcpu: &mut VcpuLoop<V, Cpu<S>>, _pc: u64) -> bool {
+    vcpu.settle(GuestExit::Synchronous)
+}
+
+/// The same of a guest whose calls are traced.
+extern "C" fn traced<V: Vm, S: Site>(vcpu: &mut VcpuLoop<V, Cpu<S>>, _pc: u64) -> bool {
+    let esr = vcpu.hardware().0.syndrome.esr;
+    vcpu.settle_traced(esr)
+}
+
 impl<S: Site> Hardware for Cpu<S> {
     fn list_regs(&self) -> usize {
         self.site.interface().list_regs()
@@ -235,14 +255,32 @@ impl<S: Site> Hardware for Cpu<S> {
 
     fn answer_stop(&mut self) {}
 
-    fn enter<V: Vm>(vcpu: &mut VcpuLoop<V, Self>) {
+    fn traces_calls(&self) -> bool {
+        self.site.traces_calls()
+    }
+
+    fn synchronous<V: Vm>(are_traced: bool) -> Synchronous<V, Self> {
+        match are_traced {
+            true => traced,
+            false => untraced,
+        }
+    }
+
+    fn tell_of_call(&self, call: &TracedCall) {
+        self.site.tell_of_call(call);
+    }
+
+    fn enter<V: Vm>(vcpu: &mut VcpuLoop<V, Self>, synchronous: Synchronous<V, Self>) {
         loop {
             let (cpu, regs) = vcpu.hardware();
             let (exit, syndrome) = cpu.site.enter(regs, &mut cpu.el1).split();
             cpu.syndrome = syndrome;
             // What the short way does not save is not there.
-            let (late, pstate) = (hide(regs), regs.pstate);
-            let goes_on = vcpu.settle(exit);
+            let (late, pstate, pc) = (hide(regs), regs.pstate, regs.pc);
+            let goes_on = match exit {
+                GuestExit::Synchronous => synchronous(vcpu, pc),
+                other => vcpu.settle(other),
+            };
             let (_, regs) = vcpu.hardware();
             assert_eq!(regs.x[LATE], HIDDEN, "{syndrome:?} has used late registers");
             assert_eq!(regs.pstate, pstate, "{syndrome:?} has changed PSTATE");

@@ -25,7 +25,7 @@ use hv_core::vgic::{self, Affinities, Leftovers, Model, Vgic};
 use hv_core::virtio::Mediator;
 use hv_core::vm::{
     self, GuestMap, GwdtConfig, IpaRange, Kernel, OwnDevices, REDISTRIBUTOR_SIZE, Shared,
-    SharedConfig, Transport, Vcpu, VcpuLoop, last_redistributors,
+    SharedConfig, TracedCall, Transport, Vcpu, VcpuLoop, last_redistributors,
 };
 use hv_core::watch;
 
@@ -55,6 +55,8 @@ pub struct Built {
     pub sdei: sdei::Config<'static>,
     /// What CPU_OFF leaves of pending interrupts.
     pub leftovers: Leftovers,
+    /// The guest's calls are traced ([`Machine::take_calls`]).
+    pub traces_calls: bool,
     /// The short ways that an interrupt may take are open. If not, list registers are folded and chosen anew before every
     /// entry.
     pub has_short_ways: bool,
@@ -89,6 +91,7 @@ impl Built {
             uart: IntId(33),
             sdei: sdei::Config::default(),
             leftovers: Leftovers::Dropped,
+            traces_calls: false,
             has_short_ways: true,
             has_tdir: true,
             counts_drops: false,
@@ -212,6 +215,8 @@ impl Built {
             received: RefCell::new(VecDeque::new()),
             line: RefCell::new(OperatorLine::new()),
             answers: RefCell::new(Vec::new()),
+            calls: RefCell::default(),
+            traces_calls: self.traces_calls,
             has_short_ways: self.has_short_ways,
             tells_lines: self.tells_lines,
             now: Cell::new(7),
@@ -345,6 +350,11 @@ impl Machine {
     /// What was to become of the machine each time that the VM was off.
     pub fn finished(&self) -> Vec<After> {
         self.world.finished.borrow().clone()
+    }
+
+    /// The calls that were told of since this was last asked.
+    pub fn take_calls(&self) -> Vec<TracedCall> {
+        self.world.calls.take()
     }
 
     /// What the operator was told since this was asked last.

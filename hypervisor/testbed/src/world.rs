@@ -14,7 +14,9 @@ use hv_core::time::Instant;
 use hv_core::trace::Event;
 use hv_core::vgic::{Distributor, Effects, LrSource, Parts, Private, Published};
 use hv_core::virtio::Mediator;
-use hv_core::vm::{self, Answer, End, Ending, GuestMap, Interrupt, Kernel, Load, Shared};
+use hv_core::vm::{
+    self, Answer, End, Ending, GuestMap, Interrupt, Kernel, Load, Shared, TracedCall,
+};
 
 use crate::exits::ram_byte;
 use crate::told::Told;
@@ -94,6 +96,9 @@ pub struct World {
     pub(crate) line: RefCell<OperatorLine>,
     /// What the operator was told.
     pub(crate) answers: RefCell<Vec<Told>>,
+    /// The calls that were told of since somebody looked.
+    pub(crate) calls: RefCell<Vec<TracedCall>>,
+    pub(crate) traces_calls: bool,
     /// Short ways past the general one are open.
     pub(crate) has_short_ways: bool,
     pub(crate) tells_lines: bool,
@@ -320,6 +325,14 @@ impl Site for Port<'_> {
         seat.exit
             .take()
             .expect("a vCPU leaves its guest for a reason")
+    }
+
+    fn traces_calls(&self) -> bool {
+        self.world.traces_calls
+    }
+
+    fn tell_of_call(&self, call: &TracedCall) {
+        self.world.calls.borrow_mut().push(*call);
     }
 
     fn acknowledge(&self) -> Interrupt {

@@ -5,7 +5,7 @@ use core::ops::DerefMut;
 
 use hv_abi::policy::After;
 
-use super::{Answer, End, Ending, GuestMap, Kernel, Pcpu, Shared, VcpuLoop};
+use super::{Answer, End, Ending, GuestMap, Kernel, Pcpu, Shared, TracedCall, VcpuLoop};
 use crate::evidence::{Access, Decision, Place};
 use crate::flash::Array;
 use crate::id::{IntId, VcpuId, VmId};
@@ -41,6 +41,9 @@ pub struct Syndrome {
     /// HPFAR_EL2.
     pub hpfar: u64,
 }
+
+/// What is called at a synchronous exit, with the pc: whether the guest goes on.
+pub type Synchronous<V, C> = extern "C" fn(&mut VcpuLoop<V, C>, u64) -> bool;
 
 /// A physical interrupt that was acknowledged and whose priority has been dropped. But for the guest's own it is still to be
 /// deactivated ([`Hardware::deactivate`]).
@@ -109,9 +112,18 @@ pub trait Hardware: Pcpu + Array + virtio::queue::Memory {
     /// Answers [`Interrupt::Stop`]. Does not return if the machine stops.
     fn answer_stop(&mut self);
 
+    /// Whether the calls of its guest are told of ([`Hardware::tell_of_call`]).
+    fn traces_calls(&self) -> bool;
+    /// Calls [`VcpuLoop::settle_traced`] if calls `are_traced`, else [`VcpuLoop::settle_synchronous`].
+    fn synchronous<V: Vm>(are_traced: bool) -> Synchronous<V, Self>
+    where
+        Self: Sized;
+    /// The guest has made a call, whose calls are traced.
+    fn tell_of_call(&self, call: &TracedCall);
     /// Runs the guest of a vCPU, whose pCPU this is, until an exit is not settled on the short way
-    /// ([`VcpuLoop::settle_synchronous`] and its neighbours); its registers are then what the guest stopped with.
-    fn enter<V: Vm>(vcpu: &mut VcpuLoop<V, Self>)
+    /// ([`VcpuLoop::settle_synchronous`], which is behind `synchronous`, and its neighbours); its registers are then what the
+    /// guest stopped with.
+    fn enter<V: Vm>(vcpu: &mut VcpuLoop<V, Self>, synchronous: Synchronous<V, Self>)
     where
         Self: Sized;
     /// Of the last synchronous exit.

@@ -11,19 +11,22 @@ mod pause;
 mod power;
 mod short;
 mod state;
+mod traced;
 mod undescribed;
 mod watched;
 
 pub use operator::{Answer, Lateness, Stand};
 pub use power::load;
 pub use state::{Refusal, State};
+pub use traced::TracedCall;
 
 use core::ops::ControlFlow;
 
 use self::short::Rest;
+use self::traced::OpenCall;
 use super::{
-    Action, Deferred, Ending, Hardware, MediatedAccess, Next, Outcome, Saved, Syndrome, Vcpu, Vm,
-    mediated,
+    Action, Deferred, Ending, Hardware, MediatedAccess, Next, Outcome, Saved, Synchronous,
+    Syndrome, Vcpu, Vm, mediated,
 };
 use crate::exit;
 use crate::id::VcpuSet;
@@ -58,6 +61,8 @@ pub struct VcpuLoop<V, C> {
     cpu: C,
     /// What the short way has left to do, when the guest has been left.
     rest: Rest,
+    /// Begins the short way of a synchronous exit.
+    synchronous: Synchronous<V, C>,
     vcpu: Vcpu,
     /// The watchdog over this vCPU, if the guest has one.
     watch: Option<Watch>,
@@ -67,22 +72,27 @@ pub struct VcpuLoop<V, C> {
     gwdt_due: Option<Instant>,
     /// A watchdog or an NMI has had an alarm of its own here.
     is_watched: bool,
+    /// The call that is being made and has not been told of, of a guest whose calls are traced.
+    open_call: Option<OpenCall>,
 }
 
 impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// Takes over this pCPU for `vcpu`, which is off.
     pub fn new(vm: V, cpu: C, vcpu: Vcpu) -> Self {
         let config = vm.map().watchdog;
+        let synchronous = C::synchronous(cpu.traces_calls());
         let mut this = Self {
             watch: config.map(|config| Watch::new(cpu.now(), config.limit)),
             regs: GuestRegs::default(),
             vm,
             cpu,
             rest: Rest::Events,
+            synchronous,
             vcpu,
             ladder: None,
             gwdt_due: None,
             is_watched: config.is_some(),
+            open_call: None,
         };
         this.vcpu.move_to(&this.cpu);
         this.cpu.reset_virtual_interface();
@@ -107,6 +117,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             }
             self.cpu.show_guest(Some(&self.regs));
             let leave = self.run_guest();
+            self.tell_of_call(false);
             self.cpu.show_guest(None);
             match leave {
                 Leave::Off => self.power_off(),
@@ -148,7 +159,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 self.refresh_vgic();
             }
 
-            C::enter(self);
+            C::enter(self, self.synchronous);
             let leave = match self.rest {
                 Rest::Exit => self.handle_exit(),
                 Rest::Events => None,

@@ -314,6 +314,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     #[cold]
     #[inline(never)]
     pub(super) fn follow_operator(&mut self, requests: Requests) -> Option<Leave> {
+        self.tell_of_call(true);
         if requests.has(Requests::OPERATOR) {
             let stand = if self.is_idle() {
                 Stand::Idle

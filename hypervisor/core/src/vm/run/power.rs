@@ -92,6 +92,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
 
     /// Sleeps until an interrupt arrives, unless one is waiting already.
     pub(super) fn stand_by(&mut self) {
+        self.tell_of_call(true);
         if !self.vm.is_asked() && !self.is_woken() {
             self.cpu.wait_for_interrupt();
         }
@@ -114,6 +115,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// timers, interrupts and events are as they were but for the mask, and while it sleeps it can be stopped.
     pub(super) fn suspend_system(&mut self, start: Start) -> Option<Leave> {
         self.vcpu.note(&self.cpu, Event::SystemSuspend);
+        self.tell_of_call(false);
         loop {
             self.take_interrupt();
             if self.vm.is_asked()

@@ -86,7 +86,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     }
 
     #[inline]
-    fn leave(&mut self, rest: Rest) -> bool {
+    pub(super) fn leave(&mut self, rest: Rest) -> bool {
         self.rest = rest;
         false
     }
