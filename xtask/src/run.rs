@@ -6,6 +6,7 @@ mod prepare;
 mod shown;
 mod silence;
 mod speakers;
+mod traced;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -99,6 +100,18 @@ pub struct Run {
         conflicts_with = "bare"
     )]
     consoles: Vec<String>,
+    /// Show on standard error each call that a guest makes of its firmware, and the answer: SDEI, PSCI and whatever else it asks
+    /// by SMC or HVC. As lines, or as JSON objects (docs/firmware.md).
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORMAT",
+        conflicts_with = "bare",
+        require_equals = true,
+        num_args = 0..=1,
+        default_missing_value = "lines"
+    )]
+    trace: Option<traced::Format>,
     /// Build everything, print the QEMU command and stop.
     #[arg(long)]
     dry_run: bool,
@@ -132,6 +145,9 @@ impl Run {
         } = machine(&options, self.bare, program, &folder)?;
         let hypervisor = paths::output(&format!("{}.elf", program.name()))?;
         machine.gdb = self.gdb;
+        if self.trace.is_some() {
+            machine.append = format!("{} {}", machine.append, traced::WORD);
+        }
         machine.icount = self.icount;
         machine.icount_shift = ICOUNT_SHIFT;
         if self.dry_run {
@@ -190,7 +206,13 @@ impl Run {
         }
         let files = (&*hypervisor, vmlinux.as_deref());
         let speakers = Speakers::new(&names, terminal::has_colour());
-        let on_screen = (speakers, consoles, self.bare);
+        let on_screen = Screen {
+            speakers,
+            consoles,
+            bare: self.bare,
+            trace: self.trace,
+            names,
+        };
         let ending = converse(&mut session, &operator, on_screen, files, &mut aftermath)?;
         operator.end();
         if let Some(saved) = aftermath.saved() {
@@ -245,14 +267,33 @@ fn to_errors(bytes: &[u8]) -> Result<()> {
     written.context("cannot write the guests' consoles to standard error")
 }
 
+/// What people see of a run.
+struct Screen {
+    speakers: Speakers,
+    consoles: Consoles,
+    /// There is no hypervisor.
+    bare: bool,
+    /// How calls are shown, if they are.
+    trace: Option<traced::Format>,
+    /// The guests'.
+    names: Vec<String>,
+}
+
 /// Lets user and guest talk until the end. The ELF files of `hypervisor` and guest explain reports.
 fn converse(
     session: &mut Session,
     operator: &Operator,
-    (mut speakers, mut consoles, bare): (Speakers, Consoles, bool),
+    screen: Screen,
     (hypervisor, guest): (&Path, Option<&Path>),
     aftermath: &mut Aftermath,
 ) -> Result<Ending> {
+    let Screen {
+        mut speakers,
+        mut consoles,
+        bare,
+        trace,
+        names,
+    } = screen;
     let terminal = Terminal::take()?;
     let focus = operator.of(consoles.stdio.unwrap_or_default());
     terminal::forward(focus, terminal.is_raw(), session.leave());
@@ -312,6 +353,15 @@ fn converse(
                 }
                 if watch.stuck().is_some() && aftermath.ends_with_guest() {
                     session.end_when_quiet(LAST_WORDS);
+                }
+                if let Some(format) = trace
+                    && let Some(text) = traced::show(&line, format, &names)?
+                {
+                    if terminal.is_raw() {
+                        to_screen(speakers.interrupt())?;
+                    }
+                    eprint!("{text}{line_end}");
+                    continue;
                 }
                 let is_over = line.text == "@hv-crash-end";
                 for line in shown.next(line)? {

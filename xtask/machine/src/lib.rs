@@ -4,6 +4,7 @@
 
 pub mod board;
 pub mod build;
+pub mod calls;
 pub mod console;
 pub mod control;
 pub mod crafted;
