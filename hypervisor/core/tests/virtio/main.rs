@@ -5,6 +5,7 @@ mod device;
 mod driver;
 mod hostile;
 mod interrupts;
+mod kinds;
 mod ram;
 mod registers;
 mod work;
