@@ -12,7 +12,7 @@ use hv_core::time::Instant;
 use hv_core::turns::{Turn, Turns};
 use hv_drivers::pace::Pace;
 
-use crate::patience::Mutex;
+use crate::patience::{self, Mutex};
 use crate::{percpu, sysregs, uart};
 
 /// Of every byte, whichever way.
@@ -67,7 +67,10 @@ pub fn write_guest(vm: VmId, byte: u8) {
             Turn::Announce { break_line } => announce(&mut console, vm, break_line),
             Turn::Wait => {
                 drop(console);
-                sysregs::yield_pcpu();
+                // Most of the time without the lock: whoever has it may be kept from its pCPU, where an emulator's host
+                // runs others. Others' turns end, so who waits for his own is not stuck.
+                let _: Option<()> = patience::briefly(|| None);
+                beat();
                 continue;
             }
         }
@@ -115,6 +118,11 @@ pub fn hold(limit_us: u64, then: impl FnOnce()) {
 #[inline(never)]
 pub fn write_line(text: fmt::Arguments<'_>) {
     write_line_of(percpu::index(), text);
+    beat();
+}
+
+/// This pCPU is not stuck.
+fn beat() {
     if let Some(percpu) = percpu::this() {
         percpu.beat();
     }

@@ -1,15 +1,22 @@
 //! Whose turn it is on the wire that several guests' consoles share.
 //!
-//! A guest has its turn for a line. It ends with the line, when the guest has said nothing for a while, or when others wait and
-//! the line is long; then the next who waits has its own, in the order of the VMs' numbers. So no line is mixed with another
-//! but one that is not finished in time, and whoever floods the wire delays each other guest by a turn of each.
+//! A guest has its turn for a line. While others wait it ends with the line, or before that, when the guest has said nothing for
+//! a while or the line is long; then the next who waits has its own, in the order of the VMs' numbers. So no line is mixed
+//! with another but one that is not finished in time, and each guest delays another by a turn at most, whether it
+//! floods the wire, is silent, or writes as slowly as it may.
+//!
+//! Who has its turn may be slow without being silent: an emulator's host with fewer CPUs than guests runs each of them now and
+//! then, for some milliseconds. A turn that ended meanwhile would be one byte, behind the eight that say whose it is.
 
 use crate::id::VmId;
 
-/// A guest whose open line has not grown for so long loses its turn, in microseconds: a prompt stands for hours.
-pub const SILENCE_US: u64 = 5_000;
+/// A guest whose open line has not grown for so long loses its turn if others wait, in microseconds: a prompt stands for hours. Ten
+/// guests for each CPU of a host's are on it again within less.
+pub const SILENCE_US: u64 = 100_000;
 /// Bytes of one turn while others wait: 45 ms at 115200 baud.
 pub const MOST: u32 = 512;
+/// Others wait no longer than this for the end of a turn, in microseconds: 20 bytes, if each comes as late as it may.
+pub const TURN_US: u64 = 2_000_000;
 
 /// The wire.
 #[derive(Debug)]
@@ -24,6 +31,8 @@ pub struct Turns {
     count: u32,
     /// When the last of them was, in microseconds.
     last_us: u64,
+    /// Since when others have waited for this turn to end, if they do.
+    wanted_us: u64,
     /// Who waits, a bit each.
     waiting: u128,
 }
@@ -53,6 +62,7 @@ impl Turns {
             owner: VmId(0),
             count: 0,
             last_us: 0,
+            wanted_us: 0,
             waiting: 0,
         }
     }
@@ -76,17 +86,23 @@ impl Turns {
     fn take_of_many(&mut self, vm: VmId, byte: u8, now_us: u64) -> Turn {
         let own = 1 << (vm.0 & 127);
         let others = self.waiting & !own;
-        let is_wanted = (self.waiting | own) & !(1 << (self.owner.0 & 127)) != 0;
+        let owners = 1 << (self.owner.0 & 127);
+        let is_wanted = (self.waiting | own) & !owners != 0;
+        if self.waiting & !owners == 0 {
+            self.wanted_us = now_us;
+        }
         let is_over = !self.is_mid_line
-            || self.count >= MOST && is_wanted
-            || now_us.saturating_sub(self.last_us) > SILENCE_US;
+            || is_wanted
+                && (self.count >= MOST
+                    || now_us.saturating_sub(self.last_us) > SILENCE_US
+                    || now_us.saturating_sub(self.wanted_us) > TURN_US);
         let turn = if !is_over && self.owner == vm {
             self.count = self.count.saturating_add(1);
             Turn::Write
         } else if is_over && self.is_next(vm, others) {
             let is_other = self.owner != vm;
             let was_open = self.is_mid_line;
-            (self.owner, self.count) = (vm, 1);
+            (self.owner, self.count, self.wanted_us) = (vm, 1, now_us);
             if was_open && !is_other {
                 Turn::Write
             } else {

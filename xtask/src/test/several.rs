@@ -1,6 +1,7 @@
 //! Several guests on one machine, as a user starts them: each passes every test that it passes alone, while the other does.
 
 mod costs;
+mod lines;
 mod linux;
 mod nets;
 mod policy;
@@ -51,6 +52,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
         .chain(policy::NAMES)
         .chain(rings::NAMES)
         .chain(costs::NAMES)
+        .chain(lines::NAMES)
         .chain([nets::NAME, reboots::NAME])
         .chain(linux::NAMES)
 }
@@ -71,6 +73,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     policy::run(workshop, ledger);
     rings::run(workshop, ledger);
     costs::run(workshop, ledger);
+    lines::run(workshop, ledger);
     nets::run(workshop, ledger);
     reboots::run(workshop, ledger);
     linux::run(workshop, ledger);
