@@ -1,6 +1,7 @@
 //! `cargo xtask ctl`: guests that do nothing for themselves are reached from outside.
 
 pub mod boot;
+mod capture;
 mod clock;
 pub mod code;
 mod dump;
@@ -24,7 +25,7 @@ use debian::paths;
 use machine::control::Client;
 use machine::workshop::Workshop;
 
-const NAMES: [&str; 20] = [
+const NAMES: [&str; 22] = [
     "operator/looks-at-a-guest-that-spins-pauses-resets-and-ends-it",
     "operator/nmi-enters-a-guest-that-masks-interrupts",
     "operator/who-may-only-look",
@@ -45,6 +46,8 @@ const NAMES: [&str; 20] = [
     "operator/dump-of-a-guest-that-runs-on",
     "operator/a-watchdog-of-the-guest-s-own",
     "operator/the-instant-of-a-crash-kernel",
+    "operator/who-writes-after-that-instant",
+    "operator/a-capture-kernel-cannot-change-what-it-reads",
 ];
 
 /// The same many times over; run when they are named.
@@ -83,6 +86,8 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
         running,
         own_watchdog,
         instant,
+        writers,
+        evidence,
     ] = NAMES;
     ledger.check(life, || look_and_end(workshop).map(|()| String::new()));
     ledger.check(nmi, || interrupt(workshop).map(|()| String::new()));
@@ -108,6 +113,8 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
         gwdt::bark(workshop).map(|()| String::new())
     });
     ledger.check(instant, || instant::find(workshop));
+    ledger.check(writers, || instant::name(workshop));
+    ledger.check(evidence, || capture::refuse(workshop));
     let [pauses, registers, long, longest] = SOAKS;
     if ledger.names(pauses) {
         ledger.check(pauses, || often::pause(workshop, 10_000));
