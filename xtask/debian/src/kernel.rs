@@ -13,6 +13,7 @@ use crate::initramfs;
 use crate::progress::Progress;
 use crate::tools;
 
+pub mod config;
 pub mod kbuild;
 mod source;
 

@@ -1,6 +1,7 @@
 //! `cargo xtask kdump`: the main job.
 
 mod checks;
+mod fit;
 mod lab;
 mod report;
 mod saving;
@@ -98,7 +99,10 @@ pub struct Kdump {
     /// guest-tests/linux/sdei-ending.patch, which ours then is.
     #[arg(long, value_enum)]
     ending: Option<Fate>,
-    /// Another kernel than ours; it needs what guest-tests/linux/kernel.config asks for.
+    /// Another kernel than ours, an Image or a packed one.
+    ///
+    /// What the job needs of its configuration is looked for in itself (CONFIG_IKCONFIG) or in the .config beside it, and what is
+    /// missing is said before anything boots. guest-tests/linux/kernel.config has all that any job needs.
     #[arg(long, value_name = "PATH")]
     kernel: Option<PathBuf>,
     /// The vmlinux of that kernel [default: the file of that name beside it].
@@ -164,9 +168,12 @@ impl Kdump {
             !self.oracle || plan.scenario.dumps(),
             "with this scenario there is no dump to be held against memory; leave --oracle out"
         );
-        let system = self.system(&plan)?;
         if let Some(path) = &self.report {
             paths::check_output(path, "--report")?;
+        }
+        let system = self.system(&plan)?;
+        if let System::Other { kernel, vmlinux } = &system {
+            fit::check(&plan, self.machine, kernel, vmlinux, &Progress::new())?;
         }
         let workshop = Workshop::open()?.above(self.el3).on(self.machine);
         let lab = Lab::prepare_saving(&workshop, &system, plan.program(), &self.saving)?;

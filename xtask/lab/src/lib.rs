@@ -11,6 +11,7 @@ pub mod instant;
 pub mod kdump;
 pub mod ladder;
 pub mod lines;
+pub mod needs;
 pub mod oracle;
 pub mod outside;
 mod patch;

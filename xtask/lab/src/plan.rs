@@ -206,13 +206,17 @@ impl Plan {
             "--ending and --reclaim are about a crash dump, which {} is not",
             self.scenario.name()
         );
-        let has_sdei = self.sdei
-            && !Firmware::parse(&self.firmware).is_ok_and(|firmware| firmware.has(Fault::Absent));
         ensure!(
-            has_sdei || !self.captures_with_all(),
+            self.offers_sdei() || !self.captures_with_all(),
             "--ending and --reclaim are about CPUs that SDEI stopped, and there is no SDEI; leave them out or let there be SDEI"
         );
         Ok(())
+    }
+
+    /// Whether the guest finds SDEI.
+    pub fn offers_sdei(&self) -> bool {
+        let firmware = Firmware::parse(&self.firmware);
+        self.sdei && !firmware.is_ok_and(|firmware| firmware.has(Fault::Absent))
     }
 
     /// Whether no CPU of the guest is left to do anything.
