@@ -14,12 +14,16 @@ use crate::progress::Progress;
 use crate::tools;
 
 pub mod config;
+pub mod flags;
 pub mod kbuild;
+mod kconfig;
 mod source;
+pub mod tree;
 
 pub use source::PATCH;
 
-use kbuild::{configure, make};
+use flags::Flags;
+use kbuild::{Build, OUR_LINES, configure};
 use source::Source;
 
 /// The configuration; everything else that can be left out is.
@@ -194,14 +198,19 @@ fn build(
     }
     source.unpack(cache, &name, &package, progress)?;
     fs::create_dir_all(&objects).map_err(|error| unwritable(&objects, &error))?;
-    configure(source.path(), &objects)?;
+    let build = Build {
+        source: source.path().to_owned(),
+        objects: objects.clone(),
+        flags: Flags::ours(),
+    };
+    configure(&build)?;
     if is_plain_wanted {
-        make(source.path(), &objects, "build Linux", progress)?;
+        build.make("build Linux", Some(OUR_LINES), progress)?;
         cache.entry(&plain, |dir| keep(&objects, dir))?;
     }
     source.patch()?;
     let what = "build Linux with a choice of endings";
-    make(source.path(), &objects, what, progress)?;
+    build.make(what, Some(OUR_LINES), progress)?;
     cache.entry(&KernelVariant::Endings.entry(offer), |dir| {
         keep(&objects, dir)
     })?;

@@ -2,6 +2,7 @@
 
 mod checks;
 mod fit;
+mod from_tree;
 mod lab;
 mod report;
 mod saving;
@@ -28,6 +29,8 @@ use machine::el3::El3;
 use machine::guest::{Switch, firmware};
 use machine::qemu::DEFAULT_CPU;
 use machine::workshop::Workshop;
+
+use from_tree::FromTree;
 
 pub use checks::check_run;
 pub use lab::{Care, Lab, Request, System};
@@ -116,6 +119,8 @@ pub struct Kdump {
     /// where each is.
     #[arg(long, value_name = "RELEASE", value_parser = release, conflicts_with_all = ["kernel", "ending"])]
     stock: Option<Release>,
+    #[command(flatten)]
+    from_tree: FromTree,
     #[command(flatten)]
     saving: Saving,
     /// Hold the dump, page by page, against what memory was when the crash kernel began, and say who has written to it since.
@@ -240,6 +245,9 @@ impl Kdump {
     fn system(&self, plan: &Plan) -> Result<System> {
         if let Some(release) = self.stock {
             return Ok(System::Stock(release));
+        }
+        if let Some(built) = self.from_tree.build(plan, self.machine)? {
+            return Ok(built);
         }
         Ok(match &self.kernel {
             Some(kernel) => System::Other {
