@@ -1,30 +1,38 @@
 //! The lines that `cargo xtask test` prints, and the count.
 
-use std::fmt::Display;
+use std::io::{Stdout, stdout};
 use std::num::NonZero;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use debian::progress::Progress;
+use lab::results::{About, Case, Format, Outcome, Results};
 
 /// Counts what passed and what failed, and says so.
 pub struct Ledger {
     filter: Option<String>,
-    passed: u32,
-    failed: u32,
+    /// Some who have it only say what does not apply.
+    results: Mutex<Results<Stdout>>,
 }
 
 impl Ledger {
-    /// An empty one, for what has `filter` in its name.
+    /// An empty one, for what has `filter` in its name, that writes in this format.
+    pub fn begin(filter: Option<String>, format: Format, about: About) -> Result<Self> {
+        let results = Mutex::new(Results::begin(format, about, stdout())?);
+        Ok(Self { filter, results })
+    }
+
+    /// The same for people.
     pub fn new(filter: Option<String>) -> Self {
-        Self {
-            filter,
-            passed: 0,
-            failed: 0,
-        }
+        let results = Mutex::new(Results::human(stdout()));
+        Self { filter, results }
+    }
+
+    fn results(&self) -> MutexGuard<'_, Results<Stdout>> {
+        self.results.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether `name` is to be run.
@@ -48,12 +56,13 @@ impl Ledger {
 
     /// How many have failed.
     pub fn failures(&self) -> u32 {
-        self.failed
+        self.results().count().failed
     }
 
     /// Whether something has been entered.
     pub fn has_run(&self) -> bool {
-        self.passed + self.failed > 0
+        let count = self.results().count();
+        count.passed + count.failed > 0
     }
 
     /// Runs `check` if it is wanted. What it answers stands behind the line, an error below it.
@@ -108,46 +117,57 @@ impl Ledger {
 
     /// Enters a success.
     pub fn passed(&mut self, name: &str, time: Duration, remark: &str) {
-        self.passed += 1;
-        line("ok", time, name, remark);
+        self.enter(name, Outcome::Passed, Some(time), remark, "");
     }
 
     /// Enters a failure; `details` are printed below it.
     pub fn failed(&mut self, name: &str, time: Duration, details: &str) {
         supervisor::settle();
-        self.failed += 1;
-        line("FAILED", time, name, "");
-        for detail in details.lines() {
-            println!("        {detail}");
-        }
+        self.enter(name, Outcome::Failed, Some(time), "", details);
     }
 
     /// Says that something does not apply; it counts as neither.
     pub fn skipped(&self, name: &str, why: &str) {
-        line("-", Duration::ZERO, name, why);
+        self.enter(name, Outcome::Skipped, None, why, "");
+    }
+
+    fn enter(
+        &self,
+        name: &str,
+        outcome: Outcome,
+        time: Option<Duration>,
+        remark: &str,
+        details: &str,
+    ) {
+        let case = Case {
+            name: name.to_owned(),
+            outcome,
+            time,
+            remark: Some(remark.to_owned()).filter(|remark| !remark.is_empty()),
+            details: details.lines().map(str::to_owned).collect(),
+            report: None,
+        };
+        if let Err(error) = self.results().case(case) {
+            // It counts all the same.
+            eprintln!("error: cannot write what came of {name}: {error}");
+        }
     }
 
     /// Prints the count and answers whether all is well.
     pub fn close(self) -> ExitCode {
         if !self.has_run() {
-            let filter = self.filter.unwrap_or_default();
+            let filter = self.filter.as_deref().unwrap_or_default();
             eprintln!("error: nothing has `{filter}` in its name");
         }
-        println!("{} passed, {} failed", self.passed, self.failed);
-        if self.failed == 0 && self.passed > 0 {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
+        let results = self.results.into_inner();
+        match results.unwrap_or_else(PoisonError::into_inner).end() {
+            Ok(count) if count.failed == 0 && count.passed > 0 => ExitCode::SUCCESS,
+            Ok(_) => ExitCode::FAILURE,
+            Err(error) => {
+                eprintln!("error: cannot write the results: {error}");
+                ExitCode::FAILURE
+            }
         }
-    }
-}
-
-fn line(verdict: &str, time: Duration, name: impl Display, remark: &str) {
-    let seconds = time.as_secs_f64();
-    if remark.is_empty() {
-        println!("{verdict:6} {seconds:6.1} s  {name}");
-    } else {
-        println!("{verdict:6} {seconds:6.1} s  {name}: {remark}");
     }
 }
 
@@ -155,14 +175,19 @@ fn line(verdict: &str, time: Duration, name: impl Display, remark: &str) {
 mod tests {
     use super::*;
 
+    fn counts(ledger: &Ledger) -> (u32, u32) {
+        let count = ledger.results().count();
+        (count.passed, count.failed)
+    }
+
     #[test]
     fn only_what_is_wanted_runs_and_counts() {
         let mut ledger = Ledger::new(Some("b".into()));
         ledger.check("a", || panic!("not wanted"));
         ledger.check("ab", || Ok(String::new()));
-        assert_eq!((ledger.passed, ledger.failed), (1, 0));
+        assert_eq!(counts(&ledger), (1, 0));
         ledger.check("bc", || anyhow::bail!("no"));
-        assert_eq!((ledger.passed, ledger.failed), (1, 1));
+        assert_eq!(counts(&ledger), (1, 1));
         assert_eq!(ledger.close(), ExitCode::FAILURE);
     }
 
@@ -180,7 +205,7 @@ mod tests {
         });
         // case/1 and case/10 to case/19.
         assert_eq!(runs.into_inner(), 11);
-        assert_eq!((ledger.passed, ledger.failed), (5, 6));
+        assert_eq!(counts(&ledger), (5, 6));
     }
 
     #[test]

@@ -22,7 +22,7 @@ mod tidy;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use lab::{kdump, symbolize};
+use lab::{kdump, results, symbolize};
 use machine::build;
 
 /// Builds, runs and tests the hypervisor.
@@ -33,7 +33,7 @@ use machine::build;
 #[command(
     name = "xtask",
     bin_name = "cargo xtask",
-    version,
+    version = version(),
     max_term_width = 100
 )]
 struct Cli {
@@ -60,6 +60,15 @@ enum Command {
     Symbolize(symbolize::Symbolize),
     Tidy(tidy::Tidy),
     Conformance(conformance::Conformance),
+}
+
+/// Our version, with the commit if somebody wants to know: it is git that is asked.
+fn version() -> &'static str {
+    let is_asked = std::env::args_os().any(|word| word == "--version" || word == "-V");
+    match is_asked {
+        true => Box::leak(results::version().into_boxed_str()),
+        false => env!("CARGO_PKG_VERSION"),
+    }
 }
 
 fn main() -> ExitCode {

@@ -34,6 +34,7 @@ use crate::ledger::Ledger;
 use debian::cache::Cache;
 use debian::kernel::{self, KernelVariant};
 use debian::progress::Progress;
+use lab::results::{About, Format};
 use machine::board::Board;
 use machine::el3::El3;
 use machine::workshop::Workshop;
@@ -42,6 +43,7 @@ use machine::workshop::Workshop;
 ///
 /// Each is one line, `ok` or `FAILED`, with the time it took; a failure is followed by what it said,
 /// the last lines of the console and the QEMU command. The last line reads `N passed, M failed`.
+/// For programs there are other formats.
 #[derive(Args)]
 pub struct Test {
     /// Run only what has this in its name, such as `clippy`, `guest/max/` or `linux/kdump`.
@@ -62,6 +64,10 @@ pub struct Test {
     /// What runs below the hypervisor, at EL3, wherever it is booted.
     #[arg(long, value_enum, value_name = "WHAT", default_value = "none")]
     el3: El3,
+    /// How what comes of them is written to standard output: for people, or while they run as KTAP or JSON, or at the end as
+    /// JUnit's XML: docs/report.md.
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "human")]
+    format: Format,
 }
 
 /// The names of the tests that boot Linux or stop the hypervisor.
@@ -77,7 +83,8 @@ impl Test {
             self.machine.check_bare()?;
         }
         let workshop = Workshop::open()?.above(self.el3).on(self.machine);
-        let mut ledger = Ledger::new(self.filter.clone());
+        let about = About::now(self.machine, self.el3);
+        let mut ledger = Ledger::begin(self.filter.clone(), self.format, about)?;
         if !ledger.is_filtered() && !self.quick && !self.bare {
             std::thread::spawn(build_linux);
         }

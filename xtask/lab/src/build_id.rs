@@ -57,10 +57,33 @@ fn of_image(image: &[u8]) -> Vec<&[u8]> {
 }
 
 fn short(id: &[u8]) -> String {
-    id.iter()
-        .take(6)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hexadecimal(id.get(..6).unwrap_or(id))
+}
+
+/// A build id as programs write it.
+pub fn hexadecimal(id: &[u8]) -> String {
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The release of the kernel in an Image, by the banner that it prints first (Linux, init/version.c).
+pub fn release(image: &[u8]) -> Option<String> {
+    const BANNER: &[u8] = b"Linux version ";
+    let mut at = 0;
+    while let Some(found) = image
+        .get(at..)?
+        .windows(BANNER.len())
+        .position(|part| part == BANNER)
+    {
+        at += found + BANNER.len();
+        let rest = image.get(at..)?;
+        let end = rest.iter().position(|byte| !byte.is_ascii_graphic())?;
+        let release = rest.get(..end)?;
+        // The same words stand where other programs read them.
+        if release.first().is_some_and(u8::is_ascii_digit) {
+            return String::from_utf8(release.to_vec()).ok();
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -107,6 +130,15 @@ mod tests {
         let path = folder.path().join("vmlinux");
         fs::write(&path, elf).unwrap();
         check(image, Path::new("/boot/Image"), &path)
+    }
+
+    #[test]
+    fn an_image_tells_its_release() {
+        let image = b"..Linux version %s\0..Linux version 7.3.4-rc1+ (me@here) (gcc ..";
+        assert_eq!(release(image).as_deref(), Some("7.3.4-rc1+"));
+        assert_eq!(release(&image[..40]), None);
+        assert_eq!(release(b""), None);
+        assert_eq!(hexadecimal(&[0, 0xab]), "00ab");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `cargo xtask kdump`: the main job.
 
 mod checks;
+mod document;
 mod fit;
 mod from_tree;
 mod lab;
@@ -8,8 +9,8 @@ mod report;
 mod saving;
 mod series;
 mod together;
+mod told;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -30,7 +31,9 @@ use machine::guest::{Switch, firmware};
 use machine::qemu::DEFAULT_CPU;
 use machine::workshop::Workshop;
 
+use crate::results::{About, Format};
 use from_tree::FromTree;
+use told::Told;
 
 pub use checks::check_run;
 pub use lab::{Care, Lab, Request, System};
@@ -133,7 +136,10 @@ pub struct Kdump {
     /// Run the guests of this guest file beside Linux, on CPUs and in memory of their own: they must run on, whatever becomes of it.
     #[arg(long, value_name = "FILE.toml")]
     beside: Option<PathBuf>,
-    /// Write all that was found to this file, as JSON; with --repeat, what the last run found.
+    /// How what comes of it is written to standard output: for people, or while it runs as KTAP or JSON, or at its end as JUnit's XML.
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "human")]
+    format: Format,
+    /// Write all that was found, of each run, to this file, as JSON: docs/report.md.
     #[arg(long, value_name = "FILE.json")]
     report: Option<PathBuf>,
     /// Leave vmcore, serial log and bundle in this folder; with --repeat, those of the last run.
@@ -192,13 +198,15 @@ impl Kdump {
             timeout: Duration::from_secs(self.timeout),
             keep: self.keep.as_deref(),
         };
+        let about = About::now(self.machine, self.el3);
+        let told = Told::begin(self.format, about, lab.kernel_id()?, self.repeat)?;
         // Of one run among many, its line is enough.
         let (verbose, terse) = (self.verbose, self.repeat > 1);
         let run = || {
             let step = Progress::new().lazily("the guest runs, and its dump is judged");
             let show = |line: &str| {
                 if verbose || (!terse && matters(line)) {
-                    step.around(|| println!("  | {line}"));
+                    step.around(|| told.note(line));
                 }
             };
             let report = if beside.is_empty() {
@@ -220,21 +228,15 @@ impl Kdump {
                 reports.into_iter().next().context("nothing was judged")?
             };
             drop(step);
-            if !terse || !report.passed {
-                println!("{}", report.text());
-            }
-            if let Some(path) = &self.report {
-                let json = serde_json::to_string_pretty(&report)?;
-                fs::write(path, json)
-                    .with_context(|| format!("cannot write the report {}", path.display()))?;
-            }
+            told.run(&report, self.report.as_deref())?;
             Ok(report)
         };
         let passed = if terse {
-            series::run(self.repeat, run, &mut std::io::stdout())?
+            series::run(self.repeat, run, &mut told.series())?
         } else {
             run()?.passed
         };
+        told.end()?;
         Ok(if passed {
             ExitCode::SUCCESS
         } else {

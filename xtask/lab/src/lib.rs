@@ -19,6 +19,7 @@ pub mod place;
 pub mod plan;
 pub mod registers;
 mod rescue;
+pub mod results;
 pub mod revived;
 pub mod symbolize;
 pub mod symbols;

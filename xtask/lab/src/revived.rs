@@ -1,9 +1,10 @@
 //! A CPU in the capture kernel, as our init there found it.
 
-use serde::Serialize;
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
 
 /// What our init in the capture kernel found of a CPU.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Revived {
     /// Its number in the first kernel.
     pub cpu: u32,
@@ -39,5 +40,19 @@ impl Revived {
             }
         }
         Some(found)
+    }
+}
+
+impl Serialize for Revived {
+    /// Of a CPU that is not online nothing was measured.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut all = serializer.serialize_struct("Revived", 6)?;
+        all.serialize_field("cpu", &self.cpu)?;
+        all.serialize_field("online", &self.online)?;
+        all.serialize_field("task", &self.online.then_some(self.task))?;
+        all.serialize_field("timer", &self.online.then_some(self.timer))?;
+        all.serialize_field("ipi", &self.online.then_some(self.ipi))?;
+        all.serialize_field("event0", &self.online.then_some(self.event0))?;
+        all.end()
     }
 }

@@ -53,8 +53,8 @@ pub struct Cpu {
     pub registers: Option<Registers>,
     /// What the hypervisor saw of it before the NMI.
     pub outside: Option<Outside>,
-    /// How many registers were compared with the hypervisor's record and found equal.
-    pub equal: usize,
+    /// How many registers are as the hypervisor recorded them; nothing if they were not compared.
+    pub equal: Option<usize>,
     /// What is wrong; empty if nothing is.
     pub faults: Vec<String>,
 }
@@ -134,13 +134,8 @@ impl fmt::Display for Cpu {
             (None, Some(_)) => "nothing in the vmcore",
         };
         write!(f, "{verdict:3} {wedged:6} {stopped:20} {place}")?;
-        if self.equal > 0 {
-            write!(
-                f,
-                ", {} of {} registers as recorded",
-                self.equal,
-                Registers::COUNT
-            )?;
+        if let Some(equal) = self.equal {
+            write!(f, ", {equal} of {} registers as recorded", Registers::COUNT)?;
         }
         if let Some(outside) = &self.outside {
             write!(f, "\n            the hypervisor alone has: {outside}")?;
@@ -232,7 +227,7 @@ fn judge(evidence: &Evidence<'_>, ladder: &Ladder, cpu: u32, note: Option<&Prsta
             stood_in: None,
             registers: None,
             outside,
-            equal: 0,
+            equal: None,
             faults,
         };
     };
@@ -246,13 +241,13 @@ fn judge(evidence: &Evidence<'_>, ladder: &Ladder, cpu: u32, note: Option<&Prsta
     } else if wedged {
         faults.extend(judge_wedge(evidence, cpu, stopped, &note.registers, &place));
     }
-    let mut equal = 0;
+    let mut equal = None;
     if wedged && !has_serror || matches!(stopped, Stopped::Sdei { .. }) {
         let frame = evidence.drain.stopped_in(cpu, evidence.story);
         match frame.filter(|frame| frame.running || !evidence.stays_in_handler) {
             Some(frame) => {
                 let differences = frame.registers.differences(&note.registers);
-                equal = Registers::COUNT - differences.len();
+                equal = Some(Registers::COUNT - differences.len());
                 for (name, recorded, dumped) in differences {
                     faults.push(format!(
                         "has {name} = {dumped:#x} in the vmcore, but the hypervisor recorded \

@@ -105,7 +105,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
         ledger.check(WHOLE, || bench.whole());
     }
     if ledger.failures() > before {
-        println!(
+        eprintln!(
             "        what was there is in {}",
             bench.folder.keep().display()
         );

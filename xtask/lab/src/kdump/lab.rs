@@ -9,6 +9,7 @@ use hv_abi::watchdog::{Nmi, Watchdog};
 use hv_bundle::{DumpConfig, GuestConfig, parse_crashkernel};
 
 use super::checks::{check_backtraces, check_run};
+use super::document::KernelId;
 use super::report::{Judged, Report};
 use super::saving::Saving;
 use crate::build_id;
@@ -167,6 +168,14 @@ impl Lab {
         vmlinux.context("this kernel comes without its vmlinux")
     }
 
+    /// What the guest kernel says that it is.
+    pub(super) fn kernel_id(&self) -> Result<KernelId> {
+        let image = fs::read(&self.kernel)
+            .with_context(|| format!("cannot read {}", self.kernel.display()))?;
+        let build_id = self.vmlinux.as_deref().map(build_id::of_elf).transpose()?;
+        Ok(KernelId::of(&image, build_id.flatten().as_deref()))
+    }
+
     /// Runs a scenario and judges it. An error is what kept it from being judged.
     pub fn run(&self, request: &Request<'_>, mut show: impl FnMut(&str)) -> Result<Report> {
         let plan = &request.plan;
@@ -202,7 +211,7 @@ impl Lab {
             &self.hypervisor.elf,
             self.vmlinux.as_deref(),
         );
-        report.command = machine.command_line();
+        report.command = Some(machine.command_line());
         report.folder = Some(folder.keep().to_owned());
     }
 

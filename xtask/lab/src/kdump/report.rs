@@ -54,7 +54,7 @@ pub struct Report {
     /// The last lines of the console, if it failed.
     pub console: Vec<String>,
     /// The QEMU command, if it failed.
-    pub command: String,
+    pub command: Option<String>,
     /// Where everything was left, if it failed.
     pub folder: Option<PathBuf>,
 }
@@ -87,7 +87,7 @@ impl Report {
             } else {
                 seen.tail
             },
-            command: String::new(),
+            command: None,
             folder: None,
         }
     }
@@ -166,7 +166,8 @@ impl Report {
             lines.extend(self.console.iter().map(|line| format!("  | {line}")));
         }
         lines.extend(self.faults.iter().map(|fault| format!("FAILED: {fault}")));
-        lines.push(format!("QEMU was: {}", self.command));
+        let command = self.command.iter();
+        lines.extend(command.map(|command| format!("QEMU was: {command}")));
         if let Some(folder) = &self.folder {
             lines.push(format!("Everything is left in {}", folder.display()));
         }

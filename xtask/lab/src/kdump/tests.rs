@@ -86,7 +86,7 @@ fn a_failure_is_reported_with_its_console_and_its_command() {
     let judged = Err(anyhow::anyhow!("the guest gave up: no disk"));
     let seen = seen("", Ending::PowerOff);
     let mut report = Report::of(&plan(Scenario::Kdump), seen, judged);
-    report.command = "qemu -x".into();
+    report.command = Some("qemu -x".into());
     assert!(!report.passed);
     let text = report.text();
     for part in [
@@ -124,4 +124,52 @@ fn of_a_log_out_of_a_dump_what_matters_is_what_would_on_the_console() {
     assert!(matters("[    1.0] Kernel panic - not syncing"));
     assert!(!matters("LAB: log [    1.0]  vfs_read+0x238/0x330"));
     assert!(!matters("[    1.0]  vfs_read+0x238/0x330"));
+}
+
+#[test]
+fn a_report_for_programs_is_as_its_schema_says() {
+    use super::document::{Document, KernelId};
+    use crate::results::{About, Outcome, schema};
+    use machine::el3::El3;
+
+    let schema = schema::ours();
+    let check = |part: &serde_json::Value, value: &serde_json::Value| {
+        schema::validate(&schema, part, value).unwrap();
+    };
+    let image = b"Linux version 7.3.4 (me)";
+    let about = About::now(Board::Virt, El3::None);
+    let mut document = Document::new(about, KernelId::of(image, None));
+    let story = "LAB: cpu 1 online=no\nLAB: cpu 2 online=yes task=yes timer=3 ipi=1 event0=no\n";
+    let log = LOG.replace("LAB: done", &format!("{story}LAB: done"));
+    let good = Report::of(
+        &plan(Scenario::Kdump),
+        seen(&log, Ending::PowerOff),
+        Ok(None),
+    );
+    document.push(&good).unwrap();
+    let case = document.case(&good, 2).unwrap();
+    assert_eq!(
+        (&*case.name, case.outcome),
+        ("kdump/kdump/1", Outcome::Passed)
+    );
+    check(&schema["$defs"]["document"], &case.report.unwrap());
+    let error = anyhow::anyhow!("the time was over");
+    let bad = Report::of(&plan(Scenario::Nmi), seen("", Ending::TimedOut), Err(error));
+    document.push(&bad).unwrap();
+    let case = document.case(&bad, 2).unwrap();
+    assert_eq!(
+        (&*case.name, case.outcome),
+        ("kdump/nmi/2", Outcome::Failed)
+    );
+    assert_eq!(case.details, ["the time was over"]);
+    let json = serde_json::to_value(&document).unwrap();
+    check(&schema, &json);
+    assert_eq!(json["passed"], false);
+    assert_eq!(json["kernel"]["release"], "7.3.4");
+    assert!(json["kernel"]["build_id"].is_null());
+    assert_eq!(json["runs"].as_array().unwrap().len(), 2);
+    // What was not measured is null, and not 0.
+    let revived = &json["runs"][0]["story"]["revived"];
+    assert!(revived[0]["timer"].is_null() && revived[1]["timer"] == 3);
+    assert!(json["runs"][0]["command"].is_null());
 }

@@ -1,0 +1,73 @@
+//! Where what comes of runs is told: to people or to programs on standard output, and in a file.
+
+use std::cell::RefCell;
+use std::fs;
+use std::io::{Stdout, Write, stderr, stdout};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::document::{Document, KernelId};
+use super::report::Report;
+use crate::results::{About, Format, Results};
+
+/// Takes what comes of each run.
+pub struct Told {
+    results: RefCell<Results<Stdout>>,
+    document: RefCell<Document>,
+    format: Format,
+    times: u32,
+}
+
+impl Told {
+    /// Begins, for so many runs of that kernel.
+    pub fn begin(format: Format, about: About, kernel: KernelId, times: u32) -> Result<Self> {
+        let results = Results::begin(format, about.clone(), stdout())?;
+        Ok(Self {
+            results: RefCell::new(results),
+            document: RefCell::new(Document::new(about, kernel)),
+            format,
+            times,
+        })
+    }
+
+    /// Takes a line of the guest's console.
+    pub fn note(&self, line: &str) {
+        // Who reads it may have had enough; what comes of the run still matters.
+        let _ = self.results.borrow_mut().note(line);
+    }
+
+    /// Takes what came of a run, which the file `path` is to have, too.
+    pub fn run(&self, report: &Report, path: Option<&Path>) -> Result<()> {
+        let mut document = self.document.borrow_mut();
+        document.push(report)?;
+        if self.format != Format::Human {
+            let case = document.case(report, self.times)?;
+            self.results.borrow_mut().case(case)?;
+        } else if self.times == 1 || !report.passed {
+            println!("{}", report.text());
+        }
+        if let Some(path) = path {
+            let json = serde_json::to_string_pretty(&*document)?;
+            fs::write(path, json)
+                .with_context(|| format!("cannot write the report {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Where the lines of a series go.
+    pub fn series(&self) -> Box<dyn Write> {
+        match self.format {
+            Format::Human => Box::new(stdout()),
+            Format::Ktap | Format::Junit | Format::JsonLines => Box::new(stderr()),
+        }
+    }
+
+    /// Ends. People have read it all.
+    pub fn end(self) -> Result<()> {
+        if self.format != Format::Human {
+            self.results.into_inner().end()?;
+        }
+        Ok(())
+    }
+}
