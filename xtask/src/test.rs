@@ -9,6 +9,7 @@ mod crash;
 mod drgn;
 mod endings;
 mod flat;
+mod formats;
 mod gdb;
 mod guests;
 mod image;
@@ -110,12 +111,14 @@ impl Test {
             || endings::names().any(|name| ledger.wants(name))
             || bringup::names().any(|name| ledger.wants(name))
             || card::names().any(|name| ledger.wants(name))
+            || formats::names().any(|name| ledger.wants(name))
             || uboot::names().any(|name| ledger.wants(name));
         if ledger.wants("guest/") || !elsewhere {
             guests::run(&workshop, &mut ledger, self.bare);
         }
         if !self.bare {
             commands::run(&workshop, &mut ledger);
+            formats::run(&workshop, &mut ledger);
             flat::run(&workshop, &mut ledger, self.quick);
             client::run(&workshop, &mut ledger);
             nexus::run(&workshop, &mut ledger);

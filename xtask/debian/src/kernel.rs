@@ -17,6 +17,7 @@ pub mod config;
 pub mod flags;
 pub mod kbuild;
 mod kconfig;
+pub mod kunit;
 mod source;
 pub mod tree;
 

@@ -130,14 +130,9 @@ fn unpack_into(package: &Path, dir: &Path, progress: &Progress) -> Result<()> {
     let parts = dir.join("package");
     fs::create_dir_all(&parts).map_err(|error| unwritable(&parts, &error))?;
     unpack(package, &parts)?;
-    let tarball = fs::read_dir(parts.join("usr/src"))
-        .context("Debian's linux-source has no usr/src")?
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.to_string_lossy().contains(".tar."))
-        .context("Debian's linux-source has no source archive")?;
     let mut tar = supervisor::command("tar");
-    tar.arg("-x").arg("-f").arg(&tarball).arg("-C").arg(dir);
+    tar.arg("-x").arg("-f").arg(tarball(&parts)?);
+    tar.arg("-C").arg(dir);
     tar.args(["--strip-components=1"]);
     for pattern in UNREAD {
         tar.arg(format!("--exclude={pattern}"));
@@ -148,6 +143,16 @@ fn unpack_into(package: &Path, dir: &Path, progress: &Progress) -> Result<()> {
     remove(&parts)?;
     step.done();
     Ok(())
+}
+
+/// The source's archive in the unpacked package `parts`.
+pub fn tarball(parts: &Path) -> Result<PathBuf> {
+    fs::read_dir(parts.join("usr/src"))
+        .context("Debian's linux-source has no usr/src")?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.to_string_lossy().contains(".tar."))
+        .context("Debian's linux-source has no source archive")
 }
 
 #[cfg(test)]

@@ -1,0 +1,134 @@
+//! What `--format` writes, read by programs of others: the kernel's own parser of KTAP.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::own;
+use crate::ledger::Ledger;
+use debian::kernel::kunit;
+use debian::tools;
+use lab::results::{About, Case, Format, Outcome, Results};
+use machine::run_dir::RunDir;
+use machine::workshop::Workshop;
+
+const KTAP: &str = "format/ktap-by-the-kernels-parser";
+const LINES: &str = "format/json-lines";
+
+/// The names of these tests.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    [KTAP, LINES].into_iter()
+}
+
+/// Runs them.
+pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
+    ledger.check(LINES, json_lines);
+    if !ledger.wants(KTAP) {
+        return;
+    }
+    if tools::find("python3").is_none() {
+        ledger.skipped(KTAP, "there is no python3");
+        return;
+    }
+    match kunit::parser(&workshop.cache, &workshop.progress) {
+        Ok(None) => ledger.skipped(KTAP, "the cache has no source package of Linux"),
+        Ok(Some(parser)) => ledger.check(KTAP, || ktap(workshop, &parser)),
+        Err(error) => ledger.failed(KTAP, Duration::ZERO, &format!("{error:#}")),
+    }
+}
+
+/// A row of the suite that takes no time, written in a format; its output.
+fn short(format: &str) -> Result<String> {
+    own::succeed(own::xtask()?.args(["test", "tidy", "--format", format]))
+}
+
+fn json_lines() -> Result<String> {
+    let said = short("json-lines")?;
+    let mut events = Vec::new();
+    for line in said.lines() {
+        let value: serde_json::Value =
+            serde_json::from_str(line).with_context(|| format!("no JSON: {line}"))?;
+        let event = value.get("event").and_then(|event| event.as_str());
+        events.push(event.unwrap_or_default().to_owned());
+    }
+    ensure!(events == ["begin", "result", "end"], "it said\n{said}");
+    Ok(String::new())
+}
+
+/// Has the parser count the results of a file.
+const COUNT: &str = "
+import sys
+sys.dont_write_bytecode = True
+sys.path.insert(0, sys.argv[1])
+import kunit_parser, kunit_printer
+with open(sys.argv[2]) as lines:
+    test = kunit_parser.parse_run_tests(lines, kunit_printer.Printer(output=sys.stderr))
+count = test.counts
+print(count.passed, count.failed, count.crashed, count.skipped, count.errors)
+print('; '.join(sub.name for sub in test.subtests))
+";
+
+fn ktap(workshop: &Workshop, parser: &Path) -> Result<String> {
+    let folder = RunDir::create(None)?;
+    let path = folder.file("results.ktap");
+    fs::write(&path, sample(workshop)?)?;
+    let names = "guest/one; linux/two_2; gdb/three";
+    let said = count(parser, &path)?;
+    ensure!(
+        said == format!("1 1 0 1 0\n{names}\n"),
+        "of all outcomes the parser has\n{said}"
+    );
+    fs::write(&path, short("ktap")?)?;
+    let said = count(parser, &path)?;
+    ensure!(
+        said == "1 0 0 0 0\ntidy\n",
+        "of a row of ours the parser has\n{said}"
+    );
+    Ok(String::new())
+}
+
+fn count(parser: &Path, path: &Path) -> Result<String> {
+    let output = supervisor::command("python3")
+        .args(["-c", COUNT])
+        .args([parser, path])
+        .output()
+        .context("cannot run python3")?;
+    if !output.status.success() {
+        bail!("{}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A result of each kind, with words that could be taken for others.
+fn sample(workshop: &Workshop) -> Result<Vec<u8>> {
+    let about = About::now(workshop.board, workshop.el3);
+    let mut out = Vec::new();
+    let mut results = Results::begin(Format::Ktap, about, &mut out)?;
+    results.note("LAB: up kernel=7.3.4 cpus=4")?;
+    let case = |name: &str, outcome, remark: Option<&str>, details: &[&str]| Case {
+        name: name.to_owned(),
+        outcome,
+        time: Some(Duration::from_secs(1)),
+        remark: remark.map(str::to_owned),
+        details: details.iter().map(|&line| line.to_owned()).collect(),
+        report: None,
+    };
+    let wrong = ["not ok 9 this is what was said", "1..7", "KTAP version 1"];
+    results.case(case(
+        "guest/one",
+        Outcome::Passed,
+        Some("3 boots # SKIP"),
+        &[],
+    ))?;
+    results.case(case("linux/two#2", Outcome::Failed, None, &wrong))?;
+    results.case(case(
+        "gdb/three",
+        Outcome::Skipped,
+        Some("there is no gdb"),
+        &[],
+    ))?;
+    results.end()?;
+    Ok(out)
+}
