@@ -1,5 +1,6 @@
 //! `cargo xtask kdump`: the main job.
 
+mod asked;
 mod checks;
 mod document;
 mod fit;
@@ -27,19 +28,24 @@ use debian::progress::Progress;
 use debian::stock::Release;
 use machine::board::Board;
 use machine::el3::El3;
-use machine::guest::{Switch, firmware};
+use machine::guest::{Options, Reclaim, Switch, firmware};
 use machine::qemu::DEFAULT_CPU;
 use machine::workshop::Workshop;
 
 use crate::results::{About, Format};
+use asked::Asked;
 use from_tree::FromTree;
 use told::Told;
 
+pub use asked::Extras;
 pub use checks::check_run;
 pub use lab::{Care, Lab, Request, System};
 pub use report::Report;
 pub use saving::Saving;
 pub use together::{Beside, Together};
+
+/// A job is given up after so many seconds if nothing else is said.
+const TIMEOUT_SECONDS: u64 = 300;
 
 /// Wedge CPUs of a Linux guest, let another panic, and verify the dump register by register.
 ///
@@ -51,9 +57,9 @@ pub use together::{Beside, Together};
 /// Exit codes: 0 all is as it must be, 1 something is not (which is named), 2 wrong usage.
 #[derive(Args)]
 pub struct Kdump {
-    /// Number of CPUs; with raspi4b so many of its four.
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    cpus: u32,
+    /// Number of CPUs; with raspi4b so many of its four [default: 4].
+    #[arg(long, value_name = "N")]
+    cpus: Option<u32>,
     /// CPUs to wedge, such as 2 or 1,3-5; with `--scenario nmi` all are [default: 2, or the last of fewer than 3].
     #[arg(long, value_name = "LIST")]
     wedge: Option<CpuList>,
@@ -72,15 +78,17 @@ pub struct Kdump {
     /// their interrupts), in the handler of an interrupt, or in the kernel with a stack pointer that leads nowhere.
     #[arg(long, value_enum, value_name = "WHERE", default_value = "el1")]
     place: Place,
-    /// Whether the guest is offered SDEI. With `off` the wedged CPUs must be missing, and this fails.
-    #[arg(long, value_name = "on|off", default_value = "on")]
-    sdei: Switch,
+    /// Whether the guest is offered SDEI. With `off` the wedged CPUs must be missing, and this fails [default: on].
+    #[arg(long, value_name = "on|off")]
+    sdei: Option<Switch>,
     /// Whose firmware the guest meets: a list of names from docs/firmware.md, joined by commas.
     ///
     /// Releases such as tfa-2.12, and faults such as off-in-event-keeps-priority or signal-lost=3;
     /// what fails with them fails here.
-    #[arg(long, value_name = "NAME", default_value = "spec", value_parser = firmware)]
-    firmware: String,
+    ///
+    /// [default: spec]
+    #[arg(long, value_name = "NAME", value_parser = firmware)]
+    firmware: Option<String>,
     /// Let CPU_ON take back a CPU that is parked in an event; the capture kernel then gets all CPUs,
     /// and every one must come back.
     #[arg(long)]
@@ -90,12 +98,12 @@ pub struct Kdump {
     /// With many CPUs that spin this shows how long a stop takes them, and not how busy the host is.
     #[arg(long)]
     icount: bool,
-    /// Which machine QEMU plays.
-    #[arg(long, value_enum, value_name = "WHICH", default_value = "virt")]
-    machine: Board,
-    /// What runs below the hypervisor, at EL3.
-    #[arg(long, value_enum, value_name = "WHAT", default_value = "none")]
-    el3: El3,
+    /// Which machine QEMU plays [default: virt].
+    #[arg(long, value_enum, value_name = "WHICH")]
+    machine: Option<Board>,
+    /// What runs below the hypervisor, at EL3 [default: none].
+    #[arg(long, value_enum, value_name = "WHAT")]
+    el3: Option<El3>,
     /// How a CPU ends that SDEI stopped; the capture kernel then gets all CPUs, and each must be as
     /// it is to be.
     ///
@@ -125,6 +133,8 @@ pub struct Kdump {
     #[command(flatten)]
     from_tree: FromTree,
     #[command(flatten)]
+    asked: Asked,
+    #[command(flatten)]
     saving: Saving,
     /// Hold the dump, page by page, against what memory was when the crash kernel began, and say who has written to it since.
     ///
@@ -149,10 +159,9 @@ pub struct Kdump {
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
-    /// Give up after so many seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 300,
-          value_parser = clap::value_parser!(u64).range(1..))]
-    timeout: u64,
+    /// Give up after so many seconds [default: 300].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: Option<u64>,
     /// Print the guest's whole console, not only what matters.
     #[arg(long, short)]
     verbose: bool,
@@ -160,7 +169,10 @@ pub struct Kdump {
 
 impl Kdump {
     /// Runs the scenario and says what came of it.
-    pub fn execute(self) -> Result<ExitCode> {
+    pub fn execute(mut self) -> Result<ExitCode> {
+        let options = self.asked.options()?;
+        self.hear(&options)?;
+        let (board, el3) = (self.board(), self.el3.unwrap_or_default());
         let plan = self.plan();
         plan.check()?;
         ensure!(
@@ -168,11 +180,12 @@ impl Kdump {
             "Debian's kernels have no LKDTM, which wedges CPUs here; have none wedged by --scenario panic, or all by --scenario nmi, or leave --stock out"
         );
         // A board has as many as it has, and the guest so many of them.
-        let machine_has = self.machine.cpus(self.cpus).max(self.cpus);
-        self.machine.check(machine_has, self.el3)?;
-        self.machine.check_parts(self.cpu.as_deref(), 1)?;
+        let machine_has = board.cpus(plan.cpus).max(plan.cpus);
+        board.check(machine_has, el3)?;
+        board.check_parts(self.cpu.as_deref(), 1 + options.disks.len())?;
+        let extras = self.asked.extras(options, board, plan.program())?;
         ensure!(
-            !self.oracle || matches!(self.machine, Board::Virt | Board::VirtGicv2),
+            !self.oracle || matches!(board, Board::Virt | Board::VirtGicv2),
             "where the crash kernel can be is known on QEMU's virt only; choose --machine virt or virt-gicv2, or leave --oracle out"
         );
         ensure!(
@@ -184,10 +197,11 @@ impl Kdump {
         }
         let system = self.system(&plan)?;
         if let System::Other { kernel, vmlinux } = &system {
-            fit::check(&plan, self.machine, kernel, vmlinux, &Progress::new())?;
+            fit::check(&plan, board, kernel, vmlinux, &Progress::new())?;
         }
-        let workshop = Workshop::open()?.above(self.el3).on(self.machine);
+        let workshop = Workshop::open()?.above(el3).on(board);
         let lab = Lab::prepare_saving(&workshop, &system, plan.program(), &self.saving)?;
+        let lab = lab.giving(&workshop, extras)?;
         archive::say_fetched(&workshop.progress);
         let beside = match &self.beside {
             Some(path) => Beside::read(path, &workshop)?,
@@ -195,10 +209,10 @@ impl Kdump {
         };
         let request = Request {
             plan,
-            timeout: Duration::from_secs(self.timeout),
+            timeout: Duration::from_secs(self.timeout.unwrap_or(TIMEOUT_SECONDS)),
             keep: self.keep.as_deref(),
         };
-        let about = About::now(self.machine, self.el3);
+        let about = About::now(board, el3);
         let told = Told::begin(self.format, about, lab.kernel_id()?, self.repeat)?;
         // Of one run among many, its line is enough.
         let (verbose, terse) = (self.verbose, self.repeat > 1);
@@ -244,11 +258,34 @@ impl Kdump {
         })
     }
 
+    const fn board(&self) -> Board {
+        match self.machine {
+            Some(board) => board,
+            None => Board::Virt,
+        }
+    }
+
+    /// Takes from a guest file what the command line does not say.
+    fn hear(&mut self, file: &Options) -> Result<()> {
+        if file.cpus.is_some() && self.cpus.is_none() {
+            self.cpus = Some(file.cpus()?);
+        }
+        self.kernel = self.kernel.take().or_else(|| file.kernel.clone());
+        self.cpu = self.cpu.take().or_else(|| file.cpu.clone());
+        self.firmware = self.firmware.take().or_else(|| file.firmware.clone());
+        self.sdei = self.sdei.or(file.sdei);
+        self.machine = self.machine.or(file.machine);
+        self.el3 = self.el3.or(file.el3);
+        self.timeout = self.timeout.or(file.timeout);
+        self.reclaim |= file.reclaim == Some(Reclaim::Parked);
+        Ok(())
+    }
+
     fn system(&self, plan: &Plan) -> Result<System> {
         if let Some(release) = self.stock {
             return Ok(System::Stock(release));
         }
-        if let Some(built) = self.from_tree.build(plan, self.machine)? {
+        if let Some(built) = self.from_tree.build(plan, self.board())? {
             return Ok(built);
         }
         Ok(match &self.kernel {
@@ -261,30 +298,31 @@ impl Kdump {
     }
 
     fn plan(&self) -> Plan {
-        let last = self.cpus.saturating_sub(1);
+        let cpus = self.cpus.unwrap_or(4);
+        let last = cpus.saturating_sub(1);
         let usual = match self.stock {
             Some(_) => Scenario::Panic,
             None => Scenario::Kdump,
         };
         let scenario = self.scenario.unwrap_or(usual);
         let wedge = self.wedge.clone().unwrap_or_else(|| match scenario {
-            Scenario::Nmi | Scenario::Watchdog => (0..self.cpus).collect(),
+            Scenario::Nmi | Scenario::Watchdog => (0..cpus).collect(),
             Scenario::Panic => CpuList::default(),
             _ => [last.min(2)].into_iter().collect(),
         });
-        let first_left = (0..self.cpus).find(|&cpu| !wedge.contains(cpu));
+        let first_left = (0..cpus).find(|&cpu| !wedge.contains(cpu));
         Plan {
             scenario,
-            cpus: self.cpus,
+            cpus,
             model: self
                 .cpu
                 .clone()
-                .unwrap_or_else(|| self.machine.model().unwrap_or(DEFAULT_CPU).to_owned()),
+                .unwrap_or_else(|| self.board().model().unwrap_or(DEFAULT_CPU).to_owned()),
             panic: self.panic.or(first_left).unwrap_or(0),
             wedge,
-            sdei: self.sdei == Switch::On,
+            sdei: self.sdei != Some(Switch::Off),
             fate: self.ending,
-            firmware: self.firmware.clone(),
+            firmware: self.firmware.clone().unwrap_or("spec".to_owned()),
             reclaim: self.reclaim,
             icount: self.icount,
             is_stock: self.stock.is_some(),

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use hv_abi::watchdog::{Nmi, Watchdog};
 use hv_bundle::{DumpConfig, GuestConfig, parse_crashkernel};
 
+use super::asked::Extras;
 use super::checks::{check_backtraces, check_run};
 use super::document::KernelId;
 use super::report::{Judged, Report};
@@ -55,6 +56,8 @@ pub struct Lab {
     memory_mib: u64,
     /// How dumps are saved.
     saving: Saving,
+    /// What the machine and the guest have besides.
+    extras: Extras,
 }
 
 /// The guest kernel.
@@ -154,7 +157,25 @@ impl Lab {
                 None => 512,
             },
             saving: saving.clone(),
+            extras: Extras::default(),
         })
+    }
+
+    /// The same, whose machine and guest have these, too.
+    pub fn giving(mut self, workshop: &Workshop, extras: Extras) -> Result<Self> {
+        if extras.options.memory.is_some() {
+            self.memory_mib = extras.options.memory_mib()?;
+        }
+        if let Some(first) = &extras.options.initrd {
+            self.initramfs = joined(workshop, first, &self.initramfs)?;
+        }
+        if let Some(port) = extras.gdb {
+            workshop
+                .progress
+                .say(&format!("waiting for `target remote 127.0.0.1:{port}`"));
+        }
+        self.extras = extras;
+        Ok(self)
     }
 
     /// The same on another machine.
@@ -229,7 +250,7 @@ impl Lab {
         Payload {
             kernel: &self.kernel,
             initrd: Some(&self.initramfs),
-            flash: None,
+            flash: self.extras.options.flash_file(),
             capture: payload::Capture::default(),
             config: GuestConfig::default(),
         }
@@ -244,7 +265,11 @@ impl Lab {
         machine.initrd = Some(bundle);
         let firmware = self.firmware.clone();
         machine.firmware = firmware.map(|firmware| firmware.within(folder));
-        machine.append = plan.faults();
+        let options = &self.extras.options;
+        machine.append = join(&plan.faults(), options.hv_append.as_deref());
+        machine.gdb = self.extras.gdb;
+        machine.extra = options.qemu_args.iter().map(Into::into).collect();
+        machine.nets.clone_from(&options.nets);
         machine.icount = plan.icount;
         machine.icount_shift = ICOUNT_SHIFT;
         machine
@@ -271,11 +296,13 @@ impl Lab {
         let memory_mib = self
             .board
             .memory_mib()
+            .filter(|_| self.extras.options.memory.is_none())
             .map_or(self.memory_mib, |own| *own.start());
         let kernel = self.kernel_of(plan, folder)?;
+        let usual = self.extras.options.config("");
         let (events, nmi) = match plan.by_event {
             true => (vec![PANIC_EVENT], patch::panic_nmi()),
-            false => (Vec::new(), Nmi::default()),
+            false => (usual.events.clone(), usual.nmi),
         };
         let reserved = plan.oracle.then(|| parse_crashkernel(&plan.reserved()));
         let crashkernel = reserved.transpose()?;
@@ -296,7 +323,7 @@ impl Lab {
                 vcpus: plan.cpus,
                 events,
                 nmi,
-                ..GuestConfig::default()
+                ..usual
             },
             capture: payload::Capture {
                 kernel: None,
@@ -312,12 +339,16 @@ impl Lab {
         let mut machine = self.bare_machine(plan, bundle, folder);
         machine.memory_mib = memory_mib;
         machine.disks = vec![disk];
+        machine
+            .disks
+            .extend(self.extras.options.disks.iter().cloned());
         Ok(machine)
     }
 
     /// `bootargs`, and how dumps are saved.
     pub(super) fn words(&self, bootargs: &str) -> String {
-        self.saving.words(bootargs)
+        let own = self.extras.options.append.as_deref();
+        join(&self.saving.words(bootargs), own)
     }
 
     /// The kernel that is wedged: ours, or that with some of its instructions changed.
@@ -399,6 +430,27 @@ impl Lab {
             verdict,
         }))
     }
+}
+
+/// `words`, and `more` behind them.
+fn join(words: &str, more: Option<&str>) -> String {
+    let all = [words, more.unwrap_or_default().trim()];
+    let all: Vec<&str> = all.into_iter().filter(|part| !part.is_empty()).collect();
+    all.join(" ")
+}
+
+/// A ramdisk of `first` and, over it, `second`. Linux unpacks one archive behind the other, each packed as it likes, with zeros
+/// up to a multiple of 4 bytes between (Documentation/driver-api/early-userspace/buffer-format.rst).
+fn joined(workshop: &Workshop, first: &Path, second: &Path) -> Result<PathBuf> {
+    let read = |path: &Path| {
+        fs::read(path).with_context(|| format!("cannot read the initrd {}", path.display()))
+    };
+    let mut bytes = read(first)?;
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes.extend(read(second)?);
+    let path = workshop.output(&format!("initrd-{}.img", &cache::digest(&bytes)[..16]))?;
+    paths::write_if_new(&path, &bytes)?;
+    Ok(path)
 }
 
 /// The Image that is packed in `kernel`, which is to be that of `vmlinux`. The capture kernel is the same one, and kexec takes no

@@ -31,7 +31,7 @@ impl TryFrom<String> for Then {
 
 impl Options {
     /// As the bundle has it.
-    pub(super) fn policy(&self) -> Policy {
+    pub fn policy(&self) -> Policy {
         let usual = Policy::USUAL;
         Policy {
             is_manual: self.start == Some(Start::Manual),
