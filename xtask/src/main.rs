@@ -7,6 +7,8 @@ mod conformance;
 mod crash;
 mod ctl;
 mod doctor;
+#[cfg(test)]
+mod documents;
 mod guest_kernel;
 mod image;
 mod ledger;
