@@ -83,6 +83,9 @@ fn the_index_names_each_page() {
         name.ends_with(".md").then_some(name)
     });
     for page in pages.filter(|page| page != "README.md") {
-        assert!(index.contains(&format!("]({page})")), "docs/README.md: {page}");
+        assert!(
+            index.contains(&format!("]({page})")),
+            "docs/README.md: {page}"
+        );
     }
 }

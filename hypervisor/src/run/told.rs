@@ -36,11 +36,11 @@ pub fn of_call(vm: &Vm, call: &TracedCall, us: u64) {
         }
     }
     let (vm, vcpu) = (vm.id.0, call.vcpu.0);
-    let conduit = if call.is_smc { "smc" } else { "hvc" };
+    let conduit = if call.is_smc { "SMC" } else { "HVC" };
     let (function, answer) = (call.function, Answer(call.answer));
     let [x1, x2, x3, x4, x5] = call.arguments;
     log!(
-        "@vm-call vm={vm} vcpu={vcpu} {conduit}={function:#x} x1={x1:#x} x2={x2:#x} x3={x3:#x} x4={x4:#x} x5={x5:#x} x0={answer} us={us}"
+        "@vm-call vm={vm} vcpu={vcpu} conduit={conduit} function={function:#x} x1={x1:#x} x2={x2:#x} x3={x3:#x} x4={x4:#x} x5={x5:#x} x0={answer} us={us}"
     );
 }
 

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
 
 use crate::console::Record;
@@ -151,9 +151,12 @@ impl Call {
     }
 
     fn read(record: &Record) -> Result<Self> {
-        let smc = record.number("smc");
-        let is_smc = smc.is_ok();
-        let function = smc.or_else(|_| record.number("hvc"))?;
+        let is_smc = match record.word("conduit")? {
+            "SMC" => true,
+            "HVC" => false,
+            other => bail!("the conduit {other} is unknown"),
+        };
+        let function = record.number("function")?;
         let mut x = [0; 5];
         for (at, x) in (1..).zip(&mut x) {
             *x = record.number(&format!("x{at}"))?;
@@ -288,36 +291,36 @@ mod tests {
     fn a_call_is_shown_by_name_with_its_arguments_and_answer() {
         for (text, shown) in [
             (
-                "smc=0xc4000021 x1=0x0 x2=0x40080024 x3=0x5de1 x4=0x0 x5=0x0 x0=0x0",
+                "conduit=SMC function=0xc4000021 x1=0x0 x2=0x40080024 x3=0x5de1 x4=0x0 x5=0x0 x0=0x0",
                 "cpu 1: SDEI_EVENT_REGISTER(event 0, entry 0x40080024, argument 0x5de1, flags 0, affinity 0) = SUCCESS, 3 us",
             ),
             (
-                "smc=0xc4000022 x1=0x324 x2=0x0 x3=0x0 x4=0x0 x5=0x0 x0=0xfffffffffffffffd",
+                "conduit=SMC function=0xc4000022 x1=0x324 x2=0x0 x3=0x0 x4=0x0 x5=0x0 x0=0xfffffffffffffffd",
                 "cpu 1: SDEI_EVENT_ENABLE(event 0x324) = DENIED, 3 us",
             ),
             (
-                "hvc=0xc4000020 x1=0x0 x2=0x0 x3=0x0 x4=0x0 x5=0x0 x0=0x10001484c474e",
+                "conduit=HVC function=0xc4000020 x1=0x0 x2=0x0 x3=0x0 x4=0x0 x5=0x0 x0=0x10001484c474e",
                 "cpu 1: SDEI_VERSION() = 1.1 of vendor 0x484c474e, 3 us",
             ),
             (
-                "smc=0x84000000 x1=0x0 x2=0x0 x3=0x0 x4=0x0 x5=0x0 x0=0x10003",
+                "conduit=SMC function=0x84000000 x1=0x0 x2=0x0 x3=0x0 x4=0x0 x5=0x0 x0=0x10003",
                 "cpu 1: PSCI_VERSION() = 1.3, 3 us",
             ),
             (
-                "smc=0x84000003 x1=0x2 x2=0x40000000 x3=0x0 x4=0x0 x5=0x0 x0=0xfffffffc",
+                "conduit=SMC function=0x84000003 x1=0x2 x2=0x40000000 x3=0x0 x4=0x0 x5=0x0 x0=0xfffffffc",
                 "cpu 1: CPU_ON(target 2, entry 0x40000000, context 0) = ALREADY_ON, 3 us",
             ),
             (
-                "smc=0xc4000025 x1=0x0 x2=0x1 x3=0x0 x4=0x0 x5=0x0 x0=none",
+                "conduit=SMC function=0xc4000025 x1=0x0 x2=0x1 x3=0x0 x4=0x0 x5=0x0 x0=none",
                 "cpu 1: SDEI_EVENT_COMPLETE(status 0) does not return",
             ),
             (
-                "smc=0xc2000001 x1=0x1 x2=0x2 x3=0x3 x4=0x4 x5=0x5 x0=0xffffffffffffffff",
+                "conduit=SMC function=0xc2000001 x1=0x1 x2=0x2 x3=0x3 x4=0x4 x5=0x5 x0=0xffffffffffffffff",
                 "cpu 1: 0xc2000001(x1 1, x2 2, x3 3, x4 4, x5 5) = NOT_SUPPORTED, 3 us",
             ),
             // There is no -4 in DEN0054.
             (
-                "smc=0xc400002c x1=0x0 x2=0x0 x3=0x0 x4=0x0 x5=0x0 x0=0xfffffffffffffffc",
+                "conduit=SMC function=0xc400002c x1=0x0 x2=0x0 x3=0x0 x4=0x0 x5=0x0 x0=0xfffffffffffffffc",
                 "cpu 1: SDEI_PE_UNMASK() = 0xfffffffffffffffc, 3 us",
             ),
         ] {
@@ -327,7 +330,7 @@ mod tests {
 
     #[test]
     fn a_call_is_an_object_for_programs() {
-        let text = "smc=0xc400002f x1=0x0 x2=0x2 x3=0x9 x4=0x9 x5=0x9 x0=0x0";
+        let text = "conduit=SMC function=0xc400002f x1=0x0 x2=0x2 x3=0x9 x4=0x9 x5=0x9 x0=0x0";
         assert_eq!(
             call(text).json(),
             json!({
@@ -343,7 +346,9 @@ mod tests {
                 "us": 3,
             })
         );
-        let off = call("hvc=0x84000002 x1=0x0 x2=0x0 x3=0x0 x4=0x0 x5=0x0 x0=none").json();
+        let off =
+            call("conduit=HVC function=0x84000002 x1=0x0 x2=0x0 x3=0x0 x4=0x0 x5=0x0 x0=none")
+                .json();
         assert_eq!(off["x0"], Value::Null);
         assert_eq!(off["answer"], Value::Null);
         assert_eq!(off["conduit"], "hvc");
@@ -377,7 +382,8 @@ mod tests {
         assert!(Call::of(&record("@vm-off vm=0")).is_none());
         for text in [
             "@vm-call vm=0 vcpu=0",
-            "@vm-call vm=0 vcpu=0 smc=0x1 x1=0x0 x0=none us=1",
+            "@vm-call vm=0 vcpu=0 conduit=SMC function=0x1 x1=0x0 x0=none us=1",
+            "@vm-call vm=0 vcpu=0 conduit=SMD function=0x1 x1=0x0 x2=0x0 x3=0x0 x4=0x0 x5=0x0 x0=none us=1",
         ] {
             assert!(Call::of(&record(text)).unwrap().is_err(), "{text}");
         }

@@ -44,7 +44,7 @@ pub fn show(line: &Line, format: Format, names: &[String]) -> Result<Option<Stri
 mod tests {
     use super::*;
 
-    const CALL: &str = "[    1.500000 p1] @vm-call vm=1 vcpu=0 smc=0x84000002 x1=0x0 x2=0x0 x3=0x0 x4=0x0 x5=0x0 x0=none us=3";
+    const CALL: &str = "[    1.500000 p1] @vm-call vm=1 vcpu=0 conduit=SMC function=0x84000002 x1=0x0 x2=0x0 x3=0x0 x4=0x0 x5=0x0 x0=none us=3";
 
     #[test]
     fn a_line_names_its_guest_where_there_are_several() {
