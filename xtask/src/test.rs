@@ -18,6 +18,7 @@ mod nexus;
 mod on_crash;
 mod operator;
 mod own;
+mod own_tree;
 mod refusals;
 mod screen;
 mod several;
@@ -112,6 +113,7 @@ impl Test {
             || bringup::names().any(|name| ledger.wants(name))
             || card::names().any(|name| ledger.wants(name))
             || formats::names().any(|name| ledger.wants(name))
+            || own_tree::names().any(|name| ledger.wants(name))
             || uboot::names().any(|name| ledger.wants(name));
         if ledger.wants("guest/") || !elsewhere {
             guests::run(&workshop, &mut ledger, self.bare);
@@ -136,6 +138,7 @@ impl Test {
             linux::run(&workshop, &mut ledger, self.minutes);
             stock::run(&workshop, &mut ledger);
             uboot::run(&workshop, &mut ledger);
+            own_tree::run(&workshop, &mut ledger);
             several::run(&workshop, &mut ledger);
         }
         Ok(ledger.close())

@@ -153,10 +153,14 @@ pub fn of(plan: &Plan, board: Board) -> Vec<Need> {
             needs.extend(SDEI);
         }
     }
-    if matches!(plan.place, Place::Interrupt | Place::Stack) {
+    let is_told = matches!(
+        plan.scenario,
+        Scenario::SysrqL | Scenario::Nmi | Scenario::Watchdog
+    );
+    if is_told && !plan.is_masked() {
         needs.push(built_in(
             &["KALLSYMS"],
-            "where CPUs are wedged is told by the names of functions",
+            "the kernel's log names the function that a CPU is wedged in",
         ));
     }
     needs

@@ -42,7 +42,11 @@ impl Kconfig {
         // Conditions of the blocks that are open.
         let mut blocks: Vec<Vec<String>> = Vec::new();
         let mut option: Option<String> = None;
+        let mut help = Help::default();
         for line in text.replace("\\\n", " ").lines() {
+            if help.has(line) {
+                continue;
+            }
             let line = line.split('#').next().unwrap_or_default().trim();
             let (word, rest) = line.split_once([' ', '\t']).unwrap_or((line, ""));
             let rest = rest.trim();
@@ -66,6 +70,7 @@ impl Kconfig {
                     blocks.pop();
                 }
                 "comment" | "source" | "mainmenu" => option = None,
+                "help" => help.begin(),
                 "depends" => {
                     let condition = rest.strip_prefix("on").unwrap_or(rest).trim().to_owned();
                     let own = option.as_ref().and_then(|name| self.options.get_mut(name));
@@ -108,6 +113,33 @@ impl Kconfig {
     }
 }
 
+/// The text of a help: from the line behind the keyword to the first that is indented less than it begins.
+#[derive(Default)]
+struct Help {
+    is_open: bool,
+    indent: Option<usize>,
+}
+
+impl Help {
+    fn begin(&mut self) {
+        *self = Self {
+            is_open: true,
+            indent: None,
+        };
+    }
+
+    /// Whether `line` belongs to it.
+    fn has(&mut self, line: &str) -> bool {
+        if !self.is_open || line.trim().is_empty() {
+            return self.is_open;
+        }
+        let white = line.chars().take_while(|c| c.is_whitespace());
+        let indent = white.map(|c| if c == '\t' { 8 } else { 1 }).sum();
+        self.is_open = indent > 0 && indent >= *self.indent.get_or_insert(indent);
+        self.is_open
+    }
+}
+
 /// What keeps `condition` from being true, option by option; of alternatives all.
 fn lacking(condition: &str, config: &Config) -> Vec<String> {
     let atoms = condition.split(['&', '|', '(', ')']).map(str::trim);
@@ -146,6 +178,11 @@ config ARM_SDE_INTERFACE
 	help
 	  The Software Delegated Exception Interface.
 
+	  What a firmware has of it
+	  depends on luck, and
+	  if it has none
+	    config options do not help.
+
 menu "Tests"
 	depends on DEBUG_KERNEL
 
@@ -154,6 +191,9 @@ if RUNTIME_TESTING_MENU
 config LKDTM
 	tristate "Linux Kernel Dump Test Tool Module" # a comment
 	depends on DEBUG_FS
+	help
+	if nobody needs it, say N
+	depends on nothing else
 
 endif
 

@@ -40,7 +40,7 @@ pub fn parser(cache: &Cache, progress: &Progress) -> Result<Option<PathBuf>> {
 }
 
 /// The source package in the folder of all that were fetched; of several the last by name.
-fn package(fetched: &Path) -> Option<PathBuf> {
+pub fn package(fetched: &Path) -> Option<PathBuf> {
     let folders = fs::read_dir(fetched).ok()?.flatten();
     let files = folders.flat_map(|folder| fs::read_dir(folder.path()).into_iter().flatten());
     let is_source = |path: &PathBuf| {

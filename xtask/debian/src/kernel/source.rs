@@ -125,7 +125,7 @@ enum Patched {
 }
 
 /// Unpacks the source tree from Debian's package into `dir`.
-fn unpack_into(package: &Path, dir: &Path, progress: &Progress) -> Result<()> {
+pub fn unpack_into(package: &Path, dir: &Path, progress: &Progress) -> Result<()> {
     let mut step = progress.step("unpack the Linux source");
     let parts = dir.join("package");
     fs::create_dir_all(&parts).map_err(|error| unwritable(&parts, &error))?;

@@ -9,6 +9,8 @@ use super::config::Config;
 use super::flags::Flags;
 use super::kbuild::{Build, FRAGMENT_NAME, absent};
 use super::kconfig::Kconfig;
+use super::kunit;
+use super::source::unpack_into;
 use super::{FRAGMENT, Kernel, SPACE};
 use crate::cache::{Cache, Lock, fingerprint, unwritable};
 use crate::progress::Progress;
@@ -178,6 +180,20 @@ impl Configured {
 
 fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).map_err(|error| unwritable(path, &error))
+}
+
+/// Debian's source of Linux, unpacked anew for who wants a tree; nothing if the cache has no source package.
+pub fn unpacked(cache: &Cache, progress: &Progress) -> Result<Option<PathBuf>> {
+    let Some(package) = kunit::package(&cache.path().join("packages")) else {
+        return Ok(None);
+    };
+    let name = format!("source-{}", fingerprint(&[&package.to_string_lossy()]));
+    let _lock = cache.lock("tree-of-debian", progress)?;
+    let entry = cache.dir("trees")?.join(&name);
+    cache.entry(&format!("trees/{name}"), |dir| {
+        unpack_into(&package, dir, progress)
+    })?;
+    Ok(Some(entry))
 }
 
 /// That nothing was built in the tree: kbuild then builds nowhere else (Linux, Makefile, `outputmakefile`).

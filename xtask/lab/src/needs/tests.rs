@@ -104,6 +104,19 @@ fn what_a_job_does_not_use_is_not_missing() {
     assert!(lacks(&plan(Scenario::SysrqL), Board::Virt, "VIRTIO_BLK").is_empty());
     assert!(lacks(&plan(Scenario::Nmi), Board::Virt, "MAGIC_SYSRQ").is_empty());
     assert!(lacks(&kdump, Board::Virt, "HARDLOCKUP_DETECTOR_BUDDY").is_empty());
+    assert!(lacks(&kdump, Board::Virt, "KALLSYMS").is_empty());
+    let nmi = plan(Scenario::Nmi);
+    let in_programs = Plan {
+        place: Place::El0,
+        ..nmi.clone()
+    };
+    assert!(!lacks(&nmi, Board::Virt, "KALLSYMS").is_empty());
+    for option in ["KALLSYMS", "LKDTM", "DEBUG_FS", "ARM_SDEI_NMI"] {
+        assert!(
+            lacks(&in_programs, Board::Virt, option).is_empty(),
+            "{option}"
+        );
+    }
     assert!(
         !lacks(
             &plan(Scenario::Hardlockup),
