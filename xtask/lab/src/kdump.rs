@@ -3,8 +3,10 @@
 mod asked;
 mod checks;
 mod document;
+mod files;
 mod fit;
 mod from_tree;
+mod kept;
 mod lab;
 mod report;
 mod saving;
@@ -243,6 +245,9 @@ impl Kdump {
             };
             drop(step);
             told.run(&report, self.report.as_deref())?;
+            if !report.passed && self.format == Format::Human {
+                println!("  {}", again(self.asked.waits()));
+            }
             Ok(report)
         };
         let passed = if terse {
@@ -352,6 +357,14 @@ pub fn matters(line: &str) -> bool {
     // Of the kernel's log in its dump as of the console.
     line.contains("LAB: ") && !line.contains("LAB: log ")
         || MARKS.iter().any(|mark| line.contains(mark))
+}
+
+/// The command that we were called by, that waits for a debugger unless it does.
+fn again(waits: bool) -> String {
+    let words = std::env::args().skip(1);
+    let words: Vec<String> = words.map(|word| kept::quote(&word)).collect();
+    let gdb = if waits { "" } else { " --gdb" };
+    format!("cargo xtask {}{gdb}", words.join(" "))
 }
 
 fn release(name: &str) -> Result<Release, String> {

@@ -402,4 +402,4 @@ impl Place {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

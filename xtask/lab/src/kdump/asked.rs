@@ -75,6 +75,11 @@ impl Asked {
         }
     }
 
+    /// Whether a debugger is waited for.
+    pub const fn waits(&self) -> bool {
+        self.gdb.is_some()
+    }
+
     /// The same as a job has them that runs on `board` by `program`.
     pub fn extras(&self, options: Options, board: Board, program: Program) -> Result<Extras> {
         let options = Options {

@@ -11,6 +11,8 @@ use hv_bundle::{DumpConfig, GuestConfig, parse_crashkernel};
 use super::asked::Extras;
 use super::checks::{check_backtraces, check_run};
 use super::document::KernelId;
+use super::files::{join, joined, unpack};
+use super::kept;
 use super::report::{Judged, Report};
 use super::saving::Saving;
 use crate::build_id;
@@ -24,10 +26,8 @@ use crate::symbols::Symbols;
 use crate::verdict::{Evidence, Verdict};
 use crate::vmcore::{self, Vmcore};
 use crate::watch::{GuestRun, watch};
-use debian::cache;
 use debian::initramfs::{self, Guest};
 use debian::kernel::{self, KernelVariant};
-use debian::paths;
 use debian::stock::{self, Release};
 use debian::tools;
 use machine::board::Board;
@@ -222,6 +222,9 @@ impl Lab {
         if !report.passed {
             self.explain(&mut report, &machine, &mut folder);
         }
+        if let Some(kept) = request.keep {
+            kept::complete(kept, self.vmlinux.as_deref())?;
+        }
         Ok(report)
     }
 
@@ -233,7 +236,10 @@ impl Lab {
             self.vmlinux.as_deref(),
         );
         report.command = Some(machine.command_line());
-        report.folder = Some(folder.keep().to_owned());
+        let folder = folder.keep().to_owned();
+        let crashed = report.is_hypervisors;
+        report.next = kept::next(&folder, self.vmlinux.as_deref(), crashed);
+        report.folder = Some(folder);
     }
 
     pub(super) const fn board(&self) -> Board {
@@ -430,40 +436,4 @@ impl Lab {
             verdict,
         }))
     }
-}
-
-/// `words`, and `more` behind them.
-fn join(words: &str, more: Option<&str>) -> String {
-    let all = [words, more.unwrap_or_default().trim()];
-    let all: Vec<&str> = all.into_iter().filter(|part| !part.is_empty()).collect();
-    all.join(" ")
-}
-
-/// A ramdisk of `first` and, over it, `second`. Linux unpacks one archive behind the other, each packed as it likes, with zeros
-/// up to a multiple of 4 bytes between (Documentation/driver-api/early-userspace/buffer-format.rst).
-fn joined(workshop: &Workshop, first: &Path, second: &Path) -> Result<PathBuf> {
-    let read = |path: &Path| {
-        fs::read(path).with_context(|| format!("cannot read the initrd {}", path.display()))
-    };
-    let mut bytes = read(first)?;
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes.extend(read(second)?);
-    let path = workshop.output(&format!("initrd-{}.img", &cache::digest(&bytes)[..16]))?;
-    paths::write_if_new(&path, &bytes)?;
-    Ok(path)
-}
-
-/// The Image that is packed in `kernel`, which is to be that of `vmlinux`. The capture kernel is the same one, and kexec takes no
-/// packed Image.
-fn unpack(workshop: &Workshop, kernel: &Path, vmlinux: Option<&Path>) -> Result<PathBuf> {
-    let step = workshop.progress.lazily("read the kernel");
-    let unpacked = payload::read_kernel(kernel, payload::USUAL_MIB)?;
-    if let Some(vmlinux) = vmlinux {
-        build_id::check(&unpacked, kernel, vmlinux)?;
-    }
-    let name = format!("kernel-{}.img", &cache::digest(&unpacked)[..16]);
-    let image = workshop.output(&name)?;
-    paths::write_if_new(&image, &unpacked)?;
-    step.done();
-    Ok(image)
 }

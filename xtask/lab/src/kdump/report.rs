@@ -12,6 +12,7 @@ use crate::ladder::Ladder;
 use crate::plan::Plan;
 use crate::verdict::Verdict;
 use crate::watch::GuestRun;
+use machine::ending::Ending;
 
 /// What the vmcore gave.
 #[derive(Debug, Serialize)]
@@ -57,6 +58,11 @@ pub struct Report {
     pub command: Option<String>,
     /// Where everything was left, if it failed.
     pub folder: Option<PathBuf>,
+    /// Whether the hypervisor has crashed.
+    #[serde(skip)]
+    pub is_hypervisors: bool,
+    /// What to type to see more, if it failed.
+    pub next: Vec<String>,
 }
 
 impl Report {
@@ -89,6 +95,8 @@ impl Report {
             },
             command: None,
             folder: None,
+            is_hypervisors: matches!(seen.ending, Ending::HypervisorCrash(_)),
+            next: Vec::new(),
         }
     }
 
@@ -170,6 +178,10 @@ impl Report {
         lines.extend(command.map(|command| format!("QEMU was: {command}")));
         if let Some(folder) = &self.folder {
             lines.push(format!("Everything is left in {}", folder.display()));
+        }
+        if !self.next.is_empty() {
+            lines.push("To see more:".to_owned());
+            lines.extend(self.next.iter().map(|command| format!("  {command}")));
         }
         lines.join("\n")
     }

@@ -1,8 +1,11 @@
 use super::checks::check_backtraces;
 use super::*;
 use crate::evidence::HvRecords;
-use crate::evidence::tests::{LOG, story};
+use crate::evidence::tests::{LOG, drain, story};
+use crate::ladder::Ladder;
+use crate::ladder::tests::records;
 use crate::verdict::WEDGE_FUNCTION;
+use crate::verdict::tests::{judge_run, notes};
 use crate::watch::GuestRun;
 use machine::ending::Ending;
 
@@ -136,16 +139,30 @@ fn a_report_for_programs_is_as_its_schema_says() {
     let check = |part: &serde_json::Value, value: &serde_json::Value| {
         schema::validate(&schema, part, value).unwrap();
     };
+    let judged = |log: &str| {
+        let records = records();
+        let verdict = judge_run(log, &records, &notes());
+        let ladder = Ladder::of(4, &story(log), &drain(&records));
+        Ok(Some(super::report::Judged {
+            format: "kdump-compressed",
+            bytes: 29_135_092,
+            release: "7.3.4".to_owned(),
+            ladder,
+            verdict,
+            capture: None,
+        }))
+    };
     let image = b"Linux version 7.3.4 (me)";
     let about = About::now(Board::Virt, El3::None);
     let mut document = Document::new(about, KernelId::of(image, None));
-    let story = "LAB: cpu 1 online=no\nLAB: cpu 2 online=yes task=yes timer=3 ipi=1 event0=no\n";
-    let log = LOG.replace("LAB: done", &format!("{story}LAB: done"));
+    let found = "LAB: cpu 1 online=no\nLAB: cpu 2 online=yes task=yes timer=3 ipi=1 event0=no\n";
+    let log = LOG.replace("LAB: done", &format!("{found}LAB: done"));
     let good = Report::of(
         &plan(Scenario::Kdump),
         seen(&log, Ending::PowerOff),
-        Ok(None),
+        judged(LOG),
     );
+    assert!(good.passed, "{:?}", good.faults);
     document.push(&good).unwrap();
     let case = document.case(&good, 2).unwrap();
     assert_eq!(
@@ -168,6 +185,9 @@ fn a_report_for_programs_is_as_its_schema_says() {
     assert_eq!(json["kernel"]["release"], "7.3.4");
     assert!(json["kernel"]["build_id"].is_null());
     assert_eq!(json["runs"].as_array().unwrap().len(), 2);
+    let cpus = &json["runs"][0]["dump"]["verdict"]["cpus"];
+    assert_eq!(cpus[2]["equal"], 34);
+    assert!(cpus[0]["equal"].is_null());
     // What was not measured is null, and not 0.
     let revived = &json["runs"][0]["story"]["revived"];
     assert!(revived[0]["timer"].is_null() && revived[1]["timer"] == 3);

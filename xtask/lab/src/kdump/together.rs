@@ -8,6 +8,7 @@ use hv_abi::operator::Access;
 use hv_abi::policy::{After, Policy};
 use hv_bundle::GuestConfig;
 
+use super::kept;
 use super::lab::Lab;
 use super::report::Report;
 use crate::given::Given;
@@ -109,6 +110,9 @@ impl Lab {
                 self.explain(&mut report, &machine, &mut folder);
             }
             reports.push(report);
+        }
+        if let Some(kept) = together.keep {
+            kept::complete(kept, self.vmlinux().ok())?;
         }
         Ok(reports)
     }

@@ -10,7 +10,7 @@ use crate::symbols::tests::program;
 /// sample(n) stands at pc n * 0x10000 + 32; with this offset, CPU 2 in the wedge function.
 const OFFSET: u64 = 0x1_0000;
 
-fn notes() -> Vec<Prstatus> {
+pub fn notes() -> Vec<Prstatus> {
     let note = |cpu| Prstatus {
         pid: 0,
         registers: sample(cpu),
@@ -18,7 +18,7 @@ fn notes() -> Vec<Prstatus> {
     (0..4).map(note).collect()
 }
 
-fn judge_run(log: &str, records: &[String], notes: &[Prstatus]) -> Verdict {
+pub fn judge_run(log: &str, records: &[String], notes: &[Prstatus]) -> Verdict {
     let (story, drain) = (story(log), drain(records));
     let symbols = program(&[(0x1_0000, WEDGE_FUNCTION), (0x2_0000, "default_idle_call")]);
     let evidence = Evidence {
