@@ -3,6 +3,7 @@
 
 mod bench;
 mod bringup;
+mod clean;
 mod conformance;
 mod crash;
 mod ctl;
@@ -41,6 +42,9 @@ use machine::build;
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// Install no packages, also as root; say the command that does. HALLIGAN_NO_INSTALL=1 in the environment is the same for good.
+    #[arg(long, global = true)]
+    no_install: bool,
 }
 
 #[derive(Subcommand)]
@@ -62,6 +66,7 @@ enum Command {
     Symbolize(symbolize::Symbolize),
     Tidy(tidy::Tidy),
     Conformance(conformance::Conformance),
+    Clean(clean::Clean),
 }
 
 /// Our version, with the commit if somebody wants to know: it is git that is asked.
@@ -83,7 +88,11 @@ fn main() -> ExitCode {
         eprintln!("error: xtask runs on Linux on x86_64 or aarch64, and on nothing else yet");
         return ExitCode::FAILURE;
     }
-    let result = match Cli::parse().command {
+    let cli = Cli::parse();
+    if cli.no_install {
+        debian::tools::forbid_install();
+    }
+    let result = match cli.command {
         Command::Kdump(kdump) => kdump.execute(),
         Command::Doctor(doctor) => doctor.execute(),
         Command::GuestKernel(kernel) => kernel.execute(),
@@ -100,6 +109,7 @@ fn main() -> ExitCode {
         Command::Monitor(monitor) => monitor.execute(),
         Command::Symbolize(symbolize) => symbolize.execute(),
         Command::Tidy(tidy) => tidy.execute(),
+        Command::Clean(clean) => clean.execute(),
         Command::Conformance(conformance) => conformance.execute(test::run_names().collect()),
     };
     result.unwrap_or_else(|error| {

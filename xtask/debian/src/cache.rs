@@ -4,6 +4,8 @@
 //! in a neighbouring `.partial` directory and renamed. An interrupted run can
 //! therefore leave work behind, but never a cache that lies.
 
+mod clear;
+
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,11 @@ use rustix::fs::{Access, FlockOperation, flock};
 use sha2::{Digest, Sha256};
 
 use crate::progress::Progress;
+
+pub use clear::{clear, size};
+
+/// The folder of the locks.
+const LOCKS: &str = "locks";
 
 /// The cache directory of this user.
 pub struct Cache {
@@ -88,7 +95,7 @@ impl Cache {
 
     /// Waits until no other process works on the part `name`.
     pub fn lock(&self, name: &str, progress: &Progress) -> Result<Lock> {
-        let path = self.dir("locks")?.join(name);
+        let path = self.dir(LOCKS)?.join(name);
         let file = fs::File::create(&path).map_err(|error| unwritable(&path, &error))?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             let what = format!("wait for another xtask that works on: {name}");

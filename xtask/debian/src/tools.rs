@@ -1,9 +1,11 @@
 //! The programs of the host that xtask needs, and how to get them.
 
 use std::env;
+use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -177,14 +179,37 @@ fn parse_version(path: &Path, said: &str) -> Result<String> {
     Ok(version.to_owned())
 }
 
+/// Whether nothing may be installed by this command.
+static IS_FORBIDDEN: AtomicBool = AtomicBool::new(false);
+
+/// The setting for good: anything but nothing and 0.
+const FORBIDDING: &str = "HALLIGAN_NO_INSTALL";
+
+/// Has this command install nothing.
+pub fn forbid_install() {
+    IS_FORBIDDEN.store(true, Ordering::Relaxed);
+}
+
+/// Whether packages may be installed: by root, unless the user forbids it.
+fn may_install() -> bool {
+    let said = env::var_os(FORBIDDING);
+    rustix::process::geteuid().is_root()
+        && !IS_FORBIDDEN.load(Ordering::Relaxed)
+        && !forbids(said.as_deref())
+}
+
+fn forbids(said: Option<&OsStr>) -> bool {
+    said.is_some_and(|said| !said.is_empty() && said != "0")
+}
+
 /// Sees to it that `tools` are there: installs what is missing when run by
-/// root, else fails with the one command to run.
+/// root who does not forbid it, else fails with the one command to run.
 pub fn demand(cache: &Cache, tools: &[Tool], progress: &Progress) -> Result<()> {
     let missing = missing(tools);
     if missing.is_empty() {
         return Ok(());
     }
-    if !rustix::process::geteuid().is_root() {
+    if !may_install() {
         // All that later commands would ask for, so that root is asked once.
         let mut all = self::missing(&all());
         all.extend(missing.iter().copied());
@@ -294,6 +319,33 @@ fn install(root: &Root, packages: &[&str], progress: &Progress) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_setting_forbids_unless_it_is_empty_or_0() {
+        assert!(!forbids(None));
+        for (said, is_forbidden) in [("", false), ("0", false), ("1", true), ("yes", true)] {
+            assert_eq!(forbids(Some(OsStr::new(said))), is_forbidden, "{said}");
+        }
+    }
+
+    #[test]
+    fn who_may_not_install_is_told_the_command() {
+        // Whoever runs this: nothing is installed.
+        forbid_install();
+        let root = env::temp_dir().join(format!("halligan-forbid-{}", std::process::id()));
+        let cache = Cache::at(&root).unwrap();
+        let absent = tool("no-such-program-anywhere", "no-such-package");
+        let error = demand(&cache, &[absent], &Progress::new()).unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.starts_with(
+                "no-such-program-anywhere is not installed: run `sudo apt-get install"
+            ),
+            "{error}"
+        );
+        assert!(error.contains("no-such-package"), "{error}");
+        crate::cache::remove(&root).unwrap();
+    }
 
     #[test]
     fn qemu_says_its_version() {

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use debian::paths;
+use debian::{cache, paths};
 use rustix::fs::{FlockOperation, flock};
 use supervisor::AtEnd;
 
@@ -94,18 +94,40 @@ fn remove_left(parent: &Path) -> Result<()> {
         let entry = entry?;
         let path = entry.path();
         let is_ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
-        if !is_ours || !entry.file_type()?.is_dir() || path.join(KEPT).exists() {
-            continue;
-        }
-        // One that cannot be opened or removed is on its way out, or lies below target, where `cargo clean` gets it.
-        let Ok(folder) = File::open(&path) else {
-            continue;
-        };
-        if flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            let _ = fs::remove_dir_all(&path);
+        if is_ours && entry.file_type()?.is_dir() && !path.join(KEPT).exists() {
+            remove_unless_locked(&path);
         }
     }
     Ok(())
+}
+
+/// Removes the folder of a run that is over. One that cannot be opened or removed is on its way out, or lies below target, where
+/// `cargo clean` gets it.
+fn remove_unless_locked(path: &Path) {
+    let Ok(folder) = File::open(path) else {
+        return;
+    };
+    if flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        let _ = fs::remove_dir_all(path);
+    }
+}
+
+/// Removes all folders in `parent` that no run has locked, those that were kept after a failure, too; answers how many bytes of
+/// the disk that was.
+pub fn remove_all(parent: &Path) -> Result<u64> {
+    if !parent.exists() {
+        return Ok(0);
+    }
+    let own = || format!("in the folder {}", parent.display());
+    let all = File::open(parent).with_context(own)?;
+    flock(&all, FlockOperation::LockExclusive).with_context(own)?;
+    let before = cache::size(parent);
+    for entry in fs::read_dir(parent).with_context(own)?.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_unless_locked(&entry.path());
+        }
+    }
+    Ok(before.saturating_sub(cache::size(parent)))
 }
 
 #[cfg(test)]
@@ -148,6 +170,19 @@ mod tests {
         fs::write(&file, b"").unwrap();
         let error = RunDir::create(Some(&file)).err().unwrap().to_string();
         assert!(error.contains("cannot make the folder"), "{error}");
+    }
+
+    #[test]
+    fn what_was_kept_goes_when_it_is_asked_for_and_no_run_that_goes_on() {
+        let parent = tempfile::tempdir().unwrap();
+        let mut kept = RunDir::below(parent.path()).unwrap();
+        fs::write(kept.file("disk.img"), vec![1; 9000]).unwrap();
+        let path = kept.keep().to_owned();
+        drop(kept);
+        let alive = RunDir::below(parent.path()).unwrap();
+        assert!(remove_all(parent.path()).unwrap() >= 9000);
+        assert!(!path.exists() && alive.file("").exists());
+        assert_eq!(remove_all(&parent.path().join("none")).unwrap(), 0);
     }
 
     #[test]
