@@ -21,6 +21,7 @@ use machine::qemu::{Event, Machine, Session};
 use machine::run_dir::RunDir;
 
 mod disk;
+mod oracle;
 
 /// Count the instructions of EL2 and of the guest while Linux does jobs, or reads a disk.
 ///
@@ -30,6 +31,9 @@ mod disk;
 ///
 /// `disk` has it read a disk of QEMU's that is ready at once, 128 KiB each, one after the other and 32 at a time: as a guest that is
 /// trusted with it, and as one for which it is mediated, which has to read at least 0.8 times as much for each instruction.
+///
+/// `oracle` has a guest jump into the memory of its crash kernel and store, with `crashkernel` in its guest file and without: what each page
+/// of RAM adds, and each page that is written to.
 ///
 /// Exit codes: 0 all jobs were done, and a mediated disk is good enough; 1 not, 2 wrong usage.
 #[derive(Args)]
@@ -58,6 +62,8 @@ enum What {
     Linux,
     /// Reads of a virtio disk.
     Disk,
+    /// What `crashkernel` of a guest file adds.
+    Oracle,
 }
 
 /// The plugin's source.
@@ -123,6 +129,7 @@ impl Bench {
         match self.what {
             What::Linux => self.linux(),
             What::Disk => disk::compare(&self),
+            What::Oracle => oracle::count(&self).map(|()| ExitCode::SUCCESS),
         }
     }
 
@@ -197,6 +204,12 @@ pub fn boot_counted(
     cpu: Option<u32>,
     limit: Duration,
 ) -> Result<Vec<String>> {
+    counted(machine, counts, cpu)?;
+    boot(machine, limit)
+}
+
+/// Has the plugin count in that machine.
+fn counted(machine: &mut Machine, counts: &Path, cpu: Option<u32>) -> Result<()> {
     let [begin, end] = EL2;
     let mut value = format!(
         "file={},out={},el2={begin:#x},end={end:#x}",
@@ -209,7 +222,7 @@ pub fn boot_counted(
     // Of one CPU only with a thread each, as counts.c has it.
     machine.icount = cpu.is_none();
     machine.extra.extend(["-plugin".into(), value.into()]);
-    boot(machine, limit)
+    Ok(())
 }
 
 /// Runs the machine to its end; the guest's lines.
