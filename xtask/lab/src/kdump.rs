@@ -231,6 +231,7 @@ impl Kdump {
                 let together = Together {
                     plans: std::slice::from_ref(&request.plan),
                     beside: &beside,
+                    before: 0,
                     timeout: request.timeout,
                     keep: request.keep,
                 };

@@ -51,10 +51,10 @@ const LEAVE: Duration = Duration::from_secs(60);
 /// How long it may take once its init has said that it failed; with a wedged CPU it can only reboot.
 const GIVE_UP: Duration = Duration::from_secs(5);
 
-/// Boots `machine`, whose guests are those of `plans` and behind them any others, and watches until it ends; `show` is given the
-/// guests' lines as they come, with the number of each.
+/// Boots `machine`, whose guests from number `first` on are those of `plans`, with any others around them, and watches until it
+/// ends; `show` is given the guests' lines as they come, with the number of each.
 pub fn watch(
-    plans: &[&Plan],
+    (first, plans): (u8, &[&Plan]),
     machine: &Machine,
     timeout: Duration,
     log: &Path,
@@ -83,7 +83,7 @@ pub fn watch(
     }
     // Whoever cannot be reached by it, as its path is too long, is judged all the same.
     let _control = Control::open(&log.with_file_name(control::NAME), &operator).ok();
-    let mut watched: Vec<Watched<'_>> = (0..)
+    let mut watched: Vec<Watched<'_>> = (first..)
         .zip(plans)
         .map(|(vm, plan)| Watched::new(plan, operator.of(vm)))
         .collect();
@@ -94,7 +94,8 @@ pub fn watch(
                 operator.hear_guest(vm, &bytes);
                 for line in lines.entry(vm).or_default().push(&bytes) {
                     show(vm, &line);
-                    let Some(own) = watched.get_mut(usize::from(vm)) else {
+                    let place = vm.checked_sub(first).map(usize::from);
+                    let Some(own) = place.and_then(|place| watched.get_mut(place)) else {
                         continue;
                     };
                     let had_failed = own.story.failure.is_some();
@@ -114,9 +115,10 @@ pub fn watch(
                     if let Some(witness) = &mut witness {
                         witness.note(&record, &operator, session.leave())?;
                     }
-                    let vm = record.number("vm").unwrap_or(0) as usize;
+                    let vm = record.number("vm").unwrap_or(u64::from(first));
+                    let place = vm.checked_sub(u64::from(first)).map(|place| place as usize);
                     let ends = ["vm-off", "vm-reset", "vm-lost", "vm-fault", "vm-panic"];
-                    match watched.get_mut(vm) {
+                    match place.and_then(|place| watched.get_mut(place)) {
                         Some(own) => own.note(&record)?,
                         None if ends.contains(&record.name.as_str()) => {
                             disturbed.push(line.text.clone());

@@ -203,9 +203,8 @@ impl Lab {
         let mut folder = RunDir::create(request.keep)?;
         let machine = self.machine(plan, &plan.bootargs(), &folder)?;
         let log = folder.file("serial.log");
-        let seen = watch(&[plan], &machine, request.timeout, &log, |_, line| {
-            show(line)
-        })?;
+        let only = (0, &[plan][..]);
+        let seen = watch(only, &machine, request.timeout, &log, |_, line| show(line))?;
         let instant = seen.instant;
         let seen = seen.runs.into_iter().next().context("nothing was seen")?;
         let files = (folder.file("vmcore"), folder.file("disk.img"));

@@ -74,6 +74,8 @@ pub struct Together<'a> {
     pub plans: &'a [Plan],
     /// Who runs beside; the machine then goes off with the only plan's guest.
     pub beside: &'a [Beside],
+    /// How many of those come before the plans' guests: their VMs have lower numbers, and lower CPUs and memory.
+    pub before: u8,
     /// Give up after this.
     pub timeout: Duration,
     /// Where to leave everything, if it is to be left.
@@ -96,7 +98,8 @@ impl Lab {
         let machine = self.machine_together(together, &folder)?;
         let all: Vec<&Plan> = plans.iter().collect();
         let log = folder.file("serial.log");
-        let seen = watch(&all, &machine, together.timeout, &log, &mut show)?;
+        let all = (together.before, &all[..]);
+        let seen = watch(all, &machine, together.timeout, &log, &mut show)?;
         let mut reports = Vec::new();
         for (number, (plan, run)) in plans.iter().zip(seen.runs).enumerate() {
             let judged = self.judge(plan, &files(&folder, number), &run);
@@ -120,9 +123,10 @@ impl Lab {
     fn machine_together(&self, together: &Together<'_>, folder: &RunDir) -> Result<Machine> {
         let (plans, beside) = (together.plans, together.beside);
         let first = plans.first().context("there is nothing to do")?;
+        let is_pi = self.board() == Board::Raspi4b;
         ensure!(
-            self.board() != Board::Raspi4b,
-            "a raspi4b has one card, which is the main job's; choose --machine virt or virt-gicv2"
+            !is_pi || plans.len() == 1,
+            "a raspi4b has one card, so that one guest can save a dump; choose --machine virt or virt-gicv2"
         );
         let (mut cpus, mut memory_mib) = (0, OWN_MIB);
         let mut payloads = Vec::new();
@@ -142,10 +146,14 @@ impl Lab {
         for (payload, bootargs) in payloads.iter_mut().zip(bootargs) {
             payload.config.bootargs = self.words(&bootargs);
         }
-        for other in beside {
+        for (number, other) in beside.iter().enumerate() {
             cpus += other.cpus()?;
             memory_mib += other.options.own_memory_mib()?;
-            payloads.push(other.payload()?);
+            let place = match number < usize::from(together.before) {
+                true => number,
+                false => payloads.len(),
+            };
+            payloads.insert(place, other.payload()?);
         }
         self.board().check(cpus, Default::default())?;
         let bundle = folder.file("bundle.itb");
@@ -155,12 +163,15 @@ impl Lab {
         let mut machine = self.bare_machine(first, bundle, folder);
         machine.cpus = cpus;
         machine.memory_mib = memory_mib;
-        machine.slots = (0..).take(disks.len()).collect();
+        if !is_pi {
+            machine.slots = (0..).take(disks.len()).collect();
+        }
         machine.disks = disks;
         Ok(machine)
     }
 
     fn config_together(&self, plan: &Plan, number: usize, has_others: bool) -> GuestConfig {
+        let is_pi = self.board() == Board::Raspi4b;
         let on_off = if has_others {
             After::MachineOff
         } else {
@@ -170,7 +181,13 @@ impl Lab {
             name: format!("main-{number}"),
             vcpus: plan.cpus,
             memory: self.memory_mib() << 20,
-            devices: Some(vec![format!("virtio:{number}")]),
+            // Nothing keeps a card's controller from memory.
+            trusted: is_pi,
+            devices: Some(vec![if is_pi {
+                "all".to_owned()
+            } else {
+                format!("virtio:{number}")
+            }]),
             sdei: plan.sdei,
             firmware: plan.firmware.clone(),
             reclaim: reclaim(plan.reclaim),
