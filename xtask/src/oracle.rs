@@ -46,11 +46,9 @@ impl Oracle {
             None => Vec::new(),
         };
         let report = oracle::judge(&Question {
-            truth: &self.truth,
-            dump: &self.dump,
             level: self.level,
             writers: &writers,
-            reserve: &[],
+            ..Question::new(&self.truth, &self.dump)
         })?;
         print!("{report}");
         if let Some(path) = &self.report {

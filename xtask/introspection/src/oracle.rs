@@ -19,7 +19,7 @@ pub use owners::Owners;
 pub use report::{Bad, Count, Line, Page, Report, Touched, VERSION};
 use report::{Class, Tally};
 
-/// So many pages of each bad class are told of.
+/// So many pages of each bad class are told of, and so many writers.
 pub const FIRST: usize = 10;
 /// Whoever writes is known by such pages, whatever the guest's are: stage 2 has them.
 const STAGE_2: u64 = 4096;
@@ -77,6 +77,8 @@ pub enum Who {
         /// Which.
         name: String,
     },
+    /// The guest itself, between two looks at its memory: which vCPU it was is not known.
+    Guest,
 }
 
 /// What is asked about a dump.
@@ -92,6 +94,8 @@ pub struct Question<'a> {
     pub writers: &'a [Writer],
     /// Where the capture kernel runs. Empty: where the dumped kernel's `crashk_res` says.
     pub reserve: &'a [Range],
+    /// So many pages of each bad class are told of; usually [`FIRST`].
+    pub told: usize,
 }
 
 /// Holds `dump` against `truth`; `progress` is told how many bytes have been looked at.
@@ -158,7 +162,8 @@ pub fn compare(
             };
             bad.pages += 1;
             bad.bytes += page;
-            if bad.first.len() >= FIRST {
+            bad.by_nobody += u64::from(by.is_empty());
+            if bad.first.len() >= question.told {
                 continue;
             }
             let differs = matches!(verdict, Verdict::Different) && broken.is_none();

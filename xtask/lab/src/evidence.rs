@@ -44,6 +44,8 @@ pub struct GuestLog {
     pub hardening: Vec<String>,
     /// Whether our init is there.
     pub is_up: bool,
+    /// How often it came up, but in the capture kernel.
+    pub boots: u32,
     /// The CPU of our init, which wedges itself last.
     pub last_to_wedge: Option<u32>,
     /// An SError that a CPU took.
@@ -171,7 +173,10 @@ impl GuestLog {
                 .and_then(|(_, cpu)| first_number(cpu))
         };
         match word {
-            "up" => self.is_up = true,
+            "up" => {
+                self.is_up = true;
+                self.boots += 1;
+            }
             "wedged" => self.wedged.0.extend(cpu()),
             "panic" => self.panicked = cpu(),
             "last" => self.last_to_wedge = cpu(),

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use hv_abi::operator::Verb;
 use introspection::core_file::CoreFile;
 use introspection::oracle::{Report, Who, Writer};
+use introspection::vmcoreinfo::Range;
 use serde::Serialize;
 
 use crate::oracle::{self, Question};
@@ -23,9 +24,15 @@ use machine::qemu::Leave;
 /// Where the crash kernel's memory is, of a guest of QEMU's virt with 512 MiB or more: the kernel, its ramdisk and its devicetree are below.
 pub const PLACE: u64 = 0x5000_0000;
 
-/// What memory was at the instant, and who wrote, in the folder of the run.
-const TRUTH: &str = "truth.elf";
+/// What memory was at the instant that a dump is of, in the folder of the run.
+pub const TRUTH: &str = "truth.elf";
+/// What it was before an NMI reached a guest whose CPUs were all wedged.
+pub const WEDGED: &str = "wedged.elf";
+/// Who wrote.
 const WRITERS: &str = "writers.json";
+
+/// What was written between these two is told of in full, up to so many pages.
+const TOLD: usize = 4096;
 
 const PAGE: usize = 4096;
 
@@ -108,8 +115,8 @@ impl Witness {
     }
 }
 
-/// Saves the memory of a guest that stands still.
-fn save(operator: &Operator, path: &Path) -> Result<()> {
+/// Saves the memory of a guest, which stands still from then on.
+pub fn save(operator: &Operator, path: &Path) -> Result<()> {
     // Each vCPU that is on answers when it has left the guest.
     let status = operator.ask(Verb::Freeze, 0)?;
     let missing = status.missing();
@@ -149,30 +156,36 @@ fn save(operator: &Operator, path: &Path) -> Result<()> {
 /// What came of the question whether the dump is true.
 #[derive(Debug, Serialize)]
 pub struct Oracle {
-    /// The instant.
-    pub instant: Instant,
+    /// The instant; nothing of a dump that the hypervisor makes, which is of when it stopped the guest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instant: Option<Instant>,
     /// Who wrote to a page that was evidence, first.
     pub writers: Vec<Writer>,
     /// The dump, page by page.
     pub report: Report,
+    /// The same dump against what memory was when all CPUs were wedged, before an NMI reached one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wedged: Option<Report>,
 }
 
 impl Oracle {
-    /// Holds `dump` against the memory that was saved in `folder`, of a kernel with `symbols` whose crash kernel is in `reserve`.
+    /// Holds `dump` against the memory that was saved in `folder`, of a kernel with `symbols` whose crash kernel is in `reserve`, if it
+    /// has one.
     pub fn ask(
         seen: Seen,
         folder: &Path,
         dump: &Path,
         symbols: Option<&Symbols>,
-        reserve: (u64, u64),
+        reserve: Option<Range>,
     ) -> Result<Self> {
         let Seen {
             instant,
             mut writers,
         } = seen;
-        let instant = instant.context(
-            "no instruction of a crash kernel was executed where crashkernel= has its memory",
-        )?;
+        ensure!(
+            instant.is_some() || reserve.is_none(),
+            "no instruction of a crash kernel was executed where crashkernel= has its memory"
+        );
         let file = File::open(dump).with_context(|| format!("cannot read {}", dump.display()))?;
         let moved = Vmcore::read(&file)?.kaslr_offset()?;
         for writer in &mut writers {
@@ -184,25 +197,57 @@ impl Oracle {
         let path = folder.join(WRITERS);
         fs::write(&path, serde_json::to_string_pretty(&writers)?)
             .with_context(|| format!("cannot write {}", path.display()))?;
-        let report = oracle::judge(&Question {
-            truth: &folder.join(TRUTH),
-            dump,
-            level: None,
+        let (truth, before) = (folder.join(TRUTH), folder.join(WEDGED));
+        let question = Question {
             writers: &writers,
-            reserve: &[reserve],
-        })?;
+            reserve: reserve.as_slice(),
+            ..Question::new(&truth, dump)
+        };
+        let report = oracle::judge(&question)?;
+        let wedged = match before.exists() {
+            true => Some(both_ways(&question, &before)?),
+            false => None,
+        };
         Ok(Self {
             instant,
             writers,
             report,
+            wedged,
         })
+    }
+
+    /// What is wrong, in one sentence for each.
+    pub fn failures(&self) -> Vec<String> {
+        let mut failures = self.report.failures();
+        if let Some(wedged) = &self.wedged {
+            let (pages, lacks) = (wedged.different.by_nobody, wedged.missing.by_nobody);
+            if pages + lacks > 0 {
+                failures.push(format!(
+                    "of what memory was when all CPUs were wedged the dump has {pages} pages otherwise and lacks {lacks}, to which nobody has written since"
+                ));
+            }
+        }
+        failures
     }
 }
 
+/// The same dump against the memory `before`, when all CPUs were wedged: what the guest has written on its way from there to its crash
+/// kernel may be different.
+fn both_ways(question: &Question<'_>, before: &Path) -> Result<Report> {
+    let mut writers = oracle::changed(before, question.truth)?;
+    writers.extend_from_slice(question.writers);
+    oracle::judge(&Question {
+        truth: before,
+        writers: &writers,
+        told: TOLD,
+        ..*question
+    })
+}
+
 /// Names the instruction. The crash kernel is another kernel at other addresses, and runs on the vCPU that began with it.
-fn name(writer: &mut Writer, instant: Instant, find: impl Fn(u64) -> Option<String>) {
+fn name(writer: &mut Writer, instant: Option<Instant>, find: impl Fn(u64) -> Option<String>) {
     if let Who::Vcpu { vcpu, pc, symbol } = &mut writer.who {
-        *symbol = match *vcpu == instant.vcpu {
+        *symbol = match instant.is_some_and(|instant| instant.vcpu == *vcpu) {
             true => Some("the crash kernel".to_owned()),
             false => find(*pc),
         };
@@ -211,11 +256,13 @@ fn name(writer: &mut Writer, instant: Instant, find: impl Fn(u64) -> Option<Stri
 
 impl fmt::Display for Oracle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Instant { vcpu, pc } = self.instant;
-        writeln!(
-            f,
-            "The crash kernel began on CPU {vcpu} at {pc:#x}; from then on"
-        )?;
+        match self.instant {
+            Some(Instant { vcpu, pc }) => writeln!(
+                f,
+                "The crash kernel began on CPU {vcpu} at {pc:#x}; from then on"
+            )?,
+            None => writeln!(f, "From when the hypervisor stopped the guest on")?,
+        }
         let mut by: BTreeMap<String, Vec<u64>> = BTreeMap::new();
         for Writer { address, who } in &self.writers {
             let who = match who {
@@ -224,6 +271,7 @@ impl fmt::Display for Oracle {
                     None => format!("CPU {vcpu} at {pc:#x}"),
                 },
                 Who::Hypervisor { name } => format!("the hypervisor's {name}"),
+                Who::Guest => "the guest".to_owned(),
             };
             by.entry(who).or_default().push(*address);
         }
@@ -239,8 +287,34 @@ impl fmt::Display for Oracle {
                 "  {who} touched {count} page{s} of the evidence, the first at {first:#x}"
             )?;
         }
-        write!(f, "{}", self.report)
+        write!(f, "{}", self.report)?;
+        match &self.wedged {
+            Some(wedged) => tell_both(f, wedged),
+            None => Ok(()),
+        }
     }
+}
+
+/// What the guest has written on its way to the crash kernel, by what the pages belong to.
+fn tell_both(f: &mut fmt::Formatter<'_>, wedged: &Report) -> fmt::Result {
+    let (equal, different) = (wedged.equal(), &wedged.different);
+    writeln!(
+        f,
+        "against memory as it was when all CPUs were wedged: {equal} pages are equal, {} lack, {} are different, of which the guest has written {} on its way to the crash kernel:",
+        wedged.missing.pages,
+        different.pages,
+        different.pages - different.by_nobody
+    )?;
+    let mut owners: BTreeMap<&str, u64> = BTreeMap::new();
+    for page in &different.first {
+        let owner = page.belongs.split("+0x").next().unwrap_or_default();
+        *owners.entry(owner).or_default() += 1;
+    }
+    for (owner, pages) in owners {
+        let s = if pages == 1 { "" } else { "s" };
+        writeln!(f, "  {pages:>4} page{s} of {owner}")?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -261,13 +335,13 @@ mod tests {
     fn symbol(writer: &Writer) -> Option<&str> {
         match &writer.who {
             Who::Vcpu { symbol, .. } => symbol.as_deref(),
-            Who::Hypervisor { .. } => None,
+            Who::Hypervisor { .. } | Who::Guest => None,
         }
     }
 
     #[test]
     fn what_the_crash_kernel_does_is_not_named_by_the_dead_kernel_s_symbols() {
-        let instant = Instant { vcpu: 1, pc: 0 };
+        let instant = Some(Instant { vcpu: 1, pc: 0 });
         let find = |pc| (pc == 0x1234).then(|| "lkdtm_HARDLOCKUP+0x4".to_owned());
         for (vcpu, expected) in [
             (1, Some("the crash kernel")),

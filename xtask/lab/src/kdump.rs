@@ -176,24 +176,8 @@ impl Kdump {
         self.hear(&options)?;
         let (board, el3) = (self.board(), self.el3.unwrap_or_default());
         let plan = self.plan();
-        plan.check()?;
-        ensure!(
-            self.stock.is_none() || matches!(plan.scenario, Scenario::Panic | Scenario::Nmi),
-            "Debian's kernels have no LKDTM, which wedges CPUs here; have none wedged by --scenario panic, or all by --scenario nmi, or leave --stock out"
-        );
-        // A board has as many as it has, and the guest so many of them.
-        let machine_has = board.cpus(plan.cpus).max(plan.cpus);
-        board.check(machine_has, el3)?;
-        board.check_parts(self.cpu.as_deref(), 1 + options.disks.len())?;
+        self.check(&plan, options.disks.len())?;
         let extras = self.asked.extras(options, board, plan.program())?;
-        ensure!(
-            !self.oracle || matches!(board, Board::Virt | Board::VirtGicv2),
-            "where the crash kernel can be is known on QEMU's virt only; choose --machine virt or virt-gicv2, or leave --oracle out"
-        );
-        ensure!(
-            !self.oracle || plan.scenario.dumps(),
-            "with this scenario there is no dump to be held against memory; leave --oracle out"
-        );
         if let Some(path) = &self.report {
             paths::check_output(path, "--report")?;
         }
@@ -287,6 +271,35 @@ impl Kdump {
         Ok(())
     }
 
+    /// That it can be done as it is asked for, with so many disks besides its own.
+    fn check(&self, plan: &Plan, disks: usize) -> Result<()> {
+        plan.check()?;
+        ensure!(
+            self.stock.is_none() || matches!(plan.scenario, Scenario::Panic | Scenario::Nmi),
+            "Debian's kernels have no LKDTM, which wedges CPUs here; have none wedged by --scenario panic, or all by --scenario nmi, or leave --stock out"
+        );
+        // A board has as many as it has, and the guest so many of them.
+        let board = self.board();
+        let machine_has = board.cpus(plan.cpus).max(plan.cpus);
+        board.check(machine_has, self.el3.unwrap_or_default())?;
+        board.check_parts(self.cpu.as_deref(), 1 + disks)?;
+        ensure!(
+            !self.oracle
+                || plan.scenario == Scenario::Assisted
+                || matches!(board, Board::Virt | Board::VirtGicv2),
+            "where the crash kernel can be is known on QEMU's virt only; choose --machine virt or virt-gicv2, or leave --oracle out"
+        );
+        ensure!(
+            !self.oracle || plan.scenario.dumps(),
+            "with this scenario there is no dump to be held against memory; leave --oracle out"
+        );
+        ensure!(
+            self.beside.is_none() || plan.scenario != Scenario::Assisted,
+            "a guest with a capture kernel runs alone here; leave --beside out, or choose another --scenario"
+        );
+        Ok(())
+    }
+
     fn system(&self, plan: &Plan) -> Result<System> {
         if let Some(release) = self.stock {
             return Ok(System::Stock(release));
@@ -312,7 +325,7 @@ impl Kdump {
         };
         let scenario = self.scenario.unwrap_or(usual);
         let wedge = self.wedge.clone().unwrap_or_else(|| match scenario {
-            Scenario::Nmi | Scenario::Watchdog => (0..cpus).collect(),
+            Scenario::Nmi | Scenario::Watchdog | Scenario::Assisted => (0..cpus).collect(),
             Scenario::Panic => CpuList::default(),
             _ => [last.min(2)].into_iter().collect(),
         });

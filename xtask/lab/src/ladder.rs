@@ -25,6 +25,8 @@ pub enum Stopped {
     },
     /// The kernel gave up on it.
     Not,
+    /// The hypervisor has stopped it, and the kernel knows nothing of it.
+    Below,
 }
 
 /// The ladder, rung by rung.
@@ -66,6 +68,15 @@ impl Ladder {
         }
     }
 
+    /// Of `cpus` CPUs that the hypervisor has stopped.
+    pub fn below(cpus: u32) -> Self {
+        Self {
+            ipi_us: None,
+            sdei_us: None,
+            stopped: (0..cpus).map(|_| Stopped::Below).collect(),
+        }
+    }
+
     fn those(&self, wanted: impl Fn(Stopped) -> bool) -> CpuList {
         let stopped = (0..).zip(&self.stopped);
         let those = stopped.filter(|&(_, &how)| wanted(how));
@@ -79,6 +90,10 @@ impl fmt::Display for Ladder {
         let ipi = self.those(|how| matches!(how, Stopped::Ipi { .. }));
         let sdei = self.those(|how| matches!(how, Stopped::Sdei { .. }));
         let not = self.those(|how| how == Stopped::Not);
+        let below = self.those(|how| how == Stopped::Below);
+        if !below.is_empty() {
+            return write!(f, "  the hypervisor stopped CPUs {below}");
+        }
         write!(f, "  IPI   {}  stopped CPUs {ipi}", Millis(self.ipi_us))?;
         if !sdei.is_empty() || self.sdei_us.is_some() {
             write!(f, "\n  SDEI  {}  stopped CPUs {sdei}", Millis(self.sdei_us))?;
@@ -95,6 +110,7 @@ impl fmt::Display for Stopped {
         let (how, after_us) = match self {
             Self::Panicked => return f.write_str("panicked"),
             Self::Not => return f.write_str("not stopped"),
+            Self::Below => return f.write_str("by the hypervisor"),
             Self::Ipi { after_us } => ("IPI", after_us),
             Self::Sdei { after_us } => ("SDEI", after_us),
         };

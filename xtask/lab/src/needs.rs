@@ -55,12 +55,14 @@ const ALWAYS: [Need; 10] = [
     ),
 ];
 
+/// What loads a crash kernel.
+const KEXEC: Need = built_in(
+    &["KEXEC_FILE", "KEXEC"],
+    "the crash kernel is loaded by kexec",
+);
+
 /// What a dump needs, wherever it goes.
-const DUMP: [Need; 3] = [
-    built_in(
-        &["KEXEC_FILE", "KEXEC"],
-        "the crash kernel is loaded by kexec",
-    ),
+const DUMP: [Need; 2] = [
     built_in(
         &["CRASH_DUMP"],
         "memory is reserved for a crash kernel, and it can be one",
@@ -132,6 +134,11 @@ pub fn of(plan: &Plan, board: Board) -> Vec<Need> {
     }
     // After sysrq-l a panic is the way out, for which a crash kernel is loaded, too.
     needs.extend(DUMP);
+    // Where the hypervisor starts the capture kernel nobody has to load it, and no CPU stops another.
+    let is_assisted = plan.scenario == Scenario::Assisted;
+    if !is_assisted {
+        needs.push(KEXEC);
+    }
     if plan.scenario.dumps() {
         match board {
             Board::Virt | Board::VirtGicv2 => needs.extend(VIRTIO),
@@ -149,7 +156,7 @@ pub fn of(plan: &Plan, board: Board) -> Vec<Need> {
     }
     if !plan.wedge.is_empty() && !plan.is_masked() {
         needs.extend(WEDGE);
-        if plan.offers_sdei() {
+        if plan.offers_sdei() && !is_assisted {
             needs.extend(SDEI);
         }
     }

@@ -4,13 +4,17 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use introspection::oracle::{self, Report, Who, Writer};
+use introspection::memory::Memory as _;
+use introspection::oracle::{self, FIRST, Report, Who, Writer};
 use introspection::vmcoreinfo::{Range, Vmcoreinfo};
 
 use crate::dumped::Dumped;
 use crate::vmcore::Vmcore;
 use debian::progress::Progress;
 use machine::console::{Line, Record};
+
+/// Writers are known by such pages.
+const PAGE: usize = 4096;
 
 /// What is asked.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +30,22 @@ pub struct Question<'a> {
     pub writers: &'a [Writer],
     /// Where the capture kernel runs; empty: where the dumped kernel says.
     pub reserve: &'a [Range],
+    /// So many pages of each bad class are told of.
+    pub told: usize,
+}
+
+impl<'a> Question<'a> {
+    /// Whether `dump` is true by what it says of itself, where nobody is known to have written.
+    pub const fn new(truth: &'a Path, dump: &'a Path) -> Self {
+        Self {
+            truth,
+            dump,
+            level: None,
+            writers: &[],
+            reserve: &[],
+            told: FIRST,
+        }
+    }
 }
 
 /// Holds the dump against the truth.
@@ -57,6 +77,7 @@ pub fn judge(question: &Question<'_>) -> Result<Report> {
         level,
         writers: question.writers,
         reserve: question.reserve,
+        told: question.told,
     };
     let mut step = Progress::new().lazily("hold the dump against the memory");
     let mut told = 0;
@@ -94,6 +115,31 @@ fn info(question: &Question<'_>) -> Result<Vmcoreinfo> {
         "the dump is of another boot (Linux {other}) than the memory (Linux {release})"
     );
     Ok(own)
+}
+
+/// The pages that the guest has changed from one truth to the next.
+pub fn changed(from: &Path, to: &Path) -> Result<Vec<Writer>> {
+    let (mut before, mut after) = (Dumped::open(from)?, Dumped::open(to)?);
+    let ranges = before.ranges();
+    ensure!(
+        ranges == after.ranges(),
+        "{} and {} have not the same memory",
+        from.display(),
+        to.display()
+    );
+    let (mut old, mut new) = ([0; PAGE], [0; PAGE]);
+    let mut writers = Vec::new();
+    for (start, length) in ranges {
+        for address in (start..start + length).step_by(PAGE) {
+            before.read(address, &mut old)?;
+            after.read(address, &mut new)?;
+            if old != new {
+                let who = Who::Guest;
+                writers.push(Writer { address, who });
+            }
+        }
+    }
+    Ok(writers)
 }
 
 /// Reads who wrote: JSON, an array of [`Writer`], or a log with records `@write` of the first guest.

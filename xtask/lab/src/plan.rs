@@ -13,12 +13,16 @@ use serde::Serialize;
 use crate::cpulist::CpuList;
 use crate::instant::PLACE;
 use crate::place::Place;
-use crate::rescue::Masked;
+use crate::rescue::{Masked, Way};
 use debian::kernel::KernelVariant;
 use hv_abi::firmware::{Fault, Firmware};
 use hv_abi::watchdog::{Act, Watchdog};
+use hv_bundle::DumpConfig;
 use machine::build::Program;
 use machine::qemu::DEFAULT_CPU;
+
+/// What is held back for a capture kernel: its initial ramdisk has the guest's kernel, too.
+pub const HELD: u64 = 256 << 20;
 
 /// What is done to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
@@ -38,6 +42,9 @@ pub enum Scenario {
     Nmi,
     /// The same, and nobody asks the hypervisor: its watchdog over the guest finds that all are wedged.
     Watchdog,
+    /// All CPUs are wedged, and the guest has no crash kernel. The hypervisor starts a capture kernel beside its memory, which dumps it;
+    /// then the guest starts anew.
+    Assisted,
 }
 
 impl Scenario {
@@ -49,7 +56,7 @@ impl Scenario {
             Self::SysrqL => "sysrq-l",
             Self::Hardlockup => "hardlockup",
             // The guest does the same.
-            Self::Nmi | Self::Watchdog => "nmi",
+            Self::Nmi | Self::Watchdog | Self::Assisted => "nmi",
         }
     }
 
@@ -57,7 +64,12 @@ impl Scenario {
     pub const fn dumps(self) -> bool {
         matches!(
             self,
-            Self::Kdump | Self::Panic | Self::Hardlockup | Self::Nmi | Self::Watchdog
+            Self::Kdump
+                | Self::Panic
+                | Self::Hardlockup
+                | Self::Nmi
+                | Self::Watchdog
+                | Self::Assisted
         )
     }
 }
@@ -197,13 +209,17 @@ impl Plan {
             "--scenario nmi wedges all CPUs; leave --wedge out"
         );
         ensure!(
+            self.scenario != Scenario::Assisted || !self.captures_with_all(),
+            "--ending and --reclaim are about CPUs that SDEI stopped, and with --scenario assisted the hypervisor stops them all; leave them out"
+        );
+        ensure!(
             self.is_left_alone() || !self.wedge.contains(self.panic),
             "CPU {} is to be wedged and cannot panic; choose another with --panic",
             self.panic
         );
         ensure!(
             !self.captures_with_all() || self.scenario.dumps(),
-            "--ending and --reclaim are about a crash dump, which {} is not",
+            "--ending and --reclaim are about a crash dump, which {} is not; leave them out",
             self.scenario.name()
         );
         ensure!(
@@ -221,7 +237,19 @@ impl Plan {
 
     /// Whether no CPU of the guest is left to do anything.
     pub fn is_left_alone(&self) -> bool {
-        matches!(self.scenario, Scenario::Nmi | Scenario::Watchdog)
+        matches!(
+            self.scenario,
+            Scenario::Nmi | Scenario::Watchdog | Scenario::Assisted
+        )
+    }
+
+    /// What is done from outside about CPUs that are all wedged.
+    pub fn way(&self) -> Option<Way> {
+        match self.scenario {
+            Scenario::Nmi => Some(self.masked().map_or(Way::Nmi, Way::Mask)),
+            Scenario::Assisted => Some(Way::Capture { cpus: self.cpus }),
+            _ => None,
+        }
     }
 
     /// The watchdog over the guest.
@@ -292,18 +320,32 @@ impl Plan {
         }
     }
 
-    /// What is reserved for the crash kernel, and if that is to be known, where, as crashkernel= has it.
-    pub fn reserved(&self) -> String {
+    /// What is reserved for the crash kernel, and if that is to be known, where, as crashkernel= has it; nothing if there is none.
+    fn reserved(&self) -> Option<String> {
         let size = match self.scenario {
+            Scenario::Assisted => return None,
             // A kernel as it is shipped may be large.
             _ if self.is_stock => "256M",
             Scenario::Panic => "256M",
             _ => "192M",
         };
-        match self.oracle {
+        Some(match self.oracle {
             true => format!("{size}@{PLACE:#x}"),
             false => size.to_owned(),
-        }
+        })
+    }
+
+    /// Where the crash kernel's memory is, as SIZE@ADDRESS, if that is to be known.
+    pub fn crashkernel(&self) -> Option<String> {
+        self.reserved().filter(|_| self.oracle)
+    }
+
+    /// The memory of the guest's capture kernel and its command line, if the hypervisor is to start one.
+    pub fn capture(&self) -> Option<DumpConfig> {
+        (self.scenario == Scenario::Assisted).then(|| DumpConfig {
+            memory: HELD,
+            bootargs: "console=ttyAMA0 maxcpus=1 panic=5 lab.do=save".to_owned(),
+        })
     }
 
     /// The kernel's command line.
@@ -313,7 +355,10 @@ impl Plan {
             None | Some(Fate::Park) => "lab.check=cpus".to_owned(),
             Some(fate) => format!("lab.check=cpus sdei_ending={}", fate.name()),
         };
-        let reserved = self.reserved();
+        let (reserved, capture) = match self.reserved() {
+            Some(size) => (format!("crashkernel={size} "), capture),
+            None => (String::new(), "lab.capture=no".to_owned()),
+        };
         let job = match self.is_masked() {
             true => "mask",
             false => self.scenario.name(),
@@ -329,7 +374,7 @@ impl Plan {
             _ => String::new(),
         };
         format!(
-            "console=ttyAMA0 crashkernel={reserved} lab.do={} lab.wedge={} lab.panic={} {capture}{place}",
+            "console=ttyAMA0 {reserved}lab.do={} lab.wedge={} lab.panic={} {capture}{place}",
             job,
             self.wedge
                 .iter()

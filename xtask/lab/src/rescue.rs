@@ -1,6 +1,7 @@
-//! A guest all of whose CPUs are wedged is reached from outside.
+//! A guest all of whose CPUs are wedged is reached from outside: by an NMI, or by the hypervisor that has it dumped.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use machine::control;
 use machine::operator::{Answers, Operator, VcpuAnswer};
 use machine::qemu::Leave;
 
+use crate::instant;
 use crate::outside::{self, Outside};
 use crate::registers::PSTATE_I;
 
@@ -38,19 +40,34 @@ pub struct Masked {
     pub is_target_in_kernel: bool,
 }
 
-/// Waits until all CPUs are wedged, and has one take an NMI; in a thread of its own.
+/// What is done about CPUs that are all wedged.
+#[derive(Clone, Copy, Debug)]
+pub enum Way {
+    /// One takes an NMI.
+    Nmi,
+    /// The same, once the hypervisor's test image has wedged them.
+    Mask(Masked),
+    /// The hypervisor starts the guest's capture kernel.
+    Capture {
+        /// Of so many.
+        cpus: u32,
+    },
+}
+
+/// Waits until all CPUs are wedged, and does something about it; in a thread of its own.
 pub struct Rescue {
     done: JoinHandle<Result<Option<Seen>>>,
     last: Sender<()>,
 }
 
 impl Rescue {
-    /// Begins, as soon as the guest's init is up. If it comes to nothing, the machine is left.
-    pub fn begin(operator: &Operator, masked: Option<Masked>, leave: Leave) -> Self {
+    /// Begins, as soon as the guest's init is up. Memory as it was then is saved where `memory` says. If it comes to nothing, the machine
+    /// is left.
+    pub fn begin(operator: &Operator, way: Way, memory: Option<PathBuf>, leave: Leave) -> Self {
         let operator = operator.clone();
         let (last, is_last) = channel();
         let done = std::thread::spawn(move || {
-            if masked.is_some() {
+            if let Way::Mask(_) = way {
                 // Where the kernel says what it is takes long to find, and longer once its CPUs loop; init waits for a line. If it
                 // is not found, that is said when it is needed.
                 let _ = control::vmcoreinfo(&operator);
@@ -59,9 +76,11 @@ impl Rescue {
             if is_last.recv().is_err() {
                 return Ok(None);
             }
-            let done = match masked {
-                Some(masked) => mask(&operator, masked),
-                None => rescue(&operator).map(|()| Seen::new()),
+            let memory = memory.as_deref();
+            let done = match way {
+                Way::Mask(masked) => mask(&operator, masked, memory),
+                Way::Nmi => rescue(&operator, memory).map(|()| Seen::new()),
+                Way::Capture { cpus } => capture(&operator, cpus, memory),
             };
             if done.is_err() {
                 leave.leave();
@@ -81,14 +100,44 @@ impl Rescue {
     pub fn end(self) -> Result<Option<Seen>> {
         drop(self.last);
         let ended = self.done.join();
-        ended.unwrap_or_else(|_| Err(anyhow!("the thread that sends the NMI has panicked")))
+        ended.unwrap_or_else(|_| {
+            Err(anyhow!(
+                "the thread that looks after wedged CPUs has panicked"
+            ))
+        })
     }
 }
 
-fn rescue(operator: &Operator) -> Result<()> {
+/// Has one take an NMI.
+fn rescue(operator: &Operator, memory: Option<&Path>) -> Result<()> {
+    let status = wait_until_wedged(operator)?;
+    if let Some(path) = memory {
+        instant::save(operator, path)?;
+    }
+    send(operator, control::nmi_target(&status)?)?;
+    if memory.is_some() {
+        operator.ask(Verb::Thaw, 0)?;
+    }
+    Ok(())
+}
+
+/// Has the guest dumped, which stands still from before it is looked at.
+fn capture(operator: &Operator, cpus: u32, memory: Option<&Path>) -> Result<Seen> {
+    wait_until_wedged(operator)?;
+    operator.ask(Verb::Freeze, 0)?;
+    if let Some(path) = memory {
+        instant::save(operator, path)?;
+    }
+    let seen = outside::look(operator, cpus)?;
+    operator.ask(Verb::Dump, 0)?;
+    Ok(seen)
+}
+
+/// What the hypervisor says of all CPUs once each is in the loop of LKDTM.
+fn wait_until_wedged(operator: &Operator) -> Result<Answers> {
     let until = Instant::now() + LIMIT;
     let (mut looks, mut place) = (0, None);
-    let target = loop {
+    loop {
         let status = operator.ask(Verb::Status, 0)?;
         let now = wedged_at(&status);
         let is_there = |now: &u64| place.is_some_and(|before| now.abs_diff(before) < LOOP);
@@ -99,20 +148,19 @@ fn rescue(operator: &Operator) -> Result<()> {
         };
         place = now;
         if looks == LOOKS {
-            break control::nmi_target(&status)?;
+            return Ok(status);
         }
         ensure!(
             Instant::now() < until,
             "the last CPU did not wedge itself: {:?}",
             status.vcpus
         );
-    };
-    send(operator, target)
+    }
 }
 
 /// Has the hypervisor's test image mask all CPUs, which loop: all in programs, or that of our init in the kernel. Looks at them
 /// and has that one take an NMI. All that is judged stands still meanwhile: a loop in the kernel may end, which unmasks its CPU.
-fn mask(operator: &Operator, masked_cpus: Masked) -> Result<Seen> {
+fn mask(operator: &Operator, masked_cpus: Masked, memory: Option<&Path>) -> Result<Seen> {
     let until = Instant::now() + MASK_LIMIT;
     let target = u8::try_from(masked_cpus.target)?;
     let kernel = masked_cpus.is_target_in_kernel.then_some(target);
@@ -124,6 +172,9 @@ fn mask(operator: &Operator, masked_cpus: Masked) -> Result<Seen> {
         let is_ours = |cpu: &u8| masked.contains(cpu);
         if status.vcpus.keys().all(is_ours) && are_all_masked(&status, kernel) {
             let seen = outside::look(operator, masked_cpus.cpus)?;
+            if let Some(path) = memory {
+                instant::save(operator, path)?;
+            }
             send(operator, target)?;
             operator.ask(Verb::Thaw, 0)?;
             return Ok(seen);

@@ -90,7 +90,7 @@ impl Verdict {
                 judge(evidence, ladder, cpu, note.map(|(_, note)| *note))
             })
             .collect();
-        if evidence.story.panicked.is_none() {
+        if evidence.story.panicked.is_none() && !ladder.stopped.contains(&Stopped::Below) {
             faults.push("the guest never said which CPU panicked".into());
         }
         Self {
@@ -137,8 +137,12 @@ impl fmt::Display for Cpu {
         if let Some(equal) = self.equal {
             write!(f, ", {equal} of {} registers as recorded", Registers::COUNT)?;
         }
-        if let Some(outside) = &self.outside {
-            write!(f, "\n            the hypervisor alone has: {outside}")?;
+        match &self.outside {
+            Some(outside) if self.stopped == Stopped::Below => {
+                write!(f, "\n            seen from below: {outside}")?;
+            }
+            Some(outside) => write!(f, "\n            the hypervisor alone has: {outside}")?,
+            None => {}
         }
         Ok(())
     }
@@ -244,9 +248,14 @@ fn judge(evidence: &Evidence<'_>, ladder: &Ladder, cpu: u32, note: Option<&Prsta
     let mut equal = None;
     if wedged && !has_serror || matches!(stopped, Stopped::Sdei { .. }) {
         let frame = evidence.drain.stopped_in(cpu, evidence.story);
-        match frame.filter(|frame| frame.running || !evidence.stays_in_handler) {
-            Some(frame) => {
-                let differences = frame.registers.differences(&note.registers);
+        let frame = frame.filter(|frame| frame.running || !evidence.stays_in_handler);
+        let recorded = match stopped {
+            Stopped::Below => outside.as_ref().map(|seen| &seen.registers),
+            _ => frame.map(|frame| &frame.registers),
+        };
+        match recorded {
+            Some(recorded) => {
+                let differences = recorded.differences(&note.registers);
                 equal = Some(Registers::COUNT - differences.len());
                 for (name, recorded, dumped) in differences {
                     faults.push(format!(
@@ -254,6 +263,9 @@ fn judge(evidence: &Evidence<'_>, ladder: &Ladder, cpu: u32, note: Option<&Prsta
                          {recorded:#x}"
                     ));
                 }
+            }
+            None if stopped == Stopped::Below => {
+                faults.push("was not looked at before the hypervisor had the guest dumped".into());
             }
             None => {
                 let still = match evidence.stays_in_handler {

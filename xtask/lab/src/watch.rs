@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::evidence::{GuestLog, HvRecords};
-use crate::instant::{self, Witness};
+use crate::instant::{self, TRUTH, WEDGED, Witness};
 use crate::plan::{Plan, Scenario};
 use crate::rescue::Rescue;
 use machine::console::{GuestLines, Record};
@@ -60,7 +60,9 @@ pub fn watch(
     log: &Path,
     mut show: impl FnMut(u8, &str),
 ) -> Result<Seen> {
-    let is_asked = plans.iter().any(|plan| plan.oracle);
+    // What is looked for in memory is far away over the line.
+    let is_asked = |plan: &&Plan| plan.oracle || plan.scenario == Scenario::Assisted;
+    let is_asked = plans.iter().any(is_asked);
     let (mut session, monitor) = if is_asked {
         let (session, monitor) = machine.start_with_monitor(Some(timeout), false)?;
         (session, Some(monitor))
@@ -85,7 +87,7 @@ pub fn watch(
     let _control = Control::open(&log.with_file_name(control::NAME), &operator).ok();
     let mut watched: Vec<Watched<'_>> = (first..)
         .zip(plans)
-        .map(|(vm, plan)| Watched::new(plan, operator.of(vm)))
+        .map(|(vm, plan)| Watched::new(plan, operator.of(vm), log))
         .collect();
     let mut disturbed = Vec::new();
     let timed_out = loop {
@@ -103,8 +105,9 @@ pub fn watch(
                     own.hear(&line, &session);
                     if own.story.failure.is_some() && !had_failed {
                         session.shorten(GIVE_UP);
-                    } else if own.story.done && !was_done && watched.iter().all(|it| it.story.done)
-                    {
+                    } else if own.is_again() {
+                        session.leave().leave();
+                    } else if own.story.done && !was_done && watched.iter().all(Watched::is_over) {
                         session.shorten(LEAVE);
                     }
                 }
@@ -156,6 +159,8 @@ pub fn watch(
 struct Watched<'a> {
     plan: &'a Plan,
     operator: Operator,
+    /// Where its memory is saved when all of its CPUs are wedged, if it is to be.
+    memory: Option<PathBuf>,
     story: GuestLog,
     drain: HvRecords,
     rescue: Option<Rescue>,
@@ -164,10 +169,16 @@ struct Watched<'a> {
 }
 
 impl<'a> Watched<'a> {
-    fn new(plan: &'a Plan, operator: Operator) -> Self {
+    fn new(plan: &'a Plan, operator: Operator, log: &Path) -> Self {
+        let name = match plan.scenario {
+            // From then on it stands still.
+            Scenario::Assisted => TRUTH,
+            _ => WEDGED,
+        };
         Self {
             plan,
             operator,
+            memory: plan.oracle.then(|| log.with_file_name(name)),
             story: GuestLog::default(),
             drain: HvRecords::default(),
             rescue: None,
@@ -177,14 +188,26 @@ impl<'a> Watched<'a> {
 
     fn hear(&mut self, line: &str, session: &Session) {
         self.story.note(line);
-        if self.plan.scenario == Scenario::Nmi && self.story.is_up {
+        if let Some(way) = self.plan.way()
+            && self.story.is_up
+        {
             let (operator, leave) = (&self.operator, session.leave());
-            let begin = || Rescue::begin(operator, self.plan.masked(), leave);
+            let begin = || Rescue::begin(operator, way, self.memory.clone(), leave);
             let rescue = self.rescue.get_or_insert_with(begin);
             if self.story.last_to_wedge == Some(self.plan.panic) {
                 rescue.go_on();
             }
         }
+    }
+
+    /// Whether it has nothing to do but to switch itself off.
+    fn is_over(&self) -> bool {
+        self.story.done && self.plan.scenario != Scenario::Assisted
+    }
+
+    /// Whether the hypervisor has started it anew, after its capture kernel was done.
+    const fn is_again(&self) -> bool {
+        matches!(self.plan.scenario, Scenario::Assisted) && self.story.boots > 1
     }
 
     fn note(&mut self, record: &Record) -> Result<()> {

@@ -95,6 +95,7 @@ type Run<'a> = (String, Box<dyn Fn() -> Result<String> + Sync + 'a>);
 pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
     nmi::run(workshop, ledger);
     pages::run_matrix(workshop, ledger);
+    oracle::run_matrix(workshop, ledger);
     if !names().any(|name| ledger.wants(name)) {
         return;
     }
@@ -128,8 +129,8 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
     runs.extend(hibernate::runs(workshop, &lab));
     runs.extend(operator::runs(workshop, &lab, ledger));
     runs.extend(assisted::runs(workshop, &lab, ledger));
-    runs.extend(oracle::runs(workshop, &lab));
-    runs.extend(pages::runs(workshop, &lab));
+    runs.extend(oracle::runs(workshop, &lab, ledger));
+    runs.extend(pages::runs(workshop, &lab, ledger));
     // A Raspberry Pi 4 has no room for it that our kernel's command lines know of.
     if workshop.board != Board::Raspi4b {
         runs.extend(pvpanic::runs(workshop));

@@ -200,6 +200,7 @@ impl Owners {
                 format!("vCPU {vcpu} in {symbol}")
             }
             Who::Hypervisor { name } => format!("the hypervisor's {name}"),
+            Who::Guest => "the guest itself".to_owned(),
         }
     }
 }

@@ -81,6 +81,8 @@ pub struct Bad {
     pub pages: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Those of them that nobody is known to have written to.
+    pub by_nobody: u64,
     /// The first of them.
     pub first: Vec<Page>,
 }
@@ -144,6 +146,15 @@ impl Report {
     /// Whether nothing is different and nothing required is absent. Who wrote to a page explains a difference, and does not excuse it.
     pub const fn is_true(&self) -> bool {
         self.different.pages == 0 && self.missing.pages == 0
+    }
+
+    /// How many pages the dump has as they were, and must have.
+    pub fn equal(&self) -> u64 {
+        self.classes
+            .iter()
+            .filter(|line| line.class == Class::Equal.name())
+            .map(|line| line.count.pages)
+            .sum()
     }
 
     /// What is wrong, in one sentence for each class.

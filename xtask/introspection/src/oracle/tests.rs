@@ -142,6 +142,7 @@ impl Guest {
             level,
             writers,
             reserve: &[],
+            told: FIRST,
         };
         compare(&mut self.memory, dump, &question, |_| {}).unwrap()
     }
@@ -363,6 +364,7 @@ fn the_capture_kernels_own_memory_and_what_is_unknown_are_not_judged() {
         level: 31,
         writers: &[],
         reserve: &reserve,
+        told: FIRST,
     };
     let mut told = Vec::new();
     let report = compare(&mut guest.memory, &mut dump, &question, |done| {
@@ -387,6 +389,7 @@ fn nonsense_is_refused() {
             level: 0,
             writers: &[],
             reserve: &[],
+            told: FIRST,
         };
         let found = compare(&mut guest.memory, &mut Dump::default(), &question, |_| {});
         assert!(found.is_err(), "{ram:x?}");
@@ -398,6 +401,7 @@ fn nonsense_is_refused() {
         level: 0,
         writers: &[],
         reserve: &[],
+        told: FIRST,
     };
     assert!(compare(&mut guest.memory, &mut Dump::default(), &question, |_| {}).is_err());
 }

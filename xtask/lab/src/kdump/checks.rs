@@ -29,7 +29,13 @@ pub fn check_run(plan: &Plan, seen: &GuestRun) -> Result<()> {
         };
         bail!("{}: {stage}", seen.ending);
     }
-    if plan.scenario.dumps() {
+    if plan.scenario == Scenario::Assisted {
+        ensure!(
+            story.boots > 1,
+            "{}: the guest did not start anew after its dump",
+            seen.ending
+        );
+    } else if plan.scenario.dumps() {
         ensure!(
             seen.ending == Ending::PowerOff && seen.drain.complete,
             "{} before the hypervisor had written its records",

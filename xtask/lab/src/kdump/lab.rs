@@ -20,7 +20,7 @@ use crate::capture::Capture;
 use crate::instant::Oracle;
 use crate::ladder::Ladder;
 use crate::patch::{self, PANIC_EVENT};
-use crate::plan::{self, Plan};
+use crate::plan::{self, Plan, Scenario};
 use crate::symbolize::annotate_tail;
 use crate::symbols::Symbols;
 use crate::verdict::{Evidence, Verdict};
@@ -210,9 +210,9 @@ impl Lab {
         let files = (folder.file("vmcore"), folder.file("disk.img"));
         let judged = self.judge(plan, &files, &seen);
         let mut report = Report::of(plan, seen, judged);
-        if let Some(instant) = instant {
-            let range = parse_crashkernel(&plan.reserved())?;
-            let reserve = (range.start, range.size);
+        if let Some(instant) = instant.filter(|_| plan.oracle) {
+            let range = plan.crashkernel().map(|text| parse_crashkernel(&text));
+            let reserve = range.transpose()?.map(|range| (range.start, range.size));
             let symbols = self.symbols.as_ref();
             let path = log.parent().context("the log has no folder")?;
             report
@@ -284,7 +284,9 @@ impl Lab {
     pub fn machine(&self, plan: &Plan, bootargs: &str, folder: &RunDir) -> Result<Machine> {
         let care = Care {
             watchdog: plan.watchdog(),
-            dump: None,
+            dump: plan
+                .capture()
+                .map(|config| (self.leave_out(config), self.initramfs.as_path())),
         };
         self.machine_with(plan, bootargs, folder, &care)
     }
@@ -297,20 +299,23 @@ impl Lab {
         folder: &RunDir,
         care: &Care<'_>,
     ) -> Result<Machine> {
+        let held = care.dump.as_ref().map_or(0, |(config, _)| config.memory);
+        let held_mib = held >> 20;
         // What a board shows at least, so that the dump is no larger than need be.
         let memory_mib = self
             .board
             .memory_mib()
             .filter(|_| self.extras.options.memory.is_none())
-            .map_or(self.memory_mib, |own| *own.start());
+            .map_or(self.memory_mib + held_mib, |own| *own.start());
         let kernel = self.kernel_of(plan, folder)?;
         let usual = self.extras.options.config("");
         let (events, nmi) = match plan.by_event {
             true => (vec![PANIC_EVENT], patch::panic_nmi()),
             false => (usual.events.clone(), usual.nmi),
         };
-        let reserved = plan.oracle.then(|| parse_crashkernel(&plan.reserved()));
-        let crashkernel = reserved.transpose()?;
+        let crashkernel = plan.crashkernel();
+        let crashkernel = crashkernel.map(|text| parse_crashkernel(&text));
+        let crashkernel = crashkernel.transpose()?;
         let limit_ms = plan.nmi_limit_ms.unwrap_or(nmi.limit_ms);
         let nmi = Nmi { limit_ms, ..nmi };
         let bundle = folder.file("bundle.itb");
@@ -348,6 +353,14 @@ impl Lab {
             .disks
             .extend(self.extras.options.disks.iter().cloned());
         Ok(machine)
+    }
+
+    /// The same capture kernel, whose dump has the level that is asked for.
+    fn leave_out(&self, config: DumpConfig) -> DumpConfig {
+        DumpConfig {
+            bootargs: self.saving.level(&config.bootargs),
+            ..config
+        }
     }
 
     /// `bootargs`, and how dumps are saved.
@@ -399,7 +412,10 @@ impl Lab {
             .with_context(|| format!("cannot write {}", path.display()))?;
         let bytes = vmcore::extract(&mut disk, &mut file)?;
         let dump = Vmcore::read(&file).context("cannot read the vmcore")?;
-        let ladder = Ladder::of(plan.cpus, &seen.story, &seen.drain);
+        let ladder = match plan.scenario {
+            Scenario::Assisted => Ladder::below(plan.cpus),
+            _ => Ladder::of(plan.cpus, &seen.story, &seen.drain),
+        };
         let own;
         let symbols = match &self.symbols {
             Some(symbols) => symbols,

@@ -104,7 +104,7 @@ impl Report {
     pub fn hear(&mut self, oracle: Result<Oracle>) {
         match oracle {
             Ok(oracle) => {
-                self.faults.extend(oracle.report.failures());
+                self.faults.extend(oracle.failures());
                 self.oracle = Some(oracle);
             }
             Err(error) => self.faults.push(format!("{error:#}")),

@@ -28,14 +28,19 @@ pub struct Saving {
 impl Saving {
     /// A kernel's words, and what init is to know of this.
     pub fn words(&self, bootargs: &str) -> String {
-        let mut words = bootargs.to_owned();
-        if let Some(level) = self.dump_level {
-            words += &format!(" lab.level={level}");
-        }
+        let mut words = self.level(bootargs);
         if self.load {
             words += " lab.load=yes";
         }
         words
+    }
+
+    /// The words of a kernel that does nothing but save a dump, and what it leaves out.
+    pub fn level(&self, bootargs: &str) -> String {
+        match self.dump_level {
+            Some(level) => format!("{bootargs} lab.level={level}"),
+            None => bootargs.to_owned(),
+        }
     }
 
     /// By which makedumpfile.

@@ -1,3 +1,6 @@
+use clap::{Parser, ValueEnum};
+use hv_bundle::parse_crashkernel;
+
 use super::checks::check_backtraces;
 use super::*;
 use crate::evidence::HvRecords;
@@ -192,4 +195,86 @@ fn a_report_for_programs_is_as_its_schema_says() {
     let revived = &json["runs"][0]["story"]["revived"];
     assert!(revived[0]["timer"].is_null() && revived[1]["timer"] == 3);
     assert!(json["runs"][0]["command"].is_null());
+}
+
+#[derive(Parser)]
+struct CommandLine {
+    #[command(flatten)]
+    kdump: Kdump,
+}
+
+/// What a command line plans, or how it is refused.
+fn planned(words: &[&str]) -> Result<Plan> {
+    let words = ["kdump"].iter().chain(words);
+    let kdump = CommandLine::try_parse_from(words)?.kdump;
+    let plan = kdump.plan();
+    kdump.check(&plan, 0)?;
+    Ok(plan)
+}
+
+fn names<T: ValueEnum>() -> Vec<String> {
+    let values = T::value_variants().iter();
+    let values = values.filter_map(ValueEnum::to_possible_value);
+    values.map(|value| value.get_name().to_owned()).collect()
+}
+
+#[test]
+fn the_oracle_is_planned_or_refused_with_each_scenario_ending_firmware_and_machine() {
+    let endings = names::<Fate>()
+        .into_iter()
+        .map(|name| ["--ending".into(), name]);
+    let endings: Vec<Vec<String>> = endings.map(Vec::from).collect();
+    let reclaim = vec!["--reclaim".to_owned()];
+    let endings = [vec![vec![], reclaim], endings].concat();
+    let (mut plans, mut refusals) = (0, 0);
+    for machine in names::<Board>() {
+        for scenario in names::<Scenario>() {
+            for ending in &endings {
+                for firmware in ["spec", "tfa-2.12", "tfa-2.13", "absent", "signal-lost=1"] {
+                    let mut words = vec!["--oracle", "--machine", &machine];
+                    words.extend(["--scenario", &scenario, "--firmware", firmware]);
+                    words.extend(ending.iter().map(String::as_str));
+                    let is_assisted = scenario == "assisted";
+                    let is_refused = scenario == "sysrq-l"
+                        || machine == "raspi4b" && !is_assisted
+                        || !ending.is_empty() && (is_assisted || firmware == "absent");
+                    match planned(&words) {
+                        Ok(plan) => {
+                            assert!(!is_refused, "{words:?}");
+                            plans += 1;
+                            assert!(plan.oracle);
+                            let place = plan.crashkernel();
+                            assert_eq!(place.is_none(), is_assisted, "{words:?}");
+                            let Some(place) = place else {
+                                assert!(plan.capture().is_some());
+                                continue;
+                            };
+                            assert!(parse_crashkernel(&place).is_ok(), "{place}");
+                            let word = format!(" crashkernel={place} ");
+                            assert!(plan.bootargs().contains(&word), "{}", plan.bootargs());
+                        }
+                        Err(error) => {
+                            let said = error.to_string();
+                            assert!(is_refused, "{words:?}: {said}");
+                            refusals += 1;
+                            // With what can be done instead.
+                            let has_mend = said.contains("leave ") || said.contains("choose ");
+                            assert!(has_mend, "{words:?}: {said}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(plans > 100 && refusals > 100, "{plans}, {refusals}");
+}
+
+#[test]
+fn a_guest_that_the_hypervisor_dumps_is_alone() {
+    let error = planned(&["--scenario", "assisted", "--beside", "x.toml"]).unwrap_err();
+    assert!(error.to_string().contains("leave --beside out"), "{error}");
+    let stock = planned(&["--scenario", "assisted", "--stock", "debian-13"]).unwrap_err();
+    assert!(stock.to_string().contains("LKDTM"), "{stock}");
+    let alone = planned(&["--scenario", "assisted", "--cpus", "8"]).unwrap();
+    assert_eq!(alone.wedge.iter().count(), 8);
 }

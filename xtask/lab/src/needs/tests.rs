@@ -13,7 +13,7 @@ fn ours() -> String {
 fn plan(scenario: Scenario) -> Plan {
     let wedge = match scenario {
         Scenario::Panic => CpuList::default(),
-        Scenario::Nmi | Scenario::Watchdog => (0..4).collect(),
+        Scenario::Nmi | Scenario::Watchdog | Scenario::Assisted => (0..4).collect(),
         _ => [2].into_iter().collect(),
     };
     Plan {
@@ -197,4 +197,19 @@ fn an_ending_needs_the_patch() {
     assert!(knows_ending(&plain, b"") && knows_ending(&ending(Fate::Park), b""));
     assert!(!knows_ending(&ending(Fate::Off), b"sdei"));
     assert!(knows_ending(&ending(Fate::Off), patched));
+}
+
+#[test]
+fn a_guest_that_the_hypervisor_dumps_loads_no_crash_kernel_and_stops_nobody() {
+    for option in ["KEXEC_FILE", "ARM_SDEI_NMI"] {
+        let config = without(option);
+        let lacks = |scenario| lacking(&plan(scenario), Board::Virt, &config);
+        assert!(!lacks(Scenario::Nmi).is_empty(), "{option}");
+        assert!(lacks(Scenario::Assisted).is_empty(), "{option}");
+    }
+    let config = without("PROC_VMCORE");
+    assert_eq!(
+        lacking(&plan(Scenario::Assisted), Board::Virt, &config).len(),
+        1
+    );
 }

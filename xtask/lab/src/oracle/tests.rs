@@ -56,11 +56,8 @@ fn a_dump_is_held_against_a_core_file_and_against_another_dump() {
     let other = file("other", &compressed(4096, 0, Packing::Zlib, &pages, &other));
     let ask = |truth, dump, level| {
         judge(&Question {
-            truth,
-            dump,
             level,
-            writers: &[],
-            reserve: &[],
+            ..Question::new(truth, dump)
         })
     };
     let report = ask(&truth, &whole, None).unwrap();

@@ -169,3 +169,37 @@ fn the_kernels_patch_knows_every_ending() {
         assert!(debian::kernel::PATCH.contains(&name), "{name}");
     }
 }
+
+#[test]
+fn a_guest_that_the_hypervisor_dumps_has_no_crash_kernel() {
+    let assisted = |wedge: &str| Plan {
+        scenario: Scenario::Assisted,
+        oracle: true,
+        ..plan(4, wedge, 0)
+    };
+    let all = assisted("0-3");
+    assert!(all.check().is_ok());
+    assert_eq!((all.crashkernel(), all.masked().is_none()), (None, true));
+    assert!(matches!(all.way(), Some(Way::Capture { cpus: 4 })));
+    let (bootargs, capture) = (all.bootargs(), all.capture().unwrap());
+    assert_eq!(
+        bootargs,
+        "console=ttyAMA0 lab.do=nmi lab.wedge=0,1,2,3 lab.panic=0 lab.capture=no"
+    );
+    assert!(
+        capture.bootargs.ends_with("lab.do=save"),
+        "{}",
+        capture.bootargs
+    );
+    assert!(assisted("1-3").check().is_err());
+    for (fate, reclaim) in [(Some(Fate::Park), false), (None, true)] {
+        let plan = Plan {
+            fate,
+            reclaim,
+            ..assisted("0-3")
+        };
+        let error = plan.check().unwrap_err().to_string();
+        assert!(error.contains("the hypervisor stops them all"), "{error}");
+    }
+    assert!(plan(4, "2", 0).capture().is_none());
+}

@@ -317,3 +317,61 @@ fn a_cpu_that_was_to_panic_by_an_event_is_where_the_hypervisor_recorded_it() {
     assert!(judged("dumptest", &[])[0].contains("has no event 0x100"));
     assert!(judged("other", &[record(2)])[0].contains("but did for: other"));
 }
+
+/// All of 4 CPUs are wedged and the hypervisor has them dumped, after it has looked at those.
+fn judge_below(seen: &[u32], notes: &[Prstatus]) -> Verdict {
+    let mut story = story("LAB: up");
+    story.wedged = (0..4).collect();
+    let look = |&cpu: &u32| {
+        let mut outside = outside(0, &[]);
+        outside.registers = sample(cpu.into());
+        (cpu, outside)
+    };
+    story.outside = seen.iter().map(look).collect();
+    let places = [0, 0x1_0000, 0x2_0000, 0x3_0000];
+    let symbols = program(&places.map(|place| (place, WEDGE_FUNCTION)));
+    let evidence = Evidence {
+        cpus: 4,
+        wedge: &(0..4).collect(),
+        story: &story,
+        drain: &drain(&[]),
+        notes,
+        symbols: &symbols,
+        kaslr_offset: 0,
+        stays_in_handler: true,
+        is_masked: false,
+        event: None,
+    };
+    Verdict::of(&evidence, &Ladder::below(4))
+}
+
+#[test]
+fn of_a_guest_that_the_hypervisor_dumps_each_register_is_what_it_saw() {
+    let all = [0, 1, 2, 3];
+    let verdict = judge_below(&all, &notes());
+    assert_eq!(verdict.faults(), [""; 0]);
+    assert!(
+        verdict
+            .cpus
+            .iter()
+            .all(|cpu| cpu.equal == Some(Registers::COUNT))
+    );
+    let text = verdict.to_string();
+    assert!(text.contains("wedged by the hypervisor"), "{text}");
+
+    let mut wrong = notes();
+    wrong[3].registers.x[7] ^= 1 << 40;
+    let fault = only_fault(&judge_below(&all, &wrong));
+    assert!(fault.starts_with("CPU 3 has x7 = "), "{fault}");
+    let fault = only_fault(&judge_below(&all[..3], &notes()));
+    assert_eq!(
+        fault,
+        "CPU 3 was not looked at before the hypervisor had the guest dumped"
+    );
+    wrong.truncate(3);
+    let faults = judge_below(&all, &wrong).faults();
+    assert!(
+        faults.iter().any(|fault| fault.contains("of 3 CPUs")),
+        "{faults:?}"
+    );
+}

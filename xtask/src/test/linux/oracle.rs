@@ -1,38 +1,93 @@
 //! `kdump --oracle`: the dump of a Linux that has crashed, held against its memory at the instant when the crash kernel began.
 
+mod matrix;
+
 use anyhow::{Context, Result, ensure};
 use introspection::oracle::Who;
 
 use super::cases::CASES;
 use super::{Run, control, remark, run_plan};
+use crate::ledger::Ledger;
 use lab::instant::PLACE;
 use lab::kdump::{Lab, Report};
-use lab::plan::Plan;
+use lab::plan::{Plan, Scenario};
 use machine::board::Board;
 use machine::el3::El3;
 use machine::workshop::Workshop;
 
+pub use matrix::run as run_matrix;
+
 const TRUE: &str = "linux/oracle/one-of-4";
 /// A CPU that is wedged and that nobody stops writes while the dump is saved.
 const UNSTOPPED: &str = "linux/oracle/one-that-is-not-stopped";
+/// All CPUs are wedged, and a capture kernel beside the guest saves the dump. Run when it is named.
+const ASSISTED: &str = "linux/oracle/assisted";
+/// All CPUs are wedged, and the guest's memory is saved as it is then; by an NMI it dumps itself. Run when it is named.
+const BOTH: &str = "linux/oracle/one-wedge-both-ways";
 
 /// Where it is.
 const LOOP: &str = "lkdtm_HARDLOCKUP+";
 
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    [TRUE, UNSTOPPED].into_iter()
+    [TRUE, UNSTOPPED, ASSISTED, BOTH].into_iter()
 }
 
 /// Them, on the usual machine.
-pub fn runs<'a>(workshop: &Workshop, lab: &'a Lab) -> Vec<Run<'a>> {
+pub fn runs<'a>(workshop: &Workshop, lab: &'a Lab, ledger: &Ledger) -> Vec<Run<'a>> {
     if workshop.board != Board::Virt || workshop.el3 != El3::None {
         return Vec::new();
     }
-    vec![
+    let mut runs: Vec<Run<'a>> = vec![
         (TRUE.to_owned(), Box::new(move || is_true(lab))),
         (UNSTOPPED.to_owned(), Box::new(move || unstopped(lab))),
-    ]
+    ];
+    if ledger.names(ASSISTED) {
+        runs.push((ASSISTED.to_owned(), Box::new(move || assisted(lab))));
+    }
+    if ledger.names(BOTH) {
+        runs.push((BOTH.to_owned(), Box::new(move || both_ways(lab))));
+    }
+    runs
+}
+
+/// Each register is as the hypervisor saw it, and each page of the dump is what memory was then.
+fn assisted(lab: &Lab) -> Result<String> {
+    let report = run_plan(lab, all_wedged(Scenario::Assisted), None)?;
+    ensure!(report.passed, "{}", report.text());
+    judged(&report)
+}
+
+/// The guest's own dump has what memory was when all were wedged, but for what the guest has written on its way: its log at least.
+fn both_ways(lab: &Lab) -> Result<String> {
+    let report = run_plan(lab, all_wedged(Scenario::Nmi), None)?;
+    ensure!(report.passed, "{}", report.text());
+    let _writers = judged(&report)?;
+    let wedged = report.oracle.as_ref();
+    let wedged = wedged.and_then(|oracle| oracle.wedged.as_ref());
+    let wedged = wedged.with_context(|| report.text())?;
+    let different = &wedged.different;
+    ensure!(
+        different.pages > 0
+            && different.by_nobody == 0
+            && different.first.len() as u64 == different.pages
+            && wedged.missing.pages == 0,
+        "{wedged}"
+    );
+    Ok(format!(
+        "{} pages are equal, and the guest has written to {}",
+        wedged.equal(),
+        different.pages
+    ))
+}
+
+fn all_wedged(scenario: Scenario) -> Plan {
+    const CPUS: u32 = 4;
+    Plan {
+        oracle: true,
+        wedge: (0..CPUS).collect(),
+        ..Plan::new(scenario, CPUS)
+    }
 }
 
 fn plan() -> Result<Plan> {
@@ -64,7 +119,7 @@ fn unstopped(lab: &Lab) -> Result<String> {
             report.plan.wedge.contains(*vcpu)
                 && symbol.as_ref().is_some_and(|name| name.starts_with(LOOP))
         }
-        Who::Hypervisor { .. } => false,
+        Who::Hypervisor { .. } | Who::Guest => false,
     };
     let writers = report.oracle.iter().flat_map(|oracle| &oracle.writers);
     let by_it = writers.filter(|writer| wedged(&writer.who)).count();
@@ -80,11 +135,13 @@ fn unstopped(lab: &Lab) -> Result<String> {
 fn judged(report: &Report) -> Result<String> {
     let oracle = report.oracle.as_ref();
     let oracle = oracle.with_context(|| report.text())?;
-    ensure!(
-        oracle.instant.pc == PLACE && oracle.instant.vcpu == report.plan.panic,
-        "{:x?}",
-        oracle.instant
-    );
+    let is_first = match oracle.instant {
+        // Of several CPUs that a detector may find wedged one panics.
+        Some(instant) => instant.pc == PLACE && Some(instant.vcpu) == report.story.panicked,
+        None => report.plan.scenario == Scenario::Assisted,
+    };
+    ensure!(is_first, "{:x?}", oracle.instant);
     ensure!(oracle.report.is_true(), "{}", report.text());
-    Ok(format!("{} writers", oracle.writers.len()))
+    let (pages, writers) = (oracle.report.equal(), oracle.writers.len());
+    Ok(format!("{pages} pages are equal, {writers} writers"))
 }

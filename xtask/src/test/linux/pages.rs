@@ -14,6 +14,7 @@ use introspection::oracle::Report;
 use super::super::own;
 use super::super::screen::Screen;
 use super::{Run, TIMEOUT};
+use crate::ledger::Ledger;
 use lab::kdump::Lab;
 use lab::oracle::{Question, judge};
 use lab::plan;
@@ -38,18 +39,89 @@ const OWN_LEVEL: u32 = 30;
 
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    [TRUE, KNOWN_FAULT].into_iter()
+    [TRUE, KNOWN_FAULT]
+        .into_iter()
+        .chain(BAD.map(|bad| bad.name))
 }
 
 /// Them, on the usual machine.
-pub fn runs<'a>(workshop: &Workshop, lab: &'a Lab) -> Vec<Run<'a>> {
+pub fn runs<'a>(workshop: &Workshop, lab: &'a Lab, ledger: &Ledger) -> Vec<Run<'a>> {
     if workshop.board != Board::Virt || workshop.el3 != El3::None {
         return Vec::new();
     }
-    vec![
+    let mut runs: Vec<Run<'a>> = vec![
         (TRUE.to_owned(), Box::new(move || is_true(lab))),
         (KNOWN_FAULT.to_owned(), Box::new(known_fault)),
-    ]
+    ];
+    for bad in BAD.iter().filter(|bad| ledger.names(bad.name)) {
+        runs.push((bad.name.to_owned(), Box::new(|| bad.is_said())));
+    }
+    runs
+}
+
+/// A capture kernel that can save nothing. Run when it is named.
+struct Bad {
+    name: &'static str,
+    capture_words: &'static str,
+    disk_mib: u64,
+    /// What it says.
+    says: &'static str,
+}
+
+const BAD: [Bad; 2] = [
+    Bad {
+        name: "linux/capture/full-disk",
+        capture_words: "",
+        disk_mib: 1,
+        says: "LAB: fail the dump cannot be written to the disk",
+    },
+    Bad {
+        name: "linux/capture/no-proc-vmcore",
+        // As a kernel without CONFIG_PROC_VMCORE.
+        capture_words: " initcall_blacklist=vmcore_init",
+        disk_mib: 2048,
+        says: "LAB: fail there is no /proc/vmcore",
+    },
+];
+
+impl Bad {
+    /// It says so, and the guest starts anew.
+    fn is_said(&self) -> Result<String> {
+        let mut guest = Guest::start_with(&Setup {
+            capture_words: self.capture_words,
+            disk_mib: self.disk_mib,
+            ..Setup::default()
+        })?;
+        guest.screen.wait_for("LAB: last cpu=")?;
+        guest.ctl(&["capture"])?;
+        guest.screen.wait_for(self.says)?;
+        guest.screen.wait_for("LAB: up")?;
+        Ok(String::new())
+    }
+}
+
+/// What is to be dumped, and how.
+struct Setup<'a> {
+    level: u32,
+    /// Of its capture kernel, if it is not the usual.
+    initrd: Option<&'a Path>,
+    /// More for its kernel.
+    words: &'a str,
+    /// More for its capture kernel.
+    capture_words: &'a str,
+    disk_mib: u64,
+}
+
+impl Default for Setup<'_> {
+    fn default() -> Self {
+        Self {
+            level: 23,
+            initrd: None,
+            words: "",
+            capture_words: "",
+            disk_mib: 2048,
+        }
+    }
 }
 
 /// A guest that is dumped.
@@ -71,21 +143,30 @@ impl Drop for Guest {
 impl Guest {
     /// All of its CPUs are wedged in the end; its capture kernel has makedumpfile leave out what this level does.
     fn start(level: u32) -> Result<Self> {
-        Self::start_with(level, None, "")
+        Self::start_with(&Setup {
+            level,
+            ..Setup::default()
+        })
     }
 
-    /// The same, with `words` for its kernel, and that initial ramdisk for its capture kernel.
-    fn start_with(level: u32, initrd: Option<&Path>, words: &str) -> Result<Self> {
+    fn start_with(setup: &Setup<'_>) -> Result<Self> {
         let folder = RunDir::create(None)?;
         let (socket, file) = (folder.file(control::NAME), folder.file("guest.toml"));
-        plan::create_disk(&folder.file("disk.img"), 2048)?;
+        let &Setup {
+            level,
+            initrd,
+            words,
+            capture_words,
+            disk_mib,
+        } = setup;
+        plan::create_disk(&folder.file("disk.img"), disk_mib)?;
         let initrd = initrd.map_or(String::new(), |path| {
             format!("initrd = \"{}\", ", path.display())
         });
         let text = format!(
             "append = \"lab.do=nmi lab.wedge=0,1,2,3 lab.panic=0 lab.capture=no{words}\"\ncpus = 4\nmemory = \"768M\"\n\
              disks = [\"disk.img\"]\n\
-             dump = {{ memory = \"320M\", {initrd}append = \"console=ttyAMA0 maxcpus=1 panic=5 lab.do=save lab.level={level}\" }}\n"
+             dump = {{ memory = \"320M\", {initrd}append = \"console=ttyAMA0 maxcpus=1 panic=5 lab.do=save lab.level={level}{capture_words}\" }}\n"
         );
         fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
         let mut command = own::xtask()?;
@@ -136,11 +217,8 @@ impl Guest {
 
 fn ask(truth: &Path, dump: &Path, level: Option<u32>) -> Result<Report> {
     judge(&Question {
-        truth,
-        dump,
         level,
-        writers: &[],
-        reserve: &[],
+        ..Question::new(truth, dump)
     })
 }
 

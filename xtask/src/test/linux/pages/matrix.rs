@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use introspection::oracle::Report;
 
 use super::super::Run;
-use super::{Guest, ask};
+use super::{Guest, Setup, ask};
 use crate::ledger::Ledger;
 use debian::initramfs::{self, Saver};
 use machine::board::Board;
@@ -46,7 +46,12 @@ fn row(workshop: &Workshop, version: &str, words: &str, level: u32) -> Result<St
         &Saver::Version(version.to_owned()),
         &workshop.progress,
     )?;
-    let mut guest = Guest::start_with(level, Some(&initrd), words)?;
+    let mut guest = Guest::start_with(&Setup {
+        level,
+        initrd: Some(&initrd),
+        words,
+        ..Setup::default()
+    })?;
     guest.screen.wait_for("LAB: last cpu=")?;
     guest.ctl(&["freeze"])?;
     let truth = guest.core("all")?;
