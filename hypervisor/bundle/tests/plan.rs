@@ -259,6 +259,50 @@ fn a_guest_beside_others_finds_its_capture_kernel_behind_its_own_memory() {
 }
 
 #[test]
+fn a_guest_may_have_a_capture_kernel_and_a_crash_kernel_that_is_watched() {
+    let board = Board::virt(4);
+    let bank = board.machine.ram[0];
+    let both = |start| GuestConfig {
+        dump: Some(dumps(64 * MIB)),
+        ..watched(start, 32 * MIB)
+    };
+    let [vm] = &board.plan(&[both(bank.start + 64 * MIB)]).expect("a plan")[..] else {
+        panic!("one guest");
+    };
+    let memory = vm.capture.as_ref().expect("a capture kernel").memory;
+    let held = Range::new(memory.pa, memory.size);
+    assert!(!vm.tables.is_empty() && !vm.tables.overlaps(held));
+    let mut parts = vm.ram.iter();
+    assert!(parts.all(|part| !part.overlaps(held) && !part.overlaps(vm.tables)));
+    // What is held back is none of the guest's, and so no place for its crash kernel.
+    let refused = board.refusal(&[both(held.start)]);
+    assert!(
+        refused.starts_with("crashkernel is not in the guest's RAM"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn each_of_several_guests_may_have_a_crash_kernel_that_is_watched() {
+    let board = Board::virt(4);
+    // Behind all that they boot.
+    let start = board.machine.ram[0].start + 144 * MIB;
+    let one = || GuestConfig {
+        crashkernel: Some(Range::new(start, 32 * MIB)),
+        ..wants(1, 192 * MIB)
+    };
+    let configs = [one(), wants(1, 64 * MIB), one()];
+    let plans = board.plan(&configs).expect("a plan");
+    hold(&board, &named(&configs), &[], &plans);
+    let tables: Vec<Range> = plans.iter().map(|plan| plan.tables).collect();
+    let [first, none, last] = tables[..] else {
+        panic!("three guests");
+    };
+    assert!(none.is_empty() && !first.is_empty() && !last.is_empty());
+    assert!(!first.overlaps(last));
+}
+
+#[test]
 fn what_a_capture_kernel_cannot_start_with_is_named() {
     let board = Board::virt(4);
     assert_eq!(
