@@ -1,6 +1,8 @@
 //! What runs of Linux need, built once; and each run from its machine to the judgement of its dump.
 
-use std::fs::{self, File};
+mod judge;
+
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,23 +11,18 @@ use hv_abi::watchdog::{Nmi, Watchdog};
 use hv_bundle::{DumpConfig, GuestConfig, parse_crashkernel};
 
 use super::asked::Extras;
-use super::checks::{check_backtraces, check_run};
 use super::document::KernelId;
 use super::files::{join, joined, unpack};
 use super::kept;
-use super::report::{Judged, Report};
+use super::report::Report;
 use super::saving::Saving;
 use crate::build_id;
-use crate::capture::Capture;
 use crate::instant::Oracle;
-use crate::ladder::Ladder;
 use crate::patch::{self, PANIC_EVENT};
-use crate::plan::{self, Plan, Scenario};
+use crate::plan::{self, Plan};
 use crate::symbolize::annotate_tail;
 use crate::symbols::Symbols;
-use crate::verdict::{Evidence, Verdict};
-use crate::vmcore::{self, Vmcore};
-use crate::watch::{GuestRun, watch};
+use crate::watch::watch;
 use debian::initramfs::{self, Guest};
 use debian::kernel::{self, KernelVariant};
 use debian::stock::{self, Release};
@@ -388,67 +385,5 @@ impl Lab {
         let path = folder.file("wedged.img");
         fs::write(&path, image).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
-    }
-
-    /// Judges a run whose dump goes to the first of `files` and is on the disk that is the second.
-    pub(super) fn judge(
-        &self,
-        plan: &Plan,
-        (path, disk): &(PathBuf, PathBuf),
-        seen: &GuestRun,
-    ) -> Result<Option<Judged>> {
-        check_run(plan, seen)?;
-        if !plan.scenario.dumps() {
-            check_backtraces(plan, &seen.story)?;
-            return Ok(None);
-        }
-        let mut disk = File::open(disk)?;
-        let mut file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(path)
-            .with_context(|| format!("cannot write {}", path.display()))?;
-        let bytes = vmcore::extract(&mut disk, &mut file)?;
-        let dump = Vmcore::read(&file).context("cannot read the vmcore")?;
-        let ladder = match plan.scenario {
-            Scenario::Assisted => Ladder::below(plan.cpus),
-            _ => Ladder::of(plan.cpus, &seen.story, &seen.drain),
-        };
-        let own;
-        let symbols = match &self.symbols {
-            Some(symbols) => symbols,
-            None => {
-                let image = fs::read(&self.kernel)
-                    .with_context(|| format!("cannot read {}", self.kernel.display()))?;
-                own = Symbols::of_image(&image, &dump.info)
-                    .context("the kernel's functions stay without names")?;
-                &own
-            }
-        };
-        let evidence = Evidence {
-            cpus: plan.cpus,
-            wedge: &plan.wedge,
-            story: &seen.story,
-            drain: &seen.drain,
-            notes: &dump.notes,
-            symbols,
-            kaslr_offset: dump.kaslr_offset()?,
-            stays_in_handler: plan.stays_in_handler(),
-            is_masked: plan.is_masked(),
-            event: plan.by_event.then_some(PANIC_EVENT.number),
-        };
-        let verdict = Verdict::of(&evidence, &ladder);
-        Ok(Some(Judged {
-            format: dump.format,
-            bytes,
-            release: dump.release()?.to_owned(),
-            capture: plan
-                .captures_with_all()
-                .then(|| Capture::of(plan, &seen.story, &seen.drain, &ladder)),
-            ladder,
-            verdict,
-        }))
     }
 }
