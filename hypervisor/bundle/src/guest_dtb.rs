@@ -173,6 +173,7 @@ impl<'t, 'a, 's> Graft<'t, 'a, 's> {
         self.firmware();
         self.ram(root)?;
         self.own(root)?;
+        self.clock();
         self.cpus()?;
         self.children(root)?;
         self.aliases();

@@ -366,6 +366,32 @@ fn the_uart_is_emulated_so_it_has_no_pins_and_nothing_behind_it() {
 }
 
 #[test]
+fn a_uart_has_a_clock_though_the_guest_has_not_the_machines() {
+    const PATH: &str = "/soc/serial@7e201000";
+    const CLOCKS: &str = "/soc/cprman@7e101000";
+    let machine = pi();
+    let spec = GuestSpec {
+        console: PATH,
+        ..spec()
+    };
+    let tree = build(&machine, &spec);
+    assert!(tree.find_node(CLOCKS).is_none());
+    let clock = |name| cells(&tree, "/uart-clock", name);
+    for name in ["phandle", "#clock-cells"] {
+        assert_eq!(clock(name), cells(&machine, CLOCKS, name));
+    }
+    assert_eq!(clock("clock-frequency"), Some(vec![48_000_000]));
+    assert_eq!(
+        text(&tree, "/uart-clock", "compatible").as_deref(),
+        Some("fixed-clock")
+    );
+    // The machine's own, if the guest has it.
+    let devices = &[CLOCKS];
+    let tree = build(&machine, &GuestSpec { devices, ..spec });
+    assert!(tree.find_node(CLOCKS).is_some() && tree.find_node("/uart-clock").is_none());
+}
+
+#[test]
 fn a_clock_that_is_off_is_there_for_whoever_names_it() {
     use dtoolkit::model::{DeviceTreeNode, DeviceTreeProperty};
     let node = |name: &str, status: &str| {

@@ -2,12 +2,39 @@
 
 use alloc::format;
 
-use platform::devicetree::Node;
+use platform::devicetree::{Node, number};
 
 use super::{EXTENDED, Graft, reg, unusable};
 use crate::{Error, OwnDevices};
 
+/// What the UART's clock is said to run at, in Hz: as a Raspberry Pi's. Nothing depends on it.
+const CLOCK_HZ: u32 = 48_000_000;
+
 impl Graft<'_, '_, '_> {
+    /// A clock of fixed rate (Linux binding `fixed-clock`) in the place of that which the UART names, by whose number it goes, unless
+    /// the guest has that one: a driver waits for its clock for ever, and an emulated UART needs none.
+    pub(super) fn clock(&mut self) {
+        let source = self.console.property("clocks");
+        let Some(source) = source.and_then(|clocks| clocks.get(..4)) else {
+            return;
+        };
+        let is_it = |node: &Node<'_, '_>| node.phandle() == Some(number(source) as u32);
+        let Some(clock) = self.machine.all().find(is_it) else {
+            return;
+        };
+        if self.is_given(clock) {
+            return;
+        }
+        let cells = clock.property("#clock-cells").unwrap_or(&[0; 4]);
+        self.guest.begin("uart-clock");
+        self.guest.text("compatible", &["fixed-clock"]);
+        self.guest.property("#clock-cells", cells);
+        self.guest
+            .property("clock-frequency", &CLOCK_HZ.to_be_bytes());
+        self.guest.property("phandle", source);
+        self.guest.end();
+    }
+
     /// Devices of the guest's own (Linux bindings `cfi-flash`, in mtd/mtd-physmap.yaml, `qemu,pvpanic-mmio`, and
     /// `arm,sbsa-gwdt`).
     pub(super) fn own(&mut self, root: Node<'_, '_>) -> Result<(), Error> {
