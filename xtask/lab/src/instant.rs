@@ -300,7 +300,7 @@ fn tell_both(f: &mut fmt::Formatter<'_>, wedged: &Report) -> fmt::Result {
     let (equal, different) = (wedged.equal(), &wedged.different);
     writeln!(
         f,
-        "against memory as it was when all CPUs were wedged: {equal} pages are equal, {} lack, {} are different, of which the guest has written {} on its way to the crash kernel:",
+        "against memory as it was when all CPUs were wedged: {equal} pages are equal, {} are missing, {} are different; to {} of these the guest has written on its way to the crash kernel:",
         wedged.missing.pages,
         different.pages,
         different.pages - different.by_nobody
