@@ -36,6 +36,7 @@ use machine::workshop::Workshop;
 
 use crate::results::{About, Format};
 use asked::Asked;
+use document::KernelId;
 use from_tree::FromTree;
 use told::Told;
 
@@ -199,7 +200,12 @@ impl Kdump {
             keep: self.keep.as_deref(),
         };
         let about = About::now(board, el3);
-        let told = Told::begin(self.format, about, lab.kernel_id()?, self.repeat)?;
+        let kernel = match self.format == Format::Human && self.report.is_none() {
+            // For people it is in what comes of the run.
+            true => KernelId::default(),
+            false => lab.kernel_id()?,
+        };
+        let told = Told::begin(self.format, about, kernel, self.repeat)?;
         // Of one run among many, its line is enough.
         let (verbose, terse) = (self.verbose, self.repeat > 1);
         let run = || {

@@ -212,8 +212,8 @@ const SHOWN: usize = 16;
 /// it said last.
 fn complaint(lines: &[String]) -> Vec<&str> {
     const MARKS: [&str; 4] = ["rror:", "undefined reference", "undefined symbol", "*** "];
-    let is_error = |mark: &&str| lines.iter().position(|line| line.contains(*mark));
-    let first = MARKS.iter().find_map(|mark| is_error(mark));
+    let first_with = |mark: &&str| lines.iter().position(|line| line.contains(*mark));
+    let first = MARKS.iter().find_map(first_with);
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     let Some(first) = first else {
         let from = lines.len().saturating_sub(SHOWN);
