@@ -250,11 +250,12 @@ struct Life {
 impl Life {
     fn note(&mut self, line: &str) {
         self.is_up |= line.contains("LAB: up ") && line.contains("sdei=yes");
-        let is_round = line.contains("LAB: round=");
-        self.rounds += u32::from(is_round);
-        let is_bad = match is_round {
-            true => !line.trim_end().ends_with("complaints=0"),
-            false => line.contains("LAB: fail") || line.contains("Kernel panic"),
+        let is_bad = match line.split_once("LAB: round=") {
+            Some((_, round)) => {
+                self.rounds += 1;
+                round.trim_end() != self.rounds.to_string()
+            }
+            None => line.contains("LAB: fail") || line.contains("Kernel panic"),
         };
         if is_bad || line.matches("LAB: ").count() > 1 {
             self.complaints.push(line.to_owned());
