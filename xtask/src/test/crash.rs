@@ -38,7 +38,7 @@ const WORDS: [(&str, Program, &str, &[&str]); 2] = [
         Program::Hypervisor,
         "brake=panic crash=rest watchdog=stop:0 wedge=1:spin brake=panic quiet",
         &[
-            "`brake=panic`, `quiet`: not known and ignored; known are crash=halt|reset, stop=park|off, operator=full|read|off and watchdog=",
+            "`brake=panic`, `quiet`: not known and ignored; known are crash=halt|reset, stop=park|off, operator=full|read|off, trace=calls and watchdog=",
             "`crash=rest` is malformed; write crash=halt or crash=reset",
             "`watchdog=stop:0` is malformed; write watchdog=report, stop or off",
             "`wedge=1:spin` injects faults, which only the test image does; load hypervisor-fault-injection.img",
