@@ -113,3 +113,29 @@ fn each_call_is_told_of_once_with_its_answer_where_it_returns() {
     assert_eq!(told.last().map(|call| call.vcpu), Some(VcpuId(1)));
     assert_eq!(machine.place(1), Place::Asleep);
 }
+
+#[test]
+fn a_traced_vcpu_sleeps_as_any_other_and_is_told_of_before() {
+    const ENTRY: u64 = RAM.start + 0x2000;
+    let calls: [(u32, &[u64], Option<u64>); 2] = [
+        // Standby: the call has its answer before the vCPU sleeps.
+        (psci::CPU_SUSPEND[1], &[0, ENTRY, 7], Some(0)),
+        // The vCPU begins at another place when it wakes.
+        (psci::SYSTEM_SUSPEND[1], &[ENTRY, 7], None),
+    ];
+    for (function, arguments, answer) in calls {
+        for traces_calls in [false, true] {
+            let mut machine = machine(traces_calls);
+            machine.take_calls();
+            machine.call(0, function, arguments);
+            assert_eq!(machine.place(0), Place::Asleep, "{function:#x}");
+            let told = machine.take_calls();
+            let told: Vec<_> = told
+                .iter()
+                .map(|call| (call.function, call.answer))
+                .collect();
+            let due = [(function, answer)];
+            assert_eq!(told, due[..usize::from(traces_calls)]);
+        }
+    }
+}
