@@ -1,5 +1,6 @@
 //! Calls that are shown to a person while the guest makes them. Such a guest has another handler for synchronous exits
-//! ([`Hardware::synchronous`]), so nothing here is on the way of any other guest.
+//! ([`Hardware::synchronous`]), so no exit of an untraced guest that goes on is longer. A vCPU that leaves its guest or sleeps, or
+//! that the operator asks something of, looks whether a call is open.
 
 use super::VcpuLoop;
 use super::short::Rest;
