@@ -70,7 +70,7 @@ const WRONGS: [Wrong; 3] = [
     Wrong {
         file: "arch/arm64/kernel/smp.c",
         behind: None,
-        line: "static int __init halligan_hang(void) { for (;;) cpu_relax(); } early_initcall(halligan_hang); /* halligan: put in by a test */",
+        line: "static int __init halligan_hang(void) { for (;;) cpu_relax(); return 0; } early_initcall(halligan_hang); /* halligan: put in by a test */",
         said: &["FAILED: ", ": no CPU was wedged", "To see more:"],
     },
 ];
