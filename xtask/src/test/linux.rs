@@ -5,6 +5,7 @@ mod cases;
 mod firmware;
 mod gwdt;
 mod hibernate;
+mod host_pauses;
 mod life;
 mod nmi;
 mod operator;

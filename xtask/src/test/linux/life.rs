@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use hv_abi::watchdog::{Act, Watchdog};
 
 use super::cases::{Case, USUAL};
+use super::host_pauses::HostPauses;
 use super::{Run, TIMEOUT, demand_hardening};
 use lab::evidence::{GuestLog, HvRecords};
 use lab::kdump::{Care, Lab};
@@ -148,6 +149,7 @@ fn live(
         dump: None,
     };
     let machine = lab.machine_with(&plan, &bootargs, &folder, &care)?;
+    let host = HostPauses::watch();
     let timeout = TIMEOUT + Duration::from_secs(60 * u64::from(minutes));
     let mut session = machine.start(Some(timeout))?;
     let mut lines = GuestLines::default();
@@ -175,9 +177,10 @@ fn live(
                 .and_then(|()| seen.check(WEDGED));
         }
     };
+    let lived = lived.map(|remark| format!("{remark}; {host}"));
     lived.with_context(|| {
         format!(
-            "{}\nQEMU was: {}",
+            "{}\n{host}\nQEMU was: {}",
             session.tail().join("\n"),
             machine.command_line()
         )
