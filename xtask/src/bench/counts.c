@@ -59,7 +59,9 @@ static bool counts(unsigned int cpu)
 static void at_el2(unsigned int cpu, void *data)
 {
 	(void)data;
-	el2_count += counts(cpu);
+	/* CPUs have a thread each: those that do not count must not write, else they would undo what the other has added. */
+	if (counts(cpu))
+		el2_count++;
 }
 
 static void write_mark(uintptr_t number)
@@ -71,7 +73,8 @@ static void write_mark(uintptr_t number)
 static void at_guest(unsigned int cpu, void *data)
 {
 	(void)data;
-	guest_count += counts(cpu);
+	if (counts(cpu))
+		guest_count++;
 }
 
 static void at_kernel(unsigned int cpu, void *data)
