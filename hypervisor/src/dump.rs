@@ -1,6 +1,7 @@
 //! A guest's memory is saved: its registers are kept when its vCPUs leave it for the last time, and a capture kernel starts beside its memory, in
 //! memory that it never had.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -26,6 +27,7 @@ pub struct Dump {
     dtb: Vec<u8>,
     layout: Layout,
     header: Range,
+    not_reset: Vec<String>,
     /// Of each vCPU that was on when the guest ended.
     kept: Mutex<Vec<Option<Registers>>>,
     /// The capture kernel has the VM.
@@ -42,6 +44,7 @@ impl Dump {
             layout,
             dtb,
             header,
+            not_reset,
         } = plan;
         let [shown, behind] = [memory.ipa, memory.pa].map(|start| Range::new(start, memory.size));
         Self {
@@ -52,6 +55,7 @@ impl Dump {
             dtb,
             layout,
             header,
+            not_reset,
             kept: Mutex::new((0..vcpus).map(|_| None).collect()),
             is_on: AtomicBool::new(false),
         }
@@ -124,6 +128,9 @@ impl Dump {
             log!("vm{vm}: {error}");
             0
         });
+        for device in &self.not_reset {
+            log!("vm{vm}: {device} is not reset, and may finish a write to memory");
+        }
         let (header, entry, dtb) = (self.header.start, self.layout.entry, self.layout.dtb.start);
         let info = Found(info);
         log!(

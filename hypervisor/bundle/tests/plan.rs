@@ -243,6 +243,24 @@ fn memory_is_held_back_for_a_capture_kernel() {
 }
 
 #[test]
+fn a_device_that_nothing_resets_before_a_capture_kernel_is_named() {
+    let not_reset = |board: &Board| {
+        let plans = board.plan(&[dumped(64 * MIB)]).expect("a plan");
+        let capture = plans[0].capture.as_ref().expect("a capture kernel");
+        capture.not_reset.clone()
+    };
+    let mut board = Board::virt(4);
+    // Virtio devices are reset with the VM, mediated or not.
+    assert!(not_reset(&board).is_empty());
+    // The clock, as if it were a controller of cards.
+    let mut devices = board.machine.devices.iter_mut();
+    let clock = devices.find(|it| it.kind == DeviceKind::Rtc).unwrap();
+    clock.kind = DeviceKind::Sd;
+    let path = clock.path.clone();
+    assert_eq!(not_reset(&board), [path]);
+}
+
+#[test]
 fn a_guest_beside_others_finds_its_capture_kernel_behind_its_own_memory() {
     let board = Board::virt(4);
     let small = GuestConfig {

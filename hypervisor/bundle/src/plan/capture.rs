@@ -1,8 +1,9 @@
 //! The capture kernel of a guest: what starts beside the guest's memory to save that, in memory that is held back.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
-use platform::{Conduit, Device, Range};
+use platform::{Conduit, Device, DeviceKind, Range};
 
 use super::left::{Left, bytes_of};
 use super::{Piece, VmPlan};
@@ -25,6 +26,8 @@ pub struct CapturePlan<'a> {
     pub dtb: Vec<u8>,
     /// Where in the memory goes what describes the dump ([`crate::Vmcore`]).
     pub header: Range,
+    /// Devices of the guest that write to memory by themselves, and that nothing resets before: their paths.
+    pub not_reset: Vec<String>,
 }
 
 /// What a kernel takes at least beside its image, to run in.
@@ -119,6 +122,11 @@ impl Left<'_> {
             layout,
             dtb,
             header,
+            not_reset: given
+                .iter()
+                .filter(|device| device.kind == DeviceKind::Sd)
+                .map(|device| device.path.clone())
+                .collect(),
         }))
     }
 
