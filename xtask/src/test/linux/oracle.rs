@@ -1,6 +1,7 @@
 //! `kdump --oracle`: the dump of a Linux that has crashed, held against its memory at the instant when the crash kernel began.
 
 mod matrix;
+mod running_device;
 
 use anyhow::{Context, Result, ensure};
 use introspection::oracle::Who;
@@ -30,11 +31,11 @@ const LOOP: &str = "lkdtm_HARDLOCKUP+";
 
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    [TRUE, UNSTOPPED, ASSISTED, BOTH].into_iter()
+    [TRUE, UNSTOPPED, ASSISTED, BOTH, running_device::NAME].into_iter()
 }
 
 /// Them, on the usual machine.
-pub fn runs<'a>(workshop: &Workshop, lab: &'a Lab, ledger: &Ledger) -> Vec<Run<'a>> {
+pub fn runs<'a>(workshop: &'a Workshop, lab: &'a Lab, ledger: &Ledger) -> Vec<Run<'a>> {
     if workshop.board != Board::Virt || workshop.el3 != El3::None {
         return Vec::new();
     }
@@ -47,6 +48,10 @@ pub fn runs<'a>(workshop: &Workshop, lab: &'a Lab, ledger: &Ledger) -> Vec<Run<'
     }
     if ledger.names(BOTH) {
         runs.push((BOTH.to_owned(), Box::new(move || both_ways(lab))));
+    }
+    if ledger.names(running_device::NAME) {
+        let run = move || running_device::find(workshop);
+        runs.push((running_device::NAME.to_owned(), Box::new(run)));
     }
     runs
 }
