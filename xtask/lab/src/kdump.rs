@@ -129,8 +129,8 @@ pub struct Kdump {
     /// backports (the newest for Debian 13).
     ///
     /// Nothing is compiled but the hypervisor. Such a kernel has nothing that wedges a CPU, so no CPU is wedged, but with
-    /// `--scenario nmi` all: the hypervisor's test image, with fault injection, masks their interrupts, and says before the NMI
-    /// where each is.
+    /// `--scenario nmi` and `assisted` all: the hypervisor's test image, with fault injection, masks their interrupts, and says before the
+    /// NMI or the dump where each is.
     #[arg(long, value_name = "RELEASE", value_parser = release, conflicts_with_all = ["kernel", "ending"])]
     stock: Option<Release>,
     #[command(flatten)]
@@ -281,8 +281,12 @@ impl Kdump {
     fn check(&self, plan: &Plan, disks: usize) -> Result<()> {
         plan.check()?;
         ensure!(
-            self.stock.is_none() || matches!(plan.scenario, Scenario::Panic | Scenario::Nmi),
-            "Debian's kernels have no LKDTM, which wedges CPUs here; have none wedged by --scenario panic, or all by --scenario nmi, or leave --stock out"
+            self.stock.is_none()
+                || matches!(
+                    plan.scenario,
+                    Scenario::Panic | Scenario::Nmi | Scenario::Assisted
+                ),
+            "Debian's kernels have no LKDTM, which wedges CPUs here; have none wedged by --scenario panic, or all by --scenario nmi or assisted, or leave --stock out"
         );
         // A board has as many as it has, and the guest so many of them.
         let board = self.board();

@@ -15,8 +15,6 @@ use serde::Serialize;
 
 use crate::registers::{PSTATE_I, Registers};
 
-/// PSTATE.M, of which these bits are the exception level.
-const EL: u64 = 0b1100;
 /// So much is read at a time.
 const BLOCK: u64 = 256;
 
@@ -34,7 +32,7 @@ pub struct Outside {
 impl Outside {
     /// Whether it was in the kernel.
     pub const fn is_in_kernel(&self) -> bool {
-        self.registers.pstate & EL != 0
+        self.registers.is_in_kernel()
     }
 
     /// Whether it took no interrupts.
@@ -132,7 +130,7 @@ fn stack(
     ensure!(answer.pc.is_some(), "vCPU {cpu} is off");
     let registers = registers(answer).with_context(|| format!("vCPU {cpu} lacks a register"))?;
     let regime = Regime::named(|name| answer.registers.get(name).copied())?;
-    if registers.pstate & EL == 0 {
+    if !registers.is_in_kernel() {
         return Ok((registers, regime, Vec::new(), End::Whole));
     }
     let at = unwind::Registers {

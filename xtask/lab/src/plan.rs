@@ -23,6 +23,8 @@ use machine::qemu::DEFAULT_CPU;
 
 /// What is held back for a capture kernel: its initial ramdisk has the guest's kernel, too.
 pub const HELD: u64 = 256 << 20;
+/// The same for a kernel as it is shipped.
+const HELD_FOR_STOCK: u64 = 512 << 20;
 
 /// What is done to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
@@ -245,11 +247,12 @@ impl Plan {
 
     /// What is done from outside about CPUs that are all wedged.
     pub fn way(&self) -> Option<Way> {
-        match self.scenario {
-            Scenario::Nmi => Some(self.masked().map_or(Way::Nmi, Way::Mask)),
-            Scenario::Assisted => Some(Way::Capture { cpus: self.cpus }),
-            _ => None,
-        }
+        let usual = match self.scenario {
+            Scenario::Nmi => Way::Nmi,
+            Scenario::Assisted => Way::Capture { cpus: self.cpus },
+            _ => return None,
+        };
+        Some(self.masked().map_or(usual, Way::Mask))
     }
 
     /// The watchdog over the guest.
@@ -263,7 +266,11 @@ impl Plan {
 
     /// Whether CPUs are wedged by the hypervisor's test image, which masks their interrupts.
     pub fn is_masked(&self) -> bool {
-        self.scenario == Scenario::Nmi && (self.is_stock || self.place == Place::El0)
+        match self.scenario {
+            Scenario::Nmi => self.is_stock || self.place == Place::El0,
+            Scenario::Assisted => self.is_stock,
+            _ => false,
+        }
     }
 
     /// The CPUs that it is to mask.
@@ -273,6 +280,7 @@ impl Plan {
             target: self.panic,
             // Of our kernel all are in programs.
             is_target_in_kernel: self.is_stock,
+            is_dumped_from_below: self.scenario == Scenario::Assisted,
         })
     }
 
@@ -343,7 +351,10 @@ impl Plan {
     /// The memory of the guest's capture kernel and its command line, if the hypervisor is to start one.
     pub fn capture(&self) -> Option<DumpConfig> {
         (self.scenario == Scenario::Assisted).then(|| DumpConfig {
-            memory: HELD,
+            memory: match self.is_stock {
+                true => HELD_FOR_STOCK,
+                false => HELD,
+            },
             bootargs: "console=ttyAMA0 maxcpus=1 panic=5 lab.do=save".to_owned(),
         })
     }

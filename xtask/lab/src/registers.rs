@@ -21,9 +21,17 @@ pub struct Registers {
 /// PSTATE.I, in the form of SPSR_EL1: interrupts are masked.
 pub const PSTATE_I: u64 = 1 << 7;
 
+/// PSTATE.M, of which these bits are the exception level.
+const EL: u64 = 0b1100;
+
 impl Registers {
     /// How many there are.
     pub const COUNT: usize = 34;
+
+    /// Whether it was in the kernel, not in a program.
+    pub const fn is_in_kernel(&self) -> bool {
+        self.pstate & EL != 0
+    }
 
     /// The 34 registers in the order of Linux's `user_pt_regs`, which ELF notes have too.
     pub fn from_words(words: &[u64; Self::COUNT]) -> Self {

@@ -38,6 +38,8 @@ pub struct Masked {
     pub target: u32,
     /// It loops in the kernel, not in a program as all others do.
     pub is_target_in_kernel: bool,
+    /// The hypervisor then starts the guest's capture kernel, and none takes an NMI.
+    pub is_dumped_from_below: bool,
 }
 
 /// What is done about CPUs that are all wedged.
@@ -45,7 +47,7 @@ pub struct Masked {
 pub enum Way {
     /// One takes an NMI.
     Nmi,
-    /// The same, once the hypervisor's test image has wedged them.
+    /// One takes an NMI, or the guest's capture kernel is started, once the hypervisor's test image has wedged them.
     Mask(Masked),
     /// The hypervisor starts the guest's capture kernel.
     Capture {
@@ -159,7 +161,7 @@ fn wait_until_wedged(operator: &Operator) -> Result<Answers> {
 }
 
 /// Has the hypervisor's test image mask all CPUs, which loop: all in programs, or that of our init in the kernel. Looks at them
-/// and has that one take an NMI. All that is judged stands still meanwhile: a loop in the kernel may end, which unmasks its CPU.
+/// and has that one take an NMI, or the guest dumped. All that is judged stands still meanwhile: a loop in the kernel may end, which unmasks its CPU.
 fn mask(operator: &Operator, masked_cpus: Masked, memory: Option<&Path>) -> Result<Seen> {
     let until = Instant::now() + MASK_LIMIT;
     let target = u8::try_from(masked_cpus.target)?;
@@ -175,8 +177,12 @@ fn mask(operator: &Operator, masked_cpus: Masked, memory: Option<&Path>) -> Resu
             if let Some(path) = memory {
                 instant::save(operator, path)?;
             }
-            send(operator, target)?;
-            operator.ask(Verb::Thaw, 0)?;
+            if masked_cpus.is_dumped_from_below {
+                operator.ask(Verb::Dump, 0)?;
+            } else {
+                send(operator, target)?;
+                operator.ask(Verb::Thaw, 0)?;
+            }
             return Ok(seen);
         }
         ensure!(

@@ -235,7 +235,7 @@ fn judge(evidence: &Evidence<'_>, ladder: &Ladder, cpu: u32, note: Option<&Prsta
             faults,
         };
     };
-    let place = Place::of(evidence, note.registers.pc);
+    let place = Place::of(evidence, &note.registers);
     let has_serror = stopped == Stopped::Panicked && wedged;
     if has_serror {
         faults.extend(match evidence.event {
@@ -347,7 +347,7 @@ fn judge_event(evidence: &Evidence<'_>, cpu: u32, event: u32) -> Vec<String> {
     let is_its_own = |frame: &&Frame| frame.vcpu == cpu && frame.event == u64::from(event);
     match frames.find(is_its_own) {
         Some(frame) => {
-            let place = Place::of(evidence, frame.registers.pc);
+            let place = Place::of(evidence, &frame.registers);
             if place.function.as_deref() != Some(WEDGE_FUNCTION) {
                 faults.push(format!(
                     "was wedged in {WEDGE_FUNCTION}, but event {event:#x} met it in {}",
@@ -398,9 +398,12 @@ struct Place {
 }
 
 impl Place {
-    fn of(evidence: &Evidence<'_>, pc: u64) -> Self {
+    fn of(evidence: &Evidence<'_>, registers: &Registers) -> Self {
+        let pc = registers.pc;
         let linked = pc.wrapping_sub(evidence.kaslr_offset);
-        match evidence.symbols.function(linked) {
+        // A program's addresses have no names of the kernel's.
+        let named = evidence.symbols.function(linked);
+        match named.filter(|_| registers.is_in_kernel()) {
             Some((name, offset)) => Self {
                 text: format!("{name}+{offset:#x}"),
                 function: Some(name.to_owned()),

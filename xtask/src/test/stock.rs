@@ -39,6 +39,13 @@ const NMIS: [(&str, Release); 3] = [
     ("stock/debian-13-backports/nmi", Release::Backports),
 ];
 
+/// The same, of the tests that wedge all CPUs and have the hypervisor start the same kernel beside their memory, which saves the dump.
+const ASSISTED: [(&str, Release); 3] = [
+    ("stock/debian-12/assisted", Release::Debian12),
+    ("stock/debian-13/assisted", Release::Debian13),
+    ("stock/debian-13-backports/assisted", Release::Backports),
+];
+
 /// The backtrace of a CPU in a module, of a kernel that has its drivers as modules; run when it is named.
 const MODULES: &str = "stock/debian-13/modules";
 
@@ -55,7 +62,8 @@ const LOOKS: Duration = Duration::from_secs(600);
 
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    let all = RELEASES.iter().chain(&DUMPS).chain(&NMIS);
+    let all = RELEASES.iter().chain(&DUMPS);
+    let all = all.chain(&NMIS).chain(&ASSISTED);
     all.map(|(name, _)| *name).chain([MODULES, COLD])
 }
 
@@ -75,6 +83,10 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     let nmis = NMIS.map(|(name, release)| (name.to_owned(), release));
     let nmis = nmis.into_iter().filter(|(name, _)| ledger.names(name));
     ledger.check_each(&nmis.collect::<Vec<_>>(), |_, release| nmi(*release));
+    let assisted = ASSISTED.map(|(name, release)| (name.to_owned(), release));
+    let assisted = assisted.into_iter();
+    let assisted = assisted.filter(|(name, _)| ledger.names(name));
+    ledger.check_each(&assisted.collect::<Vec<_>>(), |_, release| assist(*release));
     if ledger.names(MODULES) {
         ledger.check(MODULES, || name_modules(workshop, Release::Debian13));
     }
@@ -111,6 +123,20 @@ fn nmi(release: Release) -> Result<String> {
             && count(" < el0t_64_sync+0x") == 1
             && count(" panicked             __crash_kexec+0x") == 1
             && count("The image hypervisor-fault-injection.img has run") == 1,
+        "{said}"
+    );
+    vmcore(&said)
+}
+
+/// All its CPUs are wedged, it has no crash kernel, and the dump has each CPU as the hypervisor saw it.
+fn assist(release: Release) -> Result<String> {
+    let said = kdump(release, "assisted")?;
+    let count = |words: &str| said.matches(words).count();
+    ensure!(
+        count(" wedged by the hypervisor ") == 4
+            && count("34 of 34 registers as recorded") == 4
+            && count("seen from below: EL0 at 0x") == 3
+            && count("seen from below: EL1 in ") == 1,
         "{said}"
     );
     vmcore(&said)

@@ -52,6 +52,16 @@ fn a_faithful_dump_passes_and_says_where_each_cpu_stood() {
     assert!(text.contains("default_idle_call+0x20"), "{text}");
 }
 
+#[test]
+fn a_cpu_in_a_program_has_no_function_of_the_kernels() {
+    let mut notes = notes();
+    notes[1].registers.pstate &= !0xf;
+    let verdict = judge_run(LOG, &records(), &notes);
+    let pc = format!("{:#x}", notes[1].registers.pc);
+    assert_eq!(verdict.cpus[1].stood_in.as_deref(), Some(&*pc));
+    assert!(verdict.cpus[3].stood_in.as_deref() != Some(&*pc));
+}
+
 /// The wedged CPU takes an SError and panics.
 fn nmi_log(code: &str, place: &str) -> String {
     let serror = format!(

@@ -9,8 +9,9 @@ use introspection::oracle::Who;
 use super::cases::CASES;
 use super::{Run, control, remark, run_plan};
 use crate::ledger::Ledger;
+use debian::kernel::KernelVariant;
 use lab::instant::PLACE;
-use lab::kdump::{Lab, Report};
+use lab::kdump::{Lab, Report, System};
 use lab::plan::{Plan, Scenario};
 use machine::board::Board;
 use machine::el3::El3;
@@ -23,6 +24,8 @@ const TRUE: &str = "linux/oracle/one-of-4";
 const UNSTOPPED: &str = "linux/oracle/one-that-is-not-stopped";
 /// All CPUs are wedged, and a capture kernel beside the guest saves the dump. Run when it is named.
 const ASSISTED: &str = "linux/oracle/assisted";
+/// The same on a Raspberry Pi 4, whose dump is on its SD card.
+const ASSISTED_ON_PI: &str = "linux/oracle/assisted-on-a-pi";
 /// All CPUs are wedged, and the guest's memory is saved as it is then; by an NMI it dumps itself. Run when it is named.
 const BOTH: &str = "linux/oracle/one-wedge-both-ways";
 
@@ -31,7 +34,15 @@ const LOOP: &str = "lkdtm_HARDLOCKUP+";
 
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    [TRUE, UNSTOPPED, ASSISTED, BOTH, running_device::NAME].into_iter()
+    [
+        TRUE,
+        UNSTOPPED,
+        ASSISTED,
+        ASSISTED_ON_PI,
+        BOTH,
+        running_device::NAME,
+    ]
+    .into_iter()
 }
 
 /// Them, on the usual machine.
@@ -44,7 +55,11 @@ pub fn runs<'a>(workshop: &'a Workshop, lab: &'a Lab, ledger: &Ledger) -> Vec<Ru
         (UNSTOPPED.to_owned(), Box::new(move || unstopped(lab))),
     ];
     if ledger.names(ASSISTED) {
-        runs.push((ASSISTED.to_owned(), Box::new(move || assisted(lab))));
+        let run = move || assisted(lab, all_wedged(Scenario::Assisted));
+        runs.push((ASSISTED.to_owned(), Box::new(run)));
+    }
+    if ledger.names(ASSISTED_ON_PI) {
+        runs.push((ASSISTED_ON_PI.to_owned(), Box::new(assisted_on_pi)));
     }
     if ledger.names(BOTH) {
         runs.push((BOTH.to_owned(), Box::new(move || both_ways(lab))));
@@ -57,10 +72,21 @@ pub fn runs<'a>(workshop: &'a Workshop, lab: &'a Lab, ledger: &Ledger) -> Vec<Ru
 }
 
 /// Each register is as the hypervisor saw it, and each page of the dump is what memory was then.
-fn assisted(lab: &Lab) -> Result<String> {
-    let report = run_plan(lab, all_wedged(Scenario::Assisted), None)?;
+fn assisted(lab: &Lab, plan: Plan) -> Result<String> {
+    let report = run_plan(lab, plan, None)?;
     ensure!(report.passed, "{}", report.text());
     judged(&report)
+}
+
+fn assisted_on_pi() -> Result<String> {
+    let workshop = Workshop::open()?.on(Board::Raspi4b);
+    let lab = Lab::prepare(&workshop, &System::Ours(KernelVariant::Plain))?;
+    let model = workshop.board.model().context("the board has a CPU")?;
+    let plan = Plan {
+        model: model.to_owned(),
+        ..all_wedged(Scenario::Assisted)
+    };
+    assisted(&lab, plan)
 }
 
 /// The guest's own dump has what memory was when all were wedged, but for what the guest has written on its way: its log at least.
