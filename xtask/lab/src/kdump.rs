@@ -288,6 +288,10 @@ impl Kdump {
                 ),
             "Debian's kernels have no LKDTM, which wedges CPUs here; have none wedged by --scenario panic, or all by --scenario nmi or assisted, or leave --stock out"
         );
+        ensure!(
+            self.stock.is_none() || self.board() != Board::Raspi4b,
+            "of Debian's kernels the ramdisk has the modules of virtio disks only, and none of a Raspberry Pi's card; choose another --machine, or leave --stock out"
+        );
         // A board has as many as it has, and the guest so many of them.
         let board = self.board();
         let machine_has = board.cpus(plan.cpus).max(plan.cpus);

@@ -49,20 +49,28 @@ impl Outside {
         if let Some(end) = &self.end {
             faults.push(format!("has a stack that leads nowhere: {end}"));
         }
-        // Whatever a task does in the kernel, it came by an exception of its program.
-        if self.is_in_kernel()
-            && !self
-                .frames
-                .iter()
-                .any(|frame| frame.starts_with("el0t_64_sync"))
-        {
+        if self.is_in_kernel() && !self.frames.iter().any(|frame| is_outermost(frame)) {
             faults.push(format!(
-                "has a stack that does not end where programs enter the kernel: {:?}",
+                "has a stack that does not end where a task enters the kernel: {:?}",
                 self.frames
             ));
         }
         faults
     }
+}
+
+/// Whether a stack of the kernel's may begin in `frame`: a program has made a call, or was interrupted (arch/arm64/kernel/entry.S), a
+/// thread of the kernel's was started, or a CPU that idles.
+fn is_outermost(frame: &str) -> bool {
+    const OUTERMOST: [&str; 5] = [
+        "el0t_64_sync",
+        "el0t_64_irq",
+        "ret_from_fork",
+        "__primary_switched",
+        "__secondary_switched",
+    ];
+    let name = frame.split('+').next();
+    OUTERMOST.iter().any(|it| name == Some(it))
 }
 
 impl fmt::Display for Outside {
@@ -176,6 +184,11 @@ pub(crate) mod tests {
         open.registers.pstate = 0x5;
         assert!(open.faults()[0].contains("took interrupts"));
         assert!(outside(1, &["a+0x0"]).faults()[0].contains("does not end where"));
+        // In the handler of an interrupt that has come to a program, and in a thread of the kernel's.
+        for outermost in ["el0t_64_irq+0x1a0", "ret_from_fork+0x10"] {
+            let frames = ["rcu_sched_clock_irq+0x610", outermost];
+            assert_eq!(outside(1, &frames).faults(), [""; 0]);
+        }
         let lost = Outside {
             end: Some("TooMany".into()),
             ..whole
