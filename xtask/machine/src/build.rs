@@ -22,19 +22,36 @@ mod injection;
 /// The results are hypervisor.img, hypervisor-fault-injection.img (the same for tests, which can break itself),
 /// guest-tests.img, flat.img, client-example.img, chainloader.img and armstub.img in target/xtask, with the ELF files for debuggers beside them. All but flat, the client and the stub are arm64 Images that any boot loader of that protocol loads.
 #[derive(Args)]
-pub struct Build {}
+pub struct Build {
+    /// Build only these, by their names without .img.
+    #[arg(value_name = "PROGRAM", value_parser = named)]
+    programs: Vec<Program>,
+}
 
 impl Build {
     /// Builds and prints the table.
     pub fn execute(self) -> Result<ExitCode> {
         let workshop = Workshop::open()?;
-        for program in Program::ALL {
+        let programs = match &self.programs[..] {
+            [] => &Program::ALL,
+            some => some,
+        };
+        for &program in programs {
             let built = build(&workshop, program)?;
             println!("{}\n{}", built.image.display(), Sizes::of(&built)?);
             program.check(&built, &workshop)?;
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The program of that name.
+fn named(name: &str) -> Result<Program, String> {
+    let mut all = Program::ALL.into_iter();
+    all.find(|program| program.name() == name).ok_or_else(|| {
+        let known = Program::ALL.map(Program::name).join(", ");
+        format!("there is no such program; there are {known}")
+    })
 }
 
 /// A program of this workspace that runs on the bare machine.
