@@ -21,6 +21,7 @@ use machine::qemu::{Event, Machine, Session};
 use machine::run_dir::RunDir;
 
 mod disk;
+mod dump;
 mod oracle;
 
 /// Count the instructions of EL2 and of the guest while Linux does jobs, or reads a disk.
@@ -34,6 +35,9 @@ mod oracle;
 ///
 /// `oracle` has a guest jump into the memory of its crash kernel and store, with `crashkernel` in its guest file and without: what each page
 /// of RAM adds, and each page that is written to.
+///
+/// `dump` wedges all CPUs of a Linux, and has it dumped by its own crash kernel after an NMI, and by a capture kernel that the hypervisor
+/// starts.
 ///
 /// Exit codes: 0 all jobs were done, and a mediated disk is good enough; 1 not, 2 wrong usage.
 #[derive(Args)]
@@ -64,6 +68,8 @@ enum What {
     Disk,
     /// What `crashkernel` of a guest file adds.
     Oracle,
+    /// Dumps of a guest whose CPUs are all wedged.
+    Dump,
 }
 
 /// The plugin's source.
@@ -129,6 +135,7 @@ impl Bench {
         match self.what {
             What::Linux => self.linux(),
             What::Disk => disk::compare(&self),
+            What::Dump => dump::compare(&self),
             What::Oracle => oracle::count(&self).map(|()| ExitCode::SUCCESS),
         }
     }
