@@ -2,6 +2,7 @@
 
 use core::fmt;
 use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use spin::Mutex;
 
@@ -58,6 +59,17 @@ macro_rules! expect_that {
     };
 }
 
+/// What came of a test.
+enum Outcome<'a> {
+    Passed,
+    Skipped(&'a str),
+    /// The place in the source and the reason.
+    Failed(fmt::Arguments<'a>),
+}
+
+/// Results that have been told, for KTAP, which numbers them.
+static TOLD: AtomicU32 = AtomicU32::new(0);
+
 static RUNNING: Mutex<Option<&'static str>> = Mutex::new(None);
 static REASON: Mutex<Text<320>> = Mutex::new(Text::new());
 
@@ -76,6 +88,10 @@ pub fn skipped(reason: fmt::Arguments<'_>) -> TestError {
 /// Does what the boot arguments ask for, and ends with `DONE`.
 pub fn run(exempt: Exempt) {
     let machine = machine();
+    if is_ktap() {
+        console::say(format_args!("KTAP version 1"));
+        console::say(format_args!("1..{}", planned()));
+    }
     if machine.has_argument("list") {
         for test in registered_tests() {
             list(test);
@@ -83,8 +99,8 @@ pub fn run(exempt: Exempt) {
     }
     for argument in machine.arguments() {
         match argument.strip_prefix("test=") {
-            Some("shared") => run_all(exempt, |test| test.boot == Boot::Shared && !test.icount),
-            Some("metrics") => run_all(exempt, |test| test.boot == Boot::Shared && test.icount),
+            Some("shared") => run_all(exempt, is_shared),
+            Some("metrics") => run_all(exempt, is_metric),
             Some(name) => run_named(exempt, name),
             None => {}
         }
@@ -92,9 +108,65 @@ pub fn run(exempt: Exempt) {
     console::say(format_args!("DONE"));
 }
 
+fn is_shared(test: &Test) -> bool {
+    test.boot == Boot::Shared && !test.icount
+}
+
+fn is_metric(test: &Test) -> bool {
+    test.boot == Boot::Shared && test.icount
+}
+
+/// Whether results are to be told as KTAP (the kernel's Documentation/dev-tools/ktap.rst).
+fn is_ktap() -> bool {
+    machine().has_argument("ktap")
+}
+
+/// How many results there will be.
+fn planned() -> usize {
+    let count =
+        |wanted: fn(&Test) -> bool| registered_tests().iter().filter(|it| wanted(it)).count();
+    let arguments = machine().arguments();
+    let tests = arguments.filter_map(|argument| argument.strip_prefix("test="));
+    tests
+        .map(|test| match test {
+            "shared" => count(is_shared),
+            "metrics" => count(is_metric),
+            _ => 1,
+        })
+        .sum()
+}
+
+/// Says what came of a test.
+fn tell(name: &str, outcome: &Outcome<'_>, say: fn(fmt::Arguments<'_>)) {
+    if !is_ktap() {
+        return match outcome {
+            Outcome::Passed => say(format_args!("PASS {name}")),
+            Outcome::Skipped(why) => say(format_args!("SKIP {name} {why}")),
+            Outcome::Failed(why) => say(format_args!("FAIL {name} {why}")),
+        };
+    }
+    let number = TOLD.fetch_add(1, Ordering::Relaxed) + 1;
+    match outcome {
+        Outcome::Passed => say(format_args!("ok {number} {name}")),
+        Outcome::Skipped(why) => say(format_args!("ok {number} {name} # SKIP {why}")),
+        Outcome::Failed(why) => {
+            say(format_args!("# {why}"));
+            say(format_args!("not ok {number} {name}"));
+        }
+    }
+}
+
+/// Says something that is no result.
+fn remark(line: fmt::Arguments<'_>) {
+    match is_ktap() {
+        true => console::say(format_args!("# {line}")),
+        false => console::say(line),
+    }
+}
+
 /// Prints one measured number of a test.
 pub fn metric(name: &str, value: u64, unit: &str) {
-    console::say(format_args!("METRIC {name} {value} {unit}"));
+    remark(format_args!("METRIC {name} {value} {unit}"));
 }
 
 /// Fails the running test and stops the machine: after a panic there is no test to return to.
@@ -104,11 +176,9 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     let name = RUNNING.try_lock().and_then(|running| *running);
     // In the middle of another CPU's line, perhaps.
     console::say_last(format_args!(""));
-    console::say_last(format_args!(
-        "FAIL {} {}",
-        name.unwrap_or("runtime"),
-        PanicText(info)
-    ));
+    let name = name.unwrap_or("runtime");
+    let why = format_args!("{}", PanicText(info));
+    tell(name, &Outcome::Failed(why), console::say_last);
     console::say_last(format_args!("DONE"));
     psci::system_off()
 }
@@ -134,7 +204,7 @@ impl fmt::Display for PanicText<'_> {
 /// the machine go on, the test fails after all, and a failure outweighs a success.
 pub fn done_before_the_end() {
     let name = RUNNING.lock().unwrap_or("runtime");
-    console::say(format_args!("PASS {name}"));
+    tell(name, &Outcome::Passed, console::say);
     console::say(format_args!("DONE"));
 }
 
@@ -179,11 +249,10 @@ fn run_named(exempt: Exempt, name: &str) {
         Some(test) => {
             run_one(exempt, test);
         }
-        None => console::say(format_args!(
-            "FAIL {name} {}:{}: no such test",
-            file!(),
-            line!()
-        )),
+        None => {
+            let why = format_args!("{}:{}: no such test", file!(), line!());
+            tell(name, &Outcome::Failed(why), console::say);
+        }
     }
 }
 
@@ -194,12 +263,9 @@ fn run_all(exempt: Exempt, wanted: impl Fn(&Test) -> bool) {
             continue;
         }
         if let Some((index, culprit)) = lost {
-            console::say(format_args!(
-                "FAIL {} {}:{}: not run: {culprit} left CPU {index} running",
-                test.name,
-                file!(),
-                line!()
-            ));
+            let (file, line) = (file!(), line!());
+            let why = format_args!("{file}:{line}: not run: {culprit} left CPU {index} running");
+            tell(test.name, &Outcome::Failed(why), console::say);
             continue;
         }
         run_one(exempt, test);
@@ -211,7 +277,7 @@ fn run_all(exempt: Exempt, wanted: impl Fn(&Test) -> bool) {
 
 fn run_one(exempt: Exempt, test: &'static Test) {
     *RUNNING.lock() = Some(test.name);
-    console::say(format_args!("RUN {}", test.name));
+    remark(format_args!("RUN {}", test.name));
     let result = if let Some(why) = exempt(test.name) {
         Err(skipped(format_args!("{why}")))
     } else if test.cpus > cpu::count() {
@@ -226,10 +292,11 @@ fn run_one(exempt: Exempt, test: &'static Test) {
     let reason = *REASON.lock();
     let (name, reason) = (test.name, reason.as_str());
     match result {
-        Ok(()) => console::say(format_args!("PASS {name}")),
-        Err(TestError::Skipped) => console::say(format_args!("SKIP {name} {reason}")),
+        Ok(()) => tell(name, &Outcome::Passed, console::say),
+        Err(TestError::Skipped) => tell(name, &Outcome::Skipped(reason), console::say),
         Err(TestError::Failed(file, line)) => {
-            console::say(format_args!("FAIL {name} {file}:{line}: {reason}"));
+            let why = format_args!("{file}:{line}: {reason}");
+            tell(name, &Outcome::Failed(why), console::say);
         }
     }
 }

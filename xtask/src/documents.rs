@@ -1,4 +1,4 @@
-//! What is written for users keeps to what there is: the recipes of `docs/ci` are YAML whose commands we understand, the index has every page.
+//! What is written for users keeps to what there is: the recipes of `docs/ci` are YAML whose commands we understand, and a program that Python reads; the index has every page.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/ci")
 }
 
+/// Name and text of each file.
 fn recipes() -> Vec<(String, String)> {
     let files = fs::read_dir(folder()).unwrap();
     let mut recipes: Vec<_> = files
@@ -47,9 +48,15 @@ fn commands(script: &str) -> impl Iterator<Item = Vec<&str>> {
 #[test]
 fn each_recipe_is_one_document_whose_commands_we_understand() {
     let recipes = recipes();
+    let (recipes, others): (Vec<_>, Vec<_>) =
+        recipes.iter().partition(|(name, _)| name.ends_with(".yml"));
     let names: Vec<&str> = recipes.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["github.yml", "gitlab.yml"]);
-    for (name, text) in &recipes {
+    assert_eq!(
+        names,
+        ["github.yml", "gitlab.yml", "labgrid.yml", "lava.yml"]
+    );
+    assert_eq!(others.len(), 1, "{others:?}");
+    for (name, text) in recipes {
         let documents = YamlLoader::load_from_str(text).unwrap();
         let [document] = &documents[..] else {
             panic!("{name} has {} documents", documents.len());
@@ -63,6 +70,19 @@ fn each_recipe_is_one_document_whose_commands_we_understand() {
                 panic!("{name}: {command:?}: {error}");
             }
         }
+    }
+}
+
+#[test]
+fn the_program_is_python() {
+    let text = fs::read_to_string(folder().join("labgrid_test.py")).unwrap();
+    let mut command = supervisor::command("python3");
+    let parsed = command
+        .args(["-c", "import ast, sys; ast.parse(sys.argv[1])", &text])
+        .output();
+    // A host without Python has none of labgrid, either.
+    if let Ok(output) = parsed {
+        assert!(output.status.success(), "{output:?}");
     }
 }
 

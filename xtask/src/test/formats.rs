@@ -11,6 +11,7 @@ use crate::ledger::Ledger;
 use debian::kernel::kunit;
 use debian::tools;
 use lab::results::{About, Case, Format, Outcome, Results};
+use machine::build::{self, Program};
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 
@@ -86,7 +87,25 @@ fn ktap(workshop: &Workshop, parser: &Path) -> Result<String> {
         said == "1 0 0 0 0\ntidy\n",
         "of a row of ours the parser has\n{said}"
     );
+    fs::write(&path, guest_tests(workshop)?)?;
+    let said = count(parser, &path)?;
+    ensure!(
+        said == format!("1 1 0 1 0\n{}\n", TESTS.join("; ")),
+        "of a boot of the test guests the parser has\n{said}"
+    );
     Ok(String::new())
+}
+
+/// Tests of the test guests: one that passes, one that does not apply, as no instructions are counted, and one that they have not.
+const TESTS: [&str; 3] = ["psci_version_is_1_3", "the_cost_of_calls", "nobody"];
+
+/// What they say of these.
+fn guest_tests(workshop: &Workshop) -> Result<String> {
+    let image = build::build(workshop, Program::GuestTests)?.image;
+    let tests = TESTS.map(|test| format!("test={test}")).join(" ");
+    let mut run = own::xtask()?;
+    run.args(["run", "--kernel"]).arg(image);
+    own::succeed(run.args(["--append", &format!("ktap {tests}"), "--timeout", "120"]))
 }
 
 fn count(parser: &Path, path: &Path) -> Result<String> {
