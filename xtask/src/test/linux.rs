@@ -110,8 +110,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
         .iter()
         .filter(fits)
         .partition(|case| matches!(case.fate, None | Some(Fate::Park)));
-    let mut runs: Vec<Run<'_>> =
-        life::runs(workshop, &lab, minutes, ledger.names(life::WATCHED)).collect();
+    let mut runs: Vec<Run<'_>> = life::runs(workshop, &lab, minutes, ledger);
     runs.extend(
         plain
             .into_iter()

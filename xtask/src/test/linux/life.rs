@@ -8,6 +8,7 @@ use hv_abi::watchdog::{Act, Watchdog};
 use super::cases::{Case, USUAL};
 use super::host_pauses::HostPauses;
 use super::{Run, TIMEOUT, demand_hardening};
+use crate::ledger::Ledger;
 use lab::evidence::{GuestLog, HvRecords};
 use lab::kdump::{Care, Lab};
 use machine::console::{GuestLines, Record};
@@ -21,7 +22,11 @@ const LIFE: &str = "linux/life";
 
 /// The same with a watchdog over the guest, which has nothing to report until the one is wedged. It is only run when it is named:
 /// `--minutes` says for how long.
-pub const WATCHED: &str = "linux/watchdog/life";
+const WATCHED: &str = "linux/watchdog/life";
+
+/// The same of a kernel that masks interrupts by priority (irqchip.gicv3_pseudo_nmi=1): its interrupts for backtraces and for the stop are
+/// not masked, and it needs no event 0 for them.
+const PRIORITIES: &str = "linux/watchdog/life-by-priorities";
 
 /// Of the watchdog. A guest that is in nobody's way takes its interrupts within milliseconds.
 const WATCHDOG: Watchdog = Watchdog {
@@ -37,24 +42,51 @@ const LIVING: Case = Case {
     ..USUAL
 };
 
-/// The names of these tests.
-pub fn names() -> impl Iterator<Item = &'static str> {
-    [LIFE, WATCHED].into_iter()
+/// One of them.
+#[derive(Clone, Copy)]
+struct Row {
+    name: &'static str,
+    watchdog: Option<Watchdog>,
+    masks_by_priority: bool,
 }
 
-/// Them, for so many minutes.
+const ROWS: [Row; 3] = [
+    Row {
+        name: LIFE,
+        watchdog: None,
+        masks_by_priority: false,
+    },
+    Row {
+        name: WATCHED,
+        watchdog: Some(WATCHDOG),
+        masks_by_priority: false,
+    },
+    Row {
+        name: PRIORITIES,
+        watchdog: Some(WATCHDOG),
+        masks_by_priority: true,
+    },
+];
+
+/// The names of these tests.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    ROWS.iter().map(|row| row.name)
+}
+
+/// Them, for so many minutes: the first, and the others if they are named.
 pub fn runs<'a>(
     workshop: &'a Workshop,
     lab: &'a Lab,
     minutes: u32,
-    is_named: bool,
-) -> impl Iterator<Item = Run<'a>> {
-    let watched = is_named.then_some((WATCHED, Some(WATCHDOG)));
-    let all = [(LIFE, None)].into_iter().chain(watched);
-    all.map(move |(name, watchdog)| {
-        let run = move || live(workshop, lab, minutes, watchdog);
-        (name.to_owned(), Box::new(run) as Box<_>)
+    ledger: &Ledger,
+) -> Vec<Run<'a>> {
+    let wanted = |row: &&Row| row.name == LIFE || ledger.names(row.name);
+    let rows = ROWS.iter().filter(wanted).copied();
+    rows.map(|row| {
+        let run = move || live(workshop, lab, minutes, row);
+        (row.name.to_owned(), Box::new(run) as Box<_>)
     })
+    .collect()
 }
 
 /// What was seen of it.
@@ -68,6 +100,8 @@ struct LifeRun {
     boots: u32,
     /// How often the VM was reset.
     resets: u32,
+    /// Whom Linux has stopped by an interrupt that is not masked.
+    stopped_by_nmi: Option<String>,
 }
 
 impl LifeRun {
@@ -77,6 +111,9 @@ impl LifeRun {
         }
         if let Some((_, done)) = line.split_once("LAB: hotplug ") {
             self.hotplug = Some(done.trim_end().to_owned());
+        }
+        if let Some((_, cpus)) = line.split_once("SMP: retry stop with NMI for CPUs ") {
+            self.stopped_by_nmi = Some(cpus.trim_end().to_owned());
         }
         if line.contains("LAB: up") {
             ensure!(line.contains("sdei=yes"), "it came up without SDEI: {line}");
@@ -100,8 +137,8 @@ impl LifeRun {
         Ok(())
     }
 
-    /// The reboot must have stopped the wedged CPU by event 0, and all others.
-    fn check(&self, wedged: u32) -> Result<String> {
+    /// The reboot must have stopped the wedged CPU, by event 0 unless that masks by priority, and all others.
+    fn check(&self, wedged: u32, masks_by_priority: bool) -> Result<String> {
         let hotplug = self.hotplug.as_deref();
         let hotplug = hotplug.context("it did not take CPUs off and on")?;
         let story = &self.story;
@@ -112,40 +149,55 @@ impl LifeRun {
         );
         ensure!(story.wedged.contains(wedged), "CPU {wedged} was not wedged");
         ensure!(
-            story.retried.contains(wedged) && story.failed.is_empty(),
-            "Linux stopped CPUs {} by SDEI and could not stop CPUs {}",
-            story.retried,
+            story.failed.is_empty(),
+            "Linux could not stop CPUs {}",
             story.failed
         );
-        let parked = |frame: &&lab::evidence::Frame| {
-            frame.vcpu == wedged && frame.event == 0 && frame.running
+        let way = if masks_by_priority {
+            let stopped = self.stopped_by_nmi.as_deref();
+            ensure!(
+                stopped == Some(&*wedged.to_string()) && story.retried.is_empty(),
+                "Linux stopped CPUs {stopped:?} by an NMI of its own, and {} by SDEI",
+                story.retried
+            );
+            "an NMI of Linux's own"
+        } else {
+            ensure!(
+                story.retried.contains(wedged),
+                "Linux stopped CPUs {} by SDEI",
+                story.retried
+            );
+            let parked = |frame: &&lab::evidence::Frame| {
+                frame.vcpu == wedged && frame.event == 0 && frame.running
+            };
+            ensure!(
+                self.drain.frames.iter().any(|frame| parked(&frame)),
+                "the hypervisor did not interrupt CPU {wedged} by event 0"
+            );
+            "SDEI"
         };
-        ensure!(
-            self.drain.frames.iter().any(|frame| parked(&frame)),
-            "the hypervisor did not interrupt CPU {wedged} by event 0"
-        );
         let registers = story.registers.as_deref();
         let registers = registers.context("it did not look at registers")?;
         Ok(format!(
-            "{registers}; {hotplug}; the reboot stopped CPU {wedged} by SDEI; {}",
+            "{registers}; {hotplug}; the reboot stopped CPU {wedged} by {way}; {}",
             story.hardening.join(" ")
         ))
     }
 }
 
 /// Boots it once, and lets it reboot.
-fn live(
-    workshop: &Workshop,
-    lab: &Lab,
-    minutes: u32,
-    watchdog: Option<Watchdog>,
-) -> Result<String> {
+fn live(workshop: &Workshop, lab: &Lab, minutes: u32, row: Row) -> Result<String> {
     const WEDGED: u32 = 2;
     let folder = RunDir::create(None)?;
     let plan = LIVING.plan()?;
-    let bootargs = format!("console=ttyAMA0 lab.do=life lab.minutes={minutes} lab.wedge={WEDGED}");
+    let priorities = match row.masks_by_priority {
+        true => " irqchip.gicv3_pseudo_nmi=1",
+        false => "",
+    };
+    let bootargs =
+        format!("console=ttyAMA0 lab.do=life lab.minutes={minutes} lab.wedge={WEDGED}{priorities}");
     let care = Care {
-        watchdog,
+        watchdog: row.watchdog,
         dump: None,
     };
     let machine = lab.machine_with(&plan, &bootargs, &folder, &care)?;
@@ -174,7 +226,7 @@ fn live(
         if step.is_err() || seen.boots == 2 {
             break step
                 .and_then(|()| demand_hardening(workshop.board, &LIVING, &seen.story))
-                .and_then(|()| seen.check(WEDGED));
+                .and_then(|()| seen.check(WEDGED, row.masks_by_priority));
         }
     };
     let lived = lived.map(|remark| format!("{remark}; {host}"));
