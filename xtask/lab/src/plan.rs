@@ -4,6 +4,7 @@
 //! in the guest carries it out and says so in `LAB:` lines.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -402,6 +403,18 @@ pub fn create_disk(path: &Path, mib: u64) -> Result<()> {
     File::create(path)
         .and_then(|disk| disk.set_len(mib << 20))
         .with_context(|| format!("cannot make the disk {}; is the disk full?", path.display()))
+}
+
+/// What is in the first sector of a disk that a dump may go to: our init writes to no other where there is one
+/// (`guest-tests/linux/init`, `find_disk`).
+const DUMP_LABEL: &str = "halligan: a dump goes here";
+
+/// The same, labelled as the one that takes the dump.
+pub fn create_dump_disk(path: &Path, mib: u64) -> Result<()> {
+    create_disk(path, mib)?;
+    let disk = File::options().write(true).open(path);
+    disk.and_then(|disk| disk.write_all_at(DUMP_LABEL.as_bytes(), 0))
+        .with_context(|| format!("cannot label the disk {}", path.display()))
 }
 
 #[cfg(test)]

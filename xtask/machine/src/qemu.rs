@@ -54,7 +54,7 @@ pub struct Machine {
     /// Networks, each with a virtio-net device; a board has none.
     pub nets: Vec<Net>,
     /// The transports that the first of disks and, after them, networks have, by number from the lowest address on; the others
-    /// have any.
+    /// have the lowest that are left, in their order.
     pub slots: Vec<u32>,
     /// Whether a board's console is its mini-UART, and not its PL011.
     pub mini_uart: bool,
@@ -446,8 +446,20 @@ mod tests {
         machine.disks = vec!["a,b.img".into(), "c.img".into()];
         let line = machine.command_line();
         assert!(line.contains("-global virtio-mmio.force-legacy=false"));
-        assert!(line.contains("id=disk0,file=a,,b.img -device virtio-blk-device,drive=disk0"));
-        assert!(line.contains("id=disk1,file=c.img -device virtio-blk-device,drive=disk1"));
+        // Linux's /dev/vda is the first of them.
+        for device in [
+            "id=disk0,file=a,,b.img -device virtio-blk-device,drive=disk0,bus=virtio-mmio-bus.0 ",
+            "id=disk1,file=c.img -device virtio-blk-device,drive=disk1,bus=virtio-mmio-bus.1",
+        ] {
+            assert!(line.contains(device), "{line}");
+        }
+        machine.slots = vec![1];
+        let line = machine.command_line();
+        assert!(
+            line.contains("drive=disk0,bus=virtio-mmio-bus.1 "),
+            "{line}"
+        );
+        assert!(line.contains("drive=disk1,bus=virtio-mmio-bus.0"), "{line}");
     }
 
     #[test]

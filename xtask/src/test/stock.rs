@@ -1,6 +1,7 @@
 //! Debian's own kernels, unchanged, as a user runs them: each boots to a shell, which is told to switch
 //! the machine off; and each dumps itself.
 
+use std::fs;
 use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
@@ -95,11 +96,22 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     }
 }
 
-/// Has `kdump` do `scenario` to the kernel of `release`, and judge its dump.
+/// Has `kdump` do `scenario` to the kernel of `release`, which has a disk of its own besides, and judge its dump. On that disk nothing
+/// changes.
 fn kdump(release: Release, scenario: &str) -> Result<String> {
+    let folder = RunDir::create(None)?;
+    let disk = folder.file("own.img");
+    let content = vec![0xa5; 4 << 20];
+    fs::write(&disk, &content)?;
     let mut kdump = own::xtask()?;
     kdump.args(["kdump", "--stock", release.name(), "--timeout", TIMEOUT]);
-    own::succeed(kdump.args(["--scenario", scenario]))
+    kdump.args(["--scenario", scenario, "--disk"]).arg(&disk);
+    let said = own::succeed(&mut kdump)?;
+    ensure!(
+        fs::read(&disk)? == content,
+        "somebody has written to the guest's own disk"
+    );
+    Ok(said)
 }
 
 /// It panics by itself. Where is said by its own table of symbols.

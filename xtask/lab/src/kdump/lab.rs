@@ -342,7 +342,7 @@ impl Lab {
         .check(self.board, memory_mib, self.firmware.is_some())?;
         let disk = folder.file("disk.img");
         // Room for the whole memory, should it have to be copied as it is. An SD card's size is a power of 2.
-        plan::create_disk(&disk, 2 * memory_mib)?;
+        plan::create_dump_disk(&disk, 2 * memory_mib)?;
         let mut machine = self.bare_machine(plan, bundle, folder);
         machine.memory_mib = memory_mib;
         machine.disks = vec![disk];

@@ -133,7 +133,7 @@ impl Lab {
         let mut disks = Vec::new();
         for (number, plan) in plans.iter().enumerate() {
             let disk = files(folder, number).1;
-            plan::create_disk(&disk, 2 * self.memory_mib())?;
+            plan::create_dump_disk(&disk, 2 * self.memory_mib())?;
             disks.push(disk);
             cpus += plan.cpus;
             memory_mib += self.memory_mib();

@@ -203,3 +203,17 @@ fn a_guest_that_the_hypervisor_dumps_has_no_crash_kernel() {
     }
     assert!(plan(4, "2", 0).capture().is_none());
 }
+
+#[test]
+fn our_init_knows_the_disk_for_dumps_by_its_label() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk.img");
+    create_dump_disk(&disk, 1).unwrap();
+    let bytes = std::fs::read(&disk).unwrap();
+    let length = bytes.iter().position(|&byte| byte == 0).unwrap();
+    let label = std::str::from_utf8(&bytes[..length]).unwrap();
+    assert_eq!(bytes.len(), 1 << 20);
+    let init = include_str!("../../../../guest-tests/linux/init");
+    let read = format!("bs={length} count=1 2> /dev/null)\" != \"{label}\"");
+    assert!(init.contains(&read), "{read}");
+}
