@@ -1,6 +1,5 @@
 //! The lines that `cargo xtask test` prints, and the count.
 
-use std::io::{Stdout, stdout};
 use std::num::NonZero;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,29 +8,29 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use debian::progress::Progress;
-use lab::results::{About, Case, Format, Outcome, Results};
+use lab::results::{About, Case, Format, Outcome, Results, Screen, screen};
 
 /// Counts what passed and what failed, and says so.
 pub struct Ledger {
     filter: Option<String>,
     /// Some who have it only say what does not apply.
-    results: Mutex<Results<Stdout>>,
+    results: Mutex<Results<Screen>>,
 }
 
 impl Ledger {
     /// An empty one, for what has `filter` in its name, that writes in this format.
     pub fn begin(filter: Option<String>, format: Format, about: About) -> Result<Self> {
-        let results = Mutex::new(Results::begin(format, about, stdout())?);
+        let results = Mutex::new(Results::begin(format, about, screen())?);
         Ok(Self { filter, results })
     }
 
     /// The same for people.
     pub fn new(filter: Option<String>) -> Self {
-        let results = Mutex::new(Results::human(stdout()));
+        let results = Mutex::new(Results::human(screen()));
         Self { filter, results }
     }
 
-    fn results(&self) -> MutexGuard<'_, Results<Stdout>> {
+    fn results(&self) -> MutexGuard<'_, Results<Screen>> {
         self.results.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

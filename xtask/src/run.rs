@@ -27,6 +27,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 use crate::terminal::{self, Terminal};
 use consoles::Consoles;
 use debian::paths;
+use lab::results;
 use lab::symbolize::Explainer;
 use machine::build::Program;
 use machine::console::GuestLines;
@@ -205,7 +206,7 @@ impl Run {
             eprintln!("xtask: `cargo xtask ctl` reaches the hypervisor, by {path}");
         }
         let files = (&*hypervisor, vmlinux.as_deref());
-        let speakers = Speakers::new(&names, terminal::has_colour());
+        let speakers = Speakers::new(&names, results::has_colour());
         let on_screen = Screen {
             speakers,
             consoles,

@@ -44,12 +44,6 @@ impl Terminal {
     }
 }
 
-/// Whether standard output shows colours, and nobody has asked for none (no-color.org).
-pub fn has_colour() -> bool {
-    let is_unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    io::stdout().is_terminal() && !is_unwanted
-}
-
 /// Copies standard input to the guest in focus, which is `guest` at first, until it ends; with `keys`, Ctrl-A X leaves the session,
 /// and others reach the guest from outside, or another has the focus.
 pub fn forward(guest: Operator, keys: bool, session: Leave) {

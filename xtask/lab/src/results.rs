@@ -3,6 +3,7 @@
 mod about;
 mod junit;
 mod ktap;
+mod paint;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 pub use about::{About, SCHEMA, version};
+pub use paint::{Screen, has_colour, painted, screen};
 #[cfg(test)]
 pub(crate) use tests::schema;
 
@@ -180,7 +182,13 @@ impl<W: Write> Results<W> {
             skipped,
         } = self.count;
         match self.format {
-            Format::Human => writeln!(self.out, "{passed} passed, {failed} failed")?,
+            Format::Human => {
+                let style = paint::style(match failed {
+                    0 => Outcome::Passed,
+                    _ => Outcome::Failed,
+                });
+                writeln!(self.out, "{style}{passed} passed, {failed} failed{style:#}")?;
+            }
             Format::Ktap => ktap::end(&mut self.out, self.count)?,
             Format::Junit => {
                 junit::document(&mut self.out, self.about.as_ref(), self.count, &self.held)?;
@@ -208,7 +216,12 @@ fn human(out: &mut impl Write, case: &Case) -> io::Result<()> {
         Outcome::Skipped => "-",
     };
     let seconds = case.time.unwrap_or_default().as_secs_f64();
-    write!(out, "{verdict:6} {seconds:6.1} s  {}", case.name)?;
+    let style = paint::style(case.outcome);
+    write!(
+        out,
+        "{style}{verdict:6}{style:#} {seconds:6.1} s  {}",
+        case.name
+    )?;
     match &case.remark {
         Some(remark) => writeln!(out, ": {remark}")?,
         None => writeln!(out)?,

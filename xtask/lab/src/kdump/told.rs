@@ -2,18 +2,18 @@
 
 use std::cell::RefCell;
 use std::fs;
-use std::io::{Stdout, Write, stderr, stdout};
+use std::io::{Write, stderr, stdout};
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use super::document::{Document, KernelId};
 use super::report::Report;
-use crate::results::{About, Format, Results};
+use crate::results::{About, Format, Results, Screen, painted, screen};
 
 /// Takes what comes of each run.
 pub struct Told {
-    results: RefCell<Results<Stdout>>,
+    results: RefCell<Results<Screen>>,
     document: RefCell<Document>,
     format: Format,
     times: u32,
@@ -22,7 +22,7 @@ pub struct Told {
 impl Told {
     /// Begins, for so many runs of that kernel.
     pub fn begin(format: Format, about: About, kernel: KernelId, times: u32) -> Result<Self> {
-        let results = Results::begin(format, about.clone(), stdout())?;
+        let results = Results::begin(format, about.clone(), screen())?;
         Ok(Self {
             results: RefCell::new(results),
             document: RefCell::new(Document::new(about, kernel)),
@@ -45,7 +45,7 @@ impl Told {
             let case = document.case(report, self.times)?;
             self.results.borrow_mut().case(case)?;
         } else if self.times == 1 || !report.passed {
-            println!("{}", report.text());
+            write!(screen(), "{}", painted(&report.text()))?;
         }
         if let Some(path) = path {
             let json = serde_json::to_string_pretty(&*document)?;

@@ -57,12 +57,12 @@ fn people_get_a_line_each_and_what_is_wrong_below() {
     assert_eq!(
         written(Format::Human),
         "  | LAB: up <kernel>=7.3\n\
-         ok        1.2 s  guest/one: 3 boots\n\
-         FAILED    1.2 s  linux/two#2\n\
+         \u{1b}[32mok    \u{1b}[0m    1.2 s  guest/one: 3 boots\n\
+         \u{1b}[31mFAILED\u{1b}[0m    1.2 s  linux/two#2\n\
          \x20       CPU 2 is \"missing\" & gone\u{1b}[0m\n\
          \x20       ok 7 <not a result>\n\
-         -         0.0 s  gdb: there is no gdb\n\
-         1 passed, 1 failed\n"
+         \u{1b}[33m-     \u{1b}[0m    0.0 s  gdb: there is no gdb\n\
+         \u{1b}[31m1 passed, 1 failed\u{1b}[0m\n"
     );
 }
 
