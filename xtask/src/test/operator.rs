@@ -25,109 +25,111 @@ use debian::paths;
 use machine::control::Client;
 use machine::workshop::Workshop;
 
-const NAMES: [&str; 22] = [
-    "operator/looks-at-a-guest-that-spins-pauses-resets-and-ends-it",
-    "operator/nmi-enters-a-guest-that-masks-interrupts",
-    "operator/who-may-only-look",
-    "operator/raises-an-event-in-a-guest-that-masks-everything",
-    "operator/freezes-and-thaws-a-guest-that-computes",
-    "operator/is-heard-where-the-pcpu-that-listens-is-lost",
-    "operator/reads-a-guest-s-memory-and-no-other",
-    "operator/what-is-typed-comes-through-a-full-uart",
-    "operator/a-second-console",
-    "operator/a-flood-of-output",
-    "operator/two-clients-at-once",
-    "operator/half-a-request-and-damaged-ones",
-    "operator/a-watchdog-freezes-resets-and-ends-a-guest",
-    "operator/an-nmi-goes-from-rung-to-rung",
-    "operator/a-clock-that-is-held-stands-still",
-    "operator/dump-has-all-of-a-guest",
-    "operator/dump-of-each-of-several-guests",
-    "operator/dump-of-a-guest-that-runs-on",
-    "operator/a-watchdog-of-the-guest-s-own",
-    "operator/the-instant-of-a-crash-kernel",
-    "operator/who-writes-after-that-instant",
-    "operator/a-capture-kernel-cannot-change-what-it-reads",
+/// What comes of a test: something worth a remark, or nothing.
+type Check = fn(&Workshop) -> Result<String>;
+
+/// Each by its name.
+const TESTS: [(&str, Check); 22] = [
+    (
+        "operator/looks-at-a-guest-that-spins-pauses-resets-and-ends-it",
+        |workshop| quietly(look_and_end(workshop)),
+    ),
+    (
+        "operator/nmi-enters-a-guest-that-masks-interrupts",
+        |workshop| quietly(interrupt(workshop)),
+    ),
+    ("operator/who-may-only-look", |workshop| {
+        quietly(refuse(workshop))
+    }),
+    (
+        "operator/raises-an-event-in-a-guest-that-masks-everything",
+        |workshop| quietly(raise(workshop)),
+    ),
+    (
+        "operator/freezes-and-thaws-a-guest-that-computes",
+        often::compute,
+    ),
+    (
+        "operator/is-heard-where-the-pcpu-that-listens-is-lost",
+        |workshop| quietly(lose(workshop)),
+    ),
+    ("operator/reads-a-guest-s-memory-and-no-other", |workshop| {
+        quietly(read_memory(workshop))
+    }),
+    (
+        "operator/what-is-typed-comes-through-a-full-uart",
+        |workshop| quietly(echo(workshop)),
+    ),
+    ("operator/a-second-console", |workshop| {
+        quietly(share(workshop))
+    }),
+    ("operator/a-flood-of-output", often::answer_through_a_flood),
+    ("operator/two-clients-at-once", often::serve_two),
+    ("operator/half-a-request-and-damaged-ones", |workshop| {
+        line::abuse(workshop, 4096)
+    }),
+    (
+        "operator/a-watchdog-freezes-resets-and-ends-a-guest",
+        |workshop| quietly(watchdog::freeze_reset_and_end(workshop)),
+    ),
+    ("operator/an-nmi-goes-from-rung-to-rung", |workshop| {
+        quietly(watchdog::climb(workshop))
+    }),
+    ("operator/a-clock-that-is-held-stands-still", clock::hold),
+    ("operator/dump-has-all-of-a-guest", dump::whole),
+    ("operator/dump-of-each-of-several-guests", |workshop| {
+        quietly(dump::each(workshop))
+    }),
+    ("operator/dump-of-a-guest-that-runs-on", |workshop| {
+        quietly(dump::running(workshop))
+    }),
+    ("operator/a-watchdog-of-the-guest-s-own", |workshop| {
+        quietly(gwdt::bark(workshop))
+    }),
+    ("operator/the-instant-of-a-crash-kernel", instant::find),
+    ("operator/who-writes-after-that-instant", instant::name),
+    (
+        "operator/a-capture-kernel-cannot-change-what-it-reads",
+        capture::refuse,
+    ),
 ];
 
 /// The same many times over; run when they are named.
-const SOAKS: [&str; 4] = [
-    "operator/10000-pauses",
-    "operator/1000-registers-and-backtraces",
-    "operator/a-request-of-a-megabyte",
-    "operator/a-request-of-ten-megabytes",
+const SOAKS: [(&str, Check); 4] = [
+    ("operator/10000-pauses", |workshop| {
+        often::pause(workshop, 10_000)
+    }),
+    ("operator/1000-registers-and-backtraces", |workshop| {
+        often::look_often(workshop, 1000)
+    }),
+    ("operator/a-request-of-a-megabyte", |workshop| {
+        line::abuse(workshop, 1_000_000)
+    }),
+    ("operator/a-request-of-ten-megabytes", |workshop| {
+        line::abuse(workshop, 10_000_000)
+    }),
 ];
 
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    NAMES.into_iter().chain(SOAKS)
+    TESTS.iter().chain(&SOAKS).map(|(name, _)| *name)
 }
 
 /// Runs them.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
-    let [
-        life,
-        nmi,
-        look,
-        event,
-        freeze,
-        lost,
-        read,
-        typed,
-        console,
-        flood,
-        two,
-        half,
-        watched,
-        rungs,
-        clock,
-        whole,
-        each,
-        running,
-        own_watchdog,
-        instant,
-        writers,
-        evidence,
-    ] = NAMES;
-    ledger.check(life, || look_and_end(workshop).map(|()| String::new()));
-    ledger.check(nmi, || interrupt(workshop).map(|()| String::new()));
-    ledger.check(look, || refuse(workshop).map(|()| String::new()));
-    ledger.check(event, || raise(workshop).map(|()| String::new()));
-    ledger.check(freeze, || often::compute(workshop));
-    ledger.check(lost, || lose(workshop).map(|()| String::new()));
-    ledger.check(read, || read_memory(workshop).map(|()| String::new()));
-    ledger.check(typed, || echo(workshop).map(|()| String::new()));
-    ledger.check(console, || share(workshop).map(|()| String::new()));
-    ledger.check(flood, || often::answer_through_a_flood(workshop));
-    ledger.check(two, || often::serve_two(workshop));
-    ledger.check(half, || line::abuse(workshop, 4096));
-    ledger.check(watched, || {
-        watchdog::freeze_reset_and_end(workshop).map(|()| String::new())
-    });
-    ledger.check(rungs, || watchdog::climb(workshop).map(|()| String::new()));
-    ledger.check(clock, || clock::hold(workshop));
-    ledger.check(whole, || dump::whole(workshop));
-    ledger.check(each, || dump::each(workshop).map(|()| String::new()));
-    ledger.check(running, || dump::running(workshop).map(|()| String::new()));
-    ledger.check(own_watchdog, || {
-        gwdt::bark(workshop).map(|()| String::new())
-    });
-    ledger.check(instant, || instant::find(workshop));
-    ledger.check(writers, || instant::name(workshop));
-    ledger.check(evidence, || capture::refuse(workshop));
-    let [pauses, registers, long, longest] = SOAKS;
-    if ledger.names(pauses) {
-        ledger.check(pauses, || often::pause(workshop, 10_000));
+    for (name, check) in TESTS {
+        ledger.check(name, || check(workshop));
     }
-    if ledger.names(registers) {
-        ledger.check(registers, || often::look_often(workshop, 1000));
+    for (name, check) in SOAKS {
+        if ledger.names(name) {
+            ledger.check(name, || check(workshop));
+        }
     }
-    if ledger.names(long) {
-        ledger.check(long, || line::abuse(workshop, 1_000_000));
-    }
-    if ledger.names(longest) {
-        ledger.check(longest, || line::abuse(workshop, 10_000_000));
-    }
+}
+
+/// Without a remark.
+fn quietly(done: Result<()>) -> Result<String> {
+    done.map(|()| String::new())
 }
 
 fn look_and_end(workshop: &Workshop) -> Result<()> {
