@@ -1,18 +1,21 @@
-//! The CPUs in the capture kernel: which came back, and whether they are as good as before.
+//! The CPUs in the kernel that comes after: which came back, and whether they are as good as before.
 
 use std::fmt;
 
 use serde::Serialize;
 
-use crate::evidence::{GuestLog, HvRecords};
+use crate::evidence::{GuestLog, HvRecords, Trace};
 use crate::ladder::{Ladder, Stopped};
 use crate::plan::Plan;
 use crate::revived::Revived;
 
-/// The verdict on the CPUs in the capture kernel.
+/// The verdict on the CPUs in a kernel that came after another.
 #[derive(Clone, Debug, Serialize)]
 pub struct Capture {
     cpus: Vec<Cpu>,
+    /// What that kernel is called.
+    #[serde(skip)]
+    kernel: &'static str,
 }
 
 /// The verdict on one.
@@ -28,12 +31,41 @@ struct Cpu {
 impl Capture {
     /// Judges what `story` says the capture kernel found, and `drain` the hypervisor saw.
     pub fn of(plan: &Plan, story: &GuestLog, drain: &HvRecords, ladder: &Ladder) -> Self {
-        let lost = |cpu: u32| {
-            let stopped = ladder.stopped.get(cpu as usize);
-            !plan.comes_back() && matches!(stopped, Some(Stopped::Sdei { .. }))
+        let lost = |cpu: u32| match ladder.stopped.get(cpu as usize) {
+            Some(Stopped::Sdei { .. }) => !plan.comes_back(),
+            // It is in no event that CPU_ON could take it back from.
+            Some(Stopped::Itself) => true,
+            _ => false,
         };
-        let several = (0..plan.cpus).filter(|&cpu| !lost(cpu)).count() > 1;
-        let cpus = (0..plan.cpus).map(|cpu| {
+        let since = drain.stop_over_us(story);
+        Self::judge(plan.cpus, story, lost, "the capture kernel", |cpu| {
+            drain.first(cpu, "sdei-dispatch", since?)
+        })
+    }
+
+    /// The same of the kernel after a restart, which has them all.
+    pub fn after_restart(cpus: u32, story: &GuestLog, drain: &HvRecords) -> Self {
+        // Without a stop nobody was sent an event before.
+        let since = drain.stop_over_us(story).unwrap_or(0);
+        Self::judge(
+            cpus,
+            story,
+            |_| false,
+            "the kernel after the restart",
+            |cpu| drain.first(cpu, "sdei-dispatch", since),
+        )
+    }
+
+    /// `signalled` is the event 0 of a CPU that the hypervisor dispatched since that kernel was there.
+    fn judge<'a>(
+        cpus: u32,
+        story: &GuestLog,
+        lost: impl Fn(u32) -> bool,
+        kernel: &'static str,
+        signalled: impl Fn(u32) -> Option<&'a Trace>,
+    ) -> Self {
+        let several = (0..cpus).filter(|&cpu| !lost(cpu)).count() > 1;
+        let cpus = (0..cpus).map(|cpu| {
             let found = story.revived.iter().find(|found| found.cpu == cpu).copied();
             let is_lost = lost(cpu);
             Cpu {
@@ -41,14 +73,15 @@ impl Capture {
                 is_lost,
                 found,
                 faults: match found {
-                    None => vec!["was not looked at by the capture kernel".into()],
+                    None => vec![format!("was not looked at by {kernel}")],
                     Some(found) if is_lost => lost_faults(&found),
-                    Some(found) => faults(&found, several, was_signalled(cpu, story, drain)),
+                    Some(found) => faults(&found, several, signalled(cpu).is_some()),
                 },
             }
         });
         Self {
             cpus: cpus.collect(),
+            kernel,
         }
     }
 
@@ -56,7 +89,7 @@ impl Capture {
     pub fn faults(&self) -> impl Iterator<Item = String> {
         self.cpus.iter().flat_map(|cpu| {
             let faults = cpu.faults.iter();
-            faults.map(|fault| format!("in the capture kernel, CPU {} {fault}", cpu.cpu))
+            faults.map(|fault| format!("in {}, CPU {} {fault}", self.kernel, cpu.cpu))
         })
     }
 }
@@ -82,14 +115,6 @@ impl fmt::Display for Capture {
         }
         Ok(())
     }
-}
-
-/// Whether the hypervisor dispatched event 0 into `cpu` after the panicking CPU was done with the stop.
-fn was_signalled(cpu: u32, story: &GuestLog, drain: &HvRecords) -> bool {
-    drain
-        .stop_over_us(story)
-        .and_then(|over| drain.first(cpu, "sdei-dispatch", over))
-        .is_some()
 }
 
 fn lost_faults(found: &Revived) -> Vec<String> {

@@ -20,14 +20,24 @@ pub struct GuestLog {
     pub panicked: Option<u32>,
     /// Why, in the kernel's words.
     pub panic: Option<String>,
+    /// The CPUs that were to panic at the same time.
+    pub panicking: CpuList,
+    /// The CPU that restarted the machine.
+    pub restarted: Option<u32>,
     /// When the kernel began to stop the others, in microseconds of its log.
     pub stop_us: Option<u64>,
+    /// When it turned to pseudo-NMIs, in microseconds of its log.
+    pub nmi_us: Option<u64>,
+    /// Those it sent one, because the IPI had not stopped them.
+    pub nmi_retried: CpuList,
     /// When it turned to SDEI, in microseconds of its log.
     pub retry_us: Option<u64>,
-    /// Those it signalled then, because the IPI had not stopped them.
+    /// Those it signalled then, because nothing before had stopped them.
     pub retried: CpuList,
     /// Those it could not stop at all.
     pub failed: CpuList,
+    /// When the first of its panic notifiers said something, in microseconds of its log.
+    pub notified_us: Option<u64>,
     /// When it left for the capture kernel, in microseconds of its log.
     pub left_us: Option<u64>,
     /// Whether the capture kernel came up.
@@ -38,6 +48,8 @@ pub struct GuestLog {
     pub failure: Option<String>,
     /// CPUs whose backtrace the kernel printed, and where each stood.
     pub backtraces: Vec<(u32, String)>,
+    /// Whether the kernel masks interrupts by their priority.
+    pub pseudo_nmi: bool,
     /// How SDEI-stopped CPUs end, if the kernel says that it was told.
     pub fate: Option<String>,
     /// What hardens the kernel, by our init's names for it.
@@ -48,13 +60,21 @@ pub struct GuestLog {
     pub boots: u32,
     /// The CPU of our init, which wedges itself last.
     pub last_to_wedge: Option<u32>,
+    /// Whether our init waits for something to be done from outside.
+    pub waits: bool,
     /// An SError that a CPU took.
     pub serror: Option<SError>,
     /// What the hypervisor saw of each CPU before it sent that, if it was asked.
     pub outside: BTreeMap<u32, Outside>,
     /// What became of a known pattern in all registers of a CPU that took event 0.
     pub registers: Option<String>,
-    /// What the capture kernel found of each CPU.
+    /// What our init says of CPUs that it took off and on.
+    pub hotplug: Option<String>,
+    /// Whether Linux slept, and was woken by its clock.
+    pub slept: bool,
+    /// Where the function is that CPUs are wedged in, as the kernel has it.
+    pub wedge_at: Option<u64>,
+    /// What the capture kernel, or that after a restart, found of each CPU.
     pub revived: Vec<Revived>,
     #[serde(skip)]
     backtrace_of: Option<u32>,
@@ -98,10 +118,15 @@ impl GuestLog {
         if let Some(lab) = line.split_once("LAB: ").map(|(_, lab)| lab.trim_end()) {
             self.note_lab(lab);
         }
-        // The capture kernel stops nobody; what it says is not part of the stop.
-        if !self.captured {
+        // The capture kernel, or one after a restart, stops nobody; what it says is not part of the stop.
+        if !self.captured && self.boots < 2 {
             self.note_kernel(line);
         }
+    }
+
+    /// The CPU that stopped the others.
+    pub fn stopper(&self) -> Option<u32> {
+        self.panicked.or(self.restarted)
     }
 
     /// The same of what the first kernel says.
@@ -118,13 +143,24 @@ impl GuestLog {
             self.panic.get_or_insert_with(|| cause.to_owned());
         } else if line.contains("SMP: stopping secondary CPUs") {
             self.stop_us = log_time(line);
+        } else if line.contains("] sysrq: Resetting") {
+            // A restart does not say that it stops CPUs, which it begins with.
+            self.stop_us = log_time(line);
+        } else if let Some(list) = after("SMP: retry stop with NMI for CPUs ") {
+            self.nmi_us = log_time(line);
+            self.nmi_retried = first_list(list);
         } else if let Some(list) = after("SMP: retry stop with SDEI NMI for CPUs ") {
             self.retry_us = log_time(line);
             self.retried = first_list(list);
         } else if let Some(list) = after("SMP: failed to stop secondary CPUs ") {
             self.failed = first_list(list);
+        } else if line.contains("] Kernel Offset: ") {
+            // That of arm64, which every such kernel has.
+            self.notified_us = self.notified_us.or_else(|| log_time(line));
         } else if line.contains("Starting crashdump kernel") {
             self.left_us = log_time(line);
+        } else if line.contains("Pseudo-NMIs enabled") {
+            self.pseudo_nmi = true;
         } else if let Some(fate) = after("sdei_nmi: ending: ") {
             self.fate = Some(fate.to_owned());
         } else if let Some(cpu) = after("NMI backtrace for cpu ") {
@@ -179,6 +215,15 @@ impl GuestLog {
             }
             "wedged" => self.wedged.0.extend(cpu()),
             "panic" => self.panicked = cpu(),
+            "panics" => {
+                let list = rest.split_once("cpus=").map(|(_, list)| list);
+                self.panicking = list.map(first_list).unwrap_or_default();
+            }
+            "restart" => self.restarted = cpu(),
+            "wedge" => self.wedge_at = rest.split_once("at=").and_then(|(_, at)| hex(at)),
+            "hotplug" => self.hotplug = Some(rest.to_owned()),
+            "waits" => self.waits = true,
+            "awake" => self.slept = true,
             "last" => self.last_to_wedge = cpu(),
             "capture" => self.captured = true,
             "hardening" => {
@@ -289,9 +334,9 @@ impl HvRecords {
         Ok(())
     }
 
-    /// When the stop was over: the CPU that panicked masks SDEI on itself when it is done with the others.
+    /// When the stop was over: the CPU that panicked, or restarts the machine, masks SDEI on itself when it is done with the others.
     pub fn stop_over_us(&self, story: &GuestLog) -> Option<u64> {
-        let mask = self.first(story.panicked?, "pe-mask", 0)?;
+        let mask = self.first(story.stopper()?, "pe-mask", 0)?;
         Some(mask.time_us)
     }
 

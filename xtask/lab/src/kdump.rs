@@ -24,6 +24,7 @@ use clap::Args;
 use crate::cpulist::CpuList;
 use crate::place::Place;
 use crate::plan::{Fate, Plan, Scenario};
+use crate::scenario::Wedges;
 use debian::archive;
 use debian::paths;
 use debian::progress::Progress;
@@ -77,7 +78,7 @@ pub struct Kdump {
     /// [default: kdump; panic with --stock]
     #[arg(long, value_enum)]
     scenario: Option<Scenario>,
-    /// Where CPUs are when all are wedged, with `--scenario nmi`: in the kernel, in programs (where the hypervisor's test image masks
+    /// Where CPUs are that are wedged: in the kernel, with `--scenario nmi` in programs (where the hypervisor's test image masks
     /// their interrupts), in the handler of an interrupt, or in the kernel with a stack pointer that leads nowhere.
     #[arg(long, value_enum, value_name = "WHERE", default_value = "el1")]
     place: Place,
@@ -96,6 +97,9 @@ pub struct Kdump {
     /// and every one must come back.
     #[arg(long)]
     reclaim: bool,
+    /// Have Linux mask interrupts by their priority (`irqchip.gicv3_pseudo_nmi=1`): its stop ladder then has a rung between IPI and SDEI.
+    #[arg(long)]
+    pseudo_nmi: bool,
     /// Count instructions: 32 nanoseconds of the machine's time for each, whatever the host does.
     ///
     /// With many CPUs that spin this shows how long a stop takes them, and not how busy the host is.
@@ -308,6 +312,18 @@ impl Kdump {
             "with this scenario there is no dump to be held against memory; leave --oracle out"
         );
         ensure!(
+            !plan.pseudo_nmi || board == Board::Virt,
+            "pseudo-NMIs need a GICv3; leave --pseudo-nmi out, or choose --machine virt"
+        );
+        ensure!(
+            plan.scenario != Scenario::Suspend || board != Board::Raspi4b,
+            "a raspi4b has no clock that wakes it; choose another --scenario, or --machine virt or virt-gicv2"
+        );
+        ensure!(
+            self.beside.is_none() || !plan.panics_by_event() && !plan.place.is_patched(),
+            "instructions of the kernel are changed for this, which is done for a guest alone; leave --beside out, or choose another --scenario or --place"
+        );
+        ensure!(
             self.beside.is_none() || plan.scenario != Scenario::Assisted,
             "a guest with a capture kernel runs alone here; leave --beside out, or choose another --scenario"
         );
@@ -338,11 +354,14 @@ impl Kdump {
             None => Scenario::Kdump,
         };
         let scenario = self.scenario.unwrap_or(usual);
-        let wedge = self.wedge.clone().unwrap_or_else(|| match scenario {
-            Scenario::Nmi | Scenario::Watchdog | Scenario::Assisted => (0..cpus).collect(),
-            Scenario::Panic => CpuList::default(),
-            _ => [last.min(2)].into_iter().collect(),
-        });
+        let wedge = self
+            .wedge
+            .clone()
+            .unwrap_or_else(|| match scenario.wedges() {
+                Wedges::All => (0..cpus).collect(),
+                Wedges::None => CpuList::default(),
+                Wedges::Some => [last.min(2)].into_iter().collect(),
+            });
         let first_left = (0..cpus).find(|&cpu| !wedge.contains(cpu));
         Plan {
             scenario,
@@ -357,6 +376,7 @@ impl Kdump {
             fate: self.ending,
             firmware: self.firmware.clone().unwrap_or("spec".to_owned()),
             reclaim: self.reclaim,
+            pseudo_nmi: self.pseudo_nmi,
             icount: self.icount,
             is_stock: self.stock.is_some(),
             place: self.place,

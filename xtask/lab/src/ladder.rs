@@ -13,8 +13,18 @@ use crate::evidence::{GuestLog, HvRecords};
 pub enum Stopped {
     /// It is the one that panicked and stopped the others.
     Panicked,
+    /// It is the one that restarted the machine and stopped the others.
+    Restarted,
+    /// It panicked while another did already, and stopped itself. Linux saves no registers of it.
+    Itself,
     /// It took the stop IPI and switched itself off, so long after the kernel began to stop CPUs.
     Ipi {
+        /// Microseconds, if both clocks can be compared, and tell which was first.
+        after_us: Option<u64>,
+    },
+    /// It took the pseudo-NMI, an interrupt of a priority that the kernel does not mask, and switched itself off, so long after the
+    /// kernel turned to that.
+    PseudoNmi {
         /// Microseconds, if both clocks can be compared, and tell which was first.
         after_us: Option<u64>,
     },
@@ -32,8 +42,10 @@ pub enum Stopped {
 /// The ladder, rung by rung.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Ladder {
-    /// Microseconds of the IPI rung: until the kernel turned to SDEI, or was done.
+    /// Microseconds of the IPI rung: until the kernel turned to what comes next, or was done.
     pub ipi_us: Option<u64>,
+    /// Microseconds of the pseudo-NMI rung, if the kernel has one and climbed it.
+    pub pseudo_nmi_us: Option<u64>,
     /// Microseconds of the SDEI rung, if the kernel climbed it.
     pub sdei_us: Option<u64>,
     /// How each CPU came to stand still, by CPU number.
@@ -44,26 +56,40 @@ impl Ladder {
     /// Puts together what both witnesses saw of the stop of `cpus` CPUs.
     pub fn of(cpus: u32, story: &GuestLog, drain: &HvRecords) -> Self {
         let begin = story.stop_us;
-        let ipi_end = story.retry_us.or(story.left_us);
         let clock = Clock::of(story, drain);
+        // What comes after the stop says when that was over: in the log, or in the hypervisor's record.
+        let recorded = || Some(drain.stop_over_us(story)?.saturating_sub(clock?.ahead_us));
+        let over = story.notified_us.or(story.left_us).or_else(recorded);
+        let off = |cpu, begin: Option<u64>| {
+            clock.and_then(|clock| off_latency(cpu, begin?, clock, drain))
+        };
         let stopped = (0..cpus).map(|cpu| {
             if story.panicked == Some(cpu) {
                 Stopped::Panicked
+            } else if story.restarted == Some(cpu) {
+                Stopped::Restarted
             } else if story.failed.contains(cpu) {
                 Stopped::Not
             } else if story.retried.contains(cpu) {
                 Stopped::Sdei {
                     after_us: sdei_latency(cpu, story, drain),
                 }
+            } else if story.nmi_retried.contains(cpu) {
+                Stopped::PseudoNmi {
+                    after_us: off(cpu, story.nmi_us),
+                }
+            } else if story.panicking.contains(cpu) && has_stopped_itself(cpu, drain) {
+                Stopped::Itself
             } else {
                 Stopped::Ipi {
-                    after_us: clock.and_then(|clock| ipi_latency(cpu, begin?, clock, drain)),
+                    after_us: off(cpu, begin),
                 }
             }
         });
         Self {
-            ipi_us: span(begin, ipi_end),
-            sdei_us: span(story.retry_us, story.left_us),
+            ipi_us: span(begin, story.nmi_us.or(story.retry_us).or(over)),
+            pseudo_nmi_us: span(story.nmi_us, story.retry_us.or(over)),
+            sdei_us: span(story.retry_us, over),
             stopped: stopped.collect(),
         }
     }
@@ -72,6 +98,7 @@ impl Ladder {
     pub fn below(cpus: u32) -> Self {
         Self {
             ipi_us: None,
+            pseudo_nmi_us: None,
             sdei_us: None,
             stopped: (0..cpus).map(|_| Stopped::Below).collect(),
         }
@@ -89,17 +116,32 @@ impl fmt::Display for Ladder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ipi = self.those(|how| matches!(how, Stopped::Ipi { .. }));
         let sdei = self.those(|how| matches!(how, Stopped::Sdei { .. }));
+        let nmi = self.those(|how| matches!(how, Stopped::PseudoNmi { .. }));
+        let itself = self.those(|how| how == Stopped::Itself);
         let not = self.those(|how| how == Stopped::Not);
         let below = self.those(|how| how == Stopped::Below);
         if !below.is_empty() {
             return write!(f, "  the hypervisor stopped CPUs {below}");
         }
-        write!(f, "  IPI   {}  stopped CPUs {ipi}", Millis(self.ipi_us))?;
+        let mut rung = |name: &str, line_end: &str, took: Option<u64>, cpus: &CpuList| {
+            write!(
+                f,
+                "{line_end}  {name:10}  {}  stopped CPUs {cpus}",
+                Millis(took)
+            )
+        };
+        rung("IPI", "", self.ipi_us, &ipi)?;
+        if !nmi.is_empty() || self.pseudo_nmi_us.is_some() {
+            rung("pseudo-NMI", "\n", self.pseudo_nmi_us, &nmi)?;
+        }
         if !sdei.is_empty() || self.sdei_us.is_some() {
-            write!(f, "\n  SDEI  {}  stopped CPUs {sdei}", Millis(self.sdei_us))?;
+            rung("SDEI", "\n", self.sdei_us, &sdei)?;
+        }
+        if !itself.is_empty() {
+            write!(f, "\n  {:10}  {:13}  stopped CPUs {itself}", "itself", "")?;
         }
         if !not.is_empty() {
-            write!(f, "\n  none  {:13}  left CPUs {not} running", "")?;
+            write!(f, "\n  {:10}  {:13}  left CPUs {not} running", "none", "")?;
         }
         Ok(())
     }
@@ -109,9 +151,12 @@ impl fmt::Display for Stopped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (how, after_us) = match self {
             Self::Panicked => return f.write_str("panicked"),
+            Self::Restarted => return f.write_str("restarted"),
+            Self::Itself => return f.write_str("by itself"),
             Self::Not => return f.write_str("not stopped"),
             Self::Below => return f.write_str("by the hypervisor"),
             Self::Ipi { after_us } => ("IPI", after_us),
+            Self::PseudoNmi { after_us } => ("pseudo-NMI", after_us),
             Self::Sdei { after_us } => ("SDEI", after_us),
         };
         write!(f, "{how}")?;
@@ -144,12 +189,12 @@ impl Clock {
     /// The kernel says "retry stop with SDEI NMI" right before its first signal, which the
     /// hypervisor records: one moment on both clocks.
     fn of(story: &GuestLog, drain: &HvRecords) -> Option<Self> {
-        let panicked = story.panicked?;
+        let stopper = story.stopper()?;
         let over = drain.stop_over_us(story).unwrap_or(u64::MAX);
         let signal = drain
             .traces
             .iter()
-            .filter(|trace| trace.vcpu == panicked && trace.event == "sdei-signal")
+            .filter(|trace| trace.vcpu == stopper && trace.event == "sdei-signal")
             .filter(|trace| u32::try_from(trace.a).is_ok_and(|cpu| story.retried.contains(cpu)))
             .filter(|trace| trace.time_us <= over)
             .map(|trace| trace.time_us);
@@ -173,16 +218,22 @@ fn sdei_latency(cpu: u32, story: &GuestLog, drain: &HvRecords) -> Option<u64> {
     let signalled = drain
         .traces
         .iter()
-        .filter(|trace| Some(trace.vcpu) == story.panicked && trace.event == "sdei-signal")
+        .filter(|trace| Some(trace.vcpu) == story.stopper() && trace.event == "sdei-signal")
         .filter(|trace| trace.a == u64::from(cpu) && trace.time_us <= entered)
         .map(|trace| trace.time_us)
         .max()?;
     Some(entered - signalled)
 }
 
-/// Microseconds from the beginning of the stop to the CPU_OFF of `cpu`; nothing if that seems to come first, as the
+/// Whether `cpu` has masked SDEI, as one does that stops, and is not off: those that others stop by an interrupt are.
+fn has_stopped_itself(cpu: u32, drain: &HvRecords) -> bool {
+    let has_done = |event| drain.first(cpu, event, 0).is_some();
+    has_done("pe-mask") && !has_done("cpu-off")
+}
+
+/// Microseconds from the beginning of a rung to the CPU_OFF of `cpu`; nothing if that seems to come first, as the
 /// two are of different clocks.
-fn ipi_latency(cpu: u32, begin_us: u64, clock: Clock, drain: &HvRecords) -> Option<u64> {
+fn off_latency(cpu: u32, begin_us: u64, clock: Clock, drain: &HvRecords) -> Option<u64> {
     let begin = begin_us + clock.ahead_us;
     // The line is written a moment after the clock is read, so CPU_OFF may seem to come first.
     const SLACK_US: u64 = 100_000;
@@ -246,8 +297,73 @@ pub(crate) mod tests {
         );
         assert_eq!(
             ladder.to_string(),
-            "  IPI     2133.001 ms  stopped CPUs 1,3\n  SDEI       5.296 ms  stopped CPUs 2"
+            "  IPI           2133.001 ms  stopped CPUs 1,3\n  SDEI             5.296 ms  stopped CPUs 2"
         );
+    }
+
+    /// The same of a kernel that has pseudo-NMIs, which reach CPU 3.
+    pub fn pseudo_nmi_log() -> String {
+        let sent = "[    8.700455] SMP: retry stop with NMI for CPUs 2-3\n[    8.711455] SMP: retry stop with SDEI";
+        LOG.replace("[    8.700455] SMP: retry stop with SDEI", sent)
+    }
+
+    #[test]
+    fn a_pseudo_nmi_is_a_rung_of_its_own() {
+        let late: Vec<String> = records()
+            .iter()
+            .map(|line| {
+                line.replace("t=7569454", "t=9702455")
+                    .replace("t=97005", "t=97115")
+            })
+            .collect();
+        let log = pseudo_nmi_log().replace("8.705751", "8.716751");
+        let ladder = Ladder::of(4, &story(&log), &drain(&late));
+        let rungs = (ladder.ipi_us, ladder.pseudo_nmi_us, ladder.sdei_us);
+        assert_eq!(rungs, (Some(2_133_001), Some(11_000), Some(5_296)));
+        let reached = Stopped::PseudoNmi {
+            after_us: Some(1950),
+        };
+        assert_eq!(ladder.stopped[3], reached);
+        assert!(matches!(ladder.stopped[2], Stopped::Sdei { .. }));
+        assert!(matches!(ladder.stopped[1], Stopped::Ipi { .. }));
+        assert_eq!(
+            ladder.to_string(),
+            "  IPI           2133.001 ms  stopped CPUs 1\n  pseudo-NMI      11.000 ms  stopped CPUs 3\n  SDEI             5.296 ms  stopped CPUs 2"
+        );
+        let json = serde_json::to_string(&reached).unwrap();
+        assert_eq!(json, r#"{"pseudo-nmi":{"after_us":1950}}"#);
+        // All that it reaches is left for SDEI to do: nothing.
+        let log = log.replace(
+            "[    8.711455] SMP: retry stop with SDEI NMI for CPUs 2\n",
+            "",
+        );
+        let ladder = Ladder::of(4, &story(&log), &drain(&late));
+        assert_eq!((ladder.pseudo_nmi_us, ladder.sdei_us), (Some(16_296), None));
+        assert_eq!(ladder.stopped[2], Stopped::PseudoNmi { after_us: None });
+    }
+
+    #[test]
+    fn a_cpu_that_panics_second_has_stopped_itself_unless_it_is_off() {
+        let log = LOG.replace("LAB: panic cpu=0", "LAB: panics cpus=0,3");
+        let mut lines = records();
+        lines.push("@trace vm=0 vcpu=3 t=7569453 event=pe-mask a=0x0 b=0x0".into());
+        let off = Ladder::of(4, &story(&log), &drain(&lines));
+        assert!(matches!(off.stopped[3], Stopped::Ipi { .. }));
+        lines.retain(|line| !line.contains("vcpu=3 t=7569454"));
+        let itself = Ladder::of(4, &story(&log), &drain(&lines));
+        assert_eq!(itself.stopped[3], Stopped::Itself);
+        assert!(itself.to_string().ends_with("stopped CPUs 3"), "{itself}");
+        // Of one that was not to panic nothing is known.
+        let other = Ladder::of(4, &story(LOG), &drain(&lines));
+        assert_eq!(other.stopped[3], Stopped::Ipi { after_us: None });
+    }
+
+    #[test]
+    fn panic_notifiers_are_no_part_of_a_rung() {
+        let said = "[    8.702000] Kernel Offset: 0x1000 from 0x2000\n[    8.705751] Starting";
+        let log = LOG.replace("[    8.705751] Starting", said);
+        let ladder = Ladder::of(4, &story(&log), &drain(&records()));
+        assert_eq!(ladder.sdei_us, Some(1545));
     }
 
     #[test]

@@ -112,6 +112,9 @@ const SDEI: [Need; 2] = [
     ),
 ];
 
+/// What takes a CPU off.
+const HOTPLUG: Need = built_in(&["HOTPLUG_CPU"], "CPUs go off and on");
+
 /// What tells a hard lockup.
 const LOCKUP: [Need; 3] = [
     built_in(&["HARDLOCKUP_DETECTOR"], "it is to find the wedged CPU"),
@@ -133,44 +136,93 @@ pub fn of(plan: &Plan, board: Board) -> Vec<Need> {
         });
     }
     // After sysrq-l a panic is the way out, for which a crash kernel is loaded, too.
-    needs.extend(DUMP);
+    let scenario = plan.scenario;
+    if scenario.dumps() || scenario.loads_crash_kernel() {
+        needs.extend(DUMP);
+    }
     // Where the hypervisor starts the capture kernel nobody has to load it, and no CPU stops another.
-    let is_assisted = plan.scenario == Scenario::Assisted;
-    if !is_assisted {
+    if scenario.loads_crash_kernel() {
         needs.push(KEXEC);
     }
-    if plan.scenario.dumps() {
+    // What a restart is to remember is on the disk.
+    if scenario.dumps() || scenario == Scenario::Reboot {
         match board {
             Board::Virt | Board::VirtGicv2 => needs.extend(VIRTIO),
             Board::Raspi4b => needs.extend(CARD),
         }
     }
-    if matches!(
-        plan.scenario,
-        Scenario::Kdump | Scenario::Panic | Scenario::SysrqL
-    ) {
-        needs.push(built_in(&["MAGIC_SYSRQ"], "a CPU is made to panic by it"));
+    if plan.pseudo_nmi {
+        needs.push(built_in(
+            &["ARM64_PSEUDO_NMI"],
+            "interrupts are masked by their priority",
+        ));
     }
-    if plan.scenario == Scenario::Hardlockup {
-        needs.extend(LOCKUP);
-    }
+    needs.extend(of_scenario(scenario));
     if !plan.wedge.is_empty() && !plan.is_masked() {
         needs.extend(WEDGE);
-        if plan.offers_sdei() && !is_assisted {
+        if plan.offers_sdei() && scenario != Scenario::Assisted {
             needs.extend(SDEI);
         }
     }
+    // Whom nothing wedges takes event 0 all the same.
+    let takes_events = matches!(
+        scenario,
+        Scenario::Kexec | Scenario::Hotplug | Scenario::Suspend
+    );
+    if takes_events && plan.offers_sdei() {
+        needs.extend(SDEI);
+    }
     let is_told = matches!(
-        plan.scenario,
-        Scenario::SysrqL | Scenario::Nmi | Scenario::Watchdog
+        scenario,
+        Scenario::SysrqL | Scenario::Nmi | Scenario::Watchdog | Scenario::Reboot
     );
     if is_told && !plan.is_masked() {
         needs.push(built_in(
             &["KALLSYMS"],
-            "the kernel's log names the function that a CPU is wedged in",
+            "the kernel names the function that a CPU is wedged in",
         ));
     }
     needs
+}
+
+/// What each scenario needs of its own.
+fn of_scenario(scenario: Scenario) -> Vec<Need> {
+    const BACKTRACES: Need = built_in(
+        &["MAGIC_SYSRQ"],
+        "all CPUs are asked for their backtraces by it",
+    );
+    match scenario {
+        Scenario::Kdump | Scenario::Panic | Scenario::SysrqL | Scenario::PostNotifiers => {
+            vec![built_in(&["MAGIC_SYSRQ"], "a CPU is made to panic by it")]
+        }
+        Scenario::TwoPanics => vec![
+            built_in(&["MAGIC_SYSRQ"], "two CPUs are made to panic by it"),
+            built_in(&["DEBUG_BUGVERBOSE"], "a panic names its CPU"),
+        ],
+        Scenario::PanicInHandler => vec![built_in(&["DEBUG_BUGVERBOSE"], "a panic names its CPU")],
+        Scenario::Hardlockup => LOCKUP.to_vec(),
+        Scenario::Reboot => vec![built_in(
+            &["MAGIC_SYSRQ"],
+            "it restarts the machine while a CPU is wedged",
+        )],
+        Scenario::Kexec => vec![
+            built_in(&["KEXEC_FILE", "KEXEC"], "Linux starts another by kexec"),
+            HOTPLUG,
+            BACKTRACES,
+        ],
+        Scenario::Hotplug => vec![
+            HOTPLUG,
+            built_in(&["PERF_EVENTS"], "all CPUs are sampled meanwhile"),
+            BACKTRACES,
+        ],
+        Scenario::Suspend => vec![
+            built_in(&["SUSPEND"], "Linux sleeps"),
+            HOTPLUG,
+            built_in(&["RTC_DRV_PL031"], "the clock that wakes it"),
+            BACKTRACES,
+        ],
+        Scenario::Nmi | Scenario::Watchdog | Scenario::Assisted => Vec::new(),
+    }
 }
 
 impl Need {

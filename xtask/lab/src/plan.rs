@@ -15,6 +15,8 @@ use crate::cpulist::CpuList;
 use crate::instant::PLACE;
 use crate::place::Place;
 use crate::rescue::{Masked, Way};
+pub use crate::scenario::Scenario;
+use crate::scenario::Wedges;
 use debian::kernel::KernelVariant;
 use hv_abi::firmware::{Fault, Firmware};
 use hv_abi::watchdog::{Act, Watchdog};
@@ -26,56 +28,6 @@ use machine::qemu::DEFAULT_CPU;
 pub const HELD: u64 = 256 << 20;
 /// The same for a kernel as it is shipped.
 const HELD_FOR_STOCK: u64 = 512 << 20;
-
-/// What is done to the guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Scenario {
-    /// CPUs are wedged, another panics, the capture kernel dumps.
-    Kdump,
-    /// No CPU is wedged; one panics, the capture kernel dumps.
-    Panic,
-    /// sysrq-l shows 20 times a program with a pattern in its registers, then, with CPUs wedged, every CPU's backtrace,
-    /// those of the wedged ones by SDEI; then Linux reboots, which is the end. Nothing panics or dumps.
-    SysrqL,
-    /// CPUs are wedged, the hard-lockup detector panics from a timer interrupt, the capture kernel dumps.
-    Hardlockup,
-    /// All CPUs are wedged, so that none is left to do anything. The hypervisor has one of them take an SError, which panics there,
-    /// stops the others by SDEI, and the capture kernel dumps.
-    Nmi,
-    /// The same, and nobody asks the hypervisor: its watchdog over the guest finds that all are wedged.
-    Watchdog,
-    /// All CPUs are wedged, and the guest has no crash kernel. The hypervisor starts a capture kernel beside its memory, which dumps it;
-    /// then the guest starts anew.
-    Assisted,
-}
-
-impl Scenario {
-    /// Its name for our init.
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Kdump => "kdump",
-            Self::Panic => "panic",
-            Self::SysrqL => "sysrq-l",
-            Self::Hardlockup => "hardlockup",
-            // The guest does the same.
-            Self::Nmi | Self::Watchdog | Self::Assisted => "nmi",
-        }
-    }
-
-    /// Whether it ends in a dump.
-    pub const fn dumps(self) -> bool {
-        matches!(
-            self,
-            Self::Kdump
-                | Self::Panic
-                | Self::Hardlockup
-                | Self::Nmi
-                | Self::Watchdog
-                | Self::Assisted
-        )
-    }
-}
 
 /// How the life of a CPU ends that was stopped by SDEI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
@@ -132,6 +84,8 @@ pub struct Plan {
     pub firmware: String,
     /// Whether CPU_ON takes back a CPU that is parked in an event; the capture kernel then gets all CPUs.
     pub reclaim: bool,
+    /// Whether the kernel masks interrupts by their priority, so that some reach a CPU all the same: pseudo-NMIs.
+    pub pseudo_nmi: bool,
     /// Whether time is what the CPUs execute, and not the host's.
     pub icount: bool,
     /// Whether the kernel is as Debian ships it: it has nothing that wedges a CPU.
@@ -162,6 +116,7 @@ impl Plan {
             fate: None,
             firmware: "spec".to_owned(),
             reclaim: false,
+            pseudo_nmi: false,
             icount: false,
             is_stock: false,
             place: Place::El1,
@@ -183,16 +138,28 @@ impl Plan {
             !self.by_event || self.scenario == Scenario::Nmi && self.place == Place::El1,
             "an NMI raises an event where CPUs are wedged in the kernel"
         );
+        let (name, wedges) = (self.scenario.name(), self.scenario.wedges());
         ensure!(
-            self.place == Place::El1 || self.scenario == Scenario::Nmi && !self.is_stock,
-            "--place says where our kernel's CPUs are that an NMI reaches; leave it out without --scenario nmi, and with --stock"
+            self.place == Place::El1 || wedges != Wedges::None && !self.is_stock,
+            "--place says where CPUs of a kernel of ours or yours are wedged; leave it out with --stock, and with --scenario {name}, which wedges none"
         );
         ensure!(
-            self.wedge.is_empty() || self.scenario != Scenario::Panic,
-            "--scenario panic wedges no CPU; leave --wedge out"
+            self.place != Place::El0 || self.scenario == Scenario::Nmi,
+            "the hypervisor's test image masks CPUs in programs only where all are wedged; choose --scenario nmi, or another --place"
         );
         ensure!(
-            !self.wedge.is_empty() || self.scenario == Scenario::Panic,
+            self.wedge.is_empty() || wedges != Wedges::None,
+            "--scenario {name} wedges no CPU; leave --wedge out{}",
+            match self.scenario {
+                Scenario::Kexec =>
+                    " (kexec has every CPU go off by itself, and waits for ever for one that is wedged)",
+                Scenario::Hotplug | Scenario::Suspend =>
+                    " (a CPU that is wedged cannot be taken off)",
+                _ => "",
+            }
+        );
+        ensure!(
+            !self.wedge.is_empty() || wedges == Wedges::None,
             "--wedge names no CPU"
         );
         ensure!(
@@ -209,7 +176,7 @@ impl Plan {
         }
         ensure!(
             !self.is_left_alone() || (0..self.cpus).all(|cpu| self.wedge.contains(cpu)),
-            "--scenario nmi wedges all CPUs; leave --wedge out"
+            "--scenario {name} wedges all CPUs; leave --wedge out"
         );
         ensure!(
             self.scenario != Scenario::Assisted || !self.captures_with_all(),
@@ -222,8 +189,11 @@ impl Plan {
         );
         ensure!(
             !self.captures_with_all() || self.scenario.dumps(),
-            "--ending and --reclaim are about a crash dump, which {} is not; leave them out",
-            self.scenario.name()
+            "--ending and --reclaim are about a crash dump, which {name} is not; leave them out"
+        );
+        ensure!(
+            self.scenario != Scenario::TwoPanics || self.second().is_some(),
+            "--scenario two-panics needs two CPUs that are not wedged; use more with --cpus, or wedge fewer with --wedge"
         );
         ensure!(
             self.offers_sdei() || !self.captures_with_all(),
@@ -240,10 +210,19 @@ impl Plan {
 
     /// Whether no CPU of the guest is left to do anything.
     pub fn is_left_alone(&self) -> bool {
-        matches!(
-            self.scenario,
-            Scenario::Nmi | Scenario::Watchdog | Scenario::Assisted
-        )
+        self.scenario.wedges() == Wedges::All
+    }
+
+    /// The CPU that panics at the same time as another.
+    pub fn second(&self) -> Option<u32> {
+        let is_free = |cpu: &u32| *cpu != self.panic && !self.wedge.contains(*cpu);
+        let mut free = (0..self.cpus).filter(is_free);
+        free.next().filter(|_| self.scenario == Scenario::TwoPanics)
+    }
+
+    /// Whether the kernel registers an SDEI event by which it panics.
+    pub fn panics_by_event(&self) -> bool {
+        self.by_event || self.scenario == Scenario::PanicInHandler
     }
 
     /// What is done from outside about CPUs that are all wedged.
@@ -251,6 +230,7 @@ impl Plan {
         let usual = match self.scenario {
             Scenario::Nmi => Way::Nmi,
             Scenario::Assisted => Way::Capture { cpus: self.cpus },
+            Scenario::PanicInHandler => return Some(Way::Event { cpu: self.panic }),
             _ => return None,
         };
         Some(self.masked().map_or(usual, Way::Mask))
@@ -332,7 +312,7 @@ impl Plan {
     /// What is reserved for the crash kernel, and if that is to be known, where, as crashkernel= has it; nothing if there is none.
     fn reserved(&self) -> Option<String> {
         let size = match self.scenario {
-            Scenario::Assisted => return None,
+            scenario if !scenario.loads_crash_kernel() => return None,
             // A kernel as it is shipped may be large.
             _ if self.is_stock => "256M",
             Scenario::Panic => "256M",
@@ -362,39 +342,39 @@ impl Plan {
 
     /// The kernel's command line.
     pub fn bootargs(&self) -> String {
-        let capture = match self.fate {
-            None if !self.reclaim => "lab.maxcpus=1".to_owned(),
-            None | Some(Fate::Park) => "lab.check=cpus".to_owned(),
-            Some(fate) => format!("lab.check=cpus sdei_ending={}", fate.name()),
-        };
-        let (reserved, capture) = match self.reserved() {
-            Some(size) => (format!("crashkernel={size} "), capture),
-            None => (String::new(), "lab.capture=no".to_owned()),
-        };
+        let wedge: Vec<String> = self.wedge.iter().map(|cpu| cpu.to_string()).collect();
         let job = match self.is_masked() {
             true => "mask",
-            false => self.scenario.name(),
+            false => self.scenario.job(),
         };
-        let place = match self.scenario {
-            Scenario::Nmi if self.place != Place::El1 => {
-                format!(
-                    " lab.place={} lab.crash={}",
-                    self.place.name(),
-                    self.place.crash()
-                )
-            }
-            _ => String::new(),
-        };
-        format!(
-            "console=ttyAMA0 {reserved}lab.do={} lab.wedge={} lab.panic={} {capture}{place}",
-            job,
-            self.wedge
-                .iter()
-                .map(|cpu| cpu.to_string())
-                .collect::<Vec<_>>()
-                .join(","),
-            self.panic
-        )
+        let mut words = vec!["console=ttyAMA0".to_owned()];
+        let reserved = self.reserved();
+        words.extend(reserved.iter().map(|size| format!("crashkernel={size}")));
+        words.push(format!("lab.do={job}"));
+        words.push(format!("lab.wedge={}", wedge.join(",")));
+        words.push(format!("lab.panic={}", self.panic));
+        words.extend(self.second().map(|cpu| format!("lab.second={cpu}")));
+        if self.scenario.restarts() || self.captures_with_all() {
+            words.push("lab.check=cpus".into());
+        } else if reserved.is_some() {
+            words.push("lab.maxcpus=1".into());
+        } else {
+            words.push("lab.capture=no".into());
+        }
+        if let Some(fate) = self.fate.filter(|fate| *fate != Fate::Park) {
+            words.push(format!("sdei_ending={}", fate.name()));
+        }
+        if self.pseudo_nmi {
+            words.push("irqchip.gicv3_pseudo_nmi=1".into());
+        }
+        if self.scenario == Scenario::PostNotifiers {
+            words.push("crash_kexec_post_notifiers".into());
+        }
+        if self.place != Place::El1 {
+            words.push(format!("lab.place={}", self.place.name()));
+            words.push(format!("lab.crash={}", self.place.crash()));
+        }
+        words.join(" ")
     }
 }
 

@@ -49,6 +49,11 @@ pub enum Way {
     Nmi,
     /// One takes an NMI, or the guest's capture kernel is started, once the hypervisor's test image has wedged them.
     Mask(Masked),
+    /// This CPU, which is not wedged, takes the event that an NMI raises first.
+    Event {
+        /// Which.
+        cpu: u32,
+    },
     /// The hypervisor starts the guest's capture kernel.
     Capture {
         /// Of so many.
@@ -82,6 +87,9 @@ impl Rescue {
             let done = match way {
                 Way::Mask(masked) => mask(&operator, masked, memory),
                 Way::Nmi => rescue(&operator, memory).map(|()| Seen::new()),
+                Way::Event { cpu } => u8::try_from(cpu)
+                    .map_err(Into::into)
+                    .and_then(|cpu| send(&operator, cpu).map(|()| Seen::new())),
                 Way::Capture { cpus } => capture(&operator, cpus, memory),
             };
             if done.is_err() {

@@ -77,7 +77,7 @@ impl Verdict {
     /// Judges `evidence`.
     pub fn of(evidence: &Evidence<'_>, ladder: &Ladder) -> Self {
         let mut faults = Vec::new();
-        let (notes, missing) = match assign(evidence) {
+        let (notes, missing) = match assign(evidence, ladder) {
             Ok(assigned) => assigned,
             Err(fault) => {
                 faults.push(fault);
@@ -130,6 +130,7 @@ impl fmt::Display for Cpu {
         let stopped = self.stopped.to_string();
         let place = match (&self.stood_in, &self.outside) {
             (Some(place), _) => place,
+            (None, None) if self.stopped == Stopped::Itself => "Linux saves no registers of it",
             (None, None) => "no registers",
             (None, Some(_)) => "nothing in the vmcore",
         };
@@ -154,10 +155,12 @@ type Assigned<'a> = (Vec<(u32, &'a Prstatus)>, CpuList);
 ///
 /// The notes come in the order of CPU numbers, and a CPU that was not stopped has none, which moves
 /// those after it. So the count must fit what the guest said it could not stop.
-fn assign<'a>(evidence: &Evidence<'a>) -> Result<Assigned<'a>, String> {
+fn assign<'a>(evidence: &Evidence<'a>, ladder: &Ladder) -> Result<Assigned<'a>, String> {
     let count = evidence.notes.len();
-    let all: CpuList = (0..evidence.cpus).collect();
     let failed = &evidence.story.failed;
+    // Linux saves no registers of a CPU that stops itself.
+    let itself = |cpu: u32| ladder.stopped.get(cpu as usize) == Some(&Stopped::Itself);
+    let all: CpuList = (0..evidence.cpus).filter(|&cpu| !itself(cpu)).collect();
     let present: CpuList = all.iter().filter(|&cpu| !failed.contains(cpu)).collect();
     let (owners, missing) = if count == all.len() {
         (all, CpuList::default())
@@ -220,8 +223,14 @@ fn judge(evidence: &Evidence<'_>, ladder: &Ladder, cpu: u32, note: Option<&Prsta
         let unstopped = || "was not stopped, as the guest itself reports".to_owned();
         faults.push(late.clone().unwrap_or_else(unstopped));
     }
+    let is_second = evidence.story.panicking.contains(cpu) && stopped != Stopped::Panicked;
+    if is_second && stopped != Stopped::Itself {
+        faults.push(format!(
+            "was to panic while another did, but how it was stopped is: {stopped}"
+        ));
+    }
     let Some(note) = note else {
-        if !is_for_outside {
+        if !is_for_outside && stopped != Stopped::Itself {
             faults.push("is missing from the vmcore".into());
         }
         return Cpu {
@@ -246,7 +255,9 @@ fn judge(evidence: &Evidence<'_>, ladder: &Ladder, cpu: u32, note: Option<&Prsta
         faults.extend(judge_wedge(evidence, cpu, stopped, &note.registers, &place));
     }
     let mut equal = None;
-    if wedged && !has_serror || matches!(stopped, Stopped::Sdei { .. }) {
+    // Whom an interrupt has stopped, the hypervisor knows nothing of.
+    let is_recorded = wedged && !matches!(stopped, Stopped::PseudoNmi { .. });
+    if is_recorded && !has_serror || matches!(stopped, Stopped::Sdei { .. }) {
         let frame = evidence.drain.stopped_in(cpu, evidence.story);
         let frame = frame.filter(|frame| frame.running || !evidence.stays_in_handler);
         let recorded = match stopped {
@@ -382,7 +393,9 @@ fn judge_wedge(
             place.text
         ));
     }
-    if registers.pstate & PSTATE_I == 0 {
+    // A kernel with pseudo-NMIs masks interrupts by their priority, which is in no dump.
+    let is_by_priority = evidence.story.pseudo_nmi;
+    if registers.pstate & PSTATE_I == 0 && !is_by_priority {
         faults.push(format!(
             "was wedged with interrupts masked, but the vmcore has pstate {:#x}",
             registers.pstate

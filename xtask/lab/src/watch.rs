@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -12,6 +13,7 @@ use crate::evidence::{GuestLog, HvRecords};
 use crate::instant::{self, TRUTH, WEDGED, Witness};
 use crate::plan::{Plan, Scenario};
 use crate::rescue::Rescue;
+use crate::stood::{self, Stood};
 use machine::console::{GuestLines, Record};
 use machine::control::{self, Control};
 use machine::ending::{Ending, Watch};
@@ -31,6 +33,8 @@ pub struct GuestRun {
     pub elapsed: Duration,
     /// The last lines of the console.
     pub tail: Vec<String>,
+    /// Where each CPU stood when the time was over, if it was.
+    pub stood: Option<Vec<Stood>>,
 }
 
 /// What was seen of a machine.
@@ -50,6 +54,9 @@ const LEAVE: Duration = Duration::from_secs(60);
 
 /// How long it may take once its init has said that it failed; with a wedged CPU it can only reboot.
 const GIVE_UP: Duration = Duration::from_secs(5);
+
+/// So long before the time is over it is asked where each CPU stands.
+const LAST_LOOK: Duration = Duration::from_secs(10);
 
 /// Boots `machine`, whose guests from number `first` on are those of `plans`, with any others around them, and watches until it
 /// ends; `show` is given the guests' lines as they come, with the number of each.
@@ -90,8 +97,15 @@ pub fn watch(
         .map(|(vm, plan)| Watched::new(plan, operator.of(vm), log))
         .collect();
     let mut disturbed = Vec::new();
+    let last_look = Instant::now() + timeout.saturating_sub(LAST_LOOK.min(timeout / 10));
+    let mut looks = Vec::new();
     let timed_out = loop {
-        match session.next_event()? {
+        let until = looks.is_empty().then_some(last_look);
+        let Some(event) = session.next_event_until(until)? else {
+            looks.extend(watched.iter().map(Watched::look));
+            continue;
+        };
+        match event {
             Event::Guest { vm, bytes } => {
                 operator.hear_guest(vm, &bytes);
                 for line in lines.entry(vm).or_default().push(&bytes) {
@@ -137,8 +151,14 @@ pub fn watch(
         }
     };
     operator.end();
-    let (ending, elapsed, tail) = (ends.ending(timed_out), session.elapsed(), session.tail());
-    let run = |own: Watched<'_>| {
+    let mut stood = looks
+        .into_iter()
+        .map(|look| look.join().ok().filter(|_| timed_out));
+    // What was answered is not what the machine said last.
+    let said = session.tail().into_iter();
+    let tail: Vec<String> = said.filter(|line| !line.contains("] @answer ")).collect();
+    let (ending, elapsed) = (ends.ending(timed_out), session.elapsed());
+    let mut run = |own: Watched<'_>| {
         let (story, drain) = own.end();
         GuestRun {
             story,
@@ -146,10 +166,11 @@ pub fn watch(
             ending: ending.clone(),
             elapsed,
             tail: tail.clone(),
+            stood: stood.next().flatten(),
         }
     };
     Ok(Seen {
-        runs: watched.into_iter().map(run).collect(),
+        runs: watched.into_iter().map(&mut run).collect(),
         disturbed,
         instant: witness.map(Witness::end),
     })
@@ -194,10 +215,16 @@ impl<'a> Watched<'a> {
             let (operator, leave) = (&self.operator, session.leave());
             let begin = || Rescue::begin(operator, way, self.memory.clone(), leave);
             let rescue = self.rescue.get_or_insert_with(begin);
-            if self.story.last_to_wedge == Some(self.plan.panic) {
+            if self.story.last_to_wedge == Some(self.plan.panic) || self.story.waits {
                 rescue.go_on();
             }
         }
+    }
+
+    /// Asks where each of its CPUs stands, in a thread of its own: the answers come while the machine is watched.
+    fn look(&self) -> JoinHandle<Vec<Stood>> {
+        let (operator, cpus) = (self.operator.clone(), self.plan.cpus);
+        std::thread::spawn(move || stood::look(&operator, cpus))
     }
 
     /// Whether it has nothing to do but to switch itself off.
@@ -221,6 +248,7 @@ impl<'a> Watched<'a> {
         match self.rescue.map(Rescue::end) {
             None if self.has_barked => story.wedged.0.extend([self.plan.panic]),
             None | Some(Ok(None)) => {}
+            Some(Ok(Some(_))) if !self.plan.is_left_alone() => {}
             // Those were wedged when the operator looked.
             Some(Ok(Some(outside))) => {
                 story.wedged.0.extend([self.plan.panic]);

@@ -44,6 +44,7 @@ pub fn judge(boot: &Boot, timed_out: bool, elapsed: Duration) -> Judged {
         ending: boot.ending(timed_out),
         elapsed,
         tail: boot.tail(),
+        stood: None,
     };
     if let Err(error) = check_run(&plan, &seen) {
         return Judged {

@@ -12,6 +12,7 @@ mod operator;
 mod oracle;
 mod pages;
 mod pvpanic;
+mod scenarios;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -86,6 +87,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
         .chain(oracle::names())
         .chain(pages::names())
         .chain(pvpanic::names())
+        .chain(scenarios::names())
 }
 
 /// A test and what it runs.
@@ -131,6 +133,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
     runs.extend(assisted::runs(workshop, &lab, ledger));
     runs.extend(oracle::runs(workshop, &lab, ledger));
     runs.extend(pages::runs(workshop, &lab, ledger));
+    runs.extend(scenarios::runs(workshop, &lab, ledger));
     // A Raspberry Pi 4 has no room for it that our kernel's command lines know of.
     if workshop.board != Board::Raspi4b {
         runs.extend(pvpanic::runs(workshop));
@@ -250,7 +253,7 @@ fn demand_hardening(board: Board, case: &Case, story: &GuestLog) -> Result<()> {
 fn remark(report: &Report) -> String {
     let story = &report.story;
     let parts = [
-        report.sdei_rung(),
+        report.rungs(),
         story.registers.clone(),
         Some(story.hardening.join(" ")),
     ];

@@ -1,8 +1,10 @@
 //! Whether a run came to where it can be judged.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
-use crate::evidence::GuestLog;
+use crate::cpulist::CpuList;
+use crate::evidence::{GuestLog, HvRecords, Trace};
+use crate::patch::{PANIC, PANIC_EVENT};
 use crate::plan::{Fate, Plan, Scenario};
 use crate::verdict::WEDGE_FUNCTION;
 use crate::watch::GuestRun;
@@ -42,6 +44,13 @@ pub fn check_run(plan: &Plan, seen: &GuestRun) -> Result<()> {
             seen.ending
         );
     }
+    if !plan.scenario.dumps() && plan.scenario != Scenario::SysrqL {
+        ensure!(
+            seen.ending == Ending::PowerOff && seen.drain.complete,
+            "{} before the hypervisor had written its records",
+            seen.ending
+        );
+    }
     if let Some(fate) = plan.fate.filter(|fate| *fate != Fate::Park) {
         ensure!(
             story.fate.as_deref() == Some(fate.name()),
@@ -49,6 +58,10 @@ pub fn check_run(plan: &Plan, seen: &GuestRun) -> Result<()> {
             fate.name()
         );
     }
+    ensure!(
+        story.pseudo_nmi || !plan.pseudo_nmi,
+        "this kernel has no pseudo-NMIs: it lacks CONFIG_ARM64_PSEUDO_NMI, or finds no GIC for them"
+    );
     if plan.scenario == Scenario::Hardlockup {
         let panic = story.panic.as_deref().unwrap_or("nothing");
         ensure!(
@@ -56,6 +69,100 @@ pub fn check_run(plan: &Plan, seen: &GuestRun) -> Result<()> {
             "the hard-lockup detector was to panic, but the kernel panicked for: {panic}"
         );
     }
+    match plan.scenario {
+        Scenario::PostNotifiers => check_notifiers(story),
+        Scenario::PanicInHandler => check_handler(plan.panic, story, &seen.drain),
+        Scenario::TwoPanics => {
+            let second = plan.second().into_iter();
+            let both: CpuList = second.chain([plan.panic]).collect();
+            let is_among = story.panicked.is_some_and(|cpu| both.contains(cpu));
+            ensure!(
+                story.panicking == both && is_among,
+                "CPUs {both} were to panic at the same time, but CPUs {} were about to, and CPU {} did",
+                story.panicking,
+                story
+                    .panicked
+                    .map_or("none".to_owned(), |cpu| cpu.to_string())
+            );
+            Ok(())
+        }
+        Scenario::Reboot | Scenario::Kexec => {
+            ensure!(
+                story.boots == 2,
+                "Linux was to come up twice, and came up {} times",
+                story.boots
+            );
+            Ok(())
+        }
+        Scenario::Hotplug => {
+            ensure!(
+                story.hotplug.is_some(),
+                "the guest did not take CPUs off and on"
+            );
+            check_events(plan.cpus, &seen.drain, 0)
+        }
+        Scenario::Suspend => {
+            ensure!(story.slept, "the guest did not sleep");
+            let trace = seen.drain.traces.iter();
+            let slept = trace.filter(|trace| trace.event == "system-suspend");
+            let slept = slept.map(|trace| trace.time_us).max();
+            let slept = slept.context("the guest has not called SYSTEM_SUSPEND")?;
+            check_events(plan.cpus, &seen.drain, slept)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// That every CPU has taken event 0 since `since_us`.
+fn check_events(cpus: u32, drain: &HvRecords, since_us: u64) -> Result<()> {
+    let has_taken = |cpu: &u32| drain.first(*cpu, "sdei-dispatch", since_us).is_some();
+    let without: CpuList = (0..cpus).filter(|cpu| !has_taken(cpu)).collect();
+    ensure!(
+        without.is_empty(),
+        "CPUs {without} took no event 0 that the hypervisor recorded"
+    );
+    Ok(())
+}
+
+/// That panic notifiers were called between the stop and the crash kernel.
+fn check_notifiers(story: &GuestLog) -> Result<()> {
+    let called = story.notified_us;
+    let called = called.context(
+        "no panic notifier said anything: arm64's says where the kernel is (Kernel Offset)",
+    )?;
+    ensure!(
+        story.stop_us.is_some_and(|stop| stop <= called)
+            && story.left_us.is_some_and(|left| called <= left),
+        "panic notifiers were to be called between the stop and the crash kernel, but were at {called} us of the log: the stop began at {:?}, the crash kernel at {:?}",
+        story.stop_us,
+        story.left_us
+    );
+    Ok(())
+}
+
+/// That `cpu` panicked in the handler of its event, and left it for the crash kernel.
+fn check_handler(cpu: u32, story: &GuestLog, drain: &HvRecords) -> Result<()> {
+    let event = PANIC_EVENT.number;
+    let panic = story.panic.as_deref().unwrap_or("nothing");
+    ensure!(
+        panic == PANIC && story.panicked == Some(cpu),
+        "CPU {cpu} was to panic in the handler of event {event:#x}, but CPU {} panicked, for: {panic}",
+        story
+            .panicked
+            .map_or("none".to_owned(), |cpu| cpu.to_string())
+    );
+    let of_event = |trace: &&Trace| trace.vcpu == cpu && trace.a == u64::from(event);
+    let mut dispatched = drain.traces.iter().filter(of_event);
+    let dispatched = dispatched.find(|trace| trace.event == "sdei-dispatch");
+    let dispatched = dispatched.with_context(|| {
+        format!("CPU {cpu} took no event {event:#x} that the hypervisor recorded")
+    })?;
+    ensure!(
+        drain
+            .first(cpu, "sdei-resume", dispatched.time_us)
+            .is_some(),
+        "CPU {cpu} has not left the handler of event {event:#x} for the crash kernel"
+    );
     Ok(())
 }
 

@@ -80,7 +80,7 @@ impl Document {
                 false => Outcome::Failed,
             },
             time: Some(std::time::Duration::from_secs_f64(report.seconds)),
-            remark: report.sdei_rung(),
+            remark: report.rungs(),
             details: details.map(str::to_owned).collect(),
             report: Some(serde_json::to_value(own)?),
         })

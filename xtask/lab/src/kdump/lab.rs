@@ -231,6 +231,10 @@ impl Lab {
             &self.hypervisor.elf,
             self.vmlinux.as_deref(),
         );
+        if let Some(symbols) = &self.symbols {
+            let stood = report.stood.iter_mut().flatten();
+            stood.for_each(|cpu| cpu.name(symbols));
+        }
         report.command = Some(machine.command_line());
         let folder = folder.keep().to_owned();
         let crashed = report.is_hypervisors;
@@ -306,7 +310,7 @@ impl Lab {
             .map_or(self.memory_mib + held_mib, |own| *own.start());
         let kernel = self.kernel_of(plan, folder)?;
         let usual = self.extras.options.config("");
-        let (events, nmi) = match plan.by_event {
+        let (events, nmi) = match plan.panics_by_event() {
             true => (vec![PANIC_EVENT], patch::panic_nmi()),
             false => (usual.events.clone(), usual.nmi),
         };
@@ -368,7 +372,7 @@ impl Lab {
 
     /// The kernel that is wedged: ours, or that with some of its instructions changed.
     fn kernel_of(&self, plan: &Plan, folder: &RunDir) -> Result<PathBuf> {
-        if !plan.place.is_patched() && !plan.by_event && !plan.writes {
+        if !plan.place.is_patched() && !plan.panics_by_event() && !plan.writes {
             return Ok(self.kernel.clone());
         }
         let symbols = self.symbols.as_ref();
@@ -379,7 +383,7 @@ impl Lab {
         if plan.writes {
             patch::write_while_wedged(&mut image, symbols)?;
         }
-        if plan.by_event {
+        if plan.panics_by_event() {
             patch::panic_by_event(&mut image, symbols)?;
         }
         let path = folder.file("wedged.img");

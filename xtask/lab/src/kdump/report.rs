@@ -10,6 +10,8 @@ use crate::evidence::{GuestLog, HvRecords};
 use crate::instant::Oracle;
 use crate::ladder::Ladder;
 use crate::plan::Plan;
+use crate::restart::Restart;
+use crate::stood::Stood;
 use crate::verdict::Verdict;
 use crate::watch::GuestRun;
 use machine::ending::Ending;
@@ -46,12 +48,16 @@ pub struct Report {
     pub seconds: f64,
     /// What the vmcore gave, if the scenario has one and it could be read.
     pub dump: Option<Judged>,
+    /// How the CPUs were stopped and came back, if the scenario restarts Linux.
+    pub restart: Option<Restart>,
     /// The dump held against memory, if that was asked for and could be done.
     pub oracle: Option<Oracle>,
     /// What the guest said.
     pub story: GuestLog,
     /// What the hypervisor recorded.
     pub drain: HvRecords,
+    /// Where each CPU stood when the time was over, if it was.
+    pub stood: Option<Vec<Stood>>,
     /// The last lines of the console, if it failed.
     pub console: Vec<String>,
     /// The QEMU command, if it failed.
@@ -66,9 +72,10 @@ pub struct Report {
 }
 
 impl Report {
-    /// Puts it together; `judged` is what the vmcore gave, or why it gave nothing.
+    /// Puts it together; `judged` is what the vmcore gave, or why it gave nothing. A scenario without a dump that came to its end is
+    /// judged by what was seen.
     pub fn of(plan: &Plan, seen: GuestRun, judged: Result<Option<Judged>>) -> Self {
-        let (dump, faults) = match judged {
+        let (dump, mut faults) = match judged {
             Ok(Some(dump)) => {
                 let mut faults = dump.verdict.faults();
                 faults.extend(dump.capture.iter().flat_map(Capture::faults));
@@ -77,6 +84,9 @@ impl Report {
             Ok(None) => (None, Vec::new()),
             Err(error) => (None, vec![format!("{error:#}")]),
         };
+        let has_ended = faults.is_empty() && plan.scenario.restarts();
+        let restart = has_ended.then(|| Restart::of(plan, &seen.story, &seen.drain));
+        faults.extend(restart.iter().flat_map(Restart::faults));
         let passed = faults.is_empty();
         Self {
             passed,
@@ -85,7 +95,9 @@ impl Report {
             hypervisor: plan.program().name(),
             seconds: seen.elapsed.as_secs_f64(),
             dump,
+            restart,
             oracle: None,
+            stood: seen.stood,
             story: seen.story,
             drain: seen.drain,
             console: if passed && !plan.oracle {
@@ -118,20 +130,31 @@ impl Report {
     /// The report in one line.
     pub fn summary(&self) -> String {
         let time = format!("{:.0} s", self.seconds);
-        match (self.faults.first(), self.sdei_rung()) {
+        match (self.faults.first(), self.rungs()) {
             (Some(fault), _) => format!("FAILED in {time}: {fault}"),
             (None, Some(rung)) => format!("PASSED in {time}, {rung}"),
             (None, None) => format!("PASSED in {time}"),
         }
     }
 
-    /// How long the SDEI rung took, if the dump tells.
-    pub fn sdei_rung(&self) -> Option<String> {
-        let rung = match self.dump.as_ref()?.ladder.sdei_us {
-            Some(micros) => format!("SDEI rung {:.1} ms", micros as f64 / 1000.0),
-            None => "no SDEI rung".into(),
-        };
-        Some(rung)
+    /// How long the rungs behind the IPI's took, if CPUs were stopped.
+    pub fn rungs(&self) -> Option<String> {
+        let of_dump = self.dump.as_ref().map(|dump| &dump.ladder);
+        let of_restart = || self.restart.as_ref()?.ladder.as_ref();
+        let ladder = of_dump.or_else(of_restart)?;
+        let rungs = [
+            ("pseudo-NMI", ladder.pseudo_nmi_us),
+            ("SDEI", ladder.sdei_us),
+        ];
+        let rungs = rungs.into_iter().filter_map(|(name, took)| {
+            let ms = took? as f64 / 1000.0;
+            Some(format!("{name} rung {ms:.1} ms"))
+        });
+        let rungs: Vec<String> = rungs.collect();
+        Some(match rungs.is_empty() {
+            true => "no SDEI rung".into(),
+            false => rungs.join(", "),
+        })
     }
 
     /// The report for people.
@@ -152,8 +175,14 @@ impl Report {
                 lines.push(capture.to_string());
             }
         }
+        if let Some(restart) = &self.restart {
+            lines.push(format!("\n{restart}"));
+        }
         if let Some(oracle) = &self.oracle {
             lines.push(format!("\n{oracle}"));
+        }
+        if let Some(hotplug) = &self.story.hotplug {
+            lines.push(format!("  CPUs went off and on: {hotplug}"));
         }
         for (cpu, place) in &self.story.backtraces {
             lines.push(format!("  CPU {cpu:<3} backtrace at {place}"));
@@ -169,9 +198,13 @@ impl Report {
             lines.push(format!("PASSED in {:.0} s", self.seconds));
             return lines.join("\n");
         }
-        if self.dump.is_none() {
+        if self.dump.is_none() && self.restart.is_none() {
             lines.push("The last lines of the console:".into());
             lines.extend(self.console.iter().map(|line| format!("  | {line}")));
+        }
+        if let Some(stood) = &self.stood {
+            lines.push("Where each CPU stood when the time was over:".into());
+            lines.extend(stood.iter().map(|cpu| format!("  {cpu}")));
         }
         lines.extend(self.faults.iter().map(|fault| format!("FAILED: {fault}")));
         let command = self.command.iter();

@@ -7,6 +7,7 @@ use crate::evidence::HvRecords;
 use crate::evidence::tests::{LOG, drain, story};
 use crate::ladder::Ladder;
 use crate::ladder::tests::records;
+use crate::stood::Stood;
 use crate::verdict::WEDGE_FUNCTION;
 use crate::verdict::tests::{judge_run, notes};
 use crate::watch::GuestRun;
@@ -29,6 +30,7 @@ pub fn seen(log: &str, ending: Ending) -> GuestRun {
         ending,
         elapsed: Duration::from_secs(30),
         tail: vec!["last words".into()],
+        stood: None,
     }
 }
 
@@ -73,6 +75,83 @@ fn a_panic_by_hand_is_no_hard_lockup() {
     assert!(said.ends_with("sysrq triggered crash"), "{said}");
     let log = LOG.replace("sysrq triggered crash", "Hard LOCKUP");
     assert!(check_run(&plan(Scenario::Hardlockup), &seen(&log, Ending::PowerOff)).is_ok());
+}
+
+#[test]
+fn panic_notifiers_come_between_the_stop_and_the_crash_kernel() {
+    let said = fault(Scenario::PostNotifiers, &seen(LOG, Ending::PowerOff));
+    assert!(
+        said.starts_with("no panic notifier said anything"),
+        "{said}"
+    );
+    let notified = |after: &str| {
+        let line = format!("[    8.702000] Kernel Offset: 0x1000 from 0x2000\n{after}");
+        let log = LOG.replace(after, &line);
+        check_run(
+            &plan(Scenario::PostNotifiers),
+            &seen(&log, Ending::PowerOff),
+        )
+    };
+    assert!(notified("[    8.705751] Starting").is_ok());
+    let log = LOG.replace(
+        "[    6.567454] SMP",
+        "[    6.0] Kernel Offset: disabled\n[    6.567454] SMP",
+    );
+    let log = log.replace("[    6.0]", "[    6.000000]");
+    let said = fault(Scenario::PostNotifiers, &seen(&log, Ending::PowerOff));
+    assert!(
+        said.contains("between the stop and the crash kernel"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_panic_in_a_handler_is_one_that_the_hypervisor_has_begun_and_seen_left() {
+    let log = LOG
+        .replace("LAB: panic cpu=0", "LAB: waits cpu=0")
+        .replace("sysrq triggered crash", "dumptest");
+    let mut seen = seen(&log, Ending::PowerOff);
+    let said = fault(Scenario::PanicInHandler, &seen);
+    assert!(said.contains("took no event 0x100"), "{said}");
+    let dispatched = "@trace vm=0 vcpu=0 t=7000000 event=sdei-dispatch a=0x100 b=0x0";
+    seen.drain = drain(&[dispatched.to_owned(), "@end vm=0".to_owned()]);
+    let said = fault(Scenario::PanicInHandler, &seen);
+    assert!(said.contains("has not left the handler"), "{said}");
+    let left = "@trace vm=0 vcpu=0 t=9000000 event=sdei-resume a=0x0 b=0x0";
+    seen.drain = drain(&[dispatched, left, "@end vm=0"].map(str::to_owned));
+    assert!(check_run(&plan(Scenario::PanicInHandler), &seen).is_ok());
+    seen.story.panicked = Some(1);
+    let said = fault(Scenario::PanicInHandler, &seen);
+    assert!(said.contains("but CPU 1 panicked, for: dumptest"), "{said}");
+}
+
+#[test]
+fn without_a_dump_the_hypervisor_is_the_witness() {
+    let said = |scenario, log: &str, lines: &[String]| {
+        let mut seen = seen(log, Ending::PowerOff);
+        seen.drain = drain(lines);
+        seen.drain.complete = true;
+        check_run(&plan(scenario), &seen).map_err(|error| error.to_string())
+    };
+    let taken = |time: u32| {
+        let line =
+            move |cpu| format!("@trace vm=0 vcpu={cpu} t={time} event=sdei-dispatch a=0x0 b=0x0");
+        (0..4).map(line).collect::<Vec<_>>()
+    };
+    let off = "LAB: up\nLAB: hotplug changes=8\nLAB: done";
+    assert!(said(Scenario::Hotplug, off, &taken(5)).is_ok());
+    let error = said(Scenario::Hotplug, off, &taken(5)[..3]).unwrap_err();
+    assert!(error.starts_with("CPUs 3 took no event 0"), "{error}");
+    let slept = "LAB: up\nLAB: sleep\nLAB: awake\nLAB: done";
+    let call = "@trace vm=0 vcpu=0 t=6 event=system-suspend a=0x0 b=0x0".to_owned();
+    let with = |time| [vec![call.clone()], taken(time)].concat();
+    assert!(said(Scenario::Suspend, slept, &with(7)).is_ok());
+    let error = said(Scenario::Suspend, slept, &with(5)).unwrap_err();
+    assert!(error.starts_with("CPUs 0-3 took no event 0"), "{error}");
+    let error = said(Scenario::Suspend, slept, &taken(7)).unwrap_err();
+    assert!(error.contains("SYSTEM_SUSPEND"), "{error}");
+    let once = said(Scenario::Kexec, "LAB: up\nLAB: done", &[]).unwrap_err();
+    assert!(once.contains("came up 1 times"), "{once}");
 }
 
 #[test]
@@ -173,13 +252,27 @@ fn a_report_for_programs_is_as_its_schema_says() {
         ("kdump/kdump/1", Outcome::Passed)
     );
     check(&schema["$defs"]["document"], &case.report.unwrap());
+    let mut records = records();
+    records.push("@end vm=0".to_owned());
+    let mut again = seen("LAB: up\nLAB: up\nLAB: done", Ending::PowerOff);
+    again.drain = drain(&records);
+    let restarted = Report::of(&plan(Scenario::Reboot), again, Ok(None));
+    assert!(restarted.restart.is_some() && !restarted.passed);
+    document.push(&restarted).unwrap();
     let error = anyhow::anyhow!("the time was over");
-    let bad = Report::of(&plan(Scenario::Nmi), seen("", Ending::TimedOut), Err(error));
+    let mut late = seen("", Ending::TimedOut);
+    late.stood = Some(vec![Stood {
+        cpu: 1,
+        pc: Some(0x4000),
+        ..Stood::default()
+    }]);
+    let bad = Report::of(&plan(Scenario::Nmi), late, Err(error));
+    assert!(bad.text().contains("when the time was over:\n  CPU 1"));
     document.push(&bad).unwrap();
     let case = document.case(&bad, 2).unwrap();
     assert_eq!(
         (&*case.name, case.outcome),
-        ("kdump/nmi/2", Outcome::Failed)
+        ("kdump/nmi/3", Outcome::Failed)
     );
     assert_eq!(case.details, ["the time was over"]);
     let json = serde_json::to_value(&document).unwrap();
@@ -187,7 +280,7 @@ fn a_report_for_programs_is_as_its_schema_says() {
     assert_eq!(json["passed"], false);
     assert_eq!(json["kernel"]["release"], "7.3.4");
     assert!(json["kernel"]["build_id"].is_null());
-    assert_eq!(json["runs"].as_array().unwrap().len(), 2);
+    assert_eq!(json["runs"].as_array().unwrap().len(), 3);
     let cpus = &json["runs"][0]["dump"]["verdict"]["cpus"];
     assert_eq!(cpus[2]["equal"], 34);
     assert!(cpus[0]["equal"].is_null());
@@ -226,6 +319,9 @@ fn the_oracle_is_planned_or_refused_with_each_scenario_ending_firmware_and_machi
     let endings: Vec<Vec<String>> = endings.map(Vec::from).collect();
     let reclaim = vec!["--reclaim".to_owned()];
     let endings = [vec![vec![], reclaim], endings].concat();
+    let dumps = Scenario::value_variants().iter();
+    let dumps = dumps.filter(|scenario| scenario.dumps());
+    let scenarios_that_dump: Vec<_> = dumps.map(|scenario| scenario.name().to_owned()).collect();
     let (mut plans, mut refusals) = (0, 0);
     for machine in names::<Board>() {
         for scenario in names::<Scenario>() {
@@ -235,7 +331,8 @@ fn the_oracle_is_planned_or_refused_with_each_scenario_ending_firmware_and_machi
                     words.extend(["--scenario", &scenario, "--firmware", firmware]);
                     words.extend(ending.iter().map(String::as_str));
                     let is_assisted = scenario == "assisted";
-                    let is_refused = scenario == "sysrq-l"
+                    let dumps = scenarios_that_dump.contains(&scenario);
+                    let is_refused = !dumps
                         || machine == "raspi4b" && !is_assisted
                         || !ending.is_empty() && (is_assisted || firmware == "absent");
                     match planned(&words) {
@@ -270,9 +367,25 @@ fn the_oracle_is_planned_or_refused_with_each_scenario_ending_firmware_and_machi
 }
 
 #[test]
+fn pseudo_nmis_need_a_gicv3_and_sleep_a_clock() {
+    let plan = planned(&["--pseudo-nmi"]).unwrap();
+    assert!(plan.bootargs().ends_with(" irqchip.gicv3_pseudo_nmi=1"));
+    let refused = |words: &[&str]| planned(words).unwrap_err().to_string();
+    let said = refused(&["--pseudo-nmi", "--machine", "virt-gicv2"]);
+    assert!(said.contains("need a GICv3"), "{said}");
+    let said = refused(&["--scenario", "suspend", "--machine", "raspi4b"]);
+    assert!(said.contains("no clock that wakes it"), "{said}");
+}
+
+#[test]
 fn a_guest_that_the_hypervisor_dumps_is_alone() {
     let error = planned(&["--scenario", "assisted", "--beside", "x.toml"]).unwrap_err();
     assert!(error.to_string().contains("leave --beside out"), "{error}");
+    for words in [["--scenario", "panic-in-handler"], ["--place", "interrupt"]] {
+        let words = [&words[..], &["--beside", "x.toml"]].concat();
+        let error = planned(&words).unwrap_err().to_string();
+        assert!(error.contains("for a guest alone"), "{error}");
+    }
     let stock = planned(&["--scenario", "assisted", "--stock", "debian-13"]).unwrap();
     assert!(stock.is_masked() && stock.capture().unwrap().memory > crate::plan::HELD);
     let card = ["--stock", "debian-13", "--machine", "raspi4b"];

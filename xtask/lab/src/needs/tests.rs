@@ -1,20 +1,21 @@
 use clap::ValueEnum;
 
 use super::*;
+use crate::scenario::Wedges;
 
 /// Our own kernel's configuration.
 const OURS: &str = include_str!("../../../../guest-tests/linux/kernel.config");
 
 fn ours() -> String {
-    // What the fragment has Kconfig select by itself.
-    format!("{OURS}CONFIG_SMP=y\n")
+    // What Kconfig sets by itself.
+    format!("{OURS}CONFIG_SMP=y\nCONFIG_DEBUG_BUGVERBOSE=y\n")
 }
 
 fn plan(scenario: Scenario) -> Plan {
-    let wedge = match scenario {
-        Scenario::Panic => CpuList::default(),
-        Scenario::Nmi | Scenario::Watchdog | Scenario::Assisted => (0..4).collect(),
-        _ => [2].into_iter().collect(),
+    let wedge = match scenario.wedges() {
+        Wedges::None => CpuList::default(),
+        Wedges::All => (0..4).collect(),
+        Wedges::Some => [2].into_iter().collect(),
     };
     Plan {
         wedge,
@@ -125,6 +126,45 @@ fn what_a_job_does_not_use_is_not_missing() {
         )
         .is_empty()
     );
+}
+
+#[test]
+fn each_scenario_has_needs_of_its_own() {
+    for (scenario, options) in [
+        (
+            Scenario::Reboot,
+            &["MAGIC_SYSRQ", "VIRTIO_BLK", "KALLSYMS"][..],
+        ),
+        (
+            Scenario::Kexec,
+            &["KEXEC_FILE", "HOTPLUG_CPU", "ARM_SDEI_NMI"],
+        ),
+        (
+            Scenario::Hotplug,
+            &["HOTPLUG_CPU", "PERF_EVENTS", "MAGIC_SYSRQ"],
+        ),
+        (
+            Scenario::Suspend,
+            &["SUSPEND", "RTC_DRV_PL031", "ARM_SDEI_NMI"],
+        ),
+        (Scenario::TwoPanics, &["DEBUG_BUGVERBOSE", "CRASH_DUMP"]),
+        (
+            Scenario::PanicInHandler,
+            &["DEBUG_BUGVERBOSE", "PROC_VMCORE"],
+        ),
+        (Scenario::PostNotifiers, &["MAGIC_SYSRQ", "KEXEC_FILE"]),
+    ] {
+        for option in options {
+            let lacks = lacking(&plan(scenario), Board::Virt, &without(option));
+            assert_eq!(lacks.len(), 1, "{scenario:?} {option}: {lacks:?}");
+        }
+    }
+    // Nothing is dumped.
+    for option in ["CRASH_DUMP", "PROC_VMCORE"] {
+        for scenario in [Scenario::Reboot, Scenario::Kexec, Scenario::Hotplug] {
+            assert!(lacking(&plan(scenario), Board::Virt, &without(option)).is_empty());
+        }
+    }
 }
 
 #[test]

@@ -69,18 +69,98 @@ fn an_nmi_reaches_an_only_cpu_too_and_one_in_any_place() {
         is_stock: true,
         ..nmi(Place::Stack)
     };
-    let kdump = Plan {
-        scenario: Scenario::Kdump,
+    let nobody = Plan {
+        scenario: Scenario::Panic,
         cpus: 2,
-        panic: 1,
+        wedge: CpuList::default(),
         ..nmi(Place::Stack)
     };
-    for plan in [stock, kdump] {
+    for plan in [stock, nobody] {
         let error = plan.check().unwrap_err().to_string();
         assert!(error.starts_with("--place says where"), "{error}");
     }
     let alone = plan(1, "0", 0).check().unwrap_err().to_string();
     assert!(alone.ends_with("--scenario nmi"), "{alone}");
+}
+
+#[test]
+fn a_cpu_is_wedged_anywhere_in_the_kernel_where_another_is_left() {
+    let kdump = |place| Plan {
+        place,
+        ..plan(4, "2", 0)
+    };
+    for place in [Place::El1, Place::Interrupt, Place::Stack] {
+        assert!(kdump(place).check().is_ok());
+    }
+    let said = kdump(Place::Interrupt).bootargs();
+    assert!(
+        said.ends_with("lab.place=interrupt lab.crash=PANIC_IN_HARDIRQ"),
+        "{said}"
+    );
+    let error = kdump(Place::El0).check().unwrap_err().to_string();
+    assert!(error.contains("choose --scenario nmi"), "{error}");
+}
+
+#[test]
+fn each_scenario_wedges_none_some_or_all() {
+    for &scenario in Scenario::value_variants() {
+        let with = |wedge: &str| Plan {
+            scenario,
+            wedge: wedge.parse().unwrap_or_default(),
+            ..plan(4, "2", 0)
+        };
+        let fits = |wedge: &str| with(wedge).check().is_ok();
+        let expected = match scenario.wedges() {
+            Wedges::None => [true, false, false],
+            Wedges::Some => [false, true, false],
+            Wedges::All => [false, false, true],
+        };
+        let found = ["", "2", "0-3"].map(fits);
+        assert_eq!(found, expected, "{scenario:?}");
+        let value = scenario.to_possible_value().unwrap();
+        assert_eq!(value.get_name(), scenario.name());
+    }
+    let kexec = Plan {
+        scenario: Scenario::Kexec,
+        ..plan(4, "2", 0)
+    };
+    let error = kexec.check().unwrap_err().to_string();
+    assert!(error.contains("leave --wedge out (kexec has"), "{error}");
+}
+
+#[test]
+fn two_panics_need_two_cpus_that_are_left() {
+    let both = |cpus, wedge| Plan {
+        scenario: Scenario::TwoPanics,
+        ..plan(cpus, wedge, 0)
+    };
+    let four = both(4, "1");
+    assert!(four.check().is_ok());
+    assert_eq!(four.second(), Some(2));
+    let said = four.bootargs();
+    assert!(said.contains("lab.panic=0 lab.second=2 "), "{said}");
+    let error = both(2, "1").check().unwrap_err().to_string();
+    assert!(error.contains("needs two CPUs"), "{error}");
+    assert_eq!(plan(4, "1", 0).second(), None);
+}
+
+#[test]
+fn what_a_scenario_needs_of_the_kernel_is_on_its_command_line() {
+    let of = |scenario| Plan {
+        scenario,
+        ..plan(4, "2", 0)
+    };
+    let said = of(Scenario::PostNotifiers).bootargs();
+    assert!(said.contains("lab.do=kdump "), "{said}");
+    assert!(said.ends_with(" crash_kexec_post_notifiers"), "{said}");
+    let handler = of(Scenario::PanicInHandler);
+    assert!(handler.panics_by_event());
+    assert!(matches!(handler.way(), Some(Way::Event { cpu: 0 })));
+    let said = of(Scenario::Reboot).bootargs();
+    assert_eq!(
+        said,
+        "console=ttyAMA0 lab.do=reboot lab.wedge=2 lab.panic=0 lab.check=cpus"
+    );
 }
 
 #[test]

@@ -157,6 +157,48 @@ fn a_cpu_reported_as_not_stopped_fails_even_with_its_note() {
 }
 
 #[test]
+fn of_a_cpu_that_a_pseudo_nmi_stopped_the_hypervisor_records_nothing() {
+    let log = LOG.replace("with SDEI NMI for CPUs 2", "with NMI for CPUs 2");
+    let log = format!("[    0.1] GICv3: Pseudo-NMIs enabled using relaxed\n{log}");
+    let mut notes = notes();
+    // Its interrupts are masked by their priority.
+    notes[2].registers.pstate &= !PSTATE_I;
+    let verdict = judge_run(&log, &records(), &notes);
+    assert_eq!(verdict.faults(), [""; 0]);
+    assert_eq!(verdict.cpus[2].equal, None);
+    let elsewhere = notes[3].clone();
+    notes[2] = elsewhere;
+    let fault = only_fault(&judge_run(&log, &records(), &notes));
+    assert!(fault.contains("was wedged in lkdtm_HARDLOCKUP"), "{fault}");
+}
+
+#[test]
+fn a_cpu_that_panics_second_stops_itself_and_has_no_registers() {
+    let log = LOG.replace("LAB: panic cpu=0", "LAB: panics cpus=0,3");
+    let mut lines = records();
+    lines.push("@trace vm=0 vcpu=3 t=7569453 event=pe-mask a=0x0 b=0x0".into());
+    let by_ipi = judge_run(&log, &lines, &notes());
+    let fault = only_fault(&by_ipi);
+    assert!(
+        fault.starts_with("CPU 3 was to panic while another did"),
+        "{fault}"
+    );
+    lines.retain(|line| !line.contains("vcpu=3 t=7569454"));
+    let mut notes = notes();
+    notes.remove(3);
+    let verdict = judge_run(&log, &lines, &notes);
+    assert_eq!(verdict.faults(), [""; 0]);
+    assert!(
+        verdict
+            .to_string()
+            .contains("Linux saves no registers of it")
+    );
+    // Exactly one of them panicked: another without registers is one too many.
+    notes.remove(1);
+    assert!(!judge_run(&log, &lines, &notes).faults().is_empty());
+}
+
+#[test]
 fn without_the_hypervisors_record_nothing_is_proven() {
     let records: Vec<String> = records()
         .into_iter()
