@@ -324,6 +324,10 @@ impl Kdump {
             "instructions of the kernel are changed for this, which is done for a guest alone; leave --beside out, or choose another --scenario or --place"
         );
         ensure!(
+            self.beside.is_none() || plan.scenario != Scenario::NestedPanic,
+            "when it has come to that the machine is ended, whoever runs beside; leave --beside out, or choose another --scenario"
+        );
+        ensure!(
             self.beside.is_none() || plan.scenario != Scenario::Assisted,
             "a guest with a capture kernel runs alone here; leave --beside out, or choose another --scenario"
         );

@@ -225,10 +225,9 @@ fn sdei_latency(cpu: u32, story: &GuestLog, drain: &HvRecords) -> Option<u64> {
     Some(entered - signalled)
 }
 
-/// Whether `cpu` has masked SDEI, as one does that stops, and is not off: those that others stop by an interrupt are.
+/// Whether `cpu`, of which Linux says that it stands still, is not off: those that others stop by an interrupt are.
 fn has_stopped_itself(cpu: u32, drain: &HvRecords) -> bool {
-    let has_done = |event| drain.first(cpu, event, 0).is_some();
-    has_done("pe-mask") && !has_done("cpu-off")
+    drain.first(cpu, "cpu-off", 0).is_none()
 }
 
 /// Microseconds from the beginning of a rung to the CPU_OFF of `cpu`; nothing if that seems to come first, as the

@@ -192,12 +192,20 @@ fn of_scenario(scenario: Scenario) -> Vec<Need> {
         "all CPUs are asked for their backtraces by it",
     );
     match scenario {
-        Scenario::Kdump | Scenario::Panic | Scenario::SysrqL | Scenario::PostNotifiers => {
+        Scenario::Kdump
+        | Scenario::Panic
+        | Scenario::SysrqL
+        | Scenario::PostNotifiers
+        | Scenario::NestedPanic => {
             vec![built_in(&["MAGIC_SYSRQ"], "a CPU is made to panic by it")]
         }
         Scenario::TwoPanics => vec![
             built_in(&["MAGIC_SYSRQ"], "two CPUs are made to panic by it"),
             built_in(&["DEBUG_BUGVERBOSE"], "a panic names its CPU"),
+            built_in(
+                &["HOTPLUG_CPU"],
+                "a CPU that another stops goes off, which tells it from one that stops itself",
+            ),
         ],
         Scenario::PanicInHandler => vec![built_in(&["DEBUG_BUGVERBOSE"], "a panic names its CPU")],
         Scenario::Hardlockup => LOCKUP.to_vec(),

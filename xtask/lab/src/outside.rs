@@ -85,13 +85,16 @@ impl fmt::Display for Outside {
     }
 }
 
-/// All of `cpus` CPUs of a guest that stands still.
-pub fn look(operator: &Operator, cpus: u32) -> Result<BTreeMap<u32, Outside>> {
+/// Those of `cpus`, of a guest that stands still.
+pub fn look(
+    operator: &Operator,
+    cpus: impl IntoIterator<Item = u32>,
+) -> Result<BTreeMap<u32, Outside>> {
     let info = vmcoreinfo(operator)?;
     let mut memory = Cached::new(Ram(operator), BLOCK);
     let mut kernel = Kernel::of(&mut memory, info)?;
     let mut all = BTreeMap::new();
-    for cpu in 0..cpus {
+    for cpu in cpus {
         let (registers, regime, frames, end) = stack(operator, &mut memory, &kernel, cpu)?;
         let frames: Result<Vec<String>> = frames
             .iter()

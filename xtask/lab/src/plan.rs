@@ -230,6 +230,7 @@ impl Plan {
         let usual = match self.scenario {
             Scenario::Nmi => Way::Nmi,
             Scenario::Assisted => Way::Capture { cpus: self.cpus },
+            Scenario::NestedPanic => return Some(Way::Nested { cpu: self.panic }),
             Scenario::PanicInHandler => return Some(Way::Event { cpu: self.panic }),
             _ => return None,
         };

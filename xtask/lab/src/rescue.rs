@@ -54,6 +54,11 @@ pub enum Way {
         /// Which.
         cpu: u32,
     },
+    /// This CPU, which panics, takes an NMI, and is looked at where it then stands still. That is the end.
+    Nested {
+        /// Which.
+        cpu: u32,
+    },
     /// The hypervisor starts the guest's capture kernel.
     Capture {
         /// Of so many.
@@ -90,9 +95,10 @@ impl Rescue {
                 Way::Event { cpu } => u8::try_from(cpu)
                     .map_err(Into::into)
                     .and_then(|cpu| send(&operator, cpu).map(|()| Seen::new())),
+                Way::Nested { cpu } => nest(&operator, cpu),
                 Way::Capture { cpus } => capture(&operator, cpus, memory),
             };
-            if done.is_err() {
+            if done.is_err() || matches!(way, Way::Nested { .. }) {
                 leave.leave();
             }
             done.map(Some)
@@ -138,9 +144,33 @@ fn capture(operator: &Operator, cpus: u32, memory: Option<&Path>) -> Result<Seen
     if let Some(path) = memory {
         instant::save(operator, path)?;
     }
-    let seen = outside::look(operator, cpus)?;
+    let seen = outside::look(operator, 0..cpus)?;
     operator.ask(Verb::Dump, 0)?;
     Ok(seen)
+}
+
+/// Has a CPU that panics take an NMI, and looks at it once it waits for an interrupt with interrupts masked, which is for ever.
+fn nest(operator: &Operator, cpu: u32) -> Result<Seen> {
+    let until = Instant::now() + MASK_LIMIT;
+    let number = u8::try_from(cpu)?;
+    send(operator, number)?;
+    let mut looks = 0;
+    while looks < LOOKS {
+        let status = operator.ask(Verb::Status, 0)?;
+        let waits = |vcpu: &VcpuAnswer| {
+            vcpu.state == "idle" && vcpu.pstate.is_some_and(|pstate| pstate & PSTATE_I != 0)
+        };
+        looks = match status.vcpus.get(&number).is_some_and(waits) {
+            true => looks + 1,
+            false => 0,
+        };
+        ensure!(
+            Instant::now() < until,
+            "CPU {cpu} took an NMI in its panic, and goes on: {:?}",
+            status.vcpus
+        );
+    }
+    outside::look(operator, [cpu])
 }
 
 /// What the hypervisor says of all CPUs once each is in the loop of LKDTM.
@@ -181,7 +211,7 @@ fn mask(operator: &Operator, masked_cpus: Masked, memory: Option<&Path>) -> Resu
         // A CPU in a handler of its kernel's is masked, too, and not by us.
         let is_ours = |cpu: &u8| masked.contains(cpu);
         if status.vcpus.keys().all(is_ours) && are_all_masked(&status, kernel) {
-            let seen = outside::look(operator, masked_cpus.cpus)?;
+            let seen = outside::look(operator, 0..masked_cpus.cpus)?;
             if let Some(path) = memory {
                 instant::save(operator, path)?;
             }

@@ -32,6 +32,9 @@ pub enum Scenario {
     /// CPUs are wedged, and another panics in the handler of an SDEI event, which the hypervisor raises; the capture kernel dumps.
     /// Some instructions of the kernel are changed for it.
     PanicInHandler,
+    /// CPUs are wedged, another panics, and takes an SError while it waits for them, which is a panic in a panic. Linux then stands still
+    /// for ever, and there is no dump. If there is one all the same, it is not judged.
+    NestedPanic,
     /// CPUs are wedged, another restarts the machine (sysrq-b), and they are stopped by SDEI. Linux comes up again, and every CPU is good.
     Reboot,
     /// No CPU is wedged: Linux starts another by kexec, which has every CPU.
@@ -67,6 +70,7 @@ impl Scenario {
             Self::PostNotifiers => "post-notifiers",
             Self::TwoPanics => "two-panics",
             Self::PanicInHandler => "panic-in-handler",
+            Self::NestedPanic => "nested-panic",
             Self::Reboot => "reboot",
             Self::Kexec => "kexec",
             Self::Hotplug => "hotplug",
@@ -79,7 +83,7 @@ impl Scenario {
         match self {
             // The guest does the same.
             Self::Watchdog | Self::Assisted => Self::Nmi.name(),
-            Self::PostNotifiers => Self::Kdump.name(),
+            Self::PostNotifiers | Self::NestedPanic => Self::Kdump.name(),
             _ => self.name(),
         }
     }
@@ -95,6 +99,7 @@ impl Scenario {
             | Self::PostNotifiers
             | Self::TwoPanics
             | Self::PanicInHandler
+            | Self::NestedPanic
             | Self::Reboot => Wedges::Some,
         }
     }
@@ -111,22 +116,23 @@ impl Scenario {
             | Self::PostNotifiers
             | Self::TwoPanics
             | Self::PanicInHandler => true,
-            Self::SysrqL | Self::Reboot | Self::Kexec | Self::Hotplug | Self::Suspend => false,
+            Self::SysrqL
+            | Self::NestedPanic
+            | Self::Reboot
+            | Self::Kexec
+            | Self::Hotplug
+            | Self::Suspend => false,
         }
     }
 
-    /// Whether a kernel of the guest's own saves the dump. For `sysrq-l` one is loaded, too: its panic is the way out.
+    /// Whether a kernel of the guest's own is to save a dump. For `sysrq-l` one is loaded, too: its panic is the way out.
     pub const fn loads_crash_kernel(self) -> bool {
-        (self.dumps() && !matches!(self, Self::Assisted)) || matches!(self, Self::SysrqL)
+        (self.dumps() && !matches!(self, Self::Assisted))
+            || matches!(self, Self::SysrqL | Self::NestedPanic)
     }
 
     /// Whether Linux comes up a second time, and our init then looks at each CPU.
     pub const fn restarts(self) -> bool {
         matches!(self, Self::Reboot | Self::Kexec)
-    }
-
-    /// Whether one CPU stops all others, those that are wedged by SDEI.
-    pub const fn stops(self) -> bool {
-        (self.dumps() && !matches!(self, Self::Assisted)) || matches!(self, Self::Reboot)
     }
 }

@@ -68,7 +68,10 @@ pub fn watch(
     mut show: impl FnMut(u8, &str),
 ) -> Result<Seen> {
     // What is looked for in memory is far away over the line.
-    let is_asked = |plan: &&Plan| plan.oracle || plan.scenario == Scenario::Assisted;
+    let is_asked = |plan: &&Plan| {
+        let looks = matches!(plan.scenario, Scenario::Assisted | Scenario::NestedPanic);
+        plan.oracle || looks
+    };
     let is_asked = plans.iter().any(is_asked);
     let (mut session, monitor) = if is_asked {
         let (session, monitor) = machine.start_with_monitor(Some(timeout), false)?;
@@ -215,7 +218,11 @@ impl<'a> Watched<'a> {
             let (operator, leave) = (&self.operator, session.leave());
             let begin = || Rescue::begin(operator, way, self.memory.clone(), leave);
             let rescue = self.rescue.get_or_insert_with(begin);
-            if self.story.last_to_wedge == Some(self.plan.panic) || self.story.waits {
+            let is_nested = self.plan.scenario == Scenario::NestedPanic;
+            if self.story.last_to_wedge == Some(self.plan.panic)
+                || self.story.waits
+                || is_nested && self.story.stop_us.is_some()
+            {
                 rescue.go_on();
             }
         }
@@ -248,7 +255,9 @@ impl<'a> Watched<'a> {
         match self.rescue.map(Rescue::end) {
             None if self.has_barked => story.wedged.0.extend([self.plan.panic]),
             None | Some(Ok(None)) => {}
-            Some(Ok(Some(_))) if !self.plan.is_left_alone() => {}
+            Some(Ok(Some(outside))) if !self.plan.is_left_alone() => story.outside = outside,
+            // It did not stand still, and there is a dump.
+            Some(Err(_)) if self.plan.scenario == Scenario::NestedPanic && story.done => {}
             // Those were wedged when the operator looked.
             Some(Ok(Some(outside))) => {
                 story.wedged.0.extend([self.plan.panic]);

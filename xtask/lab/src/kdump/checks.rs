@@ -19,6 +19,9 @@ pub fn check_run(plan: &Plan, seen: &GuestRun) -> Result<()> {
     if let Ending::GuestCrash(_) | Ending::HypervisorCrash(_) = seen.ending {
         bail!("{}", seen.ending);
     }
+    if plan.scenario == Scenario::NestedPanic && !story.captured {
+        return check_nested(plan, story);
+    }
     if !story.done {
         let stage = if story.captured {
             "the capture kernel came up but did not finish"
@@ -44,7 +47,8 @@ pub fn check_run(plan: &Plan, seen: &GuestRun) -> Result<()> {
             seen.ending
         );
     }
-    if !plan.scenario.dumps() && plan.scenario != Scenario::SysrqL {
+    if !plan.scenario.dumps() && !matches!(plan.scenario, Scenario::SysrqL | Scenario::NestedPanic)
+    {
         ensure!(
             seen.ending == Ending::PowerOff && seen.drain.complete,
             "{} before the hypervisor had written its records",
@@ -111,6 +115,34 @@ pub fn check_run(plan: &Plan, seen: &GuestRun) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// That a CPU that panicked took an SError, and stands still where Linux leaves one that panics again.
+fn check_nested(plan: &Plan, story: &GuestLog) -> Result<()> {
+    /// It parks the CPU when `nmi_panic` returns.
+    const LAST: &str = "arm64_serror_panic+";
+    let cpu = plan.panic;
+    ensure!(
+        story.wedged == plan.wedge && story.panic.is_some() && story.stop_us.is_some(),
+        "CPU {cpu} was to panic while CPUs {} were wedged, and CPUs {} were; it panicked for: {}",
+        plan.wedge,
+        story.wedged,
+        story.panic.as_deref().unwrap_or("nothing")
+    );
+    ensure!(
+        story
+            .serror
+            .as_ref()
+            .is_some_and(|serror| serror.cpu == cpu),
+        "CPU {cpu} was to take an SError in its panic, and the guest's log has none of it"
+    );
+    let frames = story.outside.get(&cpu).map(|seen| &seen.frames);
+    let frames = frames.context("nobody looked where the CPU stands that panicked twice")?;
+    ensure!(
+        frames.first().is_some_and(|frame| frame.starts_with(LAST)),
+        "CPU {cpu} was to stand still in {LAST}, but is in {frames:?}"
+    );
+    Ok(())
 }
 
 /// That every CPU has taken event 0 since `since_us`.

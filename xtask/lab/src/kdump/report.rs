@@ -181,6 +181,10 @@ impl Report {
         if let Some(oracle) = &self.oracle {
             lines.push(format!("\n{oracle}"));
         }
+        if self.dump.is_none() {
+            let seen = self.story.outside.iter();
+            lines.extend(seen.map(|(cpu, seen)| format!("  CPU {cpu:<3} stands still: {seen}")));
+        }
         if let Some(hotplug) = &self.story.hotplug {
             lines.push(format!("  CPUs went off and on: {hotplug}"));
         }

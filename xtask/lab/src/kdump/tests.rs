@@ -7,6 +7,7 @@ use crate::evidence::HvRecords;
 use crate::evidence::tests::{LOG, drain, story};
 use crate::ladder::Ladder;
 use crate::ladder::tests::records;
+use crate::outside::tests::outside;
 use crate::stood::Stood;
 use crate::verdict::WEDGE_FUNCTION;
 use crate::verdict::tests::{judge_run, notes};
@@ -123,6 +124,24 @@ fn a_panic_in_a_handler_is_one_that_the_hypervisor_has_begun_and_seen_left() {
     seen.story.panicked = Some(1);
     let said = fault(Scenario::PanicInHandler, &seen);
     assert!(said.contains("but CPU 1 panicked, for: dumptest"), "{said}");
+}
+
+#[test]
+fn a_panic_in_a_panic_leaves_a_cpu_that_stands_still() {
+    let log = LOG.split("[    8.700455]").next().unwrap();
+    let serror = "[    7.0] SError Interrupt on CPU0, code 0x00000000bf484c47 -- SError";
+    let mut seen = seen(&format!("{log}{serror}"), Ending::Gone);
+    let said = fault(Scenario::NestedPanic, &seen);
+    assert!(said.starts_with("nobody looked"), "{said}");
+    let frames = ["arm64_serror_panic+0x78", "do_serror+0x60"];
+    seen.story.outside = [(0, outside(1, &frames))].into();
+    assert!(check_run(&plan(Scenario::NestedPanic), &seen).is_ok());
+    seen.story.outside = [(0, outside(1, &["cpu_do_idle+0x8"]))].into();
+    let said = fault(Scenario::NestedPanic, &seen);
+    assert!(said.contains("but is in [\"cpu_do_idle"), "{said}");
+    seen.story.serror = None;
+    let said = fault(Scenario::NestedPanic, &seen);
+    assert!(said.contains("the guest's log has none of it"), "{said}");
 }
 
 #[test]

@@ -147,7 +147,10 @@ fn each_scenario_has_needs_of_its_own() {
             Scenario::Suspend,
             &["SUSPEND", "RTC_DRV_PL031", "ARM_SDEI_NMI"],
         ),
-        (Scenario::TwoPanics, &["DEBUG_BUGVERBOSE", "CRASH_DUMP"]),
+        (
+            Scenario::TwoPanics,
+            &["DEBUG_BUGVERBOSE", "CRASH_DUMP", "HOTPLUG_CPU"],
+        ),
         (
             Scenario::PanicInHandler,
             &["DEBUG_BUGVERBOSE", "PROC_VMCORE"],

@@ -55,7 +55,7 @@ const ROW: Row = Row {
 const NO_EVENT: &str = "took no event 0";
 
 /// All of them; the suite has those whose names do not begin with [`PREFIX`].
-const ROWS: [Row; 17] = [
+const ROWS: [Row; 18] = [
     Row {
         name: "linux/pseudo-nmi/by-priority",
         pseudo_nmi: true,
@@ -101,6 +101,11 @@ const ROWS: [Row; 17] = [
     Row {
         name: "scenario/panic-in-handler",
         scenario: Scenario::PanicInHandler,
+        ..ROW
+    },
+    Row {
+        name: "scenario/nested-panic",
+        scenario: Scenario::NestedPanic,
         ..ROW
     },
     Row {
