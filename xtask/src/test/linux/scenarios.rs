@@ -182,7 +182,7 @@ impl Row {
             pseudo_nmi: self.pseudo_nmi,
             sdei: self.sdei,
             // A pseudo-NMI has 10 ms, and two panics are to meet: other work on the host changes nothing.
-            icount: true,
+            icount: self.pseudo_nmi || self.scenario == Scenario::TwoPanics,
             ..plan
         })
     }
