@@ -190,12 +190,15 @@ pub fn forbid_install() {
     IS_FORBIDDEN.store(true, Ordering::Relaxed);
 }
 
+/// Whether nothing may be installed, by this command or for good.
+pub fn is_install_forbidden() -> bool {
+    let said = env::var_os(FORBIDDING);
+    IS_FORBIDDEN.load(Ordering::Relaxed) || forbids(said.as_deref())
+}
+
 /// Whether packages may be installed: by root, unless the user forbids it.
 fn may_install() -> bool {
-    let said = env::var_os(FORBIDDING);
-    rustix::process::geteuid().is_root()
-        && !IS_FORBIDDEN.load(Ordering::Relaxed)
-        && !forbids(said.as_deref())
+    rustix::process::geteuid().is_root() && !is_install_forbidden()
 }
 
 fn forbids(said: Option<&OsStr>) -> bool {

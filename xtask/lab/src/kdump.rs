@@ -1,6 +1,7 @@
 //! `cargo xtask kdump`: the main job.
 
 mod asked;
+mod beforehand;
 mod checks;
 mod document;
 mod files;
@@ -42,7 +43,9 @@ use from_tree::FromTree;
 use told::Told;
 
 pub use asked::Extras;
+pub use beforehand::TreeKernel;
 pub use checks::check_run;
+pub use kept::quote;
 pub use lab::{Care, Lab, Request, System};
 pub use report::Report;
 pub use saving::Saving;

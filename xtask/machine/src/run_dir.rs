@@ -67,6 +67,11 @@ impl RunDir {
         })
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Where `name` is in it.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
@@ -110,6 +115,25 @@ fn remove_unless_locked(path: &Path) {
     if flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok() {
         let _ = fs::remove_dir_all(path);
     }
+}
+
+/// Removes the folders in `parent` whose names are first in order, but for the last `kept` and those that a run has locked. Names that
+/// begin with a date are in the order of dates.
+pub fn remove_oldest(parent: &Path, kept: usize) -> Result<()> {
+    if !parent.exists() {
+        return Ok(());
+    }
+    let own = || format!("in the folder {}", parent.display());
+    let all = File::open(parent).with_context(own)?;
+    flock(&all, FlockOperation::LockExclusive).with_context(own)?;
+    let entries = fs::read_dir(parent).with_context(own)?.flatten();
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let mut paths: Vec<PathBuf> = folders.map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths.iter().take(paths.len().saturating_sub(kept)) {
+        remove_unless_locked(path);
+    }
+    Ok(())
 }
 
 /// Removes all folders in `parent` that no run has locked, those that were kept after a failure, too; answers how many bytes of
@@ -183,6 +207,22 @@ mod tests {
         assert!(remove_all(parent.path()).unwrap() >= 9000);
         assert!(!path.exists() && alive.file("").exists());
         assert_eq!(remove_all(&parent.path().join("none")).unwrap(), 0);
+    }
+
+    #[test]
+    fn of_folders_with_dates_the_newest_stay() {
+        let parent = tempfile::tempdir().unwrap();
+        for name in ["2026-01-03", "2026-01-01", "2026-01-04", "2026-01-02"] {
+            fs::create_dir(parent.path().join(name)).unwrap();
+        }
+        let alive = RunDir::create(Some(&parent.path().join("2026-01-01"))).unwrap();
+        remove_oldest(parent.path(), 2).unwrap();
+        let names = fs::read_dir(parent.path()).unwrap();
+        let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["2026-01-01", "2026-01-03", "2026-01-04"]);
+        drop(alive);
+        remove_oldest(&parent.path().join("none"), 2).unwrap();
     }
 
     #[test]

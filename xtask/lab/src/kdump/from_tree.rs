@@ -9,6 +9,7 @@ use super::lab::System;
 use crate::needs;
 use crate::plan::Plan;
 use debian::cache::Cache;
+use debian::kernel::Kernel;
 use debian::kernel::config::Found;
 use debian::kernel::flags::Flags;
 use debian::kernel::tree::{Base, Tree};
@@ -46,6 +47,19 @@ pub struct FromTree {
 impl FromTree {
     /// Builds it, if there is one and what it is configured with can do what `plan` asks on `board`.
     pub fn build(&self, plan: &Plan, board: Board) -> Result<Option<System>> {
+        let built = self.build_if(|config| Ok(needs::check(plan, board, config)?))?;
+        Ok(built.map(|(kernel, _)| System::Other {
+            kernel: kernel.image,
+            vmlinux: kernel.vmlinux,
+        }))
+    }
+
+    /// Builds it, if there is one and `check` finds nothing wrong with what it is configured with; the kernel, and the file with its
+    /// configuration.
+    pub fn build_if(
+        &self,
+        check: impl FnOnce(&Found) -> Result<()>,
+    ) -> Result<Option<(Kernel, PathBuf)>> {
         let Some(path) = &self.tree else {
             return Ok(None);
         };
@@ -66,11 +80,11 @@ impl FromTree {
         let tree = Tree::open(path, base, flags)?;
         let (cache, progress) = (Cache::open()?, Progress::new());
         let configured = tree.configure(&cache, &progress)?;
-        let found = Found {
+        let config = configured.place.clone();
+        check(&Found {
             config: configured.config.clone(),
-            place: configured.place.display().to_string(),
-        };
-        needs::check(plan, board, &found)?;
+            place: config.display().to_string(),
+        })?;
         let kernel = configured
             .build(&progress)
             .with_context(|| format!("the tree {} does not build", path.display()))?;
@@ -79,9 +93,6 @@ impl FromTree {
             kernel.release,
             kernel.image.display()
         ));
-        Ok(Some(System::Other {
-            kernel: kernel.image,
-            vmlinux: kernel.vmlinux,
-        }))
+        Ok(Some((kernel, config)))
     }
 }

@@ -21,10 +21,10 @@ pub struct About {
     pub git: Option<String>,
     /// QEMU's version.
     pub qemu: Option<String>,
-    /// The machine.
-    pub machine: &'static str,
-    /// What runs at EL3.
-    pub el3: &'static str,
+    /// The machine; unknown of results from several.
+    pub machine: Option<&'static str>,
+    /// What runs at EL3; unknown of results from several machines.
+    pub el3: Option<&'static str>,
     /// When it began, in UTC.
     pub date: String,
 }
@@ -38,9 +38,18 @@ impl About {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             git: commit(),
             qemu: qemu.and_then(|path| tools::demand_version(&path).ok()),
-            machine: board.name(),
-            el3: el3.name(),
+            machine: Some(board.name()),
+            el3: Some(el3.name()),
             date: date(since.map_or(0, |since| since.as_secs())),
+        }
+    }
+
+    /// Of now, on several machines.
+    pub fn now_on_several() -> Self {
+        Self {
+            machine: None,
+            el3: None,
+            ..Self::now(Board::default(), El3::default())
         }
     }
 
@@ -50,8 +59,8 @@ impl About {
             ("halligan", Some(self.version.as_str())),
             ("git", self.git.as_deref()),
             ("qemu", self.qemu.as_deref()),
-            ("machine", Some(self.machine)),
-            ("el3", Some(self.el3)),
+            ("machine", self.machine),
+            ("el3", self.el3),
             ("date", Some(self.date.as_str())),
         ];
         let known = all.into_iter();

@@ -10,8 +10,8 @@ fn about() -> About {
         version: "0.1.0".into(),
         git: Some("0123456789ab-dirty".into()),
         qemu: None,
-        machine: "virt",
-        el3: "none",
+        machine: Some("virt"),
+        el3: Some("none"),
         date: "2026-11-30T09:00:00Z".into(),
     }
 }
