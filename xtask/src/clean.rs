@@ -23,9 +23,11 @@ pub struct Clean {
 impl Clean {
     /// Removes it, and says how much that was.
     pub fn execute(self) -> Result<ExitCode> {
-        let runs = paths::output("runs")?;
-        let freed = run_dir::remove_all(&runs)?;
-        println!("{}: {} MB", runs.display(), megabytes(freed));
+        for name in ["runs", "matrix"] {
+            let runs = paths::output(name)?;
+            let freed = run_dir::remove_all(&runs)?;
+            println!("{}: {} MB", runs.display(), megabytes(freed));
+        }
         if self.cache {
             let cache = Cache::look()?;
             let freed = cache::clear(&cache)?;

@@ -13,6 +13,7 @@ mod documents;
 mod guest_kernel;
 mod image;
 mod ledger;
+mod matrix;
 mod monitor;
 mod offer;
 mod oracle;
@@ -50,6 +51,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Kdump(Box<kdump::Kdump>),
+    Matrix(matrix::Matrix),
     Doctor(doctor::Doctor),
     GuestKernel(guest_kernel::GuestKernel),
     Run(Box<run::Run>),
@@ -94,6 +96,7 @@ fn main() -> ExitCode {
     }
     let result = match cli.command {
         Command::Kdump(kdump) => kdump.execute(),
+        Command::Matrix(matrix) => matrix.execute(),
         Command::Doctor(doctor) => doctor.execute(),
         Command::GuestKernel(kernel) => kernel.execute(),
         Command::Run(run) => run.execute(),

@@ -14,6 +14,7 @@ mod gdb;
 mod guests;
 mod image;
 mod linux;
+mod matrix;
 mod nexus;
 mod on_crash;
 mod operator;
@@ -113,6 +114,7 @@ impl Test {
             || bringup::names().any(|name| ledger.wants(name))
             || card::names().any(|name| ledger.wants(name))
             || formats::names().any(|name| ledger.wants(name))
+            || matrix::names().any(|name| ledger.wants(name))
             || own_tree::names().any(|name| ledger.wants(name))
             || uboot::names().any(|name| ledger.wants(name));
         if ledger.wants("guest/") || !elsewhere {
@@ -121,6 +123,7 @@ impl Test {
         if !self.bare {
             commands::run(&workshop, &mut ledger);
             formats::run(&workshop, &mut ledger);
+            matrix::run(&mut ledger);
             flat::run(&workshop, &mut ledger, self.quick);
             client::run(&workshop, &mut ledger);
             nexus::run(&workshop, &mut ledger);
@@ -139,6 +142,7 @@ impl Test {
             stock::run(&workshop, &mut ledger);
             uboot::run(&workshop, &mut ledger);
             own_tree::run(&workshop, &mut ledger);
+            matrix::run_linux(&mut ledger);
             several::run(&workshop, &mut ledger);
         }
         Ok(ledger.close())
