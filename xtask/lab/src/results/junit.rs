@@ -2,6 +2,7 @@
 //! schema that the Ant task `junitreport` goes by.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use super::{About, Case, Count, Outcome};
 
@@ -11,7 +12,8 @@ pub fn document(
     count: Count,
     cases: &[Case],
 ) -> io::Result<()> {
-    let time: f64 = cases.iter().filter_map(Case::seconds).sum();
+    let time: Duration = cases.iter().filter_map(|case| case.time).sum();
+    let time = time.as_secs_f64();
     let tests = cases.len();
     let (failures, skipped) = (count.failed, count.skipped);
     // Its dates have no zone.

@@ -127,6 +127,17 @@ fn junit_is_well_formed_and_has_what_its_schema_requires() {
 }
 
 #[test]
+fn a_document_of_what_was_not_run_took_no_time() {
+    let mut out = Vec::new();
+    let mut results = Results::begin(Format::Junit, about(), &mut out).unwrap();
+    let case = case("gdb", Outcome::Skipped, Some("there is no gdb"), &[]);
+    results.case(case).unwrap();
+    results.end().unwrap();
+    let root = xml::parse(&String::from_utf8(out).unwrap()).unwrap();
+    assert_eq!(root.children[0].attributes["time"], "0.000");
+}
+
+#[test]
 fn the_check_of_xml_finds_what_is_wrong() {
     for wrong in [
         "<a>",
