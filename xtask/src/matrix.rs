@@ -26,6 +26,7 @@ use serde_json::Value as Json;
 
 use choice::Shard;
 use judge::{Exit, Judgement, judge};
+use kernels::ByKdump;
 use options::{Options, Value};
 use plan::{Axes, Plan};
 use rows::{LeftOut, Row, Rows};
@@ -204,7 +205,11 @@ impl Matrix {
                 "{count} combinations are left out; --list says which, and why"
             ));
         }
-        let ready = kernels::make(options, &chosen.rows, folder, &progress);
+        let maker = ByKdump { options, folder };
+        let ready = kernels::make(&maker, &chosen.rows, |error| {
+            supervisor::settle();
+            progress.say(error);
+        });
         for (at, words) in ready.into_iter().enumerate() {
             if self.fail_fast && summary.has_failed() {
                 results.case(not_run(&summary.rows[at]))?;

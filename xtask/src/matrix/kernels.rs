@@ -4,9 +4,8 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, ensure};
-use debian::progress::Progress;
-use lab::kdump::TreeKernel;
+use anyhow::{Context, Error, Result, ensure};
+use lab::kdump::{Kdump, TreeKernel};
 
 use super::options::Options;
 use super::rows::Row;
@@ -42,55 +41,53 @@ pub fn check(rows: &[(usize, Row)]) -> Result<()> {
     Ok(())
 }
 
-/// Makes all that `rows` need, in `folder` what has to stay as it is. Answers for each row the words of its command, in which a tree is
-/// the kernel that was built of it, or why it cannot be run; what has gone wrong is said once.
+/// What makes that which rows need.
+pub trait Make {
+    /// Builds a tree by the words about it, and keeps the kernel as the `number`-th; its Image.
+    fn tree(&self, about: &[String], number: usize) -> Result<PathBuf>;
+    /// What a job needs: the same for jobs that need the same.
+    fn parts(&self, words: &[String]) -> Result<String>;
+    /// Makes what a job needs.
+    fn prepare(&self, words: &[String]) -> Result<()>;
+}
+
+/// Has all made that `rows` need. Answers for each row the words of its command, in which a tree is the kernel that was built of it, or
+/// why it cannot be run; what has gone wrong is told to `say`, once.
 pub fn make(
-    options: &Options,
+    make: &impl Make,
     rows: &[(usize, Row)],
-    folder: &Path,
-    progress: &Progress,
+    say: impl FnMut(&str),
 ) -> Vec<Result<Vec<String>, String>> {
-    let mut maker = Maker {
-        options,
-        folder,
-        progress,
+    let mut made = Made {
+        make,
+        say,
         trees: HashMap::new(),
         parts: HashMap::new(),
     };
-    let words = rows.iter().map(|(_, row)| maker.row(&row.words));
-    words.collect()
+    rows.iter().map(|(_, row)| made.row(&row.words)).collect()
 }
 
-struct Maker<'a> {
-    options: &'a Options,
-    folder: &'a Path,
-    progress: &'a Progress,
+/// What has been made, or why it has not.
+struct Made<'a, M, S> {
+    make: &'a M,
+    say: S,
     /// By the words about them: the Image that was kept.
     trees: HashMap<Vec<String>, Result<PathBuf, String>>,
     /// By what they are.
     parts: HashMap<String, Result<(), String>>,
 }
 
-impl Maker<'_> {
+impl<M: Make, S: FnMut(&str)> Made<'_, M, S> {
     fn row(&mut self, words: &[String]) -> Result<Vec<String>, String> {
         let (about_tree, mut words) = split(words);
         if !about_tree.is_empty() {
-            let image = match self.trees.get(&about_tree) {
-                Some(image) => image.clone(),
-                None => {
-                    let built = self.tree(&about_tree);
-                    let built = self.said(built);
-                    self.trees.insert(about_tree, built.clone());
-                    built
-                }
-            }?;
+            let image = self.tree(about_tree)?;
             words.extend([KERNEL.to_owned(), image.to_string_lossy().into_owned()]);
         }
-        let parts = self.options.job(&words)?.parts();
+        let parts = self.make.parts(&words);
         let parts = parts.map_err(|error| format!("{error:#}"))?;
         if !self.parts.contains_key(&parts) {
-            let job = self.options.job(&words)?;
-            let made = job.prepare();
+            let made = self.make.prepare(&words);
             let made = self.said(made);
             self.parts.insert(parts.clone(), made);
         }
@@ -98,26 +95,50 @@ impl Maker<'_> {
         Ok(words)
     }
 
+    fn tree(&mut self, about: Vec<String>) -> Result<PathBuf, String> {
+        if let Some(image) = self.trees.get(&about) {
+            return image.clone();
+        }
+        let built = self.make.tree(&about, 1 + self.trees.len());
+        let built = self.said(built);
+        self.trees.insert(about, built.clone());
+        built
+    }
+
     /// Says an error in full, and keeps its first line for the rows.
-    fn said<T>(&self, made: Result<T>) -> Result<T, String> {
+    fn said<T>(&mut self, made: Result<T>) -> Result<T, String> {
         made.map_err(|error| {
-            supervisor::settle();
-            self.progress.say(&format!("error: {error:#}"));
+            (self.say)(&format!("error: {error:#}"));
             let text = error.to_string();
             let first = text.lines().next().unwrap_or_default();
             format!("{first} (said in full before the first row)")
         })
     }
+}
 
-    /// Builds a tree, and keeps what is built: rows run for long, and the tree is the user's to change.
-    fn tree(&self, about: &[String]) -> Result<PathBuf> {
-        let job = self.options.job(about).map_err(|why| anyhow!("{why}"))?;
+/// Makes it as `cargo xtask kdump` does.
+pub struct ByKdump<'a> {
+    /// The options of rows.
+    pub options: &'a Options,
+    /// Where kernels are kept that were built of trees: rows run for long, and a tree is the user's to change.
+    pub folder: &'a Path,
+}
+
+impl ByKdump<'_> {
+    fn job(&self, words: &[String]) -> Result<Kdump> {
+        self.options.job(words).map_err(Error::msg)
+    }
+}
+
+impl Make for ByKdump<'_> {
+    fn tree(&self, about: &[String], number: usize) -> Result<PathBuf> {
+        let built = self.job(about)?.build_tree()?;
         let TreeKernel {
             image,
             vmlinux,
             config,
-        } = job.build_tree()?.context("there is no tree")?;
-        let kept = self.folder.join(format!("kernel-{}", 1 + self.trees.len()));
+        } = built.context("there is no tree")?;
+        let kept = self.folder.join(format!("kernel-{number}"));
         let own = || {
             format!(
                 "cannot keep the kernel in {}; is the disk full?",
@@ -133,6 +154,14 @@ impl Maker<'_> {
             fs::copy(file, kept.join(name)).with_context(own)?;
         }
         Ok(kept.join("Image"))
+    }
+
+    fn parts(&self, words: &[String]) -> Result<String> {
+        self.job(words)?.parts()
+    }
+
+    fn prepare(&self, words: &[String]) -> Result<()> {
+        self.job(words)?.prepare()
     }
 }
 
@@ -160,7 +189,95 @@ fn split(words: &[String]) -> (Vec<String>, Vec<String>) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
+
+    /// Makes nothing, and knows what it was asked for.
+    #[derive(Default)]
+    struct Asked(RefCell<Vec<String>>);
+
+    impl Make for Asked {
+        fn tree(&self, about: &[String], number: usize) -> Result<PathBuf> {
+            self.0.borrow_mut().push(about.join(" "));
+            let is_bad = about.iter().any(|word| word == "bad");
+            ensure!(!is_bad, "the tree bad does not build\nsmp.c: error");
+            Ok(format!("kernel-{number}/Image").into())
+        }
+
+        fn parts(&self, words: &[String]) -> Result<String> {
+            Ok(value(words, KERNEL).unwrap_or("ours").to_owned())
+        }
+
+        fn prepare(&self, words: &[String]) -> Result<()> {
+            let parts = self.parts(words)?;
+            self.0.borrow_mut().push(parts.clone());
+            ensure!(parts != "none", "there is no none");
+            Ok(())
+        }
+    }
+
+    fn row(line: &str) -> (usize, Row) {
+        let row = Row {
+            name: "kdump".into(),
+            words: words(line),
+            fails_with: None,
+        };
+        (1, row)
+    }
+
+    #[test]
+    fn each_thing_is_made_once_and_what_goes_wrong_is_said_once() {
+        let rows = [
+            "--cpus 2",
+            "--tree bad --cpus 2",
+            "--cpus 2 --tree good --jobs 3",
+            "--tree bad --cpus 4",
+            "--tree good --jobs 3 --cpus 4",
+            "--tree good --defconfig defconfig",
+            "--kernel none --cpus 2",
+            "--kernel none --cpus 4",
+            "--cpus 4",
+        ]
+        .map(row);
+        let asked = Asked::default();
+        let mut said = Vec::new();
+        let made = make(&asked, &rows, |line| said.push(line.to_owned()));
+        assert_eq!(
+            *asked.0.borrow(),
+            [
+                "ours",
+                "--tree bad",
+                "--tree good --jobs 3",
+                "kernel-2/Image",
+                "--tree good --defconfig defconfig",
+                "kernel-3/Image",
+                "none"
+            ]
+        );
+        assert_eq!(
+            said,
+            [
+                "error: the tree bad does not build\nsmp.c: error",
+                "error: there is no none"
+            ]
+        );
+        let bad = "the tree bad does not build (said in full before the first row)";
+        let none = "there is no none (said in full before the first row)";
+        let wanted = [
+            Ok("--cpus 2"),
+            Err(bad),
+            Ok("--cpus 2 --kernel kernel-2/Image"),
+            Err(bad),
+            Ok("--cpus 4 --kernel kernel-2/Image"),
+            Ok("--kernel kernel-3/Image"),
+            Err(none),
+            Err(none),
+            Ok("--cpus 4"),
+        ];
+        let wanted = wanted.map(|one| one.map(words).map_err(str::to_owned));
+        assert_eq!(made, wanted);
+    }
 
     fn words(line: &str) -> Vec<String> {
         line.split(' ').map(str::to_owned).collect()
@@ -177,14 +294,7 @@ mod tests {
 
     #[test]
     fn a_kernel_that_is_not_there_is_named_with_its_row() {
-        let refused = |line: &str| {
-            let row = Row {
-                name: "kdump".into(),
-                words: words(line),
-                fails_with: None,
-            };
-            check(&[(1, row)]).unwrap_err().to_string()
-        };
+        let refused = |line: &str| check(&[row(line)]).unwrap_err().to_string();
         let error = refused("--kernel /no/Image");
         assert_eq!(
             error,
