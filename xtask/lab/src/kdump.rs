@@ -42,6 +42,7 @@ use document::KernelId;
 use from_tree::FromTree;
 use told::Told;
 
+pub use crate::watch::matters;
 pub use asked::Extras;
 pub use beforehand::TreeKernel;
 pub use checks::check_run;
@@ -162,6 +163,10 @@ pub struct Kdump {
     /// Write all that was found, of each run, to this file, as JSON: docs/report.md.
     #[arg(long, value_name = "FILE.json")]
     report: Option<PathBuf>,
+    /// Write the same to this file as a page for a browser, which needs nothing else: the ladder as a timeline, CPUs, registers, pages
+    /// and the console.
+    #[arg(long, value_name = "FILE.html")]
+    html: Option<PathBuf>,
     /// Leave vmcore, serial log and bundle in this folder; with --repeat, those of the last run.
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
@@ -186,8 +191,10 @@ impl Kdump {
         let plan = self.plan();
         self.check(&plan, options.disks.len())?;
         let extras = self.asked.extras(options, board, plan.program())?;
-        if let Some(path) = &self.report {
-            paths::check_output(path, "--report")?;
+        for (path, option) in [(&self.report, "--report"), (&self.html, "--html")] {
+            if let Some(path) = path {
+                paths::check_output(path, option)?;
+            }
         }
         let system = self.system(&plan)?;
         if let System::Other { kernel, vmlinux } = &system {
@@ -207,7 +214,8 @@ impl Kdump {
             keep: self.keep.as_deref(),
         };
         let about = About::now(board, el3);
-        let kernel = match self.format == Format::Human && self.report.is_none() {
+        let wanted = self.report.is_some() || self.html.is_some();
+        let kernel = match self.format == Format::Human && !wanted {
             // For people it is in what comes of the run.
             true => KernelId::default(),
             false => lab.kernel_id()?,
@@ -242,7 +250,7 @@ impl Kdump {
                 reports.into_iter().next().context("nothing was judged")?
             };
             drop(step);
-            told.run(&report, self.report.as_deref())?;
+            told.run(&report, self.report.as_deref(), self.html.as_deref())?;
             if !report.passed && self.format == Format::Human {
                 println!("  {}", again(self.asked.waits()));
             }
@@ -393,25 +401,6 @@ impl Kdump {
             writes: false,
         }
     }
-}
-
-/// Whether a line of the guest's console belongs to the story.
-pub fn matters(line: &str) -> bool {
-    const MARKS: [&str; 10] = [
-        "sdei: ",
-        "sdei_nmi: ",
-        "Kernel panic",
-        "SMP: ",
-        "SError Interrupt",
-        "Insufficient stack space",
-        "hard LOCKUP",
-        "NMI backtrace for cpu",
-        "Starting crashdump kernel",
-        "qemu: ",
-    ];
-    // Of the kernel's log in its dump as of the console.
-    line.contains("LAB: ") && !line.contains("LAB: log ")
-        || MARKS.iter().any(|mark| line.contains(mark))
 }
 
 /// The command that we were called by, that waits for a debugger unless it does.

@@ -4,6 +4,7 @@
 pub mod build_id;
 pub mod capture;
 pub mod cpulist;
+pub mod document;
 pub mod dumped;
 pub mod evidence;
 pub mod given;
@@ -14,6 +15,7 @@ pub mod lines;
 pub mod needs;
 pub mod oracle;
 pub mod outside;
+pub mod page;
 mod patch;
 pub mod place;
 pub mod plan;

@@ -31,11 +31,16 @@ pub struct GuestRun {
     pub ending: Ending,
     /// How long it took.
     pub elapsed: Duration,
+    /// The guest's lines that matter, from the first on, up to [`MOST_LINES`].
+    pub lines: Vec<String>,
     /// The last lines of the console.
     pub tail: Vec<String>,
     /// Where each CPU stood when the time was over, if it was.
     pub stood: Option<Vec<Stood>>,
 }
+
+/// So many lines of a guest are kept: those of a run that goes as it should are some dozens.
+pub const MOST_LINES: usize = 2000;
 
 /// What was seen of a machine.
 #[derive(Debug)]
@@ -46,6 +51,25 @@ pub struct Seen {
     pub disturbed: Vec<String>,
     /// What was seen of the crash kernel's first moment, if that was to be known.
     pub instant: Option<Result<instant::Seen>>,
+}
+
+/// Whether a line of the guest's console belongs to the story.
+pub fn matters(line: &str) -> bool {
+    const MARKS: [&str; 10] = [
+        "sdei: ",
+        "sdei_nmi: ",
+        "Kernel panic",
+        "SMP: ",
+        "SError Interrupt",
+        "Insufficient stack space",
+        "hard LOCKUP",
+        "NMI backtrace for cpu",
+        "Starting crashdump kernel",
+        "qemu: ",
+    ];
+    // Of the kernel's log in its dump as of the console.
+    line.contains("LAB: ") && !line.contains("LAB: log ")
+        || MARKS.iter().any(|mark| line.contains(mark))
 }
 
 /// How long the guest may take to switch itself off once its init has said that it is done; after
@@ -162,10 +186,11 @@ pub fn watch(
     let tail: Vec<String> = said.filter(|line| !line.contains("] @answer ")).collect();
     let (ending, elapsed) = (ends.ending(timed_out), session.elapsed());
     let mut run = |own: Watched<'_>| {
-        let (story, drain) = own.end();
+        let (story, drain, lines) = own.end();
         GuestRun {
             story,
             drain,
+            lines,
             ending: ending.clone(),
             elapsed,
             tail: tail.clone(),
@@ -187,6 +212,7 @@ struct Watched<'a> {
     memory: Option<PathBuf>,
     story: GuestLog,
     drain: HvRecords,
+    lines: Vec<String>,
     rescue: Option<Rescue>,
     /// The watchdog has found all CPUs wedged.
     has_barked: bool,
@@ -205,6 +231,7 @@ impl<'a> Watched<'a> {
             memory: plan.oracle.then(|| log.with_file_name(name)),
             story: GuestLog::default(),
             drain: HvRecords::default(),
+            lines: Vec::new(),
             rescue: None,
             has_barked: false,
         }
@@ -212,6 +239,9 @@ impl<'a> Watched<'a> {
 
     fn hear(&mut self, line: &str, session: &Session) {
         self.story.note(line);
+        if matters(line) && self.lines.len() < MOST_LINES {
+            self.lines.push(line.to_owned());
+        }
         if let Some(way) = self.plan.way()
             && self.story.is_up
         {
@@ -250,7 +280,7 @@ impl<'a> Watched<'a> {
         Ok(())
     }
 
-    fn end(mut self) -> (GuestLog, HvRecords) {
+    fn end(mut self) -> (GuestLog, HvRecords, Vec<String>) {
         let story = &mut self.story;
         match self.rescue.map(Rescue::end) {
             None if self.has_barked => story.wedged.0.extend([self.plan.panic]),
@@ -268,6 +298,6 @@ impl<'a> Watched<'a> {
                 story.failure.get_or_insert(format!("{error:#}"));
             }
         }
-        (self.story, self.drain)
+        (self.story, self.drain, self.lines)
     }
 }

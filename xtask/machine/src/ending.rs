@@ -28,6 +28,18 @@ pub enum Ending {
 }
 
 impl Ending {
+    /// Its name for programs.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::PowerOff => "power-off",
+            Self::GuestCrash(_) => "guest-crash",
+            Self::HypervisorCrash(_) => "hypervisor-crash",
+            Self::TimedOut => "timed-out",
+            Self::Left => "left",
+            Self::Gone => "gone",
+        }
+    }
+
     /// The exit code that stands for it; `cargo xtask run --help` lists them.
     pub fn code(&self) -> ExitCode {
         ExitCode::from(match self {

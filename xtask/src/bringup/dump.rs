@@ -43,6 +43,7 @@ pub fn judge(boot: &Boot, timed_out: bool, elapsed: Duration) -> Judged {
         drain: boot.drain.clone(),
         ending: boot.ending(timed_out),
         elapsed,
+        lines: Vec::new(),
         tail: boot.tail(),
         stood: None,
     };

@@ -58,6 +58,10 @@ pub struct Report {
     pub drain: HvRecords,
     /// Where each CPU stood when the time was over, if it was.
     pub stood: Option<Vec<Stood>>,
+    /// How the machine ended.
+    pub ending: &'static str,
+    /// The guest's lines that matter.
+    pub lines: Vec<String>,
     /// The last lines of the console, if it failed.
     pub console: Vec<String>,
     /// The QEMU command, if it failed.
@@ -100,6 +104,8 @@ impl Report {
             stood: seen.stood,
             story: seen.story,
             drain: seen.drain,
+            ending: seen.ending.name(),
+            lines: seen.lines,
             console: if passed && !plan.oracle {
                 Vec::new()
             } else {

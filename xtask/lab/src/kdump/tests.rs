@@ -30,6 +30,11 @@ pub fn seen(log: &str, ending: Ending) -> GuestRun {
         },
         ending,
         elapsed: Duration::from_secs(30),
+        lines: log
+            .lines()
+            .filter(|line| matters(line))
+            .map(str::to_owned)
+            .collect(),
         tail: vec!["last words".into()],
         stood: None,
     }
@@ -303,6 +308,15 @@ fn a_report_for_programs_is_as_its_schema_says() {
     let cpus = &json["runs"][0]["dump"]["verdict"]["cpus"];
     assert_eq!(cpus[2]["equal"], 34);
     assert!(cpus[0]["equal"].is_null());
+    // It can be read back.
+    let read = crate::document::Document::of(json.clone()).unwrap();
+    let cpus = read.runs[0].cpus();
+    assert_eq!(
+        (cpus.len(), cpus[2].equal, &*cpus[2].stopped.how),
+        (4, Some(34), "sdei")
+    );
+    assert_eq!(read.runs[0].lines.as_ref().unwrap().len(), good.lines.len());
+    assert_eq!(read.runs[1].ending.as_deref(), Some("timed-out"));
     // What was not measured is null, and not 0.
     let revived = &json["runs"][0]["story"]["revived"];
     assert!(revived[0]["timer"].is_null() && revived[1]["timer"] == 3);

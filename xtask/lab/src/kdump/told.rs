@@ -9,6 +9,8 @@ use anyhow::{Context, Result};
 
 use super::document::{Document, KernelId};
 use super::report::Report;
+use crate::document;
+use crate::page;
 use crate::results::{About, Format, Results, Screen, painted, screen};
 
 /// Takes what comes of each run.
@@ -37,8 +39,8 @@ impl Told {
         let _ = self.results.borrow_mut().note(line);
     }
 
-    /// Takes what came of a run, which the file `path` is to have, too.
-    pub fn run(&self, report: &Report, path: Option<&Path>) -> Result<()> {
+    /// Takes what came of a run, which the file `path` is to have, too, and the page `html`.
+    pub fn run(&self, report: &Report, path: Option<&Path>, html: Option<&Path>) -> Result<()> {
         let mut document = self.document.borrow_mut();
         document.push(report)?;
         if self.format != Format::Human {
@@ -51,6 +53,11 @@ impl Told {
             let json = serde_json::to_string_pretty(&*document)?;
             fs::write(path, json)
                 .with_context(|| format!("cannot write the report {}", path.display()))?;
+        }
+        if let Some(path) = html {
+            let read = document::Document::of(serde_json::to_value(&*document)?)?;
+            fs::write(path, page::report(&read))
+                .with_context(|| format!("cannot write the page {}", path.display()))?;
         }
         Ok(())
     }
