@@ -2,8 +2,10 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod bisect_step;
 mod bringup;
 mod clean;
+mod compare;
 mod conformance;
 mod crash;
 mod ctl;
@@ -12,6 +14,7 @@ mod doctor;
 mod documents;
 mod guest_kernel;
 mod image;
+mod job;
 mod ledger;
 mod matrix;
 mod monitor;
@@ -62,6 +65,8 @@ enum Command {
     Ctl(ctl::Ctl),
     Crash(crash::Crash),
     Oracle(oracle::Oracle),
+    Compare(compare::Compare),
+    BisectStep(bisect_step::BisectStep),
     Image(image::Image),
     Bringup(bringup::Bringup),
     Monitor(monitor::Monitor),
@@ -90,7 +95,7 @@ fn main() -> ExitCode {
         eprintln!("error: xtask runs on Linux on x86_64 or aarch64, and on nothing else yet");
         return ExitCode::FAILURE;
     }
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| bisect_step::end_for_usage(&error));
     if cli.no_install {
         debian::tools::forbid_install();
     }
@@ -107,6 +112,8 @@ fn main() -> ExitCode {
         Command::Ctl(ctl) => ctl.execute(),
         Command::Crash(crash) => crash.execute(),
         Command::Oracle(oracle) => oracle.execute(),
+        Command::Compare(compare) => compare.execute(),
+        Command::BisectStep(step) => Ok(step.execute()),
         Command::Image(image) => image.execute(),
         Command::Bringup(bringup) => bringup.execute(),
         Command::Monitor(monitor) => monitor.execute(),

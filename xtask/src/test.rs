@@ -5,6 +5,7 @@ mod card;
 mod checks;
 mod client;
 mod commands;
+mod compare;
 mod crash;
 mod drgn;
 mod endings;
@@ -115,6 +116,7 @@ impl Test {
             || card::names().any(|name| ledger.wants(name))
             || formats::names().any(|name| ledger.wants(name))
             || matrix::names().any(|name| ledger.wants(name))
+            || compare::names().any(|name| ledger.wants(name))
             || own_tree::names().any(|name| ledger.wants(name))
             || uboot::names().any(|name| ledger.wants(name));
         if ledger.wants("guest/") || !elsewhere {
@@ -124,6 +126,7 @@ impl Test {
             commands::run(&workshop, &mut ledger);
             formats::run(&workshop, &mut ledger);
             matrix::run(&mut ledger);
+            compare::run(&workshop, &mut ledger);
             flat::run(&workshop, &mut ledger, self.quick);
             client::run(&workshop, &mut ledger);
             nexus::run(&workshop, &mut ledger);

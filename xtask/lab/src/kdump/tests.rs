@@ -316,7 +316,7 @@ fn a_report_for_programs_is_as_its_schema_says() {
         (4, Some(34), "sdei")
     );
     assert_eq!(read.runs[0].lines.as_ref().unwrap().len(), good.lines.len());
-    assert_eq!(read.runs[1].ending.as_deref(), Some("timed-out"));
+    assert_eq!(read.runs[2].ending.as_deref(), Some("timed-out"));
     // What was not measured is null, and not 0.
     let revived = &json["runs"][0]["story"]["revived"];
     assert!(revived[0]["timer"].is_null() && revived[1]["timer"] == 3);
