@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything that is checked, one line each.
 
 mod bringup;
+mod browser;
 mod card;
 mod checks;
 mod client;
@@ -118,6 +119,7 @@ impl Test {
             || matrix::names().any(|name| ledger.wants(name))
             || compare::names().any(|name| ledger.wants(name))
             || own_tree::names().any(|name| ledger.wants(name))
+            || browser::names().any(|name| ledger.wants(name))
             || uboot::names().any(|name| ledger.wants(name));
         if ledger.wants("guest/") || !elsewhere {
             guests::run(&workshop, &mut ledger, self.bare);
@@ -146,6 +148,7 @@ impl Test {
             uboot::run(&workshop, &mut ledger);
             own_tree::run(&workshop, &mut ledger);
             matrix::run_linux(&mut ledger);
+            browser::run(&workshop, &mut ledger);
             several::run(&workshop, &mut ledger);
         }
         Ok(ledger.close())

@@ -197,7 +197,7 @@ fn pages(pages: &Pages, id: &str) -> Markup {
         }
         @for (name, bad) in bad {
             @if bad.pages > 0 {
-                p class="bad" { (bad.pages) " pages are " (name) "; the first of them:" }
+                p class="bad" { "Pages that are " (name) ": " (bad.pages) ", the first of them:" }
                 ul class="frames" {
                     @for page in &bad.first {
                         li {
