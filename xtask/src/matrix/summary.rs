@@ -145,12 +145,9 @@ impl Summary {
 }
 
 #[cfg(test)]
-#[path = "../../lab/src/results/tests/schema.rs"]
-mod schema;
-
-#[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schema;
 
     fn entry(name: &str, outcome: Outcome) -> Entry {
         let is_run = outcome != Outcome::NotRun;

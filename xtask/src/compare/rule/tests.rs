@@ -2,9 +2,7 @@ use serde_json::json;
 
 use super::super::Comparison;
 use super::*;
-
-#[path = "../../../lab/src/results/tests/schema.rs"]
-mod schema;
+use crate::schema;
 
 /// A document with a run in which SDEI stopped CPU 1 of 3, which was wedged, after `change`.
 fn document(change: impl Fn(&mut Value)) -> Document {

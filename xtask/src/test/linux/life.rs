@@ -100,8 +100,6 @@ struct LifeRun {
     boots: u32,
     /// How often the VM was reset.
     resets: u32,
-    /// Whom Linux has stopped by an interrupt that is not masked.
-    stopped_by_nmi: Option<String>,
 }
 
 impl LifeRun {
@@ -111,9 +109,6 @@ impl LifeRun {
         }
         if let Some((_, done)) = line.split_once("LAB: hotplug ") {
             self.hotplug = Some(done.trim_end().to_owned());
-        }
-        if let Some((_, cpus)) = line.split_once("SMP: retry stop with NMI for CPUs ") {
-            self.stopped_by_nmi = Some(cpus.trim_end().to_owned());
         }
         if line.contains("LAB: up") {
             ensure!(line.contains("sdei=yes"), "it came up without SDEI: {line}");
@@ -154,10 +149,10 @@ impl LifeRun {
             story.failed
         );
         let way = if masks_by_priority {
-            let stopped = self.stopped_by_nmi.as_deref();
             ensure!(
-                stopped == Some(&*wedged.to_string()) && story.retried.is_empty(),
-                "Linux stopped CPUs {stopped:?} by an NMI of its own, and {} by SDEI",
+                story.nmi_retried.contains(wedged) && story.retried.is_empty(),
+                "Linux stopped CPUs {} by an NMI of its own, and {} by SDEI",
+                story.nmi_retried,
                 story.retried
             );
             "an NMI of Linux's own"
