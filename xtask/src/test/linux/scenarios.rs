@@ -181,8 +181,9 @@ impl Row {
             place: self.place,
             pseudo_nmi: self.pseudo_nmi,
             sdei: self.sdei,
-            // A pseudo-NMI has 10 ms, and two panics are to meet: other work on the host changes nothing.
-            icount: self.pseudo_nmi || self.scenario == Scenario::TwoPanics,
+            // A pseudo-NMI has 10 ms, a CPU that goes off 100, and two panics are to meet: other work on the host changes nothing.
+            icount: self.pseudo_nmi
+                || matches!(self.scenario, Scenario::TwoPanics | Scenario::Hotplug),
             ..plan
         })
     }
