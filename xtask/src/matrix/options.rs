@@ -20,7 +20,7 @@ const STOCK: &str = "stock:";
 const TREE: &str = "tree:";
 
 /// What the matrix decides itself for each row.
-const OWN: [&str; 6] = ["report", "format", "keep", "verbose", "gdb", "help"];
+const OWN: [&str; 7] = ["report", "html", "format", "keep", "verbose", "gdb", "help"];
 
 /// A value of an option.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -77,8 +77,8 @@ fn list() -> Result<String> {
         parts.extend(part);
     }
     ensure!(parts == all, "the shards have not all rows");
-    let some = listed(&["--only", "nmi", "--only", "hardlockup"])?;
-    let is_one = |line: &String| line.starts_with("nmi") || line.starts_with("hardlockup");
+    let some = listed(&["--only", "assisted", "--only", "hardlockup"])?;
+    let is_one = |line: &String| line.starts_with("assisted") || line.starts_with("hardlockup");
     ensure!(some.iter().all(is_one), "the filters leave {some:?}");
     let said = own::succeed(own::xtask()?.args([
         "matrix",
