@@ -63,12 +63,12 @@ const ROWS: [Row; 18] = [
         ..ROW
     },
     Row {
-        name: "linux/two-panics",
+        name: "scenario/two-panics",
         scenario: Scenario::TwoPanics,
         ..ROW
     },
     Row {
-        name: "linux/reboot-with-a-wedged-cpu",
+        name: "scenario/reboot",
         scenario: Scenario::Reboot,
         ..ROW
     },
