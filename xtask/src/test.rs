@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that is checked, one line each.
 
+mod bisect;
 mod bringup;
 mod browser;
 mod card;
@@ -119,6 +120,7 @@ impl Test {
             || matrix::names().any(|name| ledger.wants(name))
             || compare::names().any(|name| ledger.wants(name))
             || own_tree::names().any(|name| ledger.wants(name))
+            || bisect::names().any(|name| ledger.wants(name))
             || browser::names().any(|name| ledger.wants(name))
             || uboot::names().any(|name| ledger.wants(name));
         if ledger.wants("guest/") || !elsewhere {
@@ -148,6 +150,7 @@ impl Test {
             uboot::run(&workshop, &mut ledger);
             own_tree::run(&workshop, &mut ledger);
             matrix::run_linux(&mut ledger);
+            bisect::run(&workshop, &mut ledger);
             browser::run(&workshop, &mut ledger);
             several::run(&workshop, &mut ledger);
         }

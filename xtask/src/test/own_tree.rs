@@ -25,7 +25,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     if !ledger.names(NAME) {
         return;
     }
-    match tree::unpacked(&workshop.cache, &workshop.progress) {
+    match tree::unpacked(&workshop.cache, "source", &workshop.progress) {
         Ok(None) => ledger.skipped(NAME, "the cache has no source package of Linux"),
         Ok(Some(tree)) => ledger.check(NAME, || try_all(&tree)),
         Err(error) => ledger.failed(NAME, Duration::ZERO, &format!("{error:#}")),

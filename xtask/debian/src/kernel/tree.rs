@@ -182,12 +182,12 @@ fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).map_err(|error| unwritable(path, &error))
 }
 
-/// Debian's source of Linux, unpacked anew for who wants a tree; nothing if the cache has no source package.
-pub fn unpacked(cache: &Cache, progress: &Progress) -> Result<Option<PathBuf>> {
+/// Debian's source of Linux, unpacked anew for a user who wants a tree of that name; nothing if the cache has no source package.
+pub fn unpacked(cache: &Cache, user: &str, progress: &Progress) -> Result<Option<PathBuf>> {
     let Some(package) = kunit::package(&cache.path().join("packages")) else {
         return Ok(None);
     };
-    let name = format!("source-{}", fingerprint(&[&package.to_string_lossy()]));
+    let name = format!("{user}-{}", fingerprint(&[&package.to_string_lossy()]));
     let _lock = cache.lock("tree-of-debian", progress)?;
     let entry = cache.dir("trees")?.join(&name);
     cache.entry(&format!("trees/{name}"), |dir| {
