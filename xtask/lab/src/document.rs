@@ -64,8 +64,13 @@ pub struct Run {
     pub seconds: f64,
     /// What the vmcore gave.
     pub dump: Option<Dump>,
+    /// What became of a Linux that came up again.
+    pub restart: Option<Restart>,
     /// The dump held against memory.
     pub oracle: Option<Oracle>,
+    /// Where each CPU stood when the time was over, if it was.
+    #[serde(default)]
+    pub stood: Option<Vec<Stood>>,
     /// What the guest said.
     pub story: Story,
     /// How the machine ended.
@@ -113,6 +118,26 @@ pub struct Dump {
     pub verdict: Verdict,
 }
 
+/// What became of a Linux that came up again.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Restart {
+    /// The stop as it happened, if one CPU stopped the others.
+    pub ladder: Option<Ladder>,
+}
+
+/// Where a CPU stood.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Stood {
+    /// Its number.
+    pub cpu: u32,
+    /// `on`, `idle`, `off` or `lost`; nothing if its pCPU did not answer.
+    pub state: Option<String>,
+    /// Where it was, if it was on.
+    pub pc: Option<String>,
+    /// The function that is, of a kernel whose symbols are known.
+    pub place: Option<String>,
+}
+
 /// The stop ladder.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(from = "Map<String, Value>")]
@@ -136,7 +161,7 @@ pub struct Rung {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(from = "Value")]
 pub struct Stopped {
-    /// The name of a rung, or `panicked`, `not` or `below`.
+    /// The name of a rung, or `panicked`, `restarted`, `itself`, `not` or `below`.
     pub how: String,
     /// So many microseconds after its rung began.
     pub after_us: Option<u64>,
@@ -296,6 +321,12 @@ impl Document {
 }
 
 impl Run {
+    /// How Linux stopped its CPUs, for a dump or for a restart.
+    pub fn ladder(&self) -> Option<&Ladder> {
+        let of_restart = self.restart.as_ref().and_then(|it| it.ladder.as_ref());
+        self.dump.as_ref().map(|dump| &dump.ladder).or(of_restart)
+    }
+
     /// How a CPU's registers came out, if the vmcore gave anything.
     pub fn cpus(&self) -> &[Cpu] {
         self.dump.as_ref().map_or(&[], |dump| &dump.verdict.cpus)

@@ -140,10 +140,7 @@ impl Spread {
 }
 
 fn rungs(runs: &[Run]) -> Vec<Rung> {
-    let ladders = || {
-        runs.iter()
-            .filter_map(|run| Some(&run.dump.as_ref()?.ladder))
-    };
+    let ladders = || runs.iter().filter_map(Run::ladder);
     let mut names: Vec<&str> = Vec::new();
     for rung in ladders().flat_map(|ladder| &ladder.rungs) {
         if !names.contains(&rung.name.as_str()) {

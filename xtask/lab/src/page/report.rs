@@ -6,7 +6,7 @@ use maud::{Markup, html};
 
 use super::timeline::{how, timeline};
 use super::{printable, verdict, whole};
-use crate::document::{Cpu, Document, Dump, Pages, Run};
+use crate::document::{Cpu, Document, Dump, Pages, Run, Stood};
 
 /// The page of `document`.
 pub fn report(document: &Document) -> String {
@@ -97,10 +97,15 @@ fn one_run(number: usize, runs: usize, run: &Run) -> Markup {
             @if !run.faults.is_empty() {
                 ul id=(id("faults")) { @for fault in &run.faults { li class="bad" { (printable(fault)) } } }
             }
+            @if let Some(ladder) = run.ladder() {
+                h3 id=(id("ladder")) { "Stop ladder" }
+                (timeline(ladder, &plan.wedge, &|cpu| run.dump.is_some().then(|| anchor(number, cpu))))
+            }
             @match &run.dump {
                 Some(dump) => { (of_dump(dump, number, &id)) }
                 None => { p class="weak" { "There is no dump to be judged." } }
             }
+            @if let Some(stood) = &run.stood { (when_over(stood, &id("stood"))) }
             @if !run.story.backtraces.is_empty() {
                 h3 id=(id("backtraces")) { "Backtraces" }
                 ul class="frames" {
@@ -119,12 +124,25 @@ fn one_run(number: usize, runs: usize, run: &Run) -> Markup {
 
 fn of_dump(dump: &Dump, number: usize, id: &impl Fn(&str) -> String) -> Markup {
     html! {
-        h3 id=(id("ladder")) { "Stop ladder" }
-        (timeline(&dump.ladder, &dump.verdict.cpus, &|cpu| anchor(number, cpu)))
         h3 id=(id("cpus")) {
             (format!("CPUs in the dump of Linux {} ({}, {:.1} MB)", printable(&dump.release), printable(&dump.format), dump.bytes as f64 / 1e6))
         }
         @for cpu in &dump.verdict.cpus { (one_cpu(cpu, &anchor(number, cpu.cpu))) }
+    }
+}
+
+/// Where each CPU stood when the time was over.
+fn when_over(stood: &[Stood], id: &str) -> Markup {
+    html! {
+        h3 id=(id) { "CPUs when the time was over" }
+        ul class="frames" {
+            @for cpu in stood {
+                li {
+                    "CPU " (cpu.cpu) ": " (printable(cpu.state.as_deref().unwrap_or("no answer")))
+                    @if let Some(place) = cpu.place.as_ref().or(cpu.pc.as_ref()) { " " code { (printable(place)) } }
+                }
+            }
+        }
     }
 }
 
@@ -148,7 +166,7 @@ fn one_cpu(cpu: &Cpu, anchor: &str) -> Markup {
                 b { "CPU " (cpu.cpu) } " "
                 @if is_good { span class="good" { "ok" } } @else { span class="bad" { "BAD" } }
                 @if cpu.wedged { ", wedged" }
-                ", " (how(cpu)) ", " code { (printable(place)) }
+                ", " (how(&cpu.stopped)) ", " code { (printable(place)) }
                 @if let Some((equal, all)) = cpu.equal.zip(cpu.registers.as_ref()) {
                     ", " (equal) " of " (all.len()) " registers as recorded"
                 }

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::printable;
-use crate::document::{Cpu, Ladder, Rung};
+use crate::document::{Ladder, Rung, Stopped};
 
 /// One rung's part of the line. Each is as wide as the others, however long it took: one takes a second, and the next milliseconds.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,8 +42,7 @@ fn parts(ladder: &Ladder) -> Vec<Part<'_>> {
     parts.collect()
 }
 
-fn track(parts: &[Part<'_>], cpu: &Cpu) -> Track {
-    let stopped = &cpu.stopped;
+fn track(parts: &[Part<'_>], stopped: &Stopped) -> Track {
     let Some(part) = parts.iter().find(|part| part.rung.name == stopped.how) else {
         // The one that stops the others is there to the end, and so is one that nothing stops.
         return Track {
@@ -79,10 +78,11 @@ pub fn name(rung: &str) -> String {
 }
 
 /// How a CPU came to stand still, for people.
-pub fn how(cpu: &Cpu) -> String {
-    let stopped = &cpu.stopped;
+pub fn how(stopped: &Stopped) -> String {
     let how = match stopped.how.as_str() {
         "panicked" => return "panicked".to_owned(),
+        "restarted" => return "restarted the machine".to_owned(),
+        "itself" => return "panicked second, and stopped itself".to_owned(),
         "not" => return "not stopped".to_owned(),
         "below" => return "stopped by the hypervisor".to_owned(),
         rung => name(rung),
@@ -98,8 +98,12 @@ pub fn millis(micros: u64) -> String {
     format!("{:.3} ms", micros as f64 / 1000.0)
 }
 
-/// The timeline; each CPU leads to its `anchor`.
-pub fn timeline(ladder: &Ladder, cpus: &[Cpu], anchor: &impl Fn(u32) -> String) -> Markup {
+/// The timeline, of which the CPUs `wedged` are shown as such; each CPU leads to its `anchor`, if there is more of it on the page.
+pub fn timeline(
+    ladder: &Ladder,
+    wedged: &[u32],
+    anchor: &impl Fn(u32) -> Option<String>,
+) -> Markup {
     let parts = parts(ladder);
     if parts.is_empty() {
         return html! { p class="weak" { "No rung of Linux's ladder has a time." } };
@@ -110,9 +114,12 @@ pub fn timeline(ladder: &Ladder, cpus: &[Cpu], anchor: &impl Fn(u32) -> String) 
             div class="scale" {
                 @for part in &parts { span { b { (name(&part.rung.name)) } " " (millis(part.micros)) } }
             }
-            @for cpu in cpus {
-                a href=(format!("#{}", anchor(cpu.cpu))) { "CPU " (cpu.cpu) }
-                (line(&parts, cpu))
+            @for (cpu, stopped) in (0..).zip(&ladder.stopped) {
+                @match anchor(cpu) {
+                    Some(anchor) => { a href=(format!("#{anchor}")) { "CPU " (cpu) } }
+                    None => { span { "CPU " (cpu) } }
+                }
+                (line(&parts, cpu, stopped, wedged.contains(&cpu)))
             }
         }
         p class="weak" {
@@ -122,11 +129,11 @@ pub fn timeline(ladder: &Ladder, cpus: &[Cpu], anchor: &impl Fn(u32) -> String) 
 }
 
 /// The line of a CPU.
-fn line(parts: &[Part<'_>], cpu: &Cpu) -> Markup {
-    let track = track(parts, cpu);
-    let class = if cpu.wedged { "wedged" } else { "running" };
+fn line(parts: &[Part<'_>], cpu: u32, stopped: &Stopped, is_wedged: bool) -> Markup {
+    let track = track(parts, stopped);
+    let class = if is_wedged { "wedged" } else { "running" };
     let percent = |value: f64| format!("{value:.2}%");
-    let said = format!("CPU {}: {}", cpu.cpu, how(cpu));
+    let said = format!("CPU {cpu}: {}", how(stopped));
     html! {
         svg role="img" aria-label=(said) {
             title { (said) }
@@ -159,11 +166,8 @@ mod tests {
 
     use super::*;
 
-    fn cpu(stopped: Value) -> Cpu {
-        serde_json::from_value(json!({
-            "cpu": 1, "wedged": true, "stopped": stopped, "stood_in": null, "registers": null, "outside": null, "equal": null
-        }))
-        .unwrap()
+    fn stop(value: Value) -> Stopped {
+        serde_json::from_value(value).unwrap()
     }
 
     fn ladder() -> Ladder {
@@ -189,7 +193,7 @@ mod tests {
             (json!("not"), 100.0, 100.0),
             (json!({"another": {"after_us": 1}}), 100.0, 100.0),
         ] {
-            let track = track(&parts, &cpu(stopped));
+            let track = track(&parts, &stop(stopped));
             assert!((track.until - until).abs() < 1e-9, "{track:?}");
             assert!((track.perhaps - perhaps).abs() < 1e-9, "{track:?}");
         }
@@ -204,12 +208,13 @@ mod tests {
                 "pseudo-NMI, not measurable",
             ),
             (json!("not"), "not stopped"),
+            (json!("restarted"), "restarted the machine"),
         ] {
-            assert_eq!(how(&cpu(stopped)), said);
+            assert_eq!(how(&stop(stopped)), said);
         }
         let empty: Ladder = serde_json::from_value(json!({"stopped": []})).unwrap();
         assert!(
-            timeline(&empty, &[], &|cpu| cpu.to_string())
+            timeline(&empty, &[], &|_| None)
                 .into_string()
                 .contains("No rung")
         );

@@ -155,3 +155,29 @@ fn a_run_without_a_dump_has_its_faults_and_its_console() {
     assert!(page.contains("id=\"last-1\"") && !page.contains("id=\"ladder\""));
     assert!(!page.contains("id=\"runs\""));
 }
+
+#[test]
+fn a_restart_has_its_ladder_and_a_time_out_where_each_cpu_stood() {
+    let mut value = full();
+    let run = &mut value["runs"][0];
+    run["dump"] = Value::Null;
+    run["restart"] = json!({
+        "ladder": {"ipi_us": 1000, "sdei_us": 500, "stopped": ["restarted", {"sdei": {"after_us": 100}}]}, "capture": {}, "faults": []
+    });
+    run["stood"] = json!([
+        {"cpu": 0, "state": "on", "pc": "0x1234", "pstate": "0x3c5", "place": "panic+0x4"},
+        {"cpu": 1, "state": null, "pc": null, "pstate": null, "place": null}
+    ]);
+    let page = page(value);
+    for part in [
+        "CPU 0: restarted the machine",
+        "CPU 1: SDEI after 0.100 ms",
+        "id=\"stood\"",
+        "CPU 0: on <code>panic+0x4</code>",
+        "CPU 1: no answer",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+    // There is nothing more of a CPU that a link could lead to.
+    assert!(!page.contains("href=\"#cpu-0\""));
+}
