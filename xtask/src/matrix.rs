@@ -11,7 +11,6 @@ mod run;
 mod summary;
 
 use std::fs;
-use std::io::{Stdout, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -20,7 +19,7 @@ use clap::Args;
 use debian::paths;
 use debian::progress::Progress;
 use lab::kdump::quote;
-use lab::results::{About, Case, Format, Outcome as CaseOutcome, Results};
+use lab::results::{About, Case, Format, Outcome as CaseOutcome, Results, Screen, screen};
 use machine::run_dir::{self, RunDir};
 use serde_json::Value as Json;
 
@@ -193,7 +192,7 @@ impl Matrix {
         summary.plan = self.plan_name();
         summary.shard = self.shard.map(|shard| shard.to_string());
         write(&summary, folder)?;
-        let mut results = Results::begin(self.format, about, stdout())?;
+        let mut results = Results::begin(self.format, about, screen())?;
         progress.say(&format!(
             "{} rows; their results go to {}",
             chosen.rows.len(),
@@ -380,13 +379,17 @@ fn not_run(entry: &Entry) -> Case {
     }
 }
 
+/// For a browser, beside matrix.json.
+const PAGE: &str = "index.html";
+
 fn write(summary: &Summary, folder: &Path) -> Result<()> {
     let json = serde_json::to_string_pretty(summary)?;
-    paths::write_if_new(&folder.join("matrix.json"), json.as_bytes())
+    paths::write_if_new(&folder.join("matrix.json"), json.as_bytes())?;
+    paths::write_if_new(&folder.join(PAGE), summary.page().as_bytes())
 }
 
 /// Says all of it once more, to people in one table.
-fn finish(results: Results<Stdout>, summary: &Summary, folder: &Path) -> Result<()> {
+fn finish(results: Results<Screen>, summary: &Summary, folder: &Path) -> Result<()> {
     if results.format() == Format::Human {
         println!("\n{}", summary.table());
         let again = summary.again();
@@ -395,7 +398,7 @@ fn finish(results: Results<Stdout>, summary: &Summary, folder: &Path) -> Result<
             again.iter().for_each(|command| println!("  {command}"));
             println!();
         }
-        println!("All of it is in {}", folder.display());
+        println!("All of it is in {}", folder.join(PAGE).display());
     }
     results.end()?;
     Ok(())

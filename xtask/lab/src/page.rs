@@ -2,11 +2,13 @@
 //!
 //! A page is made of what a program reads, docs/report.md, and of nothing else. All text in it is escaped by `maud`.
 
+mod list;
 mod report;
 mod timeline;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+pub use list::{Job, OF_JOB, Verdict, list};
 pub use report::report;
 
 const STYLE: &str = include_str!("page/style.css");

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use debian::progress::Step;
 use debian::tools;
+use lab::page;
 use serde_json::Value;
 
 use super::judge::Exit;
@@ -42,6 +43,7 @@ pub fn run(words: &[String], folder: &Path, step: &mut Step) -> Result<Ran> {
     let mut command = supervisor::command("/proc/self/exe");
     command.arg0("xtask").arg("kdump").args(words);
     command.arg("--report").arg(folder.join(REPORT));
+    command.arg("--html").arg(folder.join(page::OF_JOB));
     command.arg("--keep").arg(folder.join(LEFT));
     if tools::is_install_forbidden() {
         command.arg("--no-install");

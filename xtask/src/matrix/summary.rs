@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use lab::page;
 use lab::results::{About, SCHEMA};
 use serde::Serialize;
 
@@ -85,6 +86,25 @@ impl From<&LeftOut> for NoRow {
     }
 }
 
+impl Entry {
+    fn job(&self) -> page::Job<'_> {
+        page::Job {
+            name: &self.name,
+            verdict: match self.outcome {
+                Outcome::Passed if self.fails_with.is_some() => page::Verdict::FailedAsItMust,
+                Outcome::Passed => page::Verdict::Passed,
+                Outcome::Failed => page::Verdict::Failed,
+                Outcome::NotRun => page::Verdict::NotRun,
+            },
+            seconds: self.seconds,
+            sdei_us: self.sdei_us,
+            faults: &self.faults,
+            command: &self.command,
+            folder: self.report.as_ref().and(self.folder.as_deref()),
+        }
+    }
+}
+
 impl Summary {
     /// Of rows that have not been run yet.
     pub fn new(about: About, rows: Vec<Entry>, left_out: &[LeftOut]) -> Self {
@@ -132,6 +152,18 @@ impl Summary {
             );
         }
         text
+    }
+
+    /// The page of all rows, which leads to the page of each that has a report.
+    pub fn page(&self) -> String {
+        let jobs: Vec<page::Job<'_>> = self.rows.iter().map(Entry::job).collect();
+        let of = self.plan.as_deref().unwrap_or("the command line");
+        let shard = self.shard.as_ref();
+        let shard = shard.map_or(String::new(), |shard| format!(", shard {shard}"));
+        page::list(
+            &format!("Matrix of {of}{shard}, {}", self.about.date),
+            &jobs,
+        )
     }
 
     /// The commands that do the failed rows again.
