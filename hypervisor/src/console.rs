@@ -70,7 +70,7 @@ pub fn write_guest(vm: VmId, byte: u8) {
                 // Most of the time without the lock: whoever has it may be kept from its pCPU, where an emulator's host
                 // runs others. Others' turns end, so who waits for his own is not stuck.
                 let _: Option<()> = patience::briefly(|| None);
-                beat();
+                percpu::beat();
                 continue;
             }
         }
@@ -118,14 +118,7 @@ pub fn hold(limit_us: u64, then: impl FnOnce()) {
 #[inline(never)]
 pub fn write_line(text: fmt::Arguments<'_>) {
     write_line_of(percpu::index(), text);
-    beat();
-}
-
-/// This pCPU is not stuck.
-fn beat() {
-    if let Some(percpu) = percpu::this() {
-        percpu.beat();
-    }
+    percpu::beat();
 }
 
 /// The same, of a pCPU whose number is known.

@@ -7,6 +7,7 @@ use hv_bundle::Backing;
 use platform::Range;
 
 use crate::memory;
+use crate::percpu;
 use crate::sysregs;
 
 /// RAM that the plan took out of what guests get, for a guest's flash or for queues of its devices: it begins with `contents`, and
@@ -63,18 +64,25 @@ pub fn read_parts(backing: &Backing, ipa: u64, to: &mut [u8]) {
     }
 }
 
+/// So much is copied between two signs of life: a slow machine takes long for a large kernel.
+const AT_ONCE: usize = 64 << 10;
+
 /// Copies into the RAM of a guest none of whose vCPUs runs, and makes it visible to a reader with its caches off.
 pub fn write(backing: &Backing, ipa: u64, bytes: &[u8]) {
     let mut written = 0;
     for (from, to) in backing.parts(ipa, bytes.len() as u64) {
         assert!(to.end() <= memory::IDENTITY_END, "guest memory at {to:?}");
-        let part = &bytes[from as usize..][..to.size as usize];
-        let start = core::ptr::with_exposed_provenance_mut::<u8>(to.start as usize);
-        // SAFETY: the plan gave the range to this guest as RAM, which the identity map shows read-write and which holds
-        // neither `bytes` (home region or bundle) nor anything else of ours; no vCPU of it runs.
-        unsafe { core::ptr::copy_nonoverlapping(part.as_ptr(), start, part.len()) };
-        sysregs::clean_to_poc(to.start, to.size);
-        written += part.len();
+        let mut at = to.start;
+        for part in bytes[from as usize..][..to.size as usize].chunks(AT_ONCE) {
+            let start = core::ptr::with_exposed_provenance_mut::<u8>(at as usize);
+            // SAFETY: the plan gave the range to this guest as RAM, which the identity map shows read-write and which holds
+            // neither `bytes` (home region or bundle) nor anything else of ours; no vCPU of it runs.
+            unsafe { core::ptr::copy_nonoverlapping(part.as_ptr(), start, part.len()) };
+            sysregs::clean_to_poc(at, part.len() as u64);
+            at += part.len() as u64;
+            written += part.len();
+            percpu::beat();
+        }
     }
     assert!(written == bytes.len(), "no guest memory at {ipa:#x}");
 }

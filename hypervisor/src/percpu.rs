@@ -196,7 +196,7 @@ impl Percpu {
         self.beats.store(next, Ordering::Relaxed);
     }
 
-    /// How often it has: with each line that it writes, and while it waits.
+    /// How often it has: with each line that it writes, while it waits, and while it loads a guest.
     pub fn beats(&self) -> u32 {
         self.beats.load(Ordering::Relaxed)
     }
@@ -282,6 +282,13 @@ pub fn this() -> Option<&'static Percpu> {
     let block = core::ptr::with_exposed_provenance::<Percpu>(sysregs::percpu_address() as usize);
     // SAFETY: TPIDR_EL2 is zero or what `install` put there on this pCPU: a leaked, initialised block.
     unsafe { block.as_ref() }
+}
+
+/// This pCPU is not stuck.
+pub fn beat() {
+    if let Some(percpu) = this() {
+        percpu.beat();
+    }
 }
 
 /// The block of a pCPU, once it has one.
