@@ -316,7 +316,8 @@ impl Plan {
             scenario if !scenario.loads_crash_kernel() => return None,
             // A kernel as it is shipped may be large.
             _ if self.is_stock => "256M",
-            Scenario::Panic => "256M",
+            // Behind the place that is known there is no more.
+            Scenario::Panic if !self.oracle => "256M",
             _ => "192M",
         };
         Some(match self.oracle {

@@ -297,3 +297,19 @@ fn our_init_knows_the_disk_for_dumps_by_its_label() {
     let read = format!("bs={length} count=1 2> /dev/null)\" != \"{label}\"");
     assert!(init.contains(&read), "{read}");
 }
+
+#[test]
+fn a_crash_kernel_at_a_known_place_fits_into_a_guest_of_512_mib() {
+    // The hypervisor's home and its copy of the bundle are at the end of RAM.
+    const END: u64 = 0x4000_0000 + (480 << 20);
+    for scenario in Scenario::value_variants() {
+        let plan = Plan {
+            oracle: true,
+            ..Plan::new(*scenario, 4)
+        };
+        if let Some(range) = plan.crashkernel() {
+            let range = hv_bundle::parse_crashkernel(&range).unwrap();
+            assert!(range.start + range.size <= END, "{scenario:?}");
+        }
+    }
+}
