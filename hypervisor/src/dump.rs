@@ -27,7 +27,7 @@ pub struct Dump {
     dtb: Vec<u8>,
     layout: Layout,
     header: Range,
-    not_reset: Vec<String>,
+    not_reset: String,
     /// Of each vCPU that was on when the guest ended.
     kept: Mutex<Vec<Option<Registers>>>,
     /// The capture kernel has the VM.
@@ -128,8 +128,11 @@ impl Dump {
             log!("vm{vm}: {error}");
             0
         });
-        for device in &self.not_reset {
-            log!("vm{vm}: {device} is not reset, and may finish a write to memory");
+        if !self.not_reset.is_empty() {
+            log!(
+                "vm{vm}: not reset, may finish writes to memory:{}",
+                self.not_reset
+            );
         }
         let (header, entry, dtb) = (self.header.start, self.layout.entry, self.layout.dtb.start);
         let info = Found(info);

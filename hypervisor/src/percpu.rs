@@ -285,6 +285,7 @@ pub fn this() -> Option<&'static Percpu> {
 }
 
 /// This pCPU is not stuck.
+#[inline(never)]
 pub fn beat() {
     if let Some(percpu) = this() {
         percpu.beat();

@@ -26,8 +26,8 @@ pub struct CapturePlan<'a> {
     pub dtb: Vec<u8>,
     /// Where in the memory goes what describes the dump ([`crate::Vmcore`]).
     pub header: Range,
-    /// Devices of the guest that write to memory by themselves, and that nothing resets before: their paths.
-    pub not_reset: Vec<String>,
+    /// Devices of the guest that write to memory by themselves, and that nothing resets before: their paths, a space before each.
+    pub not_reset: String,
 }
 
 /// What a kernel takes at least beside its image, to run in.
@@ -115,6 +115,13 @@ impl Left<'_> {
         };
         let ramdisk = capture.ramdisk;
         let (layout, dtb) = self.build(&spec, (kernel, ramdisk, None), &memory_less_header)?;
+        let mut not_reset = String::new();
+        for device in given {
+            if device.kind == DeviceKind::Sd {
+                not_reset.push(' ');
+                not_reset.push_str(&device.path);
+            }
+        }
         Ok(Some(CapturePlan {
             memory,
             kernel,
@@ -122,11 +129,7 @@ impl Left<'_> {
             layout,
             dtb,
             header,
-            not_reset: given
-                .iter()
-                .filter(|device| device.kind == DeviceKind::Sd)
-                .map(|device| device.path.clone())
-                .collect(),
+            not_reset,
         }))
     }
 
