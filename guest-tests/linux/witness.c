@@ -3,8 +3,10 @@
  *
  *   witness samples STOP   has the kernel sample every CPU until the file STOP is there, then says how often
  *                          it did; CPUs may go off and on meanwhile
- *   witness alarm SECONDS  ends after so many seconds; a machine that sleeps then is woken for it
+ *   witness alarm SECONDS  has an alarm every so many seconds, for which a machine that sleeps is woken
  *   witness pattern        loads a pattern into every register and spins: xN is 0xa5a5a5a5a5a5a5NN
+ *
+ * Each writes the line "ready" as soon as it does so: who starts it in the background must wait for that.
  */
 
 typedef unsigned char u8;
@@ -75,6 +77,12 @@ static void flush(void)
 	put("\n");
 	call(SYS_WRITE, 1, (u64)line, filled, 0, 0, 0);
 	filled = 0;
+}
+
+static void tell_ready(void)
+{
+	put("ready");
+	flush();
 }
 
 /* Sampling: include/uapi/linux/perf_event.h. */
@@ -202,11 +210,14 @@ static void end(u32 cpu)
 static void take_samples(const char *stop)
 {
 	const u64 pause[2] = { 0, 100000000 };
-	u32 cpu, all = 0;
+	u32 cpu, all = 0, is_ready = 0;
 
 	while (call(SYS_FACCESSAT, -100, (u64)stop, 0, 0, 0, 0) < 0) {
 		for (all = 0; all < MOST_CPUS && begin(all); all++)
 			;
+		if (!is_ready)
+			tell_ready();
+		is_ready = 1;
 		call(SYS_NANOSLEEP, (u64)pause, 0, 0, 0, 0, 0);
 		for (cpu = 0; cpu < all; cpu++)
 			end(cpu);
@@ -224,8 +235,8 @@ static void take_samples(const char *stop)
 	flush();
 }
 
-/* Answers what the program exits with. */
-static u64 wait_for_alarm(const char *digits)
+/* Answers what the program exits with, if there is no alarm. */
+static u64 have_alarms(const char *digits)
 {
 	const u64 clock_boottime_alarm = 9;
 	u64 seconds = 0, expired;
@@ -233,16 +244,20 @@ static u64 wait_for_alarm(const char *digits)
 
 	while (*digits >= '0' && *digits <= '9')
 		seconds = 10 * seconds + *digits++ - '0';
-	/* No interval; seconds and nanoseconds from now. */
-	const u64 timer[4] = { 0, 0, seconds, 0 };
+	/* Seconds and nanoseconds between two, and from now to the first. */
+	const u64 timer[4] = { seconds, 0, seconds, 0 };
 
 	if (fd < 0 || call(SYS_TIMERFD_SETTIME, fd, 0, (u64)timer, 0, 0, 0) < 0)
 		return 1;
-	return call(SYS_READ, fd, (u64)&expired, sizeof(expired), 0, 0, 0) != sizeof(expired);
+	tell_ready();
+	while (call(SYS_READ, fd, (u64)&expired, sizeof(expired), 0, 0, 0) == sizeof(expired))
+		;
+	return 1;
 }
 
 static void __attribute__((noreturn)) show_pattern(void)
 {
+	tell_ready();
 	asm volatile(".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30\n"
 		     "movz x\\n, #0xa500 + \\n\n"
 		     "movk x\\n, #0xa5a5, lsl #16\n"
@@ -262,7 +277,7 @@ void __attribute__((noreturn, used)) run(const u64 *stack)
 	if (count == 3 && words[1][0] == 's')
 		take_samples(words[2]);
 	else if (count == 3 && words[1][0] == 'a')
-		status = wait_for_alarm(words[2]);
+		status = have_alarms(words[2]);
 	else if (count == 2 && words[1][0] == 'p')
 		show_pattern();
 	else
