@@ -10,6 +10,9 @@ pub const BLOCK_SIZE: u64 = 2 << 20;
 /// RAM is given away in units of this size, the granule: what one level 3 entry maps.
 pub const PAGE_SIZE: u64 = 4096;
 
+/// The largest page of a kernel (DDI0487 D8.1.8, granule sizes).
+pub const LARGEST_PAGE: u64 = 64 << 10;
+
 /// The one or two parts of `range` outside `hole`.
 pub fn without(range: Range, hole: Range) -> impl Iterator<Item = Range> {
     let before = Range::between(range.start, hole.start.clamp(range.start, range.end()));
@@ -61,10 +64,15 @@ pub fn free_pages(machine: &Machine, taken: &[Range], limit: u64) -> Vec<Range> 
 }
 
 /// The whole pages of these parts below `limit`.
-pub fn whole_pages(mut parts: Vec<Range>, limit: u64) -> Vec<Range> {
+pub fn whole_pages(parts: Vec<Range>, limit: u64) -> Vec<Range> {
+    whole_units(parts, limit, PAGE_SIZE)
+}
+
+/// The whole units of these parts below `limit`; a unit is a power of two.
+pub fn whole_units(mut parts: Vec<Range>, limit: u64, unit: u64) -> Vec<Range> {
     parts.retain_mut(|part| {
-        let end = part.end().min(limit) & !(PAGE_SIZE - 1);
-        let start = part.start.checked_next_multiple_of(PAGE_SIZE);
+        let end = part.end().min(limit) & !(unit - 1);
+        let start = part.start.checked_next_multiple_of(unit);
         *part = Range::between(start.unwrap_or(end), end);
         !part.is_empty()
     });

@@ -242,6 +242,35 @@ fn memory_is_held_back_for_a_capture_kernel() {
     assert!(chosen.property("linux,elfcorehdr").is_none());
 }
 
+/// Linux with pages of 64 KiB reads memory by such pages, and beside the guest's there is nothing.
+#[test]
+fn memory_that_is_to_be_dumped_begins_and_ends_with_a_page_of_any_size() {
+    const LARGEST: u64 = 64 << 10;
+    let board = Board::virt(4);
+    let bank = board.machine.ram[0];
+    let hole = |at: u64| Range::new(bank.start + at, PAGE);
+    let taken = [
+        hole(0),
+        hole(32 * MIB + 3 * PAGE),
+        hole(bank.size - 5 * PAGE),
+    ];
+    let host = board.host(&taken);
+    let edges = |config: GuestConfig| {
+        let plans = plan(&board.machine, bundle(&[config]), &host).expect("a plan");
+        let ram = plans[0].ram.clone();
+        let total: u64 = ram.iter().map(|part| part.size).sum();
+        let is_edge_of_any = |at: u64| at % LARGEST == 0;
+        let edges = ram.iter().flat_map(|part| [part.start, part.end()]);
+        (edges.filter(|&at| !is_edge_of_any(at)).count(), total)
+    };
+    let (ragged, all) = edges(GuestConfig::default());
+    let (even, less) = edges(dumped(64 * MIB));
+    assert_eq!((ragged > 0, even), (true, 0));
+    // Less than a page of that size is lost at each edge.
+    let lost = all - less - 64 * MIB;
+    assert!(0 < lost && lost < 8 * LARGEST, "{lost} bytes are lost");
+}
+
 #[test]
 fn a_device_that_nothing_resets_before_a_capture_kernel_is_named() {
     let not_reset = |board: &Board| {

@@ -14,7 +14,7 @@ use super::own::{Own, free_spi, take_highest};
 use super::{Backing, Host, VmPlan, Wanted, gic, reaches_memory, seeding};
 use crate::layout::{Memory, Parts};
 use crate::places::Places;
-use crate::ram::{PAGE_SIZE, lowest_of, take_in_step, take_lowest, whole_pages};
+use crate::ram::{LARGEST_PAGE, PAGE_SIZE, lowest_of, take_in_step, take_lowest, whole_units};
 use crate::{Error, Guest, GuestConfig, GuestSpec, Kernel, Layout, build_guest_dtb};
 
 /// What nobody has got yet.
@@ -181,18 +181,25 @@ impl<'m> Left<'m> {
     }
 
     /// Takes RAM for a guest: where the guest finds it and where it is, which is the same if `is_placed`.
+    ///
+    /// If a capture kernel reads that later, it begins and ends with a page of any size: Linux reads whole pages of its own
+    /// (fs/proc/vmcore.c), and beside the guest's RAM there is nothing to be read.
     fn ram_of(&mut self, config: &GuestConfig, is_placed: bool) -> (Vec<Range>, Backing) {
+        let unit = match config.dump {
+            Some(_) => LARGEST_PAGE,
+            None => PAGE_SIZE,
+        };
         let most = match config.memory {
             0 => u64::MAX,
             bytes => bytes,
         };
         if is_placed {
-            let ram = take_lowest(&mut self.ram, most);
+            let ram = whole_units(take_lowest(&mut self.ram, most), u64::MAX, unit);
             let backing = Backing::one_to_one(&ram);
             return (ram, backing);
         }
         // Blocks of the one are then blocks of the other, but for those at a hole.
-        let mut shown = whole_pages(self.machine.ram.clone(), self.host.limit);
+        let mut shown = whole_units(self.machine.ram.clone(), self.host.limit, unit);
         let base = shown.first().map_or(0, |part| part.start);
         let behind = take_in_step(&mut self.ram, base, most);
         let size = behind.iter().map(|part| part.size).sum();
