@@ -18,6 +18,7 @@ pub mod flags;
 pub mod kbuild;
 mod kconfig;
 pub mod kunit;
+pub mod pages;
 mod source;
 pub mod tree;
 

@@ -15,21 +15,59 @@ use machine::workshop::Workshop;
 
 const NAME: &str = "tree/debians-source";
 
+/// The same source with pages of another size: it dumps itself, and the hypervisor dumps it, both of which the oracle holds against memory.
+const PAGES: [(&str, &str); 2] = [("tree/pages-16k", "16k"), ("tree/pages-64k", "64k")];
+
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    [NAME].into_iter()
+    [NAME].into_iter().chain(PAGES.map(|(name, _)| name))
 }
 
-/// Runs it, if it is named: a kernel is built.
+/// Runs those that are named: a kernel is built.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
-    if !ledger.names(NAME) {
+    run_one(workshop, ledger, NAME, try_all);
+    for (name, pages) in PAGES {
+        run_one(workshop, ledger, name, |tree| dump_pages(tree, pages));
+    }
+}
+
+fn run_one(
+    workshop: &Workshop,
+    ledger: &mut Ledger,
+    name: &str,
+    test: impl FnOnce(&Path) -> Result<String>,
+) {
+    if !ledger.names(name) {
         return;
     }
     match tree::unpacked(&workshop.cache, "source", &workshop.progress) {
-        Ok(None) => ledger.skipped(NAME, "the cache has no source package of Linux"),
-        Ok(Some(tree)) => ledger.check(NAME, || try_all(&tree)),
-        Err(error) => ledger.failed(NAME, Duration::ZERO, &format!("{error:#}")),
+        Ok(None) => ledger.skipped(name, "the cache has no source package of Linux"),
+        Ok(Some(tree)) => ledger.check(name, || test(&tree)),
+        Err(error) => ledger.failed(name, Duration::ZERO, &format!("{error:#}")),
     }
+}
+
+/// Dumps the kernel of `tree` with pages of `size` both ways, and says how many of them are equal.
+fn dump_pages(tree: &Path, size: &str) -> Result<String> {
+    let mut equal = Vec::new();
+    for scenario in ["kdump", "assisted"] {
+        let mut kdump = own::xtask()?;
+        kdump.args(["kdump", "--pages", size, "--scenario", scenario]);
+        kdump.args(["--oracle", "--timeout", "600", "--tree"]);
+        let said = own::succeed(kdump.arg(tree))?;
+        let number = size.trim_end_matches('k');
+        ensure!(
+            said.contains(&format!("(pages of {number} KiB)")),
+            "{scenario}: it has other pages\n{said}"
+        );
+        let mut lines = said.lines().map(str::trim);
+        let line = lines.find(|line| line.starts_with("equal "));
+        let line =
+            line.with_context(|| format!("{scenario}: no page is said to be equal\n{said}"))?;
+        let words: Vec<&str> = line.split_whitespace().collect();
+        equal.push(format!("{scenario}: {}", words.join(" ")));
+    }
+    Ok(equal.join("; "))
 }
 
 /// A line that is put into a file of the tree, and what must come of it.

@@ -10,8 +10,9 @@ use super::flags::Flags;
 use super::kbuild::{Build, FRAGMENT_NAME, absent};
 use super::kconfig::Kconfig;
 use super::kunit;
+use super::pages::Pages;
 use super::source::unpack_into;
-use super::{FRAGMENT, Kernel, SPACE};
+use super::{Kernel, SPACE};
 use crate::cache::{Cache, Lock, fingerprint, unwritable};
 use crate::progress::Progress;
 use crate::tools;
@@ -32,6 +33,7 @@ pub enum Base {
 pub struct Tree {
     path: PathBuf,
     base: Base,
+    pages: Option<Pages>,
     flags: Flags,
 }
 
@@ -47,12 +49,12 @@ pub struct Configured {
 }
 
 impl Tree {
-    /// The tree at `path`.
+    /// The tree at `path`, whose kernel is to have such pages; if that is not said, those that its base chooses, or of 4 KiB.
     ///
     /// # Errors
     ///
     /// If it is none, or one that kbuild builds nowhere but in itself.
-    pub fn open(path: &Path, base: Base, flags: Flags) -> Result<Self> {
+    pub fn open(path: &Path, base: Base, pages: Option<Pages>, flags: Flags) -> Result<Self> {
         let named = || format!("cannot open the tree {}", path.display());
         let path = path.canonicalize().with_context(named)?;
         for part in ["Makefile", "Kbuild", "arch/arm64/Kconfig"] {
@@ -76,14 +78,20 @@ impl Tree {
             Base::Nothing => Base::Nothing,
         };
         flags.check()?;
-        Ok(Self { path, base, flags })
+        Ok(Self {
+            path,
+            base,
+            pages,
+            flags,
+        })
     }
 
-    /// Where its objects are, one folder a tree.
+    /// Where its objects are, one folder a tree, and one more for each size of pages that is asked for.
     fn objects(&self, cache: &Cache) -> Result<PathBuf> {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
         let key = fingerprint(&[&self.path.to_string_lossy()]);
-        cache.dir(&format!("trees/{name}-{key}"))
+        let pages = self.pages.map(|pages| format!("-{}", pages.name()));
+        cache.dir(&format!("trees/{name}-{key}{}", pages.unwrap_or_default()))
     }
 
     /// Configures it with our fragment over its base. What does not take is said, with what it needs.
@@ -107,25 +115,27 @@ impl Tree {
         };
         // Beside the one that was built, so that what does not change is not built again.
         let next = objects.join(".config.next");
-        match &self.base {
-            Base::Nothing => build.configure(&next, &["allnoconfig"], Some(FRAGMENT))?,
+        let fragment = match &self.base {
+            Base::Nothing => {
+                let fragment = self.fragment("");
+                build.configure(&next, &["allnoconfig"], Some(&fragment))?;
+                fragment
+            }
             Base::File(file) => {
                 let text = fs::read_to_string(file)
                     .with_context(|| format!("cannot read {}", file.display()))?;
-                write(&next, &merge(&text, FRAGMENT))?;
-                build.configure(&next, &["olddefconfig"], None)?;
+                self.fragment_over(&text, &next, &build)?
             }
             Base::Named(named) => {
                 build.configure(&next, &[named], None)?;
                 let text = fs::read_to_string(&next).context("make wrote no configuration")?;
-                write(&next, &merge(&text, FRAGMENT))?;
-                build.configure(&next, &["olddefconfig"], None)?;
+                self.fragment_over(&text, &next, &build)?
             }
-        }
+        };
         let text = fs::read_to_string(&next).context("make wrote no configuration")?;
         step.done();
         let config = Config::parse(&text);
-        for line in self.untaken(&text, &config) {
+        for line in self.untaken(&fragment, &text, &config) {
             progress.say(&line);
         }
         let place = objects.join(".config");
@@ -141,9 +151,24 @@ impl Tree {
         })
     }
 
+    /// Our fragment over the configuration `base`.
+    fn fragment(&self, base: &str) -> String {
+        let own = || Pages::of(&Config::parse(base));
+        let pages = self.pages.or_else(own).unwrap_or(Pages::Kib4);
+        pages.fragment()
+    }
+
+    /// Makes the configuration `next` of `base` and our fragment, which it answers.
+    fn fragment_over(&self, base: &str, next: &Path, build: &Build) -> Result<String> {
+        let fragment = self.fragment(base);
+        write(next, &merge(base, &fragment))?;
+        build.configure(next, &["olddefconfig"], None)?;
+        Ok(fragment)
+    }
+
     /// The fragment's lines that the configuration `text` lacks, each with the reason.
-    fn untaken(&self, text: &str, config: &Config) -> Vec<String> {
-        let absent = absent(FRAGMENT, text);
+    fn untaken(&self, fragment: &str, text: &str, config: &Config) -> Vec<String> {
+        let absent = absent(fragment, text);
         if absent.is_empty() {
             return Vec::new();
         }
@@ -266,6 +291,7 @@ fn option(line: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::FRAGMENT;
     use super::*;
     use crate::cache::remove;
 
@@ -290,7 +316,7 @@ mod tests {
         }
 
         fn refused(&self, base: Base) -> String {
-            let tree = Tree::open(&self.0, base, Flags::ours());
+            let tree = Tree::open(&self.0, base, None, Flags::ours());
             tree.unwrap_err().to_string()
         }
     }
@@ -324,7 +350,12 @@ mod tests {
             error.ends_with("is no source tree of Linux: it has no Kbuild"),
             "{error}"
         );
-        let error = Tree::open(Path::new("/no/such/tree"), Base::Nothing, Flags::ours());
+        let error = Tree::open(
+            Path::new("/no/such/tree"),
+            Base::Nothing,
+            None,
+            Flags::ours(),
+        );
         let error = error.unwrap_err().to_string();
         assert_eq!(error, "cannot open the tree /no/such/tree");
     }
@@ -351,6 +382,20 @@ mod tests {
     }
 
     #[test]
+    fn pages_are_those_that_are_asked_for_or_those_of_the_base() {
+        let scratch = Scratch::new("pages");
+        let chosen = |pages, base: &str| {
+            let tree = Tree::open(&scratch.0, Base::Nothing, pages, Flags::ours()).unwrap();
+            Pages::of(&Config::parse(&merge(base, &tree.fragment(base)))).unwrap()
+        };
+        let base = "CONFIG_ARM64_16K_PAGES=y\n";
+        assert_eq!(chosen(None, ""), Pages::Kib4);
+        assert_eq!(chosen(None, base), Pages::Kib16);
+        assert_eq!(chosen(Some(Pages::Kib64), base), Pages::Kib64);
+        assert_eq!(chosen(Some(Pages::Kib4), base), Pages::Kib4);
+    }
+
+    #[test]
     fn a_base_must_be_a_configuration() {
         let scratch = Scratch::new("base");
         for name in ["nodefconfig", "../../Makefile", "configs/defconfig", ""] {
@@ -360,7 +405,7 @@ mod tests {
         let error = scratch.refused(Base::File(scratch.0.join("Makefile")));
         assert!(error.contains("is no kernel's configuration"), "{error}");
         let named = Base::Named("defconfig".to_owned());
-        Tree::open(&scratch.0, named, Flags::ours()).unwrap();
+        Tree::open(&scratch.0, named, None, Flags::ours()).unwrap();
     }
 
     #[test]
@@ -368,12 +413,14 @@ mod tests {
         let (one, two) = (Scratch::new("one"), Scratch::new("two"));
         let root = Scratch::new("cache");
         let cache = Cache::at(&root.0).unwrap();
-        let objects = |scratch: &Scratch| {
-            let tree = Tree::open(&scratch.0, Base::Nothing, Flags::ours()).unwrap();
+        let objects_of = |scratch: &Scratch, pages| {
+            let tree = Tree::open(&scratch.0, Base::Nothing, pages, Flags::ours()).unwrap();
             tree.objects(&cache).unwrap()
         };
+        let objects = |scratch| objects_of(scratch, None);
         assert_eq!(objects(&one), objects(&one));
         assert_ne!(objects(&one), objects(&two));
+        assert_ne!(objects(&one), objects_of(&one, Some(Pages::Kib64)));
         assert!(objects(&one).starts_with(cache.path()));
     }
 }

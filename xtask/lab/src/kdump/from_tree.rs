@@ -12,6 +12,7 @@ use debian::cache::Cache;
 use debian::kernel::Kernel;
 use debian::kernel::config::Found;
 use debian::kernel::flags::Flags;
+use debian::kernel::pages::Pages;
 use debian::kernel::tree::{Base, Tree};
 use debian::paths;
 use debian::progress::Progress;
@@ -38,6 +39,9 @@ pub struct FromTree {
     /// The same by the name of one of the tree's own, such as defconfig.
     #[arg(long, value_name = "NAME", requires = "tree")]
     defconfig: Option<String>,
+    /// The size of the kernel's pages: 4k, 16k or 64k [default: what --config or --defconfig chooses, or 4k].
+    #[arg(long, value_name = "SIZE", value_parser = Pages::named, requires = "tree")]
+    pages: Option<Pages>,
     /// Compile so many files at a time [default: what MAKEFLAGS says, or as many as the host has CPUs].
     #[arg(long, short, value_name = "N", requires = "tree",
           value_parser = clap::value_parser!(u16).range(1..))]
@@ -77,7 +81,7 @@ impl FromTree {
             (None, None) => Base::Nothing,
         };
         let flags = Flags::of_user(self.jobs.map(usize::from));
-        let tree = Tree::open(path, base, flags)?;
+        let tree = Tree::open(path, base, self.pages, flags)?;
         let (cache, progress) = (Cache::open()?, Progress::new());
         let configured = tree.configure(&cache, &progress)?;
         let config = configured.place.clone();
