@@ -25,7 +25,7 @@ pub use saver::Saver;
 /// The guest's architecture, in Debian's words.
 const ARCHITECTURE: &str = "arm64";
 /// The suite of our guest's programs: a stable release, whose packages stay.
-const SUITE: &str = "trixie";
+pub const SUITE: &str = "trixie";
 /// The packages of the guest's programs.
 const PACKAGES: [&str; 3] = ["busybox-static", "kexec-tools", "makedumpfile"];
 /// The programs, by their possible places in the packages.
@@ -109,7 +109,11 @@ pub fn ensure_with(
             for (number, module) in modules.iter().enumerate() {
                 let name = module.file_name().unwrap_or_default().to_string_lossy();
                 // init loads them in the order of their names.
-                files.push((format!("lib/modules/{number}-{name}"), 0o644, read(module)?));
+                files.push((
+                    format!("lib/modules/{number:02}-{name}"),
+                    0o644,
+                    read(module)?,
+                ));
             }
             Some(read(image)?)
         }

@@ -1,4 +1,4 @@
-//! Debian's own kernels, unchanged, with the modules that find a virtio disk, and of one a network card.
+//! Debian's own kernels, unchanged, with the modules that find a virtio disk, a Raspberry Pi 4's card, and of one a network card.
 
 use std::fs;
 use std::io::Read;
@@ -8,15 +8,26 @@ use anyhow::{Context, Result, ensure};
 use lzma_rust2::XzReader;
 
 use crate::archive::Archive;
-use crate::cache::{self, Cache, unwritable};
+use crate::cache::{self, Cache, fingerprint, unwritable};
 use crate::progress::Progress;
 
 /// The package that depends on the kernel that a Debian machine runs.
 const PACKAGE: &str = "linux-image-arm64";
+/// The same with pages of 16 KiB.
+const PACKAGE_16K: &str = "linux-image-arm64-16k";
 /// What a kernel's package takes while it is fetched and taken apart.
 const SPACE: u64 = 700_000_000;
 /// The modules that find a virtio disk, in the order in which they are loaded; what they need is built in.
 const MODULES: [&str; 2] = ["virtio_mmio", "virtio_blk"];
+/// Those that find a Raspberry Pi 4's card, its supplies first (Linux, bcm2711-rpi-4-b.dts), and its watchdog, which is the board's reset.
+const CARD: [&str; 6] = [
+    "fixed",
+    "gpio-regulator",
+    "sdhci",
+    "sdhci-pltfm",
+    "sdhci-iproc",
+    "bcm2835_wdt",
+];
 /// Those of a virtio network card in Linux 6.1 besides; later ones need others.
 const NETWORK: [&str; 3] = ["failover", "net_failover", "virtio_net"];
 
@@ -27,20 +38,32 @@ pub enum Release {
     Debian12,
     /// Linux 6.12.
     Debian13,
+    /// Linux 6.12 with pages of 16 KiB.
+    Debian13Pages16k,
     /// The newest kernel for Debian 13.
     Backports,
+    /// The same with pages of 16 KiB.
+    BackportsPages16k,
 }
 
 impl Release {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Debian12, Self::Debian13, Self::Backports];
+    pub const ALL: [Self; 5] = [
+        Self::Debian12,
+        Self::Debian13,
+        Self::Debian13Pages16k,
+        Self::Backports,
+        Self::BackportsPages16k,
+    ];
 
     /// What people call it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Debian12 => "debian-12",
             Self::Debian13 => "debian-13",
+            Self::Debian13Pages16k => "debian-13-16k",
             Self::Backports => "backports",
+            Self::BackportsPages16k => "backports-16k",
         }
     }
 
@@ -53,33 +76,38 @@ impl Release {
     const fn suite(self) -> &'static str {
         match self {
             Self::Debian12 => "bookworm",
-            Self::Debian13 => "trixie",
-            Self::Backports => "trixie-backports",
+            Self::Debian13 | Self::Debian13Pages16k => "trixie",
+            Self::Backports | Self::BackportsPages16k => "trixie-backports",
+        }
+    }
+
+    /// The package that depends on its kernel.
+    const fn package(self) -> &'static str {
+        match self {
+            Self::Debian12 | Self::Debian13 | Self::Backports => PACKAGE,
+            Self::Debian13Pages16k | Self::BackportsPages16k => PACKAGE_16K,
         }
     }
 
     /// Its modules, in the order in which they are loaded.
     fn modules(self) -> Vec<&'static str> {
         match self {
-            Self::Debian12 => [&MODULES[..], &NETWORK].concat(),
-            Self::Debian13 | Self::Backports => MODULES.to_vec(),
+            Self::Debian12 => [&MODULES[..], &CARD, &NETWORK].concat(),
+            _ => [&MODULES[..], &CARD].concat(),
         }
     }
 
-    /// What the cache calls it.
-    const fn entry(self) -> &'static str {
-        match self {
-            Self::Debian12 => "stock-kernel-bookworm-with-network",
-            Self::Debian13 => "stock-kernel-trixie",
-            Self::Backports => "stock-kernel-trixie-backports",
-        }
+    /// What the cache calls it, and these modules of it.
+    fn entry(self) -> String {
+        let modules = fingerprint(&self.modules());
+        format!("stock-kernel-{}-{modules}", self.name())
     }
 
     /// The suite whose programs go with its kernel.
     const fn programs(self) -> &'static str {
         match self {
             Self::Debian12 => "bookworm",
-            Self::Debian13 | Self::Backports => "trixie",
+            _ => "trixie",
         }
     }
 
@@ -87,8 +115,8 @@ impl Release {
     const fn series(self) -> &'static str {
         match self {
             Self::Debian12 => "6.1.",
-            Self::Debian13 => "6.12.",
-            Self::Backports => "7.",
+            Self::Debian13 | Self::Debian13Pages16k => "6.12.",
+            Self::Backports | Self::BackportsPages16k => "7.",
         }
     }
 }
@@ -109,7 +137,7 @@ pub struct Kernel {
 /// Fetches the kernel of `release`, unless the cache has one.
 pub fn ensure(cache: &Cache, release: Release, progress: &Progress) -> Result<Kernel> {
     let _lock = cache.lock("stock-kernels", progress)?;
-    let entry = cache.entry(release.entry(), |dir| fetch(cache, release, dir, progress))?;
+    let entry = cache.entry(&release.entry(), |dir| fetch(cache, release, dir, progress))?;
     let files = release.modules().into_iter().map(file_name);
     let files: Vec<String> = files.collect();
     let names: Vec<&str> = files.iter().map(String::as_str).collect();
@@ -141,11 +169,12 @@ fn fetch(cache: &Cache, release: Release, dir: &Path, progress: &Progress) -> Re
     let root = archive.suite(suite, progress)?;
     // Kernels come and go; an old list names one that is no longer there.
     root.update(progress)?;
-    let names = root.depends(PACKAGE)?;
+    let package = release.package();
+    let names = root.depends(package)?;
     let (image, version) = names
         .iter()
         .find_map(|name| Some((name, name.strip_prefix("linux-image-")?)))
-        .with_context(|| format!("{PACKAGE} of {suite} names no kernel"))?;
+        .with_context(|| format!("{package} of {suite} names no kernel"))?;
     // Since Linux 7 the files themselves are in packages of their own.
     let parts = root.depends(image)?;
     let own = |part: &str| {

@@ -2,6 +2,7 @@
 
 mod asked;
 mod beforehand;
+mod capture_kernel;
 mod checks;
 mod document;
 mod files;
@@ -134,7 +135,7 @@ pub struct Kdump {
     #[arg(long, value_name = "PATH", requires = "kernel")]
     vmlinux: Option<PathBuf>,
     /// A kernel as Debian ships it, with its own modules and kexec_load, instead of ours: debian-12 (Linux 6.1), debian-13 (6.12), or
-    /// backports (the newest for Debian 13).
+    /// backports (the newest for Debian 13); debian-13-16k and backports-16k have pages of 16 KiB.
     ///
     /// Nothing is compiled but the hypervisor. Such a kernel has nothing that wedges a CPU, so no CPU is wedged, but with
     /// `--scenario nmi` and `assisted` all: the hypervisor's test image, with fault injection, masks their interrupts, and says before the
@@ -304,8 +305,8 @@ impl Kdump {
             "Debian's kernels have no LKDTM, which wedges CPUs here; have none wedged by --scenario panic, or all by --scenario nmi or assisted, or leave --stock out"
         );
         ensure!(
-            self.stock.is_none() || self.board() != Board::Raspi4b,
-            "of Debian's kernels the ramdisk has the modules of virtio disks only, and none of a Raspberry Pi's card; choose another --machine, or leave --stock out"
+            self.saving.capture_kernel.is_none() || plan.scenario == Scenario::Assisted,
+            "the hypervisor starts a kernel to save the dump with --scenario assisted only; choose that, or leave --capture-kernel out"
         );
         // A board has as many as it has, and the guest so many of them.
         let board = self.board();

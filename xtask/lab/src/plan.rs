@@ -27,7 +27,7 @@ use machine::qemu::DEFAULT_CPU;
 /// What is held back for a capture kernel: its initial ramdisk has the guest's kernel, too.
 pub const HELD: u64 = 256 << 20;
 /// The same for a kernel as it is shipped.
-const HELD_FOR_STOCK: u64 = 512 << 20;
+pub const HELD_FOR_STOCK: u64 = 512 << 20;
 
 /// How the life of a CPU ends that was stopped by SDEI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::Write;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -18,18 +18,26 @@ use machine::control::{self, Client};
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 
-/// Each release by the name of its test.
-const RELEASES: [(&str, Release); 3] = [
+/// Each release by the name of its test, which boots it to a shell. Those with pages of 16 KiB are run when they are named.
+const RELEASES: [(&str, Release); 5] = [
     ("stock/debian-12", Release::Debian12),
     ("stock/debian-13", Release::Debian13),
+    ("stock/debian-13-16k", Release::Debian13Pages16k),
     ("stock/debian-13-backports", Release::Backports),
+    ("stock/debian-13-backports-16k", Release::BackportsPages16k),
 ];
+const USUAL: [Release; 3] = [Release::Debian12, Release::Debian13, Release::Backports];
 
 /// The same, of the tests that dump. One is in every run; the others are run when they are named.
-const DUMPS: [(&str, Release); 3] = [
+const DUMPS: [(&str, Release); 5] = [
     ("stock/debian-12/kdump", Release::Debian12),
     ("stock/debian-13/kdump", Release::Debian13),
+    ("stock/debian-13-16k/kdump", Release::Debian13Pages16k),
     ("stock/debian-13-backports/kdump", Release::Backports),
+    (
+        "stock/debian-13-backports-16k/kdump",
+        Release::BackportsPages16k,
+    ),
 ];
 const ALWAYS: &str = "stock/debian-13/kdump";
 
@@ -41,10 +49,39 @@ const NMIS: [(&str, Release); 3] = [
 ];
 
 /// The same, of the tests that wedge all CPUs and have the hypervisor start the same kernel beside their memory, which saves the dump.
-const ASSISTED: [(&str, Release); 3] = [
+const ASSISTED: [(&str, Release); 5] = [
     ("stock/debian-12/assisted", Release::Debian12),
     ("stock/debian-13/assisted", Release::Debian13),
+    ("stock/debian-13-16k/assisted", Release::Debian13Pages16k),
     ("stock/debian-13-backports/assisted", Release::Backports),
+    (
+        "stock/debian-13-backports-16k/assisted",
+        Release::BackportsPages16k,
+    ),
+];
+
+/// The same with another kernel than the guest's own to save the dump, also of other pages; run when they are named.
+const CROSSED: [(&str, (Release, &str)); 5] = [
+    (
+        "stock/debian-12/captured-by-backports",
+        (Release::Debian12, "backports"),
+    ),
+    (
+        "stock/debian-13/captured-by-ours",
+        (Release::Debian13, "ours"),
+    ),
+    (
+        "stock/debian-13/captured-by-16k",
+        (Release::Debian13, "debian-13-16k"),
+    ),
+    (
+        "stock/debian-13-16k/captured-by-debian-13",
+        (Release::Debian13Pages16k, "debian-13"),
+    ),
+    (
+        "stock/debian-13-backports/captured-by-debian-12",
+        (Release::Backports, "debian-12"),
+    ),
 ];
 
 /// The backtrace of a CPU in a module, of a kernel that has its drivers as modules; run when it is named.
@@ -65,13 +102,18 @@ const LOOKS: Duration = Duration::from_secs(600);
 pub fn names() -> impl Iterator<Item = &'static str> {
     let all = RELEASES.iter().chain(&DUMPS);
     let all = all.chain(&NMIS).chain(&ASSISTED);
-    all.map(|(name, _)| *name).chain([MODULES, COLD])
+    let all = all.map(|(name, _)| *name);
+    let crossed = CROSSED.iter().map(|(name, _)| *name);
+    all.chain(crossed).chain([MODULES, COLD])
 }
 
 /// Runs them.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     let cases = RELEASES.map(|(name, release)| (name.to_owned(), release));
-    ledger.check_each(&cases, |_, release| {
+    let cases = cases
+        .into_iter()
+        .filter(|(name, release)| USUAL.contains(release) || ledger.names(name));
+    ledger.check_each(&cases.collect::<Vec<_>>(), |_, release| {
         let kernel = stock::ensure(&workshop.cache, *release, &workshop.progress)?;
         use_shell(workshop, &kernel)?;
         Ok(kernel.release)
@@ -87,7 +129,15 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     let assisted = ASSISTED.map(|(name, release)| (name.to_owned(), release));
     let assisted = assisted.into_iter();
     let assisted = assisted.filter(|(name, _)| ledger.names(name));
-    ledger.check_each(&assisted.collect::<Vec<_>>(), |_, release| assist(*release));
+    ledger.check_each(&assisted.collect::<Vec<_>>(), |_, release| {
+        assist(*release, &[])
+    });
+    let crossed = CROSSED.map(|(name, kernels)| (name.to_owned(), kernels));
+    let crossed = crossed.into_iter();
+    let crossed = crossed.filter(|(name, _)| ledger.names(name));
+    ledger.check_each(&crossed.collect::<Vec<_>>(), |_, (release, other)| {
+        assist(*release, &["--capture-kernel", other])
+    });
     if ledger.names(MODULES) {
         ledger.check(MODULES, || name_modules(workshop, Release::Debian13));
     }
@@ -98,14 +148,15 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
 
 /// Has `kdump` do `scenario` to the kernel of `release`, which has a disk of its own besides, and judge its dump. On that disk nothing
 /// changes.
-fn kdump(release: Release, scenario: &str) -> Result<String> {
+fn kdump(release: Release, scenario: &str, options: &[&str]) -> Result<String> {
     let folder = RunDir::create(None)?;
     let disk = folder.file("own.img");
     let content = vec![0xa5; 4 << 20];
     fs::write(&disk, &content)?;
     let mut kdump = own::xtask()?;
     kdump.args(["kdump", "--stock", release.name(), "--timeout", TIMEOUT]);
-    kdump.args(["--scenario", scenario, "--disk"]).arg(&disk);
+    kdump.args(["--scenario", scenario]).args(options);
+    kdump.arg("--disk").arg(&disk);
     let said = own::succeed(&mut kdump)?;
     ensure!(
         fs::read(&disk)? == content,
@@ -116,7 +167,7 @@ fn kdump(release: Release, scenario: &str) -> Result<String> {
 
 /// It panics by itself. Where is said by its own table of symbols.
 fn dump(release: Release) -> Result<String> {
-    let said = kdump(release, "panic")?;
+    let said = kdump(release, "panic", &[])?;
     ensure!(
         said.contains(" panicked             __crash_kexec+0x"),
         "{said}"
@@ -126,7 +177,7 @@ fn dump(release: Release) -> Result<String> {
 
 /// All its CPUs are wedged, and it panics by an NMI. Of three CPUs it has nothing, and the hypervisor has all.
 fn nmi(release: Release) -> Result<String> {
-    let said = kdump(release, "nmi")?;
+    let said = kdump(release, "nmi", &[])?;
     let count = |words: &str| said.matches(words).count();
     ensure!(
         count("not stopped          nothing in the vmcore") == 3
@@ -141,8 +192,8 @@ fn nmi(release: Release) -> Result<String> {
 }
 
 /// All its CPUs are wedged, it has no crash kernel, and the dump has each CPU as the hypervisor saw it.
-fn assist(release: Release) -> Result<String> {
-    let said = kdump(release, "assisted")?;
+fn assist(release: Release, options: &[&str]) -> Result<String> {
+    let said = kdump(release, "assisted", options)?;
     let count = |words: &str| said.matches(words).count();
     ensure!(
         count(" wedged by the hypervisor ") == 4
@@ -254,7 +305,11 @@ fn name_modules(workshop: &Workshop, release: Release) -> Result<String> {
         // Name, size, users, who, state, address.
         input.write_all(b"cat /proc/modules\n")?;
         let mut ranges = Vec::new();
-        for _ in &kernel.modules {
+        let is_virtio = |module: &&PathBuf| {
+            let name = module.file_name().unwrap_or_default();
+            name.to_string_lossy().starts_with("virtio_")
+        };
+        for _ in kernel.modules.iter().filter(is_virtio) {
             let size: u64 = screen
                 .between("\nvirtio_", " 0")?
                 .rsplit(' ')

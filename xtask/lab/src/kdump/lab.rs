@@ -11,6 +11,7 @@ use hv_abi::watchdog::{Nmi, Watchdog};
 use hv_bundle::{DumpConfig, GuestConfig, parse_crashkernel};
 
 use super::asked::Extras;
+use super::capture_kernel::CaptureFiles;
 use super::document::KernelId;
 use super::files::{join, joined, unpack};
 use super::kept;
@@ -47,6 +48,8 @@ pub struct Lab {
     /// The same with its symbols, if it is there.
     vmlinux: Option<PathBuf>,
     initramfs: PathBuf,
+    /// The kernel that the hypervisor starts to save memory, if it is another.
+    capture: Option<CaptureFiles>,
     /// The functions of the guest kernel, if it comes with its symbols.
     symbols: Option<Symbols>,
     /// What the machine has, unless the board says.
@@ -87,8 +90,8 @@ pub struct Request<'a> {
 pub struct Care<'a> {
     /// The watchdog over it.
     pub watchdog: Option<Watchdog>,
-    /// The kernel that saves its memory, which is its own, with the initial ramdisk of that.
-    pub dump: Option<(DumpConfig, &'a Path)>,
+    /// The kernel that saves its memory.
+    pub dump: Option<(DumpConfig, payload::Capture<'a>)>,
 }
 
 impl Lab {
@@ -136,6 +139,12 @@ impl Lab {
             None => Guest::Ours(&kernel),
         };
         let initramfs = initramfs::ensure_with(cache, guest, &saving.saver(), progress)?;
+        let suite = shipped
+            .as_ref()
+            .map_or(initramfs::SUITE, |stock| stock.suite);
+        let capture = saving.capture_kernel;
+        let capture = capture.map(|kernel| kernel.ensure(workshop, &saving.saver(), suite));
+        let capture = capture.transpose()?;
         let step = progress.lazily("read the kernel's symbols");
         let symbols = vmlinux.as_deref().map(Symbols::load).transpose()?;
         step.done();
@@ -147,6 +156,7 @@ impl Lab {
             kernel,
             vmlinux,
             initramfs,
+            capture,
             symbols,
             memory_mib: match &shipped {
                 // Such a kernel has several times the size of ours, and is in the initramfs once more.
@@ -287,7 +297,7 @@ impl Lab {
             watchdog: plan.watchdog(),
             dump: plan
                 .capture()
-                .map(|config| (self.leave_out(config), self.initramfs.as_path())),
+                .map(|config| (self.leave_out(config), self.capture())),
         };
         self.machine_with(plan, bootargs, folder, &care)
     }
@@ -336,10 +346,11 @@ impl Lab {
                 nmi,
                 ..usual
             },
-            capture: payload::Capture {
-                kernel: None,
-                initrd: care.dump.as_ref().map(|(_, initrd)| *initrd),
-            },
+            capture: care
+                .dump
+                .as_ref()
+                .map(|(_, capture)| *capture)
+                .unwrap_or_default(),
             ..self.payload()
         }
         .write(&bundle)?
@@ -356,11 +367,28 @@ impl Lab {
         Ok(machine)
     }
 
-    /// The same capture kernel, whose dump has the level that is asked for.
+    /// The kernel that saves the guest's memory: without a choice the guest's own, with the initial ramdisk of that.
+    fn capture(&self) -> payload::Capture<'_> {
+        match &self.capture {
+            Some(files) => payload::Capture {
+                kernel: Some(&files.kernel),
+                initrd: Some(&files.initramfs),
+            },
+            None => payload::Capture {
+                kernel: None,
+                initrd: Some(&self.initramfs),
+            },
+        }
+    }
+
+    /// The same capture kernel, whose dump has the level that is asked for; with room for any, if it is not the guest's own.
     fn leave_out(&self, config: DumpConfig) -> DumpConfig {
         DumpConfig {
             bootargs: self.saving.level(&config.bootargs),
-            ..config
+            memory: match &self.capture {
+                Some(_) => plan::HELD_FOR_STOCK,
+                None => config.memory,
+            },
         }
     }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::capture_kernel::CaptureKernel;
 use debian::initramfs::Saver;
 
 /// How a guest saves its dump.
@@ -20,6 +21,10 @@ pub struct Saving {
     /// 1.7.8.
     #[arg(long, value_name = "VERSION")]
     pub makedumpfile_version: Option<String>,
+    /// With --scenario assisted, have the hypervisor start this kernel to save the dump, and not the guest's own: ours, or a kernel of
+    /// Debian's as --stock has it.
+    #[arg(long, value_name = "KERNEL", value_parser = CaptureKernel::named)]
+    pub capture_kernel: Option<CaptureKernel>,
     /// Have files, programs and memory come and go in the guest all the while.
     #[arg(long)]
     pub load: bool,

@@ -21,6 +21,7 @@ use machine::board::Board;
 use machine::console::{GuestLines, Record};
 use machine::el3::El3;
 use machine::operator::Operator;
+use machine::payload;
 use machine::qemu::Event;
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
@@ -148,9 +149,13 @@ fn dump(workshop: &Workshop, lab: &Lab, trigger: Trigger) -> Result<String> {
         memory: 192 << 20,
         bootargs: "console=ttyAMA0 maxcpus=1 panic=5 lab.do=save".to_owned(),
     };
+    let own = payload::Capture {
+        kernel: None,
+        initrd: Some(&initrd),
+    };
     let care = Care {
         watchdog: (trigger == Trigger::Watchdog).then_some(WATCHDOG),
-        dump: Some((config, &initrd)),
+        dump: Some((config, own)),
     };
     let bootargs = "console=ttyAMA0 lab.do=nmi lab.wedge=0,1,2,3 lab.panic=0 lab.capture=no";
     let machine = lab.machine_with(&plan, bootargs, &folder, &care)?;
