@@ -40,6 +40,18 @@ impl Outside {
         self.registers.pstate & PSTATE_I != 0
     }
 
+    /// Whether it is in a call that a program has made, and in no interrupt.
+    pub fn is_in_call(&self) -> bool {
+        const INTERRUPT: [&str; 2] = ["el1h_64_irq", "el1h_64_fiq"];
+        let is_of = |frame: &str, names: &[&str]| {
+            let name = frame.split('+').next();
+            names.iter().any(|it| name == Some(it))
+        };
+        let begins = self.frames.last();
+        begins.is_some_and(|frame| is_of(frame, &["el0t_64_sync"]))
+            && !self.frames.iter().any(|frame| is_of(frame, &INTERRUPT))
+    }
+
     /// What is wrong with it as a witness of a CPU that is wedged.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
@@ -175,6 +187,30 @@ pub(crate) mod tests {
             registers,
             frames: frames.iter().map(|&frame| frame.to_owned()).collect(),
             end: None,
+        }
+    }
+
+    #[test]
+    fn a_cpu_is_in_a_call_unless_an_interrupt_or_a_new_task_brought_it_there() {
+        let is_in_call = |frames: &[&str]| outside(1, frames).is_in_call();
+        assert!(is_in_call(&[
+            "chacha_block+0x4",
+            "vfs_read+0xc0",
+            "el0t_64_sync+0x1b4"
+        ]));
+        for others in [
+            &[][..],
+            &["gic_handle_irq+0x24", "el0t_64_irq+0x18c"],
+            &[
+                "gic_handle_irq+0x24",
+                "el1h_64_irq+0x80",
+                "vfs_read+0xc0",
+                "el0t_64_sync+0x1b4",
+            ],
+            &["schedule_tail+0x68", "ret_from_fork+0x4"],
+            &["0xfffffbfffdbf6400"],
+        ] {
+            assert!(!is_in_call(others), "{others:?}");
         }
     }
 

@@ -210,8 +210,17 @@ fn mask(operator: &Operator, masked_cpus: Masked, memory: Option<&Path>) -> Resu
         let status = operator.ask(Verb::Status, 0)?;
         // A CPU in a handler of its kernel's is masked, too, and not by us.
         let is_ours = |cpu: &u8| masked.contains(cpu);
-        if status.vcpus.keys().all(is_ours) && are_all_masked(&status, kernel) {
-            let seen = outside::look(operator, 0..masked_cpus.cpus)?;
+        let is_over = status.vcpus.keys().all(is_ours) && are_all_masked(&status, kernel);
+        let seen = match is_over {
+            true => outside::look(operator, 0..masked_cpus.cpus)?,
+            false => Seen::new(),
+        };
+        // Who enters its kernel, or takes an interrupt, is masked by that, and goes on.
+        let loops = |(number, cpu): (&u32, &Outside)| {
+            let is_target = kernel.map(u32::from) == Some(*number);
+            cpu.faults().is_empty() && (!is_target || cpu.is_in_call())
+        };
+        if is_over && seen.iter().all(loops) {
             if let Some(path) = memory {
                 instant::save(operator, path)?;
             }
