@@ -2,6 +2,7 @@
 
 mod demo;
 mod program;
+mod report;
 mod seen;
 
 use std::fs;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use hv_bundle::GuestConfig;
+use serde::Serialize;
 
 pub use demo::StopDemo;
 pub use seen::StopRun;
@@ -25,7 +27,8 @@ use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 
 /// Where a pCPU is stuck with its interrupts masked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum Place {
     /// In EL2, with no vCPU running.
     Spin,
@@ -68,7 +71,8 @@ impl Place {
 }
 
 /// Why it all stops.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum Cause {
     /// A panic at EL2.
     #[default]

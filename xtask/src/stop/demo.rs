@@ -1,12 +1,16 @@
 //! `cargo xtask stop-demo`: pCPUs stuck at EL2, a panic on another, and the report.
 
+use std::io::Write;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use clap::Args;
+use clap::builder::PossibleValue;
+use clap::{Args, ValueEnum};
 
+use super::report::Report;
 use super::{Cause, Plan, StopRun, Wedges};
+use lab::results::{About, Case, Format, Outcome, Results, painted, screen};
 use lab::symbolize::Explainer;
 use lab::symbols::Symbols;
 use machine::board::Board;
@@ -56,6 +60,10 @@ pub struct StopDemo {
     #[arg(long, value_name = "SECONDS", default_value_t = 120,
           value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
+    /// How what comes of it is written to standard output: for people, or after each run as KTAP or JSON, or at the end as JUnit's XML:
+    /// docs/report.md.
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "human")]
+    format: Format,
 }
 
 impl StopDemo {
@@ -64,7 +72,7 @@ impl StopDemo {
         let plan = Plan {
             el3: self.el3,
             cpus: self.cpus,
-            wedges: self.wedge.0,
+            wedges: self.wedge.0.clone(),
             cause: self.cause,
             stopper: self.stopper,
             icount: self.icount,
@@ -74,25 +82,85 @@ impl StopDemo {
         plan.check()?;
         self.machine.check(self.cpus, self.el3)?;
         let workshop = Workshop::open()?.on(self.machine);
+        let about = About::now(self.machine, self.el3);
+        let mut results = Results::begin(self.format, about.clone(), screen())?;
+        let mut has_failed = false;
         for run in 1..=self.repeat {
             let step = workshop
                 .progress
                 .lazily("the machine runs until it has stopped");
+            let started = Instant::now();
             let seen = plan.perform(&workshop, Duration::from_secs(self.timeout))?;
             drop(step);
-            let verdict = seen.judge(&plan);
-            if self.repeat == 1 {
-                show(&seen)?;
-            }
-            match verdict {
-                Ok(remark) => println!("PASSED: stopped in {remark} ({run} of {})", self.repeat),
-                Err(error) => {
-                    println!("FAILED: {error:#}");
-                    return Ok(ExitCode::FAILURE);
+            if self.format == Format::Human {
+                has_failed = self.show(run, &plan, &seen)?;
+            } else {
+                let case = self.case(run, &plan, &seen, &about, started.elapsed())?;
+                has_failed = case.outcome == Outcome::Failed;
+                let mut explainer = Explainer::load(&seen.hypervisor.elf, None)?;
+                for line in &seen.lines {
+                    results.note(&explainer.explain(line))?;
                 }
+                results.case(case)?;
+            }
+            if has_failed {
+                break;
             }
         }
-        Ok(ExitCode::SUCCESS)
+        // People have read it all.
+        if self.format != Format::Human {
+            results.end()?;
+        }
+        Ok(match has_failed {
+            false => ExitCode::SUCCESS,
+            true => ExitCode::FAILURE,
+        })
+    }
+
+    /// Shows people what came of a run; answers whether it has failed.
+    fn show(&self, run: u32, plan: &Plan, seen: &StopRun) -> Result<bool> {
+        let verdict = seen.judge(plan);
+        if self.repeat == 1 {
+            show(seen)?;
+        }
+        let line = match &verdict {
+            Ok(remark) => format!("PASSED: stopped in {remark} ({run} of {})", self.repeat),
+            Err(error) => format!("FAILED: {error:#}"),
+        };
+        write!(screen(), "{}", painted(&line))?;
+        Ok(verdict.is_err())
+    }
+
+    /// What came of a run, as one of the results.
+    fn case(
+        &self,
+        run: u32,
+        plan: &Plan,
+        seen: &StopRun,
+        about: &About,
+        time: Duration,
+    ) -> Result<Case> {
+        let symbols = Symbols::load(&seen.hypervisor.elf)?;
+        let verdict = seen.check(plan);
+        let fault = verdict.as_ref().err().map(|error| format!("{error:#}"));
+        let cause = self.cause.to_possible_value();
+        let cause = cause.as_ref().map_or("", PossibleValue::get_name);
+        let describe = |pc| symbols.describe(pc);
+        let report = Report::of(about, plan, seen, fault.clone(), describe);
+        Ok(Case {
+            name: match self.repeat {
+                1 => format!("stop-demo/{cause}"),
+                _ => format!("stop-demo/{cause}/{run}"),
+            },
+            outcome: match fault {
+                None => Outcome::Passed,
+                Some(_) => Outcome::Failed,
+            },
+            time: Some(time),
+            remark: verdict.ok().map(|took| format!("stopped in {took}")),
+            details: fault.into_iter().collect(),
+            report: Some(serde_json::to_value(report)?),
+        })
     }
 }
 

@@ -96,13 +96,14 @@ impl StopRun {
         Ok(())
     }
 
-    /// Holds what was seen against `plan`; answers a remark.
+    /// Holds what was seen against `plan`; answers a remark. An error has all that was said, too.
     pub fn judge(&self, plan: &Plan) -> Result<String> {
         let everything = || format!("{}\nQEMU was: {}", self.lines.join("\n"), self.command);
         self.check(plan).with_context(everything)
     }
 
-    fn check(&self, plan: &Plan) -> Result<String> {
+    /// The same; an error says what is wrong in one line, and not all that was said.
+    pub fn check(&self, plan: &Plan) -> Result<String> {
         let Some((cause, us)) = &self.stop else {
             bail!("it did not stop");
         };

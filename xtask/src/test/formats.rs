@@ -1,10 +1,11 @@
-//! What `--format` writes, read by programs of others: the kernel's own parser of KTAP.
+//! What `--format` writes, read by programs: JSON of ours, and KTAP by the kernel's own parser.
 
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 use super::own;
 use crate::ledger::Ledger;
@@ -17,15 +18,17 @@ use machine::workshop::Workshop;
 
 const KTAP: &str = "format/ktap-by-the-kernels-parser";
 const LINES: &str = "format/json-lines";
+const STOP: &str = "format/stop-demo";
 
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    [KTAP, LINES].into_iter()
+    [KTAP, LINES, STOP].into_iter()
 }
 
 /// Runs them.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     ledger.check(LINES, json_lines);
+    ledger.check(STOP, stop_demo);
     if !ledger.wants(KTAP) {
         return;
     }
@@ -47,14 +50,54 @@ fn short(format: &str) -> Result<String> {
 
 fn json_lines() -> Result<String> {
     let said = short("json-lines")?;
-    let mut events = Vec::new();
-    for line in said.lines() {
-        let value: serde_json::Value =
-            serde_json::from_str(line).with_context(|| format!("no JSON: {line}"))?;
-        let event = value.get("event").and_then(|event| event.as_str());
-        events.push(event.unwrap_or_default().to_owned());
-    }
+    let events: Vec<String> = lines(&said)?.iter().map(event).collect();
     ensure!(events == ["begin", "result", "end"], "it said\n{said}");
+    Ok(String::new())
+}
+
+/// The JSON of each line.
+fn lines(said: &str) -> Result<Vec<Value>> {
+    let lines = said.lines();
+    lines
+        .map(|line| serde_json::from_str(line).with_context(|| format!("no JSON: {line}")))
+        .collect()
+}
+
+/// Its event.
+fn event(line: &Value) -> String {
+    line["event"].as_str().unwrap_or_default().to_owned()
+}
+
+/// A stop of the hypervisor, with one pCPU that nobody reaches.
+fn stop_demo() -> Result<String> {
+    let mut demo = own::xtask()?;
+    demo.args(["stop-demo", "--el3", "none", "--cpus", "3"]);
+    demo.args(["--wedge", "2:exit", "--icount", "--format", "json-lines"]);
+    let said = own::succeed(&mut demo)?;
+    let lines = lines(&said)?;
+    let mut events: Vec<String> = lines.iter().map(event).collect();
+    events.dedup();
+    ensure!(
+        events == ["begin", "console", "result", "end"],
+        "it said\n{said}"
+    );
+    let result = lines.iter().find(|line| event(line) == "result");
+    let result = result.unwrap_or(&Value::Null);
+    ensure!(
+        result["name"] == "stop-demo/panic" && result["outcome"] == "passed",
+        "the result is {result}"
+    );
+    let report = &result["report"];
+    let pcpus = report["pcpus"].as_array();
+    let fates: Vec<&str> = pcpus
+        .into_iter()
+        .flatten()
+        .filter_map(|pcpu| pcpu["fate"].as_str())
+        .collect();
+    ensure!(
+        fates == ["stopper", "ipi", "deaf"] && report["us"].is_u64(),
+        "the report is {report}"
+    );
     Ok(String::new())
 }
 
