@@ -21,10 +21,6 @@ mod monitor;
 mod offer;
 mod oracle;
 mod run;
-/// What holds JSON to docs/report.schema.json, of the tests of `lab`.
-#[cfg(test)]
-#[path = "../lab/src/results/tests/schema.rs"]
-mod schema;
 mod stop;
 mod terminal;
 mod test;

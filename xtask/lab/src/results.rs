@@ -16,8 +16,6 @@ use serde_json::{Value, json};
 
 pub use about::{About, SCHEMA, version};
 pub use paint::{Screen, has_colour, painted, screen};
-#[cfg(test)]
-pub(crate) use tests::schema;
 
 /// How results are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

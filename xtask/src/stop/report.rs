@@ -104,7 +104,6 @@ mod tests {
     use machine::el3::El3;
 
     use super::*;
-    use crate::schema;
     use crate::stop::seen::Stopped;
 
     fn seen() -> StopRun {
@@ -139,9 +138,7 @@ mod tests {
 
     #[test]
     fn it_is_as_the_schema_says_for_every_place_and_cause() {
-        let schema = schema::ours();
-        let part = &schema["$defs"]["stop"];
-        let check = |json| schema::validate(&schema, part, &json);
+        let check = |json| report_schema::check("stop", &json);
         let mut seen = seen();
         for cause in Cause::value_variants() {
             let places = Place::value_variants().iter();

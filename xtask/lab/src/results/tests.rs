@@ -1,9 +1,6 @@
 use super::*;
 
-pub mod schema;
 mod xml;
-
-use schema::validate;
 
 fn about() -> About {
     About {
@@ -156,7 +153,6 @@ fn the_check_of_xml_finds_what_is_wrong() {
 
 #[test]
 fn each_json_line_is_as_the_schema_says() {
-    let schema = schema::ours();
     let text = written(Format::JsonLines);
     let lines: Vec<Value> = text
         .lines()
@@ -171,25 +167,9 @@ fn each_json_line_is_as_the_schema_says() {
         ["begin", "console", "result", "result", "result", "end"]
     );
     for line in &lines {
-        validate(&schema, &schema["$defs"]["line"], line).unwrap();
+        report_schema::check("line", line).unwrap();
     }
     assert_eq!(lines[0]["schema"], SCHEMA);
     assert!(lines[0]["about"]["qemu"].is_null());
     assert!(lines[4]["seconds"].is_null());
-}
-
-#[test]
-fn the_check_by_the_schema_finds_what_is_wrong() {
-    let schema = schema::ours();
-    let line = &schema["$defs"]["line"];
-    for wrong in [
-        json!({"event": "other"}),
-        json!({"event": "end", "passed": 1, "failed": 0}),
-        json!({"event": "end", "passed": 1, "failed": 0, "skipped": "0"}),
-        json!({"event": "end", "passed": 1, "failed": 0, "skipped": 0, "more": 1}),
-        json!({"event": "result", "name": "a", "outcome": "ok", "seconds": 1, "remark": null, "details": [], "report": null}),
-        json!(3),
-    ] {
-        assert!(validate(&schema, line, &wrong).is_err(), "{wrong}");
-    }
 }

@@ -2,7 +2,6 @@ use serde_json::json;
 
 use super::super::Comparison;
 use super::*;
-use crate::schema;
 
 /// A document with a run in which SDEI stopped CPU 1 of 3, which was wedged, after `change`.
 fn document(change: impl Fn(&mut Value)) -> Document {
@@ -88,9 +87,8 @@ fn a_result_is_no_worse_than_itself() {
     let text = comparison.to_string();
     assert!(text.ends_with("\nB is no worse\n"), "{text}");
     assert!(text.contains("wedged, sdei, 3 of 3 registers"), "{text}");
-    let ours = schema::ours();
     let json = serde_json::to_value(&comparison).unwrap();
-    schema::validate(&ours, &ours["$defs"]["comparison"], &json).unwrap();
+    report_schema::check("comparison", &json).unwrap();
     // Without a dump and pages, too.
     let b = document(|b| {
         for part in ["dump", "oracle", "lines"] {
@@ -98,7 +96,7 @@ fn a_result_is_no_worse_than_itself() {
         }
     });
     let json = serde_json::to_value(compared(&b)).unwrap();
-    schema::validate(&ours, &ours["$defs"]["comparison"], &json).unwrap();
+    report_schema::check("comparison", &json).unwrap();
 }
 
 #[test]
