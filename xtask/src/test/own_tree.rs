@@ -1,5 +1,7 @@
 //! `kdump --tree` on a real tree, Debian's source of Linux: built, built again, and with what goes wrong in a user's tree.
 
+mod flags;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,17 +16,19 @@ use debian::kernel::tree;
 use machine::workshop::Workshop;
 
 const NAME: &str = "tree/debians-source";
+const FLAGS: &str = "tree/flags";
 
 /// The same source with pages of another size: it dumps itself, and the hypervisor dumps it, both of which the oracle holds against memory.
 const PAGES: [(&str, &str); 2] = [("tree/pages-16k", "16k"), ("tree/pages-64k", "64k")];
 
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    [NAME].into_iter().chain(PAGES.map(|(name, _)| name))
+    [NAME, FLAGS].into_iter().chain(PAGES.map(|(name, _)| name))
 }
 
-/// Runs those that are named: a kernel is built.
+/// Runs them; those that build a kernel only if they are named.
 pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
+    ledger.check(FLAGS, flags::flags);
     run_one(workshop, ledger, NAME, try_all);
     for (name, pages) in PAGES {
         run_one(workshop, ledger, name, |tree| dump_pages(tree, pages));

@@ -1,8 +1,25 @@
 //! How the user wants a kernel compiled: what Linux's own build system hears from the environment.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail};
 
 use crate::tools;
+
+/// What kbuild calls of LLVM (Linux, Makefile, `ifneq ($(LLVM),)`).
+const LLVM: &[&str] = &[
+    "clang",
+    "ld.lld",
+    "llvm-ar",
+    "llvm-nm",
+    "llvm-objcopy",
+    "llvm-objdump",
+    "llvm-readelf",
+    "llvm-strip",
+];
+
+/// The same of GNU.
+const GNU: &[&str] = &[
+    "gcc", "ld", "ar", "nm", "objcopy", "objdump", "readelf", "strip",
+];
 
 /// By which compiler, and how many files at a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,34 +60,61 @@ impl Flags {
         }
     }
 
-    /// The compiler's name.
-    pub fn compiler(&self) -> String {
-        match self.llvm.as_deref() {
-            // A folder, or what stands behind the programs' names.
-            Some(folder) if folder.ends_with('/') => format!("{folder}clang"),
-            Some(suffix) if suffix.starts_with('-') => format!("clang{suffix}"),
-            Some(_) => "clang".to_owned(),
-            None => format!("{}gcc", self.cross_compile),
-        }
-    }
-
     /// Whether that is the compiler of our own kernels, which can be installed.
     pub fn is_usual(&self) -> bool {
         self.llvm.is_none() && self.cross_compile == tools::cross_prefix()
     }
 
-    /// That the compiler is there, if it is another than that of our own kernels.
+    /// The programs that kbuild takes for arm64: the compiler, and those that handle what it makes.
+    fn programs(&self) -> Vec<String> {
+        let (before, behind, others) = match self.llvm.as_deref() {
+            // A folder, or what stands behind the programs' names.
+            Some(folder) if folder.ends_with('/') => (folder, "", LLVM),
+            Some(suffix) if suffix.starts_with('-') => ("", suffix, LLVM),
+            Some(_) => ("", "", LLVM),
+            None => (self.cross_compile.as_str(), "", GNU),
+        };
+        let named = others.iter();
+        named
+            .map(|program| format!("{before}{program}{behind}"))
+            .collect()
+    }
+
+    /// That these are there, if they are others than those of our own kernels.
     pub fn check(&self) -> Result<()> {
-        let compiler = self.compiler();
-        let asked = match &self.llvm {
+        let mut absent = self.programs();
+        // CROSS_COMPILE may begin with a wrapper: `ccache aarch64-`.
+        absent.retain(|program| {
+            let mut words = program.split_whitespace();
+            !words.all(|word| tools::find(word).is_some())
+        });
+        if self.is_usual() || absent.is_empty() {
+            return Ok(());
+        }
+        let asked = self.asked();
+        let absent = absent.join(", ");
+        match self.llvm.as_deref() {
+            Some(folder) if folder.ends_with('/') => bail!(
+                "{asked} asks for programs of LLVM that are not there: {absent}; check the folder, or leave LLVM out of the environment"
+            ),
+            Some(llvm) => {
+                let suffix = if llvm.starts_with('-') { llvm } else { "" };
+                bail!(
+                    "{asked} asks for programs of LLVM that are not in the PATH: {absent}; on Debian they are in the packages clang{suffix}, lld{suffix} and llvm{suffix}; install them, or leave LLVM out of the environment"
+                )
+            }
+            None => bail!(
+                "{asked} asks for programs that are not in the PATH: {absent}; install them, or leave CROSS_COMPILE out of the environment"
+            ),
+        }
+    }
+
+    /// What the user has asked for, as make hears it.
+    fn asked(&self) -> String {
+        match &self.llvm {
             Some(llvm) => format!("LLVM={llvm}"),
             None => format!("CROSS_COMPILE={}", self.cross_compile),
-        };
-        ensure!(
-            self.is_usual() || tools::find(&compiler).is_some(),
-            "{asked} asks for the compiler {compiler}, and that is not in the PATH; install it, or leave {asked} out of the environment"
-        );
-        Ok(())
+        }
     }
 }
 
@@ -111,33 +155,51 @@ mod tests {
         assert!(usual.is_usual() && usual.jobs > 0);
         assert_eq!(flags(&[("CROSS_COMPILE", "")], None), usual);
         let cross = flags(&[("CROSS_COMPILE", "/opt/gcc-15/bin/aarch64-")], None);
-        assert_eq!(cross.compiler(), "/opt/gcc-15/bin/aarch64-gcc");
+        assert_eq!(cross.programs()[0], "/opt/gcc-15/bin/aarch64-gcc");
         let error = cross.check().unwrap_err().to_string();
-        assert!(
-            error.starts_with("CROSS_COMPILE=/opt/gcc-15/bin/aarch64- asks for the compiler"),
-            "{error}"
+        for part in [
+            "CROSS_COMPILE=/opt/gcc-15/bin/aarch64- asks for programs that are not in the PATH: /opt/gcc-15/bin/aarch64-gcc, ",
+            "leave CROSS_COMPILE out",
+        ] {
+            assert!(error.contains(part), "{error}");
+        }
+        // A wrapper has to be there, too.
+        let wrapped = |word: &str| {
+            let prefix = format!("{word} {}", tools::cross_prefix());
+            flags(&[("CROSS_COMPILE", &prefix)], None).check()
+        };
+        assert!(wrapped("no-such-wrapper").is_err());
+        assert_eq!(
+            wrapped("env").is_ok(),
+            GNU.iter()
+                .all(|name| tools::find(&format!("{}{name}", tools::cross_prefix())).is_some())
         );
     }
 
     #[test]
     fn llvm_is_named_as_kbuild_has_it() {
-        for (llvm, compiler) in [
-            ("1", "clang"),
-            ("-19", "clang-19"),
-            ("/no/such/bin/", "/no/such/bin/clang"),
+        for (llvm, compiler, linker) in [
+            ("1", "clang", "ld.lld"),
+            ("-19", "clang-19", "ld.lld-19"),
+            ("/no/such/bin/", "/no/such/bin/clang", "/no/such/bin/ld.lld"),
         ] {
             let flags = flags(&[("LLVM", llvm)], None);
-            assert_eq!(flags.compiler(), compiler);
+            assert_eq!(flags.programs()[..2], [compiler, linker]);
             assert_eq!(flags.cross_compile, "");
             assert!(!flags.is_usual());
         }
-        let error = flags(&[("LLVM", "/no/such/bin/")], None).check();
-        assert!(
-            error
-                .unwrap_err()
-                .to_string()
-                .contains("LLVM=/no/such/bin/")
-        );
+        for (llvm, parts) in [
+            ("/no/such/bin/", ["LLVM=/no/such/bin/ ", "check the folder"]),
+            (
+                "-0",
+                ["clang-0, ld.lld-0, ", "packages clang-0, lld-0 and llvm-0;"],
+            ),
+        ] {
+            let error = flags(&[("LLVM", llvm)], None).check().unwrap_err();
+            for part in parts {
+                assert!(error.to_string().contains(part), "{error}");
+            }
+        }
         assert_eq!(flags(&[("LLVM", "0")], None), Flags::ours());
     }
 
