@@ -1,4 +1,5 @@
-//! `cargo xtask run --gdb`: a debugger of this host gets in, and nobody else; and it runs nothing on the host.
+//! `cargo xtask run --gdb`: a debugger of this host gets in, and nobody else; and it runs nothing on the host. `kdump --gdb`: a job that a
+//! debugger has let go comes to the same end as one without.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -19,12 +20,15 @@ const NAMES: [&str; 2] = [
     "run/gdb-on-a-busy-port-is-a-sentence",
 ];
 
+/// A whole job, so it is run only when it is named.
+const JOB: &str = "kdump/gdb-lets-the-job-run";
+
 /// Nothing takes so long.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    NAMES.into_iter()
+    NAMES.into_iter().chain([JOB])
 }
 
 /// Runs them.
@@ -32,6 +36,15 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     let [alone, busy] = NAMES;
     ledger.check(alone, || reach(workshop).map(|()| String::new()));
     ledger.check(busy, || collide(workshop).map(|()| String::new()));
+    if ledger.names(JOB) {
+        ledger.check(JOB, job);
+    }
+}
+
+/// A port that is free, as long as nobody takes it in between.
+fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    Ok(listener.local_addr()?.port())
 }
 
 /// A run that waits for a debugger on `port`.
@@ -51,10 +64,7 @@ fn start(workshop: &Workshop, port: u16) -> Result<Child> {
 }
 
 fn reach(workshop: &Workshop) -> Result<()> {
-    // One that is free, as long as nobody takes it in between.
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-        .local_addr()?
-        .port();
+    let port = free_port()?;
     let mut run = start(workshop, port)?;
     let seen = debug(&mut run, port);
     run.kill()?;
@@ -62,18 +72,29 @@ fn reach(workshop: &Workshop) -> Result<()> {
     seen.with_context(|| String::from_utf8_lossy(&ended.stderr).into_owned())
 }
 
-fn debug(run: &mut Child, port: u16) -> Result<()> {
-    let until = Instant::now() + LIMIT;
-    let mut debugger = loop {
+/// Connects to what `run` has listening within `limit`.
+fn connect(run: &mut Child, port: u16, limit: Duration) -> Result<TcpStream> {
+    let until = Instant::now() + limit;
+    loop {
         match TcpStream::connect((Ipv4Addr::LOCALHOST, port)) {
-            Ok(debugger) => break debugger,
+            Ok(debugger) => return Ok(debugger),
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
             Err(error) => return Err(error.into()),
         }
         ensure!(run.try_wait()?.is_none(), "it has ended");
         ensure!(Instant::now() < until, "nobody listens");
         std::thread::yield_now();
-    };
+    }
+}
+
+/// A packet of gdb's remote protocol, `$text#sum`, with which what was read before is acknowledged.
+fn packet(text: &str) -> String {
+    let sum = text.bytes().fold(0u8, u8::wrapping_add);
+    format!("+${text}#{sum:02x}")
+}
+
+fn debug(run: &mut Child, port: u16) -> Result<()> {
+    let mut debugger = connect(run, port, LIMIT)?;
     // Another address of this host, as good as one of a network.
     let elsewhere = TcpStream::connect((Ipv4Addr::new(127, 0, 0, 2), port));
     ensure!(elsewhere.is_err(), "it listens on all addresses");
@@ -92,10 +113,7 @@ fn ask_monitor(debugger: &mut TcpStream, made: &Path) -> Result<String> {
     debugger.set_read_timeout(Some(LIMIT))?;
     let order = format!("migrate \"exec:touch {}\"", made.display());
     let order: String = order.bytes().map(|byte| format!("{byte:02x}")).collect();
-    // The packets of gdb's remote protocol: `$text#sum`.
-    let text = format!("qRcmd,{order}");
-    let sum = text.bytes().fold(0u8, u8::wrapping_add);
-    debugger.write_all(format!("+${text}#{sum:02x}").as_bytes())?;
+    debugger.write_all(packet(&format!("qRcmd,{order}")).as_bytes())?;
     let mut answer = Vec::new();
     // What the monitor prints comes in packets that begin with O, then OK.
     while !answer.ends_with(b"#9a") {
@@ -117,6 +135,73 @@ fn ask_monitor(debugger: &mut TcpStream, made: &Path) -> Result<String> {
             .map(|text| String::from_utf8_lossy(&text).into_owned())
     });
     Ok(printed.collect())
+}
+
+/// The main job, which a debugger finds before its first instruction and lets go.
+fn job() -> Result<String> {
+    // What it needs may have to be built first, and the host may be busy.
+    const PREPARED: Duration = Duration::from_secs(1800);
+    let port = free_port()?;
+    let mut run = own::xtask()?
+        .args(["kdump", "--timeout", "900", &format!("--gdb={port}")])
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run xtask")?;
+    let stopped = let_go(&mut run, port, PREPARED);
+    if stopped.is_err() {
+        run.kill()?;
+    }
+    // The debugger stays until the machine is gone.
+    let ended = run.wait_with_output()?;
+    let said = String::from_utf8_lossy(&ended.stdout);
+    let (debugger, pc) = stopped.with_context(|| said.clone().into_owned())?;
+    drop(debugger);
+    for part in ["34 of 34 registers as recorded", "\nPASSED in "] {
+        ensure!(
+            ended.status.success() && said.contains(part),
+            "{}: it does not say `{part}`:\n{said}",
+            ended.status
+        );
+    }
+    Ok(format!("let go at {pc:#x}"))
+}
+
+/// Connects, and has all CPUs run on from where they stand; where that was.
+fn let_go(run: &mut Child, port: u16, limit: Duration) -> Result<(TcpStream, u64)> {
+    let mut debugger = connect(run, port, limit)?;
+    debugger.set_read_timeout(Some(LIMIT))?;
+    let stopped = ask(&mut debugger, "?")?;
+    ensure!(
+        stopped.starts_with(['S', 'T']),
+        "the machine does not stand still: {stopped}"
+    );
+    // Register 32 is the pc, in the order of its bytes in memory.
+    let digits = ask(&mut debugger, "p20")?;
+    let pc = u64::from_str_radix(&digits, 16)
+        .with_context(|| format!("it has no pc: {digits}"))?
+        .swap_bytes();
+    // Without an answer until it stops again.
+    debugger.write_all(packet("c").as_bytes())?;
+    Ok((debugger, pc))
+}
+
+/// The answer to a packet.
+fn ask(debugger: &mut TcpStream, text: &str) -> Result<String> {
+    debugger.write_all(packet(text).as_bytes())?;
+    let mut said = Vec::new();
+    loop {
+        let mut byte = [0];
+        ensure!(debugger.read(&mut byte)? == 1, "it hangs up");
+        said.push(byte[0]);
+        let text = String::from_utf8_lossy(&said);
+        // Two digits of a sum stand behind it.
+        if let Some((_, answer)) = text.split_once('$')
+            && let Some((answer, sum)) = answer.split_once('#')
+            && sum.len() == 2
+        {
+            return Ok(answer.to_owned());
+        }
+    }
 }
 
 fn collide(workshop: &Workshop) -> Result<()> {
