@@ -2,7 +2,7 @@
 // says that it is to be left. An exit first saves what a call may change, and calls the handler for its vector: that is its
 // short way. x20 to x28 are still the guest's then; the handler's functions keep them as any caller's (AAPCS64 6.1.1).
 // SPSR_EL2 stays what it is, and where the handler changes no pc, ELR_EL2, too: on the short way EL2 takes no exception that it
-// comes back from, but for events of EL3, which leaves both alone. (An exception that vectors.S forgives changes both. What may
+// comes back from, but for events of EL3, which leaves both alone. (An exception that vectors.S fixes up changes both. What may
 // raise one is not called on the short way.)
 //
 // While the guest runs, SP_EL2 points at the frame guest_enter made:

@@ -1,5 +1,5 @@
 // The exception table of EL2 (DDI0487 D1.3.1.2). A guest's exceptions go to guest.S; EL2's own
-// are fatal and are reported (fault.rs), but for those of a few instructions, which are forgiven.
+// are fatal and are reported (fault.rs), but for those of a few instructions, which are fixed up.
 
     .macro guest_vector exit
     .balign 128
@@ -30,10 +30,10 @@ vectors:
     msr     tpidr_el0, x0
     msr     tpidrro_el0, x1
     mrs     x0, elr_el2
-    adr     x1, forgiven_begin
+    adr     x1, fixup_begin
     sub     x1, x0, x1
-    cmp     x1, #(forgiven_end - forgiven_begin)
-    b.lo    forgive
+    cmp     x1, #(fixup_end - fixup_begin)
+    b.lo    fix_up
     mrs     x1, tpidrro_el0
     mov     x0, sp
     msr     tpidrro_el0, x0
@@ -56,8 +56,8 @@ vectors_end:
 
 // An exception of one of these instructions is no fault: the instruction is passed over, and PAR_EL1 says that an address has
 // no translation. They use no stack, and TPIDR_EL0 and TPIDRRO_EL0 are lost where one is passed over. x0 is their address.
-    .section .text.forgiven, "ax"
-forgiven_begin:
+    .section .text.fixup_range, "ax"
+fixup_begin:
 // Where EL1 would read x0 is in PAR_EL1 afterwards. A walk that meets an external abort ends in an exception (DDI0487
 // D8.16, "Synchronous External abort during execution of an address translation instruction").
     .global translate_read_of_el1
@@ -103,10 +103,10 @@ clear_debug_registers:
     isb
     msr     S2_0_C0_C6_2, xzr                   // OSECCR_EL1, while the lock is held
     ret
-forgiven_end:
+fixup_end:
 
-    .section .text.forgive, "ax"
-forgive:
+    .section .text.fix_up, "ax"
+fix_up:
     add     x0, x0, #4
     msr     elr_el2, x0
     mov     x0, #1                              // PAR_EL1.F

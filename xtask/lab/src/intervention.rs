@@ -67,12 +67,12 @@ pub enum Way {
 }
 
 /// Waits until all CPUs are wedged, and does something about it; in a thread of its own.
-pub struct Rescue {
+pub struct Intervention {
     done: JoinHandle<Result<Option<Seen>>>,
     last: Sender<()>,
 }
 
-impl Rescue {
+impl Intervention {
     /// Begins, as soon as the guest's init is up. Memory as it was then is saved where `memory` says. If it comes to nothing, the machine
     /// is left.
     pub fn begin(operator: &Operator, way: Way, memory: Option<PathBuf>, leave: Leave) -> Self {
@@ -91,7 +91,7 @@ impl Rescue {
             let memory = memory.as_deref();
             let done = match way {
                 Way::Mask(masked) => mask(&operator, masked, memory),
-                Way::Nmi => rescue(&operator, memory).map(|()| Seen::new()),
+                Way::Nmi => inject_nmi(&operator, memory).map(|()| Seen::new()),
                 Way::Event { cpu } => u8::try_from(cpu)
                     .map_err(Into::into)
                     .and_then(|cpu| send(&operator, cpu).map(|()| Seen::new())),
@@ -124,8 +124,8 @@ impl Rescue {
     }
 }
 
-/// Has one take an NMI.
-fn rescue(operator: &Operator, memory: Option<&Path>) -> Result<()> {
+/// Has one take an NMI once all are wedged.
+fn inject_nmi(operator: &Operator, memory: Option<&Path>) -> Result<()> {
     let status = wait_until_wedged(operator)?;
     if let Some(path) = memory {
         instant::save(operator, path)?;

@@ -13,8 +13,8 @@ use serde::Serialize;
 
 use crate::cpulist::CpuList;
 use crate::instant::PLACE;
+use crate::intervention::{Masked, Way};
 use crate::place::Place;
-use crate::rescue::{Masked, Way};
 pub use crate::scenario::Scenario;
 use crate::scenario::Wedges;
 use debian::kernel::KernelVariant;
@@ -131,7 +131,7 @@ impl Plan {
     pub fn check(&self) -> Result<()> {
         let last = self.cpus.saturating_sub(1);
         ensure!(
-            self.cpus >= 2 || self.cpus == 1 && self.is_left_alone(),
+            self.cpus >= 2 || self.cpus == 1 && self.wedges_all(),
             "one CPU cannot be wedged and watched; use 2 or more, or have the hypervisor reach it: --scenario nmi"
         );
         ensure!(
@@ -163,7 +163,7 @@ impl Plan {
             "--wedge names no CPU"
         );
         ensure!(
-            self.is_left_alone() || (0..self.cpus).any(|cpu| !self.wedge.contains(cpu)),
+            self.wedges_all() || (0..self.cpus).any(|cpu| !self.wedge.contains(cpu)),
             "--wedge leaves no CPU to panic: {} CPUs are 0 to {last}; leave out one of them, or have the hypervisor reach one: --scenario nmi",
             self.cpus
         );
@@ -175,7 +175,7 @@ impl Plan {
             );
         }
         ensure!(
-            !self.is_left_alone() || (0..self.cpus).all(|cpu| self.wedge.contains(cpu)),
+            !self.wedges_all() || (0..self.cpus).all(|cpu| self.wedge.contains(cpu)),
             "--scenario {name} wedges all CPUs; leave --wedge out"
         );
         ensure!(
@@ -183,7 +183,7 @@ impl Plan {
             "--ending and --reclaim are about CPUs that SDEI stopped, and with --scenario assisted the hypervisor stops them all; leave them out"
         );
         ensure!(
-            self.is_left_alone() || !self.wedge.contains(self.panic),
+            self.wedges_all() || !self.wedge.contains(self.panic),
             "CPU {} is to be wedged and cannot panic; choose another with --panic",
             self.panic
         );
@@ -208,8 +208,8 @@ impl Plan {
         self.sdei && !firmware.is_ok_and(|firmware| firmware.has(Fault::Absent))
     }
 
-    /// Whether no CPU of the guest is left to do anything.
-    pub fn is_left_alone(&self) -> bool {
+    /// Whether all CPUs of the guest are wedged, so that none is left to do anything.
+    pub fn wedges_all(&self) -> bool {
         self.scenario.wedges() == Wedges::All
     }
 

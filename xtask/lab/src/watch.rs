@@ -11,8 +11,8 @@ use anyhow::{Context, Result};
 
 use crate::evidence::{GuestLog, HvRecords};
 use crate::instant::{self, TRUTH, WEDGED, Witness};
+use crate::intervention::Intervention;
 use crate::plan::{Plan, Scenario};
-use crate::rescue::Rescue;
 use crate::stood::{self, Stood};
 use machine::console::{GuestLines, Record};
 use machine::control::{self, Control};
@@ -213,7 +213,7 @@ struct Watched<'a> {
     story: GuestLog,
     drain: HvRecords,
     lines: Vec<String>,
-    rescue: Option<Rescue>,
+    intervention: Option<Intervention>,
     /// The watchdog has found all CPUs wedged.
     has_barked: bool,
 }
@@ -232,7 +232,7 @@ impl<'a> Watched<'a> {
             story: GuestLog::default(),
             drain: HvRecords::default(),
             lines: Vec::new(),
-            rescue: None,
+            intervention: None,
             has_barked: false,
         }
     }
@@ -246,14 +246,14 @@ impl<'a> Watched<'a> {
             && self.story.is_up
         {
             let (operator, leave) = (&self.operator, session.leave());
-            let begin = || Rescue::begin(operator, way, self.memory.clone(), leave);
-            let rescue = self.rescue.get_or_insert_with(begin);
+            let begin = || Intervention::begin(operator, way, self.memory.clone(), leave);
+            let intervention = self.intervention.get_or_insert_with(begin);
             let is_nested = self.plan.scenario == Scenario::NestedPanic;
             if self.story.last_to_wedge == Some(self.plan.panic)
                 || self.story.waits
                 || is_nested && self.story.stop_us.is_some()
             {
-                rescue.go_on();
+                intervention.go_on();
             }
         }
     }
@@ -282,10 +282,10 @@ impl<'a> Watched<'a> {
 
     fn end(mut self) -> (GuestLog, HvRecords, Vec<String>) {
         let story = &mut self.story;
-        match self.rescue.map(Rescue::end) {
+        match self.intervention.map(Intervention::end) {
             None if self.has_barked => story.wedged.0.extend([self.plan.panic]),
             None | Some(Ok(None)) => {}
-            Some(Ok(Some(outside))) if !self.plan.is_left_alone() => story.outside = outside,
+            Some(Ok(Some(outside))) if !self.plan.wedges_all() => story.outside = outside,
             // It did not stand still, and there is a dump.
             Some(Err(_)) if self.plan.scenario == Scenario::NestedPanic && story.done => {}
             // Those were wedged when the operator looked.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::Kdump;
-use super::lab::Lab;
+use super::fixture::Lab;
 use debian::archive;
 use machine::workshop::Workshop;
 

@@ -1,4 +1,4 @@
-//! What runs of Linux need, built once; and each run from its machine to the judgement of its dump.
+//! The fixture of runs of Linux: what they need, built once; and each run from its machine to the judgement of its dump.
 
 mod judge;
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use super::lab::System;
+use super::fixture::System;
 use crate::needs;
 use crate::plan::Plan;
 use debian::cache::Cache;

@@ -8,8 +8,8 @@ use hv_abi::operator::Access;
 use hv_abi::policy::{After, Policy};
 use hv_bundle::GuestConfig;
 
+use super::fixture::Lab;
 use super::kept;
-use super::lab::Lab;
 use super::report::Report;
 use crate::given::Given;
 use crate::plan::{self, Plan};

@@ -114,7 +114,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
             };
             let lab = lab.clone().on(row.board);
             let run = move || match row.place {
-                Some(_) => rescue(&lab, row),
+                Some(_) => dump_by_nmi(&lab, row),
                 None => wait(&lab, row),
             };
             (row.name(), Box::new(run) as Box<dyn Fn() -> _ + Sync>)
@@ -124,7 +124,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
 }
 
 /// One takes the NMI, and the dump is complete.
-fn rescue(lab: &Lab, row: Row) -> Result<String> {
+fn dump_by_nmi(lab: &Lab, row: Row) -> Result<String> {
     let report = run_plan(lab, row.plan()?, None)?;
     ensure!(report.passed, "{}", report.text());
     Ok(remark(&report))

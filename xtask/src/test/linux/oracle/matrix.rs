@@ -69,7 +69,7 @@ fn rows() -> Result<Vec<Row>> {
                     rows.push(Row::new(&name, Plan { place, ..plan }));
                 }
             }
-            _ if plan.is_left_alone() => rows.push(Row::new(&name, all_wedged(*scenario))),
+            _ if plan.wedges_all() => rows.push(Row::new(&name, all_wedged(*scenario))),
             _ if scenario.dumps() => rows.push(Row::new(&name, plan)),
             _ => {}
         }
