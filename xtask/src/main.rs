@@ -14,6 +14,7 @@ mod doctor;
 mod documents;
 mod guest_kernel;
 mod image;
+mod instant;
 mod job;
 mod ledger;
 mod matrix;

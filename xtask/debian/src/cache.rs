@@ -227,7 +227,7 @@ fn hexadecimal(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn scratch(name: &str) -> Cache {
+    pub(super) fn scratch(name: &str) -> Cache {
         let root = std::env::temp_dir().join(format!("halligan-{name}-{}", std::process::id()));
         remove(&root).unwrap();
         Cache::at(&root).unwrap()

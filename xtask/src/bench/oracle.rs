@@ -4,17 +4,18 @@
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use hv_abi::operator::Verb;
 use hv_bundle::{GuestConfig, parse_crashkernel};
 use serde::Serialize;
 
 use super::{Bench, counted};
+use crate::instant;
 use debian::tools;
 use machine::build::{self, Program};
 use machine::operator::Operator;
 use machine::payload::{Capture, Payload};
-use machine::qemu::{Event, Machine};
+use machine::qemu::Machine;
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 
@@ -105,35 +106,8 @@ fn one(workshop: &Workshop, mib: u64, is_watched: bool, seconds: u64) -> Result<
     machine.initrd = Some(bundle);
     let counts = folder.file("counts");
     counted(&mut machine, &counts, None)?;
-    let mut session = machine.start(Some(Duration::from_secs(seconds)))?;
-    let operator = Operator::new(session.take_input().context("QEMU has no input")?, false);
-    let mut thawing = None;
-    loop {
-        match session.next_event()? {
-            Event::Line(line) => {
-                operator.hear(&line);
-                let record = line.record().transpose()?;
-                if record.is_some_and(|record| record.name == "kexec") {
-                    let (operator, leave) = (operator.clone(), session.leave());
-                    thawing = Some(std::thread::spawn(move || {
-                        let thawed = operator.ask(Verb::Thaw, 0);
-                        if thawed.is_err() {
-                            leave.leave();
-                        }
-                        thawed
-                    }));
-                }
-            }
-            Event::Guest { .. } | Event::Complaint(_) => {}
-            Event::Ended(_) | Event::Left => break,
-            Event::TimedOut => bail!("the guest does not end"),
-        }
-    }
-    operator.end();
-    if let Some(thawing) = thawing {
-        let thawed = thawing.join();
-        thawed.map_err(|_| anyhow!("who thaws has panicked"))??;
-    }
+    let thaw = |operator: &Operator| operator.ask(Verb::Thaw, 0).map(|_| ());
+    instant::run(&machine, Duration::from_secs(seconds), thaw, |_| Ok(()))?;
     let text = fs::read_to_string(&counts).context("the plugin has written no counts")?;
     cost(&text, mib, is_watched)
 }

@@ -110,13 +110,8 @@ pub fn size(path: &Path) -> u64 {
 mod tests {
     use super::*;
     use crate::cache::remove;
+    use crate::cache::tests::scratch;
     use crate::progress::Progress;
-
-    fn scratch(name: &str) -> Cache {
-        let root = std::env::temp_dir().join(format!("halligan-{name}-{}", std::process::id()));
-        remove(&root).unwrap();
-        Cache::at(&root).unwrap()
-    }
 
     #[test]
     fn a_cache_goes_with_all_that_is_ours() {

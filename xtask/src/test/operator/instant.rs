@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use hv_abi::operator::Verb;
 use hv_bundle::{GuestConfig, parse_crashkernel};
 
+use crate::instant;
 use crate::offer::offered;
 use debian::tools;
 use machine::build;
@@ -317,43 +318,22 @@ impl Program<'_> {
             let words = ["-global", modern, "-device", device];
             machine.extra.extend(words.map(Into::into));
         }
-        let mut session = machine.start(Some(LIMIT))?;
-        let wire = session.take_input().context("QEMU has no input")?;
-        let operator = Operator::new(wire, false);
-        let (mut seen, mut thawing) = (Seen::default(), Vec::new());
-        loop {
-            match session.next_event()? {
+        let mut seen = Seen::default();
+        instant::run(&machine, LIMIT, still, |event| {
+            match event {
                 Event::Guest { bytes, .. } => seen.said.extend(bytes),
                 Event::Line(line) => {
-                    operator.hear(&line);
-                    let Some(record) = line.record().transpose()? else {
-                        continue;
-                    };
-                    if record.name == "kexec" {
-                        let (operator, leave) = (operator.clone(), session.leave());
-                        thawing.push(std::thread::spawn(move || {
-                            let looked = still(&operator);
-                            if looked.is_err() {
-                                leave.leave();
-                            }
-                            looked
-                        }));
+                    if let Some(record) = line.record().transpose()? {
+                        seen.note(&record)?;
                     }
-                    seen.note(&record)?;
                 }
-                Event::Complaint(_) => {}
-                Event::Ended(_) | Event::Left => break,
                 Event::TimedOut => {
                     bail!("it never ends; {:x?}, {:x?}", seen.instants, seen.written)
                 }
+                Event::Complaint(_) | Event::Ended(_) | Event::Left => {}
             }
-        }
-        operator.end();
-        for thread in thawing {
-            thread
-                .join()
-                .map_err(|_| anyhow!("who thaws has panicked"))??;
-        }
+            Ok(())
+        })?;
         Ok(seen)
     }
 }
