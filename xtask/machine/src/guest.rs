@@ -344,7 +344,7 @@ impl Options {
             gwdt: self.gwdt.map(|it| it.0),
             watchdog: self.watchdog.map(|it| it.0),
             name: self.name.clone().unwrap_or(GuestConfig::default().name),
-            devices: self.devices.clone(),
+            devices: self.devices_of_only(),
             trusted: self.trusted.unwrap_or_default(),
             nmi: self.nmi.map(|it| it.0).unwrap_or_default(),
             policy: self.policy(),
@@ -363,6 +363,7 @@ impl Options {
         Ok(GuestConfig {
             vcpus: self.cpus()?,
             pcpus,
+            devices: self.devices.clone(),
             machine_affinities: self.affinity == Some(Affinity::Machine),
             memory: self.own_memory_mib()? << 20,
             ..self.config(bootargs)

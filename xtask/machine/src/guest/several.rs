@@ -15,6 +15,13 @@ const SLOTS_IN_PAGE: usize = 8;
 const SLOTS: usize = 32;
 
 impl Options {
+    /// The devices of an only guest. The hypervisor trusts one that has no list of them, so one that is not to be trusted has all.
+    pub(super) fn devices_of_only(&self) -> Option<Vec<String>> {
+        let is_mediated = self.trusted == Some(false);
+        let devices = self.devices.clone();
+        devices.or_else(|| is_mediated.then(|| vec!["all".to_owned()]))
+    }
+
     /// The guests, each with the name that it is called by: those of the tables, or the only one there is.
     pub fn each(&self) -> Result<Vec<Self>> {
         if self.guests.is_empty() {

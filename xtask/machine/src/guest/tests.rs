@@ -56,6 +56,26 @@ fn what_the_hypervisor_is_told_can_be_in_a_file() {
 }
 
 #[test]
+fn an_only_guest_that_is_not_to_be_trusted_says_which_devices_it_has() {
+    let told = |text: &str| {
+        let config = file::parse(text).unwrap().config("");
+        (config.devices, config.trusted)
+    };
+    let all = Some(vec!["all".to_owned()]);
+    assert_eq!(told(""), (None, false));
+    assert_eq!(told("trusted = false"), (all, false));
+    assert_eq!(told("trusted = true"), (None, true));
+    let one = Some(vec!["virtio:0".to_owned()]);
+    assert_eq!(
+        told("devices = [\"virtio:0\"]\ntrusted = false"),
+        (one, false)
+    );
+    // One of several has none unless it says so.
+    let guest = file::parse("trusted = false").unwrap();
+    assert_eq!(guest.config_of_many("").unwrap().devices, None);
+}
+
+#[test]
 fn firmware_that_nobody_knows_is_named() {
     assert!(firmware("tfa-2.12,signal-lost=3").is_ok());
     let error = firmware("tfa-2.12,signal-lsot=3").unwrap_err();

@@ -75,6 +75,11 @@ impl Options {
             (self.flash.is_some(), "flash of the guest file"),
             (self.pvpanic == Some(true), "pvpanic of the guest file"),
             (self.gwdt.is_some(), "sbsa-gwdt of the guest file"),
+            (self.devices.is_some(), "devices of the guest file"),
+            (
+                self.trusted == Some(false),
+                "trusted = false of the guest file",
+            ),
             (self.crashkernel.is_some(), "crashkernel of the guest file"),
             (self.watchdog.is_some(), "watchdog of the guest file"),
             (self.nmi.is_some(), "nmi of the guest file"),
@@ -110,7 +115,7 @@ mod tests {
         let event: Event =
             toml::from_str("number = 1\nscope = \"private\"\npriority = \"normal\"").unwrap();
         type Ask = (&'static str, fn(&mut Options));
-        let asks: [Ask; 9] = [
+        let asks: [Ask; 11] = [
             ("--firmware", |it| it.firmware = Some("tfa-2.12".into())),
             ("--dtb-at", |it| it.dtb_at = Some(0x4400_0000)),
             ("--operator", |it| it.operator = Some(Operator::Read)),
@@ -120,6 +125,8 @@ mod tests {
             ("--reclaim", |it| it.reclaim = Some(Reclaim::Parked)),
             ("--sdei on", |it| it.sdei = Some(Switch::On)),
             ("debug-calls", |it| it.debug_calls = Some(true)),
+            ("devices", |it| it.devices = Some(Vec::new())),
+            ("trusted = false", |it| it.trusted = Some(false)),
             ("crashkernel", |it| {
                 it.crashkernel = Some("256M@0x60000000".to_owned().try_into().unwrap());
             }),
