@@ -3,7 +3,7 @@
 use anyhow::{Result, bail, ensure};
 use hv_abi::policy::Policy;
 
-use super::{Options, Reclaim, Switch};
+use super::{Cpus, Options, Reclaim, Switch};
 use crate::board::Board;
 use crate::build::Program;
 use crate::el3::El3;
@@ -16,6 +16,10 @@ impl Options {
         ensure!(
             self.timeout != Some(0),
             "--timeout 0 leaves no time to boot; ask for 1 second or more, or leave it out"
+        );
+        ensure!(
+            !self.guests.is_empty() || !matches!(self.cpus, Some(Cpus::List(_))),
+            "cpus is a list, and an only guest has all CPUs of its machine; say how many, such as cpus = 2"
         );
         if let Some(names) = &self.firmware
             && let Err(error) = super::firmware(names)
@@ -182,6 +186,18 @@ mod tests {
             ..Options::default()
         };
         assert_eq!(options.about_qemu(), ["cpus", "hv-append"]);
+    }
+
+    #[test]
+    fn an_only_guest_does_not_choose_its_cpus() {
+        let mut options = Options {
+            cpus: Some(Cpus::List(vec![2, 3])),
+            ..Options::default()
+        };
+        assert!(refused(&options, false).contains("say how many"));
+        assert!(refused(&options, true).contains("say how many"));
+        options.guests = vec![Options::default()];
+        options.check_together(false, Program::Hypervisor).unwrap();
     }
 
     #[test]
