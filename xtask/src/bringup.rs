@@ -66,7 +66,12 @@ pub struct Bringup {
     #[arg(long, value_name = "FILE", conflicts_with = "port")]
     replay: Option<PathBuf>,
     /// With --replay: the board's card, or an image of it, with the dump that the recorded run wrote.
-    #[arg(long, value_name = "DEVICE", requires = "replay")]
+    #[arg(
+        long,
+        value_name = "DEVICE",
+        requires = "replay",
+        conflicts_with = "port"
+    )]
     card: Option<PathBuf>,
     /// Where programs reach the hypervisor's operator, as `cargo xtask ctl` does: a socket [default: in a folder of this command's
     /// own, which ctl finds].

@@ -57,7 +57,7 @@ pub struct Compare {
     #[arg(long, value_name = "NAME", value_parser = firmware, conflicts_with_all = ["a", "repeat", "slower", "keep"])]
     firmware: Vec<String>,
     /// The guest that makes them [default: guest-tests/client-example].
-    #[arg(long, value_name = "PATH", requires = "firmware")]
+    #[arg(long, value_name = "PATH", requires = "firmware", conflicts_with = "a")]
     kernel: Option<PathBuf>,
     /// Do each job so many times; one that fails is the last.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -84,6 +84,9 @@ enum Format {
     /// One JSON object: docs/report.md.
     Json,
 }
+
+/// Options of kdump that name a file or a folder of one job, or say how it is told of.
+const OURS: [&str; 4] = ["--report", "--format", "--keep", "--html"];
 
 /// The version of what docs/report.md has of a comparison.
 const SCHEMA: u32 = 1;
@@ -150,13 +153,22 @@ impl Compare {
         if let Some(repeat) = self.repeat {
             options.extend(["--repeat".into(), repeat.to_string().into()]);
         }
-        let mut all = options.clone();
-        // These are ours.
-        all.extend(["--report", "report.json", "--format", "human"].map(OsString::from));
-        job::check(&all).map_err(|error| {
+        job::check(&options).map_err(|error| {
             let said = error.to_string();
             anyhow!("{}", said.trim_start_matches("error: ").trim_end())
         })?;
+        // kdump takes each of these once.
+        let ours = OURS.iter().flat_map(|option| [option, "human"]);
+        let all: Vec<OsString> = options
+            .iter()
+            .cloned()
+            .chain(ours.map(Into::into))
+            .collect();
+        ensure!(
+            job::check(&all).is_ok(),
+            "what stands behind -- is for both jobs, and {} are not; leave them out: --keep DIR before the -- keeps what both report",
+            OURS.join(", ")
+        );
         Ok(Wanted::Job(options))
     }
 

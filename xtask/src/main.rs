@@ -129,3 +129,29 @@ fn main() -> ExitCode {
         ExitCode::FAILURE
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_that_means_nothing_beside_another_is_refused() {
+        for line in [
+            "kdump --vmlinux vmlinux --stock debian-13",
+            "kdump --vmlinux vmlinux --tree linux",
+            "kdump --config config --kernel Image",
+            "kdump --config config --stock debian-13",
+            "kdump --defconfig defconfig --kernel Image",
+            "kdump --defconfig defconfig --stock debian-13",
+            "kdump --jobs 2 --kernel Image",
+            "kdump --jobs 2 --stock debian-13",
+            "compare ours ours --kernel Image",
+            "bringup rpi4 --port tty --card card.img",
+        ] {
+            let words = ["xtask"].into_iter().chain(line.split(' '));
+            let error = Cli::try_parse_from(words).map(|_| ()).unwrap_err();
+            let kind = error.kind();
+            assert_eq!(kind, clap::error::ErrorKind::ArgumentConflict, "{line}");
+        }
+    }
+}

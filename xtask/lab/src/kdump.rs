@@ -132,7 +132,7 @@ pub struct Kdump {
     #[arg(long, value_name = "PATH")]
     kernel: Option<PathBuf>,
     /// The vmlinux of that kernel [default: the file of that name beside it].
-    #[arg(long, value_name = "PATH", requires = "kernel")]
+    #[arg(long, value_name = "PATH", requires = "kernel", conflicts_with_all = ["stock", "tree"])]
     vmlinux: Option<PathBuf>,
     /// A kernel as Debian ships it, with its own modules and kexec_load, instead of ours: debian-12 (Linux 6.1), debian-13 (6.12), or
     /// backports (the newest for Debian 13); debian-13-16k and backports-16k have pages of 16 KiB.
@@ -296,6 +296,7 @@ impl Kdump {
     /// That it can be done as it is asked for, with so many disks besides its own.
     fn check(&self, plan: &Plan, disks: usize) -> Result<()> {
         plan.check()?;
+        self.saving.check(plan.scenario.dumps())?;
         ensure!(
             self.stock.is_none()
                 || matches!(

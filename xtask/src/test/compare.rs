@@ -137,6 +137,10 @@ fn refused() -> Result<String> {
             vec!["ours", &*one, "--", "--scenario", "none"],
             "invalid value 'none' for '--scenario",
         ),
+        (
+            vec!["ours", &*one, "--", "--keep", "folder"],
+            "leave them out: --keep DIR before the --",
+        ),
         (vec!["--firmware", "spec"], "give --firmware twice"),
     ] {
         let words: Vec<&str> = ["compare"].into_iter().chain(words).collect();

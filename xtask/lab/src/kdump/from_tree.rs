@@ -19,6 +19,8 @@ use debian::progress::Progress;
 use machine::board::Board;
 
 /// A source tree, and what it is configured from.
+//
+// clap forgives a missing option that is required if that cannot stand beside one that is given. So its conflicts are named again.
 #[derive(Args, Clone, Debug, Default)]
 pub struct FromTree {
     /// Build the kernel from this source tree of Linux, which stays as it is, and take that instead of ours.
@@ -33,17 +35,17 @@ pub struct FromTree {
         long,
         value_name = "FILE",
         requires = "tree",
-        conflicts_with = "defconfig"
+        conflicts_with_all = ["defconfig", "kernel", "stock"]
     )]
     config: Option<PathBuf>,
     /// The same by the name of one of the tree's own, such as defconfig.
-    #[arg(long, value_name = "NAME", requires = "tree")]
+    #[arg(long, value_name = "NAME", requires = "tree", conflicts_with_all = ["kernel", "stock"])]
     defconfig: Option<String>,
     /// The size of the kernel's pages: 4k, 16k or 64k [default: what --config or --defconfig chooses, or 4k].
     #[arg(long, value_name = "SIZE", value_parser = Pages::named, requires = "tree")]
     pages: Option<Pages>,
     /// Compile so many files at a time [default: what MAKEFLAGS says, or as many as the host has CPUs].
-    #[arg(long, short, value_name = "N", requires = "tree",
+    #[arg(long, short, value_name = "N", requires = "tree", conflicts_with_all = ["kernel", "stock"],
           value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::{Result, ensure};
 use clap::Args;
 
 use super::capture_kernel::CaptureKernel;
@@ -31,6 +32,20 @@ pub struct Saving {
 }
 
 impl Saving {
+    /// That nothing is said of a dump if none is saved.
+    ///
+    /// # Errors
+    ///
+    /// Names the options.
+    pub fn check(&self, is_saved: bool) -> Result<()> {
+        let is_usual = self.dump_level.is_none() && matches!(self.saver(), Saver::Usual);
+        ensure!(
+            is_saved || is_usual,
+            "with this scenario no dump is saved; leave --dump-level, --makedumpfile and --makedumpfile-version out"
+        );
+        Ok(())
+    }
+
     /// A kernel's words, and what init is to know of this.
     pub fn words(&self, bootargs: &str) -> String {
         let mut words = self.level(bootargs);

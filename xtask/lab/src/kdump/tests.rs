@@ -428,3 +428,21 @@ fn a_guest_that_the_hypervisor_dumps_is_alone() {
     let alone = planned(&["--scenario", "assisted", "--cpus", "8"]).unwrap();
     assert_eq!(alone.wedge.iter().count(), 8);
 }
+
+#[test]
+fn how_a_dump_is_saved_is_for_scenarios_that_have_one() {
+    for option in [
+        "--dump-level=1",
+        "--makedumpfile=m",
+        "--makedumpfile-version=1.7.2",
+    ] {
+        planned(&["--scenario=nmi", option]).unwrap();
+        for scenario in ["--scenario=reboot", "--scenario=sysrq-l"] {
+            let error = planned(&[scenario, option]).unwrap_err().to_string();
+            assert!(
+                error.contains("leave --dump-level, --makedumpfile"),
+                "{error}"
+            );
+        }
+    }
+}
