@@ -41,6 +41,9 @@ impl Oracle {
         if let Some(path) = &self.report {
             paths::check_output(path, "--report")?;
         }
+        // A folder is no dump, and a FIFO may have to be waited for.
+        paths::check_input(&self.truth, "TRUTH")?;
+        paths::check_input(&self.dump, "DUMP")?;
         let writers = match &self.writers {
             Some(path) => oracle::writers(path)?,
             None => Vec::new(),
@@ -63,5 +66,33 @@ impl Oracle {
             true => ExitCode::SUCCESS,
             false => ExitCode::FAILURE,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_file_is_named_and_not_waited_for() {
+        let file = std::env::current_exe().unwrap();
+        for (truth, dump, said) in [
+            (
+                "/dev/zero".into(),
+                file.clone(),
+                "no file /dev/zero for TRUTH",
+            ),
+            (file, "/".into(), "no file / for DUMP"),
+        ] {
+            let oracle = Oracle {
+                truth,
+                dump,
+                level: None,
+                writers: None,
+                report: None,
+            };
+            let error = oracle.execute().unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
     }
 }

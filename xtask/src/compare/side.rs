@@ -57,6 +57,11 @@ impl Side {
             );
             return Ok(Self::Tree(path));
         }
+        // What is no file may have to be waited for, and can be read only once.
+        ensure!(
+            path.is_file(),
+            "{word} is neither a file nor a folder; write what it gives into a file, and name that"
+        );
         Ok(match is_text_of_json(&path)? {
             true => Self::Kept(path),
             false => Self::Kernel(path),
@@ -142,6 +147,11 @@ mod tests {
             let error = named(name).unwrap_err().to_string();
             assert!(error.contains(said), "{error}");
         }
+        let error = Side::named("/dev/zero").unwrap_err().to_string();
+        assert!(
+            error.contains("/dev/zero is neither a file nor a folder"),
+            "{error}"
+        );
         let stock = Side::named("stock:debian-13").unwrap();
         assert_eq!(stock.options().unwrap(), ["--stock", "debian-13"]);
         let error = Side::named("stock:debian-1").unwrap_err().to_string();
