@@ -194,8 +194,12 @@ impl Report {
         if let Some(hotplug) = &self.story.hotplug {
             lines.push(format!("  CPUs went off and on: {hotplug}"));
         }
-        for (cpu, place) in &self.story.backtraces {
-            lines.push(format!("  CPU {cpu:<3} backtrace at {place}"));
+        // Of CPUs that go off and on there are thousands, of what they happened to do; the line above counts them.
+        if self.story.hotplug.is_none() {
+            let backtraces = self.story.backtraces.iter();
+            lines.extend(
+                backtraces.map(|(cpu, place)| format!("  CPU {cpu:<3} backtrace at {place}")),
+            );
         }
         if self.plan.is_masked() {
             lines.push(format!(
