@@ -145,6 +145,8 @@ mod tests {
             "kdump --defconfig defconfig --stock debian-13",
             "kdump --jobs 2 --kernel Image",
             "kdump --jobs 2 --stock debian-13",
+            "kdump --pages 64k --kernel Image",
+            "kdump --pages 64k --stock debian-13",
             "compare ours ours --kernel Image",
             "bringup rpi4 --port tty --card card.img",
         ] {

@@ -20,6 +20,7 @@ use debian::paths;
 use debian::progress::Progress;
 use lab::kdump::quote;
 use lab::results::{About, Case, Format, Outcome as CaseOutcome, Results, Screen, screen};
+use lab::usage;
 use machine::run_dir::{self, RunDir};
 use serde_json::Value as Json;
 
@@ -37,8 +38,6 @@ const DEFAULT_PLAN: &str = include_str!("matrix/default.toml");
 const DEFAULT: &str = "default";
 /// How many folders of results stay that nobody has named.
 const KEPT: usize = 10;
-/// The exit code of wrong usage, clap's.
-const USAGE: u8 = 2;
 
 /// Run many jobs of `cargo xtask kdump`, and say what came of each.
 ///
@@ -108,10 +107,7 @@ impl Matrix {
         let options = Options::of_kdump();
         let chosen = match self.chosen(&options) {
             Ok(chosen) => chosen,
-            Err(error) => {
-                eprintln!("error: {error:#}");
-                return Ok(ExitCode::from(USAGE));
-            }
+            Err(error) => return Ok(usage::refuse(&error)),
         };
         if self.list {
             print!("{}", listing(&chosen));

@@ -30,6 +30,7 @@ mod stock;
 mod stops;
 mod toolchain;
 mod uboot;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -119,6 +120,7 @@ impl Test {
             || formats::names().any(|name| ledger.wants(name))
             || matrix::names().any(|name| ledger.wants(name))
             || compare::names().any(|name| ledger.wants(name))
+            || usage::names().any(|name| ledger.wants(name))
             || own_tree::names().any(|name| ledger.wants(name))
             || bisect::names().any(|name| ledger.wants(name))
             || browser::names().any(|name| ledger.wants(name))
@@ -149,6 +151,7 @@ impl Test {
             stock::run(&workshop, &mut ledger);
             uboot::run(&workshop, &mut ledger);
             own_tree::run(&workshop, &mut ledger);
+            usage::run(&mut ledger);
             matrix::run_linux(&mut ledger);
             bisect::run(&workshop, &mut ledger);
             browser::run(&workshop, &mut ledger);

@@ -259,7 +259,7 @@ fn memory_that_is_to_be_dumped_begins_and_ends_with_a_page_of_any_size() {
         let plans = plan(&board.machine, bundle(&[config]), &host).expect("a plan");
         let ram = plans[0].ram.clone();
         let total: u64 = ram.iter().map(|part| part.size).sum();
-        let is_edge_of_any = |at: u64| at % LARGEST == 0;
+        let is_edge_of_any = |at: u64| at.is_multiple_of(LARGEST);
         let edges = ram.iter().flat_map(|part| [part.start, part.end()]);
         (edges.filter(|&at| !is_edge_of_any(at)).count(), total)
     };

@@ -27,6 +27,7 @@ use crate::cpulist::CpuList;
 use crate::place::Place;
 use crate::plan::{Fate, Plan, Scenario};
 use crate::scenario::Wedges;
+use crate::usage;
 use debian::archive;
 use debian::paths;
 use debian::progress::Progress;
@@ -190,7 +191,9 @@ impl Kdump {
         self.hear(&options)?;
         let (board, el3) = (self.board(), self.el3.unwrap_or_default());
         let plan = self.plan();
-        self.check(&plan, options.disks.len())?;
+        if let Err(error) = self.check(&plan, options.disks.len()) {
+            return Ok(usage::refuse(&error));
+        }
         let extras = self.asked.extras(options, board, plan.program())?;
         for (path, option) in [(&self.report, "--report"), (&self.html, "--html")] {
             if let Some(path) = path {

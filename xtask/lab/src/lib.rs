@@ -28,6 +28,7 @@ pub mod scenario;
 pub mod stood;
 pub mod symbolize;
 pub mod symbols;
+pub mod usage;
 pub mod verdict;
 pub mod vmcore;
 pub mod watch;

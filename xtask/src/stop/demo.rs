@@ -13,6 +13,7 @@ use super::{Cause, Plan, StopRun, Wedges};
 use lab::results::{About, Case, Format, Outcome, Results, painted, screen};
 use lab::symbolize::Explainer;
 use lab::symbols::Symbols;
+use lab::usage;
 use machine::board::Board;
 use machine::el3::El3;
 use machine::workshop::Workshop;
@@ -79,8 +80,10 @@ impl StopDemo {
             off: self.off,
             ..Plan::default()
         };
-        plan.check()?;
-        self.machine.check(self.cpus, self.el3)?;
+        let checked = plan.check();
+        if let Err(error) = checked.and_then(|()| self.machine.check(self.cpus, self.el3)) {
+            return Ok(usage::refuse(&error));
+        }
         let workshop = Workshop::open()?.on(self.machine);
         let about = About::now(self.machine, self.el3);
         let mut results = Results::begin(self.format, about.clone(), screen())?;

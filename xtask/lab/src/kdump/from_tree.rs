@@ -42,7 +42,8 @@ pub struct FromTree {
     #[arg(long, value_name = "NAME", requires = "tree", conflicts_with_all = ["kernel", "stock"])]
     defconfig: Option<String>,
     /// The size of the kernel's pages: 4k, 16k or 64k [default: what --config or --defconfig chooses, or 4k].
-    #[arg(long, value_name = "SIZE", value_parser = Pages::named, requires = "tree")]
+    #[arg(long, value_name = "SIZE", value_parser = Pages::named, requires = "tree",
+          conflicts_with_all = ["kernel", "stock"])]
     pages: Option<Pages>,
     /// Compile so many files at a time [default: what MAKEFLAGS says, or as many as the host has CPUs].
     #[arg(long, short, value_name = "N", requires = "tree", conflicts_with_all = ["kernel", "stock"],

@@ -1,0 +1,58 @@
+//! What a command cannot do as it is asked for is wrong usage, which has an exit code of its own: programs take 1 for a kernel that is bad.
+
+use anyhow::{Context, Result, ensure};
+
+use super::own;
+use crate::ledger::Ledger;
+
+const NAME: &str = "usage/has-its-own-exit-code";
+
+/// What is asked for, and what must be said.
+const CASES: [(&[&str], &str); 4] = [
+    (&["kdump", "--wedge", "9"], "there is no CPU 9"),
+    (
+        &["kdump", "--stock", "debian-13", "--scenario", "sysrq-l"],
+        "leave --stock out",
+    ),
+    (
+        &["kdump", "--scenario", "reboot", "--oracle"],
+        "leave --oracle out",
+    ),
+    (
+        &["stop-demo", "--cpus", "2", "--wedge", "5:spin"],
+        "there is no pCPU 5",
+    ),
+];
+
+/// The names of these tests.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    [NAME].into_iter()
+}
+
+/// Runs it.
+pub fn run(ledger: &mut Ledger) {
+    ledger.check(NAME, || {
+        for (words, expected) in CASES {
+            refused(words, expected)?;
+        }
+        Ok(String::new())
+    });
+}
+
+fn refused(words: &[&str], expected: &str) -> Result<()> {
+    let output = own::xtask()?
+        .args(words)
+        .output()
+        .context("cannot run xtask")?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.code() == Some(2) && output.stdout.is_empty(),
+        "{words:?}: {}\n{errors}",
+        output.status
+    );
+    ensure!(
+        errors.starts_with("error: ") && errors.contains(expected),
+        "{words:?}: {errors}"
+    );
+    Ok(())
+}
