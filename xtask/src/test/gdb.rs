@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::own;
 use crate::ledger::Ledger;
 use debian::paths;
+use machine::build::{self, Program};
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 
@@ -49,6 +50,8 @@ fn free_port() -> Result<u16> {
 
 /// A run that waits for a debugger on `port`.
 fn start(workshop: &Workshop, port: u16) -> Result<Child> {
+    // Before the time that it may take begins: where nothing is built yet, that takes longer.
+    build::build(workshop, Program::Hypervisor)?;
     let kernel = workshop.output("run-gdb.bin")?;
     // DDI0487 C6.2.26: B with an offset of 0.
     paths::write_if_new(&kernel, &0x1400_0000_u32.to_le_bytes())?;
