@@ -4,6 +4,7 @@
 //! or it itself, holds the lock.
 
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use hv_abi::console::{RS, US};
 use hv_core::id::VmId;
@@ -12,7 +13,7 @@ use hv_core::time::Instant;
 use hv_core::turns::{Turn, Turns};
 use hv_drivers::pace::Pace;
 
-use crate::patience::{self, Mutex};
+use crate::patience::{self, Mutex, MutexGuard};
 use crate::{percpu, sysregs, uart};
 
 /// Of every byte, whichever way.
@@ -23,6 +24,13 @@ const FLUSH_US: u64 = 1_100_000;
 static CONSOLE: Mutex<Console> = Mutex::new(Console {
     turns: Turns::new(),
 });
+
+/// Counts what may end a turn: a line's end, and each guest that begins to wait.
+static CHANGES: AtomicU32 = AtomicU32::new(0);
+/// How often a guest that waits polls [`CHANGES`] briefly before it asks again, since a turn ends by time, too: some hundred
+/// microseconds. Who asks looks at the counter, which emulated CPUs share a lock for: 15 that asked every few microseconds
+/// kept the sixteenth from its turn for longer than a turn lasts.
+const POLLS: u32 = 100;
 
 struct Console {
     turns: Turns,
@@ -60,24 +68,55 @@ pub fn share() {
 
 /// Writes a byte of a guest's, when it is its turn.
 pub fn write_guest(vm: VmId, byte: u8) {
-    loop {
-        let mut console = CONSOLE.lock();
-        match console.turns.take(vm, byte, now_us) {
-            Turn::Write => {}
-            Turn::Announce { break_line } => announce(&mut console, vm, break_line),
-            Turn::Wait => {
-                drop(console);
-                // Most of the time without the lock: whoever has it may be kept from its pCPU, where an emulator's host
-                // runs others. Others' turns end, so who waits for his own is not stuck.
-                let _: Option<()> = patience::briefly(|| None);
-                percpu::beat();
-                continue;
-            }
+    let mut console = CONSOLE.lock();
+    let turn = console.turns.take(vm, byte, now_us);
+    if turn != Turn::Write {
+        console = change_turns(console, turn, vm, byte);
+    }
+    if byte == RS {
+        console.put(RS);
+    }
+    console.put(byte);
+}
+
+/// Does what a guest's `turn` asks for before the byte is written: waits, says whose bytes follow, or lets others know that its
+/// line ends.
+#[cold]
+#[inline(never)]
+fn change_turns(
+    mut console: MutexGuard<'static, Console>,
+    mut turn: Turn,
+    vm: VmId,
+    byte: u8,
+) -> MutexGuard<'static, Console> {
+    if turn == Turn::Wait {
+        CHANGES.fetch_add(1, Ordering::Relaxed);
+    }
+    while turn == Turn::Wait {
+        let seen = CHANGES.load(Ordering::Relaxed);
+        drop(console);
+        wait_for_change(seen);
+        console = CONSOLE.lock();
+        turn = console.turns.take(vm, byte, now_us);
+    }
+    if let Turn::Announce { break_line } = turn {
+        announce(&mut console, vm, break_line);
+    }
+    if byte == b'\n' {
+        CHANGES.fetch_add(1, Ordering::Relaxed);
+    }
+    console
+}
+
+/// Waits without the lock until something has changed since `seen`, or for a while: whoever has the lock may be kept from its
+/// pCPU, where an emulator's host runs others. Others' turns end, so who waits for its own is not stuck.
+fn wait_for_change(seen: u32) {
+    for _ in 0..POLLS {
+        let has_changed = || (CHANGES.load(Ordering::Relaxed) != seen).then_some(());
+        percpu::beat();
+        if patience::briefly(has_changed).is_some() {
+            break;
         }
-        if byte == RS {
-            console.put(RS);
-        }
-        return console.put(byte);
     }
 }
 
@@ -125,6 +164,7 @@ pub fn write_line(text: fmt::Arguments<'_>) {
 pub fn write_line_of(pcpu: u8, text: fmt::Arguments<'_>) {
     let mut console = CONSOLE.lock();
     let break_line = console.turns.interrupt();
+    CHANGES.fetch_add(1, Ordering::Relaxed);
     frame(&mut *console, pcpu, break_line, text);
 }
 

@@ -43,6 +43,8 @@ pub struct Turns {
 pub enum Turn {
     /// It writes.
     Write,
+    /// It writes, and ends its line: who waits may ask again.
+    WriteLast,
     /// It says first that it is its turn, on a new line if another's is open.
     Announce {
         /// Another line is open.
@@ -96,15 +98,20 @@ impl Turns {
                 && (self.count >= MOST
                     || now_us.saturating_sub(self.last_us) > SILENCE_US
                     || now_us.saturating_sub(self.wanted_us) > TURN_US);
+        let goes_on = if byte == b'\n' {
+            Turn::WriteLast
+        } else {
+            Turn::Write
+        };
         let turn = if !is_over && self.owner == vm {
             self.count = self.count.saturating_add(1);
-            Turn::Write
+            goes_on
         } else if is_over && self.is_next(vm, others) {
             let is_other = self.owner != vm;
             let was_open = self.is_mid_line;
             (self.owner, self.count, self.wanted_us) = (vm, 1, now_us);
             if was_open && !is_other {
-                Turn::Write
+                goes_on
             } else {
                 Turn::Announce {
                     break_line: was_open,
@@ -173,14 +180,14 @@ mod tests {
         assert_eq!(take(0, b'a'), LINE);
         assert_eq!(take(1, b'x'), Turn::Wait);
         assert_eq!(take(0, b'b'), Turn::Write);
-        assert_eq!(take(0, b'\n'), Turn::Write);
+        assert_eq!(take(0, b'\n'), Turn::WriteLast);
         // Its next line comes after the other's.
         assert_eq!(take(0, b'c'), Turn::Wait);
         assert_eq!(take(1, b'x'), LINE);
         assert_eq!(take(0, b'c'), Turn::Wait);
-        assert_eq!(take(1, b'\n'), Turn::Write);
+        assert_eq!(take(1, b'\n'), Turn::WriteLast);
         assert_eq!(take(0, b'c'), LINE);
-        assert_eq!(take(0, b'\n'), Turn::Write);
+        assert_eq!(take(0, b'\n'), Turn::WriteLast);
         assert_eq!(take(0, b'd'), LINE);
     }
 
@@ -191,7 +198,10 @@ mod tests {
         assert_eq!(turns.take(VmId(1), b'x', || 100 + SILENCE_US), Turn::Wait);
         // Others that wait do not make it longer.
         assert_eq!(turns.take(VmId(1), b'x', || 101 + SILENCE_US), OTHER);
-        assert_eq!(turns.take(VmId(1), b'\n', || 101 + SILENCE_US), Turn::Write);
+        assert_eq!(
+            turns.take(VmId(1), b'\n', || 101 + SILENCE_US),
+            Turn::WriteLast
+        );
         // And goes on with its line when it likes, if nobody has begun another.
         assert_eq!(turns.take(VmId(0), b'l', || 200 + SILENCE_US), LINE);
         assert_eq!(turns.take(VmId(0), b's', || 9_000_000), Turn::Write);

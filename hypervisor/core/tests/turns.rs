@@ -60,7 +60,7 @@ fn run(guests: &[Guest], until: impl Fn(usize) -> bool) -> Outcome {
             let byte = if is_end { b'\n' } else { b'a' };
             match turns.take(VmId(number as u8), byte, || now_us) {
                 Turn::Wait => continue,
-                Turn::Write => {}
+                Turn::Write | Turn::WriteLast => {}
                 Turn::Announce { break_line } => {
                     outcome.announced += 1;
                     outcome.broken += u64::from(break_line);
