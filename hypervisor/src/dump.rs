@@ -5,7 +5,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use hv_bundle::{Backing, CapturePlan, Layout, Piece, Registers, Vmcore, VmcoreInfo, find_info};
+use hv_bundle::{
+    Backing, CapturePlan, Cpus, Layout, Piece, Registers, Vmcore, VmcoreInfo, find_info,
+};
 use hv_core::id::VcpuId;
 use hv_core::regs::{GuestRegs, pstate};
 use hv_core::vm::{Kernel, Load};
@@ -108,8 +110,7 @@ impl Dump {
             ram: ram.pieces(),
             info,
         };
-        let numbered = (0..).zip(&*kept);
-        let vcpus = numbered.filter_map(|(number, slot)| Some((number, slot.as_ref()?)));
+        let cpus = Cpus::of(info.as_ref(), &kept, ram.pieces(), read);
         let copy = |at: u64, note: Range| {
             let mut bytes = [0; 256];
             let mut done = 0;
@@ -121,7 +122,11 @@ impl Dump {
                 done += size;
             }
         };
-        let written = vmcore.write(vcpus, |at, bytes| put(self.header.start + at, bytes), copy);
+        let written = vmcore.write(
+            cpus.numbered(&kept),
+            |at, bytes| put(self.header.start + at, bytes),
+            copy,
+        );
         drop(kept);
         let count = written.unwrap_or_else(|error| {
             // The capture kernel finds no header, and says so.
@@ -135,9 +140,9 @@ impl Dump {
             );
         }
         let (header, entry, dtb) = (self.header.start, self.layout.entry, self.layout.dtb.start);
-        let info = Found(info);
+        let (by, info) = (cpus.by, Found(info));
         log!(
-            "@vm-dump vm={vm} vcpus={count} vmcoreinfo={info} header={header:#x} kernel={entry:#x} dtb={dtb:#x}"
+            "@vm-dump vm={vm} vcpus={count} by={by} vmcoreinfo={info} header={header:#x} kernel={entry:#x} dtb={dtb:#x}"
         );
         Load {
             entry,
@@ -173,5 +178,6 @@ fn registers(regs: &GuestRegs) -> Registers {
         v,
         fp_status,
         kernel: [ttbr1, vbar],
+        affinity: sysregs::guest_affinity(),
     }
 }

@@ -148,6 +148,11 @@ pub fn el1_state() -> [u64; 10] {
     ]
 }
 
+/// The affinity fields of the MPIDR_EL1 that the guest reads on this pCPU.
+pub fn guest_affinity() -> u64 {
+    Mpidr::new(VMPIDR_EL2.get()).bits()
+}
+
 /// What else of them a walk of the guest's tables and its threads are found by: TCR_EL1, TPIDR_EL0, TPIDRRO_EL0, TPIDR_EL1.
 pub fn el1_pointers() -> [u64; 4] {
     [

@@ -45,4 +45,4 @@ pub use plan::{
 };
 pub use ram::{BLOCK_SIZE, PAGE_SIZE, highest_free, without};
 pub use seed::{Fresh, Secret, Seeds};
-pub use vmcore::{Registers, Vmcore, VmcoreInfo, find_info, room};
+pub use vmcore::{By, Cpus, Registers, Vmcore, VmcoreInfo, find_info, room};

@@ -4,12 +4,15 @@
 //! It is in one piece of memory of the capture kernel's own: ELF header, program headers, notes. Linux copies header and program headers out
 //! of its linear map, so they have to be there, and follows `p_offset` of all else as a physical address.
 
+mod cpus;
 mod info;
+mod kallsyms;
 
 use platform::Range;
 
-use crate::{Error, Piece};
+use crate::{Error, MAX_VCPUS, Piece};
 
+pub use cpus::{By, Cpus};
 pub use info::{VmcoreInfo, find_info};
 
 /// Bytes of an ELF header (`Elf64_Ehdr`).
@@ -40,6 +43,9 @@ const VCPU_NOTES: usize = 2 * (NOTE_HEADER + CORE.len()) + PRSTATUS + FPREGSET;
 /// The most bytes of VMCOREINFO that are copied: Linux has a page for it, which has 64 KiB at most.
 const MOST_INFO: u64 = 64 << 10;
 
+/// The most CPUs of Linux's that are dumped.
+const MAX_CPUS: usize = MAX_VCPUS as usize;
+
 /// The registers of a vCPU that was on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registers {
@@ -57,6 +63,8 @@ pub struct Registers {
     pub fp_status: [u32; 2],
     /// TTBR1_EL1 and VBAR_EL1, which no note has: by them the guest's VMCOREINFO is known.
     pub kernel: [u64; 2],
+    /// The affinity fields of its MPIDR_EL1, by which Linux knows the CPU.
+    pub affinity: u64,
 }
 
 /// What is dumped.
@@ -82,8 +90,8 @@ const fn notes_at(pieces: usize) -> u64 {
 }
 
 impl Vmcore<'_> {
-    /// Writes the header: `write` is given how far into the place, and what goes there. `vcpus` are those that are on, each with its
-    /// number, and `copy` copies so many bytes of the guest's memory to the place. Answers how many vCPUs there are.
+    /// Writes the header: `write` is given how far into the place, and what goes there. `vcpus` are those that are dumped, each with the
+    /// number of its CPU, and `copy` copies so many bytes of the guest's memory to the place. Answers how many vCPUs there are.
     ///
     /// # Errors
     ///

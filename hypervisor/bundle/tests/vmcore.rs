@@ -55,6 +55,7 @@ fn registers(seed: u64) -> Registers {
         v: std::array::from_fn(|n| u128::from(seed) << 64 | n as u128),
         fp_status: [7, 8],
         kernel: [0x4123_4000, 0xffff_8000_8001_0800],
+        affinity: seed,
     }
 }
 

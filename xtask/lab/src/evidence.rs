@@ -304,6 +304,8 @@ pub struct HvRecords {
     pub frames: Vec<Frame>,
     /// Whether all of it has been written.
     pub complete: bool,
+    /// Of a dump that the hypervisor made: who said which CPUs it has.
+    pub cpus_by: Option<String>,
 }
 
 impl HvRecords {
@@ -329,6 +331,7 @@ impl HvRecords {
                 registers: Registers::from_frame(record)?,
             }),
             "end" => self.complete = true,
+            "vm-dump" => self.cpus_by = Some(record.word("by")?.to_owned()),
             _ => {}
         }
         Ok(())

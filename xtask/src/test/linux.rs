@@ -8,6 +8,7 @@ mod hibernate;
 mod host_pauses;
 mod life;
 mod nmi;
+mod online;
 mod operator;
 mod oracle;
 mod pages;
@@ -83,6 +84,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
         .chain(gwdt::names())
         .chain(life::names())
         .chain(hibernate::names())
+        .chain(online::names())
         .chain(operator::names())
         .chain(oracle::names())
         .chain(pages::names())
@@ -136,6 +138,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
     runs.extend(scenarios::runs(workshop, &lab, ledger));
     // A Raspberry Pi 4 has no room for it that our kernel's command lines know of.
     if workshop.board != Board::Raspi4b {
+        runs.extend(online::runs(workshop));
         runs.extend(pvpanic::runs(workshop));
         runs.extend(gwdt::runs(workshop, ledger));
     }

@@ -17,9 +17,16 @@ pub struct VmcoreInfo {
     va_bits: u64,
     /// The physical address that the linear map begins with (`PHYS_OFFSET`).
     phys_offset: u64,
+    /// What an address of the kernel's image has more than where it is (`kimage_voffset`).
+    pub(super) voffset: u64,
 }
 
 impl VmcoreInfo {
+    /// Where its lines are.
+    pub(super) const fn text(&self) -> Range {
+        text_of(self.note)
+    }
+
     /// Where the kernel's linear map has a physical address (Linux `arch/arm64/include/asm/memory.h`, `__phys_to_virt`).
     #[must_use]
     pub const fn linear(&self, address: u64) -> u64 {
@@ -78,6 +85,11 @@ fn note(at: u64, rest: u64, read: &impl Fn(u64, &mut [u8])) -> Option<Range> {
     (is_note && size <= rest.min(MOST_INFO - 4)).then_some(Range::new(at, size))
 }
 
+/// The lines of a note.
+const fn text_of(note: Range) -> Range {
+    Range::new(note.start + TEXT, note.size - TEXT)
+}
+
 /// What the note says, if it is the kernel's that these registers are of.
 fn of_note<'r, I>(
     note: Range,
@@ -87,8 +99,7 @@ fn of_note<'r, I>(
 where
     I: Iterator<Item = &'r Registers>,
 {
-    let text = Range::between(note.start + TEXT, note.end());
-    let value = |key: &[u8]| value(text, key, read);
+    let value = |key: &[u8]| value(text_of(note), key, read);
     let swapper = value(b"SYMBOL(swapper_pg_dir)")?;
     let text_start = value(b"SYMBOL(_stext)")?;
     let voffset = value(b"NUMBER(kimage_voffset)")?;
@@ -96,6 +107,7 @@ where
         note,
         va_bits: value(b"NUMBER(VA_BITS)").filter(|&bits| (36..=52).contains(&bits))?,
         phys_offset: value(b"NUMBER(PHYS_OFFSET)")?,
+        voffset,
     };
     let tables = swapper.wrapping_sub(voffset);
     let is_its = |registers: &Registers| {
@@ -113,7 +125,7 @@ const fn base_of(ttbr: u64) -> u64 {
 
 /// The value of a line `KEY=VALUE`: of symbols hexadecimal, of numbers decimal or with 0x (`VMCOREINFO_SYMBOL`,
 /// `VMCOREINFO_NUMBER`, and arm64's `arch_crash_save_vmcoreinfo`).
-fn value(text: Range, key: &[u8], read: &impl Fn(u64, &mut [u8])) -> Option<u64> {
+pub(super) fn value(text: Range, key: &[u8], read: &impl Fn(u64, &mut [u8])) -> Option<u64> {
     let mut line = Line::new(key);
     let mut at = text.start;
     while at < text.end() {

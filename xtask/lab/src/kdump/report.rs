@@ -176,6 +176,12 @@ impl Report {
                 dump.bytes as f64 / 1e6
             ));
             lines.push(dump.verdict.to_string());
+            lines.extend(
+                self.drain
+                    .cpus_by
+                    .iter()
+                    .map(|by| format!("  {}", whose(by))),
+            );
             if let Some(capture) = &dump.capture {
                 lines.push("\nCPUs in the capture kernel".into());
                 lines.push(capture.to_string());
@@ -231,5 +237,16 @@ impl Report {
             lines.extend(self.next.iter().map(|command| format!("  {command}")));
         }
         lines.join("\n")
+    }
+}
+
+/// Whose registers a dump has that the hypervisor made.
+fn whose(by: &str) -> &'static str {
+    match by {
+        "linux" => "Registers are those of the CPUs that Linux has online",
+        "panic" => "Linux has panicked: registers are those of the CPUs that are on for PSCI",
+        _ => {
+            "Linux's own word could not be read: registers are those of the CPUs that are on for PSCI"
+        }
     }
 }

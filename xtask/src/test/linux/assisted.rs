@@ -99,8 +99,8 @@ pub fn runs<'a>(
 struct Seen {
     /// Where the watchdog found each vCPU.
     found: BTreeMap<u8, u64>,
-    /// `@vm-dump`: how many vCPUs it has notes of, and where VMCOREINFO was.
-    dump: Option<(u64, String)>,
+    /// `@vm-dump`: how many vCPUs it has notes of, who said which, and where VMCOREINFO was.
+    dump: Option<(u64, [String; 2])>,
     /// What the capture kernel said of what it has saved.
     saved: Option<String>,
     /// The guest came up so often.
@@ -127,8 +127,8 @@ impl Seen {
                 self.found.insert(vcpu, record.number("pc")?);
             }
             "vm-dump" => {
-                let info = record.word("vmcoreinfo")?.to_owned();
-                self.dump = Some((record.number("vcpus")?, info));
+                let words = [record.word("by")?, record.word("vmcoreinfo")?].map(str::to_owned);
+                self.dump = Some((record.number("vcpus")?, words));
             }
             "vm-off" => self.is_again |= record.word("then").ok() == Some("restart"),
             _ => {}
@@ -231,10 +231,10 @@ fn capture(operator: &Operator) -> Result<Vec<Registers>> {
 
 /// The dump on the disk has each CPU as it was.
 fn judge(lab: &Lab, folder: &RunDir, seen: &Seen, asked: Option<&[Registers]>) -> Result<String> {
-    let (vcpus, info) = seen.dump.as_ref().context("there was no @vm-dump")?;
+    let (vcpus, [by, info]) = seen.dump.as_ref().context("there was no @vm-dump")?;
     ensure!(
-        *vcpus == u64::from(CPUS) && info != "none",
-        "notes of {vcpus} vCPUs, VMCOREINFO: {info}"
+        *vcpus == u64::from(CPUS) && by == "linux" && info != "none",
+        "notes of {vcpus} vCPUs, said by {by}, VMCOREINFO: {info}"
     );
     let saved = seen.saved.as_ref().context("the dump was not saved")?;
     ensure!(seen.is_again, "the guest was not started again");
