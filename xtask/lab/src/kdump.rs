@@ -36,6 +36,7 @@ use machine::board::Board;
 use machine::el3::El3;
 use machine::guest::{Options, Reclaim, Switch, firmware};
 use machine::qemu::DEFAULT_CPU;
+use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 
 use crate::results::{About, Format};
@@ -347,7 +348,7 @@ impl Kdump {
             self.beside.is_none() || plan.scenario != Scenario::Assisted,
             "a guest with a capture kernel runs alone here; leave --beside out, or choose another --scenario"
         );
-        Ok(())
+        RunDir::check(self.keep.as_deref())
     }
 
     fn system(&self, plan: &Plan) -> Result<System> {

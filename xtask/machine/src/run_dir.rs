@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use debian::{cache, paths};
 use rustix::fs::{FlockOperation, flock};
 use supervisor::AtEnd;
@@ -41,6 +41,17 @@ impl RunDir {
             guard: None,
             _lock: Some(lock),
         })
+    }
+
+    /// That the folder which [`Self::create`] is to keep can be one.
+    pub fn check(keep: Option<&Path>) -> Result<()> {
+        match keep {
+            Some(path) if path.exists() && !path.is_dir() => bail!(
+                "{} is a file, not a folder; name a folder for --keep, which is made if there is none",
+                path.display()
+            ),
+            _ => Ok(()),
+        }
     }
 
     /// One in `parent` that nobody else has. Those that runs left which were killed are removed.

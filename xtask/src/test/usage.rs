@@ -8,7 +8,7 @@ use crate::ledger::Ledger;
 const NAME: &str = "usage/has-its-own-exit-code";
 
 /// What is asked for, and what must be said.
-const CASES: [(&[&str], &str); 4] = [
+const CASES: [(&[&str], &str); 5] = [
     (&["kdump", "--wedge", "9"], "there is no CPU 9"),
     (
         &["kdump", "--stock", "debian-13", "--scenario", "sysrq-l"],
@@ -17,6 +17,10 @@ const CASES: [(&[&str], &str); 4] = [
     (
         &["kdump", "--scenario", "reboot", "--oracle"],
         "leave --oracle out",
+    ),
+    (
+        &["kdump", "--keep", "/dev/null"],
+        "name a folder for --keep",
     ),
     (
         &["stop-demo", "--cpus", "2", "--wedge", "5:spin"],

@@ -95,6 +95,15 @@ fn a_list_of_writers_is_read_or_said_to_be_none() {
         error.contains("nor a list of writers, such as [{"),
         "{error}"
     );
+    // A log in which nobody has written, and one that does not come so far.
+    fs::write(
+        &path,
+        "\x1e[    1.0 p2] @kexec vm=0 vcpu=2 pc=0x50000000\r\n",
+    )
+    .unwrap();
+    assert_eq!(writers(&path).unwrap().len(), 0);
+    fs::write(&path, "\x1e[    1.0 p2] @ready vms=1\r\n").unwrap();
+    assert!(writers(&path).is_err());
     // As a log has it, with what stands around it; of another guest, and cut short.
     fs::write(
         &path,
