@@ -1,7 +1,8 @@
 //! xtask itself, run as its user does.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -30,4 +31,29 @@ pub fn succeed(command: &mut Command) -> Result<String> {
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A `cargo xtask run` of the guests of a file, which ends after `limit` at the latest: what the guests write is to be read, and what xtask
+/// says of itself is not.
+pub fn run(guests: &Path, limit: Duration) -> Result<Command> {
+    let mut command = xtask()?;
+    command
+        .arg("run")
+        .arg(format!("--timeout={}", limit.as_secs()))
+        .arg("--guest")
+        .arg(guests)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    Ok(command)
+}
+
+/// A process that ends when this is dropped, with all that it has started.
+pub struct Running(pub Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It ends what it has started.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

@@ -1,11 +1,10 @@
 //! Whose registers are in a dump that the hypervisor makes: those that Linux itself has online, or all that run if it has panicked.
 
 use std::fs;
-use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use super::super::own;
+use super::super::own::{self, Running};
 use super::super::screen::Screen;
 use super::{Run, TIMEOUT};
 use machine::board::Board;
@@ -53,16 +52,6 @@ pub fn runs<'a>(workshop: &Workshop) -> Vec<Run<'a>> {
     ROWS.iter().map(run).collect()
 }
 
-/// A run that ends when it is dropped, with all that it has started.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 impl Row {
     fn dump(&self) -> Result<String> {
         let folder = RunDir::create(None)?;
@@ -72,16 +61,8 @@ impl Row {
             self.append
         );
         fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
-        let mut command = own::xtask()?;
-        command
-            .arg("run")
-            .arg(format!("--timeout={}", TIMEOUT.as_secs()))
-            .arg("--guest")
-            .arg(&file)
-            .arg("--log")
-            .arg(&log)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null());
+        let mut command = own::run(&file, TIMEOUT)?;
+        command.arg("--log").arg(&log);
         let mut running = Running(command.spawn().context("cannot run xtask")?);
         let output = running.0.stdout.take().context("it has no output")?;
         let said = Screen::of(output).between("LAB: capture up", "LAB: vmcore bytes=");

@@ -6,12 +6,11 @@ mod matrix;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use introspection::oracle::Report;
 
-use super::super::own;
+use super::super::own::{self, Running};
 use super::super::screen::Screen;
 use super::{Run, TIMEOUT};
 use crate::ledger::Ledger;
@@ -126,18 +125,10 @@ impl Default for Setup<'_> {
 
 /// A guest that is dumped.
 struct Guest {
-    run: Child,
+    _run: Running,
     socket: PathBuf,
     screen: Screen,
     folder: RunDir,
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        // It ends what it has started.
-        let _ = self.run.kill();
-        let _ = self.run.wait();
-    }
 }
 
 impl Guest {
@@ -169,20 +160,12 @@ impl Guest {
              dump = {{ memory = \"320M\", {initrd}append = \"console=ttyAMA0 maxcpus=1 panic=5 lab.do=save lab.level={level}{capture_words}\" }}\n"
         );
         fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
-        let mut command = own::xtask()?;
-        command
-            .arg("run")
-            .arg(format!("--timeout={}", TIMEOUT.as_secs()))
-            .arg("--guest")
-            .arg(&file)
-            .arg("--control")
-            .arg(&socket)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null());
-        let mut run = command.spawn().context("cannot run xtask")?;
-        let output = run.stdout.take().context("it has no output")?;
+        let mut command = own::run(&file, TIMEOUT)?;
+        command.arg("--control").arg(&socket);
+        let mut run = Running(command.spawn().context("cannot run xtask")?);
+        let output = run.0.stdout.take().context("it has no output")?;
         Ok(Self {
-            run,
+            _run: run,
             socket,
             screen: Screen::of(output),
             folder,
