@@ -1,7 +1,6 @@
 //! The guest's initramfs: our init and programs, and busybox, kexec-tools and
 //! makedumpfile from Debian's arm64 packages with the libraries that they load.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -9,11 +8,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use object::elf::{DT_NEEDED, FileHeader64};
-use object::read::elf::{Dyn, FileHeader};
 
-use crate::archive::{Archive, Root, unpack};
+use crate::archive::Archive;
 use crate::cache::{Cache, fingerprint, unwritable};
+use crate::programs::{ARCHITECTURE, Programs};
 use crate::progress::Progress;
 
 mod cpio;
@@ -22,34 +20,24 @@ mod standalone;
 
 pub use saver::Saver;
 
-/// The guest's architecture, in Debian's words.
-const ARCHITECTURE: &str = "arm64";
 /// The suite of our guest's programs: a stable release, whose packages stay.
 pub const SUITE: &str = "trixie";
-/// The packages of the guest's programs.
-const PACKAGES: [&str; 3] = ["busybox-static", "kexec-tools", "makedumpfile"];
-/// The programs, by their possible places in the packages.
-const PROGRAMS: [(&str, &[&str]); 4] = [
-    ("bin/busybox", &["usr/bin/busybox", "bin/busybox"]),
-    ("sbin/kexec", &["usr/sbin/kexec", "sbin/kexec"]),
-    (
-        "sbin/vmcore-dmesg",
-        &["usr/sbin/vmcore-dmesg", "sbin/vmcore-dmesg"],
-    ),
-    (
-        "bin/makedumpfile",
-        &["usr/bin/makedumpfile", "bin/makedumpfile"],
-    ),
-];
-/// Where Debian keeps arm64 libraries.
-const LIBRARY_DIRS: [&str; 4] = [
-    "usr/lib/aarch64-linux-gnu",
-    "lib/aarch64-linux-gnu",
-    "usr/lib",
-    "lib",
-];
-/// The dynamic loader, under the name that programs ask for.
-const LOADER: &str = "ld-linux-aarch64.so.1";
+/// The guest's programs, by their possible places in the packages.
+const PROGRAMS: Programs<'_> = Programs {
+    packages: &["busybox-static", "kexec-tools", "makedumpfile"],
+    places: &[
+        ("bin/busybox", &["usr/bin/busybox", "bin/busybox"]),
+        ("sbin/kexec", &["usr/sbin/kexec", "sbin/kexec"]),
+        (
+            "sbin/vmcore-dmesg",
+            &["usr/sbin/vmcore-dmesg", "sbin/vmcore-dmesg"],
+        ),
+        (
+            "bin/makedumpfile",
+            &["usr/bin/makedumpfile", "bin/makedumpfile"],
+        ),
+    ],
+};
 const INIT: &[u8] = include_bytes!("../../../guest-tests/linux/init");
 
 /// What a guest's kernel is, and so what it needs beside init and Debian's programs.
@@ -156,116 +144,17 @@ pub fn update(archive: &Archive, progress: &Progress) -> Result<()> {
 
 /// The guest's programs and libraries, as a directory of the cache.
 fn programs(cache: &Cache, suite: &str, progress: &Progress) -> Result<PathBuf> {
-    let programs = PROGRAMS.map(|(program, _)| program).join(" ");
     let name = format!(
         "guest-programs-{}",
-        fingerprint(&[suite, ARCHITECTURE, &PACKAGES.join(" "), &programs])
+        PROGRAMS.fingerprint(&[suite, ARCHITECTURE])
     );
     cache.entry(&name, |dir| {
         let archive = Archive::open(cache)?;
         let root = archive
             .root(suite, ARCHITECTURE, progress)?
             .with_context(|| format!("the archive has no suite {suite}"))?;
-        fetch(&archive, &root, dir, progress)
+        PROGRAMS.fetch(&archive, &root, dir, progress)
     })
-}
-
-/// Fetches the packages of a suite, and leaves programs and libraries in `dir`.
-fn fetch(archive: &Archive, root: &Root, dir: &Path, progress: &Progress) -> Result<()> {
-    let unpacked = dir.join("packages");
-    fs::create_dir_all(&unpacked).map_err(|error| unwritable(&unpacked, &error))?;
-    for package in closure(root)? {
-        let offers = root.offers(&[&package])?;
-        // What only a virtual package names has no file.
-        let Some(offer) = offers.first() else {
-            continue;
-        };
-        unpack(&archive.fetch(root, offer, progress)?, &unpacked)?;
-    }
-    collect(&unpacked, dir)?;
-    crate::cache::remove(&unpacked)
-}
-
-/// The packages, and all library packages that they depend on.
-fn closure(root: &Root) -> Result<BTreeSet<String>> {
-    let mut found: BTreeSet<String> = PACKAGES.map(str::to_owned).into();
-    let mut todo: Vec<String> = found.iter().cloned().collect();
-    while let Some(package) = todo.pop() {
-        for dependency in root.depends(&package)? {
-            let library = dependency.starts_with("lib") || dependency.starts_with("zlib");
-            if library && found.insert(dependency.clone()) {
-                todo.push(dependency);
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// Copies the programs and what they load from `unpacked` to `dir`.
-fn collect(unpacked: &Path, dir: &Path) -> Result<()> {
-    let mut todo = Vec::new();
-    for (program, places) in PROGRAMS {
-        let place = places
-            .iter()
-            .map(|place| unpacked.join(place))
-            .find(|path| path.is_file())
-            .with_context(|| format!("Debian's packages have no {program}"))?;
-        copy(&place, &dir.join(program))?;
-        todo.push(place);
-    }
-    let mut known = BTreeSet::from([LOADER.to_owned()]);
-    todo.push(copy_library(unpacked, dir, LOADER)?);
-    while let Some(path) = todo.pop() {
-        for library in needed(&path)? {
-            if known.insert(library.clone()) {
-                todo.push(copy_library(unpacked, dir, &library)?);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Copies one library to `lib`, under the name that it is loaded by.
-fn copy_library(unpacked: &Path, dir: &Path, name: &str) -> Result<PathBuf> {
-    let place = LIBRARY_DIRS
-        .iter()
-        .map(|place| unpacked.join(place).join(name))
-        .find(|path| path.is_file())
-        .with_context(|| format!("no package of the guest has {name}"))?;
-    copy(&place, &dir.join("lib").join(name))?;
-    Ok(place)
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    if let Some(parent) = to.parent() {
-        fs::create_dir_all(parent).map_err(|error| unwritable(parent, &error))?;
-    }
-    fs::copy(from, to).map_err(|error| unwritable(to, &error))?;
-    Ok(())
-}
-
-/// The libraries that an ELF file loads.
-fn needed(path: &Path) -> Result<Vec<String>> {
-    let data = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    needed_in(&data).with_context(|| format!("{} is no arm64 program", path.display()))
-}
-
-fn needed_in(data: &[u8]) -> Result<Vec<String>> {
-    let header = FileHeader64::<object::Endianness>::parse(data)?;
-    let endian = header.endian()?;
-    let sections = header.sections(endian, data)?;
-    let Some((entries, strings)) = sections.dynamic(endian, data)? else {
-        return Ok(Vec::new());
-    };
-    let strings = sections.strings(endian, data, strings)?;
-    let mut libraries = Vec::new();
-    for entry in entries {
-        if entry.tag(endian) == DT_NEEDED {
-            let name = entry.string(endian, strings)?;
-            libraries.push(String::from_utf8_lossy(name).into_owned());
-        }
-    }
-    Ok(libraries)
 }
 
 /// Packs init, the kernel if there is one, `files` (path, mode, content), and everything below `programs`.
@@ -310,20 +199,4 @@ fn pack(
     let mut gzip = archive.finish()?;
     gzip.flush()?;
     Ok(gzip.finish()?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn libraries_of_a_dynamic_program_are_found_and_text_is_refused() {
-        let this = std::env::current_exe().unwrap();
-        let libraries = needed(&this).unwrap();
-        assert!(
-            libraries.iter().any(|name| name.starts_with("libc.so")),
-            "{libraries:?}"
-        );
-        assert!(needed_in(b"#!/bin/sh\n").is_err());
-    }
 }

@@ -7,6 +7,7 @@ pub mod cache;
 pub mod initramfs;
 pub mod kernel;
 pub mod paths;
+pub mod programs;
 pub mod progress;
 pub mod stock;
 pub mod toolchain;

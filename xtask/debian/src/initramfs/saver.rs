@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{ARCHITECTURE, PACKAGES, PROGRAMS, fetch, needed_in};
+use super::PROGRAMS;
 use crate::archive::{Archive, upstream};
-use crate::cache::{Cache, fingerprint};
+use crate::cache::Cache;
+use crate::programs::{ARCHITECTURE, needed_in};
 use crate::progress::Progress;
 
 /// Its package, and where it is in the guest.
@@ -35,10 +36,9 @@ pub(super) fn programs(cache: &Cache, version: &str, progress: &Progress) -> Res
         !version.is_empty() && version.chars().all(is_version),
         "{version} is no version of makedumpfile; write one such as 1.7.6"
     );
-    let programs = PROGRAMS.map(|(program, _)| program).join(" ");
     let name = format!(
         "guest-programs-makedumpfile-{version}-{}",
-        fingerprint(&[ARCHITECTURE, &PACKAGES.join(" "), &programs])
+        PROGRAMS.fingerprint(&[ARCHITECTURE])
     );
     cache.entry(&name, |dir| {
         let archive = Archive::open(cache)?;
@@ -52,7 +52,7 @@ pub(super) fn programs(cache: &Cache, version: &str, progress: &Progress) -> Res
                 if found == version {
                     // Packages come and go; an old list names some that are no longer there.
                     root.update(progress)?;
-                    return fetch(&archive, &root, dir, progress);
+                    return PROGRAMS.fetch(&archive, &root, dir, progress);
                 }
                 others.push(format!("{found} ({suite})"));
             }
