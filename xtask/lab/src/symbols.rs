@@ -141,6 +141,15 @@ impl Symbols {
     }
 }
 
+/// Whether the ELF file at `path` has a symbol called `name`, of whatever kind.
+pub fn has(path: &Path, name: &str) -> Result<bool> {
+    let about = || format!("cannot read symbols from {}", path.display());
+    let bytes = fs::read(path).with_context(about)?;
+    let elf = ElfFile::<FileHeader64<LittleEndian>>::parse(&*bytes).with_context(about)?;
+    let mut symbols = elf.symbols();
+    Ok(symbols.any(|symbol| symbol.is_definition() && symbol.name() == Ok(name)))
+}
+
 /// An Image as it lies in the kernel's memory.
 struct Flat<'a> {
     image: &'a [u8],

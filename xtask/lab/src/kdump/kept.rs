@@ -5,6 +5,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use crate::symbols;
+
 /// The files of a run's folder, and what each is. With several guests a number is behind a name.
 const FILES: [(&str, &str); 9] = [
     (
@@ -96,9 +98,14 @@ pub fn next(folder: &Path, vmlinux: Option<&Path>, crashed: bool) -> Vec<String>
         commands.push(format!("cargo xtask symbolize < {}", shown(&log)));
     }
     if let Some(vmlinux) = vmlinux.filter(|_| is_there(&vmcore)) {
+        // crash gives up on a kernel without modules unless it is told.
+        let option = match symbols::has(vmlinux, "modules") {
+            Ok(false) => "--no_modules ",
+            Ok(true) | Err(_) => "",
+        };
         let (vmlinux, vmcore) = (shown(vmlinux), shown(&vmcore));
         commands.push(format!("drgn -c {vmcore} -s {vmlinux}"));
-        commands.push(format!("crash {vmlinux} {vmcore}"));
+        commands.push(format!("crash {option}{vmlinux} {vmcore}"));
     }
     if is_there(&log) {
         commands.push(format!("less -R {}", shown(&log)));
@@ -148,6 +155,10 @@ mod tests {
             format!("drgn -c {dir}/vmcore -s {dir}/kernel-elf")
         );
         assert_eq!(commands[1], format!("crash {dir}/kernel-elf {dir}/vmcore"));
+        // This program has no list of modules, as a kernel without CONFIG_MODULES.
+        let without = std::env::current_exe().unwrap();
+        let command = &next(path, Some(&without), false)[1];
+        assert!(command.starts_with("crash --no_modules "), "{command}");
     }
 
     #[test]
