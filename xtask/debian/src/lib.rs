@@ -4,6 +4,7 @@
 
 pub mod archive;
 pub mod cache;
+pub mod crash_utility;
 pub mod initramfs;
 pub mod kernel;
 pub mod paths;

@@ -2,6 +2,7 @@
 
 mod assisted;
 mod cases;
+mod crash_utility;
 mod firmware;
 mod gwdt;
 mod hibernate;
@@ -80,6 +81,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
             REPEAT,
         ])
         .chain(assisted::names())
+        .chain(crash_utility::names())
         .chain(firmware::names())
         .chain(gwdt::names())
         .chain(life::names())
@@ -133,6 +135,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger, minutes: u32) {
     runs.extend(hibernate::runs(workshop, &lab));
     runs.extend(operator::runs(workshop, &lab, ledger));
     runs.extend(assisted::runs(workshop, &lab, ledger));
+    runs.extend(crash_utility::runs(workshop, &lab, ledger));
     runs.extend(oracle::runs(workshop, &lab, ledger));
     runs.extend(pages::runs(workshop, &lab, ledger));
     runs.extend(scenarios::runs(workshop, &lab, ledger));

@@ -10,9 +10,10 @@ use rustix::fs::{FlockOperation, flock};
 use super::{Cache, LOCKS};
 
 /// What the entries of a cache are called, or begin with.
-const OURS: [&str; 18] = [
+const OURS: [&str; 19] = [
     "apt",
     "build",
+    "crash-",
     "drgn-",
     "firmware-",
     "guest-programs-",

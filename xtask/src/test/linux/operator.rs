@@ -67,7 +67,7 @@ fn open(drgn: &Drgn, lab: &Lab) -> Result<String> {
 }
 
 /// A dump of these pages of a guest, which is in its folder.
-fn dump(guest: &Wedged, pages: &str) -> Result<PathBuf> {
+pub(super) fn dump(guest: &Wedged, pages: &str) -> Result<PathBuf> {
     let path = guest.folder.file(&format!("core-{pages}"));
     let text = path.to_str().context("its name is no text")?;
     guest.ctl(&["dump", "--pages", pages, text])?;
@@ -281,7 +281,7 @@ const MASKED: u64 = 1 << 7;
 const LOOP: u64 = 64;
 
 /// A Linux whose four CPUs are wedged, or about to be.
-struct Wedged {
+pub(super) struct Wedged {
     run: Child,
     socket: std::path::PathBuf,
     screen: Screen,
@@ -297,7 +297,7 @@ impl Drop for Wedged {
 }
 
 impl Wedged {
-    fn start() -> Result<Self> {
+    pub(super) fn start() -> Result<Self> {
         let folder = RunDir::create(None)?;
         let socket = folder.file(control::NAME);
         let words = "crashkernel=192M lab.do=nmi lab.wedge=0,1,2,3 lab.panic=0 lab.maxcpus=1";
@@ -322,7 +322,7 @@ impl Wedged {
 
     /// Waits until all stand in one loop with interrupts masked. Linux has them do so for a moment while it boots, too, when it
     /// patches itself, and so nobody looks before the last is about to be wedged.
-    fn wait(&mut self) -> Result<Client> {
+    pub(super) fn wait(&mut self) -> Result<Client> {
         self.screen.wait_for("LAB: last cpu=")?;
         let until = Instant::now() + TIMEOUT;
         loop {
