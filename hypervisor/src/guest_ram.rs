@@ -3,7 +3,8 @@
 
 use core::sync::atomic::AtomicU32;
 
-use hv_bundle::Backing;
+use hv_abi::operator::hashes::{PAGE, Word};
+use hv_bundle::{BLOCK_WORDS, Backing, page_word};
 use platform::Range;
 
 use crate::memory;
@@ -62,6 +63,28 @@ pub fn read_parts(backing: &Backing, ipa: u64, to: &mut [u8]) {
             read(part.start, to);
         }
     }
+}
+
+/// What stands for a page of guest RAM, which is in one piece, as pieces are of whole pages. The guest is to stand still; what a
+/// device writes meanwhile is hashed as it was or as it is.
+#[cold]
+#[inline(never)]
+pub fn hash_page(backing: &Backing, ipa: u64) -> Word {
+    let Some(page) = place(backing, ipa, PAGE, PAGE) else {
+        // No pages of zeros: whoever reads the answer refuses that.
+        return Word::Zeros(0);
+    };
+    // As in `read`.
+    sysregs::clean_and_invalidate(page as u64, PAGE);
+    page_word(&mut |offset| {
+        let from = core::ptr::with_exposed_provenance::<u64>(page + offset as usize);
+        core::array::from_fn::<u64, BLOCK_WORDS, _>(|n| {
+            // SAFETY: RAM that the plan gave to a guest is mapped at its own address, and holds nothing of this program's;
+            // `offset` is of a block in the page, so all of its words are in there, aligned. What is written meanwhile is no
+            // access of this program.
+            unsafe { from.add(n).read_volatile() }
+        })
+    })
 }
 
 /// So much is copied between two signs of life: a slow machine takes long for a large kernel.

@@ -6,6 +6,7 @@ mod parts;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use hv_abi::operator::hashes::Word;
 use hv_abi::policy::After;
 use hv_bundle::Backing;
 use hv_core::id::{Mpidr, VcpuId, VmId};
@@ -22,6 +23,7 @@ pub use parts::{GuestImage, Sdei, VmParts};
 use crate::dump::Dump;
 use crate::gic;
 use crate::patience::{Mutex, MutexGuard};
+use crate::percpu;
 use crate::registers::RecordWords;
 use crate::stage2::Stage2;
 use crate::stop::{Cause, stop_machine};
@@ -339,6 +341,12 @@ impl vm::Vm for Seat {
 
     fn read_ram(&self, ipa: u64, to: &mut [u8]) {
         guest_ram::read_parts(&self.vm.backing, ipa, to);
+    }
+
+    fn hash_page(&self, ipa: u64) -> Word {
+        // Many are hashed for one request.
+        percpu::beat();
+        guest_ram::hash_page(&self.vm.backing, ipa)
     }
 
     fn announce(&self, ending: Ending) {

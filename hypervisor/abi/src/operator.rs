@@ -13,7 +13,8 @@
 //! nothing, so whichever single byte the line loses, none of the request is typed to the guest, and nothing typed is taken for it.
 //!
 //! Anything else after RS goes to the guest together with RS, so that a terminal without a program behind it can type every
-//! byte. A request is text, `id verb vm vcpu crc`, `id m vm length ipa crc` for [`Verb::Memory`], `id e vm vcpu event crc` for
+//! byte. A request is text, `id verb vm vcpu crc`, `id m vm length ipa crc` for [`Verb::Memory`], `id h vm pages ipa crc` for
+//! [`Verb::Hashes`], `id e vm vcpu event crc` for
 //! [`Verb::Raise`], or `id i vm bytes crc` for [`Verb::Type`]: all numbers are hexadecimal, without blanks at either end, and bytes are two digits
 //! each; [`crc`] is of all before it, the blank included. A request that is damaged or too long is dropped without a word, and its sender repeats it
 //! until it is answered. Answers are records of the console (`docs/console.md`).
@@ -23,6 +24,7 @@
 //! becomes of it.
 
 mod base64;
+pub mod hashes;
 mod request;
 
 pub use base64::{Base64, from_base64};

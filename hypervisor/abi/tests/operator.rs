@@ -1,6 +1,7 @@
 //! The operator's line: requests come through as they were sent or not at all, and so does what is typed.
 
 use hv_abi::console::RS;
+use hv_abi::operator::hashes::{Hashes, MOST_PAGES, MOST_WORDS, PAGE, WORD, Word};
 use hv_abi::operator::{
     Access, Base64, Crc, Demux, END, Input, LITERAL, LONGEST, MOST, MOST_TYPED, OPENING, Request,
     Span, Typed, Verb, crc, from_base64,
@@ -57,13 +58,17 @@ fn every_verb_comes_through_and_the_longest_request_has_room() {
             verb,
             vm: 255,
             vcpu: match verb {
-                Verb::Memory | Verb::Type => 0,
+                Verb::Memory | Verb::Hashes | Verb::Type => 0,
                 _ => 255,
             },
             span: match verb {
                 Verb::Memory => Span {
                     ipa: u64::MAX,
                     length: MOST,
+                },
+                Verb::Hashes => Span {
+                    ipa: !(PAGE - 1),
+                    length: MOST_PAGES,
                 },
                 _ => Span::default(),
             },
@@ -94,6 +99,76 @@ fn a_request_for_memory_has_its_form_and_its_bounds() {
     let words = "1 m 0 1 10000000000000000 ";
     let text = format!("{words}{:x}", crc(words.as_bytes()));
     assert!(Request::parse(text.as_bytes()).is_err());
+}
+
+#[test]
+fn a_request_for_hashes_is_of_whole_pages_and_has_bounds() {
+    let of = |ipa, length| Request {
+        verb: Verb::Hashes,
+        ..memory(ipa, length)
+    };
+    let text = of(0x4020_0000, 0x300).to_string();
+    assert!(text.starts_with("beef0001 h 0 300 40200000 "), "{text}");
+    for (ipa, length, is_one) in [
+        (0, 0, false),
+        (0, 1, true),
+        (0, MOST_PAGES, true),
+        (0, MOST_PAGES + 1, false),
+        (PAGE - 1, 1, false),
+        (PAGE, 1, true),
+    ] {
+        let request = of(ipa, length);
+        let read = Request::parse(request.to_string().as_bytes());
+        assert_eq!(read.ok(), is_one.then_some(request), "{length} at {ipa:#x}");
+    }
+}
+
+fn words(bytes: &[u8]) -> Vec<Word> {
+    let words = bytes.chunks_exact(WORD);
+    words
+        .map(|word| Word::of_bits(u64::from_be_bytes(word.try_into().unwrap())))
+        .collect()
+}
+
+#[test]
+fn zeros_are_one_word_and_what_has_no_room_is_left_out() {
+    let mut hashes = Hashes::default();
+    assert_eq!(hashes.bytes(), [0u8; 0]);
+    let hash = Word::of_digest([0x12, 0x34, 0, 0, 0, 0, 0, 0xff]);
+    assert_eq!(hash, Word::Hash(0x9234_0000_0000_00ff));
+    for word in [Word::Zeros(1), Word::Zeros(1), hash, hash, Word::Zeros(1)] {
+        assert!(hashes.push(word));
+    }
+    let expected = [Word::Zeros(2), hash, hash, Word::Zeros(1)];
+    assert_eq!(words(hashes.bytes()), expected);
+    assert_eq!(hashes.bytes().len(), 4 * WORD);
+
+    let mut hashes = Hashes::new();
+    let pushed = (0..).take_while(|_| hashes.push(hash)).count();
+    assert_eq!(pushed + 1, MOST_WORDS);
+    assert!(!hashes.push(Word::Zeros(1)), "it stays full");
+    assert_eq!(words(hashes.bytes()), [hash; MOST_WORDS]);
+}
+
+proptest! {
+    #[test]
+    fn each_page_is_in_the_words_once_and_in_its_place(pages in proptest::collection::vec(any::<Option<u64>>(), 1..300)) {
+        let of = |page: &Option<u64>| page.map_or(Word::Zeros(1), |page| Word::of_digest(page.to_be_bytes()));
+        let mut hashes = Hashes::new();
+        let mut taken = 0;
+        for page in &pages {
+            taken += 1;
+            if !hashes.push(of(page)) {
+                break;
+            }
+        }
+        let found: Vec<Word> = words(hashes.bytes()).into_iter().flat_map(|word| match word {
+            Word::Hash(_) => vec![word],
+            Word::Zeros(count) => vec![Word::Zeros(1); count as usize],
+        }).collect();
+        let expected: Vec<Word> = pages.iter().take(taken).map(of).collect();
+        prop_assert_eq!(found, expected);
+    }
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod guest_dtb;
 mod home;
 mod kernel;
 mod layout;
+mod page;
 mod pieces;
 mod places;
 mod plan;
@@ -37,6 +38,7 @@ pub use guest_dtb::{GuestSpec, HEADROOM, build as build_guest_dtb};
 pub use home::{Image, STACKS, find_home};
 pub use kernel::{Compression, Format, Kernel};
 pub use layout::{Layout, Memory, Parts};
+pub use page::{BLOCK_WORDS, word as page_word};
 pub use pieces::Pieces;
 pub use places::{Identity, Loaded, Places, given, identity, tables};
 pub use plan::{

@@ -27,6 +27,13 @@ fn memory(id: u32, ipa: u64, length: u16) -> Request {
     }
 }
 
+fn hashes(id: u32, ipa: u64, length: u16) -> Request {
+    Request {
+        verb: Verb::Hashes,
+        ..memory(id, ipa, length)
+    }
+}
+
 fn say(machine: &mut Machine, request: Request) {
     for byte in [RS, b'@'].into_iter().chain(format!("{request}\n").bytes()) {
         machine.receive(byte);
@@ -413,6 +420,7 @@ fn a_request_is_done_once_and_by_who_may() {
                 Verb::Status,
                 Verb::Registers,
                 Verb::Memory,
+                Verb::Hashes,
             ],
         ),
     ] {
@@ -421,6 +429,7 @@ fn a_request_is_done_once_and_by_who_may() {
         for (_, verb) in Verb::ALL {
             let asked = match verb {
                 Verb::Memory => memory(9, RAM.start, 1),
+                Verb::Hashes => hashes(9, RAM.start, 1),
                 Verb::Type => typing(8, 0, b"a"),
                 _ => request(9, verb, 0),
             };
@@ -443,6 +452,7 @@ fn what_confines_the_operator_never_allows_more() {
         for (_, verb) in Verb::ALL {
             let asked = match verb {
                 Verb::Memory => memory(9, RAM.start, 1),
+                Verb::Hashes => hashes(9, RAM.start, 1),
                 Verb::Type => typing(8, 0, b"a"),
                 _ => request(9, verb, 0),
             };

@@ -1,5 +1,6 @@
 //! What a guest does that exits, as its syndrome.
 
+use hv_abi::operator::hashes::Word;
 use hv_core::vm::{GuestExit, IpaRange, Syndrome};
 
 /// Where a guest finds its memory.
@@ -10,6 +11,15 @@ pub const RAM: IpaRange = IpaRange {
 /// What is in its memory at an address: something else at each that is near.
 pub fn ram_byte(ipa: u64) -> u8 {
     (ipa ^ ipa >> 8 ^ ipa >> 16) as u8
+}
+
+/// What stands for the page of RAM at `ipa`: four pages of zeros come behind four others.
+pub const fn page_word(ipa: u64) -> Word {
+    if ipa >> 14 & 1 == 0 {
+        Word::of_bits(1 << 63 | ipa)
+    } else {
+        Word::Zeros(1)
+    }
 }
 
 /// Where it finds the distributor.

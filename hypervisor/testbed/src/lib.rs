@@ -17,7 +17,7 @@ mod world;
 pub use cpu::{Cpu, Site};
 pub use exits::{
     DISTRIBUTOR, Exit, GICC_DIR, GWDT, RAM, REDISTRIBUTORS, SGI_FRAME, Transfer, UART, exit_of,
-    ram_byte,
+    page_word, ram_byte,
 };
 pub use interface::{Acknowledged, Ended, Interface};
 pub use machine::{Built, Machine};

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 
 use corosensei::Yielder;
+use hv_abi::operator::hashes::Word;
 use hv_abi::policy::After;
 use hv_core::id::{IntId, VcpuId, VmId};
 use hv_core::mailbox::{Mailbox, Requests, Senders};
@@ -18,7 +19,7 @@ use hv_core::vm::{
     self, Answer, End, Ending, GuestMap, Interrupt, Kernel, Load, Shared, TracedCall,
 };
 
-use crate::exits::ram_byte;
+use crate::exits::{page_word, ram_byte};
 use crate::told::Told;
 use crate::{ALARM, CONSOLE, Exit, Interface, MAINTENANCE, Physical, RAM, Site};
 
@@ -286,6 +287,10 @@ impl vm::Vm for Port<'_> {
         for (at, byte) in (ipa..).zip(to) {
             *byte = ram_byte(at) ^ self.world.id.get().0;
         }
+    }
+
+    fn hash_page(&self, ipa: u64) -> Word {
+        page_word(ipa)
     }
 
     fn announce(&self, _: Ending) {}

@@ -3,6 +3,7 @@
 use core::fmt::{self, Write};
 
 use super::Crc;
+use super::hashes::{MOST_PAGES, PAGE};
 
 /// What the hypervisor is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub enum Verb {
     Registers,
     /// What is in the VM's RAM.
     Memory,
+    /// A hash for each page of the VM's RAM, while that is paused ([`super::hashes`]).
+    Hashes,
     /// A virtual SError into a vCPU.
     Nmi,
     /// An SDEI event that the VM's configuration defines: a private one on a vCPU, a shared one wherever it is routed.
@@ -39,12 +42,13 @@ pub enum Verb {
 
 impl Verb {
     /// All of them, by the letter that stands for each.
-    pub const ALL: [(u8, Self); 14] = [
+    pub const ALL: [(u8, Self); 15] = [
         (b'?', Self::Room),
         (b'i', Self::Type),
         (b's', Self::Status),
         (b'r', Self::Registers),
         (b'm', Self::Memory),
+        (b'h', Self::Hashes),
         (b'n', Self::Nmi),
         (b'e', Self::Raise),
         (b'f', Self::Freeze),
@@ -60,9 +64,18 @@ impl Verb {
     pub const fn acts(self) -> bool {
         let looks = matches!(
             self,
-            Self::Room | Self::Status | Self::Registers | Self::Memory
+            Self::Room | Self::Status | Self::Registers | Self::Memory | Self::Hashes
         );
         !looks
+    }
+
+    /// How long a part of memory may be that it is about, in units of so many bytes; none if it is about none.
+    const fn span(self) -> Option<(u16, u64)> {
+        match self {
+            Self::Memory => Some((MOST, 1)),
+            Self::Hashes => Some((MOST_PAGES, PAGE)),
+            _ => None,
+        }
     }
 
     fn letter(self) -> u8 {
@@ -83,7 +96,7 @@ pub struct Request {
     pub vm: u8,
     /// To which vCPU of that, where it is about one.
     pub vcpu: u8,
-    /// What is to be read, of [`Verb::Memory`]; empty in any other.
+    /// What is to be read or hashed, of [`Verb::Memory`] and [`Verb::Hashes`]; empty in any other.
     pub span: Span,
     /// The event of [`Verb::Raise`]; 0 in any other.
     pub event: u32,
@@ -94,9 +107,9 @@ pub struct Request {
 /// A part of a guest's memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
-    /// Its first byte, as a guest physical address.
+    /// Its first byte, as a guest physical address; of [`Verb::Hashes`] a multiple of [`PAGE`].
     pub ipa: u64,
-    /// How many bytes; from 1 to [`MOST`] in a request.
+    /// How many bytes, from 1 to [`MOST`] in a request; of [`Verb::Hashes`] how many pages, from 1 to [`MOST_PAGES`].
     pub length: u16,
 }
 
@@ -168,10 +181,10 @@ impl Request {
         let mut typed = Typed::default();
         if verb == Verb::Type {
             typed = words.typed()?;
-        } else if verb == Verb::Memory {
+        } else if let Some((most, unit)) = verb.span() {
             span.length = words.number()?;
             span.ipa = words.number()?;
-            if !(1..=MOST).contains(&span.length) {
+            if !(1..=most).contains(&span.length) || !span.ipa.is_multiple_of(unit) {
                 return Err(NotARequest);
             }
         } else {
@@ -215,7 +228,7 @@ impl Request {
         let verb = char::from(self.verb.letter());
         write!(to, "{id:x} {verb} {vm:x} ")?;
         match self.verb {
-            Verb::Memory => {
+            Verb::Memory | Verb::Hashes => {
                 let Span { ipa, length } = self.span;
                 write!(to, "{length:x} {ipa:x} ")
             }

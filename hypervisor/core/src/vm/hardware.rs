@@ -3,6 +3,7 @@
 
 use core::ops::DerefMut;
 
+use hv_abi::operator::hashes::Word;
 use hv_abi::policy::After;
 
 use super::{Answer, End, Ending, GuestMap, Kernel, Pcpu, Shared, TracedCall, VcpuLoop};
@@ -232,6 +233,8 @@ pub trait Vm: Parts + Sized {
 
     /// Reads the guest's RAM at `ipa`, all of which is RAM, as it is at the moment.
     fn read_ram(&self, ipa: u64, to: &mut [u8]);
+    /// What stands for the page of the guest's RAM at `ipa`, all of which is RAM, as it is at the moment.
+    fn hash_page(&self, ipa: u64) -> Word;
 
     /// A vCPU ends the VM: says so.
     fn announce(&self, ending: Ending);

@@ -3,6 +3,7 @@
 //! The pCPU that takes the console's interrupt does what concerns a VM, whichever its own vCPU is of. What concerns a vCPU is done, and answered, on that
 //! vCPU's own pCPU, so nobody waits for anybody: a pCPU that does not answer is known by that.
 
+use hv_abi::operator::hashes::{Hashes, PAGE};
 use hv_abi::operator::{MOST, Request, Span, Typed, Verb};
 use hv_abi::watchdog::Act;
 
@@ -45,7 +46,7 @@ pub enum Answer<'a> {
         id: u32,
         /// Where.
         ipa: u64,
-        /// What is there, or the first address where no RAM is.
+        /// What is there, or the words of its hashes; or the first address where no RAM is.
         data: Result<&'a [u8], u64>,
     },
     /// Of one vCPU.
@@ -165,9 +166,12 @@ fn serve(vm: &impl Vm, cpu: &mut impl Hardware, asked: Asked) {
         _ if asked.is_again => None,
         refusal => refusal,
     };
-    if refusal.is_none() && verb == Verb::Memory {
+    if refusal.is_none() && matches!(verb, Verb::Memory | Verb::Hashes) {
         drop(shared);
-        return read_memory(vm, cpu, id, span);
+        return match verb {
+            Verb::Hashes => hash_pages(vm, cpu, id, span),
+            _ => read_memory(vm, cpu, id, span),
+        };
     }
     let does = refusal.is_none() && !asked.is_again;
     let mut look = VcpuSet::EMPTY;
@@ -217,7 +221,7 @@ fn serve(vm: &impl Vm, cpu: &mut impl Hardware, asked: Asked) {
         _ => Requests::NONE,
     };
     let who = match verb {
-        Verb::Room | Verb::Memory => VcpuSet::EMPTY,
+        Verb::Room | Verb::Memory | Verb::Hashes => VcpuSet::EMPTY,
         _ if is_of_one => VcpuSet::only(one),
         _ => all,
     };
@@ -256,6 +260,28 @@ fn read_memory(vm: &impl Vm, cpu: &mut impl Hardware, id: u32, Span { ipa, lengt
         vm.read_ram(ipa, data);
         &*data
     });
+    let vm = vm.id();
+    cpu.answer(Answer::Memory { vm, id, ipa, data });
+}
+
+/// As many pages as are asked for, or as have room in the answer: whoever asks goes on behind them. Where only a part is RAM
+/// nothing is hashed.
+#[cold]
+#[inline(never)]
+fn hash_pages(vm: &impl Vm, cpu: &mut impl Hardware, id: u32, Span { ipa, length }: Span) {
+    let size = u64::from(length) * PAGE;
+    let mut hashes = Hashes::new();
+    let data = match vm.map().first_outside_ram(ipa, size) {
+        Some(outside) => Err(outside),
+        None => {
+            for page in (ipa..ipa.saturating_add(size)).step_by(PAGE as usize) {
+                if !hashes.push(vm.hash_page(page)) {
+                    break;
+                }
+            }
+            Ok(hashes.bytes())
+        }
+    };
     let vm = vm.id();
     cpu.answer(Answer::Memory { vm, id, ipa, data });
 }

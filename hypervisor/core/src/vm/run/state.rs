@@ -13,6 +13,8 @@ pub enum Refusal {
     Unknown,
     /// The VM is off.
     Off,
+    /// Its RAM is to be hashed, and it is not paused.
+    Running,
     /// It is to be started, and is not off.
     On,
     /// The same, and it was given up.
@@ -30,6 +32,7 @@ impl Refusal {
             Self::Access => "refused",
             Self::Unknown => "unknown",
             Self::Off => "off",
+            Self::Running => "running",
             Self::On => "on",
             Self::Lost => "lost",
             Self::NoDump => "nodump",
@@ -75,10 +78,12 @@ impl State {
         }
     }
 
-    /// Why `verb`, which acts, cannot be done to it.
+    /// Why `verb` cannot be done to it.
     pub(super) const fn refuses(self, verb: Verb) -> Option<Refusal> {
         match (verb, self) {
-            (Verb::Type, _) => None,
+            (Verb::Type, _) | (Verb::Hashes, Self::Paused) => None,
+            (Verb::Hashes, Self::Off | Self::Lost) => Some(Refusal::Off),
+            (Verb::Hashes, _) => Some(Refusal::Running),
             (Verb::Start, Self::Off) => None,
             (Verb::Start, Self::Lost) => Some(Refusal::Lost),
             (Verb::Start, _) => Some(Refusal::On),

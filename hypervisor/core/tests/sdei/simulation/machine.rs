@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, Yielder};
+use hv_abi::operator::hashes::Word;
 use hv_abi::operator::{Request, Verb};
 use hv_abi::policy::{After, Policy};
 use hv_abi::psci::AffinityState;
@@ -726,6 +727,9 @@ impl vm::Vm for Port<'_> {
     }
 
     fn read_ram(&self, _: u64, _: &mut [u8]) {}
+    fn hash_page(&self, _: u64) -> Word {
+        Word::Zeros(1)
+    }
 
     fn announce(&self, _: Ending) {}
 
