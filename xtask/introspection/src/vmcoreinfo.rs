@@ -51,6 +51,14 @@ impl Vmcoreinfo {
         }))
     }
 
+    /// What the note says.
+    pub fn text(&self) -> &[u8] {
+        let size = self.note.get(4..8).and_then(<[u8]>::first_chunk);
+        let size = size.map_or(0, |size| u32::from_le_bytes(*size)) as usize;
+        let behind = self.note.get(TEXT..).unwrap_or_default();
+        behind.get(..size).unwrap_or(behind)
+    }
+
     /// What `text` says, the content of `note`, out of a dump: nobody knows where it was.
     pub fn of_text(text: &[u8], note: &[u8]) -> Self {
         let text = String::from_utf8_lossy(text);

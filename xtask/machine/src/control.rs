@@ -5,6 +5,7 @@ mod choice;
 mod client;
 mod connection;
 mod dump;
+mod hashes;
 mod linux;
 mod monitor;
 mod qmp;

@@ -13,6 +13,7 @@ pub mod el3;
 pub mod ending;
 pub mod firmware;
 pub mod guest;
+pub mod hashes;
 pub mod operator;
 pub mod payload;
 pub mod preflight;

@@ -6,6 +6,7 @@
 mod answers;
 mod direct;
 mod guests;
+mod hashes;
 mod ram;
 mod rungs;
 

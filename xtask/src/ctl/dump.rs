@@ -26,7 +26,8 @@ const LOOK: Duration = Duration::from_millis(500);
 pub struct Dump {
     /// Where to. What is there is replaced once the dump is whole.
     file: PathBuf,
-    /// Which of its memory: with `kernel` no free pages, and none of programs and files, as far as a Linux says which those are.
+    /// Which of its memory: with `kernel` no free pages, and none of programs and files, as far as a Linux says which those are. With
+    /// `hashes` none, but a hash of each page, for `cargo xtask oracle`: so it can be had over a serial line, see docs/oracle.md.
     #[arg(long, value_enum, value_name = "PAGES", default_value = "all")]
     pages: Pages,
     /// How it is written.
@@ -44,6 +45,8 @@ enum Pages {
     All,
     /// Those of the kernel, and some between them.
     Kernel,
+    /// A hash of each instead of the pages.
+    Hashes,
 }
 
 /// How a dump is written.
@@ -89,6 +92,10 @@ impl Part {
 impl Dump {
     /// Dumps the guest at `place`.
     pub fn execute(&self, place: &Address, json: bool) -> Result<()> {
+        ensure!(
+            self.pages != Pages::Hashes || self.format == Format::Elf,
+            "--pages hashes has no pages that makedumpfile could read; leave out --format kdump"
+        );
         let shown = self.file.display();
         if let Ok(found) = fs::metadata(&self.file) {
             ensure!(
@@ -159,6 +166,7 @@ fn take(place: &Address, mut file: File, pages: Pages) -> Result<Value> {
         let pages = match pages {
             Pages::All => "all",
             Pages::Kernel => "kernel",
+            Pages::Hashes => "hashes",
         };
         let arguments = json!({ "protocol": "fd:dump", "pages": pages });
         // Whoever asked may have ended.
@@ -171,8 +179,11 @@ fn take(place: &Address, mut file: File, pages: Pages) -> Result<Value> {
             Err(RecvTimeoutError::Disconnected) => bail!("the machine has ended"),
             Err(RecvTimeoutError::Timeout) => {
                 // Whoever writes shares it with us.
-                let done = file.stream_position()? >> 20;
-                step.show(&format!("{done} MiB"));
+                let done = file.stream_position()?;
+                step.show(&match pages {
+                    Pages::Hashes => format!("{} KiB of hashes", done >> 10),
+                    Pages::All | Pages::Kernel => format!("{} MiB", done >> 20),
+                });
             }
         }
     }
@@ -185,8 +196,14 @@ fn text(told: &Value) -> String {
         Some(release) => format!("Linux {release}"),
         None => "a guest that is not known to be Linux".to_owned(),
     };
+    let what = match (told["pages"].as_u64(), told["zeros"].as_u64()) {
+        (Some(pages), Some(zeros)) => {
+            format!("; hashes of {pages} pages, {zeros} of them zeros")
+        }
+        _ => String::new(),
+    };
     let mut text = format!(
-        "{} has {whose}, {:.0} MiB of memory; {:.1} MiB on disk\n",
+        "{} has {whose}, {:.0} MiB of memory{what}; {:.1} MiB on disk\n",
         told["file"].as_str().unwrap_or_default(),
         mib(&told["memory"]),
         mib(&told["on_disk"])

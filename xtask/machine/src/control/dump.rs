@@ -10,7 +10,7 @@ use introspection::core_file::CoreFile;
 use serde_json::{Value, json};
 
 use super::connection::Files;
-use super::{linux, taken};
+use super::{hashes, linux, taken};
 use crate::operator::Operator;
 
 /// Writes it to the file that `arguments` name; what it is.
@@ -27,14 +27,12 @@ pub fn dump(arguments: &Value, operator: &Operator, files: &mut Files) -> Result
     let name = protocol.strip_prefix("fd:");
     let name = name.context("say to which file: \"protocol\": \"fd:NAME\", after getfd")?;
     match (&arguments["begin"], &arguments["length"]) {
-        (Value::Null, Value::Null) => {
-            let only_kernel = match arguments["pages"].as_str() {
-                None | Some("all") => false,
-                Some("kernel") => true,
-                Some(other) => bail!("say which pages: all or kernel, not {other}"),
-            };
-            whole(operator, files, name, only_kernel)
-        }
+        (Value::Null, Value::Null) => match arguments["pages"].as_str() {
+            None | Some("all") => whole(operator, files, name, false),
+            Some("kernel") => whole(operator, files, name, true),
+            Some("hashes") => hashes::write(operator, files, name),
+            Some(other) => bail!("say which pages: all, kernel or hashes, not {other}"),
+        },
         (begin, length) if begin.is_u64() && *length == 1 => {
             let mut file = files.take(name)?;
             let core = CoreFile {
@@ -48,17 +46,17 @@ pub fn dump(arguments: &Value, operator: &Operator, files: &mut Files) -> Result
     }
 }
 
-const UNWRITTEN: &str = "the dump cannot be written";
+pub(super) const UNWRITTEN: &str = "the dump cannot be written";
 
 /// A guest that is paused, and goes on when this is dropped unless it was so before.
-struct Pause<'a> {
+pub(super) struct Pause<'a> {
     operator: &'a Operator,
     was_paused: bool,
 }
 
 impl<'a> Pause<'a> {
     /// Pauses it, if that may be done; what is to be known of it goes to `said`.
-    fn begin(operator: &'a Operator, said: &mut Vec<String>) -> Result<Option<Self>> {
+    pub(super) fn begin(operator: &'a Operator, said: &mut Vec<String>) -> Result<Option<Self>> {
         let state = state(operator)?;
         let was_paused = state == "paused";
         ensure!(
@@ -88,7 +86,7 @@ impl<'a> Pause<'a> {
     }
 
     /// Whether it is still so, whatever others have asked for.
-    fn holds(&self) -> Result<bool> {
+    pub(super) fn holds(&self) -> Result<bool> {
         Ok(state(self.operator)? == "paused")
     }
 }
@@ -139,7 +137,7 @@ fn whole(operator: &Operator, files: &mut Files, name: &str, only_kernel: bool) 
     let memory: u64 = taken.core.ram.iter().map(|(_, length)| length).sum();
     Ok(json!({
         "release": taken.release,
-        "cpus": taken.cpus.iter().map(|(cpu, vcpu, pc)| json!({ "cpu": cpu, "vcpu": vcpu, "pc": pc })).collect::<Value>(),
+        "cpus": taken.told(),
         "memory": memory,
         "bytes": size,
         "consistent": is_consistent,

@@ -11,6 +11,7 @@ use introspection::memory::{Cached, Words};
 use introspection::pages;
 use introspection::translation::Regime;
 use introspection::vmcoreinfo::Vmcoreinfo;
+use serde_json::{Value, json};
 
 use crate::operator::{Operator, Range, Source, VcpuAnswer};
 
@@ -182,6 +183,14 @@ fn check(cpus: &Cpus, vcpus: &[Vcpu]) -> Result<()> {
 }
 
 impl Taken {
+    /// Each CPU, as programs read it.
+    pub fn told(&self) -> Value {
+        self.cpus
+            .iter()
+            .map(|(cpu, vcpu, pc)| json!({ "cpu": cpu, "vcpu": vcpu, "pc": pc }))
+            .collect()
+    }
+
     /// Of those vCPUs that have a `number` in the guest.
     fn of(
         mut core: CoreFile,

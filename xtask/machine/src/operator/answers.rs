@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
+use hv_abi::operator::hashes::{MOST_WORDS, WORD};
 use hv_abi::operator::{Request, Verb, crc, from_base64};
 use serde::Serialize;
 
@@ -16,7 +17,7 @@ pub struct Answers {
     pub vm: Option<VmAnswer>,
     /// Of its vCPUs, by number.
     pub vcpus: BTreeMap<u8, VcpuAnswer>,
-    /// What is in its memory, or the first address without RAM.
+    /// What is in its memory, or the words of its hashes; or the first address without RAM.
     pub memory: Option<Result<Vec<u8>, u64>>,
 }
 
@@ -167,9 +168,16 @@ impl Answers {
         ensure!(record.number("ipa")? == span.ipa, "of another place");
         self.memory = Some(match record.word("data") {
             Ok(text) => {
-                let mut data = vec![0; span.length.into()];
-                let read = from_base64(text.as_bytes(), &mut data);
-                ensure!(read.context("no base64")? == data.len(), "too short");
+                let is_hashed = self.request.verb == Verb::Hashes;
+                let most = if is_hashed {
+                    MOST_WORDS * WORD
+                } else {
+                    span.length.into()
+                };
+                let mut data = vec![0; most];
+                let read = from_base64(text.as_bytes(), &mut data).context("no base64")?;
+                ensure!(is_hashed || read == most, "too short");
+                data.truncate(read);
                 Ok(data)
             }
             Err(_) => Err(record.number("at")?),
@@ -188,7 +196,7 @@ impl Answers {
         let expected = match self.request.verb {
             _ if vm.error.is_some() => 0,
             // It comes instead of the VM's.
-            Verb::Memory => return false,
+            Verb::Memory | Verb::Hashes => return false,
             Verb::Status | Verb::Freeze | Verb::FreezeClock | Verb::Thaw => vm.vcpus as usize,
             Verb::Registers | Verb::Nmi | Verb::Raise => 1,
             Verb::Room | Verb::Type | Verb::Reset | Verb::Off | Verb::Start | Verb::Dump => 0,
@@ -221,6 +229,9 @@ impl Answers {
                 self.request.vcpu,
                 vm.vcpus.saturating_sub(1)
             ),
+            Some("running") => bail!(
+                "the guest runs, and what is hashed must stand still; `cargo xtask ctl freeze` pauses it"
+            ),
             Some("off") => bail!("the guest is off; `cargo xtask ctl start` starts it"),
             Some("on") => bail!("the guest is not off; `cargo xtask ctl reset` starts it anew"),
             Some("lost") => {
@@ -248,6 +259,7 @@ impl Answers {
             Verb::Room
             | Verb::Type
             | Verb::Memory
+            | Verb::Hashes
             | Verb::Reset
             | Verb::Off
             | Verb::Start
