@@ -19,7 +19,7 @@ use lab::oracle::{self, Question};
 #[derive(Args)]
 pub struct Oracle {
     /// The guest's memory at the instant that the dump is of: an ELF core, as `cargo xtask ctl dump` writes it of a guest that is
-    /// frozen. Or another dump of that instant: then what that has is judged.
+    /// frozen, or with --pages hashes a hash of each page. Or another dump of that instant: then what that has is judged.
     truth: PathBuf,
     /// The dump: what makedumpfile writes (kdump-compressed, packed by zlib, lzo or zstd), or ELF.
     dump: PathBuf,

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::memory::Memory;
-use crate::pages::{Dumped, Kinds, Rule, Verdict, judge};
+use crate::pages::{Dumped, Kinds, Rule, Verdict, is_zero, judge};
 use crate::vmcoreinfo::{Range, Vmcoreinfo};
 
 pub use owners::Owners;
@@ -46,6 +46,35 @@ pub trait Pages {
 
     /// How many bytes of memory it has.
     fn size(&self) -> u64;
+}
+
+/// What is known of a page as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// It was full of zeros.
+    pub is_zero: bool,
+    /// It was as the dump has it.
+    pub is_same: bool,
+    /// All that was in it is known.
+    pub is_whole: bool,
+}
+
+/// What a guest's memory was: all of it, or a hash for each page. What is read of it is as it was, or is not read.
+pub trait Truth: Memory {
+    /// What is known of the page at `address`, of which a dump has `dumped`, if it has anything; as much as `into` is long.
+    /// That has what was in the page then, if it is known.
+    ///
+    /// # Errors
+    ///
+    /// If the memory has no such page.
+    fn known(&mut self, address: u64, dumped: Option<&[u8]>, into: &mut [u8]) -> Result<Known> {
+        self.read(address, into)?;
+        Ok(Known {
+            is_zero: is_zero(into),
+            is_same: dumped.is_some_and(|dumped| dumped == into),
+            is_whole: true,
+        })
+    }
 }
 
 /// Somebody who wrote to the guest's memory after the instant.
@@ -104,7 +133,7 @@ pub struct Question<'a> {
 ///
 /// If the truth cannot be read, or the kernel does not say how it describes its pages.
 pub fn compare(
-    truth: &mut impl Memory,
+    truth: &mut impl Truth,
     dump: &mut impl Pages,
     question: &Question<'_>,
     mut progress: impl FnMut(u64),
@@ -137,16 +166,18 @@ pub fn compare(
                 tally.add(Class::Reserve, page);
                 continue;
             }
-            truth.read(at, &mut own)?;
+            let here = matches!(presence, Ok(Presence::Here)).then_some(&dumped[..]);
+            let known = truth.known(at, here, &mut own)?;
             let kind = kinds.at(truth, at / page);
             let (verdict, broken) = match presence {
                 Ok(presence) => {
                     let dumped = match presence {
                         Presence::Absent => Dumped::Absent,
                         Presence::Zero => Dumped::Zero,
-                        Presence::Here => Dumped::Here(&dumped),
+                        Presence::Here if known.is_same => Dumped::Same,
+                        Presence::Here => Dumped::Other,
                     };
-                    (judge(kind, question.level, &own, dumped), None)
+                    (judge(kind, question.level, known.is_zero, dumped), None)
                 }
                 Err(error) => (Verdict::Different, Some(format!("{error:#}"))),
             };
@@ -156,6 +187,7 @@ pub fn compare(
                 .collect();
             tally.touch(at, &by, verdict);
             let class = Class::of(verdict);
+            tally.untold += u64::from(class == Class::Missing && !kinds.is_told());
             tally.add(class, page);
             let Some(bad) = tally.bad(class) else {
                 continue;
@@ -166,7 +198,8 @@ pub fn compare(
             if bad.first.len() >= question.told {
                 continue;
             }
-            let differs = matches!(verdict, Verdict::Different) && broken.is_none();
+            let differs =
+                matches!(verdict, Verdict::Different) && broken.is_none() && known.is_whole;
             let mut places = own.iter().zip(&dumped);
             let first = places.position(|(own, dumped)| own != dumped);
             let first = first.filter(|_| differs).map(|first| first as u64);

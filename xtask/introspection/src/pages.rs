@@ -71,8 +71,8 @@ impl Kind {
         }
     }
 
-    /// Why a dump of this level may lack a page of this kind with `content`, if it may.
-    pub fn reason(self, level: u32, content: &[u8]) -> Option<Reason> {
+    /// Why a dump of this level may lack a page of this kind, if it may.
+    pub fn reason(self, level: u32, is_zero: bool) -> Option<Reason> {
         let by_kind = match self {
             Self::Free => level & FREE != 0,
             Self::Cache => level & CACHE != 0,
@@ -85,7 +85,7 @@ impl Kind {
         if by_kind {
             return Some(Reason::Kind(self));
         }
-        (level & ZERO != 0 && is_zero(content)).then_some(Reason::Zero)
+        (level & ZERO != 0 && is_zero).then_some(Reason::Zero)
     }
 }
 
@@ -112,25 +112,27 @@ pub enum Verdict {
     Needless(Reason),
 }
 
-/// What a dump has of a page.
+/// What a dump has of a page, held against what was in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dumped<'a> {
+pub enum Dumped {
     /// Nothing.
     Absent,
     /// The one page of zeros that stands for all of them, and takes no room.
     Zero,
-    /// What is in it.
-    Here(&'a [u8]),
+    /// What was in it.
+    Same,
+    /// Something else.
+    Other,
 }
 
-/// Judges a page that is `truth` in memory, of which a dump of this level has `dumped`.
-pub fn judge(kind: Kind, level: u32, truth: &[u8], dumped: Dumped<'_>) -> Verdict {
-    let reason = kind.reason(level, truth);
+/// Judges a page that is full of zeros in memory or not, of which a dump of this level has `dumped`.
+pub fn judge(kind: Kind, level: u32, is_zero: bool, dumped: Dumped) -> Verdict {
+    let reason = kind.reason(level, is_zero);
     match (dumped, reason) {
-        (Dumped::Here(dumped), _) if dumped != truth => Verdict::Different,
-        (Dumped::Zero, _) if !is_zero(truth) => Verdict::Different,
-        (Dumped::Here(_), Some(reason)) => Verdict::Needless(reason),
-        (Dumped::Here(_) | Dumped::Zero, None) => Verdict::Equal,
+        (Dumped::Other, _) => Verdict::Different,
+        (Dumped::Zero, _) if !is_zero => Verdict::Different,
+        (Dumped::Same, Some(reason)) => Verdict::Needless(reason),
+        (Dumped::Same | Dumped::Zero, None) => Verdict::Equal,
         (Dumped::Absent | Dumped::Zero, Some(reason)) => Verdict::Excluded(reason),
         (Dumped::Absent, None) => Verdict::Missing,
     }

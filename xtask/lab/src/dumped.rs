@@ -9,11 +9,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use introspection::memory::Memory;
-use introspection::oracle::{Pages, Presence};
+use introspection::oracle::{Pages, Presence, Truth};
 use introspection::vmcoreinfo::Range;
 
 use crate::vmcore::{self, ReadAt};
 use compressed::Compressed;
+use machine::hashes::Hashes;
 
 /// The smallest page.
 const SMALLEST: u64 = 4096;
@@ -54,6 +55,10 @@ impl<D: ReadAt> Dumped<D> {
             Form::Elf(Elf::of(dump, length)?)
         } else if magic == FLATTENED {
             bail!("it is flattened; `makedumpfile -R NEW < IT` puts it in order");
+        } else if Hashes::is_one(&magic) {
+            bail!(
+                "it may be a file of page hashes, which has no pages: `cargo xtask oracle` takes one as TRUTH, the first of both"
+            );
         } else {
             bail!("it is neither kdump-compressed nor ELF; it begins with {magic:02x?}");
         };
@@ -97,6 +102,8 @@ impl<D: ReadAt> Pages for Dumped<D> {
         self.ranges().iter().map(|(_, length)| length).sum()
     }
 }
+
+impl<D: ReadAt> Truth for Dumped<D> {}
 
 impl<D: ReadAt> Memory for Dumped<D> {
     fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<()> {

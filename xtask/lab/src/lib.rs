@@ -8,6 +8,7 @@ pub mod document;
 pub mod dumped;
 pub mod evidence;
 pub mod given;
+mod hashed;
 pub mod instant;
 mod intervention;
 pub mod kdump;

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use introspection::memory::Memory as _;
-use introspection::oracle::{self, FIRST, Report, Who, Writer};
+use introspection::oracle::{self, FIRST, Report, Truth, Who, Writer};
 use introspection::vmcoreinfo::{Range, Vmcoreinfo};
 
 use crate::dumped::Dumped;
+use crate::hashed::{self, Hashed};
 use crate::vmcore::Vmcore;
 use debian::progress::Progress;
 use machine::console::{Line, Record};
@@ -50,14 +51,36 @@ impl<'a> Question<'a> {
 
 /// Holds the dump against the truth.
 pub fn judge(question: &Question<'_>) -> Result<Report> {
+    if let Some(hashes) = hashed::open(question.truth)? {
+        // What is read of the truth is read in the dump.
+        let info = info(question, hashes.info.clone())?;
+        let mut truth = Hashed::new(hashes, Dumped::open(question.dump)?);
+        let ram = truth.ranges();
+        let report = hold(question, &info, (&mut truth, None), &ram)?;
+        ensure!(
+            truth.has_met(),
+            "no page of {} is as {} has it: they are of two boots or of two guests; take both while one guest stands still",
+            question.dump.display(),
+            question.truth.display()
+        );
+        return Ok(report);
+    }
     let mut truth = Dumped::open(question.truth)?;
+    let size = truth.page_size();
+    let ram = truth.ranges();
+    hold(question, &info(question, None)?, (&mut truth, size), &ram)
+}
+
+/// Holds the dump against a truth with this memory, and pages of a size, if it has any of its own.
+fn hold(
+    question: &Question<'_>,
+    info: &Vmcoreinfo,
+    (truth, size): (&mut impl Truth, Option<u64>),
+    ram: &[Range],
+) -> Result<Report> {
     let mut dump = Dumped::open(question.dump)?;
-    let info = info(question)?;
     let page: u64 = info.word("PAGESIZE")?.parse()?;
-    for (path, size) in [
-        (question.truth, truth.page_size()),
-        (question.dump, dump.page_size()),
-    ] {
+    for (path, size) in [(question.truth, size), (question.dump, dump.page_size())] {
         ensure!(
             size.is_none_or(|size| size == page),
             "{} has pages of {} bytes, and its kernel has pages of {page}",
@@ -70,10 +93,9 @@ pub fn judge(question: &Question<'_>) -> Result<Report> {
         level < 32,
         "there is no dump level {level}; levels are 0 to 31"
     );
-    let ram = truth.ranges();
     let asked = oracle::Question {
-        info: &info,
-        ram: &ram,
+        info,
+        ram,
         level,
         writers: question.writers,
         reserve: question.reserve,
@@ -81,7 +103,7 @@ pub fn judge(question: &Question<'_>) -> Result<Report> {
     };
     let mut step = Progress::new().lazily("hold the dump against the memory");
     let mut told = 0;
-    let report = oracle::compare(&mut truth, &mut dump, &asked, |bytes| {
+    let report = oracle::compare(truth, &mut dump, &asked, |bytes| {
         if bytes >> 24 != told {
             told = bytes >> 24;
             step.show(&format!("{} MiB", bytes >> 20));
@@ -91,8 +113,8 @@ pub fn judge(question: &Question<'_>) -> Result<Report> {
     Ok(report)
 }
 
-/// What the kernel says of itself: as the truth has it, or else the dump.
-fn info(question: &Question<'_>) -> Result<Vmcoreinfo> {
+/// What the kernel says of itself: as the truth has it, which may be known, or else the dump.
+fn info(question: &Question<'_>, known: Option<Vmcoreinfo>) -> Result<Vmcoreinfo> {
     let read = |path: &Path| -> Result<Vmcoreinfo> {
         let shown = path.display();
         let file = fs::File::open(path).with_context(|| format!("cannot read {shown}"))?;
@@ -102,7 +124,7 @@ fn info(question: &Question<'_>) -> Result<Vmcoreinfo> {
         })?;
         Ok(vmcore.info)
     };
-    let own = read(question.truth);
+    let own = known.map_or_else(|| read(question.truth), Ok);
     let dumped = read(question.dump);
     let (own, dumped) = match (own, dumped) {
         (Ok(own), Ok(dumped)) => (own, dumped),

@@ -136,6 +136,10 @@ pub struct Report {
     pub different: Bad,
     /// Those that it must have, and lacks.
     pub missing: Bad,
+    /// Those of them of which it cannot be told what they are for, as no `struct page` of theirs can be read: they may be
+    /// excludable. Nothing if there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub untold: Option<u64>,
     /// Bytes of the dump of which the truth knows nothing.
     pub unknown: u64,
     /// What was written to after the instant.
@@ -173,7 +177,12 @@ impl Report {
             ))
         };
         failures.extend(of(&self.different, "has", " that were something else"));
-        failures.extend(of(&self.missing, "lacks", " that it must have"));
+        let untold = match self.untold {
+            None => String::new(),
+            Some(untold) => format!(" as far as is known ({untold} cannot be told)"),
+        };
+        let must = format!(" that it must have{untold}");
+        failures.extend(of(&self.missing, "lacks", &must));
         failures
     }
 }
@@ -206,6 +215,15 @@ impl fmt::Display for Report {
                 None => (*class).to_owned(),
             };
             writeln!(f, "  {name:<38} {pages:>9} pages {:>9.1} MiB", mib(*bytes))?;
+        }
+        if let Some(untold) = self.untold {
+            writeln!(
+                f,
+                "  {:<38} {:>9} pages {:>9.1} MiB",
+                "  of which cannot be told what for",
+                untold,
+                mib(untold * self.page_size)
+            )?;
         }
         if self.unknown > 0 {
             writeln!(
@@ -273,6 +291,8 @@ pub(super) struct Tally<'a> {
     classes: BTreeMap<Class, Count>,
     different: Bad,
     missing: Bad,
+    /// Those of the missing that cannot be told.
+    pub(super) untold: u64,
     /// Bytes of the dump that have been looked at.
     pub(super) found: u64,
     harmless: u64,
@@ -341,6 +361,7 @@ impl<'a> Tally<'a> {
             classes: classes.into_iter().map(line).collect(),
             different: self.different,
             missing: self.missing,
+            untold: Some(self.untold).filter(|untold| *untold != 0),
             unknown: size.saturating_sub(self.found),
             touched: Touched {
                 harmless: self.harmless,

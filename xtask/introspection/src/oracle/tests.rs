@@ -17,6 +17,8 @@ struct Guest {
     page: u64,
 }
 
+impl Truth for Pieces {}
+
 /// What a dump has; a page without content cannot be read.
 #[derive(Default)]
 struct Dump(BTreeMap<u64, Option<Vec<u8>>>);

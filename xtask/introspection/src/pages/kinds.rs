@@ -64,6 +64,9 @@ pub struct Kinds<'a> {
     head: Vec<u8>,
     /// What was read last: from which page on, and what is known of it.
     chunk: (u64, Option<Vec<u8>>),
+    /// A `struct page` could not be read, and none since has said what it is for: a block of free pages, or a compound page, may
+    /// have begun there.
+    is_lost: bool,
 }
 
 impl<'a> Kinds<'a> {
@@ -77,6 +80,7 @@ impl<'a> Kinds<'a> {
             next: 0,
             head: Vec::new(),
             chunk: (u64::MAX, None),
+            is_lost: false,
         })
     }
 
@@ -91,6 +95,7 @@ impl<'a> Kinds<'a> {
             self.row = self.rule.row();
             self.head.clear();
             self.next = number & !(BLOCK - 1);
+            self.is_lost = false;
         }
         let mut kind = Kind::Kernel;
         while self.next <= number {
@@ -105,6 +110,11 @@ impl<'a> Kinds<'a> {
         self.rule.is_slab(head).then_some(head)
     }
 
+    /// Whether what the last page is for that was asked for could be told.
+    pub const fn is_told(&self) -> bool {
+        !self.is_lost
+    }
+
     fn step(&mut self, memory: &mut impl Memory) -> Kind {
         let number = self.next;
         self.next += 1;
@@ -114,13 +124,16 @@ impl<'a> Kinds<'a> {
             // The kernel says nothing of this page.
             self.row = self.rule.row();
             self.head.clear();
+            self.is_lost = true;
             return Kind::Kernel;
         };
         if !self.rule.is_tail(page) {
             self.head.clear();
             self.head.extend_from_slice(page);
         }
-        self.row.next(page)
+        let kind = self.row.next(page);
+        self.is_lost &= kind == Kind::Kernel;
+        kind
     }
 
     /// The `struct page` of a page.

@@ -147,9 +147,15 @@ fn a_page_is_judged_by_what_the_level_leaves_out() {
         (Kind::User, 0, &truth, Some(&truth), Verdict::Equal),
         (Kind::Unreadable, 0, &truth, None, of(Kind::Unreadable)),
     ] {
-        let dumped = dumped.map_or(Dumped::Absent, |bytes: &[u8; 16]| Dumped::Here(&bytes[..]));
+        let dumped = dumped.map_or(Dumped::Absent, |bytes: &[u8; 16]| {
+            if bytes == truth {
+                Dumped::Same
+            } else {
+                Dumped::Other
+            }
+        });
         assert_eq!(
-            judge(kind, level, truth, dumped),
+            judge(kind, level, is_zero(truth), dumped),
             verdict,
             "{kind:?} {level}"
         );
@@ -159,7 +165,10 @@ fn a_page_is_judged_by_what_the_level_leaves_out() {
         (0, &zeros, Verdict::Equal),
         (1, &truth, Verdict::Different),
     ] {
-        assert_eq!(judge(Kind::Kernel, level, truth, Dumped::Zero), verdict);
+        assert_eq!(
+            judge(Kind::Kernel, level, is_zero(truth), Dumped::Zero),
+            verdict
+        );
     }
 }
 
@@ -245,6 +254,7 @@ fn a_page_is_told_wherever_one_begins_to_ask() {
     let mut kinds = Kinds::of(&info, &rule).unwrap();
     assert_eq!(kinds.at(&mut memory, first + 0x1800), Kind::Free);
     assert_eq!(kinds.slab(), None);
+    assert!(kinds.is_told());
     assert_eq!(kinds.at(&mut memory, first + 0x2000), Kind::User);
     assert_eq!(kinds.at(&mut memory, first + 0x2002), Kind::Kernel);
     let head = page(0, 0, 0, 0, 0xf500_0000);
@@ -252,5 +262,7 @@ fn a_page_is_told_wherever_one_begins_to_ask() {
     // Back, and where there is nothing.
     assert_eq!(kinds.at(&mut memory, first + 0x1001), Kind::Free);
     assert_eq!(kinds.at(&mut memory, first + 0x8000), Kind::Kernel);
+    assert!(!kinds.is_told());
     assert_eq!(kinds.at(&mut memory, first + 0x7fff), Kind::User);
+    assert!(kinds.is_told());
 }
