@@ -11,16 +11,11 @@ use crate::cache::Cache;
 use crate::initramfs::SUITE;
 use crate::programs::{ARCHITECTURE, LOADER, Programs};
 use crate::progress::Progress;
-use crate::tools::{self, Tool};
+use crate::tools::{self, QEMU_USER};
 
 const PROGRAMS: Programs<'_> = Programs {
     packages: &["crash"],
     places: &[("bin/crash", &["usr/bin/crash", "bin/crash"])],
-};
-/// QEMU's emulator of programs for arm64, by Debian's name for it.
-const EMULATOR: Tool = Tool {
-    program: "qemu-aarch64",
-    package: "qemu-user",
 };
 
 /// It, with its libraries, in a folder of the cache.
@@ -32,7 +27,8 @@ impl CrashUtility {
     /// Fetches it, unless the cache has it, and what starts it.
     pub fn ensure(cache: &Cache, progress: &Progress) -> Result<Self> {
         if !is_own() {
-            tools::demand(cache, &[EMULATOR], progress)?;
+            tools::demand(cache, &[QEMU_USER], progress)?;
+            tools::demand_user_version()?;
         }
         let _lock = cache.lock("crash", progress)?;
         let name = format!("crash-{}", PROGRAMS.fingerprint(&[SUITE, ARCHITECTURE]));
@@ -53,7 +49,7 @@ impl CrashUtility {
         let mut command = if is_own() {
             supervisor::command(loader)
         } else {
-            let mut emulator = supervisor::command(EMULATOR.program);
+            let mut emulator = supervisor::command(QEMU_USER.program);
             emulator.arg(loader);
             emulator
         };

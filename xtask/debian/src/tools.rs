@@ -32,6 +32,9 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 /// The machine that everything runs on.
 pub const QEMU: Tool = tool("qemu-system-aarch64", "qemu-system-arm");
 
+/// QEMU's emulator of programs for arm64.
+pub const QEMU_USER: Tool = tool("qemu-aarch64", "qemu-user");
+
 /// What building the guest kernel takes, besides the compiler.
 const KERNEL: [Tool; 10] = [
     tool("make", "make"),
@@ -131,6 +134,16 @@ pub fn demand_version(path: &Path) -> Result<String> {
     judge(path, &said_version(path)?, &newer_qemu())
 }
 
+/// The same of the emulator of programs: below that of 7.2 crash does not come to an end with its symbols.
+///
+/// # Errors
+///
+/// If it is too old, with the mend.
+pub fn demand_user_version() -> Result<String> {
+    let path = find(QEMU_USER.program).context("qemu-aarch64 is not in the PATH")?;
+    judge(&path, &said_version(&path)?, &newer(QEMU_USER))
+}
+
 fn judge(path: &Path, said: &str, mend: &str) -> Result<String> {
     let (version, path) = (parse_version(path, said)?, path.display());
     let [major, minor] = QEMU_LEAST;
@@ -143,15 +156,20 @@ fn judge(path: &Path, said: &str, mend: &str) -> Result<String> {
 
 /// Where a newer QEMU than the release's own comes from.
 pub fn newer_qemu() -> String {
-    newer_than(&std::fs::read_to_string("/etc/os-release").unwrap_or_default())
+    newer(QEMU)
+}
+
+fn newer(tool: Tool) -> String {
+    let system = std::fs::read_to_string("/etc/os-release");
+    newer_than(&system.unwrap_or_default(), tool)
 }
 
 /// The same for the release that `/etc/os-release` has this text of. Debian 13 and later have it themselves.
-fn newer_than(system: &str) -> String {
+fn newer_than(system: &str, tool: Tool) -> String {
     let release = system
         .lines()
         .find_map(|line| line.strip_prefix("VERSION_CODENAME="));
-    let (package, release) = (QEMU.package, release.unwrap_or("RELEASE"));
+    let (package, release) = (tool.package, release.unwrap_or("RELEASE"));
     let suite = format!("{release}-backports");
     format!("take it from {suite}, `sudo apt-get install -t {suite} {package}`")
 }
@@ -273,9 +291,11 @@ fn names(tools: &[Tool]) -> String {
 /// they are, and QEMU may come from the release's backports.
 fn install(root: &Root, packages: &[&str], progress: &Progress) -> Result<()> {
     let mut step = progress.step(format!("install {}", packages.join(" ")));
-    let backports = packages.contains(&QEMU.package)
+    let is_qemu = |package: &&str| [QEMU.package, QEMU_USER.package].contains(package);
+    let qemus: Vec<&str> = packages.iter().copied().filter(is_qemu).collect();
+    let backports = !qemus.is_empty()
         && root
-            .offers(&[QEMU.package])?
+            .offers(&qemus)?
             .iter()
             .any(|offer| offer.version.contains("~bpo"));
     #[expect(
@@ -388,7 +408,7 @@ mod tests {
 
     #[test]
     fn a_newer_qemu_comes_from_the_backports_of_this_release() {
-        let mend = newer_than("ID=debian\nVERSION_CODENAME=bookworm\n");
+        let mend = newer_than("ID=debian\nVERSION_CODENAME=bookworm\n", QEMU);
         let command = "`sudo apt-get install -t bookworm-backports qemu-system-arm`";
         assert_eq!(mend, format!("take it from bookworm-backports, {command}"));
     }
