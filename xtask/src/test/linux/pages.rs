@@ -6,6 +6,7 @@ mod matrix;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use introspection::oracle::Report;
@@ -31,6 +32,9 @@ const TRUE: &str = "linux/pages/level-23-is-true";
 /// A level with which that makedumpfile (before f50c015) loses pages of Linux 7.1 and later.
 const KNOWN_FAULT: &str = "linux/pages/level-31-lacks-slabs";
 
+/// A file of hashes says of a dump what all of memory says. Run when it is named.
+const HASHES: &str = "linux/pages/hashes-say-the-same";
+
 /// What is broken on purpose.
 const FUNCTION: &str = "__crash_kexec";
 /// What level 30 leaves out is what we do, which keep zeros.
@@ -38,7 +42,7 @@ const OWN_LEVEL: u32 = 30;
 
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    [TRUE, KNOWN_FAULT]
+    [TRUE, KNOWN_FAULT, HASHES]
         .into_iter()
         .chain(BAD.map(|bad| bad.name))
 }
@@ -52,6 +56,9 @@ pub fn runs<'a>(workshop: &Workshop, lab: &'a Lab, ledger: &Ledger) -> Vec<Run<'
         (TRUE.to_owned(), Box::new(move || is_true(lab))),
         (KNOWN_FAULT.to_owned(), Box::new(known_fault)),
     ];
+    if ledger.names(HASHES) {
+        runs.push((HASHES.to_owned(), Box::new(hashes_agree)));
+    }
     for bad in BAD.iter().filter(|bad| ledger.names(bad.name)) {
         runs.push((bad.name.to_owned(), Box::new(|| bad.is_said())));
     }
@@ -234,6 +241,26 @@ fn is_true(lab: &Lab) -> Result<String> {
     );
     let equal = report.classes.first().map_or(0, |line| line.count.pages);
     Ok(format!("{equal} pages are equal"))
+}
+
+/// Both truths are of one pause, and so is each dump.
+fn hashes_agree() -> Result<String> {
+    let mut guest = Guest::start(23)?;
+    guest.screen.wait_for("LAB: last cpu=")?;
+    guest.ctl(&["freeze"])?;
+    let began = Instant::now();
+    let hashes = guest.core("hashes")?;
+    let (seconds, size) = (began.elapsed().as_secs(), fs::metadata(&hashes)?.len());
+    let (truth, kernels) = (guest.core("all")?, guest.core("kernel")?);
+    let saved = guest.capture()?;
+    for (dump, level) in [(&saved, None), (&kernels, Some(OWN_LEVEL))] {
+        let (whole, hashed) = (ask(&truth, dump, level)?, ask(&hashes, dump, level)?);
+        ensure!(
+            whole.is_true() && hashed.classes == whole.classes && hashed.untold.is_none(),
+            "{whole}\n{hashed}"
+        );
+    }
+    Ok(format!("{size} bytes of hashes in {seconds} s"))
 }
 
 /// Changes a bit of that function in an ELF dump; its physical address.

@@ -8,8 +8,11 @@ use serde_json::{Value, json};
 
 use super::boot::{Boot, spin, vcpu};
 use super::code::{FILL, SPIN};
+use hv_abi::operator::hashes::PAGE;
+use hv_bundle::page_word;
 use lab::vmcore::{self, ReadAt, Vmcore};
 use machine::control::Client;
+use machine::hashes::Hashes;
 use machine::workshop::Workshop;
 
 /// That `core` has in its memory what the guest has at `ipa`, at the same virtual address.
@@ -99,7 +102,8 @@ pub fn whole(workshop: &Workshop) -> Result<String> {
     has_memory(&file, &mut client, 0x4000_0000, 4096)?;
 
     client.execute("stop", json!({}))?;
-    let (_, told) = core(&boot, "core", &[])?;
+    let (file, told) = core(&boot, "core", &[])?;
+    has_hashes(&boot, &file)?;
     ensure!(
         !is_running(&mut client)? && told["consistent"] == true,
         "{told}"
@@ -146,6 +150,40 @@ pub fn whole(workshop: &Workshop) -> Result<String> {
     boot.ctl(&["off"])?;
     boot.end()?;
     Ok(format!("{} KiB on the disk", blocks >> 10))
+}
+
+/// That a file of hashes has each page as the core has it.
+fn has_hashes(boot: &Boot, core: &File) -> Result<()> {
+    let path = boot.folder.file("hashes");
+    let text = path.to_str().context("its name is no text")?;
+    let said = boot.ctl(&["--json", "dump", "--pages", "hashes", text])?;
+    let told: Value = serde_json::from_str(&said)?;
+    let hashes = Hashes::parse(&fs::read(&path)?)?;
+    let loads = vmcore::loads(core)?;
+    let mut pages = 0;
+    for (start, length) in hashes.ranges() {
+        let load = loads.iter().find(|load| load.physical == start);
+        let load = load.with_context(|| format!("{start:#x} is not in {loads:?}"))?;
+        ensure!(load.size == length, "{length:#x} bytes: {load:?}");
+        for at in (0..length).step_by(PAGE as usize) {
+            let page = core.read_at(load.offset + at, PAGE as usize)?;
+            let word = page_word(&mut |from| {
+                let words = page[from as usize..].chunks_exact(8);
+                let mut words = words.map(|word| word.iter().rev());
+                std::array::from_fn(|_| {
+                    let word = words.next().into_iter().flatten();
+                    word.fold(0, |word, byte| word << 8 | u64::from(*byte))
+                })
+            });
+            ensure!(hashes.at(start + at) == Some(word), "{:#x}", start + at);
+            pages += 1;
+        }
+    }
+    ensure!(
+        pages > 0 && told["pages"] == pages && told["consistent"] == true,
+        "{told}"
+    );
+    Ok(())
 }
 
 /// Each of several guests has its own memory in its core, wherever that is in the machine's.
