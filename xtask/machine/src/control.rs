@@ -8,6 +8,7 @@ mod dump;
 mod hashes;
 mod linux;
 mod monitor;
+mod pause;
 mod qmp;
 mod taken;
 

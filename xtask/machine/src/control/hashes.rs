@@ -4,15 +4,15 @@
 use std::fs::File;
 use std::io::Write;
 
-use crate::hashes::{ALGORITHM, FORMAT, VERSION};
 use anyhow::{Context, Result, bail, ensure};
 use hv_abi::operator::Base64;
 use hv_abi::operator::hashes::{PAGE, Word};
 use serde_json::{Value, json};
 
 use super::connection::Files;
-use super::dump::{Pause, UNWRITTEN};
+use super::pause::Pause;
 use super::{linux, taken};
+use crate::hashes::{ALGORITHM, FORMAT, VERSION};
 use crate::operator::Operator;
 
 /// What has been written.
@@ -105,7 +105,8 @@ pub fn write(operator: &Operator, files: &mut Files, name: &str) -> Result<Value
 impl Written {
     fn put(&mut self, file: &mut File, text: &str) -> Result<()> {
         self.bytes += text.len() as u64;
-        file.write_all(text.as_bytes()).context(UNWRITTEN)
+        file.write_all(text.as_bytes())
+            .context("the hashes cannot be written")
     }
 
     fn count(&mut self, words: &[Word]) {
