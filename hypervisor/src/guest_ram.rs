@@ -82,7 +82,7 @@ pub fn hash_page(backing: &Backing, ipa: u64) -> Word {
             // SAFETY: RAM that the plan gave to a guest is mapped at its own address, and holds nothing of this program's;
             // `offset` is of a block in the page, so all of its words are in there, aligned. What is written meanwhile is no
             // access of this program.
-            unsafe { from.add(n).read_volatile() }
+            unsafe { from.wrapping_add(n).read_volatile() }
         })
     })
 }
