@@ -125,13 +125,9 @@ pub fn save(operator: &Operator, path: &Path) -> Result<()> {
         "vCPUs {missing:?} do not answer, and may write to memory"
     );
     let core = CoreFile {
-        ram: operator.ram(),
+        ram: operator.known_ram()?,
         ..CoreFile::default()
     };
-    ensure!(
-        !core.ram.is_empty(),
-        "the hypervisor has not said where the guest's memory is"
-    );
     let unwritten = || format!("cannot write {}", path.display());
     let file = File::create(path).with_context(unwritten)?;
     let head = core.head();

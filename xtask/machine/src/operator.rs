@@ -345,6 +345,20 @@ impl Operator {
         pending.ram.get(&self.vm).cloned().unwrap_or_default()
     }
 
+    /// The same, for what cannot be done without.
+    ///
+    /// # Errors
+    ///
+    /// The hypervisor has not said it.
+    pub fn known_ram(&self) -> Result<Vec<Range>> {
+        let ram = self.ram();
+        ensure!(
+            !ram.is_empty(),
+            "the hypervisor has not said where the guest's memory is"
+        );
+        Ok(ram)
+    }
+
     /// Where its kernel's VMCOREINFO was when it was looked for last.
     pub fn vmcoreinfo_place(&self) -> Option<u64> {
         lock(&self.shared.pending).vmcoreinfo.get(&self.vm).copied()

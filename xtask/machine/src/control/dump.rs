@@ -50,11 +50,7 @@ const UNWRITTEN: &str = "the dump cannot be written";
 
 fn whole(operator: &Operator, files: &mut Files, name: &str, only_kernel: bool) -> Result<Value> {
     let mut file = Sparse::of(files.take(name)?)?;
-    let ram = operator.ram();
-    ensure!(
-        !ram.is_empty(),
-        "the hypervisor has not said where the guest's memory is"
-    );
+    let ram = operator.known_ram()?;
     let mut said = Vec::new();
     // It does not change; the first time it is looked for.
     let info = linux::vmcoreinfo(operator);

@@ -26,11 +26,7 @@ struct Written {
 /// Writes it to the file that is called so; what it is.
 pub fn write(operator: &Operator, files: &mut Files, name: &str) -> Result<Value> {
     let mut file = files.take(name)?;
-    let ram = operator.ram();
-    ensure!(
-        !ram.is_empty(),
-        "the hypervisor has not said where the guest's memory is"
-    );
+    let ram = operator.known_ram()?;
     let mut said = Vec::new();
     let info = linux::vmcoreinfo(operator);
     let Some(pause) = Pause::begin(operator, &mut said)? else {

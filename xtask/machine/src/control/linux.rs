@@ -40,11 +40,7 @@ pub fn vmcoreinfo(operator: &Operator) -> Result<Vmcoreinfo> {
     {
         return Ok(found);
     }
-    let ranges = operator.ram();
-    ensure!(
-        !ranges.is_empty(),
-        "the hypervisor has not said where the guest's memory is"
-    );
+    let ranges = operator.known_ram()?;
     let windows = vmcoreinfo::windows(&mut source.cached(), &vcpus, &tasks);
     let until = Instant::now() + LIMIT;
     let pages = vmcoreinfo::order(&ranges, &windows);
