@@ -12,6 +12,7 @@ mod ctl;
 mod doctor;
 #[cfg(test)]
 mod documents;
+mod frames;
 mod guest_kernel;
 mod image;
 mod instant;

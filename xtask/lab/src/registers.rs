@@ -1,5 +1,7 @@
 //! The registers of a stopped CPU, from either witness: the vmcore or the hypervisor.
 
+use std::fmt;
+
 use anyhow::Result;
 use serde::{Serialize, Serializer};
 
@@ -105,6 +107,31 @@ impl Serialize for Registers {
             self.named()
                 .map(|(name, value)| (name, format!("{value:#x}"))),
         )
+    }
+}
+
+/// PSTATE as an SPSR has it (DDI0487 C5.2.18).
+pub struct Pstate(pub u64);
+
+impl Pstate {
+    /// PSTATE.A is set: an SError waits.
+    pub const fn masks_serror(&self) -> bool {
+        self.0 & 1 << 8 != 0
+    }
+}
+
+impl fmt::Display for Pstate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let level = self.0 >> 2 & 0b11;
+        let masks: String = [(9, 'D'), (8, 'A'), (7, 'I'), (6, 'F')]
+            .iter()
+            .filter(|(bit, _)| self.0 >> bit & 1 != 0)
+            .map(|(_, name)| *name)
+            .collect();
+        match masks.as_str() {
+            "" => write!(f, "at EL{level}, nothing masked"),
+            masks => write!(f, "at EL{level}, {masks} masked"),
+        }
     }
 }
 

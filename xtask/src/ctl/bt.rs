@@ -2,43 +2,15 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
-use introspection::linux::{Kernel, Name};
+use anyhow::{Result, ensure};
+use introspection::linux::Kernel;
 use introspection::memory::Cached;
-use introspection::unwind::{By, End, Frame, Registers};
+use introspection::unwind::{End, Frame, Registers};
 use serde_json::{Value, json};
 
 use super::guest::{Clock, Guest, Vcpu};
 use super::shown;
-use debian::paths;
-use lab::build_id;
-use lab::lines::Lines;
-
-/// What explains addresses further: a vmlinux.
-pub struct Sources {
-    lines: Lines,
-    /// How far the kernel has moved from where it was linked.
-    moved: u64,
-}
-
-impl Sources {
-    /// `vmlinux`, if it is of this kernel.
-    pub fn of(vmlinux: &Path, kernel: &Kernel) -> Result<Self> {
-        if let (Ok(own), Some(id)) = (kernel.info.word("BUILD-ID"), build_id::of_elf(vmlinux)?) {
-            let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
-            ensure!(
-                id == own,
-                "{} is of another build than the kernel that runs (build ids {id} and {own})",
-                vmlinux.display()
-            );
-        }
-        let digits = kernel.info.word("KERNELOFFSET")?;
-        Ok(Self {
-            lines: Lines::of(vmlinux, paths::root()),
-            moved: u64::from_str_radix(digits, 16).context("KERNELOFFSET is no number")?,
-        })
-    }
-}
+use crate::frames::{self, Sources};
 
 /// The frames of one vCPU.
 struct Stack {
@@ -128,71 +100,25 @@ fn stack(guest: &mut Guest, kernel: Option<&Kernel>, vcpu: Vcpu) -> Result<Stack
 
 fn told(
     memory: &mut Cached<&mut Guest>,
-    mut kernel: Option<&mut Kernel>,
+    kernel: Option<&mut Kernel>,
     sources: Option<&Sources>,
     stack: &Stack,
 ) -> Result<Value> {
-    let mut frames = Vec::new();
-    for frame in &stack.frames {
-        let mut value = json!({ "address": frame.address, "by": by(frame.by) });
-        let name = match &mut kernel {
-            Some(kernel) => kernel.name(memory, &stack.vcpu.regime()?, frame.inside())?,
-            None => Name::Unknown,
-        };
-        match name {
-            Name::Symbol { name, offset } => {
-                value["symbol"] = name.into();
-                // Of where it goes on, not of the call.
-                value["offset"] = (offset + (frame.address - frame.inside())).into();
-            }
-            Name::Module(None) => value["module"] = Value::Null,
-            Name::Module(Some(found)) => {
-                value["module"] = found.module.into();
-                if let Some((name, offset)) = found.symbol {
-                    value["symbol"] = name.into();
-                    value["offset"] = (offset + (frame.address - frame.inside())).into();
-                }
-            }
-            Name::Unknown => {}
-        }
-        if let Some(sources) = sources {
-            let linked = frame.inside().wrapping_sub(sources.moved);
-            value["source"] = sources.lines.place(linked).into();
-        }
-        frames.push(value);
-    }
     let mut value = stack.vcpu.told.clone();
     if let Some(object) = value.as_object_mut() {
         object.remove("registers");
     }
+    let frames = match stack.frames.is_empty() {
+        true => Vec::new(),
+        false => {
+            let regime = stack.vcpu.regime()?;
+            frames::told(memory, &regime, kernel, sources, &stack.frames)?
+        }
+    };
     value["vcpu"] = stack.vcpu.number.into();
     value["frames"] = frames.into();
-    value["end"] = stack.end.as_ref().map(end).into();
+    value["end"] = stack.end.as_ref().map(frames::end).into();
     Ok(value)
-}
-
-const fn by(by: By) -> &'static str {
-    match by {
-        By::Pc => "pc",
-        By::Link => "x30",
-        By::Record => "frame",
-        By::OtherStack => "other-stack",
-        By::Exception => "exception",
-    }
-}
-
-/// Why there is no more, if there should be.
-fn end(end: &End) -> Option<String> {
-    Some(match end {
-        End::Whole => return None,
-        End::Sp(why) => format!("its stack pointer leads nowhere: {why}"),
-        End::Unreadable(why) => format!("its next frame cannot be read: {why}"),
-        End::Wrong(at) => format!("its next frame is said to be at {at:#x}, where none can be"),
-        End::NoCode(address) => {
-            format!("its next frame returns to {address:#x}, where no function is")
-        }
-        End::TooMany => "there are more, or they go in a circle".to_owned(),
-    })
 }
 
 /// Backtraces for people.
@@ -210,40 +136,12 @@ pub fn text(told: &Value) -> String {
     }
     for vcpu in told["vcpus"].as_array().into_iter().flatten() {
         text.push_str(&format!("{}\n", shown::one(vcpu)));
-        for frame in vcpu["frames"].as_array().into_iter().flatten() {
-            text.push_str(&format!("  {}\n", line(frame)));
-        }
-        if let Some(end) = vcpu["end"].as_str() {
-            text.push_str(&format!("  {end}\n"));
-        }
+        text.push_str(&frames::text(vcpu));
     }
     for vcpu in told["missing"].as_array().into_iter().flatten() {
         text.push_str(&format!("{}\n", shown::missing(vcpu)));
     }
     text
-}
-
-fn line(frame: &Value) -> String {
-    let address = frame["address"].as_u64().unwrap_or_default();
-    let offset = frame["offset"].as_u64().unwrap_or_default();
-    let module = frame.get("module").map(Value::as_str);
-    let name = match (frame["symbol"].as_str(), module) {
-        (Some(name), Some(Some(module))) => format!("{name}+{offset:#x} [{module}]"),
-        (Some(name), _) => format!("{name}+{offset:#x}"),
-        (None, Some(Some(module))) => format!("{address:#x} in the module {module}, unknown"),
-        (None, Some(None)) => format!("{address:#x} in a module, unknown"),
-        (None, None) => format!("{address:#x}"),
-    };
-    let before = match frame["by"].as_str() {
-        Some("exception") => "interrupted: ",
-        Some("other-stack") => "on another stack: ",
-        _ => "",
-    };
-    let source = frame["source"].as_str();
-    let source = source
-        .map(|place| format!(" ({place})"))
-        .unwrap_or_default();
-    format!("{before}{name}{source}")
 }
 
 #[cfg(test)]
@@ -256,7 +154,7 @@ mod tests {
             "release": "7.3.4", "consistent": true,
             "vcpus": [
                 { "vcpu": 0, "state": "on", "pc": 0x40_0000, "pstate": 0, "frames": [], "end": null },
-                { "vcpu": 1, "state": "on", "pc": 0x1000, "pstate": 0xc5, "end": end(&End::NoCode(0x10)),
+                { "vcpu": 1, "state": "on", "pc": 0x1000, "pstate": 0xc5, "end": frames::end(&End::NoCode(0x10)),
                   "frames": [
                     { "address": 0x1000, "by": "pc", "symbol": "spin", "offset": 4, "source": "a.c:3" },
                     { "address": 0x2000, "by": "exception", "module": null },

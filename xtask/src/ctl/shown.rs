@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
+use lab::registers::Pstate;
+
 /// A line for the VM and one for each vCPU.
 pub fn status(told: &Value) -> String {
     lines("the guest", told)
@@ -140,30 +142,6 @@ pub fn nmi(told: &Value) -> String {
             )
         }
         _ => format!("vCPU {vcpu} takes an SError"),
-    }
-}
-
-/// PSTATE as an SPSR has it (DDI0487 C5.2.18).
-struct Pstate(u64);
-
-impl Pstate {
-    fn masks_serror(&self) -> bool {
-        self.0 & 1 << 8 != 0
-    }
-}
-
-impl std::fmt::Display for Pstate {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let level = self.0 >> 2 & 0b11;
-        let masks: String = [(9, 'D'), (8, 'A'), (7, 'I'), (6, 'F')]
-            .iter()
-            .filter(|(bit, _)| self.0 >> bit & 1 != 0)
-            .map(|(_, name)| *name)
-            .collect();
-        match masks.as_str() {
-            "" => write!(f, "at EL{level}, nothing masked"),
-            masks => write!(f, "at EL{level}, {masks} masked"),
-        }
     }
 }
 
