@@ -4,6 +4,7 @@
 mod bench;
 mod bisect_step;
 mod bringup;
+mod bt;
 mod clean;
 mod compare;
 mod conformance;
@@ -66,6 +67,7 @@ enum Command {
     StopDemo(stop::StopDemo),
     Ctl(ctl::Ctl),
     Crash(crash::Crash),
+    Bt(bt::Bt),
     Oracle(oracle::Oracle),
     Compare(compare::Compare),
     BisectStep(bisect_step::BisectStep),
@@ -113,6 +115,7 @@ fn main() -> ExitCode {
         Command::StopDemo(demo) => demo.execute(),
         Command::Ctl(ctl) => ctl.execute(),
         Command::Crash(crash) => crash.execute(),
+        Command::Bt(bt) => bt.execute(),
         Command::Oracle(oracle) => oracle.execute(),
         Command::Compare(compare) => compare.execute(),
         Command::BisectStep(step) => Ok(step.execute()),

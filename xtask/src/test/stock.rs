@@ -193,7 +193,10 @@ fn nmi(release: Release) -> Result<String> {
 
 /// All its CPUs are wedged, it has no crash kernel, and the dump has each CPU as the hypervisor saw it.
 fn assist(release: Release, options: &[&str]) -> Result<String> {
-    let said = kdump(release, "assisted", options)?;
+    let folder = RunDir::create(None)?;
+    let kept = folder.file("kept");
+    let keep = format!("--keep={}", kept.display());
+    let said = kdump(release, "assisted", &[options, &[keep.as_str()]].concat())?;
     let count = |words: &str| said.matches(words).count();
     ensure!(
         count(" wedged by the hypervisor ") == 4
@@ -202,7 +205,38 @@ fn assist(release: Release, options: &[&str]) -> Result<String> {
             && count("seen from below: EL1 in ") == 1,
         "{said}"
     );
+    name_frames(&kept.join("vmcore"), &said)?;
     vmcore(&said)
+}
+
+/// The dump itself says of each CPU what the hypervisor saw, without a vmlinux.
+fn name_frames(dump: &Path, said: &str) -> Result<()> {
+    let seen = said.split_once("seen from below: EL1 in ");
+    let seen = seen.and_then(|(_, rest)| rest.split_once(", 34 registers"));
+    let (seen, _) = seen.context("no frames of the CPU that was in the kernel")?;
+    let told = own::succeed(own::xtask()?.arg("bt").arg(dump).arg("--json"))?;
+    let told: Value = serde_json::from_str(&told)?;
+    let cpus = told["cpus"].as_array().context("no CPUs")?;
+    ensure!(cpus.len() == 4, "{told}");
+    let mut stacks = Vec::new();
+    for cpu in cpus {
+        let frames = cpu["frames"].as_array().into_iter().flatten();
+        let named = frames.map(|frame| {
+            let (symbol, offset) = (frame["symbol"].as_str(), frame["offset"].as_u64());
+            format!(
+                "{}+{:#x}",
+                symbol.unwrap_or("?"),
+                offset.unwrap_or_default()
+            )
+        });
+        stacks.push(named.collect::<Vec<_>>().join(" < "));
+    }
+    let in_kernel: Vec<&String> = stacks.iter().filter(|stack| !stack.is_empty()).collect();
+    ensure!(
+        in_kernel == [seen],
+        "the hypervisor saw {seen}; the dump says {stacks:?}"
+    );
+    Ok(())
 }
 
 /// It panics and dumps itself, with nothing in the cache: what is fetched is little, and nothing is compiled but what is ours and, where

@@ -97,6 +97,9 @@ pub fn next(folder: &Path, vmlinux: Option<&Path>, crashed: bool) -> Vec<String>
     if crashed && is_there(&log) {
         commands.push(format!("cargo xtask symbolize < {}", shown(&log)));
     }
+    if is_there(&vmcore) {
+        commands.push(format!("cargo xtask bt {}", shown(&vmcore)));
+    }
     if let Some(vmlinux) = vmlinux.filter(|_| is_there(&vmcore)) {
         // crash gives up on a kernel without modules unless it is told.
         let option = match symbols::has(vmlinux, "modules") {
@@ -150,14 +153,15 @@ mod tests {
         file("vmcore", "core");
         let commands = next(path, Some(&kernel), false);
         let dir = path.display();
+        assert_eq!(commands[0], format!("cargo xtask bt {dir}/vmcore"));
         assert_eq!(
-            commands[0],
+            commands[1],
             format!("drgn -c {dir}/vmcore -s {dir}/kernel-elf")
         );
-        assert_eq!(commands[1], format!("crash {dir}/kernel-elf {dir}/vmcore"));
+        assert_eq!(commands[2], format!("crash {dir}/kernel-elf {dir}/vmcore"));
         // This program has no list of modules, as a kernel without CONFIG_MODULES.
         let without = std::env::current_exe().unwrap();
-        let command = &next(path, Some(&without), false)[1];
+        let command = &next(path, Some(&without), false)[2];
         assert!(command.starts_with("crash --no_modules "), "{command}");
     }
 
