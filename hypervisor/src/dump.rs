@@ -16,7 +16,7 @@ use platform::Range;
 use crate::guest_ram;
 use crate::patience::Mutex;
 use crate::stage2::Stage2;
-use crate::{log, sysregs};
+use crate::{log, percpu, sysregs};
 
 /// What a VM has for it.
 pub struct Dump {
@@ -101,7 +101,11 @@ impl Dump {
             put(place.start, ramdisk);
         }
         let kept = self.kept.lock();
-        let read = |ipa: u64, to: &mut [u8]| guest_ram::read_parts(ram, ipa, to);
+        let read = |ipa: u64, to: &mut [u8]| {
+            // There are many looks at a large guest.
+            percpu::beat();
+            guest_ram::read_parts(ram, ipa, to);
+        };
         let pieces = ram.pieces().iter();
         let ranges = pieces.map(|piece| Range::new(piece.ipa, piece.size));
         let info = find_info(ranges, || kept.iter().flatten(), read);

@@ -104,6 +104,38 @@ fn the_running_kernels_note_is_found_among_others() {
     assert_eq!(ram.find(&[vcpu]), None);
 }
 
+/// A guest may fill its memory with notes as long as notes may be, each of which has many pages in it that are the next ones' as well.
+#[test]
+fn notes_without_end_are_not_read_without_end() {
+    const MIB: u64 = 1 << 20;
+    let vcpu = registers(1);
+    let own = note(&text(SWAPPER));
+    let mut ram = Ram::new(0x4000_0000, 512);
+    let mut longest = note(&text(SWAPPER + 0x1000).replace("kimage_voffset", "no_voffset"));
+    longest[4..8].copy_from_slice(&0xff00_u32.to_le_bytes());
+    let pages = |count: u64| (0..count).map(|page| 0x4000_0000 + page * PAGE);
+    // The last ones lead out of memory.
+    for page in pages(496) {
+        ram.put(page, &longest);
+    }
+    let size = RefCell::new(0);
+    let read = |at, to: &mut [u8]| {
+        *size.borrow_mut() += to.len() as u64;
+        ram.read(at, to);
+    };
+    let found = find_info([ram.range()].into_iter(), || [&vcpu].into_iter(), read);
+    assert_eq!(found, None);
+    let size = size.into_inner();
+    assert!(size < 10 * MIB, "{size} bytes of 2 MiB");
+    // So many of other kernels, as Linux writes them, keep nobody from its own.
+    let mut ram = Ram::new(0x4000_0000, 1024);
+    for page in pages(1023) {
+        ram.put(page, &note(&text(SWAPPER + 0x1000)));
+    }
+    ram.put(0x4000_0000 + 1023 * PAGE, &own);
+    assert!(ram.find(&[vcpu]).is_some());
+}
+
 #[test]
 fn a_note_that_leads_out_of_memory_is_none() {
     let vcpu = registers(1);

@@ -1,5 +1,6 @@
 //! Who is in a dump: those CPUs that Linux has online, if its memory says so.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use hv_bundle::{By, Cpus, Piece, Registers, VmcoreInfo, find_info};
@@ -301,6 +302,65 @@ fn long_names_are_passed_over() {
         ],
     );
     assert_eq!(dumped(&linux, &FOUR[..2]), (By::Linux, vec![(1, 1)]));
+}
+
+/// Names as long as one that is looked for, each of which may be one until its last token: all are empty.
+#[test]
+fn tables_without_end_are_not_read_without_end() {
+    const MANY: usize = 1 << 17;
+    let mut linux = Linux::of(4);
+    linux.online = 1;
+    let mut memory = linux.memory();
+    let text = String::from_utf8_lossy(&memory.0[NOTE as usize + 24..]).into_owned();
+    let text = text.split('\0').next().unwrap_or_default();
+    memory.put_note(&text.replace(
+        &format!("SYMBOL(kallsyms_names)={:x}", IMAGE + NAMES),
+        &format!("SYMBOL(kallsyms_names)={:x}", IMAGE + RAM.size),
+    ));
+    memory.put(COUNT, &u32::MAX.to_le_bytes());
+    // The token of the number 0 has no letters.
+    let name = [&[20][..], &[0; 20]].concat();
+    memory.0.extend(name.repeat(MANY));
+    let ram = Piece {
+        size: memory.0.len() as u64,
+        ..RAM
+    };
+    let kept = kept(&FOUR);
+    let info = memory.info(&kept);
+    let reads = Cell::new(0_u32);
+    let read = |at, to: &mut [u8]| {
+        reads.set(reads.get() + 1);
+        memory.read(at, to);
+    };
+    let cpus = Cpus::of(info.as_ref(), &kept, &[ram], read);
+    assert_eq!(cpus.by, By::Psci);
+    let reads = reads.get();
+    assert!(reads < 5 << 19, "{reads} looks at memory");
+}
+
+/// What the guest finds in one piece may be in several behind.
+#[test]
+fn a_table_may_lie_across_pieces() {
+    let memory = Linux {
+        online: 0b0101,
+        ..Linux::of(4)
+    }
+    .memory();
+    let kept = kept(&FOUR);
+    let info = memory.info(&kept);
+    for at in [NAMES + 8, TOKENS + 4, INDEX + 256, MASK + 8, MAP + 8] {
+        let rest = Piece {
+            ipa: RAM.ipa + at,
+            pa: 0x1_0000_0000,
+            size: RAM.size - at,
+        };
+        let first = Piece { size: at, ..RAM };
+        let cpus = Cpus::of(info.as_ref(), &kept, &[first, rest], |at, to| {
+            memory.read(at, to);
+        });
+        assert_eq!(cpus.by, By::Linux, "{at:#x}");
+        assert_eq!(cpus.numbered(&kept).count(), 2);
+    }
 }
 
 proptest! {

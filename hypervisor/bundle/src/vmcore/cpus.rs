@@ -1,10 +1,11 @@
 //! Which vCPU is which of Linux's CPUs, and which of them are dumped: those that Linux has online, by its own word, where that can be
 //! read; else those that are on for PSCI, by the numbers of the vCPUs.
 
+use core::cell::Cell;
 use core::fmt;
 
 use super::info::VmcoreInfo;
-use super::kallsyms::{Image, find};
+use super::kallsyms::{Image, MOST_LOOKS, find};
 use super::{MAX_CPUS, Registers};
 use crate::Piece;
 
@@ -62,6 +63,7 @@ impl Cpus {
                 ram,
                 voffset: info.voffset,
                 read,
+                looks: Cell::new(MOST_LOOKS),
             };
             Self::by_linux(info, kept, &image)
         });

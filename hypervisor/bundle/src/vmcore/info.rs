@@ -47,8 +47,11 @@ const TEXT: u64 = NOTE_HEADER as u64 + NAME.len() as u64;
 /// Notes are looked for at each page: the smallest that arm64 has.
 const PAGE: u64 = 4096;
 
+/// So many bytes of notes are looked into, some of them for each line that is needed: two thousand notes as Linux writes them.
+const MOST_TEXT: u64 = 8 << 20;
+
 /// Finds VMCOREINFO of the kernel that these registers are of. `ram` are ranges of memory, whole pages, and `read` reads in them. One look
-/// at each page.
+/// at each page, and at [`MOST_TEXT`] of what seems to be notes: behind more of that nothing is found.
 #[inline(never)]
 pub fn find_info<'r, I>(
     ram: impl Iterator<Item = Range>,
@@ -58,12 +61,16 @@ pub fn find_info<'r, I>(
 where
     I: Iterator<Item = &'r Registers>,
 {
+    let mut left = MOST_TEXT;
     for range in ram {
         let mut at = range.start;
         while let Some(rest) = range.end().checked_sub(at).filter(|&rest| rest >= PAGE) {
-            let found = note(at, rest, &read).and_then(|note| of_note(note, &vcpus, &read));
-            if found.is_some() {
-                return found;
+            if let Some(note) = note(at, rest, &read) {
+                left = left.checked_sub(note.size)?;
+                let found = of_note(note, &vcpus, &read);
+                if found.is_some() {
+                    return found;
+                }
             }
             at += PAGE;
         }

@@ -4,6 +4,8 @@
 //! A name is a length, of one byte or from 128 on of two, and as many tokens: numbers of strings, which make the kind and
 //! the name together.
 
+use core::cell::Cell;
+
 use platform::Range;
 
 use super::info::value;
@@ -11,6 +13,9 @@ use crate::Piece;
 
 /// More is no kernel's table: Linux with all of Debian's drivers has a third of it.
 const MOST_SYMBOLS: u32 = 1 << 19;
+/// So many looks at memory are taken at most, two of which are enough for most symbols: whoever has filled a table with what
+/// may be one of the names is answered as soon.
+pub(super) const MOST_LOOKS: u32 = 4 * MOST_SYMBOLS;
 /// The length of the longest name that is looked for, with its kind, and so the most tokens of it that are read.
 const LONGEST: usize = 20;
 /// Bytes in front of the tokens: the length.
@@ -24,18 +29,26 @@ pub(super) struct Image<'a, R> {
     pub voffset: u64,
     /// Reads in the RAM.
     pub read: R,
+    /// How many more looks are taken.
+    pub looks: Cell<u32>,
 }
 
 impl<R: Fn(u64, &mut [u8])> Image<'_, R> {
-    /// So many bytes at an address; none if they are not all in RAM.
+    /// So many bytes at an address, fewer than a page has; none if they are not all in RAM, or no more looks are taken.
     pub fn bytes<const N: usize>(&self, address: u64) -> Option<[u8; N]> {
+        self.looks.set(self.looks.get().checked_sub(1)?);
         let start = address.wrapping_sub(self.voffset);
-        let is_in = |piece: &Piece| {
-            let from = start.checked_sub(piece.ipa);
-            from.is_some_and(|from| from < piece.size && piece.size - from >= N as u64)
+        let is_in = |at: u64| {
+            let mut ram = self.ram.iter();
+            ram.any(|piece| {
+                at.checked_sub(piece.ipa)
+                    .is_some_and(|from| from < piece.size)
+            })
         };
+        // They may be in two pieces. What is between two that do not touch is whole pages.
+        let last = start.checked_add(N as u64 - 1)?;
         let mut bytes = [0; N];
-        self.ram.iter().any(is_in).then(|| {
+        (is_in(start) && is_in(last)).then(|| {
             (self.read)(start, &mut bytes);
             bytes
         })

@@ -17,8 +17,8 @@ use crate::time::Instant;
 use crate::word::Word;
 
 /// How long a pCPU may leave a ring unanswered, in milliseconds, unless configured. The longest that EL2 does in
-/// one go is the copying of a guest's image and the printing of what a vCPU did last, line by line; each 64 KiB and
-/// each line counts as a sign of life.
+/// one go is the copying of a guest's image, the search of a dead guest's memory, and the printing of what a vCPU did last,
+/// line by line; each 64 KiB, each look and each line counts as a sign of life.
 pub const LIMIT_MS: u32 = 2000;
 
 /// Looks in the time of the limit. More than one, so that a pause of the whole machine, of an emulator say, is
