@@ -97,11 +97,37 @@ fn the_running_kernels_note_is_found_among_others() {
     other.kernel = [0x4555_5000, 0];
     assert_eq!(ram.find(&[other.clone(), vcpu.clone()]), Some(info));
     assert_eq!(ram.find(&[other]), None);
+    // At EL0 with KPTI they are two pages before.
+    for (distance, pstate, is_own) in [(2, 0, true), (2, 0x3c5, false), (3, 0, false)] {
+        let mut entry = vcpu.clone();
+        entry.pstate = pstate;
+        entry.kernel[0] -= distance * PAGE;
+        assert_eq!(ram.find(&[entry]), is_own.then_some(info), "{distance}");
+    }
     // ASID and CnP are no part of the address, and vectors below the kernel are another's.
     vcpu.kernel[0] |= 0x12_0000_0000_0001 << 48 | 1;
     assert_eq!(ram.find(std::slice::from_ref(&vcpu)), Some(info));
     vcpu.kernel[1] = 0xffff_8000_8000_0000;
     assert_eq!(ram.find(&[vcpu]), None);
+}
+
+/// Where addresses of 52 bits are not to be had, a kernel with pages of 64 KiB has TTBR1_EL1 point to the end of its first table.
+#[test]
+fn the_registers_of_a_kernel_for_52_bits_point_into_its_table() {
+    let text = text(SWAPPER + 0xc000).replace("PAGESIZE=4096", "PAGESIZE=65536");
+    let mut ram = Ram::new(0x4000_0000, 16);
+    ram.put(0x4000_0000, &note(&text));
+    for (base, is_own) in [
+        (0x4124_0000, true),
+        (0x4124_1e00, true),
+        (0x4122_1e00, true),
+        (0x4123_1e00, false),
+        (0x4125_0000, false),
+    ] {
+        let mut vcpu = registers(1);
+        (vcpu.kernel[0], vcpu.pstate) = (base, 0);
+        assert_eq!(ram.find(&[vcpu]).is_some(), is_own, "{base:#x}");
+    }
 }
 
 /// A guest may fill its memory with notes as long as notes may be, each of which has many pages in it that are the next ones' as well.
@@ -148,6 +174,7 @@ fn a_note_that_leads_out_of_memory_is_none() {
         assert_eq!(ram.find(std::slice::from_ref(&vcpu)), None, "{size:#x}");
     }
     for (missing, instead) in [
+        ("PAGESIZE=4096", "PAGESIZE=18446744073709551615"),
         ("NUMBER(VA_BITS)=48", "NUMBER(VA_BITS)=64"),
         ("NUMBER(VA_BITS)=48", "NUMBER(VA_BITS)="),
         ("SYMBOL(_stext)=", "SYMBOL(_stext)=g"),

@@ -108,7 +108,7 @@ impl Linux {
         }
         memory.put(PANIC, &self.panic_cpu.to_le_bytes());
         let mut text = format!(
-            "OSRELEASE=7.3.4\nSYMBOL(swapper_pg_dir)={:x}\nSYMBOL(_stext)={IMAGE:x}\nNUMBER(VA_BITS)=48\n\
+            "OSRELEASE=7.3.4\nPAGESIZE=4096\nSYMBOL(swapper_pg_dir)={:x}\nSYMBOL(_stext)={IMAGE:x}\nNUMBER(VA_BITS)=48\n\
              NUMBER(kimage_voffset)={VOFFSET:#x}\nNUMBER(PHYS_OFFSET)=0x40000000\n",
             SWAPPER + VOFFSET
         );

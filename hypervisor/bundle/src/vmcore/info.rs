@@ -110,6 +110,7 @@ where
     let swapper = value(b"SYMBOL(swapper_pg_dir)")?;
     let text_start = value(b"SYMBOL(_stext)")?;
     let voffset = value(b"NUMBER(kimage_voffset)")?;
+    let page = value(b"PAGESIZE").filter(|page| matches!(page, 0x1000 | 0x4000 | 0x1_0000))?;
     let info = VmcoreInfo {
         note,
         va_bits: value(b"NUMBER(VA_BITS)").filter(|&bits| (36..=52).contains(&bits))?,
@@ -119,7 +120,11 @@ where
     let tables = swapper.wrapping_sub(voffset);
     let is_its = |registers: &Registers| {
         let [ttbr1, vbar] = registers.kernel;
-        base_of(ttbr1) == tables && text_start <= vbar
+        // A kernel for addresses of 52 bits that has not got them begins within its first table (TTBR1_BADDR_4852_OFFSET). At EL0
+        // the tables may be those of the entry (KPTI), two pages before (TRAMP_SWAPPER_OFFSET).
+        let before = tables.wrapping_sub(base_of(ttbr1) & !(page - 1));
+        let is_el0 = registers.pstate & 0xf == 0;
+        (before == 0 || is_el0 && before == 2 * page) && text_start <= vbar
     };
     vcpus().any(is_its).then_some(info)
 }
