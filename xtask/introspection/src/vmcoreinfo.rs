@@ -115,7 +115,8 @@ impl Vmcoreinfo {
             let text = self.symbol("_stext")?;
             // At EL0 with its own tables (KPTI), those of the entry: two pages before (TRAMP_SWAPPER_OFFSET).
             let page: u64 = self.word("PAGESIZE")?.parse()?;
-            let own = regime.ttbr1 & BADDR;
+            // A kernel for addresses of 52 bits that has not got them begins within its first table (TTBR1_BADDR_4852_OFFSET).
+            let own = regime.ttbr1 & BADDR & !page.saturating_sub(1);
             let is_own =
                 [tables, tables.wrapping_sub(2 * page)].map(|tables| tables & BADDR == own);
             Ok(is_own.contains(&true) && vbar >= text)
@@ -350,6 +351,9 @@ pub(crate) mod tests {
         other.ttbr1 -= 0x1000;
         assert!(found.is_of(&entry, vbar), "at EL0 with KPTI");
         assert!(!found.is_of(&other, vbar));
+        let mut narrow = regime;
+        narrow.ttbr1 += 0xe00;
+        assert!(found.is_of(&narrow, vbar), "without addresses of 52 bits");
     }
 
     #[test]
