@@ -45,7 +45,7 @@ pub struct Bench {
     /// What to count.
     #[arg(value_enum)]
     what: What,
-    /// Which machine QEMU plays: virt or virt-gicv2.
+    /// Which machine QEMU plays; there are no jobs for raspi4b.
     #[arg(long, value_enum, value_name = "WHICH", default_value = "virt")]
     machine: Board,
     /// CPU model as QEMU names it [default: neoverse-n1].
@@ -127,7 +127,7 @@ impl Bench {
     pub fn execute(self) -> Result<ExitCode> {
         ensure!(
             self.machine.model().is_none(),
-            "the jobs are for virt and virt-gicv2"
+            "the jobs are for virt and virt-gicv2; choose one of them with --machine"
         );
         if let Some(path) = &self.json {
             paths::check_output(path, "--json")?;

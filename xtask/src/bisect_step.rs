@@ -22,7 +22,7 @@ use rule::{Decision, Seen, Step};
 /// or build, lacks an option that the job needs, or does not come as far as `LAB: up`, where the scenario starts; and whatever is
 /// wrong with the machine that it runs on.
 ///
-/// Exit codes: 0 good, 1 bad, 125 cannot be judged. Wrong usage is 125, too: git takes others for bad.
+/// Exit codes: 0 good, 1 bad, 125 cannot be judged. Wrong usage is 125, too: git takes other codes for bad.
 #[derive(Args)]
 pub struct BisectStep {
     /// The source tree.

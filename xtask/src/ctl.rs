@@ -33,13 +33,13 @@ use watch::Pace;
 #[derive(Args)]
 pub struct Ctl {
     /// The machine's control socket [default: that of the only one running from this checkout].
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH")]
     control: Option<PathBuf>,
     /// Which guest, by its name or number, where there are several [default: the first; `status` shows all].
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME")]
     guest: Option<String>,
     /// Print what the hypervisor says as JSON.
-    #[arg(long)]
+    #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
     command: Command,
@@ -51,7 +51,7 @@ enum Command {
     Status,
     /// The registers of a vCPU, which goes on afterwards.
     Regs {
-        /// Its number.
+        /// The vCPU's number.
         #[arg(default_value_t = 0)]
         vcpu: u8,
     },
@@ -59,7 +59,7 @@ enum Command {
     ///
     /// The guest stands still meanwhile, unless the operator may only look.
     Bt {
-        /// Its number; all without.
+        /// The vCPU's number, or all [default: all].
         #[arg(value_parser = which)]
         vcpu: Option<Which>,
         /// The vmlinux of the kernel that runs, for files and lines.
@@ -113,7 +113,7 @@ enum Command {
     /// Without a vCPU, one that takes it at once and is not idle, if there is one. Where PSTATE.A is set, as in Linux's
     /// handler of an SDEI event, the SError waits. What each rung comes to is said as it comes.
     Nmi {
-        /// Its number.
+        /// The vCPU's number.
         vcpu: Option<u8>,
         /// Do not wait for what comes of it.
         #[arg(long)]
@@ -125,17 +125,17 @@ enum Command {
         /// The event's number, with 0x in hexadecimal.
         #[arg(value_parser = number)]
         event: u64,
-        /// The vCPU's.
+        /// The vCPU's number.
         #[arg(default_value_t = 0)]
         vcpu: u8,
     },
-    /// All vCPUs leave the guest, and nothing of it is lost. Its clock runs on, unless it is held.
+    /// All vCPUs leave the guest, until `thaw`; nothing that comes meanwhile is lost. The guest's clock runs on, unless it is held.
     Freeze {
-        /// Its clock stands still meanwhile: the virtual counter, and the timer that goes by it.
+        /// Hold the guest's clock meanwhile: the virtual counter, and the timer that goes by it.
         #[arg(long)]
         clock: bool,
     },
-    /// They go on.
+    /// The vCPUs of a frozen guest go on.
     Thaw,
     /// Reset the guest, as its own SYSTEM_RESET would.
     Reset,

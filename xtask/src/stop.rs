@@ -197,9 +197,15 @@ impl Plan {
         }
         ensure!(
             !named.clone().any(|pcpu| pcpu == self.stopper),
-            "pCPU {} is to be stuck and cannot stop the others",
+            "pCPU {} is to be stuck and cannot stop the others; choose another one for --stopper, or leave it out of --wedge",
             self.stopper
         );
+        for (number, pcpu) in named.clone().enumerate() {
+            ensure!(
+                !named.clone().take(number).any(|other| other == pcpu),
+                "pCPU {pcpu} can be stuck at one place only; name it once in --wedge"
+            );
+        }
         ensure!(
             self.image == Program::FaultInjection || !self.injects(),
             "only the test image breaks itself"
@@ -207,7 +213,7 @@ impl Plan {
         // Its vCPU starts those of the others.
         ensure!(
             !named.clone().any(|pcpu| pcpu == 0),
-            "pCPU 0 starts the others' vCPUs and cannot be stuck"
+            "pCPU 0 starts the others' vCPUs and cannot be stuck; leave it out of --wedge"
         );
         Ok(())
     }

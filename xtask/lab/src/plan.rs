@@ -130,6 +130,7 @@ impl Plan {
     /// That there are such CPUs, and that one is left to do the rest.
     pub fn check(&self) -> Result<()> {
         let last = self.cpus.saturating_sub(1);
+        ensure!(self.cpus != 0, "0 CPUs cannot be had; ask for 1 or more");
         ensure!(
             self.cpus >= 2 || self.cpus == 1 && self.wedges_all(),
             "one CPU cannot be wedged and watched; use 2 or more, or have the hypervisor reach it: --scenario nmi"

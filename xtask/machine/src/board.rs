@@ -104,7 +104,7 @@ impl Board {
     pub fn check_el3(self, el3: El3) -> Result<()> {
         ensure!(
             self != Self::VirtGicv2 || el3 == El3::None,
-            "Trusted Firmware-A is built for a GICv3; leave out --el3 or --machine {}",
+            "Trusted Firmware-A is built for a GICv3; say --el3 none, or leave out --machine {}",
             self.name()
         );
         Ok(())

@@ -27,7 +27,7 @@ pub struct Dump {
     /// Where to. What is there is replaced once the dump is whole.
     file: PathBuf,
     /// Which of its memory: with `kernel` no free pages, and none of programs and files, as far as a Linux says which those are. With
-    /// `hashes` none, but a hash of each page, for `cargo xtask oracle`: so it can be had over a serial line, see docs/oracle.md.
+    /// `hashes` none, but a hash of each page, for `cargo xtask oracle`: little enough for a serial line, see docs/oracle.md.
     #[arg(long, value_enum, value_name = "PAGES", default_value = "all")]
     pages: Pages,
     /// How it is written.

@@ -69,7 +69,7 @@ const KEYS: &[Key] = &[
     ("pvpanic", "true or false", "true"),
     (
         "sbsa-gwdt",
-        "\"report\", \"nmi\", \"freeze\", \"reset\" or \"off\", in quotation marks",
+        "\"report\", \"nmi\", \"freeze\", \"reset\", \"off\" or \"dump\", in quotation marks",
         "\"reset\"",
     ),
     ("name", "a name in quotation marks", "\"kdump\""),
