@@ -22,6 +22,7 @@ use crate::ledger::Ledger;
 use crate::offer::offered;
 use debian::initramfs::{self, Guest};
 use debian::kernel::{self, KernelVariant};
+use debian::paths;
 use lab::kdump;
 use machine::build::{self, Program};
 use machine::control;
@@ -53,8 +54,8 @@ pub struct Bringup {
     /// Baud to send at, if the loader and the line can; all else is at 115200.
     #[arg(long, value_name = "N", default_value_t = 921_600)]
     baud: u32,
-    /// What to run, joined by commas; the board has to be switched off and on in between.
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["tests", "kdump"])]
+    /// What to run, joined by commas; the board has to be switched off and on in between [default: tests,kdump].
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["tests", "kdump"], hide_default_value = true)]
     jobs: Vec<Job>,
     /// Wait for the loader for so many seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
@@ -112,6 +113,10 @@ impl Bringup {
             return self.judge_record(record);
         }
         let path = self.port.as_deref().context("--port is missing")?;
+        if !path.exists() {
+            // Nothing is built for a port that is not there.
+            stage::PORT.judge(Port::open(path, chainload::BASE_RATE))?;
+        }
         let workshop = Workshop::open()?;
         let cargoes: Vec<_> = self
             .jobs
@@ -181,6 +186,7 @@ impl Bringup {
     }
 
     fn judge_record(&self, record: &Path) -> Result<ExitCode> {
+        paths::check_kind(record, "the record")?;
         let bytes = fs::read(record)
             .with_context(|| format!("cannot read the record {}", record.display()))?;
         let replay = replay::Replay::read(&bytes)?;

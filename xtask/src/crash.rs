@@ -26,7 +26,7 @@ enum Command {
 
 /// Find the crash record in an image of the machine's memory and print it, with functions.
 ///
-/// The image is what a debugger or QEMU's `pmemsave` writes, from an address that is a multiple of 4 KiB on.
+/// The image is what a debugger or QEMU's `pmemsave` writes. It begins at an address that is a multiple of 4 KiB.
 /// The next boot of the machine prints the record as well, and then it is gone.
 #[derive(Args)]
 struct Show {
@@ -47,8 +47,12 @@ impl Crash {
         if let Some(guest) = &show.guest_elf {
             paths::check_input(guest, "--guest-elf")?;
         }
+        paths::check_input(&show.file, "FILE")?;
         let elf = match show.elf {
-            Some(elf) => elf,
+            Some(elf) => {
+                paths::check_input(&elf, "--elf")?;
+                elf
+            }
             None => paths::output("hypervisor.elf")?,
         };
         ensure!(

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::bringup::Bench;
@@ -15,6 +15,7 @@ use crate::run::payloads;
 use debian::cache::digest;
 use debian::paths;
 use lab::given::Given;
+use lab::usage;
 use machine::board::{Board, raspi4b as pi};
 use machine::build::{self, Program};
 use machine::guest::Options;
@@ -71,8 +72,12 @@ impl Image {
     /// Makes it, and says what it is made of.
     pub fn execute(self) -> Result<ExitCode> {
         let Bench::Rpi4 = self.board;
+        let options = match self.options() {
+            Ok(options) => options,
+            Err(error) => return Ok(usage::refuse(&error)),
+        };
         let workshop = Workshop::open()?;
-        let mut files = self.files(&workshop)?;
+        let mut files = self.files(options, &workshop)?;
         if !self.without_firmware {
             files.extend(raspi4b::videocore(&workshop).with_context(|| {
                 "cannot take the board's firmware from Debian; take start4.elf and fixup4.dat from the folder \
@@ -94,8 +99,27 @@ impl Image {
         Ok(ExitCode::SUCCESS)
     }
 
+    /// What the guest file says; that it can be done, and be written where it is to go, is known before anything is built.
+    fn options(&self) -> Result<Options> {
+        let out = self.out.display();
+        ensure!(
+            !self.out.exists() || self.out.is_dir(),
+            "--out {out} is a file, not a folder; name a folder, which is made if there is none"
+        );
+        if let Some(img) = &self.img {
+            paths::check_output(img, "--img")?;
+        }
+        let options = match &self.guest {
+            Some(path) => Options::read(path)?,
+            None => Options::default(),
+        };
+        options.check_files()?;
+        options.check_together(false, Program::Hypervisor)?;
+        Ok(options)
+    }
+
     /// What is ours, and the devicetree.
-    fn files(&self, workshop: &Workshop) -> Result<Vec<Entry>> {
+    fn files(&self, mut options: Options, workshop: &Workshop) -> Result<Vec<Entry>> {
         let read = |path: &PathBuf| {
             fs::read(path).with_context(|| format!("cannot read {}", path.display()))
         };
@@ -111,12 +135,6 @@ impl Image {
         ));
         let mut bundle = None;
         if !self.chainloader {
-            let mut options = match &self.guest {
-                Some(path) => Options::read(path)?,
-                None => Options::default(),
-            };
-            options.check_files()?;
-            options.check_together(false, program)?;
             let ignored = options.about_qemu();
             if !ignored.is_empty() {
                 let (keys, what) = (

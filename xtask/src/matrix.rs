@@ -283,6 +283,7 @@ fn read(options: &Options, name: &str) -> Result<Plan> {
         return file::parse(options, DEFAULT_PLAN, Path::new(""));
     }
     let path = Path::new(name);
+    paths::check_kind(path, "the plan")?;
     let text = fs::read_to_string(path).context("cannot read it")?;
     file::parse(options, &text, path.parent().unwrap_or(Path::new("")))
 }

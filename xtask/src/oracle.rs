@@ -19,7 +19,7 @@ use lab::oracle::{self, Question};
 #[derive(Args)]
 pub struct Oracle {
     /// The guest's memory at the instant that the dump is of: an ELF core, as `cargo xtask ctl dump` writes it of a guest that is
-    /// frozen, or with --pages hashes a hash of each page. Or another dump of that instant: then what that has is judged.
+    /// frozen, or with --pages hashes a hash of each page. Or another dump of that instant: then only the pages that it has are judged.
     truth: PathBuf,
     /// The dump: what makedumpfile writes (kdump-compressed, packed by zlib, lzo or zstd), or ELF.
     dump: PathBuf,
@@ -45,7 +45,10 @@ impl Oracle {
         paths::check_input(&self.truth, "TRUTH")?;
         paths::check_input(&self.dump, "DUMP")?;
         let writers = match &self.writers {
-            Some(path) => oracle::writers(path)?,
+            Some(path) => {
+                paths::check_input(path, "--writers")?;
+                oracle::writers(path)?
+            }
             None => Vec::new(),
         };
         let report = oracle::judge(&Question {

@@ -46,8 +46,8 @@ use speakers::Speakers;
 /// Boot a guest and give it the terminal.
 ///
 /// What the guest writes goes to standard output, byte for byte; what the hypervisor and xtask say,
-/// to standard error. Ctrl-A X leaves; Ctrl-A Ctrl-A sends one Ctrl-A to the guest; Ctrl-A ? says which keys reach the guest
-/// from outside, as `cargo xtask ctl` does, and which have what is typed go to another guest.
+/// to standard error. Ctrl-A X leaves; Ctrl-A Ctrl-A sends one Ctrl-A to the guest; Ctrl-A ? lists the keys that reach the guest
+/// from outside, as `cargo xtask ctl` does, and those that choose the guest that is typed to.
 ///
 /// Exit codes: 0 the guest powered off, 1 it could not be started, 2 wrong usage, 3 the guest crashed, which
 /// is seen of Linux when it panics and stays there, and of any guest whose vCPUs do nothing but fault, 4 the hypervisor crashed, 5 the time was over, 6 QEMU ended
@@ -136,6 +136,9 @@ impl Run {
         };
         options.check_together(self.bare, program)?;
         options.check_files()?;
+        if let Some(log) = &options.log {
+            paths::check_output(log, "--log")?;
+        }
         // The command that is printed names files that its reader needs.
         let printed = paths::output("dry-run")?;
         let mut folder = RunDir::create(self.dry_run.then_some(&*printed))?;

@@ -1,6 +1,7 @@
 //! Where things lie: the workspace, and what xtask writes of its own.
 
 use std::fs;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -60,9 +61,24 @@ pub fn check_output(path: &Path, option: &str) -> Result<()> {
 /// That a file which the user named with `option` is there.
 pub fn check_input(path: &Path, option: &str) -> Result<()> {
     ensure!(
-        path.is_file(),
+        path.exists(),
         "there is no file {} for {option}; check the path",
         path.display()
+    );
+    check_kind(path, option)
+}
+
+/// That `path`, which is `what`, is no folder, and nothing that may have to be waited for, as a FIFO is. Whether it is there is for
+/// others to say.
+pub fn check_kind(path: &Path, what: &str) -> Result<()> {
+    let Ok(found) = fs::metadata(path) else {
+        return Ok(());
+    };
+    let (shown, kind) = (path.display(), found.file_type());
+    ensure!(!kind.is_dir(), "{what} {shown} is a folder, not a file");
+    ensure!(
+        !(kind.is_fifo() || kind.is_socket() || kind.is_char_device()),
+        "{what} {shown} is no file; write what it gives into a file, and name that"
     );
     Ok(())
 }
@@ -87,6 +103,14 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "there is no file /no/vmlinux for --guest-elf; check the path"
+        );
+        let error = check_input(&std::env::temp_dir(), "--elf").unwrap_err();
+        assert!(error.to_string().ends_with("is a folder, not a file"));
+        let error = check_input(Path::new("/dev/null"), "--elf").unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("is no file; write what it gives into a file")
         );
     }
 

@@ -29,7 +29,6 @@ use crate::plan::{Fate, Plan, Scenario};
 use crate::scenario::Wedges;
 use crate::usage;
 use debian::archive;
-use debian::paths;
 use debian::progress::Progress;
 use debian::stock::Release;
 use machine::board::Board;
@@ -188,19 +187,11 @@ pub struct Kdump {
 impl Kdump {
     /// Runs the scenario and says what came of it.
     pub fn execute(mut self) -> Result<ExitCode> {
-        let options = self.asked.options()?;
-        self.hear(&options)?;
+        let (plan, extras) = match self.settle() {
+            Ok(settled) => settled,
+            Err(error) => return Ok(usage::refuse(&error)),
+        };
         let (board, el3) = (self.board(), self.el3.unwrap_or_default());
-        let plan = self.plan();
-        if let Err(error) = self.check(&plan, options.disks.len()) {
-            return Ok(usage::refuse(&error));
-        }
-        let extras = self.asked.extras(options, board, plan.program())?;
-        for (path, option) in [(&self.report, "--report"), (&self.html, "--html")] {
-            if let Some(path) = path {
-                paths::check_output(path, option)?;
-            }
-        }
         let system = self.system(&plan)?;
         if let System::Other { kernel, vmlinux } = &system {
             fit::check(&plan, board, kernel, vmlinux, &Progress::new())?;

@@ -32,7 +32,10 @@ impl Symbolize {
     /// Prints them.
     pub fn execute(self) -> Result<ExitCode> {
         let elf = match self.elf {
-            Some(elf) => elf,
+            Some(elf) => {
+                paths::check_input(&elf, "--elf")?;
+                elf
+            }
             None => {
                 let elf = paths::output("hypervisor.elf")?;
                 ensure!(

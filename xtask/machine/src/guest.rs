@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use debian::paths;
 use hv_abi::firmware::{Firmware, Unknown};
 use hv_abi::operator::Access;
 use hv_abi::psci;
@@ -261,6 +262,7 @@ pub const fn reclaim(parked: bool) -> psci::Reclaim {
 impl Options {
     /// The options in a guest file. Relative paths in it are relative to where it is.
     pub fn read(path: &Path) -> Result<Self> {
+        paths::check_kind(path, "the guest file")?;
         let text = fs::read_to_string(path)
             .with_context(|| format!("cannot read the guest file {}", path.display()))?;
         let mut options =
@@ -434,12 +436,10 @@ impl Options {
         }
         let dump = self.dump.iter().flat_map(Dump::files);
         for (what, path) in kernel.chain(initrd).chain(disks).chain(dump) {
-            let found = fs::metadata(path).with_context(|| {
+            fs::metadata(path).with_context(|| {
                 format!("there is no {what} {}; check the path", path.display())
             })?;
-            if found.is_dir() {
-                bail!("the {what} {} is a folder, not a file", path.display());
-            }
+            paths::check_kind(path, &format!("the {what}"))?;
         }
         disk::check(&self.disks, self.machine == Some(Board::Raspi4b))
     }

@@ -8,7 +8,7 @@ use crate::ledger::Ledger;
 const NAME: &str = "usage/has-its-own-exit-code";
 
 /// What is asked for, and what must be said.
-const CASES: [(&[&str], &str); 5] = [
+const CASES: [(&[&str], &str); 10] = [
     (&["kdump", "--wedge", "9"], "there is no CPU 9"),
     (
         &["kdump", "--stock", "debian-13", "--scenario", "sysrq-l"],
@@ -25,6 +25,26 @@ const CASES: [(&[&str], &str); 5] = [
     (
         &["stop-demo", "--cpus", "2", "--wedge", "5:spin"],
         "there is no pCPU 5",
+    ),
+    (
+        &["stop-demo", "--wedge", "1:spin,1:exit"],
+        "pCPU 1 can be stuck at one place only",
+    ),
+    (
+        &["kdump", "--beside", "/no/such.toml"],
+        "there is no file /no/such.toml for --beside",
+    ),
+    (
+        &["kdump", "--kernel", "/no/such/Image"],
+        "there is no kernel /no/such/Image",
+    ),
+    (
+        &["kdump", "--guest", "/dev/null"],
+        "the guest file /dev/null is no file",
+    ),
+    (
+        &["image", "rpi4", "--out", "/no/such", "--guest", "/dev/null"],
+        "the guest file /dev/null is no file",
     ),
 ];
 

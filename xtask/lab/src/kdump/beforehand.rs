@@ -5,8 +5,11 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::Kdump;
+use super::asked::Extras;
 use super::fixture::Lab;
+use crate::plan::Plan;
 use debian::archive;
+use debian::paths;
 use machine::workshop::Workshop;
 
 /// A kernel that was built from a source tree.
@@ -21,6 +24,36 @@ pub struct TreeKernel {
 }
 
 impl Kdump {
+    /// What is asked for. What of it cannot be is wrong usage, and said before anything is built.
+    pub(super) fn settle(&mut self) -> Result<(Plan, Extras)> {
+        let options = self.asked.options()?;
+        self.hear(&options)?;
+        let plan = self.plan();
+        self.check(&plan, options.disks.len())?;
+        let extras = self.asked.extras(options, self.board(), plan.program())?;
+        self.check_paths()?;
+        Ok((plan, extras))
+    }
+
+    /// That files to be read are there, and that files to be written can be.
+    fn check_paths(&self) -> Result<()> {
+        for (path, option) in [(&self.report, "--report"), (&self.html, "--html")] {
+            if let Some(path) = path {
+                paths::check_output(path, option)?;
+            }
+        }
+        let makedumpfile = &self.saving.makedumpfile;
+        for (path, option) in [(makedumpfile, "--makedumpfile"), (&self.beside, "--beside")] {
+            if let Some(path) = path {
+                paths::check_input(path, option)?;
+            }
+        }
+        if let Some(kernel) = &self.kernel {
+            super::beside(kernel, self.vmlinux.as_deref())?;
+        }
+        Ok(())
+    }
+
     /// That the job can be done, as far as its command line and its guest file say.
     pub fn check_alone(mut self) -> Result<()> {
         let options = self.asked.options()?;
