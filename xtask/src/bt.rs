@@ -17,6 +17,7 @@ use crate::frames::{self, Sources};
 use debian::paths;
 use lab::dumped::Dumped;
 use lab::registers::{Pstate, Registers};
+use lab::usage;
 use lab::vmcore::{ReadAt, Vmcore};
 
 /// Show which functions each CPU of a dump of Linux was in.
@@ -25,6 +26,8 @@ use lab::vmcore::{ReadAt, Vmcore};
 /// needed. A dump is what kdump, the hypervisor or `ctl dump` has saved: an ELF core, or what makedumpfile makes of one.
 ///
 /// Each note that the dump has of a CPU is shown, in the dump's order, which is Linux's own; of a CPU that Linux did not stop there is none.
+///
+/// Exit codes: 0 all is shown, 1 the dump cannot be read, 2 wrong usage.
 #[derive(Args)]
 pub struct Bt {
     /// The dump.
@@ -47,9 +50,8 @@ const BLOCK: u64 = 4096;
 impl Bt {
     /// Shows them.
     pub fn execute(self) -> Result<ExitCode> {
-        paths::check_input(&self.dump, "DUMP")?;
-        if let Some(vmlinux) = &self.vmlinux {
-            paths::check_input(vmlinux, "--vmlinux")?;
+        if let Err(error) = self.check() {
+            return Ok(usage::refuse(&error));
         }
         let shown = self.dump.display();
         let file = File::open(&self.dump).with_context(|| format!("cannot read {shown}"))?;
@@ -67,6 +69,13 @@ impl Bt {
             false => print!("{}", text(&told, self.registers)),
         }
         Ok(ExitCode::SUCCESS)
+    }
+
+    fn check(&self) -> Result<()> {
+        paths::check_input(&self.dump, "DUMP")?;
+        self.vmlinux
+            .as_ref()
+            .map_or(Ok(()), |path| paths::check_input(path, "--vmlinux"))
     }
 }
 

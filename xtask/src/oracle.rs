@@ -9,6 +9,7 @@ use clap::Args;
 
 use debian::paths;
 use lab::oracle::{self, Question};
+use lab::usage;
 
 /// Hold a dump of Linux against what its memory was, page by page.
 ///
@@ -38,17 +39,11 @@ pub struct Oracle {
 impl Oracle {
     /// Judges it.
     pub fn execute(self) -> Result<ExitCode> {
-        if let Some(path) = &self.report {
-            paths::check_output(path, "--report")?;
+        if let Err(error) = self.check() {
+            return Ok(usage::refuse(&error));
         }
-        // A folder is no dump, and a FIFO may have to be waited for.
-        paths::check_input(&self.truth, "TRUTH")?;
-        paths::check_input(&self.dump, "DUMP")?;
         let writers = match &self.writers {
-            Some(path) => {
-                paths::check_input(path, "--writers")?;
-                oracle::writers(path)?
-            }
+            Some(path) => oracle::writers(path)?,
             None => Vec::new(),
         };
         let report = oracle::judge(&Question {
@@ -69,6 +64,18 @@ impl Oracle {
             true => ExitCode::SUCCESS,
             false => ExitCode::FAILURE,
         })
+    }
+
+    /// A folder is no dump, and a FIFO may have to be waited for.
+    fn check(&self) -> Result<()> {
+        if let Some(path) = &self.report {
+            paths::check_output(path, "--report")?;
+        }
+        paths::check_input(&self.truth, "TRUTH")?;
+        paths::check_input(&self.dump, "DUMP")?;
+        self.writers
+            .as_ref()
+            .map_or(Ok(()), |path| paths::check_input(path, "--writers"))
     }
 }
 

@@ -8,7 +8,7 @@ use crate::ledger::Ledger;
 const NAME: &str = "usage/has-its-own-exit-code";
 
 /// What is asked for, and what must be said.
-const CASES: [(&[&str], &str); 10] = [
+const CASES: [(&[&str], &str); 12] = [
     (&["kdump", "--wedge", "9"], "there is no CPU 9"),
     (
         &["kdump", "--stock", "debian-13", "--scenario", "sysrq-l"],
@@ -41,6 +41,14 @@ const CASES: [(&[&str], &str); 10] = [
     (
         &["kdump", "--guest", "/dev/null"],
         "the guest file /dev/null is no file",
+    ),
+    (
+        &["oracle", "/no/such.core", "vmcore"],
+        "there is no file /no/such.core for TRUTH",
+    ),
+    (
+        &["bt", "/no/such.core"],
+        "there is no file /no/such.core for DUMP",
     ),
     (
         &["image", "rpi4", "--out", "/no/such", "--guest", "/dev/null"],
