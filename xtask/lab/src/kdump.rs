@@ -328,7 +328,7 @@ impl Kdump {
             "a raspi4b has no clock that wakes it; choose another --scenario, or --machine virt or virt-gicv2"
         );
         ensure!(
-            self.beside.is_none() || !plan.panics_by_event() && !plan.place.is_patched(),
+            self.beside.is_none() || !plan.changes_kernel(),
             "instructions of the kernel are changed for this, which is done for a guest alone; leave --beside out, or choose another --scenario or --place"
         );
         ensure!(

@@ -35,6 +35,10 @@ const MOST: u64 = 64;
 const HANDLER: &str = "lkdtm_PANIC";
 const UNUSED: &str = "lkdtm_CORRUPT_LIST_DEL";
 
+/// What sysrq-c calls, and how it may begin, so that it can do so elsewhere: PACIASP, BTI c, NOP, or STP x29, x30, [sp, #-16]!.
+const CRASH: &str = "sysrq_handle_crash";
+const BEGINS: [u32; 4] = [0xd503_233f, 0xd503_245f, 0xd503_201f, 0xa9bf_7bfd];
+
 /// An Image, and its functions.
 pub struct Code<'a> {
     image: &'a mut [u8],
@@ -151,6 +155,40 @@ pub fn panic_by_event(image: &mut [u8], symbols: &Symbols) -> Result<()> {
     code.set(said, call(said, own)?)
 }
 
+/// Has CPUs that sysrq-c makes panic wait for each other before: two, with interrupts masked, so that the first one's stop does not
+/// reach the second one on its way.
+///
+/// # Errors
+///
+/// If the kernel's code is not as it is known to be.
+pub fn panic_together(image: &mut [u8], symbols: &Symbols) -> Result<()> {
+    let mut code = Code::of(image, symbols)?;
+    let (crash, own) = (code.function(CRASH)?, code.function(UNUSED)?);
+    let first = code.word(crash).filter(|word| BEGINS.contains(word));
+    let first = first.with_context(|| format!("{CRASH} does not begin as it is known to"))?;
+    let count = symbols.spare().context("the kernel has no spare memory")?;
+    let count = count.next_multiple_of(4);
+    let words = [
+        // MSR DAIFSet, #2; ADRP x9; ADD x9, x9 (DDI0487 C6.2).
+        0xd503_42df,
+        page_of(own + 4, count)?,
+        0x9100_0129 | (count as u32 & 0xfff) << 10,
+        // One more is there: LDXR w10, [x9]; ADD w10, w10, #1; STXR w11, w10, [x9]; CBNZ w11, to the first of these.
+        0x885f_7d2a,
+        0x1100_054a,
+        0x880b_7d2a,
+        0x35ff_ffab,
+        // Until there are two: LDAR w10, [x9]; CMP w10, #2; B.LO to the first of these.
+        0x88df_fd2a,
+        0x7100_095f,
+        0x54ff_ffc3,
+        first,
+        branch(own + 44, crash + 4)?,
+    ];
+    code.fill(UNUSED, own, &words)?;
+    code.set(crash, branch(crash, own)?)
+}
+
 /// B from one address to another (DDI0487 C6.2).
 pub fn branch(from: u64, to: u64) -> Result<u32> {
     let words = to.wrapping_sub(from) as i64 >> 2;
@@ -175,6 +213,17 @@ fn address_of(from: u64, to: u64) -> Result<u32> {
     );
     let bytes = bytes as u32;
     Ok(0x1000_0001 | (bytes & 0b11) << 29 | (bytes >> 2 & 0x7_ffff) << 5)
+}
+
+/// ADRP x9 (DDI0487 C6.2).
+fn page_of(from: u64, to: u64) -> Result<u32> {
+    let pages = (to >> 12).wrapping_sub(from >> 12) as i64;
+    ensure!(
+        (-(1 << 20)..1 << 20).contains(&pages),
+        "{to:#x} is too far from {from:#x}"
+    );
+    let pages = pages as u32;
+    Ok(0x9000_0009 | (pages & 0b11) << 29 | (pages >> 2 & 0x7_ffff) << 5)
 }
 
 #[cfg(test)]
@@ -230,6 +279,40 @@ mod tests {
                 RET,
             ]
         );
+    }
+
+    #[test]
+    fn who_panics_by_sysrq_waits_for_another() {
+        const PACIASP: u32 = 0xd503_233f;
+        let symbols = [("_text", TEXT), (CRASH, 0x1_1000), (UNUSED, 0x1_2000)];
+        let all = symbols.iter().chain([&("data_area", 0x4_5678)]);
+        let all: Vec<_> = all.map(|&(name, at)| (at, name)).collect();
+        let mut words = vec![RET; 3 * 0x400];
+        words[0x400] = PACIASP;
+        let image: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let mut changed = image.clone();
+        panic_together(&mut changed, &program(&all)).unwrap();
+        assert_eq!(
+            word(&changed, 0x1_1000),
+            branch(0x1_1000, 0x1_2000).unwrap()
+        );
+        assert_eq!(word(&changed, 0x1_1004), RET);
+        // The page of the count is 0x33 pages further on: ADRP x9, and its offset there.
+        assert_eq!(word(&changed, 0x1_2004), 0xf000_0189);
+        assert_eq!(word(&changed, 0x1_2008), 0x9119_e129);
+        assert_eq!(word(&changed, 0x1_2028), PACIASP);
+        assert_eq!(
+            word(&changed, 0x1_202c),
+            branch(0x1_202c, 0x1_1004).unwrap()
+        );
+        // Another beginning may depend on where it is, and nobody knows what memory is spare without its symbol.
+        let mut other = image.clone();
+        other[0x1000..0x1004].copy_from_slice(&0x9000_0009u32.to_le_bytes());
+        let before = other.clone();
+        assert!(panic_together(&mut other, &program(&all)).is_err());
+        assert_eq!(other, before);
+        let mut other = image;
+        assert!(panic_together(&mut other, &program(&all[..3])).is_err());
     }
 
     #[test]

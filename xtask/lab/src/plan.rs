@@ -218,12 +218,23 @@ impl Plan {
     pub fn second(&self) -> Option<u32> {
         let is_free = |cpu: &u32| *cpu != self.panic && !self.wedge.contains(*cpu);
         let mut free = (0..self.cpus).filter(is_free);
-        free.next().filter(|_| self.scenario == Scenario::TwoPanics)
+        free.next().filter(|_| self.panics_together())
     }
 
     /// Whether the kernel registers an SDEI event by which it panics.
     pub fn panics_by_event(&self) -> bool {
         self.by_event || self.scenario == Scenario::PanicInHandler
+    }
+
+    /// Whether two CPUs wait for each other before they panic.
+    pub fn panics_together(&self) -> bool {
+        self.scenario == Scenario::TwoPanics
+    }
+
+    /// Whether some of the kernel's instructions are changed.
+    pub fn changes_kernel(&self) -> bool {
+        let by_hand = self.place.is_patched() || self.writes;
+        by_hand || self.panics_by_event() || self.panics_together()
     }
 
     /// What is done from outside about CPUs that are all wedged.

@@ -27,7 +27,8 @@ pub enum Scenario {
     /// CPUs are wedged, another panics with `crash_kexec_post_notifiers`: Linux stops the others and calls its panic notifiers before
     /// the capture kernel dumps.
     PostNotifiers,
-    /// CPUs are wedged, and two others panic at the same time. One of them dumps, the other stops itself.
+    /// CPUs are wedged, and two others panic at the same time. One of them dumps, the other stops itself. Some instructions of the kernel
+    /// are changed for it.
     TwoPanics,
     /// CPUs are wedged, and another panics in the handler of an SDEI event, which the hypervisor raises; the capture kernel dumps.
     /// Some instructions of the kernel are changed for it.

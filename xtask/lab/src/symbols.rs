@@ -19,7 +19,12 @@ pub struct Symbols {
     vectors: Option<u64>,
     /// Where the kernel's Image begins that it is.
     text: Option<u64>,
+    /// Where a kernel has memory that nobody needs here.
+    spare: Option<u64>,
 }
+
+/// Bytes that LKDTM executes when it is told to, which are all 0 until then.
+const SPARE: &str = "data_area";
 
 #[derive(Clone)]
 struct Function {
@@ -66,7 +71,7 @@ impl Symbols {
                 });
             }
         }
-        Self::of(functions, None, None)
+        Self::of(functions, |_| None)
     }
 
     fn parse(bytes: &[u8]) -> Result<Self> {
@@ -83,20 +88,22 @@ impl Symbols {
                 })
             })
             .collect();
-        let address = |name| {
+        let address = |name: &str| {
             let found = elf.symbols().find(|symbol| symbol.name() == Ok(name));
             found.map(|symbol| symbol.address())
         };
-        Self::of(functions, address("vectors"), address("_text"))
+        Self::of(functions, address)
     }
 
-    fn of(mut functions: Vec<Function>, vectors: Option<u64>, text: Option<u64>) -> Result<Self> {
+    /// Of these functions; `address` is that of any symbol.
+    fn of(mut functions: Vec<Function>, address: impl Fn(&str) -> Option<u64>) -> Result<Self> {
         ensure!(!functions.is_empty(), "it has no function symbols");
         functions.sort_by_key(|function| function.start);
         Ok(Self {
             functions,
-            vectors,
-            text,
+            vectors: address("vectors"),
+            text: address("_text"),
+            spare: address(SPARE),
         })
     }
 
@@ -112,6 +119,11 @@ impl Symbols {
     /// Where the kernel's Image begins, as it was linked.
     pub const fn text(&self) -> Option<u64> {
         self.text
+    }
+
+    /// Where a kernel has sixteen bytes of 0, at least, that nobody needs here: LKDTM's.
+    pub const fn spare(&self) -> Option<u64> {
+        self.spare
     }
 
     /// Name of the function that `address` is in, and how far in.
@@ -172,15 +184,19 @@ pub(crate) mod tests {
 
     /// A program with these functions, each of 4 KiB; the first is its exception table.
     pub fn program(functions: &[(u64, &str)]) -> Symbols {
-        let vectors = functions.first().map(|&(start, _)| start);
-        let functions = functions.iter().map(|&(start, name)| Function {
+        let address = |name: &str| match name {
+            "vectors" => functions.first().map(|&(start, _)| start),
+            name => {
+                let found = functions.iter().find(|(_, own)| *own == name);
+                found.map(|&(start, _)| start)
+            }
+        };
+        let named = functions.iter().map(|&(start, name)| Function {
             start,
             size: 0x1000,
             name: name.to_owned(),
         });
-        let text = functions.clone().find(|function| function.name == "_text");
-        let text = text.map(|function| function.start);
-        Symbols::of(functions.collect(), vectors, text).unwrap()
+        Symbols::of(named.collect(), address).unwrap()
     }
 
     #[test]

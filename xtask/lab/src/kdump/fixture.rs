@@ -400,7 +400,7 @@ impl Lab {
 
     /// The kernel that is wedged: ours, or that with some of its instructions changed.
     fn kernel_of(&self, plan: &Plan, folder: &RunDir) -> Result<PathBuf> {
-        if !plan.place.is_patched() && !plan.panics_by_event() && !plan.writes {
+        if !plan.changes_kernel() {
             return Ok(self.kernel.clone());
         }
         let symbols = self.symbols.as_ref();
@@ -413,6 +413,9 @@ impl Lab {
         }
         if plan.panics_by_event() {
             patch::panic_by_event(&mut image, symbols)?;
+        }
+        if plan.panics_together() {
+            patch::panic_together(&mut image, symbols)?;
         }
         let path = folder.file("wedged.img");
         fs::write(&path, image).with_context(|| format!("cannot write {}", path.display()))?;

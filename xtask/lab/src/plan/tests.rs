@@ -139,6 +139,7 @@ fn two_panics_need_two_cpus_that_are_left() {
     assert_eq!(four.second(), Some(2));
     let said = four.bootargs();
     assert!(said.contains("lab.panic=0 lab.second=2 "), "{said}");
+    assert!(four.changes_kernel() && !plan(4, "1", 0).changes_kernel());
     let error = both(2, "1").check().unwrap_err().to_string();
     assert!(error.contains("needs two CPUs"), "{error}");
     assert_eq!(plan(4, "1", 0).second(), None);
