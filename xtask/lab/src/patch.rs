@@ -35,9 +35,8 @@ const MOST: u64 = 64;
 const HANDLER: &str = "lkdtm_PANIC";
 const UNUSED: &str = "lkdtm_CORRUPT_LIST_DEL";
 
-/// What sysrq-c calls, and how it may begin, so that it can do so elsewhere: PACIASP, BTI c, NOP, or STP x29, x30, [sp, #-16]!.
+/// What sysrq-c calls.
 const CRASH: &str = "sysrq_handle_crash";
-const BEGINS: [u32; 4] = [0xd503_233f, 0xd503_245f, 0xd503_201f, 0xa9bf_7bfd];
 
 /// An Image, and its functions.
 pub struct Code<'a> {
@@ -164,8 +163,10 @@ pub fn panic_by_event(image: &mut [u8], symbols: &Symbols) -> Result<()> {
 pub fn panic_together(image: &mut [u8], symbols: &Symbols) -> Result<()> {
     let mut code = Code::of(image, symbols)?;
     let (crash, own) = (code.function(CRASH)?, code.function(UNUSED)?);
-    let first = code.word(crash).filter(|word| BEGINS.contains(word));
-    let first = first.with_context(|| format!("{CRASH} does not begin as it is known to"))?;
+    let first = code.word(crash).filter(|&word| !depends_on_place(word));
+    let first = first.with_context(|| {
+        format!("the first instruction of {CRASH} depends on where it stands, and cannot be moved")
+    })?;
     let count = symbols.spare().context("the kernel has no spare memory")?;
     let count = count.next_multiple_of(4);
     let words = [
@@ -187,6 +188,20 @@ pub fn panic_together(image: &mut [u8], symbols: &Symbols) -> Result<()> {
     ];
     code.fill(UNUSED, own, &words)?;
     code.set(crash, branch(crash, own)?)
+}
+
+/// Whether an instruction does something else elsewhere: it branches, or names a place by its distance (DDI0487 C4.1).
+fn depends_on_place(word: u32) -> bool {
+    // A mask, and what is left: ADR and ADRP; B and BL; B.cond; CBZ, CBNZ, TBZ and TBNZ; BR, BLR, RET and ERET; a load of a literal.
+    const KINDS: [(u32, u32); 6] = [
+        (0x1f00_0000, 0x1000_0000),
+        (0x7c00_0000, 0x1400_0000),
+        (0xff00_0000, 0x5400_0000),
+        (0x7c00_0000, 0x3400_0000),
+        (0xfe00_0000, 0xd600_0000),
+        (0x3b00_0000, 0x1800_0000),
+    ];
+    KINDS.iter().any(|(mask, kind)| word & mask == *kind)
 }
 
 /// B from one address to another (DDI0487 C6.2).
@@ -313,6 +328,43 @@ mod tests {
         assert_eq!(other, before);
         let mut other = image;
         assert!(panic_together(&mut other, &program(&all[..3])).is_err());
+    }
+
+    #[test]
+    fn what_depends_on_its_place_is_known() {
+        // B, BL, B.EQ, CBZ, CBNZ, TBZ, TBNZ, ADR, ADRP, LDR (literal) of 32 and 64 bits and of a vector, PRFM, BR, BLR, RET, RETAA.
+        let depends = [
+            0x1400_0001,
+            0x9400_0001,
+            0x5400_0020,
+            0x3400_0020,
+            0xb500_0020,
+            0x3600_0020,
+            0xb700_0020,
+            0x1000_0020,
+            0x9000_0020,
+            0x1800_0020,
+            0x5800_0020,
+            0x9c00_0020,
+            0xd800_0020,
+            0xd61f_0000,
+            0xd63f_0000,
+            RET,
+            0xd65f_0bff,
+        ];
+        assert!(depends.into_iter().all(depends_on_place));
+        // PACIASP, BTI c, NOP, STP x29, x30, [sp, #-16]!, STR x30, [x18], #8, SUB sp, sp, #16, MOV x9, x30, MRS x0, SP_EL0.
+        let others = [
+            0xd503_233f,
+            0xd503_245f,
+            0xd503_201f,
+            0xa9bf_7bfd,
+            0xf800_865e,
+            0xd100_43ff,
+            0xaa1e_03e9,
+            0xd538_4100,
+        ];
+        assert!(!others.into_iter().any(depends_on_place));
     }
 
     #[test]
