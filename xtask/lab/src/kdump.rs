@@ -301,6 +301,10 @@ impl Kdump {
             "Debian's kernels have no LKDTM, which wedges CPUs here; have none wedged by --scenario panic, or all by --scenario nmi or assisted, or leave --stock out"
         );
         ensure!(
+            self.stock.is_none() || !plan.pseudo_nmi,
+            "Debian's kernels have no pseudo-NMIs (CONFIG_ARM64_PSEUDO_NMI); leave --pseudo-nmi or --stock out"
+        );
+        ensure!(
             self.saving.capture_kernel.is_none() || plan.scenario == Scenario::Assisted,
             "the hypervisor starts a kernel to save the dump with --scenario assisted only; choose that, or leave --capture-kernel out"
         );

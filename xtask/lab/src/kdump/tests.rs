@@ -401,6 +401,8 @@ fn pseudo_nmis_need_a_gicv3_and_sleep_a_clock() {
     let plan = planned(&["--pseudo-nmi"]).unwrap();
     assert!(plan.bootargs().ends_with(" irqchip.gicv3_pseudo_nmi=1"));
     let refused = |words: &[&str]| planned(words).unwrap_err().to_string();
+    let said = refused(&["--pseudo-nmi", "--stock", "debian-13"]);
+    assert!(said.contains("leave --pseudo-nmi or --stock out"), "{said}");
     let said = refused(&["--pseudo-nmi", "--machine", "virt-gicv2"]);
     assert!(said.contains("need a GICv3"), "{said}");
     let said = refused(&["--scenario", "suspend", "--machine", "raspi4b"]);
