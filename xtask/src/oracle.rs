@@ -90,9 +90,9 @@ mod tests {
             (
                 "/dev/zero".into(),
                 file.clone(),
-                "no file /dev/zero for TRUTH",
+                "TRUTH /dev/zero is no file",
             ),
-            (file, "/".into(), "no file / for DUMP"),
+            (file, "/".into(), "DUMP / is a folder"),
         ] {
             let oracle = Oracle {
                 truth,
@@ -101,7 +101,7 @@ mod tests {
                 writers: None,
                 report: None,
             };
-            let error = oracle.execute().unwrap_err().to_string();
+            let error = oracle.check().unwrap_err().to_string();
             assert!(error.contains(said), "{error}");
         }
     }
