@@ -51,7 +51,7 @@ const PAGE: u64 = 4096;
 const MOST_TEXT: u64 = 8 << 20;
 
 /// Finds VMCOREINFO of the kernel that these registers are of. `ram` are ranges of memory, whole pages, and `read` reads in them. One look
-/// at each page, and at [`MOST_TEXT`] of what seems to be notes: behind more of that nothing is found.
+/// at each page, and at 8 MiB of what seems to be notes: behind more of that nothing is found.
 #[inline(never)]
 pub fn find_info<'r, I>(
     ram: impl Iterator<Item = Range>,
