@@ -29,7 +29,7 @@ use machine::workshop::Workshop;
 type Check = fn(&Workshop) -> Result<String>;
 
 /// Each by its name.
-const TESTS: [(&str, Check); 22] = [
+const TESTS: [(&str, Check); 23] = [
     (
         "operator/looks-at-a-guest-that-spins-pauses-resets-and-ends-it",
         |workshop| quietly(look_and_end(workshop)),
@@ -91,6 +91,10 @@ const TESTS: [(&str, Check); 22] = [
     (
         "operator/a-capture-kernel-cannot-change-what-it-reads",
         capture::refuse,
+    ),
+    (
+        "operator/who-searches-a-dead-guest-is-not-stuck",
+        capture::search,
     ),
 ];
 

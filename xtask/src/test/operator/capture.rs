@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use hv_abi::operator::Verb;
-use hv_bundle::DumpConfig;
+use hv_abi::policy::After;
+use hv_bundle::{DumpConfig, GuestConfig};
 
 use crate::offer::offered;
 use debian::tools;
 use machine::build::{self, Program};
 use machine::operator::Operator;
 use machine::payload::{Capture, Payload};
-use machine::qemu::{Event, Machine};
+use machine::qemu::{Event, ICOUNT_SHIFT, Machine};
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
 
@@ -83,23 +84,34 @@ const HANDLER: [u32; 11] = [
     0x17ff_fd90, // b 0x68
 ];
 
-/// A store to the dead guest's memory is refused. There is no VMCOREINFO, which is said, and a note of its vCPU all the same.
-pub fn refuse(workshop: &Workshop) -> Result<String> {
-    let folder = RunDir::create(None)?;
-    let (guest, kernel) = (folder.file("guest.bin"), folder.file("capture.img"));
-    write(&guest, &[(0, &GUEST)])?;
+/// Switches itself off.
+const OFF: [u32; 4] = [
+    0x5280_0100, // mov w0, #0x8
+    0x72b0_8000, // movk w0, #0x8400, lsl #16
+    0xd400_0003, // smc #0x0
+    0x1400_0000, // b 0xc
+];
+
+/// A machine with a guest that does this, and has a kernel for its dump.
+fn machine(
+    workshop: &Workshop,
+    folder: &RunDir,
+    guest: &[u32],
+    mut config: GuestConfig,
+) -> Result<Machine> {
+    let (image, kernel) = (folder.file("guest.bin"), folder.file("capture.img"));
+    write(&image, &[(0, guest)])?;
     write(
         &kernel,
         &[(0, &HEADER), (ENTRY, &KERNEL), (VECTOR, &HANDLER)],
     )?;
     let bundle = folder.file("guest.itb");
-    let mut config = offered("");
     config.dump = Some(DumpConfig {
         memory: 64 << 20,
         bootargs: String::new(),
     });
     Payload {
-        kernel: &guest,
+        kernel: &image,
         initrd: None,
         flash: None,
         capture: Capture {
@@ -114,6 +126,13 @@ pub fn refuse(workshop: &Workshop) -> Result<String> {
     let mut machine = Machine::new(&qemu, &hypervisor.image);
     machine.memory_mib = 256;
     machine.initrd = Some(bundle);
+    Ok(machine)
+}
+
+/// A store to the dead guest's memory is refused. There is no VMCOREINFO, which is said, and a note of its vCPU all the same.
+pub fn refuse(workshop: &Workshop) -> Result<String> {
+    let folder = RunDir::create(None)?;
+    let machine = machine(workshop, &folder, &GUEST, offered(""))?;
     let mut session = machine.start(Some(LIMIT))?;
     let wire = session.take_input().context("QEMU has no input")?;
     let operator = Operator::new(wire, false);
@@ -165,6 +184,49 @@ pub fn refuse(workshop: &Workshop) -> Result<String> {
     );
     ensure!(dumps == [(1, "none".to_owned())], "{dumps:?}");
     Ok(String::new())
+}
+
+/// How long a pCPU may show no life, in milliseconds.
+const WATCHDOG_MS: u64 = 4;
+
+/// A pCPU that looks for VMCOREINFO in all memory of a guest that has none shows that it lives. In instructions, which no host
+/// delays, and many times as long as the watchdog waits.
+pub fn search(workshop: &Workshop) -> Result<String> {
+    let folder = RunDir::create(None)?;
+    let mut config = offered("");
+    config.policy.on_off = After::Dump;
+    let mut machine = machine(workshop, &folder, &OFF, config)?;
+    machine.cpus = 2;
+    machine.memory_mib = 512;
+    machine.icount = true;
+    machine.icount_shift = ICOUNT_SHIFT;
+    machine.append = format!("watchdog=report:{WATCHDOG_MS}");
+    let mut ended_us = None;
+    let mut session = machine.start(Some(LIMIT))?;
+    loop {
+        match session.next_event()? {
+            Event::Line(line) => {
+                let name = line.record().transpose()?.map(|record| record.name);
+                match name.as_deref() {
+                    Some("hv-stuck") => bail!("who searches is taken for stuck: {line}"),
+                    Some("end") => ended_us = line.time_us,
+                    Some("vm-dump") => {
+                        let times = line.time_us.zip(ended_us);
+                        let (done, ended) = times.context("a record has no time")?;
+                        let searched_ms = (done - ended) / 1000;
+                        ensure!(
+                            searched_ms >= 10 * WATCHDOG_MS,
+                            "the search took {searched_ms} ms only"
+                        );
+                        return Ok(format!("{searched_ms} ms"));
+                    }
+                    _ => {}
+                }
+            }
+            Event::Guest { .. } | Event::Complaint(_) => {}
+            Event::Ended(_) | Event::TimedOut | Event::Left => bail!("the guest was not dumped"),
+        }
+    }
 }
 
 /// A file with these words at these places.
