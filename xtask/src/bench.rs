@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::run;
 use debian::paths::{self, output, write_if_new};
 use debian::progress::Progress;
+use lab::usage;
 use machine::board::Board;
 use machine::build::Program;
 use machine::console::GuestLines;
@@ -125,18 +126,24 @@ struct Cost {
 impl Bench {
     /// Counts and prints.
     pub fn execute(self) -> Result<ExitCode> {
-        ensure!(
-            self.machine.model().is_none(),
-            "the jobs are for virt and virt-gicv2; choose one of them with --machine"
-        );
-        if let Some(path) = &self.json {
-            paths::check_output(path, "--json")?;
-        }
+        self.check().map_err(usage::wrong)?;
         match self.what {
             What::Linux => self.linux(),
             What::Disk => disk::compare(&self),
             What::Dump => dump::compare(&self),
             What::Oracle => oracle::count(&self).map(|()| ExitCode::SUCCESS),
+        }
+    }
+
+    /// That it can be counted there, and written.
+    fn check(&self) -> Result<()> {
+        ensure!(
+            self.machine.model().is_none(),
+            "the jobs are for virt and virt-gicv2; choose one of them with --machine"
+        );
+        match &self.json {
+            Some(path) => paths::check_output(path, "--json"),
+            None => Ok(()),
         }
     }
 

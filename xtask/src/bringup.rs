@@ -24,8 +24,9 @@ use debian::initramfs::{self, Guest};
 use debian::kernel::{self, KernelVariant};
 use debian::paths;
 use lab::kdump;
+use lab::usage;
 use machine::build::{self, Program};
-use machine::control;
+use machine::control::{self, Control};
 use machine::payload::{Capture, Payload};
 use machine::protocol::Outcome;
 use machine::remote::Remote;
@@ -109,6 +110,7 @@ impl Bringup {
     /// Runs all, and says what came of it.
     pub fn execute(self) -> Result<ExitCode> {
         let Bench::Rpi4 = self.board;
+        self.check().map_err(usage::wrong)?;
         if let Some(record) = &self.replay {
             return self.judge_record(record);
         }
@@ -185,8 +187,24 @@ impl Bringup {
         }
     }
 
+    /// That the files that it names can be read or written.
+    fn check(&self) -> Result<()> {
+        if let Some(record) = &self.replay {
+            paths::check_input(record, "--replay")?;
+        }
+        if let Some(card) = &self.card {
+            paths::check_input(card, "--card")?;
+        }
+        if let Some(record) = &self.record {
+            paths::check_output(record, "--record")?;
+        }
+        match &self.control {
+            Some(control) => Control::check(control, &[]),
+            None => Ok(()),
+        }
+    }
+
     fn judge_record(&self, record: &Path) -> Result<ExitCode> {
-        paths::check_kind(record, "the record")?;
         let bytes = fs::read(record)
             .with_context(|| format!("cannot read the record {}", record.display()))?;
         let replay = replay::Replay::read(&bytes)?;

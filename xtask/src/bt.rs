@@ -50,9 +50,7 @@ const BLOCK: u64 = 4096;
 impl Bt {
     /// Shows them.
     pub fn execute(self) -> Result<ExitCode> {
-        if let Err(error) = self.check() {
-            return Ok(usage::refuse(&error));
-        }
+        self.check().map_err(usage::wrong)?;
         let shown = self.dump.display();
         let file = File::open(&self.dump).with_context(|| format!("cannot read {shown}"))?;
         let memory = Dumped::open(&self.dump)?;

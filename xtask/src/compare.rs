@@ -16,6 +16,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, ValueEnum};
 use debian::paths;
 use lab::document::Document;
+use lab::usage;
 use machine::build::{self, Program};
 use machine::guest::firmware;
 use machine::run_dir::RunDir;
@@ -111,14 +112,8 @@ impl Compare {
             true => self.results(),
             false => self.calls(),
         };
-        match is_bad {
-            Ok(is_bad) => Ok(ExitCode::from(u8::from(is_bad))),
-            Err(error) => {
-                supervisor::settle();
-                eprintln!("error: {error:#}");
-                Ok(ExitCode::from(2))
-            }
-        }
+        let is_bad = is_bad.map_err(usage::wrong)?;
+        Ok(ExitCode::from(u8::from(is_bad)))
     }
 
     /// Compares two results; answers whether B is worse.

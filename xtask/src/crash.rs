@@ -10,6 +10,7 @@ use hv_abi::crash;
 
 use debian::paths;
 use lab::symbolize::Explainer;
+use lab::usage;
 use machine::console::{Part, Splitter};
 
 /// Read what the hypervisor left in memory when it crashed.
@@ -28,6 +29,8 @@ enum Command {
 ///
 /// The image is what a debugger or QEMU's `pmemsave` writes. It begins at an address that is a multiple of 4 KiB.
 /// The next boot of the machine prints the record as well, and then it is gone.
+///
+/// Exit codes: 0 it is printed, 1 there is none, or it cannot be read, 2 wrong usage.
 #[derive(Args)]
 struct Show {
     /// The image of memory.
@@ -44,15 +47,9 @@ impl Crash {
     /// Prints it.
     pub fn execute(self) -> Result<ExitCode> {
         let Command::Show(show) = self.command;
-        if let Some(guest) = &show.guest_elf {
-            paths::check_input(guest, "--guest-elf")?;
-        }
-        paths::check_input(&show.file, "FILE")?;
+        show.check().map_err(usage::wrong)?;
         let elf = match show.elf {
-            Some(elf) => {
-                paths::check_input(&elf, "--elf")?;
-                elf
-            }
+            Some(elf) => elf,
             None => paths::output("hypervisor.elf")?,
         };
         ensure!(
@@ -70,6 +67,18 @@ impl Crash {
             println!("{}", explainer.explain(&line));
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Show {
+    /// That the files that it names are there.
+    fn check(&self) -> Result<()> {
+        for (path, option) in [(&self.guest_elf, "--guest-elf"), (&self.elf, "--elf")] {
+            if let Some(path) = path {
+                paths::check_input(path, option)?;
+            }
+        }
+        paths::check_input(&self.file, "FILE")
     }
 }
 

@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 
 use debian::paths;
 use guest::{Clock, Guest};
+use lab::usage;
 use machine::control::{Address, Client};
 use watch::Pace;
 
@@ -175,6 +176,7 @@ fn number(text: &str) -> Result<u64, String> {
 impl Ctl {
     /// Does it and says what came of it.
     pub fn execute(self) -> Result<ExitCode> {
+        self.command.check().map_err(usage::wrong)?;
         let path = match &self.control {
             Some(path) => path.clone(),
             None => Client::find(&paths::output("runs")?)?,
@@ -310,6 +312,23 @@ impl Ctl {
             ),
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Command {
+    /// That the files that it names can be read or written, before a machine is looked for.
+    fn check(&self) -> Result<()> {
+        match self {
+            Self::Bt {
+                vmlinux: Some(path),
+                ..
+            } => paths::check_input(path, "--vmlinux"),
+            Self::Read {
+                out: Some(path), ..
+            } => paths::check_output(path, "--out"),
+            Self::Dump(dump) => dump.check(),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -64,6 +64,15 @@ enum Stub {
     Tfa,
 }
 
+/// The same guests on a Raspberry Pi, which has no flash for one.
+fn on_board(options: Options) -> Options {
+    Options {
+        machine: Some(Board::Raspi4b),
+        flash: None,
+        ..options
+    }
+}
+
 /// Where the firmware puts the bundle: clear of Image, firmware and devicetree on every Raspberry Pi 4.
 const BUNDLE_PA: u64 = pi::INITRD_PA;
 const BUNDLE: &str = "guest.itb";
@@ -72,10 +81,7 @@ impl Image {
     /// Makes it, and says what it is made of.
     pub fn execute(self) -> Result<ExitCode> {
         let Bench::Rpi4 = self.board;
-        let options = match self.options() {
-            Ok(options) => options,
-            Err(error) => return Ok(usage::refuse(&error)),
-        };
+        let options = self.options().map_err(usage::wrong)?;
         let workshop = Workshop::open()?;
         let mut files = self.files(options, &workshop)?;
         if !self.without_firmware {
@@ -115,11 +121,12 @@ impl Image {
         };
         options.check_files()?;
         options.check_together(false, Program::Hypervisor)?;
+        on_board(options.clone()).each()?;
         Ok(options)
     }
 
     /// What is ours, and the devicetree.
-    fn files(&self, mut options: Options, workshop: &Workshop) -> Result<Vec<Entry>> {
+    fn files(&self, options: Options, workshop: &Workshop) -> Result<Vec<Entry>> {
         let read = |path: &PathBuf| {
             fs::read(path).with_context(|| format!("cannot read {}", path.display()))
         };
@@ -143,8 +150,7 @@ impl Image {
                 );
                 workshop.progress.say(&format!("{keys} {what}"));
             }
-            options.machine = Some(Board::Raspi4b);
-            options.flash = None;
+            let options = on_board(options);
             let guests = options.each()?;
             let mut given = Vec::new();
             for guest in &guests {

@@ -32,7 +32,7 @@ mod tidy;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use lab::{kdump, results, symbolize};
+use lab::{kdump, results, symbolize, usage};
 use machine::build;
 
 /// Builds, runs and tests the hypervisor.
@@ -130,7 +130,7 @@ fn main() -> ExitCode {
     result.unwrap_or_else(|error| {
         supervisor::settle();
         eprintln!("error: {error:#}");
-        ExitCode::FAILURE
+        usage::code(&error)
     })
 }
 

@@ -105,10 +105,7 @@ impl Matrix {
     /// Runs the rows, or lists them.
     pub fn execute(self) -> Result<ExitCode> {
         let options = Options::of_kdump();
-        let chosen = match self.chosen(&options) {
-            Ok(chosen) => chosen,
-            Err(error) => return Ok(usage::refuse(&error)),
-        };
+        let chosen = self.chosen(&options).map_err(usage::wrong)?;
         if self.list {
             print!("{}", listing(&chosen));
             return Ok(ExitCode::SUCCESS);

@@ -12,8 +12,9 @@ use clap::Args;
 use crate::terminal::{Escape, Terminal};
 use debian::paths;
 use lab::symbolize::Explainer;
+use lab::usage;
 use machine::console::{Part, Splitter};
-use machine::control;
+use machine::control::{self, Control};
 use machine::remote::Remote;
 use machine::run_dir::RunDir;
 use machine::serial::Port;
@@ -22,6 +23,8 @@ use machine::serial::Port;
 ///
 /// What the guest writes passes as it is, lines of the hypervisor begin with `hv: `, and what is typed goes to the
 /// board. Ctrl-A X leaves; Ctrl-A Ctrl-A sends one Ctrl-A. `cargo xtask ctl` reaches the board's guest meanwhile.
+///
+/// Exit codes: 0 you have left, 1 the line cannot be used, 2 wrong usage.
 #[derive(Args)]
 pub struct Monitor {
     /// The serial port, such as /dev/ttyUSB0.
@@ -48,14 +51,9 @@ const LOOK: Duration = Duration::from_millis(20);
 impl Monitor {
     /// Until the user leaves.
     pub fn execute(self) -> Result<ExitCode> {
-        if let Some(guest) = &self.guest_elf {
-            paths::check_input(guest, "--guest-elf")?;
-        }
+        self.check().map_err(usage::wrong)?;
         let elf = match self.elf {
-            Some(elf) => {
-                paths::check_input(&elf, "--elf")?;
-                elf
-            }
+            Some(elf) => elf,
             None => paths::output("hypervisor.elf")?,
         };
         let mut port = Port::open(&self.port, self.baud)?;
@@ -97,6 +95,19 @@ impl Monitor {
                 .write_all(&screen.show(&bytes))
                 .and_then(|()| stdout.flush())
                 .context("cannot write to standard output")?;
+        }
+    }
+
+    /// That the files that it names are there, and the socket can be.
+    fn check(&self) -> Result<()> {
+        for (path, option) in [(&self.guest_elf, "--guest-elf"), (&self.elf, "--elf")] {
+            if let Some(path) = path {
+                paths::check_input(path, option)?;
+            }
+        }
+        match &self.control {
+            Some(control) => Control::check(control, &[]),
+            None => Ok(()),
         }
     }
 }

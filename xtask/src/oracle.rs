@@ -39,9 +39,7 @@ pub struct Oracle {
 impl Oracle {
     /// Judges it.
     pub fn execute(self) -> Result<ExitCode> {
-        if let Err(error) = self.check() {
-            return Ok(usage::refuse(&error));
-        }
+        self.check().map_err(usage::wrong)?;
         let writers = match &self.writers {
             Some(path) => oracle::writers(path)?,
             None => Vec::new(),

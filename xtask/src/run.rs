@@ -11,30 +11,27 @@ mod traced;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 
-use rustix::io::Errno;
-use rustix::net::sockopt::set_socket_reuseaddr;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
-
 use crate::terminal::{self, Terminal};
-use consoles::Consoles;
+use consoles::{Consoles, Wanted};
 use debian::paths;
 use lab::results;
 use lab::symbolize::Explainer;
+use lab::usage;
 use machine::build::Program;
 use machine::console::GuestLines;
 use machine::control::{self, Control};
 use machine::ending::{Ending, Watch};
 use machine::guest::Options;
 use machine::operator::{Direct, Operator};
+use machine::port;
 use machine::qemu::{Event, ICOUNT_SHIFT, Session};
 use machine::run_dir::RunDir;
 use on_crash::{Aftermath, OnCrash};
@@ -125,19 +122,19 @@ pub struct Run {
 impl Run {
     /// Boots and answers how it ended.
     pub fn execute(self) -> Result<ExitCode> {
-        let options = match &self.guest {
-            Some(path) => self.options.over(Options::read(path)?),
-            None => self.options,
-        };
         let program = if self.fault_injection {
             Program::FaultInjection
         } else {
             Program::Hypervisor
         };
-        options.check_together(self.bare, program)?;
-        options.check_files()?;
-        if let Some(log) = &options.log {
-            paths::check_output(log, "--log")?;
+        let Settled {
+            options,
+            guests,
+            consoles,
+        } = self.settle(program).map_err(usage::wrong)?;
+        if let Some(port) = self.gdb.filter(|_| !self.dry_run) {
+            // Nothing is built for one that somebody has.
+            port::check(port)?;
         }
         // The command that is printed names files that its reader needs.
         let printed = paths::output("dry-run")?;
@@ -167,9 +164,7 @@ impl Run {
             None => None,
         };
         if let Some(port) = self.gdb {
-            if is_taken(port) {
-                bail!("port {port} is in use; choose another with --gdb=PORT");
-            }
+            port::check(port)?;
             eprintln!("xtask: waiting for `target remote 127.0.0.1:{port}`");
         }
         let timeout = options.timeout.map(Duration::from_secs);
@@ -191,13 +186,9 @@ impl Run {
         if let Some(monitor) = monitor {
             operator.reach_ram(Direct::new(monitor, backings)?);
         }
-        let guests = options.each()?;
-        let names = guests
-            .iter()
-            .map(|guest| guest.name.clone().unwrap_or("guest".to_owned()));
-        let names: Vec<String> = names.collect();
+        let names: Vec<String> = guests.into_iter().map(|(_, name)| name).collect();
         operator.expect(&names);
-        let consoles = Consoles::open(&self.consoles, &operator)?;
+        let consoles = Consoles::open(consoles, &operator)?;
         let path = self.control.unwrap_or_else(|| folder.file(control::NAME));
         let controls = if self.bare {
             Vec::new()
@@ -235,21 +226,44 @@ impl Run {
         );
         Ok(ending.code())
     }
+
+    /// What is asked for. What of it cannot be is wrong usage, and said before anything is built.
+    fn settle(&self, program: Program) -> Result<Settled> {
+        let own = self.options.clone();
+        let options = match &self.guest {
+            Some(path) => own.over(Options::read(path)?),
+            None => own,
+        };
+        options.check_together(self.bare, program)?;
+        options.check_files()?;
+        if let Some(log) = &options.log {
+            paths::check_output(log, "--log")?;
+        }
+        let each = options.each()?;
+        prepare::size(&options, &each)?;
+        let names = each
+            .iter()
+            .map(|guest| guest.name.clone().unwrap_or("guest".to_owned()));
+        let guests: Vec<(u8, String)> = (0..).zip(names).collect();
+        let consoles = Wanted::read(&self.consoles, &guests)?;
+        // A command that is only printed may be for later.
+        if let Some(control) = self.control.as_ref().filter(|_| !self.dry_run) {
+            Control::check(control, guests.get(1..).unwrap_or_default())?;
+        }
+        Ok(Settled {
+            options,
+            guests,
+            consoles,
+        })
+    }
 }
 
-/// Whether somebody has this port of the host. Nobody listens on it meanwhile: a debugger that is early would get in, and out again.
-fn is_taken(port: u16) -> bool {
-    let own = || {
-        let socket = socket_with(
-            AddressFamily::INET,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
-        set_socket_reuseaddr(&socket, true)?;
-        bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
-    };
-    own() == Err(Errno::ADDRINUSE)
+/// What is to be run.
+struct Settled {
+    options: Options,
+    /// By their numbers, with their names.
+    guests: Vec<(u8, String)>,
+    consoles: Vec<Wanted>,
 }
 
 /// How long a guest that has panicked may be silent until it is believed: a person at a shell who reads an old log

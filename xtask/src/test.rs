@@ -42,6 +42,7 @@ use debian::cache::Cache;
 use debian::kernel::{self, KernelVariant};
 use debian::progress::Progress;
 use lab::results::{About, Format};
+use lab::usage::wrong;
 use machine::board::Board;
 use machine::el3::El3;
 use machine::workshop::Workshop;
@@ -51,6 +52,8 @@ use machine::workshop::Workshop;
 /// Each is one line, `ok` or `FAILED`, with the time it took; a failure is followed by what it said,
 /// the last lines of the console and the QEMU command. The last line reads `N passed, M failed`.
 /// For programs there are other formats.
+///
+/// Exit codes: 0 all passed, 1 something failed, or nothing has the filter in its name, 2 wrong usage.
 #[derive(Args)]
 pub struct Test {
     /// Run only what has this in its name, such as `clippy`, `guest/max/` or `linux/kdump`.
@@ -83,12 +86,18 @@ pub fn run_names() -> impl Iterator<Item = String> {
 }
 
 impl Test {
+    /// That there is such a machine.
+    fn check(&self) -> Result<()> {
+        self.machine.check_el3(self.el3)?;
+        match self.bare {
+            true => self.machine.check_bare(),
+            false => Ok(()),
+        }
+    }
+
     /// Runs them; fails if one does, or if the filter left none.
     pub fn execute(self) -> Result<ExitCode> {
-        self.machine.check_el3(self.el3)?;
-        if self.bare {
-            self.machine.check_bare()?;
-        }
+        self.check().map_err(wrong)?;
         let workshop = Workshop::open()?.above(self.el3).on(self.machine);
         let about = About::now(self.machine, self.el3);
         let mut ledger = Ledger::begin(self.filter.clone(), self.format, about)?;

@@ -34,6 +34,7 @@ use debian::stock::Release;
 use machine::board::Board;
 use machine::el3::El3;
 use machine::guest::{Options, Reclaim, Switch, firmware};
+use machine::port;
 use machine::qemu::DEFAULT_CPU;
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
@@ -187,10 +188,8 @@ pub struct Kdump {
 impl Kdump {
     /// Runs the scenario and says what came of it.
     pub fn execute(mut self) -> Result<ExitCode> {
-        let (plan, extras) = match self.settle() {
-            Ok(settled) => settled,
-            Err(error) => return Ok(usage::refuse(&error)),
-        };
+        let (plan, extras) = self.settle().map_err(usage::wrong)?;
+        extras.gdb.map_or(Ok(()), port::check)?;
         let (board, el3) = (self.board(), self.el3.unwrap_or_default());
         let system = self.system(&plan)?;
         if let System::Other { kernel, vmlinux } = &system {

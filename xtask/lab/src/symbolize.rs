@@ -9,6 +9,7 @@ use clap::Args;
 
 use crate::lines::Lines;
 use crate::symbols::Symbols;
+use crate::usage;
 use debian::paths;
 use debian::progress::Progress;
 
@@ -16,6 +17,8 @@ use debian::progress::Progress;
 ///
 /// Without addresses, copies standard input and writes the function and its place behind each address in
 /// it: paste a whole crash report.
+///
+/// Exit codes: 0 all is written, 1 the symbols cannot be read, 2 wrong usage.
 #[derive(Args)]
 pub struct Symbolize {
     /// Addresses, such as 0x800000001234.
@@ -31,11 +34,9 @@ pub struct Symbolize {
 impl Symbolize {
     /// Prints them.
     pub fn execute(self) -> Result<ExitCode> {
+        let Settled { addresses, offset } = self.settle().map_err(usage::wrong)?;
         let elf = match self.elf {
-            Some(elf) => {
-                paths::check_input(&elf, "--elf")?;
-                elf
-            }
+            Some(elf) => elf,
             None => {
                 let elf = paths::output("hypervisor.elf")?;
                 ensure!(
@@ -50,11 +51,7 @@ impl Symbolize {
         let symbols = Symbols::load(&elf)?;
         let lines = Lines::of(&elf, paths::root());
         drop(step);
-        let offset = hexadecimal(&self.offset)
-            .with_context(|| format!("--offset {} is no hexadecimal number", self.offset))?;
-        for address in &self.addresses {
-            let value = hexadecimal(address)
-                .with_context(|| format!("{address} is no hexadecimal number"))?;
+        for (address, value) in self.addresses.iter().zip(addresses) {
             let value = value.wrapping_sub(offset);
             let place = lines.place(value).map(|place| format!(" ({place})"));
             println!(
@@ -70,6 +67,26 @@ impl Symbolize {
         }
         Ok(ExitCode::SUCCESS)
     }
+
+    /// What is asked for, before anything is read.
+    fn settle(&self) -> Result<Settled> {
+        if let Some(elf) = &self.elf {
+            paths::check_input(elf, "--elf")?;
+        }
+        let offset = hexadecimal(&self.offset)
+            .with_context(|| format!("--offset {} is no hexadecimal number", self.offset))?;
+        let value = |address: &String| {
+            hexadecimal(address).with_context(|| format!("{address} is no hexadecimal number"))
+        };
+        let addresses = self.addresses.iter().map(value).collect::<Result<_>>()?;
+        Ok(Settled { addresses, offset })
+    }
+}
+
+/// Numbers out of what was typed.
+struct Settled {
+    addresses: Vec<u64>,
+    offset: u64,
 }
 
 /// Copies `from` to `to` line by line, what is text of each through `explain`. All other bytes stay as they are: a serial log

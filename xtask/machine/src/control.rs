@@ -14,12 +14,14 @@ mod taken;
 
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
+use std::iter;
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use debian::paths;
 
 pub use choice::nmi_target;
 pub use client::{Address, Client};
@@ -32,19 +34,36 @@ use connection::Connection;
 pub const NAME: &str = "control";
 /// A longer path does not fit into an address (unix(7): 108 bytes with the 0 at the end).
 const LONGEST_PATH: usize = 107;
+
 /// A socket that others can connect to for as long as this lives.
 pub struct Control {
     path: PathBuf,
 }
 
 impl Control {
+    /// That one can be opened at `path` for the first guest, and for each of the `others` behind it.
+    ///
+    /// # Errors
+    ///
+    /// Names the path, and says what to do.
+    pub fn check(path: &Path, others: &[(u8, String)]) -> Result<()> {
+        let behind = others.iter().map(|(_, name)| path_of(path, name));
+        for path in iter::once(path.to_owned()).chain(behind) {
+            check_length(&path)?;
+            ensure!(
+                fs::symlink_metadata(&path).is_err(),
+                "there is something at {} already; remove that, or give another path with --control",
+                path.display()
+            );
+            paths::check_output(&path, "--control")?;
+        }
+        Ok(())
+    }
+
     /// Opens one at `path`, for this user alone, and serves whoever connects in threads of their own.
     pub fn open(path: &Path, operator: &Operator) -> Result<Self> {
         let shown = path.display();
-        ensure!(
-            path.as_os_str().len() <= LONGEST_PATH,
-            "the path of the control socket is longer than {LONGEST_PATH} bytes: {shown}; give a shorter one with --control"
-        );
+        check_length(path)?;
         let own =
             || format!("cannot open the control socket {shown}; give another path with --control");
         let listener = UnixListener::bind(path).with_context(own)?;
@@ -70,9 +89,7 @@ impl Control {
     pub fn open_all(path: &Path, operator: &Operator) -> Result<Vec<Self>> {
         let mut all = vec![Self::open(path, operator)?];
         for (vm, name) in operator.guests().into_iter().skip(1) {
-            let mut path = path.as_os_str().to_owned();
-            path.push(format!("-{name}"));
-            all.push(Self::open(Path::new(&path), &operator.of(vm))?);
+            all.push(Self::open(&path_of(path, &name), &operator.of(vm))?);
         }
         Ok(all)
     }
@@ -88,6 +105,22 @@ impl Drop for Control {
         // The folder goes, too, mostly.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Where the socket of the guest `name` is if it is not the first, whose socket is at `path`.
+fn path_of(path: &Path, name: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(format!("-{name}"));
+    path.into()
+}
+
+fn check_length(path: &Path) -> Result<()> {
+    ensure!(
+        path.as_os_str().len() <= LONGEST_PATH,
+        "the path of the control socket is longer than {LONGEST_PATH} bytes: {}; give a shorter one with --control",
+        path.display()
+    );
+    Ok(())
 }
 
 fn serve(stream: &UnixStream, operator: &Operator) -> Result<()> {
@@ -125,4 +158,30 @@ fn show_console(mut stream: &UnixStream, typed: &[u8], operator: &Operator) -> R
         stream.write_all(&bytes)?;
     }
     Ok(stream.shutdown(Shutdown::Both)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_that_cannot_be_is_refused_whosever_it_is() {
+        let name = format!("halligan-control-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("s");
+        let others = [(1, "other".to_owned())];
+        let refused = |others| Control::check(&path, others).map_err(|error| error.to_string());
+        assert_eq!(refused(&others), Ok(()));
+        fs::write(folder.join("s-other"), "").unwrap();
+        assert_eq!(refused(&[]), Ok(()));
+        let error = refused(&others).unwrap_err();
+        assert!(error.contains("s-other already; remove that"), "{error}");
+        let long = [(1, "o".repeat(LONGEST_PATH))];
+        let error = refused(&long).unwrap_err();
+        assert!(error.contains("is longer than 107 bytes"), "{error}");
+        fs::remove_dir_all(&folder).unwrap();
+        let error = refused(&[]).unwrap_err();
+        assert!(error.starts_with("there is no folder "), "{error}");
+    }
 }

@@ -16,6 +16,7 @@ pub mod guest;
 pub mod hashes;
 pub mod operator;
 pub mod payload;
+pub mod port;
 pub mod preflight;
 pub mod protocol;
 pub mod qemu;

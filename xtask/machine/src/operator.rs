@@ -23,6 +23,7 @@ use hv_abi::operator::{END, LITERAL, MOST, MOST_TYPED, OPENING, Request, Span, T
 
 pub use answers::{Answers, Late, VcpuAnswer, VmAnswer};
 pub use direct::{Direct, Source};
+pub use guests::find;
 pub use ram::Range;
 pub use rungs::Rung;
 

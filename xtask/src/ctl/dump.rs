@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
+use debian::paths;
 use debian::progress::Progress;
 use debian::tools;
 use machine::control::Address;
@@ -90,12 +91,13 @@ impl Part {
 }
 
 impl Dump {
-    /// Dumps the guest at `place`.
-    pub fn execute(&self, place: &Address, json: bool) -> Result<()> {
+    /// That it can be written, and as it is asked for.
+    pub fn check(&self) -> Result<()> {
         ensure!(
             self.pages != Pages::Hashes || self.format == Format::Elf,
             "--pages hashes has no pages that makedumpfile could read; leave out --format kdump"
         );
+        paths::check_output(&self.file, "FILE")?;
         let shown = self.file.display();
         if let Ok(found) = fs::metadata(&self.file) {
             ensure!(
@@ -103,12 +105,18 @@ impl Dump {
                 "{shown} is no file; name one, or one that is to be"
             );
         }
-        if self.format == Format::Kdump && self.makedumpfile == Path::new(MAKEDUMPFILE) {
+        if self.format == Format::Kdump {
+            let program = self.makedumpfile.to_string_lossy();
             ensure!(
-                tools::find(MAKEDUMPFILE).is_some(),
-                "--format kdump needs makedumpfile, which this host does not have; install it, name one with --makedumpfile, or leave --format elf"
+                tools::find(&program).is_some(),
+                "--format kdump needs {program}, which this host does not have; install it, name one with --makedumpfile, or leave --format elf"
             );
         }
+        Ok(())
+    }
+
+    /// Dumps the guest at `place`.
+    pub fn execute(&self, place: &Address, json: bool) -> Result<()> {
         let (part, file) = Part::create(&self.file, "part")?;
         let mut told = take(place, file, self.pages)?;
         if self.format == Format::Kdump {

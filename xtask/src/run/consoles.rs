@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,7 +12,8 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
-use machine::operator::Operator;
+use debian::paths;
+use machine::operator::{self, Operator};
 
 /// So many pieces wait for a terminal that nobody reads; what comes then is lost.
 const WAITING: usize = 4096;
@@ -36,35 +38,71 @@ pub struct Consoles {
     pub stdio: Option<u8>,
 }
 
-impl Consoles {
-    /// Opens what each of `words` asks for: `NAME=FILE`, `NAME=pty` or `NAME=stdio`.
-    pub fn open(words: &[String], operator: &Operator) -> Result<Self> {
-        let mut consoles = Self::default();
+/// The console that is asked for a guest.
+pub struct Wanted {
+    vm: u8,
+    name: String,
+    way: Way,
+}
+
+/// What that console is to be.
+enum Way {
+    File(PathBuf),
+    Terminal,
+    Stdio,
+}
+
+impl Wanted {
+    /// What each of `words` asks for, `NAME=FILE`, `NAME=pty` or `NAME=stdio`, where these are the guests.
+    pub fn read(words: &[String], guests: &[(u8, String)]) -> Result<Vec<Self>> {
+        let mut all: Vec<Self> = Vec::new();
         for word in words {
             let (guest, place) = word.split_once('=').with_context(|| {
                 format!("`{word}` is no console; write NAME=FILE, NAME=pty or NAME=stdio")
             })?;
-            let guest = operator.find(guest)?;
-            let (vm, name) = (guest.vm(), guest.name());
-            let is_new = !consoles.places.contains_key(&vm) && consoles.stdio != Some(vm);
-            ensure!(is_new, "{name} has two consoles; say one --console for it");
-            match place {
+            let vm = operator::find(guests, guest)?;
+            let name = guests.iter().find(|(own, _)| *own == vm);
+            let name = name.map_or_else(|| guest.to_owned(), |(_, name)| name.clone());
+            ensure!(
+                all.iter().all(|other| other.vm != vm),
+                "{name} has two consoles; say one --console for it"
+            );
+            let way = match place {
                 "" => bail!("`{word}` has no file; write NAME=FILE, NAME=pty or NAME=stdio"),
-                "stdio" => {
-                    ensure!(
-                        consoles.stdio.is_none(),
-                        "two guests cannot both have standard input and output; say stdio for one"
-                    );
-                    consoles.stdio = Some(vm);
+                "stdio" => Way::Stdio,
+                "pty" => Way::Terminal,
+                path => {
+                    paths::check_output(Path::new(path), "--console")?;
+                    Way::File(path.into())
                 }
-                "pty" => {
-                    let (place, path) = terminal(guest)?;
+            };
+            let has_stdio = |other: &Self| matches!(other.way, Way::Stdio);
+            ensure!(
+                !(matches!(way, Way::Stdio) && all.iter().any(has_stdio)),
+                "two guests cannot both have standard input and output; say stdio for one"
+            );
+            all.push(Self { vm, name, way });
+        }
+        Ok(all)
+    }
+}
+
+impl Consoles {
+    /// Opens those that are `wanted`.
+    pub fn open(wanted: Vec<Wanted>, operator: &Operator) -> Result<Self> {
+        let mut consoles = Self::default();
+        for Wanted { vm, name, way } in wanted {
+            match way {
+                Way::Stdio => consoles.stdio = Some(vm),
+                Way::Terminal => {
+                    let (place, path) = terminal(operator.of(vm))?;
                     eprintln!("xtask: the console of {name} is {path}");
                     consoles.places.insert(vm, place);
                 }
-                path => {
-                    let file = File::create(path)
-                        .with_context(|| format!("cannot write the console of {name}, {path}"))?;
+                Way::File(path) => {
+                    let file = File::create(&path).with_context(|| {
+                        format!("cannot write the console of {name}, {}", path.display())
+                    })?;
                     consoles.places.insert(vm, Place::File(file));
                 }
             }
@@ -127,11 +165,10 @@ mod tests {
     use super::*;
 
     fn refused(words: &[&str]) -> String {
-        let operator = Operator::new(Vec::new(), false);
-        operator.expect(&["main".to_owned(), "other".to_owned()]);
+        let guests = [(0, "main".to_owned()), (1, "other".to_owned())];
         let words: Vec<String> = words.iter().copied().map(str::to_owned).collect();
-        let opened = Consoles::open(&words, &operator).map(|_| ());
-        opened.unwrap_err().to_string()
+        let wanted = Wanted::read(&words, &guests).map(|_| ());
+        wanted.unwrap_err().to_string()
     }
 
     #[test]
@@ -141,8 +178,9 @@ mod tests {
         assert!(refused(&["nobody=pty"]).starts_with("there is no guest `nobody`"));
         assert!(refused(&["main=stdio", "0=stdio"]).starts_with("main has two consoles"));
         assert!(refused(&["main=stdio", "other=stdio"]).starts_with("two guests cannot"));
-        assert!(
-            refused(&["main=/nowhere/console"]).starts_with("cannot write the console of main")
+        assert_eq!(
+            refused(&["main=/nowhere/console"]),
+            "there is no folder /nowhere for --console /nowhere/console; make it first"
         );
     }
 }

@@ -30,6 +30,26 @@ pub struct Prepared {
     pub backings: BTreeMap<u8, Backing>,
 }
 
+/// How large a machine is.
+pub struct Size {
+    cpus: u32,
+    memory_mib: u64,
+}
+
+/// The size of the machine that `options` describe, and these `guests` need.
+///
+/// # Errors
+///
+/// Says so if there is no such machine.
+pub fn size(options: &Options, guests: &[Options]) -> Result<Size> {
+    let cpus = options.machine_cpus(guests)?;
+    let memory_mib = options.machine_memory_mib(guests)?;
+    let board = options.machine.unwrap_or_default();
+    board.check(cpus, options.el3.unwrap_or_default())?;
+    board.check_parts(options.cpu.as_deref(), options.disks.len())?;
+    Ok(Size { cpus, memory_mib })
+}
+
 /// Builds what the machine needs that `options` describe, whose files lie in `folder`.
 pub fn machine(
     options: &Options,
@@ -38,14 +58,9 @@ pub fn machine(
     folder: &RunDir,
 ) -> Result<Prepared> {
     let guests = options.each()?;
-    let (cpus, memory_mib) = (
-        options.machine_cpus(&guests)?,
-        options.machine_memory_mib(&guests)?,
-    );
+    let Size { cpus, memory_mib } = size(options, &guests)?;
     let el3 = options.el3.unwrap_or_default();
     let board = options.machine.unwrap_or_default();
-    board.check(cpus, el3)?;
-    board.check_parts(options.cpu.as_deref(), options.disks.len())?;
     let workshop = Workshop::open()?.above(el3).on(board);
     let qemu = tools::qemu(&workshop.cache, &workshop.progress)?;
     let mut given = Vec::new();

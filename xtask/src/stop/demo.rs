@@ -80,10 +80,9 @@ impl StopDemo {
             off: self.off,
             ..Plan::default()
         };
-        let checked = plan.check();
-        if let Err(error) = checked.and_then(|()| self.machine.check(self.cpus, self.el3)) {
-            return Ok(usage::refuse(&error));
-        }
+        plan.check()
+            .and_then(|()| self.machine.check(self.cpus, self.el3))
+            .map_err(usage::wrong)?;
         let workshop = Workshop::open()?.on(self.machine);
         let about = About::now(self.machine, self.el3);
         let mut results = Results::begin(self.format, about.clone(), screen())?;

@@ -8,7 +8,7 @@ use crate::ledger::Ledger;
 const NAME: &str = "usage/has-its-own-exit-code";
 
 /// What is asked for, and what must be said.
-const CASES: [(&[&str], &str); 12] = [
+const CASES: [(&[&str], &str); 28] = [
     (&["kdump", "--wedge", "9"], "there is no CPU 9"),
     (
         &["kdump", "--stock", "debian-13", "--scenario", "sysrq-l"],
@@ -53,6 +53,62 @@ const CASES: [(&[&str], &str); 12] = [
     (
         &["image", "rpi4", "--out", "/no/such", "--guest", "/dev/null"],
         "the guest file /dev/null is no file",
+    ),
+    (
+        &["run", "--console", "x"],
+        "`x` is no console; write NAME=FILE",
+    ),
+    (
+        &["run", "--console", "guest=/no/such/file"],
+        "there is no folder /no/such for --console",
+    ),
+    (
+        &["run", "--control", "/dev/null"],
+        "there is something at /dev/null already",
+    ),
+    (&["run", "--memory", "1M"], "--memory"),
+    (&["run", "--machine", "virt-gicv2", "--el3", "tfa"], "--el3"),
+    (&["run", "--log", "/"], "--log / is a folder; name a file"),
+    (
+        &[
+            "bringup",
+            "rpi4",
+            "--port",
+            "/dev/null",
+            "--control",
+            "/dev/null",
+        ],
+        "there is something at /dev/null already",
+    ),
+    (
+        &["bringup", "rpi4", "--replay", "/no/such"],
+        "there is no file /no/such for --replay",
+    ),
+    (
+        &["monitor", "--port", "/dev/null", "--elf", "/no/such"],
+        "there is no file /no/such for --elf",
+    ),
+    (
+        &["crash", "show", "/no/such"],
+        "there is no file /no/such for FILE",
+    ),
+    (
+        &["bench", "linux", "--machine", "raspi4b"],
+        "choose one of them with --machine",
+    ),
+    (
+        &["test", "--bare", "--machine", "raspi4b"],
+        "leave out --bare",
+    ),
+    (&["symbolize", "zz"], "zz is no hexadecimal number"),
+    (&["ctl", "dump", "/"], "FILE / is a folder; name a file"),
+    (
+        &["ctl", "bt", "--vmlinux", "/dev/null"],
+        "--vmlinux /dev/null is no file",
+    ),
+    (
+        &["ctl", "read", "0", "--out", "/no/such/file"],
+        "there is no folder /no/such for --out",
     ),
 ];
 

@@ -7,6 +7,7 @@ use anyhow::Result;
 use super::Kdump;
 use super::asked::Extras;
 use super::fixture::Lab;
+use super::together::Beside;
 use crate::plan::Plan;
 use debian::archive;
 use debian::paths;
@@ -47,6 +48,9 @@ impl Kdump {
             if let Some(path) = path {
                 paths::check_input(path, option)?;
             }
+        }
+        if let Some(path) = &self.beside {
+            Beside::options(path)?;
         }
         if let Some(kernel) = &self.kernel {
             super::beside(kernel, self.vmlinux.as_deref())?;

@@ -33,6 +33,7 @@ use machine::build::{self, Built, Program};
 use machine::firmware::Firmware;
 use machine::guest::reclaim;
 use machine::payload::{self, Payload};
+use machine::port;
 use machine::qemu::{ICOUNT_SHIFT, Machine};
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
@@ -177,6 +178,7 @@ impl Lab {
             self.initramfs = joined(workshop, first, &self.initramfs)?;
         }
         if let Some(port) = extras.gdb {
+            port::check(port)?;
             workshop
                 .progress
                 .say(&format!("waiting for `target remote 127.0.0.1:{port}`"));

@@ -33,10 +33,23 @@ pub struct Beside {
 impl Beside {
     /// Those of a guest file.
     pub fn read(path: &Path, workshop: &Workshop) -> Result<Vec<Self>> {
+        let make = |options| {
+            let given = Given::of(&options, workshop)?;
+            Ok(Self { options, given })
+        };
+        Self::options(path)?.into_iter().map(make).collect()
+    }
+
+    /// What such a file says of each.
+    ///
+    /// # Errors
+    ///
+    /// Names what it says that cannot be.
+    pub fn options(path: &Path) -> Result<Vec<Options>> {
         let options = Options::read(path)?;
         let about = || format!("the guest file {}, for a guest beside", path.display());
-        let mut all = Vec::new();
-        for mut options in options.each().with_context(about)? {
+        let mut all = options.each().with_context(about)?;
+        for options in &mut all {
             ensure!(
                 options.disks.is_empty() && options.nets.is_empty(),
                 "a guest beside the main job has no disks and no nets; leave them out"
@@ -46,8 +59,6 @@ impl Beside {
             options.memory.get_or_insert("512M".to_owned());
             options.devices.get_or_insert_default();
             options.name.get_or_insert("beside".to_owned());
-            let given = Given::of(&options, workshop)?;
-            all.push(Self { options, given });
         }
         Ok(all)
     }

@@ -1,6 +1,7 @@
 //! Several guests in one file: what is each guest's, and what is the machine's.
 
 use anyhow::{Result, bail, ensure};
+use hv_bundle::MAX_VMS;
 
 use super::{Cpus, Options};
 use crate::board::Board;
@@ -32,6 +33,11 @@ impl Options {
             own.is_empty(),
             "there are several guests, and {} is said of none of them; say it below the [[guest]] that it is for",
             own.join(", ")
+        );
+        let count = self.guests.len();
+        ensure!(
+            count <= usize::from(MAX_VMS),
+            "there are {count} guests, and the hypervisor hosts {MAX_VMS} at most; leave some out"
         );
         let mut guests = Vec::new();
         let mut slots = 0;
@@ -201,6 +207,11 @@ mod tests {
         assert_eq!(
             said,
             "there are several guests, and kernel, sdei is said of none of them; say it below the [[guest]] that it is for"
+        );
+        let said = refused(&"[[guest]]\n".repeat(300));
+        assert_eq!(
+            said,
+            "there are 300 guests, and the hypervisor hosts 16 at most; leave some out"
         );
         let said = refused("watchdog = { limit = \"10s\" }\non-off = \"restart\"\n[[guest]]\n");
         assert!(

@@ -55,31 +55,32 @@ impl Operator {
 
     /// The way to the guest of this name or number.
     pub fn find(&self, guest: &str) -> Result<Self> {
-        let all = self.guests();
-        let number = || {
-            guest
-                .parse()
-                .ok()
-                .filter(|vm| all.iter().any(|(own, _)| own == vm))
-        };
-        let named = all
-            .iter()
-            .find(|(_, name)| name == guest)
-            .map(|(vm, _)| *vm);
-        if let Some(vm) = named.or_else(number) {
-            return Ok(self.of(vm));
-        }
-        let names: Vec<String> = all
-            .iter()
-            .map(|(vm, name)| format!("{name} ({vm})"))
-            .collect();
-        let last = names.split_last().context("a machine has a guest")?;
-        match last {
-            (only, []) => bail!("there is no guest `{guest}`; there is {only}"),
-            (last, rest) => bail!(
-                "there is no guest `{guest}`; there are {} and {last}",
-                rest.join(", ")
-            ),
-        }
+        Ok(self.of(find(&self.guests(), guest)?))
+    }
+}
+
+/// The number of the guest of this name or number among `all`, which are numbers and names.
+///
+/// # Errors
+///
+/// Names the guests that there are.
+pub fn find(all: &[(u8, String)], guest: &str) -> Result<u8> {
+    let number = || {
+        let number = guest.parse().ok();
+        number.filter(|vm| all.iter().any(|(own, _)| own == vm))
+    };
+    let named = all.iter().find(|(_, name)| name == guest);
+    if let Some(vm) = named.map(|(vm, _)| *vm).or_else(number) {
+        return Ok(vm);
+    }
+    let shown = all.iter().map(|(vm, name)| format!("{name} ({vm})"));
+    let names: Vec<String> = shown.collect();
+    let last = names.split_last().context("a machine has a guest")?;
+    match last {
+        (only, []) => bail!("there is no guest `{guest}`; there is {only}"),
+        (last, rest) => bail!(
+            "there is no guest `{guest}`; there are {} and {last}",
+            rest.join(", ")
+        ),
     }
 }
