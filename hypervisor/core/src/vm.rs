@@ -234,6 +234,7 @@ impl Vcpu {
 
     fn begin(&mut self, regs: &mut GuestRegs, start: psci::Start, pcpu: &impl Pcpu) {
         use crate::regs::pstate;
+        self.faults.begin();
         *regs = GuestRegs {
             pc: start.entry,
             pstate: pstate::EL1H | pstate::DAIF | pstate::Z,

@@ -207,7 +207,9 @@ impl Site for Still {
     fn deactivate(&self, _: IntId) {}
     fn perform(&self, _: &Effects) {}
     fn sleep(&self) {}
-    fn wait_for_siblings(&self, _: End) {}
+    fn wait_for_siblings(&self, _: End) -> bool {
+        true
+    }
 }
 
 /// What the vCPUs share, and each vCPU, without the loop: so that all that is known of SDEI can be compared.

@@ -169,3 +169,16 @@ fn no_signal_comes_while_the_vm_is_paused() {
         }
     }
 }
+
+#[test]
+fn nobody_looks_after_the_guest_has_ended() {
+    let mut machine = machine(Act::Report);
+    switch_on(&mut machine, 1);
+    ask(&mut machine, 1, Verb::Off);
+    machine.finish_end();
+    machine.settle();
+    assert_eq!([0, 1].map(|n| machine.is_on(n)), [false; 2]);
+    wait(&mut machine, 500);
+    assert_eq!(machine.alarm(1), None);
+    assert_eq!(acts(&machine), []);
+}

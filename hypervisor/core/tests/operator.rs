@@ -756,6 +756,54 @@ fn a_guest_that_resets_itself_meanwhile_is_switched_off_all_the_same() {
 }
 
 #[test]
+fn what_is_ordered_while_a_guest_ends_is_done_when_it_has() {
+    const SYSTEM_RESET: u32 = 0x8400_0009;
+    for (verb, is_off) in [(Verb::Off, true), (Verb::Reset, false)] {
+        let mut both = two();
+        both[1].regs(0).x[0] = SYSTEM_RESET.into();
+        both[1].exit(0, exit_of(Transfer::Smc));
+        // It has left its guest, and looks at what the operator wants while the others have not.
+        both[1].interrupt(1);
+        say(&mut both[0], Request::new(1, verb, 1, 0));
+        both[0].settle();
+        both[1].interrupt(1);
+        assert_eq!(both[1].place(0), Place::Waiting);
+        both[1].finish_end();
+        both[1].settle();
+        assert_eq!(both[1].is_on(0), !is_off, "{verb:?}");
+        assert_eq!(both[1].finished().len(), usize::from(is_off), "{verb:?}");
+    }
+}
+
+#[test]
+fn a_guest_is_given_up_only_if_one_of_its_cpus_has_not_left_it() {
+    const SYSTEM_RESET: u32 = 0x8400_0009;
+    for is_out in [true, false] {
+        let mut machine = Built::new(2).start();
+        machine.turn_on(0, 1);
+        machine.settle();
+        machine.regs(0).x[0] = SYSTEM_RESET.into();
+        machine.exit(0, exit_of(Transfer::Smc));
+        assert_eq!(machine.place(0), Place::Waiting);
+        if is_out {
+            machine.interrupt(1);
+        }
+        machine.lose_patience();
+        machine.proceed(0);
+        machine.settle();
+        assert_eq!(machine.is_on(0), is_out);
+        let finished = if is_out { vec![] } else { vec![After::Stop] };
+        assert_eq!(machine.finished(), finished);
+        // One that was given up stays so, whoever comes out of it.
+        let expected = if is_out { Refusal::On } else { Refusal::Lost };
+        let told = ask(&mut machine, request(1, Verb::Start, 0));
+        let is_so =
+            |told: &Told| matches!(told, Told::Vm { refusal, .. } if *refusal == Some(expected));
+        assert!(is_so(&told[0]), "{told:?}");
+    }
+}
+
+#[test]
 fn what_a_guest_does_to_itself_has_the_consequence_that_its_configuration_says() {
     const SYSTEM_OFF: u32 = 0x8400_0008;
     const SYSTEM_RESET: u32 = 0x8400_0009;

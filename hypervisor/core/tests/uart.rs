@@ -68,7 +68,9 @@ impl Site for Desk {
         self.machine.borrow_mut().done.push(Done::Interrupt);
     }
     fn sleep(&self) {}
-    fn wait_for_siblings(&self, _: End) {}
+    fn wait_for_siblings(&self, _: End) -> bool {
+        true
+    }
     fn write_uart_page(&self, image: &Image) {
         let mut machine = self.machine.borrow_mut();
         for (word, value) in machine.page.iter_mut().zip(image.changing()) {

@@ -43,8 +43,8 @@ pub trait Site {
     }
     /// Sleeps until it is interrupted.
     fn sleep(&self);
-    /// Waits for siblings that are still in the guest.
-    fn wait_for_siblings(&self, end: End);
+    /// Waits for siblings that are still in the guest. False if that has been for too long.
+    fn wait_for_siblings(&self, end: End) -> bool;
     /// The vCPU is on from now on, or off.
     fn show_guest(&self, _is_on: bool) {}
     /// Something is traced.
@@ -249,8 +249,7 @@ impl<S: Site> Hardware for Cpu<S> {
     }
     fn look_after(&mut self) {}
     fn wait_for_siblings(&mut self, end: End) -> bool {
-        self.site.wait_for_siblings(end);
-        true
+        self.site.wait_for_siblings(end)
     }
 
     fn answer_stop(&mut self) {}

@@ -32,6 +32,8 @@ pub const REDISTRIBUTORS: u64 = 0x080a_0000;
 pub const SGI_FRAME: u64 = 0x1_0000;
 /// Where it finds the emulated UART.
 pub const UART: u64 = 0x0900_0000;
+/// Where it finds its pvpanic, if it has one.
+pub const PVPANIC: u64 = 0x0b00_0000;
 /// Where it finds its own watchdog's frames, if it has one.
 pub const GWDT: [IpaRange; 2] = [
     IpaRange {

@@ -16,8 +16,8 @@ mod world;
 
 pub use cpu::{Cpu, Site};
 pub use exits::{
-    DISTRIBUTOR, Exit, GICC_DIR, GWDT, RAM, REDISTRIBUTORS, SGI_FRAME, Transfer, UART, exit_of,
-    page_word, ram_byte,
+    DISTRIBUTOR, Exit, GICC_DIR, GWDT, PVPANIC, RAM, REDISTRIBUTORS, SGI_FRAME, Transfer, UART,
+    exit_of, page_word, ram_byte,
 };
 pub use interface::{Acknowledged, Ended, Interface};
 pub use machine::{Built, Machine};

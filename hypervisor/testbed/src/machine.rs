@@ -29,7 +29,7 @@ use hv_core::vm::{
 };
 use hv_core::watch;
 
-use crate::exits::{DISTRIBUTOR, GICC_DIR, GWDT, RAM, REDISTRIBUTORS, UART};
+use crate::exits::{DISTRIBUTOR, GICC_DIR, GWDT, PVPANIC, RAM, REDISTRIBUTORS, UART};
 use crate::told::Told;
 use crate::world::{Place, Port, Seat, World};
 use crate::{Cpu, Interface, Physical};
@@ -76,6 +76,8 @@ pub struct Built {
     pub gwdt: Option<GwdtConfig>,
     /// What is held back for a capture kernel.
     pub held: IpaRange,
+    /// It has a pvpanic.
+    pub has_pvpanic: bool,
 }
 
 impl Built {
@@ -105,6 +107,7 @@ impl Built {
             watchdog: None,
             gwdt: None,
             held: IpaRange::default(),
+            has_pvpanic: false,
         }
     }
 
@@ -151,6 +154,7 @@ impl Built {
             own: OwnDevices {
                 gwdt: self.gwdt.map_or(Default::default(), |_| GWDT),
                 gwdt_config: self.gwdt,
+                pvpanic: range(PVPANIC, if self.has_pvpanic { 2 } else { 0 }),
                 ..OwnDevices::default()
             },
             mediated: transports,
@@ -219,6 +223,7 @@ impl Built {
             traces_calls: self.traces_calls,
             has_short_ways: self.has_short_ways,
             tells_lines: self.tells_lines,
+            is_patient: Cell::new(true),
             now: Cell::new(7),
         });
         let cpus = (0..vcpus as u8)
@@ -381,6 +386,11 @@ impl Machine {
     /// The time.
     pub fn now(&self) -> u64 {
         self.world.now.get()
+    }
+
+    /// When the alarm of vCPU `n`'s pCPU goes off.
+    pub fn alarm(&self, n: u8) -> Option<u64> {
+        self.seat(n).alarm.get().map(|at| at.0)
     }
 
     /// What the virtual counter of a vCPU says.

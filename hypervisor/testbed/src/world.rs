@@ -103,6 +103,8 @@ pub struct World {
     /// Short ways past the general one are open.
     pub(crate) has_short_ways: bool,
     pub(crate) tells_lines: bool,
+    /// Who waits for siblings goes on waiting.
+    pub(crate) is_patient: Cell<bool>,
     pub(crate) now: Cell<u64>,
 }
 
@@ -385,8 +387,9 @@ impl Site for Port<'_> {
         self.give_way(Place::Asleep);
     }
 
-    fn wait_for_siblings(&self, _: End) {
+    fn wait_for_siblings(&self, _: End) -> bool {
         self.give_way(Place::Waiting);
+        self.world.is_patient.get()
     }
 
     fn observe(&self, event: Event) {

@@ -18,12 +18,16 @@ pub enum FaultKind {
 pub struct Faults {
     /// The pc and the virtual address of the last external abort.
     last: (u64, u64),
-    /// How many of them came one after the other.
+    /// How many of them came one after the other, as far as it matters.
     count: u32,
+    /// One has come since the last look.
+    is_fresh: bool,
     /// The exception that its vector took when it was last looked at.
     seen: Exception,
     /// How many looks have found that, one after the other.
     looks: u8,
+    /// The last look has found that the vCPU does nothing else.
+    is_endless: bool,
     /// It was told of the first once, and of an endless one once, and is not told again: a guest must not make us talk.
     is_first_reported: bool,
     is_reported: bool,
@@ -46,25 +50,26 @@ impl Faults {
     pub fn note(&mut self, regs: &GuestRegs, far: u64) -> Option<FaultKind> {
         // A process is its kernel's to end.
         let is_kernel = matches!(regs.pstate & pstate::MODE, pstate::EL1T | pstate::EL1H);
-        if self.is_reported || !is_kernel {
+        if !is_kernel {
             return None;
         }
         let this = (regs.pc, far);
         if self.last != this {
             (self.last, self.count) = (this, 0);
         }
-        self.count += 1;
-        self.is_reported = self.count == Self::ENDLESS;
-        if self.is_reported {
-            return Some(FaultKind::Abort);
+        self.is_fresh = true;
+        self.count = Self::ENDLESS.min(self.count + 1);
+        if self.count == Self::ENDLESS {
+            let is_news = !core::mem::replace(&mut self.is_reported, true);
+            return is_news.then_some(FaultKind::Abort);
         }
         let is_first = !core::mem::replace(&mut self.is_first_reported, true);
         is_first.then_some(FaultKind::First)
     }
 
     /// Looks at a vCPU that was interrupted at EL1 where `regs` stand. A vector that faults is entered again by its own
-    /// fault: the vCPU is found in the vector, and so is what the last exception interrupted, each time the same. Whether
-    /// that is now known to be endless.
+    /// fault: the vCPU is found in the vector, and so is what the last exception interrupted, each time the same. What is to be said
+    /// now.
     pub fn look(&mut self, regs: &GuestRegs, el1: &impl El1) -> Option<FaultKind> {
         let exception = el1.exception();
         let vector = el1.vbar().wrapping_add(Self::SAME_LEVEL);
@@ -78,19 +83,29 @@ impl Faults {
         } else {
             self.looks = self.looks.saturating_add(1);
         }
-        let is_found = self.looks >= Self::LOOKS && !self.is_reported;
-        self.is_reported |= is_found;
-        is_found.then_some(FaultKind::Vector)
+        let is_vector = self.looks >= Self::LOOKS;
+        let is_abort = self.count == Self::ENDLESS && self.is_fresh;
+        self.is_fresh = false;
+        self.is_endless = is_vector || is_abort;
+        let is_news = is_vector && !self.is_reported;
+        self.is_reported |= is_news;
+        is_news.then_some(FaultKind::Vector)
     }
 
-    /// Whether it is known to do nothing else.
+    /// Whether the last look has found that it does nothing else.
     pub const fn is_endless(&self) -> bool {
-        self.is_reported
+        self.is_endless
     }
 
     /// The vCPU was found outside its guest.
-    pub const fn forget(&mut self) {
+    pub const fn forget_looks(&mut self) {
         self.looks = 0;
+    }
+
+    /// The vCPU begins anew. What was told stays told.
+    pub const fn begin(&mut self) {
+        (self.count, self.looks) = (0, 0);
+        (self.is_fresh, self.is_endless) = (false, false);
     }
 }
 
@@ -201,6 +216,62 @@ mod tests {
         assert_eq!(found(&moments), 0);
     }
 
+    /// Whether a look finds it endless.
+    fn is_endless(faults: &mut Faults, pc: u64) -> bool {
+        let el1 = El1Values {
+            vbar: VBAR,
+            ..El1Values::default()
+        };
+        let _ = faults.look(&at(pc, pstate::EL1H), &el1);
+        faults.is_endless()
+    }
+
+    #[test]
+    fn a_vcpu_that_has_left_its_aborts_behind_is_let_be() {
+        let here = at(0x200, pstate::EL1H);
+        let mut faults = Faults::default();
+        for _ in 0..2 * Faults::ENDLESS {
+            let _ = faults.note(&here, 0x200);
+        }
+        assert!(is_endless(&mut faults, 0x200));
+        // None has come since.
+        assert!(!is_endless(&mut faults, 0x4008_0000));
+        let _ = faults.note(&here, 0x200);
+        assert!(is_endless(&mut faults, 0x200));
+        // Another has come.
+        let _ = faults.note(&at(0x204, pstate::EL1H), 0x200);
+        assert!(!is_endless(&mut faults, 0x204));
+    }
+
+    #[test]
+    fn a_vector_that_does_not_fault_any_more_is_let_be() {
+        let mut faults = Faults::default();
+        let regs = at(VECTOR, pstate::EL1H);
+        for _ in 0..Faults::LOOKS {
+            let _ = faults.look(&regs, &unmapped());
+        }
+        assert!(faults.is_endless());
+        assert!(!is_endless(&mut faults, 0x4008_0000));
+    }
+
+    #[test]
+    fn who_begins_anew_has_no_faults_and_is_not_told_twice() {
+        let here = at(0x200, pstate::EL1H);
+        let mut faults = Faults::default();
+        for _ in 0..Faults::ENDLESS {
+            let _ = faults.note(&here, 0x200);
+        }
+        assert!(is_endless(&mut faults, 0x200));
+        faults.begin();
+        assert!(!faults.is_endless());
+        assert_eq!(faults.note(&here, 0x200), None);
+        assert!(!is_endless(&mut faults, 0x200));
+        for _ in 1..Faults::ENDLESS {
+            assert_eq!(faults.note(&here, 0x200), None);
+        }
+        assert!(is_endless(&mut faults, 0x200));
+    }
+
     #[test]
     fn looks_that_something_came_between_do_not_count_together() {
         let mut faults = Faults::default();
@@ -209,7 +280,7 @@ mod tests {
             for _ in 1..Faults::LOOKS {
                 assert_eq!(faults.look(&regs, &unmapped()), None);
             }
-            faults.forget();
+            faults.forget_looks();
         }
     }
 }

@@ -112,6 +112,8 @@ pub enum Life {
         /// How.
         end: End,
     },
+    /// A vCPU has not left the guest in time: it is about to be given up.
+    Abandoned,
     /// It was given up: it is off for good.
     Gone,
 }
@@ -207,9 +209,20 @@ impl Life {
         }
     }
 
-    /// A VM that is being stopped is not loaded again, though a vCPU may be in the guest for ever.
+    /// A VM that is being stopped is not loaded again, as a vCPU may be in the guest for ever. False, and nothing changes, if the
+    /// last has just left it.
+    #[must_use]
+    pub fn abandon(&mut self) -> bool {
+        let is_stopping = matches!(self, Self::Stopping { .. });
+        if is_stopping {
+            *self = Self::Abandoned;
+        }
+        is_stopping
+    }
+
+    /// One that was abandoned is off for good.
     pub fn give_up(&mut self) {
-        if let Self::Stopping { .. } = self {
+        if *self == Self::Abandoned {
             *self = Self::Gone;
         }
     }
@@ -304,15 +317,33 @@ mod tests {
     #[test]
     fn a_vm_that_is_given_up_never_runs_again() {
         let mut life = running();
+        assert!(!life.abandon());
         life.give_up();
         assert!(life.may_start() && !life.is_idle(), "nobody ends it");
         assert!(life.stop(VcpuId(1), End::Off, ALL));
+        life.give_up();
+        assert!(life.abandon() && !life.is_idle(), "it is not said yet");
+        life.leave(VcpuId(0));
+        life.leave(VcpuId(2));
+        assert_eq!(life, Life::Abandoned, "whoever comes out is late");
         life.give_up();
         assert_eq!(life, Life::Gone);
         // Whoever comes out after all changes nothing.
         life.leave(VcpuId(0));
         life.leave(VcpuId(2));
         assert!(life.is_idle() && !life.load() && !life.may_start());
+    }
+
+    #[test]
+    fn a_vm_whose_last_vcpu_has_just_left_is_not_given_up() {
+        let mut life = running();
+        assert!(life.stop(VcpuId(1), End::Off, ALL));
+        life.leave(VcpuId(0));
+        life.leave(VcpuId(2));
+        assert!(!life.abandon() && life.is_frozen());
+        life.give_up();
+        life.bury();
+        assert_eq!(life, Life::Off);
     }
 
     #[test]

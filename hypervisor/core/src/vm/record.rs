@@ -1,6 +1,7 @@
 //! What the SDEI events of a vCPU interrupted, kept as evidence of a stop.
 
 use super::Vcpu;
+use super::faults::Faults;
 use crate::sdei::{Interrupted, Priority};
 use crate::time::Instant;
 use crate::trace::Ring;
@@ -49,6 +50,7 @@ impl Vcpu {
         self.trace = Ring::new();
         self.before = None;
         self.sdei.forget();
+        self.faults = Faults::default();
     }
 
     /// A new life begins: keeps the last record of the one before.

@@ -214,10 +214,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 self.vm.ask(target, Requests::SDEI_SIGNAL);
                 None
             }
-            Action::Decode(access) => {
-                self.decode(access, syndrome);
-                None
-            }
+            Action::Decode(access) => self.decode(access, syndrome),
             Action::Walk(abort) => {
                 self.refuse_walk(abort, syndrome);
                 None
@@ -333,12 +330,15 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     /// The alarm has gone off: a delayed signal may have arrived, and may have done harm.
     fn take_alarm(&mut self) {
         self.cpu.look_after();
+        let was_endless = self.vcpu.faults.is_endless();
         let (regs, cpu) = (&self.regs, &self.cpu);
         if let Some(kind) = self.vcpu.faults.look(regs, cpu) {
             cpu.tell_of_fault(self.vcpu.id, kind, regs.pc, cpu.exception().far);
         }
         if self.vcpu.faults.is_endless() {
             self.note_crash();
+        } else if was_endless {
+            self.vm.lock().faults_no_more(self.vcpu.id);
         }
         let now = self.cpu.now();
         let next = self.vcpu.sdei.tick(now);

@@ -7,6 +7,11 @@ use super::Machine;
 use crate::Exit;
 
 impl Machine {
+    /// Who waits for siblings has waited for too long.
+    pub fn lose_patience(&self) {
+        self.world.is_patient.set(false);
+    }
+
     /// The guest's vCPU `n` stands at this instruction from now on.
     pub fn stand_at(&self, n: u8, instruction: u32) {
         self.seat(n).instruction.set(Some(instruction));
@@ -15,6 +20,11 @@ impl Machine {
     pub(crate) fn run(&mut self, n: u8) {
         self.cpus[usize::from(n)].resume(());
         self.check();
+    }
+
+    /// vCPU `n`, which waits for its siblings, looks at them again.
+    pub fn proceed(&mut self, n: u8) {
+        self.run(n);
     }
 
     /// vCPU `n` leaves its guest, and comes back or sleeps.

@@ -10,7 +10,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     pub(super) fn take_interrupt(&mut self) {
         let interrupt = self.cpu.acknowledge();
         self.handle_interrupt(interrupt);
-        self.vcpu.faults.forget();
+        self.vcpu.faults.forget_looks();
     }
 
     pub(super) fn handle_interrupt(&mut self, interrupt: Interrupt) {

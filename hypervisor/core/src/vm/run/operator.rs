@@ -374,7 +374,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             // The VM may have been paused until now.
             self.update_gwdt_deadline();
         }
-        let ending = self.vm.lock().end_asked.take();
+        let ending = self.vm.lock().take_end();
         if ending.is_none() {
             self.take_typed();
         }

@@ -60,6 +60,9 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
     pub(super) fn begin(&mut self, start: Start) {
         self.cpu.set_endian(start.endian);
         self.drop_senders();
+        if self.vcpu.faults.is_endless() {
+            self.vm.lock().faults_no_more(self.vcpu.id);
+        }
         if !self.vcpu.begin_fresh(&self.vm, &mut self.cpu) {
             self.reset_interrupts();
         }
@@ -226,7 +229,8 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             self.vm.ask(vcpu, Requests::STOP);
         }
         while !self.vm.lock().life.is_frozen() {
-            if !self.cpu.wait_for_siblings(end) {
+            // Who waited for too long may have been kept from looking whether the last has come out.
+            if !self.cpu.wait_for_siblings(end) && self.vm.lock().life.abandon() {
                 return self.give_up();
             }
         }

@@ -59,7 +59,7 @@ pub enum State {
 impl State {
     pub(super) fn of(shared: &Shared) -> Self {
         match shared.life {
-            Life::Gone => Self::Lost,
+            Life::Abandoned | Life::Gone => Self::Lost,
             Life::Off if !shared.is_start_asked => Self::Off,
             _ if shared.is_paused => Self::Paused,
             Life::Capturing => Self::Dumping,

@@ -1,30 +1,35 @@
 //! What the syndrome does not say: of accesses to an emulated device which they are, and of an abort on a walk at which level.
 
-use super::VcpuLoop;
+use super::{Leave, VcpuLoop};
 use crate::a64::{SP, Transfer};
 use crate::entry::Access;
 use crate::exit::{Abort, Undescribed};
 use crate::regs::pstate;
 use crate::vm::{Action, Hardware, Verdict, Vm, uses_sp_el1, write_register};
 
+/// One of an instruction's accesses meets no device.
+struct NoDevice;
+
 impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
-    /// Does what the instruction at the pc does, if it is the one that made this access, of which `esr` and `far` tell.
+    /// Does what the instruction at the pc does, if it is the one that made this access, of which `esr` and `far` tell. How the vCPU
+    /// leaves its guest, if it does: a store to pvpanic may end that.
     #[cold]
     #[inline(never)]
-    pub(super) fn decode(&mut self, access: Undescribed, (esr, far): (u64, u64)) {
+    pub(super) fn decode(&mut self, access: Undescribed, (esr, far): (u64, u64)) -> Option<Leave> {
         let word = self.cpu.instruction(self.regs.pc);
         let attempts = &mut self.vcpu.attempts;
         let verdict = attempts.judge((access, far), &self.regs, &self.cpu, word);
-        let is_done = match verdict {
+        let done = match verdict {
             Verdict::Perform(transfer) => self.transfer(transfer, access.ipa),
-            Verdict::Retry => true,
-            Verdict::Refuse => false,
+            Verdict::Retry => Ok(None),
+            Verdict::Refuse => Err(NoDevice),
         };
-        if !is_done {
+        done.unwrap_or_else(|NoDevice| {
             let (vcpu, regs) = (&mut self.vcpu, &mut self.regs);
             // An abort leaves nothing to do.
             let _ = vcpu.refuse_access((Access::Data, None), (esr, far), regs, &mut self.cpu);
-        }
+            None
+        })
     }
 
     /// The guest's walk of its tables met nothing. Only they say at which level.
@@ -46,21 +51,22 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         let _ = vcpu.refuse_access(access, (esr, far), regs, &mut self.cpu);
     }
 
-    /// False if one of the accesses meets no device; then none is made.
-    fn transfer(&mut self, transfer: Transfer, ipa: u64) -> bool {
+    /// How the vCPU leaves its guest, if it does. If one of the accesses meets no device, none is made.
+    fn transfer(&mut self, transfer: Transfer, ipa: u64) -> Result<Option<Leave>, NoDevice> {
         let map = self.vm.map();
         let is_device = |access| self.vcpu.find_device(access, map).is_some();
         if !transfer.accesses(ipa).all(is_device) {
-            return false;
+            return Err(NoDevice);
         }
+        let mut leave = None;
         let before = self.regs.clone();
         for access in transfer.accesses(ipa) {
             self.regs.pc = before.pc;
-            // No access to a device makes the vCPU leave its guest, or aborts.
+            // No access to a device aborts.
             match self.vcpu.find_device(access, self.vm.map()) {
                 Some(Action::Locked(deferred)) => {
                     let outcome = self.finish(deferred);
-                    let _ = self.follow(outcome);
+                    leave = leave.or(self.follow(outcome));
                 }
                 Some(Action::Mediated(access)) => self.access_mediated(access),
                 _ => {}
@@ -69,7 +75,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
                 // The virtual GIC cannot answer a read yet: the guest executes the whole instruction again, as reads of
                 // the registers that this concerns change nothing.
                 self.regs = before;
-                return true;
+                return Ok(leave);
             }
         }
         match transfer.write_back {
@@ -81,6 +87,6 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
             None => {}
         }
         self.regs.pstate &= !pstate::BTYPE;
-        true
+        Ok(leave)
     }
 }

@@ -29,6 +29,21 @@ impl Shared {
         is_crash
     }
 
+    /// `vcpu` does something else again, or begins.
+    pub fn faults_no_more(&mut self, vcpu: VcpuId) {
+        self.faulting.remove(vcpu);
+    }
+
+    /// How the operator or a watchdog has the VM end, once; not while it ends or is loaded: then that waits until it runs.
+    #[must_use]
+    pub fn take_end(&mut self) -> Option<Ending> {
+        if self.life.may_start() {
+            self.end_asked.take()
+        } else {
+            None
+        }
+    }
+
     /// The VM, which was frozen, is off.
     pub fn bury(&mut self) {
         self.life.bury();

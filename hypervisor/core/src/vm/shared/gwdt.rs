@@ -93,9 +93,10 @@ impl Shared {
         }
     }
 
-    /// When `me` is to look whether it is due, by the system counter; never, if another vCPU does.
+    /// When `me` is to look whether it is due, by the system counter; never, if another vCPU does, or the VM ends or is off.
     pub fn gwdt_due(&self, me: VcpuId) -> Option<Instant> {
-        let gwdt = self.gwdt.as_ref().filter(|it| it.keeper == me)?;
+        let is_mine = |it: &&GuestGwdt| it.keeper == me && self.life.may_start();
+        let gwdt = self.gwdt.as_ref().filter(is_mine)?;
         Some(self.clock.system(gwdt.device.due()?))
     }
 

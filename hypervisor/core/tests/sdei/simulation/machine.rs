@@ -907,8 +907,9 @@ impl Site for Port<'_> {
         Instant(self.world.now.get())
     }
 
-    fn wait_for_siblings(&self, _: End) {
+    fn wait_for_siblings(&self, _: End) -> bool {
         self.give_way(Point::WaitForSiblings);
+        true
     }
 
     fn show_guest(&self, is_on: bool) {
