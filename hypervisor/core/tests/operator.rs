@@ -776,6 +776,28 @@ fn what_is_ordered_while_a_guest_ends_is_done_when_it_has() {
 }
 
 #[test]
+fn what_a_guest_that_ends_would_lose_is_refused() {
+    const SYSTEM_RESET: u32 = 0x8400_0009;
+    let mut both = two();
+    both[1].regs(0).x[0] = SYSTEM_RESET.into();
+    both[1].exit(0, exit_of(Transfer::Smc));
+    for (id, verb) in [(1, Verb::Freeze), (2, Verb::FreezeClock), (3, Verb::Nmi)] {
+        let [told, _] = say_to_one(&mut both, Request::new(id, verb, 1, 0));
+        let is_refused =
+            matches!(told[0], Told::Vm { refusal, .. } if refusal == Some(Refusal::Ending));
+        assert!(is_refused, "{verb:?}: {told:?}");
+    }
+    both[1].finish_end();
+    both[1].settle();
+    let _ = both[0].answers();
+    let [told, _] = say_to_one(&mut both, Request::new(4, Verb::Freeze, 1, 0));
+    assert!(
+        matches!(told[0], Told::Vm { refusal: None, .. }),
+        "{told:?}"
+    );
+}
+
+#[test]
 fn a_guest_is_given_up_only_if_one_of_its_cpus_has_not_left_it() {
     const SYSTEM_RESET: u32 = 0x8400_0009;
     for is_out in [true, false] {

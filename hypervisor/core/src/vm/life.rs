@@ -155,6 +155,11 @@ impl Life {
         }
     }
 
+    /// Whether a vCPU ends the VM.
+    pub const fn is_ending(self) -> bool {
+        matches!(self, Self::Stopping { .. } | Self::Frozen { .. })
+    }
+
     /// Whether every vCPU has left the guest after one of them has ended the VM.
     pub const fn is_frozen(self) -> bool {
         matches!(self, Self::Frozen { .. })

@@ -241,6 +241,9 @@ impl Answers {
                 bail!("no memory is held back for a capture kernel; `dump` of a guest file does it")
             }
             Some("dumping") => bail!("its capture kernel runs already"),
+            Some("ending") => {
+                bail!("the guest ends at this moment; ask again once it has, or has begun anew")
+            }
             Some(other) => bail!("the hypervisor says `{other}`"),
         }
     }

@@ -158,12 +158,17 @@ fn serve(vm: &impl Vm, cpu: &mut impl Hardware, asked: Asked) {
     let is_unknown =
         is_of_one && !all.contains(one) || verb == Verb::Raise && !shared.has_event(event);
     let is_dump = verb == Verb::Dump;
+    let is_of_this_life = matches!(
+        verb,
+        Verb::Dump | Verb::Freeze | Verb::FreezeClock | Verb::Nmi | Verb::Raise
+    );
     let refusal = match State::of(&shared).refuses(verb) {
         _ if asked.is_refused => Some(Refusal::Access),
         _ if is_unknown => Some(Refusal::Unknown),
         _ if is_dump && vm.map().held == IpaRange::default() => Some(Refusal::NoDump),
         // What was done before may be why it could not be done now.
         _ if asked.is_again => None,
+        None if is_of_this_life && shared.life.is_ending() => Some(Refusal::Ending),
         refusal => refusal,
     };
     if refusal.is_none() && matches!(verb, Verb::Memory | Verb::Hashes) {

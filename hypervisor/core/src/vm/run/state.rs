@@ -23,6 +23,8 @@ pub enum Refusal {
     NoDump,
     /// It is dumped already.
     Dumping,
+    /// The VM ends: what is asked of what runs there would be lost.
+    Ending,
 }
 
 impl Refusal {
@@ -37,6 +39,7 @@ impl Refusal {
             Self::Lost => "lost",
             Self::NoDump => "nodump",
             Self::Dumping => "dumping",
+            Self::Ending => "ending",
         }
     }
 }
