@@ -63,12 +63,12 @@ impl Write for Console {
 
 /// More than one guest writes from now on.
 pub fn share() {
-    CONSOLE.lock().turns.share();
+    lock().turns.share();
 }
 
 /// Writes a byte of a guest's, when it is its turn.
 pub fn write_guest(vm: VmId, byte: u8) {
-    let mut console = CONSOLE.lock();
+    let mut console = lock();
     let turn = console.turns.take(vm, byte, now_us);
     if turn != Turn::Write {
         console = change_turns(console, turn, vm, byte);
@@ -96,7 +96,7 @@ fn change_turns(
         let seen = CHANGES.load(Ordering::Relaxed);
         drop(console);
         wait_for_change(seen);
-        console = CONSOLE.lock();
+        console = lock();
         turn = console.turns.take(vm, byte, now_us);
     }
     if let Turn::Announce { break_line } = turn {
@@ -106,6 +106,12 @@ fn change_turns(
         CHANGES.fetch_add(1, Ordering::Relaxed);
     }
     console
+}
+
+/// Others may print for longer than the watchdog waits, each a line: who waits for them is not stuck. One that never lets go shows no
+/// life itself.
+fn lock() -> MutexGuard<'static, Console> {
+    CONSOLE.lock_meanwhile(percpu::beat)
 }
 
 /// Waits without the lock until something has changed since `seen`, or for a while: whoever has the lock may be kept from its
@@ -135,7 +141,7 @@ fn now_us() -> u64 {
 
 /// Lets received bytes interrupt, or not.
 pub fn set_receive(on: bool) {
-    let _console = CONSOLE.lock();
+    let _console = lock();
     if let Some(mut uart) = uart::get() {
         uart.set_receive(on);
     }
@@ -143,7 +149,7 @@ pub fn set_receive(on: bool) {
 
 /// Takes a received byte; one that has not come in whole is lost.
 pub fn read() -> Option<u8> {
-    let _console = CONSOLE.lock();
+    let _console = lock();
     uart::get()?.read()?.whole()
 }
 
@@ -162,7 +168,7 @@ pub fn write_line(text: fmt::Arguments<'_>) {
 
 /// The same, of a pCPU whose number is known.
 pub fn write_line_of(pcpu: u8, text: fmt::Arguments<'_>) {
-    let mut console = CONSOLE.lock();
+    let mut console = lock();
     let break_line = console.turns.interrupt();
     CHANGES.fetch_add(1, Ordering::Relaxed);
     frame(&mut *console, pcpu, break_line, text);

@@ -68,9 +68,15 @@ impl<T> Mutex<T> {
     /// Waits for the lock.
     #[inline]
     pub fn lock(&self) -> MutexGuard<'_, T> {
+        self.lock_meanwhile(|| ())
+    }
+
+    /// Waits for the lock, and does this between any two looks.
+    #[inline]
+    pub fn lock_meanwhile(&self, act: fn()) -> MutexGuard<'_, T> {
         match self.try_lock() {
             Some(guard) => guard,
-            None => self.wait(),
+            None => self.wait(act),
         }
     }
 
@@ -85,18 +91,22 @@ impl<T> Mutex<T> {
     }
 
     #[cold]
-    fn wait(&self) -> MutexGuard<'_, T> {
+    fn wait(&self, act: fn()) -> MutexGuard<'_, T> {
+        let pause = || {
+            act();
+            sysregs::yield_pcpu();
+        };
         for _ in 0..TURNS {
             if self.kept_waiting.load(Ordering::Relaxed) == 0 {
                 break;
             }
-            sysregs::yield_pcpu();
+            pause();
         }
         for _ in 0..TRIES {
             if let Some(guard) = self.lock.try_lock() {
                 return guard;
             }
-            sysregs::yield_pcpu();
+            pause();
         }
         self.kept_waiting.fetch_add(1, Ordering::Relaxed);
         loop {
@@ -104,7 +114,7 @@ impl<T> Mutex<T> {
                 self.kept_waiting.fetch_sub(1, Ordering::Relaxed);
                 return guard;
             }
-            sysregs::yield_pcpu();
+            pause();
         }
     }
 

@@ -66,7 +66,7 @@ const CASES: [(&[&str], &str); 28] = [
         &["run", "--control", "/dev/null"],
         "there is something at /dev/null already",
     ),
-    (&["run", "--memory", "1M"], "--memory"),
+    (&["run", "--memory", "1M"], "1 MiB of RAM are too few"),
     (&["run", "--machine", "virt-gicv2", "--el3", "tfa"], "--el3"),
     (&["run", "--log", "/"], "--log / is a folder; name a file"),
     (

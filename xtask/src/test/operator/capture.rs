@@ -8,6 +8,7 @@ use hv_abi::operator::Verb;
 use hv_abi::policy::After;
 use hv_bundle::{DumpConfig, GuestConfig};
 
+use super::Check;
 use crate::offer::offered;
 use debian::tools;
 use machine::build::{self, Program};
@@ -16,6 +17,15 @@ use machine::payload::{Capture, Payload};
 use machine::qemu::{Event, ICOUNT_SHIFT, Machine};
 use machine::run_dir::RunDir;
 use machine::workshop::Workshop;
+
+/// The rows.
+pub const TESTS: [(&str, Check); 2] = [
+    (
+        "operator/a-capture-kernel-cannot-change-what-it-reads",
+        refuse,
+    ),
+    ("operator/who-searches-a-dead-guest-is-not-stuck", search),
+];
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -130,7 +140,7 @@ fn machine(
 }
 
 /// A store to the dead guest's memory is refused. There is no VMCOREINFO, which is said, and a note of its vCPU all the same.
-pub fn refuse(workshop: &Workshop) -> Result<String> {
+fn refuse(workshop: &Workshop) -> Result<String> {
     let folder = RunDir::create(None)?;
     let machine = machine(workshop, &folder, &GUEST, offered(""))?;
     let mut session = machine.start(Some(LIMIT))?;
@@ -191,7 +201,7 @@ const WATCHDOG_MS: u64 = 4;
 
 /// A pCPU that looks for VMCOREINFO in all memory of a guest that has none shows that it lives. In instructions, which no host
 /// delays, and many times as long as the watchdog waits.
-pub fn search(workshop: &Workshop) -> Result<String> {
+fn search(workshop: &Workshop) -> Result<String> {
     let folder = RunDir::create(None)?;
     let mut config = offered("");
     config.policy.on_off = After::Dump;
