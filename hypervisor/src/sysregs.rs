@@ -217,7 +217,7 @@ pub fn order_before_device_write() {
     barrier::dmb(barrier::OSHST);
 }
 
-/// Has later loads happen after an earlier load from a device that writes memory.
+/// Has later loads happen after an earlier load from a device (DDI0487 B2.3.11, DMB), which tells of what stands in memory.
 #[inline]
 pub fn order_after_device_read() {
     barrier::dmb(barrier::OSHLD);

@@ -200,10 +200,11 @@ pub fn send_sgi(word: u32) {
     gicd().write(gicd::SGIR, word);
 }
 
-/// GICC_IAR: the INTID, and all of it.
+/// GICC_IAR: the INTID, and all of it. Whoever sent an SGI stored before what that is about, and it is read behind this.
 #[inline]
 pub fn acknowledge() -> (u32, u32) {
     let word = gicc().read(gicc::IAR);
+    sysregs::order_after_device_read();
     (word & IAR_INTID, word)
 }
 
