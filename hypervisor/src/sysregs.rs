@@ -69,8 +69,8 @@ const HCR_GUEST: u64 = 1
 const HCR_VSE: u64 = 1 << 8;
 /// CPTR_EL2 without VHE: RES1 bits, and SVE, SME, trace and activity monitors trapped; FP is not.
 const CPTR_GUEST: u64 = 0x33ff | 1 << 20 | 1 << 30;
-/// MDCR_EL2: PMU (TPM, TPMCR), SPE (TPMS) and trace filter (TTRF) trapped; debug registers are not.
-const MDCR_GUEST: u64 = 1 << 5 | 1 << 6 | 1 << 14 | 1 << 19;
+/// MDCR_EL2: PMU (TPM, TPMCR), the OS lock (TDOSA), SPE (TPMS) and trace filter (TTRF) trapped; breakpoints and watchpoints are not.
+const MDCR_GUEST: u64 = 1 << 5 | 1 << 6 | 1 << 10 | 1 << 14 | 1 << 19;
 /// CNTHCTL_EL2: EL1 owns the physical counter and timer.
 const CNTHCTL_GUEST: u64 = 0b11;
 /// SCTLR_EL1 out of reset, as Neoverse N1 and QEMU have it: MMU and caches off, stack pointers checked, EL0 may use WFI, WFE
@@ -284,6 +284,8 @@ pub fn confine_el1(mpidr: Mpidr) {
         0
     };
     MDCR_EL2.set(MDCR_GUEST | counters);
+    // Nobody can have this pCPU stop in Debug state while the lock is open (`hv_core::os_lock`).
+    write!("oslar_el1", 0);
     write!("hstr_el2", 0);
     CNTHCTL_EL2.set(CNTHCTL_GUEST);
     CNTVOFF_EL2.set(0);

@@ -83,9 +83,9 @@ translate_stage1_of_el1:
     msr     tpidrro_el0, x10
     ret
 
-// What is left of self-hosted and external debug: OS lock and double lock, claim tags, a request to stay powered, the debug
-// communications channel, and its exceptions, as after a cold reset (DDI0487 D24.3). QEMU knows the claim tags and the
-// channel's registers from version 8 on.
+// What is left of self-hosted and external debug: double lock, claim tags, a request to stay powered, the debug communications channel,
+// and its exceptions, as after a cold reset (DDI0487 D24.3); but for the OS lock, which is open (`hv_core::os_lock`). QEMU knows the
+// claim tags and the channel's registers from version 8 on.
     .global clear_debug_registers
     .type clear_debug_registers, %function
 clear_debug_registers:
@@ -102,6 +102,9 @@ clear_debug_registers:
     msr     S2_0_C1_C0_4, x9                    // OSLAR_EL1
     isb
     msr     S2_0_C0_C6_2, xzr                   // OSECCR_EL1, while the lock is held
+    msr     S2_0_C0_C2_2, xzr                   // MDSCR_EL1, with HDE and TDA
+    msr     S2_0_C1_C0_4, xzr                   // OSLAR_EL1
+    isb
     ret
 fixup_end:
 

@@ -36,11 +36,11 @@ const PFR0: &[Field] = &[
 const PFR1: &[Field] = &[(0, Max(1)), (4, Max(2))]; // BT, SSBS
 /// ID_AA64DFR0_EL1: self-hosted debug, no PMU, trace, SPE.
 const DFR0: &[Field] = &[
-    (0, Max(8)), // DebugVer
-    (12, Keep),  // BRPs
-    (20, Keep),  // WRPs
-    (28, Keep),  // CTX_CMPs
-    (36, Keep),  // DoubleLock
+    (0, Max(8)),   // DebugVer
+    (12, Keep),    // BRPs
+    (20, Keep),    // WRPs
+    (28, Keep),    // CTX_CMPs
+    (36, Set(15)), // DoubleLock: none
 ];
 /// ID_AA64ISAR0_EL1: all but TME.
 const ISAR0: &[Field] = &[

@@ -19,6 +19,7 @@ pub mod idreg;
 pub mod ladder;
 pub mod mailbox;
 pub mod operator;
+pub mod os_lock;
 pub mod patience;
 pub mod pl011;
 pub mod psci;

@@ -15,15 +15,17 @@ mod mediated;
 mod record;
 mod run;
 mod shared;
+mod sysregs;
 mod undescribed;
 
 use hv_abi::firmware::Fault;
 use hv_abi::{sdei, smccc};
 
 use crate::entry::{self, Access, Features};
-use crate::exit::{Abort, Exit, MmioAccess, Sysreg, SysregAccess, Undescribed};
+use crate::exit::{Abort, Exit, MmioAccess, Undescribed};
 use crate::id::{IntId, Mpidr, VcpuId};
 use crate::idreg;
+use crate::os_lock::OsLock;
 use crate::psci;
 use crate::regs::{El1, GuestRegs};
 use crate::sdei::{Board, Config, Interrupted, Pe};
@@ -35,7 +37,6 @@ use crate::vgic::affinity::Sgi;
 use crate::vgic::interface::InterfaceState;
 use crate::vgic::{Frame, Leftovers, Sticky};
 use faults::Faults;
-use interrupts::access_interface;
 
 pub use at_once::{AtOnce, Saved};
 pub use faults::FaultKind;
@@ -137,10 +138,6 @@ pub enum Deferred {
     },
 }
 
-const ICC_ASGI1R: Sysreg = Sysreg::new(3, 0, 12, 11, 6);
-const ICC_SGI0R: Sysreg = Sysreg::new(3, 0, 12, 11, 7);
-const ICC_DIR: Sysreg = Sysreg::new(3, 0, 12, 11, 1);
-
 /// The part of a vCPU that only its own pCPU touches.
 #[derive(Debug)]
 pub struct Vcpu {
@@ -170,6 +167,7 @@ pub struct Vcpu {
     attempts: Attempts,
     /// Its external aborts.
     faults: Faults,
+    os_lock: OsLock,
 }
 
 impl Vcpu {
@@ -194,6 +192,7 @@ impl Vcpu {
             },
             attempts: Attempts::default(),
             faults: Faults::default(),
+            os_lock: OsLock::HELD,
         }
     }
 
@@ -235,6 +234,7 @@ impl Vcpu {
     fn begin(&mut self, regs: &mut GuestRegs, start: psci::Start, pcpu: &impl Pcpu) {
         use crate::regs::pstate;
         self.faults.begin();
+        self.os_lock = OsLock::HELD;
         *regs = GuestRegs {
             pc: start.entry,
             pstate: pstate::EL1H | pstate::DAIF | pstate::Z,
@@ -326,38 +326,6 @@ impl Vcpu {
             },
             Service::Sdei(call) => self.handle_sdei(call, regs, pcpu, map),
         }
-    }
-
-    fn handle_sysreg(
-        &mut self,
-        access: SysregAccess,
-        esr: u64,
-        regs: &mut GuestRegs,
-        pcpu: &mut impl Pcpu,
-        map: &GuestMap,
-    ) -> Action {
-        let SysregAccess {
-            register,
-            rt,
-            is_read,
-        } = access;
-        let value = read_register(regs, rt);
-        let action = match (register, is_read) {
-            (ICC_SGI0R | ICC_ASGI1R, false) => {
-                Action::Locked(Deferred::SgiGroup0(map.affinities.sgi(self.id, value)))
-            }
-            (ICC_DIR, false) => {
-                Action::Locked(Deferred::Deactivate(IntId(value as u32 & 0xff_ffff)))
-            }
-            // Whatever else traps was hidden from the guest, so it does not exist.
-            _ if access_interface(access, regs, pcpu) => Action::Resume,
-            _ => {
-                entry::inject_undefined(regs, pcpu, self.features, esr);
-                return Action::Resume;
-            }
-        };
-        regs.pc = regs.pc.wrapping_add(4);
-        action
     }
 
     fn handle_mmio(

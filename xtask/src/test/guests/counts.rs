@@ -25,7 +25,7 @@ const CEILINGS: [(&str, [u64; 2]); 17] = [
     ("sgi_to_wfi", [316, 413]),
     ("virtual_timer_in_wfi", [98, 96]),
     ("virtual_timer_end", [10, 245]),
-    ("cpu_on_to_first_instruction", [1095, 1485]),
+    ("cpu_on_to_first_instruction", [1110, 1485]),
     ("cpu_off_until_off", [2210, 2210]),
     ("sdei_signal_to_wedged", [745, 760]),
 ];
