@@ -53,6 +53,8 @@ pub enum Way {
     Event {
         /// Which.
         cpu: u32,
+        /// So many others are.
+        wedged: usize,
     },
     /// This CPU, which panics, takes an NMI, and is looked at where it then stands still. That is the end.
     Nested {
@@ -92,9 +94,9 @@ impl Intervention {
             let done = match way {
                 Way::Mask(masked) => mask(&operator, masked, memory),
                 Way::Nmi => inject_nmi(&operator, memory).map(|()| Seen::new()),
-                Way::Event { cpu } => u8::try_from(cpu)
-                    .map_err(Into::into)
-                    .and_then(|cpu| send(&operator, cpu).map(|()| Seen::new())),
+                Way::Event { cpu, wedged } => {
+                    send_when_quiet(&operator, cpu, wedged).map(|()| Seen::new())
+                }
                 Way::Nested { cpu } => nest(&operator, cpu),
                 Way::Capture { cpus } => capture(&operator, cpus, memory),
             };
@@ -135,6 +137,29 @@ fn inject_nmi(operator: &Operator, memory: Option<&Path>) -> Result<()> {
         operator.ask(Verb::Thaw, 0)?;
     }
     Ok(())
+}
+
+/// Has a CPU take an NMI once none but the `wedged` does anything: where one is writing to the console, a panic in an NMI can say nothing there
+/// before the crash kernel begins.
+fn send_when_quiet(operator: &Operator, cpu: u32, wedged: usize) -> Result<()> {
+    let until = Instant::now() + LIMIT;
+    let mut looks = 0;
+    while looks < LOOKS {
+        let status = operator.ask(Verb::Status, 0)?;
+        let is_quiet = status.missing().is_empty() && are_quiet(status.vcpus.values(), wedged);
+        looks = if is_quiet { looks + 1 } else { 0 };
+        ensure!(
+            Instant::now() < until,
+            "more CPUs than the {wedged} that are wedged do something: {:?}",
+            status.vcpus
+        );
+    }
+    send(operator, u8::try_from(cpu)?)
+}
+
+/// Whether no more CPUs than so many do anything.
+fn are_quiet<'a>(vcpus: impl Iterator<Item = &'a VcpuAnswer>, wedged: usize) -> bool {
+    vcpus.filter(|vcpu| vcpu.state == "on").count() <= wedged
 }
 
 /// Has the guest dumped, which stands still from before it is looked at.
@@ -278,4 +303,31 @@ fn wedged_at(status: &Answers) -> Option<u64> {
     let places = places.unwrap_or_default();
     let (first, last) = (places.iter().min()?, places.iter().max()?);
     (status.missing().is_empty() && last - first < LOOP).then_some(*first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_is_quiet_when_none_but_the_wedged_does_anything() {
+        let are = |states: &[&str], wedged| {
+            let vcpu = |state: &&str| VcpuAnswer {
+                state: (*state).to_owned(),
+                pc: None,
+                pstate: None,
+                has_serror: false,
+                late: None,
+                registers: BTreeMap::new(),
+                callers: Vec::new(),
+            };
+            let vcpus: Vec<_> = states.iter().map(vcpu).collect();
+            are_quiet(vcpus.iter(), wedged)
+        };
+        assert!(are(&["idle", "idle", "on", "idle"], 1));
+        assert!(!are(&["on", "idle", "on", "idle"], 1));
+        assert!(are(&["on", "idle", "on", "off"], 2));
+        assert!(are(&["idle"], 0));
+        assert!(!are(&["on"], 0));
+    }
 }

@@ -243,7 +243,12 @@ impl Plan {
             Scenario::Nmi => Way::Nmi,
             Scenario::Assisted => Way::Capture { cpus: self.cpus },
             Scenario::NestedPanic => return Some(Way::Nested { cpu: self.panic }),
-            Scenario::PanicInHandler => return Some(Way::Event { cpu: self.panic }),
+            Scenario::PanicInHandler => {
+                return Some(Way::Event {
+                    cpu: self.panic,
+                    wedged: self.wedge.len(),
+                });
+            }
             _ => return None,
         };
         Some(self.masked().map_or(usual, Way::Mask))

@@ -156,7 +156,10 @@ fn what_a_scenario_needs_of_the_kernel_is_on_its_command_line() {
     assert!(said.ends_with(" crash_kexec_post_notifiers"), "{said}");
     let handler = of(Scenario::PanicInHandler);
     assert!(handler.panics_by_event());
-    assert!(matches!(handler.way(), Some(Way::Event { cpu: 0 })));
+    assert!(matches!(
+        handler.way(),
+        Some(Way::Event { cpu: 0, wedged: 1 })
+    ));
     let said = of(Scenario::Reboot).bootargs();
     assert_eq!(
         said,
