@@ -1,6 +1,6 @@
-//! The OS lock and what belongs to it, as a guest meets them. The CPU's own lock stays open and out of reach: who holds that may set
-//! MDSCR_EL1.HDE, TDA and EDECCR (DDI0487 D24.3: MDSCR_EL1, OSECCR_EL1), by which the CPU stops in Debug state where external debug is
-//! enabled, in EL2 as well, with whatever it holds there.
+//! The OS lock and the registers beside it, emulated for a guest. The physical OS lock stays unlocked, and a guest cannot reach it: while
+//! it is locked, EL1 may write MDSCR_EL1.HDE, MDSCR_EL1.TDA and, by OSECCR_EL1, EDECCR (DDI0487 D24.3). These make a CPU whose external
+//! debug is enabled halt in Debug state, in EL2 as well, and any lock that EL2 then holds is never released.
 
 use crate::exit::Sysreg;
 
@@ -16,7 +16,7 @@ const IS_LOCKED: u64 = 1 << 1;
 /// OSLSR_EL1.OSLM: there is an OS lock.
 const IS_THERE: u64 = 1 << 3;
 
-/// The lock of one vCPU. It keeps nothing from happening.
+/// The OS lock of one vCPU. While it is locked, debug exceptions are still taken, which differs from a CPU's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OsLock {
     is_held: bool,

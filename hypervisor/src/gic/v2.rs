@@ -200,7 +200,8 @@ pub fn send_sgi(word: u32) {
     gicd().write(gicd::SGIR, word);
 }
 
-/// GICC_IAR: the INTID, and all of it. Whoever sent an SGI stored before what that is about, and it is read behind this.
+/// GICC_IAR: the INTID, and all of it. The sender of an SGI has stored a request in memory before; the barrier has that request be read
+/// after this register.
 #[inline]
 pub fn acknowledge() -> (u32, u32) {
     let word = gicc().read(gicc::IAR);

@@ -53,7 +53,7 @@ pub enum Way {
     Event {
         /// Which.
         cpu: u32,
-        /// So many others are.
+        /// How many others are wedged.
         wedged: usize,
     },
     /// This CPU, which panics, takes an NMI, and is looked at where it then stands still. That is the end.

@@ -20,7 +20,7 @@ pub struct Faults {
     last: (u64, u64),
     /// How many of them came one after the other, as far as it matters.
     count: u32,
-    /// One has come since the last look.
+    /// An external abort has come since the last look.
     is_fresh: bool,
     /// The exception that its vector took when it was last looked at.
     seen: Exception,
