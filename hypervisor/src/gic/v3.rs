@@ -8,6 +8,7 @@ use arm_gic::gicv3::registers::{Gicd, GicrSgi};
 use arm_gic::gicv3::{GicDistributor, GicRedistributor, Group};
 use hv_core::id::{IntId, Mpidr};
 use platform::Range;
+use safe_mmio::fields::ReadPureWrite;
 use safe_mmio::{UniqueMmioPointer, field, field_shared};
 
 use super::own::{DOORBELL, PRIORITY, STOP};
@@ -49,10 +50,13 @@ pub unsafe fn start(
     stride: Option<u64>,
 ) -> Vec<Redistributor> {
     // SAFETY: the caller answers for the address.
-    let distributor = unsafe { registers::<Gicd>(distributor) };
-    let mut driver = GicDistributor::new(distributor);
+    let mut distributor = unsafe { registers::<Gicd>(distributor) };
+    let mut driver = GicDistributor::new(distributor.reborrow());
     driver.enable_all_interrupts(false);
     driver.configure_default_settings();
+    // An SPI that a loader has left active would never come again (IHI0069 4.1).
+    clear_all(field!(distributor, icpendr), 1);
+    clear_all(field!(distributor, icactiver), 1);
     let mut found = Vec::new();
     for region in redistributors {
         let mut at = region.start;
@@ -79,6 +83,15 @@ pub unsafe fn start(
     found
 }
 
+/// Sets all bits of the registers from `first` on, each of which clears the state of an interrupt. What there is not ignores it.
+fn clear_all<const N: usize>(mut bank: UniqueMmioPointer<[ReadPureWrite<u32>; N]>, first: usize) {
+    for index in first..N {
+        if let Some(mut register) = bank.get(index) {
+            register.write(!0);
+        }
+    }
+}
+
 fn find(all: &[Redistributor], mpidr: Mpidr) -> Option<&Redistributor> {
     all.iter()
         .find(|redistributor| redistributor.mpidr == mpidr)
@@ -94,6 +107,11 @@ pub fn start_pcpu(all: &[Redistributor], mpidr: Mpidr, ppis: &[u32]) {
     // An error means that it is awake already.
     let _ = driver.mark_core_awake();
     driver.configure_default_settings();
+    // Nor would a PPI.
+    let mut frame = field!(regs, sgi);
+    clear_all(field!(frame, icpendr), 0);
+    clear_all(field!(frame, icactiver), 0);
+    let mut driver = GicRedistributor::new(regs.reborrow());
     let sgis = [DOORBELL, STOP].map(PhysicalIntId::sgi);
     let ppis = ppis.iter().map(|&intid| PhysicalIntId::ppi(intid - 16));
     for intid in sgis.into_iter().chain(ppis) {

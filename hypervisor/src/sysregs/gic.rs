@@ -16,9 +16,24 @@ pub fn enable_cpu_interface() {
     write!("S3_0_C12_C12_5", 0b111); // ICC_SRE_EL1: the guest has no choice either
     write!("S3_0_C4_C6_0", 0xff); // ICC_PMR_EL1: everything passes
     write!("S3_0_C12_C12_3", 0); // ICC_BPR1_EL1
+    clear_active_priorities();
     write!("S3_0_C12_C12_4", 0b10); // ICC_CTLR_EL1.EOImode
     write!("S3_0_C12_C12_7", 1); // ICC_IGRPEN1_EL1
     barrier::isb(barrier::SY);
+}
+
+/// ICC_AP1R<n>_EL1, of which there are as many as ICC_CTLR_EL1.PRIbits says (IHI0069 12.2): a priority that a loader has left active would
+/// keep back all that are not higher.
+fn clear_active_priorities() {
+    let priority_bits = (read!("S3_0_C12_C12_4") >> 8 & 7) + 1;
+    write!("S3_0_C12_C9_0", 0);
+    if priority_bits >= 6 {
+        write!("S3_0_C12_C9_1", 0);
+    }
+    if priority_bits >= 7 {
+        write!("S3_0_C12_C9_2", 0);
+        write!("S3_0_C12_C9_3", 0);
+    }
 }
 
 /// Turns the CPU interface off for good: this pCPU takes no interrupt any more.

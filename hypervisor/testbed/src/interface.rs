@@ -70,6 +70,20 @@ impl Interface {
         }
     }
 
+    /// As out of a warm reset, where the list registers are UNKNOWN (IHI0069 12.4): each holds an SGI that nobody has sent.
+    pub fn leave_unknown(&mut self) {
+        let stale = ListReg {
+            vintid: 9,
+            priority: 0,
+            group1: true,
+            state: LrState::Pending,
+            source: LrSource::Software { eoi: false },
+            sender: 0,
+        };
+        let word = self.spell(stale);
+        self.words.fill(word);
+    }
+
     // The hypervisor's side.
 
     /// How many list registers there are.

@@ -249,6 +249,8 @@ fn coroutine(world: Rc<World>, n: u8, sdei: sdei::Config<'static>) -> Vcpus {
     Coroutine::with_stack(
         DefaultStack::new(STACK).expect("a stack"),
         move |yielder: &Yielder<(), ()>, ()| {
+            let seat = &world.seats[usize::from(n)];
+            seat.interface.borrow_mut().leave_unknown();
             let port = Port { world, yielder, n };
             if n == 0 {
                 vm::load(&port, &mut Cpu::new(port.clone()), Kernel::Guest);

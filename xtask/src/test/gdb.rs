@@ -1,6 +1,8 @@
 //! `cargo xtask run --gdb`: a debugger of this host gets in, and nobody else; and it runs nothing on the host. `kdump --gdb`: a job that a
 //! debugger has let go comes to the same end as one without.
 
+mod loader;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
@@ -29,7 +31,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// The names of these tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    NAMES.into_iter().chain([JOB])
+    NAMES.into_iter().chain([JOB]).chain(loader::names())
 }
 
 /// Runs them.
@@ -37,6 +39,7 @@ pub fn run(workshop: &Workshop, ledger: &mut Ledger) {
     let [alone, busy] = NAMES;
     ledger.check(alone, || reach(workshop).map(|()| String::new()));
     ledger.check(busy, || collide(workshop).map(|()| String::new()));
+    loader::run(workshop, ledger);
     if ledger.names(JOB) {
         ledger.check(JOB, job);
     }

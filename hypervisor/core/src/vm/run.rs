@@ -96,6 +96,10 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         };
         this.vcpu.move_to(&this.cpu);
         this.cpu.reset_virtual_interface();
+        // Out of a warm reset they are UNKNOWN (IHI0069 12.4), and from here on only those are written that hold something.
+        for index in 0..this.cpu.list_regs() {
+            this.cpu.set_list_register(index, 0);
+        }
         this.cpu.reset_el1();
         this.set_alarm(None);
         this

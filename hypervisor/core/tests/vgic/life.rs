@@ -35,6 +35,14 @@ fn a_vcpu_needs_to_populate_when_and_only_when_something_concerns_it() {
 }
 
 #[test]
+fn what_list_registers_hold_out_of_a_reset_is_no_interrupt() {
+    let scene = scene();
+    for n in [0, 1] {
+        assert_eq!(scene.contents(n), []);
+    }
+}
+
+#[test]
 fn an_sgi_that_comes_again_while_active_is_pending_and_active() {
     let mut scene = scene();
     scene.send_sgi(1, 5, 0b01);
