@@ -95,10 +95,10 @@ pub fn find(
         }
         let module = at.wrapping_sub(layout.list);
         for (base, size) in &layout.parts {
-            let start = memory.u64(module + base)?;
-            let length = u64::from(memory.u32(module + size)?);
+            let start = memory.u64(module.wrapping_add(*base))?;
+            let length = u64::from(memory.u32(module.wrapping_add(*size))?);
             if start != 0 && address.wrapping_sub(start) < length {
-                let bytes = memory.bytes(module + layout.name, LONGEST)?;
+                let bytes = memory.bytes(module.wrapping_add(layout.name), LONGEST)?;
                 return Ok(Some(Found {
                     module: text(&bytes),
                     symbol: symbol(memory, layout, module, (start, address))?,
@@ -119,17 +119,17 @@ fn symbol(
 ) -> Result<Option<(String, u64)>> {
     // Elf64_Sym: st_name, st_info, st_other, st_shndx, st_value, st_size.
     const SIZE: usize = 24;
-    let table = memory.u64(module + layout.kallsyms)?;
+    let table = memory.u64(module.wrapping_add(layout.kallsyms))?;
     if table == 0 {
         return Ok(None);
     }
-    let count = u64::from(memory.u32(table + layout.count)?);
+    let count = u64::from(memory.u32(table.wrapping_add(layout.count))?);
     ensure!(
         count <= MOST_SYMBOLS,
         "a module's table claims {count} symbols"
     );
     let [symtab, strtab, typetab] =
-        [layout.symtab, layout.strtab, layout.typetab].map(|at| memory.u64(table + at));
+        [layout.symtab, layout.strtab, layout.typetab].map(|at| memory.u64(table.wrapping_add(at)));
     let (symtab, strtab, typetab) = (symtab?, strtab?, typetab?);
     let count = usize::try_from(count)?;
     let symbols = memory.bytes(symtab, SIZE * count)?;
@@ -148,7 +148,7 @@ fn symbol(
         let is_closer = best.is_none_or(|(best, _)| value > best);
         if is_code && (start..=address).contains(&value) && is_closer {
             // As the kernel does: no name, and names of the assembler's, are none.
-            let name = memory.bytes(strtab + u64::from(word(0)), 1)?[0];
+            let name = memory.bytes(strtab.wrapping_add(word(0).into()), 1)?[0];
             if !matches!(name, 0 | b'$') {
                 best = Some((value, word(0)));
             }
@@ -158,8 +158,9 @@ fn symbol(
         return Ok(None);
     };
     let mut bytes = Vec::new();
+    let start = strtab.wrapping_add(name.into());
     while bytes.len() < LONGEST_SYMBOL {
-        let byte = memory.bytes(strtab + u64::from(name) + bytes.len() as u64, 1)?[0];
+        let byte = memory.bytes(start.wrapping_add(bytes.len() as u64), 1)?[0];
         if byte == 0 {
             break;
         }
@@ -277,5 +278,20 @@ mod tests {
         assert_eq!(find(&mut memory, &layout, HEAD, 0x10).unwrap(), None);
         memory.put_u64(MODULES[1] + 8, 0xdead_0000);
         assert!(find(&mut memory, &layout, HEAD, 0x10).is_err());
+    }
+
+    #[test]
+    fn a_list_that_leads_to_the_ends_of_all_addresses_is_an_error() {
+        for next in [0, 1, 7, u64::MAX - 7, u64::MAX] {
+            let (mut memory, layout) = kernel(false);
+            memory.put_u64(MODULES[1] + 8, next);
+            assert!(find(&mut memory, &layout, HEAD, 0x10).is_err(), "{next:#x}");
+        }
+        for place in [16, 24, 0] {
+            let (mut memory, layout) = kernel(false);
+            memory.put_u64(0x3_0000 + place, u64::MAX);
+            let found = find(&mut memory, &layout, HEAD, CODE + 0x1_0010);
+            assert!(found.is_err(), "{place}");
+        }
     }
 }

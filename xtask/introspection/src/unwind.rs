@@ -187,7 +187,7 @@ impl Walk<'_> {
         }
         for before in PT_REGS_RECORD {
             let regs = at.wrapping_sub(before);
-            let word = |memory: &mut _, offset| self.word(memory, regs + offset);
+            let word = |memory: &mut _, offset| self.word(memory, regs.wrapping_add(offset));
             if let (Ok(pc), Ok(frame), Ok(link)) = (
                 word(memory, PT_REGS_PC),
                 word(memory, PT_REGS_FRAME),

@@ -292,8 +292,14 @@ fn map(memory: &mut impl Memory, info: &Vmcoreinfo, regime: &Regime) -> Result<V
     ensure!(page.is_power_of_two() && size < page, "it makes no sense");
     let start = info.number("VMEMMAP_START")?;
     let length = (1u64 << 40) / page * size;
+    Ok(mapped(memory, regime, start, length))
+}
+
+/// Where the `length` bytes from `start` on are in physical memory, as far as they are mapped.
+fn mapped(memory: &mut impl Memory, regime: &Regime, start: u64, length: u64) -> Vec<Range> {
     let (mut at, mut ranges) = (start, Vec::new());
-    let (mut end, step) = (start.saturating_add(length), 2 << 20);
+    // With 39 bits of addresses the map reaches to the last of them.
+    let (mut end, step) = (start.saturating_add(length), 2u64 << 20);
     // What is not mapped is so in parts of 2 MiB and more.
     while at < end {
         match regime.translate(memory, at) {
@@ -301,14 +307,17 @@ fn map(memory: &mut impl Memory, info: &Vmcoreinfo, regime: &Regime) -> Result<V
                 ranges.push((mapped.physical, mapped.left.min(end - at)));
                 at = at.saturating_add(mapped.left);
             }
-            Err(_) => at = at.saturating_add(step) & !(step - 1),
+            Err(_) => match at.checked_add(step) {
+                Some(next) => at = next & !(step - 1),
+                None => break,
+            },
         }
         // Bounded, whatever the tables say.
         if ranges.len() > 1 << 16 {
             end = at;
         }
     }
-    Ok(ranges)
+    ranges
 }
 
 /// Memory by the kernel's own addresses.
@@ -326,6 +335,21 @@ impl<M: Memory> Memory for Virtual<'_, M> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::tests::Pieces;
+
+    #[test]
+    fn a_map_that_ends_with_all_addresses_ends() {
+        // VMEMMAP_START of a kernel with 39 bits of addresses, of which nothing is mapped here.
+        let regime = Regime {
+            sctlr: 1,
+            tcr: 25 << 16 | 25 | 0b10 << 30,
+            ttbr0: 0,
+            ttbr1: 0x4000_0000,
+        };
+        let mut memory = Pieces::default();
+        let ranges = mapped(&mut memory, &regime, 0xffff_fffe_0000_0000, 16 << 30);
+        assert!(ranges.is_empty());
+    }
 
     #[test]
     fn a_text_is_what_can_be_printed_of_it() {
