@@ -16,6 +16,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, ValueEnum};
 use debian::paths;
 use lab::document::Document;
+use lab::kdump::remove_old;
 use lab::usage;
 use machine::build::{self, Program};
 use machine::guest::firmware;
@@ -245,17 +246,12 @@ fn traced(kernel: &Path, firmware: &str, options: &[OsString]) -> Result<Vec<Cal
         !calls.is_empty() && !matches!(status.code(), None | Some(1 | 2)),
         "the guest with firmware {firmware} made no call that could be seen: {status}"
     );
+    // `cargo xtask run --help` has what they mean.
+    ensure!(
+        !matches!(status.code(), Some(4 | 6)),
+        "with firmware {firmware} the hypervisor or QEMU did not come to the guest's end, so that calls are missing: {status}"
+    );
     Ok(calls)
-}
-
-/// The report of an earlier comparison in the same folder is not that of this one.
-fn remove_old(report: &Path) -> Result<()> {
-    match report.exists() {
-        true => {
-            fs::remove_file(report).with_context(|| format!("cannot remove {}", report.display()))
-        }
-        false => Ok(()),
-    }
 }
 
 impl Comparison {

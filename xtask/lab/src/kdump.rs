@@ -54,6 +54,7 @@ pub use kept::quote;
 pub use report::Report;
 pub use saving::Saving;
 pub use together::{Beside, Together};
+pub use told::remove_old;
 
 /// A job is given up after so many seconds if nothing else is said.
 const TIMEOUT_SECONDS: u64 = 300;
@@ -191,6 +192,8 @@ impl Kdump {
         let (plan, extras) = self.settle().map_err(usage::wrong)?;
         extras.gdb.map_or(Ok(()), port::check)?;
         let (board, el3) = (self.board(), self.el3.unwrap_or_default());
+        let mut reports = self.report.iter().chain(&self.html);
+        reports.try_for_each(|old| told::remove_old(old))?;
         let system = self.system(&plan)?;
         if let System::Other { kernel, vmlinux } = &system {
             fit::check(&plan, board, kernel, vmlinux, &Progress::new())?;

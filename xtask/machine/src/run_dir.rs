@@ -19,7 +19,7 @@ pub struct RunDir {
 
 /// What the names of folders begin with that nobody asked to keep.
 const PREFIX: &str = "run-";
-/// A file in those that are to stay nevertheless.
+/// A file in those that are to stay nevertheless, and in those that the user named.
 const KEPT: &str = ".kept";
 
 impl RunDir {
@@ -36,6 +36,9 @@ impl RunDir {
             "another command is writing into the folder {}; wait for it, or name another folder",
             path.display()
         );
+        if is_empty(path).with_context(own)? {
+            fs::write(path.join(KEPT), "").with_context(own)?;
+        }
         Ok(Self {
             path: path.to_owned(),
             guard: None,
@@ -43,15 +46,25 @@ impl RunDir {
         })
     }
 
-    /// That the folder which [`Self::create`] is to keep can be one.
+    /// That the folder which [`Self::create`] is to keep can be one for a run: what a run leaves has names of its own, and files of the
+    /// user's that have the same would be lost.
     pub fn check(keep: Option<&Path>) -> Result<()> {
-        match keep {
-            Some(path) if path.exists() && !path.is_dir() => bail!(
-                "{} is a file, not a folder; name a folder for --keep, which is made if there is none",
-                path.display()
-            ),
-            _ => Ok(()),
+        let Some(path) = keep.filter(|path| path.exists()) else {
+            return Ok(());
+        };
+        let shown = path.display();
+        if !path.is_dir() {
+            bail!(
+                "{shown} is a file, not a folder; name a folder for --keep, which is made if there is none"
+            );
         }
+        let is_free = path.join(KEPT).exists()
+            || is_empty(path).with_context(|| format!("cannot read the folder {shown}"))?;
+        ensure!(
+            is_free,
+            "{shown} for --keep has files that no run has left; name another folder, which is made if there is none"
+        );
+        Ok(())
     }
 
     /// One in `parent` that nobody else has. Those that runs left which were killed are removed.
@@ -97,6 +110,10 @@ impl RunDir {
         }
         &self.path
     }
+}
+
+fn is_empty(path: &Path) -> std::io::Result<bool> {
+    Ok(fs::read_dir(path)?.next().is_none())
 }
 
 fn make(path: &Path) -> Result<()> {
@@ -205,6 +222,28 @@ mod tests {
         fs::write(&file, b"").unwrap();
         let error = RunDir::create(Some(&file)).err().unwrap().to_string();
         assert!(error.contains("cannot make the folder"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_with_files_of_the_users_is_not_for_a_run() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("kept");
+        RunDir::check(None).unwrap();
+        RunDir::check(Some(&path)).unwrap();
+        fs::create_dir(&path).unwrap();
+        RunDir::check(Some(&path)).unwrap();
+        let run = RunDir::create(Some(&path)).unwrap();
+        fs::write(run.file("disk.img"), "a dump").unwrap();
+        drop(run);
+        RunDir::check(Some(&path)).unwrap();
+        let tree = parent.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        fs::write(tree.join("README"), "Linux").unwrap();
+        let error = RunDir::check(Some(&tree)).unwrap_err().to_string();
+        assert!(error.contains("files that no run has left"), "{error}");
+        // What is no run's alone, such as what compare keeps, goes there and leaves no mark.
+        drop(RunDir::create(Some(&tree)).unwrap());
+        RunDir::check(Some(&tree)).unwrap_err();
     }
 
     #[test]

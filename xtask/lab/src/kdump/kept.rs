@@ -1,6 +1,7 @@
 //! What a run leaves in its folder, and what to type next.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -47,12 +48,18 @@ const FILES: [(&str, &str); 9] = [
 /// Puts into `folder` the kernel with its symbols, and a file that says what all of it is.
 pub fn complete(folder: &Path, vmlinux: Option<&Path>) -> Result<()> {
     let own = folder.join("vmlinux");
-    if let Some(vmlinux) = vmlinux.filter(|path| **path != own) {
+    if let Some(vmlinux) = vmlinux.filter(|path| !are_one(path, &own)) {
         fs::copy(vmlinux, &own)
             .with_context(|| format!("cannot write {}; is the disk full?", own.display()))?;
     }
     let path = folder.join("README");
     fs::write(&path, readme(folder)).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Whether two paths lead to the same file, which a copy would empty.
+fn are_one(one: &Path, other: &Path) -> bool {
+    let identity = |path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    matches!((identity(one), identity(other)), (Ok(one), Ok(other)) if one == other)
 }
 
 /// What each file of `folder` is that a run leaves.
@@ -190,8 +197,12 @@ mod tests {
             "{text}"
         );
         // Again, by a run that finds them.
-        complete(&path, Some(&path.join("vmlinux"))).unwrap();
-        assert_eq!(fs::read(path.join("vmlinux")).unwrap(), b"symbols");
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        for folder in [&path, &path.join("."), &link] {
+            complete(&path, Some(&folder.join("vmlinux"))).unwrap();
+            assert_eq!(fs::read(path.join("vmlinux")).unwrap(), b"symbols");
+        }
         complete(&path, None).unwrap();
     }
 

@@ -13,6 +13,17 @@ use crate::document;
 use crate::page;
 use crate::results::{About, Format, Results, Screen, painted, screen};
 
+/// Removes the report of an earlier job, which would be taken for that of one which ends without a verdict. What is no plain file, such
+/// as a pipe, stays.
+pub fn remove_old(report: &Path) -> Result<()> {
+    match fs::symlink_metadata(report).is_ok_and(|file| file.is_file()) {
+        true => {
+            fs::remove_file(report).with_context(|| format!("cannot remove {}", report.display()))
+        }
+        false => Ok(()),
+    }
+}
+
 /// Takes what comes of each run.
 pub struct Told {
     results: RefCell<Results<Screen>>,
@@ -76,5 +87,24 @@ impl Told {
             self.results.into_inner().end()?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_report_goes_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let (report, link) = (folder.path().join("r.json"), folder.path().join("link"));
+        remove_old(&report).unwrap();
+        fs::write(&report, "passed").unwrap();
+        std::os::unix::fs::symlink(&report, &link).unwrap();
+        remove_old(&link).unwrap();
+        remove_old(folder.path()).unwrap();
+        assert!(link.exists());
+        remove_old(&report).unwrap();
+        assert!(!report.exists());
     }
 }
