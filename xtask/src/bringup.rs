@@ -386,6 +386,9 @@ impl Judge {
             let why = format!("the test guest did not come to its end: {ending}");
             let why = format!("{why}\n{}", boot.tail().join("\n"));
             self.ledger.failed("guest/rpi4/end", elapsed, &why);
+        } else if results.outcomes.is_empty() {
+            let why = "the test guest came to its end, and nothing was heard of a test";
+            self.ledger.failed("guest/rpi4/end", elapsed, why);
         }
     }
 

@@ -156,7 +156,10 @@ impl Ledger {
     pub fn close(self) -> ExitCode {
         if !self.has_run() {
             let filter = self.filter.as_deref().unwrap_or_default();
-            eprintln!("error: nothing has `{filter}` in its name");
+            match self.results().count().skipped {
+                0 => eprintln!("error: nothing has `{filter}` in its name"),
+                _ => eprintln!("error: all that has `{filter}` in its name was skipped"),
+            }
         }
         let results = self.results.into_inner();
         match results.unwrap_or_else(PoisonError::into_inner).end() {

@@ -11,6 +11,7 @@ mod run;
 mod summary;
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -90,8 +91,8 @@ fn read_axis(text: &str) -> Result<(String, Vec<Value>), String> {
 }
 
 fn refuse_retries(_: &str) -> Result<String, String> {
-    Err("a row that passes when it is tried again has a fault that a retry hides: it is left as failed here. To see how often it \
-         fails, run its command with --repeat"
+    Err("a row that passes when it is tried again has a fault that a retry hides: it is left as failed here. To see whether it \
+         fails again, run its command with --repeat"
         .to_owned())
 }
 
@@ -169,9 +170,17 @@ impl Matrix {
             1 => parent.join(&date),
             _ => parent.join(format!("{date}-{number}")),
         });
-        let path = names
-            .find(|path| !path.exists())
-            .context("no name is left")?;
+        let own = || format!("in the folder {}", parent.display());
+        fs::create_dir_all(&parent).with_context(own)?;
+        // Another matrix may begin in the same second.
+        let path = loop {
+            let path = names.next().context("no name is left")?;
+            match fs::create_dir(&path) {
+                Ok(()) => break path,
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error).with_context(own),
+            }
+        };
         let folder = RunDir::create(Some(&path))?;
         run_dir::remove_oldest(&parent, KEPT)?;
         Ok(folder)

@@ -146,7 +146,7 @@ impl Operator {
             return self.type_by_request(bytes);
         }
         for part in bytes.chunks(64) {
-            while lock(&self.shared.input).credit < part.len() {
+            while !self.send_within_credit(part)? {
                 if !lock(&self.shared.pending).is_ready {
                     if self.wait_for_room() {
                         return Ok(());
@@ -163,18 +163,21 @@ impl Operator {
                     return Ok(());
                 }
             }
-            let mut escaped = Vec::with_capacity(part.len() + 1);
-            for &byte in part {
-                escaped.push(byte);
-                if byte == RS {
-                    escaped.push(LITERAL);
-                }
-            }
-            let mut input = lock(&self.shared.input);
-            input.credit -= part.len();
-            send(&mut input.line, &escaped)?;
         }
         Ok(())
+    }
+
+    /// Types `part` if there is room for it, of which others take meanwhile, too. Whether it has been typed.
+    fn send_within_credit(&self, part: &[u8]) -> Result<bool> {
+        let mut input = lock(&self.shared.input);
+        let Some(left) = input.credit.checked_sub(part.len()) else {
+            return Ok(false);
+        };
+        input.credit = left;
+        let escaped = |&byte| [Some(byte), (byte == RS).then_some(LITERAL)];
+        let escaped: Vec<u8> = part.iter().flat_map(escaped).flatten().collect();
+        send(&mut input.line, &escaped)?;
+        Ok(true)
     }
 
     /// The same, and whatever happens on the line nobody else gets it.

@@ -92,6 +92,11 @@ impl Results {
         let (name, text) = rest.split_once(' ').unwrap_or((rest, ""));
         match word {
             "RUN" => {
+                // One that begins anew after a reset is the same.
+                if let Some(before) = self.running.take_if(|before| before != name) {
+                    let why = format!("its end was not heard: {name} has begun");
+                    self.end(&before, Outcome::Failed(why));
+                }
                 self.running = Some(name.to_owned());
                 return true;
             }
@@ -191,6 +196,19 @@ mod tests {
                 Outcome::Passed("smc_round_trip 183 instructions".into()),
                 Outcome::Failed("tests/psci.rs:88: left 1 right 2".into()),
                 Outcome::Skipped("needs 4 CPUs".into()),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_test_whose_end_is_lost_has_failed() {
+        let results = results(&["RUN a", "FA?L a why", "RUN b", "RUN b", "PASS b", "DONE"]);
+        let lost = Outcome::Failed("its end was not heard: b has begun".into());
+        assert_eq!(
+            results.outcomes,
+            [
+                ("a".to_owned(), lost),
+                ("b".to_owned(), Outcome::Passed(String::new())),
             ]
         );
     }

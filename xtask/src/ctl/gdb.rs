@@ -250,7 +250,7 @@ impl Server {
         let (address, length) = numbers(range)?;
         let length = usize::try_from(length)
             .ok()
-            .filter(|length| 2 * length <= LONGEST)?;
+            .filter(|length| *length <= LONGEST / 2)?;
         let own = self.vcpu().into_iter();
         let others = self.vcpus.iter().filter(|_| Regime::is_upper(address));
         let regimes: Vec<Regime> = own

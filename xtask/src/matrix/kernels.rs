@@ -11,7 +11,7 @@ use super::options::Options;
 use super::rows::Row;
 
 /// The words of a command that choose a source tree and how it is built.
-const OF_TREE: [&str; 4] = ["--tree", "--config", "--defconfig", "--jobs"];
+const OF_TREE: [&str; 5] = ["--tree", "--config", "--defconfig", "--pages", "--jobs"];
 const TREE: &str = "--tree";
 const KERNEL: &str = "--kernel";
 
@@ -286,9 +286,12 @@ mod tests {
     #[test]
     fn what_is_about_a_tree_is_told_from_the_rest() {
         let (own, others) = split(&words(
-            "--scenario nmi --tree ../linux --defconfig defconfig --cpus 2 --oracle",
+            "--scenario nmi --tree ../linux --pages 64k --defconfig defconfig --cpus 2 --oracle",
         ));
-        assert_eq!(own, words("--tree ../linux --defconfig defconfig"));
+        assert_eq!(
+            own,
+            words("--tree ../linux --pages 64k --defconfig defconfig")
+        );
         assert_eq!(others, words("--scenario nmi --cpus 2 --oracle"));
     }
 

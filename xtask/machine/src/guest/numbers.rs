@@ -6,6 +6,8 @@ use anyhow::{Context, Result, bail};
 
 /// The least a machine needs: the hypervisor, a kernel and an initial ramdisk.
 const MIN_MEMORY_MIB: u64 = 64;
+/// 16 TiB; sizes below that can be added up and be said in bytes.
+const MAX_MEMORY_MIB: u64 = 1 << 24;
 
 /// A size such as `512`, `512M` or `2G`, in MiB.
 pub fn memory_mib(size: &str) -> Result<u64> {
@@ -20,6 +22,9 @@ pub fn memory_mib(size: &str) -> Result<u64> {
         .with_context(|| format!("`{size}` is no size of memory; write it like 512M or 2G"))?;
     if mib < MIN_MEMORY_MIB {
         bail!("{mib} MiB of RAM are too few; ask for {MIN_MEMORY_MIB}M or more");
+    }
+    if mib > MAX_MEMORY_MIB {
+        bail!("{mib} MiB of RAM are more than a machine has; ask for {MAX_MEMORY_MIB}M or less");
     }
     Ok(mib)
 }
@@ -72,7 +77,17 @@ mod tests {
     fn sizes_that_are_none_are_refused() {
         assert_eq!(memory_mib("512").unwrap(), 512);
         assert_eq!(memory_mib("3g").unwrap(), 3072);
-        for size in ["", "G", "-1", "1T", "20000000000000000000G", "8M"] {
+        assert_eq!(memory_mib("16384G").unwrap(), 1 << 24);
+        for size in [
+            "",
+            "G",
+            "-1",
+            "1T",
+            "20000000000000000000G",
+            "8M",
+            "17592186044416M",
+            "16385G",
+        ] {
             assert!(memory_mib(size).is_err(), "{size}");
         }
     }
