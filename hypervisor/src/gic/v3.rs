@@ -83,7 +83,7 @@ pub unsafe fn start(
     found
 }
 
-/// Sets all bits of the registers from `first` on, each of which clears the state of an interrupt. What there is not ignores it.
+/// Sets all bits of the registers from `first` on, each of which clears the state of an interrupt. Bits without an interrupt ignore the write.
 fn clear_all<const N: usize>(mut bank: UniqueMmioPointer<[ReadPureWrite<u32>; N]>, first: usize) {
     for index in first..N {
         if let Some(mut register) = bank.get(index) {
@@ -107,7 +107,7 @@ pub fn start_pcpu(all: &[Redistributor], mpidr: Mpidr, ppis: &[u32]) {
     // An error means that it is awake already.
     let _ = driver.mark_core_awake();
     driver.configure_default_settings();
-    // Nor would a PPI.
+    // A PPI that a loader has left active would never come again, either.
     let mut frame = field!(regs, sgi);
     clear_all(field!(frame, icpendr), 0);
     clear_all(field!(frame, icactiver), 0);

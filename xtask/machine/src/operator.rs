@@ -167,7 +167,7 @@ impl Operator {
         Ok(())
     }
 
-    /// Types `part` if there is room for it, of which others take meanwhile, too. Whether it has been typed.
+    /// Types `part` if the hypervisor has room for it; other threads may have taken that room. Answers whether it was typed.
     fn send_within_credit(&self, part: &[u8]) -> Result<bool> {
         let mut input = lock(&self.shared.input);
         let Some(left) = input.credit.checked_sub(part.len()) else {

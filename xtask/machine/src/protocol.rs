@@ -92,7 +92,7 @@ impl Results {
         let (name, text) = rest.split_once(' ').unwrap_or((rest, ""));
         match word {
             "RUN" => {
-                // One that begins anew after a reset is the same.
+                // A test that resets its guest says RUN again, with the same name.
                 if let Some(before) = self.running.take_if(|before| before != name) {
                     let why = format!("its end was not heard: {name} has begun");
                     self.end(&before, Outcome::Failed(why));

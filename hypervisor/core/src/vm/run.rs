@@ -96,7 +96,7 @@ impl<V: Vm, C: Hardware> VcpuLoop<V, C> {
         };
         this.vcpu.move_to(&this.cpu);
         this.cpu.reset_virtual_interface();
-        // Out of a warm reset they are UNKNOWN (IHI0069 12.4), and from here on only those are written that hold something.
+        // List registers are UNKNOWN out of a warm reset (IHI0069 12.4); from here on only those that are in use are written.
         for index in 0..this.cpu.list_regs() {
             this.cpu.set_list_register(index, 0);
         }

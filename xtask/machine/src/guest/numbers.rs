@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 
 /// The least a machine needs: the hypervisor, a kernel and an initial ramdisk.
 const MIN_MEMORY_MIB: u64 = 64;
-/// 16 TiB; sizes below that can be added up and be said in bytes.
+/// 16 TiB: the sum of many such sizes, in bytes, fits into 64 bits.
 const MAX_MEMORY_MIB: u64 = 1 << 24;
 
 /// A size such as `512`, `512M` or `2G`, in MiB.
